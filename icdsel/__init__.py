@@ -1,0 +1,3 @@
+"""icdsel learns which in-context demonstrations to show a vision-language model."""
+
+__version__ = "0.1.0"

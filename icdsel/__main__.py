@@ -1,0 +1,5 @@
+"""`python -m icdsel`."""
+
+from icdsel.cli import main
+
+main()

@@ -1,0 +1,319 @@
+"""Checkpoints of the policy: one format written, every format of Lever-Plus read, no code unpickled.
+
+A checkpoint is a `torch.save` of plain data: Lever-Plus's five keys (`epoch`, counted from 0, `phase`,
+`model_state_dict`, `kl_beta`, `metrics`) and beside them `config`, the sizes of the network, which Lever-Plus
+left to be guessed from the shapes. The same content always gives the same bytes, whatever the file is called.
+"""
+
+import io
+import re
+import sys
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from icdsel import lever_plus
+from icdsel.errors import CheckpointError
+from icdsel.files import write_bytes
+from icdsel.policy import PointerConfig, PointerNetwork
+
+__all__ = ["Checkpoint", "convert", "find_checkpoint", "load_checkpoint", "load_policy", "save_policy"]
+
+_T = TypeVar("_T")
+_EPOCH_FILE = re.compile(r"(rce|grpo)_epoch(\d+)\.pt")
+_V2_SUFFIX = "_v2format.ckpt"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds; what a format lacks is None or empty.
+
+    Attributes:
+        network: The policy, on the CPU, in float32 and eval mode.
+        epoch: The epoch it was written after, counted from 0.
+        phase: "rce" or "grpo".
+        metrics: What was measured in that epoch.
+        kl_beta: The weight of the KL term after that epoch.
+        optimizer: The optimizer's state_dict.
+        extra: Whatever else was saved with it.
+    """
+
+    network: PointerNetwork
+    epoch: int | None
+    phase: str | None
+    metrics: dict[str, Any]
+    kl_beta: float | None
+    optimizer: dict[str, Any] | None
+    extra: dict[str, Any]
+
+
+def save_policy(
+    path: str | Path,
+    network: PointerNetwork,
+    *,
+    epoch: int,
+    phase: str,
+    metrics: Mapping[str, Any],
+    kl_beta: float,
+    optimizer: torch.optim.Optimizer | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes a checkpoint: beside, synced, renamed, so that a reader never sees a part of it.
+
+    Args:
+        path: The file; folders on the way are made.
+        network: The policy. Its weights are written as they are, in training mode or not.
+        epoch: The epoch that was just trained, counted from 0.
+        phase: "rce" or "grpo".
+        metrics: What was measured: plain values and containers.
+        kl_beta: The weight of the KL term now.
+        optimizer: For checkpoints that training resumes from.
+        extra: Anything else to find again as `Checkpoint.extra`: plain values, containers, tensors.
+
+    Raises:
+        TypeError: `metrics` or `extra` holds something that is neither plain nor a tensor.
+    """
+    content: dict[str, Any] = {
+        "epoch": epoch,
+        "phase": phase,
+        "model_state_dict": network.state_dict(),
+        "kl_beta": float(kl_beta),
+        "metrics": metrics,
+        "config": asdict(network.config),
+    }
+    if optimizer is not None:
+        content["optimizer_state_dict"] = optimizer.state_dict()
+    if extra is not None:
+        content["extra"] = extra
+    write_bytes(Path(path), _serialise(content))
+
+
+def load_policy(path: str | Path) -> PointerNetwork:
+    """The policy of a checkpoint, of ours or of any format of Lever-Plus (see `load_checkpoint`)."""
+    return load_checkpoint(path).network
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Reads a checkpoint: ours, Lever-Plus's ``.pt`` and ``_v2format.ckpt``, or Lightning's ``.ckpt``.
+
+    No code in the file is run. Where it holds more than tensors and plain values, it is read by an unpickler
+    that knows nothing else. Loading is strict: every weight of the network must be there in its shape, and no
+    other. A file without `config` gives the network that its shapes tell, with one head; without a gate in it
+    there is none in the network, which is how such a checkpoint was trained.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The policy in eval mode on the CPU, and what else the file tells.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, no checkpoint, or not of a network known here.
+    """
+    path = Path(path)
+    content = _read(path)
+    try:
+        found = lever_plus.selector_weights(content)
+        weights = {name: _tensor(path, name, value) for name, value in found.items()}
+        config = _config(content.get("config"), weights)
+        if not config.gate:
+            weights = lever_plus.drop_neutral_gate(weights)
+        network = _network(config, weights)
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise CheckpointError(
+            f"{path} cannot be used: {error}. Expected a checkpoint of icdsel or Lever-Plus (rce_epochN.pt, "
+            f"grpo_epochN.pt, *{_V2_SUFFIX} or a Lightning .ckpt with a pointer selector)."
+        ) from error
+    return Checkpoint(
+        network=network,
+        epoch=_of(int, content.get("epoch")),
+        phase=_of(str, content.get("phase")),
+        metrics=_of(dict, content.get("metrics")) or {},
+        kl_beta=_of(float, content.get("kl_beta")),
+        optimizer=_of(dict, content.get("optimizer_state_dict")),
+        extra=_of(dict, content.get("extra")) or {},
+    )
+
+
+def convert(path: str | Path, output: str | Path | None = None, legacy_names: bool = False) -> Path:
+    """Writes a checkpoint in the format that Lever-Plus infers from, ``<name>_v2format.ckpt``.
+
+    `load_policy` makes the same network of the result. What Lever-Plus has no place for is kept in the file.
+
+    Args:
+        path: Any checkpoint that `load_checkpoint` reads.
+        output: The file to write; None writes beside `path`.
+        legacy_names: Parameter names of November 2025 (`cross_attn.*`, `attn_norm.*`), which Lever-Plus's own
+            converter writes and its later classes do not find; for versions of it that old.
+
+    Returns:
+        The file written.
+
+    Raises:
+        CheckpointError: As for `load_checkpoint`; or `path` is converted already and `output` is None, or the
+            two are one file; or the policy has more layers than the legacy names can tell.
+
+    Warns:
+        ConversionWarning: The policy has parts that Lever-Plus would ignore.
+    """
+    path = Path(path)
+    checkpoint = load_checkpoint(path)
+    if output is None and path.name.endswith(_V2_SUFFIX):
+        raise CheckpointError(f"{path} is converted already; name an output file to write it anew.")
+    target = path.with_name(path.stem + _V2_SUFFIX) if output is None else Path(output)
+    if target.exists() and target.samefile(path):
+        raise CheckpointError(f"{path} would be overwritten by its own conversion; name another output file.")
+    network = checkpoint.network
+    try:
+        content = lever_plus.v2_format(network.state_dict(), network.config, checkpoint.epoch or 0, legacy_names)
+    except ValueError as error:
+        raise CheckpointError(f"{path} cannot be converted: {error}.") from error
+    if parts := lever_plus.unknown_parts(network.config):
+        warnings.warn(
+            f"Lever-Plus has no place for this policy's {' and '.join(parts)}. {target.name} keeps them and "
+            "icdsel uses them, but Lever-Plus would ignore them and choose other ICDs.",
+            lever_plus.ConversionWarning,
+            stacklevel=2,
+        )
+    write_bytes(target, _serialise(content))
+    return target
+
+
+def find_checkpoint(run_dir: str | Path) -> Path:
+    """The checkpoint of a run to use: the last GRPO epoch if there is one, else the last RCE epoch.
+
+    Last by number: what was copied or touched later is not better for it.
+
+    Raises:
+        CheckpointError: The folder or a checkpoint in it is missing.
+    """
+    run_dir = Path(run_dir)
+    if not run_dir.is_dir():
+        raise CheckpointError(f"No run at {run_dir}: there is no such folder. Train one (icdsel train).")
+    found = [match for file in run_dir.iterdir() if (match := _EPOCH_FILE.fullmatch(file.name))]
+    if not found:
+        there = ", ".join(sorted(file.name for file in run_dir.iterdir())[:5]) or "nothing"
+        raise CheckpointError(
+            f"No checkpoint in {run_dir}: looked for grpo_epochN.pt, then rce_epochN.pt, and found {there}. "
+            "Train the run (icdsel train), or name a checkpoint file."
+        )
+    best = max(found, key=lambda match: (match[1] == "grpo", int(match[2])))
+    return run_dir / best[0]
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    """The dict that a file of `torch.save` holds, without running any code of it."""
+    if not path.is_file():
+        kind = "is a folder, not a checkpoint file" if path.is_dir() else "does not exist"
+        raise CheckpointError(f"{path} {kind}. Name a checkpoint, such as rce_epoch5.pt in the run's folder.")
+    if not path.stat().st_size:
+        raise CheckpointError(f"{path} is empty: it was not written to its end. Copy or train it again.")
+    content: object
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # noqa: BLE001 - it is damaged or holds more than plain data: the other reader tells
+        try:
+            content = lever_plus.read_inert(path)
+        except Exception as error:  # a damaged pickle raises nearly anything
+            raise CheckpointError(
+                f"{path} is no checkpoint, or a damaged one ({str(error) or type(error).__name__}). Expected "
+                "a file written by icdsel train or Lever-Plus; if it is one, copy or train it again."
+            ) from error
+    if not isinstance(content, Mapping):
+        raise CheckpointError(
+            f"{path} holds a {type(content).__name__}, not a checkpoint's dict. Name a checkpoint, such as "
+            "rce_epoch5.pt in the run's folder."
+        )
+    return content
+
+
+def _of(kind: type[_T], value: object) -> _T | None:
+    """What a file tells, if it is of the kind that belongs there."""
+    return value if isinstance(value, kind) else None
+
+
+def _tensor(path: Path, name: str, value: object) -> Tensor:
+    """A weight, read and in float32."""
+    try:
+        tensor = value.load(path) if isinstance(value, lever_plus.StoredTensor) else value
+    except Exception as error:  # a damaged archive raises nearly anything
+        raise ValueError(f"{name} is damaged ({str(error) or type(error).__name__})") from error
+    if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or not tensor.is_floating_point():
+        raise ValueError(f"{name} is no tensor of floats")
+    return tensor.detach().float()
+
+
+def _config(told: object, weights: Mapping[str, Tensor]) -> PointerConfig:
+    if told is None:
+        return lever_plus.infer_config(weights)
+    if not isinstance(told, Mapping):
+        raise ValueError(f"its config is a {type(told).__name__}, not a dict")
+    unknown = set(told) - {field.name for field in fields(PointerConfig)}
+    if unknown:
+        raise ValueError(f"its config has {_names(unknown)}, which a newer version of icdsel must have written")
+    return PointerConfig(**told)
+
+
+def _network(config: PointerConfig, weights: Mapping[str, Tensor]) -> PointerNetwork:
+    """The network with these weights and no others."""
+    with torch.device("meta"):  # no memory, and no draw from the random generator, for weights thrown away
+        network = PointerNetwork(config)
+    expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    problems = []
+    if missing := expected.keys() - weights.keys():
+        problems.append(f"it lacks {_names(missing)}")
+    if unexpected := weights.keys() - expected.keys():
+        problems.append(f"it has {_names(unexpected)}, which this network does not")
+    for name in expected.keys() & weights.keys():
+        if tuple(weights[name].shape) != expected[name]:
+            problems.append(f"{name} is {list(weights[name].shape)}, not {list(expected[name])}")
+    if problems:
+        raise ValueError("; ".join(sorted(problems)))
+    network.load_state_dict({name: value.clone() for name, value in weights.items()}, assign=True)
+    return network.eval()
+
+
+def _names(names: set[str]) -> str:
+    """Names for a message, the first few of many."""
+    listed = sorted(names)
+    return ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")
+
+
+def _serialise(content: Mapping[str, Any]) -> bytes:
+    """The bytes of `torch.save`, the same for the same content.
+
+    A path given to `torch.save` would end up inside of the archive; a buffer does not.
+    """
+    buffer = io.BytesIO()
+    torch.save(_plain(content), buffer)
+    return buffer.getvalue()
+
+
+def _plain(value: Any) -> Any:
+    """A copy in built-in types alone.
+
+    pickle writes an object that it meets again as a reference, so equal content would differ by what happens
+    to be shared: containers and tensors are made anew, and strings are interned, so that equal ones are one.
+    """
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return sys.intern(str.__str__(value))
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value)
+    if isinstance(value, Tensor):
+        return value.detach().cpu().contiguous().clone()
+    if isinstance(value, Mapping):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_plain(item) for item in value)
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    raise TypeError(f"a checkpoint holds plain values and tensors, no {type(value).__name__}")

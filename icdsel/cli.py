@@ -1,0 +1,339 @@
+"""The command line: flags become settings, a stage does the work, the result is shown. Loads no torch by itself."""
+
+import functools
+import inspect
+import sys
+import typing
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from pydantic.fields import FieldInfo
+
+from icdsel import __version__
+from icdsel.console import err, note, out, warn
+from icdsel.errors import UserError
+from icdsel.settings import TABLES, Settings, flag, load_settings, stray_variables
+
+app = typer.Typer(
+    name="icdsel",
+    help="Learns which in-context demonstrations (ICDs) to show a vision-language model.\n\n"
+    "Every command works on a fresh machine, on the bundled world with a tiny VLM: try `icdsel demo`.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Command = Callable[..., None]
+
+
+def with_settings(*tables: str, leave_out: Iterable[str] = ()) -> Callable[[Command], Command]:
+    """Gives a command a flag for every setting of `tables`; it is called with the resolved `settings`.
+
+    A flag that is not given is None and leaves the setting to `ICDSEL_*`, `icdsel.toml` or its default.
+    """
+    skipped = set(leave_out)
+    fields = {
+        f"{table}__{name}": field
+        for table in tables
+        for name, field in TABLES[table].model_fields.items()
+        if f"{table}.{name}" not in skipped
+    }
+
+    def wrap(command: Command) -> Command:
+        own = [p for p in inspect.signature(command).parameters.values() if p.name != "settings"]
+
+        @functools.wraps(command)
+        @_told_plainly
+        def run(**values: Any) -> None:
+            given: dict[str, dict[str, Any]] = {}
+            for key in fields:
+                table, name = key.split("__")
+                given.setdefault(table, {})[name] = values.pop(key)
+            settings = load_settings(given)
+            for warning in stray_variables():
+                warn(warning)
+            command(settings=settings, **values)
+
+        added = [_option(key, field) for key, field in fields.items()]
+        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + added
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        return run
+
+    return wrap
+
+
+def _told_plainly(command: Command) -> Command:
+    """A user's mistake becomes one message and exit code 2, an interruption exit code 130."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **values: Any) -> None:
+        try:
+            command(*args, **values)
+        except UserError as error:
+            err.print(f"[red]error:[/] {_escaped(str(error))}")
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            err.print("interrupted; what was finished is kept, the same command goes on from there")
+            raise typer.Exit(130) from None
+
+    return run
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+def _option(key: str, field: FieldInfo) -> inspect.Parameter:
+    """The option of a setting: name, type, default and help all come from its field."""
+    table, name = key.split("__")
+    spelled = flag(name, field)
+    kinds = _kinds(field.annotation)
+    is_switch = bool in kinds
+    default = field.default
+    if isinstance(default, tuple):
+        default = ",".join(map(str, default))
+    shown = "" if default is None else f" [default: {str(default).lower() if is_switch else default}]"
+    if default == "":
+        shown = " [default: empty]"
+    declared = f"{spelled}/--no-{spelled[2:]}" if is_switch else spelled
+    option = typer.Option(
+        declared,
+        help=f"{field.description}{shown}".replace("\n", " "),
+        metavar=None if is_switch else _metavar(kinds),
+        rich_help_panel=f"Settings: {table}",
+        show_default=False,
+    )
+    annotation = Annotated[bool | None, option] if is_switch else Annotated[str | None, option]
+    return inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _kinds(annotation: Any) -> list[Any]:
+    """The types in an annotation, unions and Annotated taken apart."""
+    if typing.get_origin(annotation) in (tuple, Literal) or not typing.get_args(annotation):
+        return [annotation]
+    if typing.get_origin(annotation) is Annotated:
+        return _kinds(typing.get_args(annotation)[0])
+    return [kind for part in typing.get_args(annotation) if part is not type(None) for kind in _kinds(part)]
+
+
+def _metavar(kinds: list[Any]) -> str:
+    kind = kinds[0]
+    if typing.get_origin(kind) is Literal:
+        return "|".join(map(str, typing.get_args(kind)))
+    if typing.get_origin(kind) is tuple:
+        return f"{_metavar([typing.get_args(kind)[0]])},…"
+    names = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}
+    return names.get(kind, "TEXT")
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        out.print(f"icdsel {__version__}")
+        raise typer.Exit
+
+
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Move what was made under other settings aside.")]
+
+
+@app.command("gen-rl-data")
+@with_settings("data", "vlm", "proposals")
+def gen_rl_data(
+    settings: Settings,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Proposes pointers (sequences of ICDs) for training queries and has the VLM score each of them.
+
+    Writes one JSON line a query to `results/<dataset>/generated_data/rl_data_<Sampler>_<Model>.jsonl`.
+    An interrupted run goes on where it stopped.
+
+    Examples:
+        icdsel gen-rl-data
+
+        icdsel gen-rl-data --queries 2000 --sampler mix
+
+        icdsel gen-rl-data --init rce_epoch5.pt --output round2.jsonl
+    """
+    from icdsel.rl_data import generate
+
+    summary = generate(settings, output, overwrite)
+    out.print(
+        f"{summary.path}: {summary.pointers} scored pointers of {summary.queries} queries, {summary.correct:.1%} "
+        f"answered correctly, {summary.signal:.1%} of the queries have a signal, {summary.failed} calls failed"
+    )
+    _end(settings, failed=summary.failed)
+
+
+@app.command()
+@with_settings("data", "vlm", "proposals", "reward", "train", leave_out=["proposals.init"])
+def train(
+    settings: Settings,
+    run: Annotated[str | None, typer.Option("--run", help="Name of the run. [by the settings]")] = None,
+    rl_data: Annotated[
+        list[Path] | None, typer.Option("--rl-data", help="RL data to train on; several are put together.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Trains a policy: reward-weighted cross-entropy (RCE), then GRPO where asked for.
+
+    Makes the RL data when they are missing. Checkpoints and metrics go to `results/<dataset>/model_cpk/<run>/`.
+
+    Examples:
+        icdsel train
+
+        icdsel train --grpo-epochs 3 --freeze-backbone
+
+        icdsel train --dataset okvqa --sampler rand --model qwen2.5-vl-3b --device cuda:0
+    """
+    from icdsel.train import train as train_stage
+
+    made = train_stage(settings, run=run, rl_data_files=rl_data or (), overwrite=overwrite)
+    out.print(f"{made.folder}: recommended checkpoint {made.checkpoint.name}")
+    _end(settings)
+
+
+@app.command()
+@with_settings("data", "vlm")
+def convert(
+    settings: Settings,
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint; a bare name is found in the last run too.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
+    run: Annotated[str | None, typer.Option("--run", help="Look for the checkpoint in this run.")] = None,
+    legacy_names: Annotated[bool, typer.Option("--legacy-names", help="Parameter names of before 2025-11-27.")] = False,
+) -> None:
+    """Converts a checkpoint to the format that Lever-Plus infers from, `<name>_v2format.ckpt`.
+
+    Examples:
+        icdsel convert rce_epoch5.pt
+
+        icdsel convert results/okvqa/model_cpk/my-run/grpo_epoch3.pt --output policy.ckpt
+    """
+    import warnings
+
+    from icdsel.checkpoint import convert as convert_checkpoint
+    from icdsel.train import find_run
+
+    path = checkpoint
+    if not path.exists() and path.parent == Path():
+        path = find_run(settings, run).folder / checkpoint
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        written = convert_checkpoint(path, output, legacy_names)
+    for warning in caught:
+        warn(str(warning.message))
+    out.print(f"{path} → {written}")
+    _end(settings)
+
+
+@app.command()
+@with_settings("data", "vlm", "infer")
+def infer(
+    settings: Settings,
+    run: Annotated[str | None, typer.Option("--run", help="The run whose policy chooses. [the last trained]")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", help="The policy's checkpoint. [the run's recommended one]")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Chooses ICDs for held-out queries and has the VLM answer them, at 1 to 4 shots.
+
+    Beside a policy, zero-shot and copying the neighbours' majority answer are always answered too.
+
+    Examples:
+        icdsel infer --n 800
+
+        icdsel infer --n -1 --shots 2 --selector policy,random,nearest-both
+    """
+    from icdsel.infer import infer as infer_stage
+    from icdsel.report import inference_table
+
+    rows = infer_stage(settings, run, checkpoint, overwrite)
+    out.print(inference_table(rows))
+    note(f"Predictions: {rows[0].path.parent}. `icdsel compare` shows the intervals.")
+    _end(settings, failed=sum(row.failed for row in rows))
+
+
+@app.command()
+@with_settings("data", "vlm")
+def compare(
+    settings: Settings,
+    reference: Annotated[
+        str | None,
+        typer.Option("--reference", help="The row that differences are taken to. [random, else zero-shot]"),
+    ] = None,
+    n: Annotated[int | None, typer.Option("--n", help="Compare the rows over this many queries.", min=1)] = None,
+    shots: Annotated[str | None, typer.Option("--shots", help="Show these numbers of shots. [all]")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the table to this file too.")] = None,
+) -> None:
+    """Lays the predictions of runs and baselines side by side, with 95 % intervals and paired differences.
+
+    Examples:
+        icdsel compare
+
+        icdsel compare --shots 2 --reference nearest-both --json table.json
+    """
+    from icdsel.compare import compare as compare_stage
+    from icdsel.compare import write_rows
+    from icdsel.errors import SettingsError
+    from icdsel.report import comparison_table
+
+    try:
+        counts = [int(count) for count in shots.split(",")] if shots else []
+    except ValueError:
+        raise SettingsError(f"--shots takes numbers with commas, as in --shots 1,2, not {shots!r}") from None
+    note(f"Dataset {settings.data.dataset}, model {settings.vlm.model}.")
+    rows = compare_stage(settings, n=n, reference=reference, shots=counts)
+    out.print(comparison_table(rows))
+    if json_file:
+        write_rows(rows, json_file)
+        note(f"Written to {json_file}")
+    _end(settings)
+
+
+@app.command()
+@with_settings("data")
+def demo(
+    settings: Settings,
+    seeds: Annotated[int, typer.Option("--seeds", help="Policies to train, each with a seed of its own.", min=1)] = 1,
+) -> None:
+    """Runs everything on the bundled world: RL data, training, conversion, inference, comparison.
+
+    Prints every command that it runs. Takes a few minutes on two cores and needs neither network nor GPU.
+
+    Examples:
+        icdsel demo
+
+        icdsel demo --seeds 3
+    """
+    from icdsel.demo.tour import run_tour
+
+    run_tour(app, settings, seeds)
+
+
+def _end(settings: Settings, failed: int = 0) -> None:
+    from icdsel.provenance import own_data_hint
+
+    if hint := own_data_hint(settings):
+        note(hint)
+    if failed:
+        warn(f"{failed} VLM calls failed; the reasons stand in the file")
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """The program's entry point."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

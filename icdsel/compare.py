@@ -1,0 +1,170 @@
+"""Runs and baselines side by side, paired by query, with the uncertainty of every figure. Asks no VLM."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from icdsel.errors import RunError
+from icdsel.files import write_json
+from icdsel.infer import predictions_dir, read_predictions
+from icdsel.provenance import differences, read_side_file
+from icdsel.settings import Settings
+from icdsel.statistics import bootstrap_mean, paired_difference
+
+# What may differ between rows that are compared.
+_MAY_DIFFER = {"selector", "checkpoint"}
+_SEED = re.compile(r"(random)-\d+|(policy-.+)_train-seed-\d+(.*)")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Accuracies in [0, 1] by question_id, of one row at one number of shots."""
+
+    name: str
+    selector: str
+    shots: int
+    by_query: dict[int, float]
+
+
+@dataclass(frozen=True)
+class ComparisonRow:
+    """One line of the table; accuracies and differences in points, 0 to 100.
+
+    `low` and `high` bound the 95 % interval (bootstrap over queries). The difference is to `reference` at the
+    same number of shots (zero-shot: at none), paired by query; None for the reference itself.
+    """
+
+    name: str
+    selector: str
+    shots: int
+    n: int
+    accuracy: float
+    low: float
+    high: float
+    reference: str
+    difference: float | None
+    difference_low: float | None
+    difference_high: float | None
+
+
+def compare(
+    settings: Settings, *, n: int | None = None, reference: str | None = None, shots: Sequence[int] = ()
+) -> list[ComparisonRow]:
+    """The table over all predictions of this dataset, sampler and model.
+
+    Args:
+        settings: Say where the predictions lie, and the seed of the bootstrap.
+        n: Compare the rows over this many queries only, where predictions over several sets exist.
+        reference: Name of the row that differences are taken to; by default `random`, else zero-shot.
+        shots: The numbers of shots to show; all by default. Zero-shot always stands in the table.
+
+    Raises:
+        RunError: nothing to compare, different queries or settings, an unknown reference.
+    """
+    scores = _read(predictions_dir(settings), n)
+    scores = [row for row in scores if not shots or row.shots in shots or row.shots == 0]
+    scores += _means_over_seeds(scores)
+    names = list(dict.fromkeys(row.name for row in scores))
+    chosen = reference or next((name for name in names if name.startswith("random")), "zero-shot")
+    chosen = next((name for name in names if name.startswith(f"{chosen} (mean")), chosen) if not reference else chosen
+    if chosen not in names:
+        raise RunError(f"no row {chosen!r} to compare with: there are {', '.join(names)}")
+    references = {row.shots: row for row in scores if row.name == chosen}
+    ordered = sorted(scores, key=lambda row: (row.shots, -float(np.mean(list(row.by_query.values()))), row.name))
+    return [_line(row, references.get(row.shots, references.get(0)), chosen, settings.data.seed) for row in ordered]
+
+
+def _read(folder: Path, n: int | None) -> list[Scores]:
+    files = sorted(folder.glob("*.jsonl"))
+    if not files:
+        raise RunError(f"{folder} holds no predictions. Make them with `icdsel infer`.")
+    rows: list[Scores] = []
+    sets: dict[frozenset[int], list[str]] = {}
+    identities: dict[str, Mapping[str, Any]] = {}
+    for path in files:
+        side = read_side_file(path.with_suffix(".meta.json"))
+        by_shots: dict[int, dict[int, float]] = {}
+        for record in read_predictions(path):
+            if "error" not in record:
+                by_shots.setdefault(int(record["shots"]), {})[int(record["question_id"])] = float(record["accuracy"])
+        name = str(side.get("name", path.stem))
+        for shots, by_query in by_shots.items():
+            if n is None or len(by_query) == n:
+                rows.append(Scores(name, str(side["identity"].get("selector")), shots, by_query))
+                sets.setdefault(frozenset(by_query), []).append(name)
+                identities[name] = {k: v for k, v in side["identity"].items() if k not in _MAY_DIFFER}
+    if not rows:
+        raise RunError(f"{folder} holds no predictions over {n} queries")
+    if len(sets) > 1:
+        told = [f"{len(queries)} queries: {', '.join(dict.fromkeys(names))}" for queries, names in sets.items()]
+        raise RunError(
+            "these rows answer different queries and cannot be compared:\n  "
+            + "\n  ".join(told)
+            + "\nChoose one set with --n, or answer the same queries with `icdsel infer --n`."
+        )
+    first = next(iter(identities))
+    for name, made_of in identities.items():
+        differing = differences(identities[first], made_of)
+        if differing:
+            raise RunError(f"{first} and {name} were made under different settings:\n  " + "\n  ".join(differing))
+    return rows
+
+
+def _means_over_seeds(rows: Sequence[Scores]) -> list[Scores]:
+    """A row for every selector that was run with several seeds: the mean over seeds, query by query."""
+    grouped: dict[tuple[str, int], list[Scores]] = {}
+    for row in rows:
+        match = _SEED.fullmatch(row.name)
+        name = (match[1] or f"{match[2]}{match[3]}") if match else row.name
+        grouped.setdefault((name, row.shots), []).append(row)
+    return [
+        Scores(
+            f"{name} (mean of {len(same)} seeds)",
+            same[0].selector,
+            shots,
+            {i: float(np.mean([row.by_query[i] for row in same])) for i in same[0].by_query},
+        )
+        for (name, shots), same in grouped.items()
+        if len(same) > 1
+    ]
+
+
+def _line(row: Scores, reference: Scores | None, reference_name: str, seed: int) -> ComparisonRow:
+    queries = sorted(row.by_query)
+    values = np.array([row.by_query[i] for i in queries])
+    mean = bootstrap_mean(values, seed=seed)
+    difference = None
+    if reference is not None and reference is not row:
+        difference = paired_difference(values, np.array([reference.by_query[i] for i in queries]), seed=seed)
+    return ComparisonRow(
+        name=row.name,
+        selector=row.selector,
+        shots=row.shots,
+        n=len(values),
+        accuracy=_points(mean.mean),
+        low=_points(mean.low),
+        high=_points(mean.high),
+        reference=reference_name,
+        difference=None if difference is None else _points(difference.mean),
+        difference_low=None if difference is None else _points(difference.low),
+        difference_high=None if difference is None else _points(difference.high),
+    )
+
+
+def _points(share: float) -> float:
+    return round(100 * share, 4)
+
+
+def write_rows(rows: Sequence[ComparisonRow], path: Path) -> None:
+    """Writes the table as a JSON list."""
+    write_json(path, [asdict(row) for row in rows], indent=1)
+
+
+def read_rows(path: Path) -> list[ComparisonRow]:
+    """Reads what `write_rows` wrote."""
+    return [ComparisonRow(**row) for row in json.loads(path.read_text(encoding="utf-8"))]

@@ -1,0 +1,1 @@
+"""The bundled world, its tiny VLM, and the tour through all commands."""

@@ -1,0 +1,78 @@
+"""`icdsel demo`: the whole way on the bundled world, command by command, each one printed as it could be typed."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from icdsel.console import note, out
+from icdsel.errors import SettingsError
+from icdsel.settings import WORLD, Settings
+
+QUERIES = 1200  # training queries; the default of 800 is the original's figure for OK-VQA
+HELD_OUT = 800
+RANDOM_SEEDS = 3
+SELECTORS = "policy,random,nearest-image,nearest-question,nearest-both,nearest-both-all,oracle"
+TRAINING = ("--rce-lr", "5e-4", "--batch-size", "4")
+
+
+def run_tour(app: typer.Typer, settings: Settings, seeds: int) -> None:
+    """Runs the commands in this process.
+
+    Raises:
+        SettingsError: the settings name another dataset.
+    """
+    if settings.data.dataset != WORLD:
+        raise SettingsError(f"demo runs on the bundled world, not on {settings.data.dataset!r}: leave --dataset out")
+    started = time.monotonic()
+    generated = settings.dataset_dir / "generated_data"
+    first, second = (generated / f"demo_round{i}.jsonl" for i in (1, 2))
+    common = _common(settings)
+    run = _Runner(app, common)
+
+    run("gen-rl-data", "--queries", QUERIES, "--output", first)
+    run("train", "--rl-data", first, "--run", "demo-round1", *TRAINING)
+    proposer = settings.dataset_dir / "model_cpk" / "demo-round1" / "rce_epoch5.pt"
+    run("gen-rl-data", "--queries", QUERIES, "--init", proposer, "--samples", 4, "--output", second)
+    for k in range(seeds):
+        seed = ["--train-seed", str(settings.data.seed + k)] if k else []
+        name = "demo" if not k else f"demo_train-seed-{settings.data.seed + k}"
+        both = ["--rl-data", str(first), "--rl-data", str(second)]
+        run("train", *both, "--grpo-epochs", 3, "--freeze-backbone", "--run", name, *TRAINING, *seed)
+    run("convert", "grpo_epoch3.pt", "--run", "demo")
+    run("gen-rl-data", "--split", "validation", "--queries", HELD_OUT)
+    run("infer", "--n", HELD_OUT, "--run", "demo", "--selector", SELECTORS)
+    for k in range(1, seeds):
+        run("infer", "--n", HELD_OUT, "--run", f"demo_train-seed-{settings.data.seed + k}")
+    for k in range(1, RANDOM_SEEDS):
+        run("infer", "--n", HELD_OUT, "--selector", "random", "--random-seed", settings.data.seed + k)
+    run("compare")
+    note(f"The demo took {(time.monotonic() - started) / 60:.1f} minutes.")
+
+
+def _common(settings: Settings) -> list[str]:
+    """The flags that every command of the tour needs, where they are not the defaults."""
+    from icdsel.settings import DataSettings, flag
+
+    flags = []
+    for name, field in DataSettings.model_fields.items():
+        value: Any = getattr(settings.data, name)
+        if value != field.default:
+            switch = flag(name, field)
+            flags += [switch if value else f"--no-{switch[2:]}"] if isinstance(value, bool) else [switch, str(value)]
+    return flags
+
+
+class _Runner:
+    """Prints a command as a user would type it, and runs it."""
+
+    def __init__(self, app: typer.Typer, common: list[str]) -> None:
+        self.command, self.common = typer.main.get_command(app), common
+
+    def __call__(self, *words: str | int | Path) -> None:
+        line = [str(word) for word in words] + self.common
+        out.print(f"\n$ icdsel {' '.join(line)}", style="bold")
+        code = self.command.main(args=line, prog_name="icdsel", standalone_mode=False)
+        if code:
+            raise typer.Exit(int(code))

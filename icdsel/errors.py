@@ -1,0 +1,32 @@
+"""What a user can cause: one class per kind of mistake, with the remedy in the message."""
+
+
+class UserError(Exception):
+    """What a user can cause: one class per kind, with the remedy in the message.
+
+    The command line prints the message alone and exits; anything that is not a `UserError` is a bug.
+    """
+
+
+class CheckpointError(UserError):
+    """A checkpoint is missing, damaged, or holds something other than the selector that was asked for."""
+
+
+class SettingsError(UserError):
+    """A setting is unknown or its value is not allowed."""
+
+
+class DataError(UserError):
+    """A dataset is missing, damaged or does not hold what was asked for."""
+
+
+class RlDataError(UserError):
+    """RL data are missing, damaged, empty, or were made under other settings."""
+
+
+class RunError(UserError):
+    """A run or its results are missing, or belong to other settings."""
+
+
+class VlmError(UserError):
+    """A vision-language model cannot be found or used."""

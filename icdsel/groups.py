@@ -1,0 +1,137 @@
+"""RL data become the tensors that training runs on: everything resident on the device, nothing loaded per step."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from icdsel.errors import RlDataError
+from icdsel.records import QueryGroup
+from icdsel.rewards import normalize_rewards, pointer_reward
+from icdsel.settings import RewardSettings
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Q queries with their pools and scored pointers, padded to the largest.
+
+    Attributes:
+        query: Row of each query in the table of embeddings, int64 (Q,).
+        pool: Rows of the candidates, int64 (Q, K); 0 where padded.
+        mask: True where there is a candidate, bool (Q, K).
+        pointers: Places in the pool, int64 (Q, P, S); -1 where padded.
+        raw: Rewards, float32 (Q, P); NaN where padded.
+        normalized: The same, normalised within each query, float32 (Q, P); NaN where padded.
+    """
+
+    query: Tensor
+    pool: Tensor
+    mask: Tensor
+    pointers: Tensor
+    raw: Tensor
+    normalized: Tensor
+
+    def __len__(self) -> int:
+        return len(self.query)
+
+    def to(self, device: torch.device) -> Self:
+        """The same on `device`."""
+        return type(self)(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+    def __getitem__(self, rows: Tensor | slice) -> Self:
+        return type(self)(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+
+def merge(files: Iterable[Sequence[QueryGroup]]) -> list[QueryGroup]:
+    """The groups of several RL data files, sorted by question_id; a query's pointers are put together.
+
+    Of a pointer that stands in several files the first is kept.
+
+    Raises:
+        RlDataError: a query has different pools in two files.
+    """
+    merged: dict[int, QueryGroup] = {}
+    for groups in files:
+        for group in groups:
+            known = merged.get(group.question_id)
+            if known is None:
+                merged[group.question_id] = group
+                continue
+            if known.pool != group.pool:
+                raise RlDataError(
+                    f"query {group.question_id} has different candidate pools in the RL data files: they were made "
+                    f"with another sampler, pool size or seed"
+                )
+            seen = {tuple(candidate["pointer"]) for candidate in known.candidates}
+            more = tuple(c for c in group.candidates if tuple(c["pointer"]) not in seen)
+            merged[group.question_id] = QueryGroup(
+                known.question_id,
+                known.image_id,
+                known.question,
+                known.answers,
+                known.pool,
+                known.candidates + more,
+            )
+    return [merged[question_id] for question_id in sorted(merged)]
+
+
+def split_groups(groups: Sequence[QueryGroup], train_share: float = 0.8) -> tuple[list[QueryGroup], list[QueryGroup]]:
+    """The first 80 % by question_id train, the rest validates (as the original splits).
+
+    Raises:
+        RlDataError: there are fewer than two queries.
+    """
+    ordered = sorted(groups, key=lambda group: group.question_id)
+    cut = min(max(1, int(len(ordered) * train_share)), len(ordered) - 1)
+    if cut < 1:
+        raise RlDataError(
+            "at least two queries are needed, one to train on and one to validate on: use --queries 2 or more"
+        )
+    return ordered[:cut], ordered[cut:]
+
+
+def make_groups(groups: Sequence[QueryGroup], row: Mapping[int, int], settings: RewardSettings) -> Groups:
+    """Tensors of `groups`; `row` maps question_ids to rows of the table of embeddings.
+
+    Raises:
+        RlDataError: a question_id is not in the table, or pointers differ in length.
+    """
+    unknown = {i for g in groups for i in (g.question_id, *g.pool) if i not in row}
+    if unknown:
+        raise RlDataError(
+            f"{len(unknown)} question_ids of the RL data are not in the training split (first {sorted(unknown)[:3]}): "
+            f"they belong to another dataset"
+        )
+    lengths = {len(candidate["pointer"]) for group in groups for candidate in group.candidates}
+    if len(lengths) != 1:
+        raise RlDataError(f"pointers of different lengths {sorted(lengths)} cannot be trained on together")
+    shots = lengths.pop()
+    widest, most = max(len(g.pool) for g in groups), max(len(g.candidates) for g in groups)
+    pool = torch.zeros(len(groups), widest, dtype=torch.long)
+    mask = torch.zeros(len(groups), widest, dtype=torch.bool)
+    pointers = torch.full((len(groups), most, shots), -1)
+    raw = torch.full((len(groups), most), torch.nan)
+    normalized = raw.clone()
+    for q, group in enumerate(groups):
+        place = {question_id: k for k, question_id in enumerate(group.pool)}
+        pool[q, : len(group.pool)] = torch.tensor([row[question_id] for question_id in group.pool])
+        mask[q, : len(group.pool)] = True
+        count = len(group.candidates)
+        pointers[q, :count] = torch.tensor([[place[i] for i in c["pointer"]] for c in group.candidates])
+        rewards = torch.tensor([_reward(candidate, settings) for candidate in group.candidates])
+        raw[q, :count] = rewards
+        normalized[q, :count] = normalize_rewards(rewards, settings.normalization, settings.clamp)
+    query = torch.tensor([row[group.question_id] for group in groups])
+    return Groups(query, pool, mask, pointers, raw, normalized)
+
+
+def _reward(candidate: Mapping[str, Any], settings: RewardSettings) -> float:
+    return pointer_reward(
+        candidate,
+        mode=settings.mode,
+        hard_weight=settings.hard_weight,
+        soft_weight=settings.soft_weight,
+        rel_weight=settings.rel_weight,
+    )

@@ -1,0 +1,321 @@
+"""The inference stage: a selector chooses ICDs for every query, the VLM answers, predictions are written.
+
+Every selector chooses from the same pool of a query; `nearest-both-all` alone searches the whole training split.
+"""
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from icdsel import rl_data
+from icdsel.checkpoint import find_checkpoint, load_policy
+from icdsel.console import note, progress
+from icdsel.errors import CheckpointError, RlDataError, RunError
+from icdsel.files import write_text
+from icdsel.metrics import majority_answer, vqa_accuracy
+from icdsel.pools import nearest_rows
+from icdsel.provenance import (
+    Identity,
+    fingerprint_file,
+    identity,
+    move_aside,
+    read_side_file,
+    require_same,
+    write_side_file,
+)
+from icdsel.records import Answer, Example, Pointer
+from icdsel.settings import Selector, Settings
+from icdsel.sources import Sources, open_sources
+from icdsel.train import Run, find_run
+from icdsel.vlm import Request
+
+# Selectors that are always answered beside a policy.
+ALWAYS: tuple[Selector, ...] = ("zero-shot", "majority")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One selector's predictions: the file, and what its mean accuracy is at each number of shots."""
+
+    name: str
+    path: Path
+    accuracy: dict[int, float]
+    failed: int
+
+
+@dataclass(frozen=True)
+class _Queries:
+    """The queries to answer, with pools (rows of the training split) and embeddings."""
+
+    examples: list[Example]
+    pools: list[list[int]]
+    image: Tensor  # (Q, d), like the two below
+    question: Tensor
+    both: Tensor
+    seen: Tensor
+
+
+def predictions_dir(settings: Settings) -> Path:
+    """`results/<dataset>/infer/<Sampler>_<Model>`."""
+    return settings.dataset_dir / "infer" / settings.pair_name
+
+
+def infer(
+    settings: Settings, run: str | None = None, checkpoint: Path | None = None, overwrite: bool = False
+) -> list[Row]:
+    """Answers the queries with every selector of the settings; zero-shot and majority stand beside a policy.
+
+    Predictions that exist and were made of the same things are kept, so a row is never answered twice.
+
+    Raises:
+        UserError: dataset, model, run or checkpoint are missing or do not fit; a shot count above the pool.
+    """
+    chosen = settings.infer.selector
+    if "policy" in chosen:
+        chosen = (*chosen, *(name for name in ALWAYS if name not in chosen))
+    most = max(settings.infer.shots)
+    if most > settings.data.pool_size:
+        raise RunError(
+            f"--shots {most} is above the pool of {settings.data.pool_size}: use fewer shots or a larger --pool-size"
+        )
+    policy_file = _policy_file(settings, run, checkpoint) if "policy" in chosen else None
+    sources = open_sources(settings)
+    queries = _queries(sources)
+    choose = _Selectors(sources, queries, policy_file)
+    size = _subset_name(settings, len(queries.examples))
+    rows = []
+    for name in chosen:
+        label = _label(settings, name, policy_file)
+        made_of = _identity(settings, sources, name, policy_file)
+        path = predictions_dir(settings) / f"{label}_{size}.jsonl"
+        side = path.with_suffix(".meta.json")
+        if side.exists() and overwrite:
+            for moved in move_aside(path, side):
+                note(f"moved the old predictions to {moved}")
+        if side.exists():
+            remedy = "Use --overwrite to move them aside, or --results-dir DIR for another place."
+            require_same(side, made_of, f"{path}", RunError, remedy)
+            row = Row(label, path, _accuracy(path), read_side_file(side).get("failed", 0))
+            note(f"{label}: answered before, {path}")
+        else:
+            row = _answer(sources, queries, choose, name, label, path)
+            write_side_file(side, settings, made_of, str(sources.vlm.device), name=label, failed=row.failed)
+        rows.append(row)
+    return rows
+
+
+def read_predictions(path: Path) -> list[dict[str, Any]]:
+    """The records of a predictions file.
+
+    Raises:
+        RunError: a line is damaged.
+    """
+    records = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            record = json.loads(line)
+            _ = (
+                int(record["question_id"]),
+                int(record["shots"]),
+                record.get("error") or float(record["accuracy"]),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RunError(f"{path}, line {number}: {type(error).__name__} {error}: no prediction of icdsel") from None
+        records.append(record)
+    return records
+
+
+def _accuracy(path: Path) -> dict[int, float]:
+    by_shots: dict[int, list[float]] = {}
+    for record in read_predictions(path):
+        if "error" not in record:
+            by_shots.setdefault(record["shots"], []).append(record["accuracy"])
+    return {shots: sum(scores) / len(scores) for shots, scores in by_shots.items()}
+
+
+def _policy_file(settings: Settings, run: str | None, checkpoint: Path | None) -> Path:
+    if checkpoint is not None:
+        if not checkpoint.is_file():
+            raise CheckpointError(f"--checkpoint {checkpoint} does not exist")
+        return checkpoint
+    found: Run = find_run(settings, run)
+    path = find_checkpoint(found.folder)
+    note(f"Policy: {path}")
+    return path
+
+
+def _label(settings: Settings, selector: str, policy_file: Path | None) -> str:
+    """A row's name: of a policy its run and epoch, of `random` with its seed."""
+    if selector == "policy" and policy_file is not None:
+        return f"policy-{policy_file.absolute().parent.name}-{policy_file.stem}"
+    return f"random-{_random_seed(settings)}" if selector == "random" else selector
+
+
+def _random_seed(settings: Settings) -> int:
+    return settings.data.seed if settings.infer.random_seed is None else settings.infer.random_seed
+
+
+def _subset_name(settings: Settings, count: int) -> str:
+    kind = "" if settings.infer.subset == "first" else f"-random-{settings.data.seed}"
+    return f"{settings.infer.split}-{count}{kind}"
+
+
+def _identity(settings: Settings, sources: Sources, selector: str, policy_file: Path | None) -> Identity:
+    made_of = identity(settings, "data", "vlm") | sources.identity
+    made_of |= {"split": settings.infer.split, "selector": selector}
+    if selector == "policy" and policy_file is not None:
+        made_of["checkpoint"] = fingerprint_file(policy_file)
+    return made_of
+
+
+def _queries(sources: Sources) -> _Queries:
+    settings = sources.settings
+    split = sources.split(settings.infer.split)
+    wanted = len(split) if settings.infer.n == -1 else settings.infer.n
+    if wanted > len(split):
+        note(f"{wanted} queries were asked for, {split.name} has {len(split)}: taking all")
+        wanted = len(split)
+    rows = list(range(wanted))
+    if settings.infer.subset == "random":
+        rows = sorted(random.Random(settings.data.seed).sample(range(len(split)), wanted))
+    examples = [split[row] for row in rows]
+    embeddings = sources.embed(split)
+    pools = sources.pools(examples, rows, embeddings)
+    own = (
+        embeddings.image[rows],
+        embeddings.question[rows],
+        embeddings.both[rows],
+        sources.seen(embeddings)[rows],
+    )
+    return _Queries(examples, pools, *own)
+
+
+class _Selectors:
+    """Chooses pointers (question_ids, in prompt order) for all queries at a number of shots."""
+
+    def __init__(self, sources: Sources, queries: _Queries, policy_file: Path | None) -> None:
+        self.sources, self.queries = sources, queries
+        self.network = load_policy(policy_file).eval() if policy_file else None
+        width = queries.seen.shape[1]
+        if self.network is not None and self.network.config.d_model != width:
+            raise CheckpointError(
+                f"{policy_file} takes embeddings of width {self.network.config.d_model}, this encoder's have {width}: "
+                f"it was trained with another --model or dataset"
+            )
+        self._oracle: dict[int, list[tuple[tuple[float, float], Pointer]]] | None = None
+
+    def choose(self, selector: str, shots: int) -> list[Pointer | None]:
+        """The pointer of each query; None where the selector has none (the oracle, for a query never scored)."""
+        ids = [[self.sources.train[row].question_id for row in pool] for pool in self.queries.pools]
+        settings = self.sources.settings
+        if selector == "zero-shot":
+            return [() for _ in ids]
+        if selector == "oracle":
+            return [self._best_scored(query.question_id, shots) for query in self.queries.examples]
+        if selector == "random":
+            seed = _random_seed(settings)
+            return [
+                tuple(random.Random(f"random-{seed}-{query.question_id}").sample(pool, shots))
+                for query, pool in zip(self.queries.examples, ids, strict=True)
+            ]
+        if selector == "policy":
+            places = self._greedy(shots)
+        else:
+            places = self._nearest(selector, shots)
+            if selector == "nearest-both-all":
+                return [tuple(self.sources.train[row].question_id for row in row_list) for row_list in places]
+        return [tuple(pool[place] for place in row) for pool, row in zip(ids, places, strict=True)]
+
+    def _greedy(self, shots: int) -> list[list[int]]:
+        assert self.network is not None
+        table = self.sources.seen(self.sources.embeddings)
+        pools = torch.tensor(self.queries.pools)
+        chosen = []
+        for at in range(0, len(pools), 256):
+            candidates = table[pools[at : at + 256]]  # (B, K, d)
+            chosen += self.network.greedy(self.queries.seen[at : at + 256], candidates, shots).tolist()
+        return chosen
+
+    def _nearest(self, selector: str, shots: int) -> list[list[int]]:
+        """Places in the pool (rows of the training split for the whole-split search), the most similar last."""
+        kind = {"nearest-image": "image", "nearest-question": "question"}.get(selector, "both")
+        query: Tensor = getattr(self.queries, kind)
+        table = self.sources.embeddings.of(kind)
+        if selector == "nearest-both-all":
+            train, same = self.sources.train, self.sources.settings.data.exclude_same_image
+            hidden = [frozenset(train.rows_of_image(e.image)) if same else frozenset() for e in self.queries.examples]
+            return [row[::-1] for row in nearest_rows(query, table, shots, hidden)]
+        similar = torch.einsum("bd,bkd->bk", query, table[torch.tensor(self.queries.pools)])
+        order = similar.sort(dim=1, descending=True, stable=True).indices[:, :shots]
+        return [row[::-1] for row in order.tolist()]
+
+    def _best_scored(self, question_id: int, shots: int) -> Pointer | None:
+        """Of the scored pointers of this length the best, by accuracy, then by the right answer's probability."""
+        if self._oracle is None:
+            settings = self.sources.settings
+            split = settings.infer.split
+            proposals = settings.proposals.model_copy(update={"query_split": split})
+            path = rl_data.rl_data_path(settings.model_copy(update={"proposals": proposals}))
+            try:
+                groups = rl_data.read_rl_data(path).groups
+            except RlDataError as error:
+                raise RlDataError(
+                    f"the oracle needs scored pointers of the {split} queries: `icdsel gen-rl-data --split {split} "
+                    f"--queries {len(self.queries.examples)}` makes them. ({error})"
+                ) from None
+            self._oracle = {
+                group.question_id: [
+                    ((c["vqa_acc_score"], c.get("vqa_gt_prob") or 0.0), tuple(c["pointer"])) for c in group.candidates
+                ]
+                for group in groups
+            }
+        scored = [entry for entry in self._oracle.get(question_id, []) if len(entry[1]) == shots]
+        return max(scored)[1] if scored else None
+
+
+def _answer(sources: Sources, queries: _Queries, choose: _Selectors, selector: str, label: str, path: Path) -> Row:
+    """Chooses, asks and scores; writes one line for each query and number of shots."""
+    shot_counts = (0,) if selector == "zero-shot" else sources.settings.infer.shots
+    lines: list[str] = []
+    failed = 0
+    with progress(label, len(queries.examples) * len(shot_counts)) as advance:
+        for shots in shot_counts:
+            # The majority answer is that of the nearest neighbours, the strongest choice that needs no training.
+            pointers = choose.choose("nearest-both" if selector == "majority" else selector, shots)
+            asked = [(q, p) for q, p in zip(queries.examples, pointers, strict=True) if p is not None]
+            if not asked:
+                note(f"{label}: no query has a scored pointer of {shots} ICDs, left out")
+            for (query, pointer), answer in zip(asked, _answers(sources, asked, selector, advance), strict=True):
+                record: dict[str, Any] = {
+                    "question_id": query.question_id,
+                    "shots": shots,
+                    "icds": list(pointer),
+                }
+                if answer.error is None:
+                    prediction = answer.text.strip()
+                    record |= {
+                        "prediction": prediction,
+                        "accuracy": round(vqa_accuracy(prediction, query.answers), 6),
+                    }
+                else:
+                    failed += 1
+                    record |= {"error": answer.error}
+                lines.append(json.dumps(record, ensure_ascii=False))
+    write_text(path, "".join(f"{line}\n" for line in lines))
+    return Row(label, path, _accuracy(path), failed)
+
+
+def _answers(
+    sources: Sources, asked: Sequence[tuple[Example, Pointer]], selector: str, advance: Callable[[int], None]
+) -> list[Answer]:
+    train = sources.train
+    if selector == "majority":  # no VLM
+        advance(len(asked))
+        return [Answer(majority_answer([train.by_id(i).answer for i in pointer])) for _, pointer in asked]
+    return sources.vlm.answer([Request(tuple(map(train.by_id, p)), q) for q, p in asked], advance)

@@ -1,0 +1,242 @@
+"""The training objectives: reward-weighted cross-entropy (RCE) and GRPO, on plain tensors.
+
+Groups differ in size. In `rce_loss` a pointer of -1s is padding; in `grpo_loss` and `advantages`, which see
+no pointers, **a reward of NaN marks padding**. Padding weighs nothing: neither in a loss nor in a
+normalisation nor in a gradient.
+
+Sources: GRPO with its advantage is of Shao et al. 2024 (arXiv 2402.03300, section 4.1), the clipped surrogate
+of Schulman et al. 2017 (arXiv 1707.06347, equation 7), the k3 estimator of Schulman 2020 ("Approximating KL
+divergence"). Where these and Lever-Plus ("the original") part, the docstrings say so.
+
+Shapes: B queries, P pointers per query (a *group*), S shots, K candidates.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+__all__ = ["adapt_kl_beta", "advantages", "grpo_loss", "rce_loss", "rce_temperature"]
+
+
+def rce_loss(
+    step_logits: Tensor,
+    pointers: Tensor,
+    rewards: Tensor,
+    temperature: float | Tensor,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Reward-weighted cross-entropy: mean_B Σ_i softmax(r / τ)_i · Σ_t CE(logits_it, label_it).
+
+    The original's loss. Every pointer of a query is imitated to some degree, one without reward too.
+
+    Args:
+        step_logits: Teacher-forced logits [B, P, S, K]; -inf where a candidate may not be chosen.
+        pointers: Positions in the pool [B, P, S]; -1 is padding.
+        rewards: Rewards [B, P], of any value (NaN too) at padding.
+        temperature: τ; the lower, the more the best pointers of a group weigh.
+        label_smoothing: Share of the target spread evenly over the candidates that may be chosen, as in
+            `torch.nn.functional.cross_entropy`. The original spreads over those chosen earlier too (whose
+            logit is -100), and so does this.
+
+    Returns:
+        The loss, a scalar; the mean is over the queries that have a pointer.
+
+    Raises:
+        ValueError: The shapes do not fit one another.
+    """
+    if step_logits.shape[:3] != pointers.shape or pointers.shape[:2] != rewards.shape:
+        raise ValueError(
+            "step_logits, pointers and rewards must be [B, P, S, K], [B, P, S] and [B, P], not "
+            f"{list(step_logits.shape)}, {list(pointers.shape)} and {list(rewards.shape)}"
+        )
+    padding = pointers < 0  # (B, P, S)
+    real = ~padding.all(-1)  # (B, P)
+    # Replaced before the softmax: a step without any candidate is all -inf, and its gradient would be NaN.
+    logits = step_logits.masked_fill(padding.unsqueeze(-1), 0.0)
+    log_probs = logits.log_softmax(-1)  # (B, P, S, K)
+    cross_entropy = -log_probs.gather(-1, pointers.clamp(min=0).unsqueeze(-1)).squeeze(-1)  # (B, P, S)
+    if label_smoothing:
+        allowed = logits > -torch.inf
+        spread = -torch.where(allowed, log_probs, 0.0).sum(-1) / allowed.sum(-1)  # (B, P, S)
+        cross_entropy = (1 - label_smoothing) * cross_entropy + label_smoothing * spread
+    cross_entropy = cross_entropy.masked_fill(padding, 0.0).sum(-1)  # (B, P)
+    # The least finite number instead of -inf, so that a group of nothing but padding gives no NaN.
+    scores = rewards.to(logits.dtype) / temperature
+    scores = torch.where(real, scores, torch.finfo(scores.dtype).min)
+    weights = torch.where(real, scores.softmax(-1), 0.0)  # (B, P)
+    return (weights * cross_entropy).sum() / real.any(-1).sum().clamp(min=1)
+
+
+def advantages(rewards: Tensor, *, std_floor: float = 0.1, clamp: float = 5.0) -> Tensor:
+    """How much better than its group a pointer is: (r - mean) / max(std, std_floor), within ±clamp.
+
+    The floor on the (unbiased) standard deviation and the clamp are the original's.
+
+    Args:
+        rewards: Rewards [B, P]; NaN is padding.
+        std_floor: Least value of the divisor.
+        clamp: Greatest magnitude of an advantage.
+
+    Returns:
+        Advantages [B, P]; exactly 0 at padding and throughout a group without signal: one whose rewards are
+        all equal (by exact comparison), or that has fewer than two.
+
+    Raises:
+        ValueError: `rewards` is not [B, P].
+    """
+    if rewards.dim() != 2:
+        raise ValueError(f"rewards must be [B, P], not {list(rewards.shape)}")
+    real = ~rewards.isnan()
+    centred = torch.where(real, rewards - _mean(rewards, real).unsqueeze(-1), 0.0)  # (B, P)
+    degrees = (real.sum(-1, keepdim=True) - 1).clamp(min=1)
+    std = (centred.square().sum(-1, keepdim=True) / degrees).sqrt()  # (B, 1)
+    scaled = (centred / std.clamp(min=std_floor)).clamp(-clamp, clamp)
+    # Equal rewards leave rounding errors in the mean, not zeros.
+    return torch.where(_has_signal(rewards, real).unsqueeze(-1), scaled, 0.0)
+
+
+def grpo_loss(
+    log_prob: Tensor,
+    old_log_prob: Tensor,
+    rewards: Tensor,
+    *,
+    clip_epsilon: float = 0.2,
+    kl_beta: float | Tensor,
+    top_k: int | None = None,
+    kl: Literal["seed", "k3"] = "seed",
+    ref_log_prob: Tensor | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """GRPO on the scored pointers: the clipped policy term plus `kl_beta` times a KL penalty.
+
+    The policy term is the mean of -min(ρA, clip(ρ, 1 ± ε)A), ρ = π_new / π_old of whole pointers, A from
+    `advantages`: over the pointers of a group first, then over the groups **with signal**; the others have
+    nothing to say and do not thin it out. The KL term is the mean over the pointers of a group, then over all
+    groups. With one query a step, as in the original, both are the original's numbers.
+
+    The pointers are a fixed, scored set and no samples of the policy, so neither KL term is an unbiased
+    estimate here; both are 0 where the two policies agree on the set, and positive elsewhere:
+
+    * ``seed``: x - 1 - log x of x = π_new / π_ref, as in the original. It grows exponentially with what the
+      policy favours anew; on samples of π_ref it would be unbiased for KL(π_ref ‖ π_new).
+    * ``k3``: the same of x = π_ref / π_new; on samples of π_new it would be unbiased for KL(π_new ‖ π_ref).
+
+    Args:
+        log_prob: Log-probs of the pointers under the policy being trained [B, P], with gradients.
+        old_log_prob: The same under the policy that ρ is relative to [B, P].
+        rewards: Rewards [B, P]; NaN is padding.
+        clip_epsilon: ε.
+        kl_beta: Weight of the KL term.
+        top_k: None for the whole group. A number leaves only that many pointers of the highest reward in it,
+            before anything else, as the original does (3, later 5); most groups are then without signal. Of
+            equal rewards those are taken that `torch.topk` takes on the CPU from the row without its padding;
+            for that the rewards are copied to the host.
+        kl: Which KL term.
+        ref_log_prob: Log-probs under the reference policy [B, P]; None takes `old_log_prob`, as the original.
+
+    Returns:
+        The loss, a scalar, and detached scalars: `ppo_loss` and `kl_loss` (its two parts), `kl` (before its
+        weight), `mean_ratio`, `clipped_share` (ratios outside 1 ± ε), `mean_advantage`, `std_advantage`,
+        `max_advantage` (the greatest magnitude), and `no_signal_share` (groups without signal, of those that
+        have a pointer).
+
+    Raises:
+        ValueError: The shapes differ, `kl` is unknown or `top_k` is below 1.
+    """
+    reference = old_log_prob if ref_log_prob is None else ref_log_prob
+    if not log_prob.shape == old_log_prob.shape == reference.shape == rewards.shape:
+        raise ValueError(
+            "log_prob, old_log_prob, ref_log_prob and rewards must have one shape [B, P], not "
+            f"{[list(x.shape) for x in (log_prob, old_log_prob, reference, rewards)]}"
+        )
+    if kl not in ("seed", "k3"):
+        raise ValueError(f"kl must be 'seed' or 'k3', not {kl!r}")
+    if top_k is not None:
+        best, rewards = _best(rewards, top_k)  # (B, k) each, and P is k from here on
+        log_prob, old_log_prob, reference = (x.gather(1, best) for x in (log_prob, old_log_prob, reference))
+    real = ~rewards.isnan()  # (B, P)
+    groups = real.any(-1)  # (B,)
+    signal = _has_signal(rewards, real)  # (B,)
+    advantage = advantages(rewards).to(log_prob.dtype)  # (B, P)
+
+    ratio = torch.where(real, log_prob - old_log_prob, 0.0).exp()  # (B, P)
+    clipped = ratio.clamp(1 - clip_epsilon, 1 + clip_epsilon)
+    surrogate = torch.minimum(ratio * advantage, clipped * advantage)
+    ppo_loss = -_mean(_mean(surrogate, real), signal)
+
+    drift = torch.where(real, log_prob - reference, 0.0)  # (B, P)
+    drift = drift if kl == "seed" else -drift
+    divergence = _mean(_mean(drift.exp() - 1 - drift, real), groups)
+    kl_loss = kl_beta * divergence
+
+    with torch.no_grad():
+        flat = real.flatten()
+        mean_advantage = _mean(advantage.flatten(), flat)
+        spread = torch.where(real, advantage - mean_advantage, 0.0).square().sum()
+        report = {
+            "ppo_loss": ppo_loss.detach(),
+            "kl_loss": kl_loss.detach(),
+            "kl": divergence.detach(),
+            "mean_ratio": _mean(ratio.flatten(), flat),
+            "clipped_share": _mean((ratio != clipped).to(ratio.dtype).flatten(), flat),
+            "mean_advantage": mean_advantage,
+            "std_advantage": (spread / (flat.sum() - 1).clamp(min=1)).sqrt(),
+            "max_advantage": advantage.abs().amax(),
+            "no_signal_share": _mean((~signal).to(ratio.dtype), groups),
+        }
+    return ppo_loss + kl_loss, report
+
+
+def rce_temperature(step: int, total: int, start: float = 2.0, end: float = 0.5) -> float:
+    """The temperature of RCE at `step` of `total` steps: linear from `start` to `end`, as in the original."""
+    if total <= 1:
+        return end
+    return start + (end - start) * step / (total - 1)
+
+
+def adapt_kl_beta(
+    beta: float,
+    kl: float,
+    *,
+    low: float = 0.01,
+    high: float = 0.1,
+    factor: float = 1.5,
+    least: float = 1e-3,
+    most: float = 10.0,
+) -> float:
+    """The weight of the KL term after a KL of `kl` was measured: the original's rule and constants.
+
+    Above `high` the weight grows by `factor`, below `low` it shrinks by it, always within [least, most].
+    """
+    if kl > high:
+        beta *= factor
+    elif kl < low:
+        beta /= factor
+    return min(max(beta, least), most)
+
+
+def _best(rewards: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    """The places of the top k rewards of every row, and these rewards [B, k], NaN where a row has fewer."""
+    if top_k < 1:
+        raise ValueError(f"top_k must be at least 1, not {top_k}")
+    # Which of equal rewards topk takes depends on the length of the row and on the device: hence row by row,
+    # without padding, on the CPU, where the original's numbers were made.
+    best = torch.full((len(rewards), min(top_k, rewards.shape[1])), -1)  # (B, k)
+    for row, places in zip(rewards.detach().cpu(), best, strict=True):
+        real = (~row.isnan()).nonzero().squeeze(-1)
+        taken = real if len(real) <= top_k else real[row[real].topk(top_k).indices]
+        places[: len(taken)] = taken
+    best = best.to(rewards.device)
+    found = rewards.gather(1, best.clamp(min=0)).masked_fill(best < 0, torch.nan)
+    return best.clamp(min=0), found
+
+
+def _has_signal(rewards: Tensor, real: Tensor) -> Tensor:
+    """Whether the rewards of a group differ at all [B]; by exact comparison."""
+    least = torch.where(real, rewards, torch.inf).amin(-1)
+    return torch.where(real, rewards, -torch.inf).amax(-1) > least
+
+
+def _mean(values: Tensor, counted: Tensor) -> Tensor:
+    """The mean over the last dimension of what is counted; 0 where nothing is."""
+    return torch.where(counted, values, 0.0).sum(-1) / counted.sum(-1).clamp(min=1)

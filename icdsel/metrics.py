@@ -1,0 +1,229 @@
+"""How good an answer is: VQA accuracy, and how near a wrong answer comes to a right one.
+
+VQA accuracy (Antol et al. 2015, arXiv 1505.00468) compares a prediction with ten human answers: it is the
+mean, over the ten ways to leave one annotator out, of ``min(matches among the other nine / 3, 1)``. So 1, 2,
+3 and at least 4 matches of ten give 0.3, 0.6, 0.9 and 1. Two variants are in use, and they differ in when
+the strings are normalised:
+
+* ``official``, the VQA evaluation code: only where the human answers differ from one another;
+* ``openflamingo``, OpenFlamingo and its descendants, Lever-Plus among them: always.
+
+The normalisation follows the official code down to its quirks, for the sake of comparable numbers.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from difflib import SequenceMatcher
+from functools import lru_cache
+
+__all__ = [
+    "VARIANTS",
+    "answer_weights",
+    "edit_similarity",
+    "majority_answer",
+    "normalize_answer",
+    "relevance",
+    "token_f1",
+    "vqa_accuracy",
+]
+
+VARIANTS = ("official", "openflamingo")
+
+_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'  # neither the colon, the apostrophe nor the period
+_COMMA_IN_NUMBER = re.compile(r"\d,\d")
+# The official pattern, `(?!<=\d)(\.)(?!\d)`, mistypes a look-behind: what it matches is any period that no
+# digit follows. It also hands `re.UNICODE` to `sub` as the count, so only the first 32 periods go.
+_PERIOD = re.compile(r"\.(?!\d)")
+_PERIODS_REMOVED = int(re.UNICODE)
+
+_NUMERALS = {
+    "none": "0",
+    "zero": "0",
+    "one": "1",
+    "two": "2",
+    "three": "3",
+    "four": "4",
+    "five": "5",
+    "six": "6",
+    "seven": "7",
+    "eight": "8",
+    "nine": "9",
+    "ten": "10",
+}
+_ARTICLES = frozenset({"a", "an", "the"})
+
+_CONTRACTED = """
+    ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't
+    he'd he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've
+    mustn't must've needn't not've o'clock oughtn't 'ow's'at shan't she'd've should've shouldn't
+    shouldn't've somebody'd've somebody'll somebody's someone'd someone'd've someone'll someone's
+    something'd something'd've something'll that's there'd there'd've there're there's they'd they'd've
+    they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's what've when's
+    where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've
+    wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
+"""
+# The official table repairs a word in which one apostrophe is missing. Its one other entry breaks a right
+# word, and its entries with a capital ("Im") can never apply, since words are lower-cased first.
+_CONTRACTIONS = {
+    word[:position] + word[position + 1 :]: word
+    for word in _CONTRACTED.split()
+    for position, letter in enumerate(word)
+    if letter == "'"
+} | {"somebody'd": "somebodyd"}
+
+_TOKEN = re.compile(r"[a-z0-9]+")
+
+
+def vqa_accuracy(prediction: str, answers: Sequence[str], variant: str = "official") -> float:
+    """Return the VQA accuracy of a prediction, in [0, 1].
+
+    It equals the official evaluation code's to the last bit, which depends on the order of the answers: the
+    sum over the left-out annotators is taken in their order, without compensation.
+
+    Args:
+        prediction: The model's answer.
+        answers: The human answers, ten in VQA and OK-VQA; any number from one on. A single answer cannot be
+            left out and is compared directly, so the accuracy is 0 or 1.
+        variant: ``official`` (normalise where the answers differ) or ``openflamingo`` (always normalise).
+
+    Raises:
+        ValueError: There is no answer, or the variant is unknown.
+    """
+    matches = _matches(prediction, answers, variant)
+    if len(matches) == 1:
+        return float(matches[0])
+    total = sum(matches)
+    accuracy = 0.0
+    for match in matches:  # not sum(): from Python 3.12 on it compensates, which changes the last bit
+        accuracy += min(1.0, (total - match) / 3)
+    return accuracy / len(matches)
+
+
+def answer_weights(answers: Sequence[str], variant: str = "official") -> dict[str, float]:
+    """Return what each human answer would score as a prediction.
+
+    Args:
+        answers: The human answers of one question.
+        variant: As for ``vqa_accuracy``.
+
+    Returns:
+        Each distinct answer, as written and in first-seen order, with its VQA accuracy.
+
+    Raises:
+        ValueError: There is no answer, or the variant is unknown.
+    """
+    _require_answers(answers)
+    return {answer: vqa_accuracy(answer, answers, variant) for answer in dict.fromkeys(answers)}
+
+
+def majority_answer(answers: Sequence[str]) -> str:
+    """Return the most common answer, as written; of equally common ones, the first seen.
+
+    Raises:
+        ValueError: There is no answer.
+    """
+    _require_answers(answers)
+    counts = Counter(answers)
+    return max(counts, key=lambda answer: counts[answer])
+
+
+@lru_cache(maxsize=1 << 16)  # the same human answers are compared with every prediction for their question
+def normalize_answer(text: str) -> str:
+    """Normalise an answer as the official VQA evaluation does.
+
+    White space is tidied, punctuation removed or replaced by a space, letters lower-cased, the number words
+    up to ten ("none" among them, as 0) written as digits, articles dropped and contractions repaired.
+    The article "a" alone becomes the empty string.
+    """
+    words = _normalize_punctuation(_tidy(text)).lower().split()
+    numerals = (_NUMERALS.get(word, word) for word in words)
+    return " ".join(_CONTRACTIONS.get(word, word) for word in numerals if word not in _ARTICLES)
+
+
+def relevance(prediction: str, answers: Sequence[str]) -> dict[str, float]:
+    """Return how near a prediction comes to any human answer, under Lever-Plus's field names.
+
+    A wrong answer that shares words or letters with a right one earns a little (see the reward mode
+    ``hard_plus_gtprob_plus_rel``). As in the original, strings are stripped and lower-cased, not normalised
+    further, and an empty prediction is relevant to nothing.
+
+    Args:
+        prediction: The model's answer.
+        answers: The human answers of one question.
+
+    Returns:
+        ``vqa_rel_token_f1`` and ``vqa_rel_edit_sim``, each the maximum over the answers, and
+        ``vqa_rel_score``, the larger of the two; all in [0, 1].
+
+    Raises:
+        ValueError: There is no answer.
+    """
+    _require_answers(answers)
+    f1 = _best(token_f1, prediction, answers)
+    edit = _best(edit_similarity, prediction, answers)
+    return {"vqa_rel_token_f1": f1, "vqa_rel_edit_sim": edit, "vqa_rel_score": max(f1, edit)}
+
+
+def token_f1(prediction: str, answer: str) -> float:
+    """Return the F1 score between two bags of tokens, the runs of ``[a-z0-9]`` in the lower-cased strings.
+
+    With c tokens in common of p and a, F1 = 2c / (p + a); 0 where either string has no token.
+    """
+    predicted, expected = (Counter(_TOKEN.findall(text.lower())) for text in (prediction, answer))
+    if not predicted or not expected:
+        return 0.0
+    return 2 * (predicted & expected).total() / (predicted.total() + expected.total())
+
+
+def edit_similarity(prediction: str, answer: str) -> float:
+    """Return ``difflib``'s ratio of the stripped, lower-cased strings, the prediction first.
+
+    The ratio depends on the order of its arguments ("tide" and "diet" give 0.25, "diet" and "tide" 0.5), so
+    the original's order is part of the definition. It is 0 where either string is empty.
+    """
+    predicted, expected = (text.strip().lower() for text in (prediction, answer))
+    if not predicted or not expected:
+        return 0.0
+    return SequenceMatcher(None, predicted, expected).ratio()
+
+
+def _matches(prediction: str, answers: Sequence[str], variant: str) -> list[bool]:
+    """Return for each human answer whether the prediction matches it."""
+    _require_answers(answers)
+    if variant not in VARIANTS:
+        raise ValueError(f"unknown VQA accuracy variant {variant!r}; choose one of: {', '.join(VARIANTS)}")
+    tidied = [_tidy(answer) for answer in answers]
+    normalize = normalize_answer if variant == "openflamingo" or len(set(tidied)) > 1 else _tidy
+    predicted = normalize(prediction)
+    return [normalize(answer) == predicted for answer in tidied]
+
+
+def _tidy(text: str) -> str:
+    return text.replace("\n", " ").replace("\t", " ").strip()
+
+
+def _normalize_punctuation(text: str) -> str:
+    """Remove punctuation, or put a space where it joins two words ("red/blue").
+
+    A sign goes without leaving a space where it stands beside a space anywhere in the text; so does every
+    sign where the text has a comma between digits ("1,000").
+    """
+    has_number_comma = _COMMA_IN_NUMBER.search(text) is not None
+    result = text
+    for sign in _PUNCTUATION:
+        # The original text decides, not what earlier signs have left of it.
+        drop = has_number_comma or f"{sign} " in text or f" {sign}" in text
+        result = result.replace(sign, "" if drop else " ")
+    return _PERIOD.sub("", result, count=_PERIODS_REMOVED)
+
+
+def _best(similarity: Callable[[str, str], float], prediction: str, answers: Sequence[str]) -> float:
+    return max(similarity(prediction, answer) for answer in answers)
+
+
+def _require_answers(answers: Sequence[str]) -> None:
+    if isinstance(answers, str):  # a sequence of strings too, one a letter
+        raise TypeError(f"answers must be a list of strings, not the string {answers!r}")
+    if not answers:
+        raise ValueError("answers is empty: at least one human answer is needed")

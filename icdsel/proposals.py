@@ -1,0 +1,79 @@
+"""Which pointers are tried for a query: beam, tempered samples, nearest neighbours, chance."""
+
+import random
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from icdsel.policy import CosineNetwork, PointerNetwork
+from icdsel.records import Proposal
+from icdsel.settings import ProposalSettings
+
+# Of equal pointers the one of the first method in this order is kept, as in the original.
+_PRIORITY = ("beam", "retrieval", "sample", "random")
+
+
+def propose(
+    query: Tensor,
+    candidates: Tensor,
+    pools: Sequence[Sequence[int]],
+    network: PointerNetwork,
+    settings: ProposalSettings,
+    seed: str,
+) -> list[list[Proposal]]:
+    """Proposals for a unit of B queries, without repetition among a query's ordered sequences.
+
+    Args:
+        query: Embeddings [B, d].
+        candidates: Embeddings of the pools [B, K, d].
+        pools: The question_ids of the K candidates of each query.
+        network: The policy that beams and samples follow; a `CosineNetwork` where there is none yet.
+        settings: How many of each kind.
+        seed: What the draws depend on, besides the place in the unit.
+
+    Returns:
+        For each query its proposals, in the order beam, retrieval, samples, random.
+    """
+    source = "cosine" if isinstance(network, CosineNetwork) else "policy"
+    shots, generator = settings.shots, torch.Generator().manual_seed(random.Random(seed).getrandbits(63))
+    found: list[dict[str, list[Proposal]]] = [{method: [] for method in _PRIORITY} for _ in pools]
+
+    def pointer(b: int, places: Sequence[int]) -> tuple[int, ...]:
+        return tuple(pools[b][place] for place in places)
+
+    if settings.beam:
+        beams, scores = network.beam(query, candidates, shots, settings.beam)  # (B, W, S), (B, W)
+        for b, (rows, values) in enumerate(zip(beams.tolist(), scores.tolist(), strict=True)):
+            found[b]["beam"] = [
+                Proposal(pointer(b, row), f"{source}-beam", rank=rank, log_prob=value)
+                for rank, (row, value) in enumerate(zip(rows, values, strict=True))
+                if row[0] >= 0
+            ]
+    if settings.samples:
+        for temperature in settings.temperatures:
+            drawn, scores = network.sample(query, candidates, shots, settings.samples, temperature, generator)
+            for b, (rows, values) in enumerate(zip(drawn.tolist(), scores.tolist(), strict=True)):
+                found[b]["sample"] += [
+                    Proposal(pointer(b, row), f"{source}-sample", log_prob=value, temperature=temperature)
+                    for row, value in zip(rows, values, strict=True)
+                ]
+    if settings.retrieval:
+        similar = torch.einsum("bd,bkd->bk", query, candidates)
+        order = similar.sort(dim=1, descending=True, stable=True).indices.tolist()
+        for b, ranked in enumerate(order):  # consecutive ranks: (1, 2), (2, 3), …
+            found[b]["retrieval"] = [
+                Proposal(pointer(b, ranked[rank : rank + shots]), "retrieval", rank=rank)
+                for rank in range(min(settings.retrieval, len(ranked) - shots + 1))
+            ]
+    for b, pool in enumerate(pools):
+        rng = random.Random(f"{seed}-random-{b}")
+        found[b]["random"] = [Proposal(tuple(rng.sample(list(pool), shots)), "random") for _ in range(settings.random)]
+    return [_distinct([p for method in _PRIORITY for p in by_method[method]]) for by_method in found]
+
+
+def _distinct(proposals: Sequence[Proposal]) -> list[Proposal]:
+    first: dict[tuple[int, ...], Proposal] = {}
+    for proposal in proposals:
+        first.setdefault(proposal.pointer, proposal)
+    return list(first.values())

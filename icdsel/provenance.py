@@ -1,0 +1,139 @@
+"""What a result was made from: settings, inputs, versions. Results made from different things are never mixed."""
+
+import hashlib
+import json
+import platform
+import subprocess
+import time
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from icdsel import __version__
+from icdsel.errors import RunError, UserError
+from icdsel.files import write_json
+from icdsel.records import Example
+from icdsel.settings import WORLD, Settings
+
+Identity = dict[str, Any]
+"""Flat and plain: everything that decides the content of a result."""
+
+
+def fingerprint_examples(examples: Iterable[Example]) -> str:
+    """Of everything an example says; images count by name."""
+    digest = hashlib.sha256()
+    for e in examples:
+        row = [e.question_id, e.image_id, e.image.name, e.question, e.answer, *e.answers]
+        digest.update(json.dumps(row).encode())
+    return digest.hexdigest()[:16]
+
+
+def fingerprint_file(path: Path) -> str:
+    """Of a file's content."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def identity(settings: Settings, *tables: str, leave_out: Iterable[str] = ()) -> Identity:
+    """The settings of `tables` as a flat mapping, without those that cannot change a result (paths, memory)."""
+    silent = {"data.data_dir", "data.image_dir", "data.results_dir", "vlm.batch_tokens", "vlm.image_cache_mb"}
+    silent |= {"vlm.device", *leave_out}
+    values = settings.model_dump(mode="json", include=set(tables))
+    flat = {f"{table}.{name}": value for table in tables for name, value in values[table].items()}
+    return {name: value for name, value in flat.items() if name not in silent}
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What differs between two identities, one line each."""
+    return [
+        f"{name}: {old.get(name)!r} then, {new.get(name)!r} now"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Versions, machine and source revision; recorded beside a result, no part of its identity."""
+    libraries = ("torch", "transformers", "numpy", "pillow")
+    return {
+        "icdsel": __version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in libraries},
+        "machine": platform.machine(),
+        "device": device,
+        "revision": _git_revision(),
+        "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def _git_revision() -> str | None:
+    """Of the source that runs, where it runs from a checkout."""
+    here = Path(__file__).parent
+    if not (here.parent / ".git").exists():
+        return None
+    made = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, check=False
+    )
+    return made.stdout.strip() or None
+
+
+def write_side_file(path: Path, settings: Settings, made_of: Identity, device: str, **more: Any) -> None:
+    """Writes the resolved settings, the identity and the environment beside a result."""
+    content = {
+        "identity": made_of,
+        "settings": settings.model_dump(mode="json"),
+        "environment": environment(device),
+    }
+    write_json(path, content | more, indent=1)
+
+
+def read_side_file(path: Path) -> dict[str, Any]:
+    """Reads what `write_side_file` wrote.
+
+    Raises:
+        RunError: it is missing or damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing: what it describes was not written by icdsel, or is incomplete") from None
+    except (ValueError, OSError) as error:
+        raise RunError(f"{path} cannot be read: {error}") from None
+    if not isinstance(content, dict) or not isinstance(content.get("identity"), dict):
+        raise RunError(f"{path} holds no identity: it was not written by icdsel")
+    return content
+
+
+def require_same(side_file: Path, now: Identity, what: str, error: type[UserError], remedy: str) -> None:
+    """Refuses to go on with a result that was made from something else.
+
+    Raises:
+        UserError: of the class `error`; the message names each setting that differs.
+    """
+    differing = differences(read_side_file(side_file)["identity"], now)
+    if differing:
+        raise error(f"{what} was made under other settings:\n  " + "\n  ".join(differing) + f"\n{remedy}")
+
+
+def move_aside(*paths: Path) -> list[Path]:
+    """Renames what exists of `paths` to `NAME.old-1`, `.old-2`, …, one number for all; returns the new names."""
+    existing = [path for path in paths if path.exists()]
+    number = 1
+    while any(path.with_name(f"{path.name}.old-{number}").exists() for path in paths):
+        number += 1
+    return [path.rename(path.with_name(f"{path.name}.old-{number}")) for path in existing]
+
+
+def announce(settings: Settings, device: str) -> str:
+    """What a command runs on."""
+    return f"Dataset {settings.data.dataset}, model {settings.vlm.model} on {device}, seed {settings.data.seed}."
+
+
+def own_data_hint(settings: Settings) -> str | None:
+    """How to run on one's own data, for those who ran on the bundled world."""
+    if settings.data.dataset != WORLD:
+        return None
+    return (
+        "This ran on the bundled world. On your data: --dataset okvqa --data-dir DIR --image-dir DIR "
+        "--model qwen2.5-vl-3b (or put them into icdsel.toml)."
+    )

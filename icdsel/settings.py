@@ -1,0 +1,521 @@
+"""Every setting of icdsel: its default, its bounds and what it means, in one place. Loads no torch.
+
+A value comes from, in this order: a flag on the command line, an `ICDSEL_<TABLE>_<NAME>` variable,
+`icdsel.toml` in the working directory, the default below. Unknown keys are errors.
+"""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from icdsel.errors import SettingsError
+
+CONFIG_FILE = Path("icdsel.toml")
+ENV_PREFIX = "ICDSEL_"
+
+WORLD = "world"
+TINY_VLM = "tiny-vlm"
+
+Sampler = Literal["rand", "text-sim", "img-sim", "mix"]
+RewardMode = Literal[
+    "hard_plus_soft",
+    "hard_plus_soft_v2",
+    "separated",
+    "hard_only",
+    "soft_only",
+    "hard01_plus_gtprob",
+    "hard01_plus_gtprob_separated",
+    "hard_plus_gtprob_plus_rel",
+]
+Selector = Literal[
+    "policy",
+    "zero-shot",
+    "random",
+    "nearest-image",
+    "nearest-question",
+    "nearest-both",
+    "nearest-both-all",
+    "majority",
+    "oracle",
+]
+
+# The names that the original's scripts used.
+DATASET_ALIASES = {"okvqa_local": "okvqa", "vqav2_local": "vqav2"}
+SAMPLER_ALIASES = {
+    "rand_sampler": "rand",
+    "randsampler": "rand",
+    "text_sim_sampler": "text-sim",
+    "textsimsampler": "text-sim",
+    "img_sim_sampler": "img-sim",
+    "imgsimsampler": "img-sim",
+    "mix_sampler": "mix",
+    "mixsampler": "mix",
+}
+MODEL_ALIASES = {
+    "qwen2.5_vl_3b": "Qwen/Qwen2.5-VL-3B-Instruct",
+    "qwen2.5-vl-3b": "Qwen/Qwen2.5-VL-3B-Instruct",
+    "qwen2.5-vl-3b-instruct": "Qwen/Qwen2.5-VL-3B-Instruct",
+    "qwen2.5_vl_7b": "Qwen/Qwen2.5-VL-7B-Instruct",
+    "qwen2.5-vl-7b": "Qwen/Qwen2.5-VL-7B-Instruct",
+    "qwen2.5-vl-7b-instruct": "Qwen/Qwen2.5-VL-7B-Instruct",
+}
+# How a sampler is spelled in file names.
+SAMPLER_FILE_NAMES: dict[str, str] = {
+    "rand": "RandSampler",
+    "text-sim": "TextSimSampler",
+    "img-sim": "ImgSimSampler",
+    "mix": "MixSampler",
+}
+
+
+def _alias(names: Mapping[str, str]) -> BeforeValidator:
+    return BeforeValidator(lambda value: names.get(value.lower(), value) if isinstance(value, str) else value)
+
+
+def _split(value: object) -> object:
+    """`1,2,3` and `[1, 2, 3]` (as text) are lists too."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.strip("[] ").split(",") if part.strip()]
+    return list(value) if isinstance(value, tuple | set) else value
+
+
+Ints = Annotated[tuple[int, ...], NoDecode, BeforeValidator(_split)]
+Floats = Annotated[tuple[float, ...], NoDecode, BeforeValidator(_split)]
+Paths = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split)]
+Selectors = Annotated[tuple[Selector, ...], NoDecode, BeforeValidator(_split)]
+
+
+class Table(BaseModel):
+    """A table of settings; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+
+
+class DataSettings(Table):
+    """Which examples, which pools, and where files lie."""
+
+    dataset: Annotated[str, _alias(DATASET_ALIASES)] = WORLD
+    """The dataset: `world` (bundled), `okvqa` or `vqav2`."""
+    data_dir: Path = Path("data")
+    """Folder that holds the dataset's question and annotation files; the bundled world is written here."""
+    image_dir: Path | None = None
+    """Folder that holds the images, where they do not lie with the questions."""
+    results_dir: Path = Path("results")
+    """Folder under which everything is written."""
+    sampler: Annotated[Sampler, _alias(SAMPLER_ALIASES)] = "rand"
+    """How a query's candidate pool is drawn: at random, by text or image similarity, or a mix (32/16/16)."""
+    pool_size: int = Field(64, ge=1)
+    """Candidates in a query's pool."""
+    exclude_same_image: bool = True
+    """Keep examples that show the query's own image out of its pool."""
+    embed: Literal["both", "image", "question"] = "both"
+    """What the selector sees of an example: image and question, or one of them."""
+    seed: int = Field(42, ge=0)
+    """The one seed that decides everything that is drawn."""
+
+
+class VlmSettings(Table):
+    """The vision-language model that is asked, and how it is asked."""
+
+    model: Annotated[str | None, _alias(MODEL_ALIASES)] = None
+    """A name (`tiny-vlm`, `qwen2.5-vl-3b`), a Hugging Face name or a folder. [by dataset]"""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:0`."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the VLM; `auto` is bfloat16 on a GPU and float32 on a CPU."""
+    system_prompt: str = "Answer the last question with one word or a short phrase, like any answers shown before it."
+    """The system turn; empty leaves it to the model's own chat template."""
+    icd_template: str = "Question:{question} Short answer:{answer}"
+    """The text of a demonstration."""
+    query_template: str = "Question:{question} Short answer:"
+    """The text of the query."""
+    layout: Literal["one-turn", "turns"] = "one-turn"
+    """Demonstrations and query in one user turn, or as turns of a conversation."""
+    max_new_tokens: int = Field(5, ge=1)
+    """Longest answer, in tokens."""
+    min_pixels: int | None = Field(None, ge=1)
+    """Images are enlarged to at least this many pixels. [by the model's processor]"""
+    max_pixels: int | None = Field(None, ge=1)
+    """Images are shrunk to at most this many pixels. [by the model's processor]"""
+    batch_tokens: int = Field(16_384, ge=1)
+    """Tokens of prompts that the VLM reads at once; less needs less memory, answers stay the same."""
+    image_cache_mb: int = Field(1024, ge=0)
+    """Memory for the visual features of images already seen."""
+
+    @model_validator(mode="after")
+    def _templates_ask(self) -> Self:
+        for name in ("icd_template", "query_template"):
+            if "{question}" not in getattr(self, name):
+                raise ValueError(f"{name} must contain {{question}}")
+        if "{answer}" not in self.icd_template:
+            raise ValueError("icd_template must contain {answer}")
+        if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
+            raise ValueError(f"min_pixels ({self.min_pixels}) is above max_pixels ({self.max_pixels})")
+        return self
+
+
+class ProposalSettings(Table):
+    """Which pointers are tried for a query."""
+
+    queries: int | None = Field(None, ge=2)
+    """Training queries to score. [800; 5000 for vqav2]"""
+    query_split: Literal["train", "tuning", "validation"] = Field("train", json_schema_extra={"flag": "--split"})
+    """Split that the queries come from; candidates always come from the training split."""
+    shots: int = Field(2, ge=1, le=16, json_schema_extra={"flag": "--pointer-shots"})
+    """ICDs in a pointer."""
+    beam: int = Field(5, ge=0)
+    """Pointers from a beam search."""
+    samples: int = Field(2, ge=0)
+    """Pointers sampled at each temperature."""
+    temperatures: Floats = (1.0, 1.3)
+    """Temperatures of the sampled pointers."""
+    retrieval: int = Field(5, ge=0)
+    """Pointers of nearest neighbours, of consecutive ranks."""
+    random: int = Field(1, ge=0)
+    """Pointers drawn at random."""
+    init: Path | None = None
+    """Checkpoint whose policy proposes; without one the cosine of the embeddings does."""
+
+    @model_validator(mode="after")
+    def _something_to_try(self) -> Self:
+        if any(not temperature > 0 for temperature in self.temperatures):
+            raise ValueError("temperatures must be above 0")
+        if self.beam + self.samples * len(self.temperatures) + self.retrieval + self.random == 0:
+            raise ValueError("no pointer is asked for: set beam, samples, retrieval or random above 0")
+        return self
+
+
+class RewardSettings(Table):
+    """How a reward is made of what the VLM answered."""
+
+    mode: RewardMode = Field("hard_plus_soft", json_schema_extra={"flag": "--reward-mode"})
+    """How a reward is made of hard and soft correctness."""
+    hard_weight: float = Field(1.0, ge=0)
+    """Weight of hard correctness (accuracy above 0)."""
+    soft_weight: float = Field(1.0, ge=0)
+    """Weight of soft correctness (the VQA accuracy), or of the right answer's probability."""
+    rel_weight: float = Field(0.1, ge=0)
+    """Weight of relevance, in the mode that has it."""
+    normalization: Literal["z_score_clamp", "z_score", "rank"] = Field(
+        "z_score_clamp", json_schema_extra={"flag": "--reward-normalization"}
+    )
+    """How rewards are normalised within a query, where they are."""
+    clamp: float = Field(3.0, gt=0, json_schema_extra={"flag": "--reward-clamp"})
+    """Bound of a clamped z-score."""
+
+
+class Recipe(BaseModel):
+    """What the two recipes differ in: the network's defaults and the rules of GRPO."""
+
+    model_config = ConfigDict(frozen=True)
+
+    gate: bool
+    feed_forward: int
+    num_heads: int
+    dropout: float
+    attn_dropout: float
+    old_log_probs: Literal["before-rce", "before-grpo"]
+    """When GRPO's old log-probs are taken."""
+    advantage_over: Literal["group", "top-k"]
+    """Advantages over the whole group, or over its best 3 (first epoch) or 5 pointers."""
+    dropout_in_ratio: bool
+    """Whether dropout is on while the new log-probs are computed."""
+    adapt_beta: Literal["epoch", "batch"]
+    """How often the weight of the KL term is adapted."""
+    kl: Literal["k3", "seed"]
+    """The estimator of the KL term."""
+
+
+RECIPES: dict[str, Recipe] = {
+    "icdsel": Recipe(
+        gate=True, feed_forward=512, num_heads=4, dropout=0.1, attn_dropout=0.1, old_log_probs="before-grpo",
+        advantage_over="group", dropout_in_ratio=False, adapt_beta="epoch", kl="k3",
+    ),
+    "lever-plus": Recipe(
+        gate=False, feed_forward=0, num_heads=1, dropout=0.5, attn_dropout=0.1, old_log_probs="before-rce",
+        advantage_over="top-k", dropout_in_ratio=True, adapt_beta="batch", kl="seed",
+    ),
+}  # fmt: skip
+
+
+class TrainSettings(Table):
+    """The pointer network and its training."""
+
+    recipe: Literal["icdsel", "lever-plus"] = "icdsel"
+    """The corrected training and a better network, or the original's, to the number."""
+    rce_epochs: int = Field(5, ge=0)
+    """Epochs of reward-weighted cross-entropy."""
+    grpo_epochs: int = Field(0, ge=0)
+    """Epochs of GRPO after it (0: RCE only, the baseline)."""
+    batch_size: int = Field(1, ge=1)
+    """Queries per step."""
+    rce_lr: float = Field(1e-4, gt=0)
+    """Learning rate of RCE."""
+    grpo_lr: float = Field(5e-6, gt=0)
+    """Learning rate of GRPO."""
+    kl_beta: float = Field(0.15, ge=0)
+    """Weight of the KL term."""
+    num_layers: int = Field(1, ge=1, le=8)
+    """Cross-attention layers."""
+    rce_normalized_reward: bool = False
+    """RCE weights from rewards normalised per query instead of raw ones."""
+    freeze_backbone: bool = False
+    """GRPO trains only the pointer head; the projections stay fixed."""
+    rce_temp_start: float = Field(2.0, gt=0)
+    """RCE's temperature at the first step."""
+    rce_temp_end: float = Field(0.5, gt=0)
+    """RCE's temperature at the last step."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Label smoothing of RCE."""
+    clip_epsilon: float = Field(0.2, gt=0)
+    """Clip range of GRPO's ratio."""
+    hidden_dim: int = Field(256, ge=1)
+    """Width of the pointer network."""
+    num_heads: int | None = Field(None, ge=1)
+    """Attention heads. [by recipe]"""
+    feed_forward: int | None = Field(None, ge=0)
+    """Width of the feed-forward blocks, 0 for none. [by recipe]"""
+    gate: bool | None = None
+    """Whether a chosen ICD changes the query's state. [by recipe]"""
+    dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout before the projections. [by recipe]"""
+    attn_dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout in the attention. [by recipe]"""
+    init: Path | None = None
+    """Checkpoint to start from, of icdsel or Lever-Plus."""
+    train_seed: int | None = Field(None, ge=0, json_schema_extra={"flag": "--train-seed"})
+    """Seed of the training alone, to repeat it on the same data. [the seed]"""
+
+    # What the recipe fills in.
+    by_recipe: ClassVar[tuple[str, ...]] = ("num_heads", "feed_forward", "gate", "dropout", "attn_dropout")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_recipe(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("recipe", "icdsel") not in RECIPES:
+            return values
+        recipe = RECIPES[values.get("recipe", "icdsel")]
+        filled = {name: getattr(recipe, name) for name in cls.by_recipe if values.get(name) is None}
+        return values | filled
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.rce_epochs + self.grpo_epochs == 0:
+            raise ValueError("rce_epochs and grpo_epochs are both 0: nothing would be trained")
+        if self.num_heads and self.hidden_dim % self.num_heads:
+            raise ValueError(f"hidden_dim ({self.hidden_dim}) must be a multiple of num_heads ({self.num_heads})")
+        return self
+
+
+class InferSettings(Table):
+    """Which queries are answered, by which selectors."""
+
+    n: int = 100
+    """Queries to answer; -1 for all."""
+    shots: Ints = (1, 2, 3, 4)
+    """Numbers of ICDs to show."""
+    selector: Selectors = ("policy",)
+    """Who chooses the ICDs (several with commas)."""
+    subset: Literal["first", "random"] = "first"
+    """The first n queries by question_id, or n drawn with the seed."""
+    split: Literal["validation", "tuning"] = "validation"
+    """Split that the queries come from."""
+    random_seed: int | None = Field(None, ge=0)
+    """Seed of the selector `random`. [the seed]"""
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> Self:
+        if self.n == 0 or self.n < -1:
+            raise ValueError(f"n is {self.n}: give the number of queries, or -1 for all")
+        if not self.shots or min(self.shots) < 1 or len(set(self.shots)) < len(self.shots):
+            raise ValueError("shots must be different numbers of 1 or more; 0 shots is the selector zero-shot")
+        if not self.selector:
+            raise ValueError("no selector is named")
+        return self
+
+
+class _KnownVariables(EnvSettingsSource):
+    """The `ICDSEL_*` variables that are settings; others are warned about (`stray_variables`), not refused."""
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        known = variable_names()
+        return {name: value for name, value in super()._load_env_vars().items() if name.upper() in known}
+
+
+class Settings(BaseSettings):
+    """All tables together."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter="_",
+        env_nested_max_split=1,
+        extra="forbid",
+        frozen=True,
+        protected_namespaces=(),
+    )
+
+    data: DataSettings = DataSettings()
+    vlm: VlmSettings = VlmSettings()
+    proposals: ProposalSettings = ProposalSettings()
+    reward: RewardSettings = RewardSettings()
+    train: TrainSettings = TrainSettings()
+    infer: InferSettings = InferSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags first, then variables, then `icdsel.toml`."""
+        _ = env_settings, dotenv_settings, file_secret_settings
+        toml = TomlConfigSettingsSource(settings_cls, toml_file=CONFIG_FILE)
+        return init_settings, _KnownVariables(settings_cls), toml
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_dataset(cls, values: Any) -> Any:
+        """The model and the number of queries that go with the dataset, where none is named."""
+        if not isinstance(values, dict):
+            return values
+        dataset = values.get("data", {}).get("dataset", WORLD)
+        dataset = DATASET_ALIASES.get(dataset, dataset)
+        vlm, proposals = dict(values.get("vlm", {})), dict(values.get("proposals", {}))
+        if vlm.get("model") is None:
+            vlm["model"] = TINY_VLM if dataset == WORLD else MODEL_ALIASES["qwen2.5-vl-3b"]
+        if proposals.get("queries") is None:
+            proposals["queries"] = 5000 if dataset == "vqav2" else 800
+        return values | {"vlm": vlm, "proposals": proposals}
+
+    @property
+    def model_name(self) -> str:
+        """The VLM's name as file names spell it: the last part, dots as underscores."""
+        return Path(self.vlm.model or TINY_VLM).name.replace(".", "_").replace(" ", "_")
+
+    @property
+    def pair_name(self) -> str:
+        """`<Sampler>_<Model>`, which names RL data and runs."""
+        return f"{SAMPLER_FILE_NAMES[self.data.sampler]}_{self.model_name}"
+
+    @property
+    def dataset_dir(self) -> Path:
+        """`results/<dataset>`."""
+        return self.data.results_dir / self.data.dataset
+
+
+TABLES: dict[str, type[Table]] = {
+    "data": DataSettings,
+    "vlm": VlmSettings,
+    "proposals": ProposalSettings,
+    "reward": RewardSettings,
+    "train": TrainSettings,
+    "infer": InferSettings,
+}
+
+
+def flag(name: str, field: FieldInfo) -> str:
+    """The command-line flag of a setting: its name with dashes, unless the field names another."""
+    extra = field.json_schema_extra
+    named = extra.get("flag") if isinstance(extra, dict) else None
+    return str(named) if named else "--" + name.replace("_", "-")
+
+
+def every_setting() -> Iterator[tuple[str, str, FieldInfo]]:
+    """(table, name, field) of every setting, in order."""
+    for table, model in TABLES.items():
+        for name, field in model.model_fields.items():
+            yield table, name, field
+
+
+def variable_names() -> set[str]:
+    """`ICDSEL_<TABLE>_<NAME>` of every setting."""
+    return {f"{ENV_PREFIX}{table}_{name}".upper() for table, name, _ in every_setting()}
+
+
+def load_settings(given: Mapping[str, Mapping[str, Any]]) -> Settings:
+    """Settings from flags (`given`, by table; None means not given), variables, `icdsel.toml` and defaults.
+
+    Raises:
+        SettingsError: an unknown key, or a value that is not allowed; the message says where and what is.
+    """
+    flags = {
+        table: {name: value for name, value in values.items() if value is not None} for table, values in given.items()
+    }
+    try:
+        return Settings(**{table: values for table, values in flags.items() if values})  # type: ignore[arg-type]
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{CONFIG_FILE} is not valid TOML: {error}") from None
+    except ValidationError as error:
+        raise SettingsError("\n".join(_explain(problem) for problem in error.errors())) from None
+
+
+def _explain(problem: Any) -> str:
+    """One line about a setting that was refused."""
+    place = [str(part) for part in problem["loc"]]
+    known = {f"{table}.{name}": field for table, name, field in every_setting()}
+    dotted = ".".join(place[:2])
+    if problem["type"] == "extra_forbidden":
+        inside = place[0] if len(place) > 1 else None
+        names = list(TABLES[inside].model_fields) if inside in TABLES else list(TABLES)
+        close = difflib.get_close_matches(place[-1], names, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(names)}"
+        return f"unknown setting {'.'.join(place)!r} ({hint})"
+    message = problem["msg"].removeprefix("Value error, ")
+    if dotted not in known:
+        return f"[{place[0]}] {message}" if place else message
+    spelled = flag(place[1], known[dotted])
+    return f"{spelled} ({dotted}): {message}, got {problem['input']!r}"
+
+
+# Variables of the original's scripts, and what does their work now.
+OLD_VARIABLES = {
+    "RCE_EPOCHS": "--rce-epochs",
+    "GRPO_EPOCHS": "--grpo-epochs",
+    "BATCH_SIZE": "--batch-size",
+    "RCE_LR": "--rce-lr",
+    "GRPO_LR": "--grpo-lr",
+    "KL_BETA": "--kl-beta",
+    "NUM_LAYERS": "--num-layers",
+    "REWARD_MODE": "--reward-mode",
+    "HARD_WEIGHT": "--hard-weight",
+    "SOFT_WEIGHT": "--soft-weight",
+    "REL_WEIGHT": "--rel-weight",
+    "RCE_USE_NORMALIZED_REWARD": "--rce-normalized-reward",
+    "RCE_USE_RAW_REWARD": "--no-rce-normalized-reward",
+    "FREEZE_BACKBONE_IN_GRPO": "--freeze-backbone",
+    "RL_DATA_PATH": "--rl-data",
+    "LEVER_LM_CHECKPOINT_PATH": "--checkpoint",
+    "RESULT_DIR": "--results-dir",
+    "OKVQA_PATH": "--data-dir",
+    "VQAV2_PATH": "--data-dir",
+    "COCO_PATH": "--image-dir",
+}
+
+
+def stray_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """A warning for each exported variable that looks meant for icdsel and has no effect."""
+    known, warnings = variable_names(), []
+    for name in sorted(environment):
+        if name.startswith(ENV_PREFIX) and name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            warnings.append(f"{name} is no setting and is ignored" + (f"; did you mean {close[0]}?" if close else ""))
+        elif name in OLD_VARIABLES:
+            warnings.append(f"{name}={environment[name]} is ignored; the flag {OLD_VARIABLES[name]} does it now")
+    return warnings

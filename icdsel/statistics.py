@@ -1,0 +1,251 @@
+"""Paired statistics: is one selector better than another over the same queries?
+
+Everything here compares per-query scores, paired by position. That two selectors face the same queries is
+what makes small differences visible: the difficulty of a query cancels in the difference.
+
+Resampling draws counts instead of queries. A bootstrap sample is n draws with replacement, so how often each
+distinct value occurs in it is multinomial; a random sign flip of c equal differences leaves a binomial number
+of them positive. Both are exact, and as VQA accuracy takes a handful of values, cheap whatever n is.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+__all__ = [
+    "Interval",
+    "Tally",
+    "bootstrap_mean",
+    "holm",
+    "mcnemar",
+    "paired_difference",
+    "permutation_pvalue",
+    "smallest_detectable_difference",
+    "wins_losses_ties",
+]
+
+Floats = NDArray[np.float64]
+
+_CHUNK = 1 << 20  # random numbers held at once
+_ROUNDING = 1e-12  # differences below this, relative to the scores, come from rounding
+
+
+class Interval(NamedTuple):
+    """A mean and its confidence interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class Tally(NamedTuple):
+    """Queries on which the first of two selectors does better, worse and equally well."""
+
+    wins: int
+    losses: int
+    ties: int
+
+
+def bootstrap_mean(values: ArrayLike, *, seed: int, resamples: int = 10_000, level: float = 0.95) -> Interval:
+    """Return the mean and its percentile bootstrap interval (Efron and Tibshirani 1993, chapter 13).
+
+    Args:
+        values: [n], one score per query.
+        seed: Of the resampling; the same arguments always give the same interval.
+        resamples: How many bootstrap samples to draw.
+        level: The coverage aimed at.
+
+    Returns:
+        The interval; with a single value, that value three times.
+
+    Raises:
+        ValueError: There is no value, one is not finite, or an argument is out of range.
+    """
+    sample = _sample(values, "values")
+    _require_fraction(level, "level")
+    distinct, counts = np.unique(sample, return_counts=True)
+    frequencies = counts / len(sample)
+
+    def draw(rng: np.random.Generator, rows: int) -> Floats:
+        means: Floats = rng.multinomial(len(sample), frequencies, size=rows) @ distinct / len(sample)
+        return means
+
+    means = np.concatenate(list(_draws(draw, resamples, len(distinct), seed)))
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(sample.mean()), float(low), float(high))
+
+
+def paired_difference(
+    a: ArrayLike, b: ArrayLike, *, seed: int, resamples: int = 10_000, level: float = 0.95
+) -> Interval:
+    """Return the mean of a − b and its bootstrap interval over the queries.
+
+    Args:
+        a: [n], the scores of one selector.
+        b: [n], those of the other on the same queries, in the same order.
+        seed: As for ``bootstrap_mean``.
+        resamples: As for ``bootstrap_mean``.
+        level: As for ``bootstrap_mean``.
+
+    Raises:
+        ValueError: As for ``bootstrap_mean``, or the lengths differ.
+    """
+    first, second = _pair(a, b)
+    return bootstrap_mean(first - second, seed=seed, resamples=resamples, level=level)
+
+
+def permutation_pvalue(differences: ArrayLike, *, seed: int, permutations: int = 10_000) -> float:
+    """Return the two-sided p-value of a mean difference of 0, by random sign flips.
+
+    If the selectors were interchangeable, each query's difference could as well have had the other sign. The
+    p-value is (1 + flips at least as extreme as observed) / (1 + permutations): the observed signs are one
+    of the flips, so it is never 0 (Phipson and Smyth 2010).
+
+    Args:
+        differences: [n], the paired differences.
+        seed: Of the flips.
+        permutations: How many flips to draw.
+
+    Raises:
+        ValueError: There is no difference, one is not finite, or ``permutations`` is not positive.
+    """
+    sample = _sample(differences, "differences")
+    magnitudes, counts = np.unique(np.abs(sample), return_counts=True)
+
+    def draw(rng: np.random.Generator, rows: int) -> Floats:
+        positive = rng.binomial(counts, 0.5, size=(rows, len(counts)))
+        sums: Floats = (2 * positive - counts) @ magnitudes
+        return sums
+
+    # A flip that only rounding puts below the observed sum is as extreme as it.
+    extreme = abs(sample.sum()) - _ROUNDING * np.abs(sample).sum()
+    hits = sum(int((np.abs(sums) >= extreme).sum()) for sums in _draws(draw, permutations, len(counts), seed))
+    return (1 + hits) / (1 + permutations)
+
+
+def holm(pvalues: ArrayLike) -> Floats:
+    """Adjust p-values for the number of comparisons (Holm 1979).
+
+    To call those at most α significant bounds the chance of any false one by α. The i-th smallest of m
+    p-values, from i = 0, is multiplied by m − i; then none may be smaller than the one before it.
+
+    Args:
+        pvalues: [m], in any order; none gives none.
+
+    Returns:
+        [m], in the order given, at most 1.
+
+    Raises:
+        ValueError: A p-value is not in [0, 1].
+    """
+    p = np.asarray(pvalues, dtype=np.float64)
+    if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
+        raise ValueError("pvalues must be a list of numbers in [0, 1]")
+    order = np.argsort(p, kind="stable")
+    scaled = p[order] * np.arange(len(p), 0, -1)
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
+    return adjusted
+
+
+def smallest_detectable_difference(differences: ArrayLike, level: float = 0.95, power: float = 0.8) -> float:
+    """Return the smallest true mean difference that as many queries would detect.
+
+    From the normal approximation: (z₁₋α/₂ + z_power) · std / √n, with α = 1 − level and the unbiased std. A
+    comparison that finds nothing says only that the difference is probably smaller than this.
+
+    Args:
+        differences: [n], paired differences, which give the spread; their mean plays no part.
+        level: 1 less the significance level of the two-sided test.
+        power: The probability of detecting it.
+
+    Returns:
+        The difference, not negative; infinite for a single query, which has no spread to judge by.
+
+    Raises:
+        ValueError: There is no difference, one is not finite, or an argument is out of range.
+    """
+    sample = _sample(differences, "differences")
+    _require_fraction(level, "level")
+    _require_fraction(power, "power")
+    if len(sample) == 1:
+        return math.inf
+    standard_error = float(sample.std(ddof=1)) / math.sqrt(len(sample))
+    return float(stats.norm.ppf((1 + level) / 2) + stats.norm.ppf(power)) * standard_error
+
+
+def wins_losses_ties(a: ArrayLike, b: ArrayLike) -> Tally:
+    """Count the queries on which a scores higher than b, lower, and the same up to rounding.
+
+    Args:
+        a: [n], the scores of one selector.
+        b: [n], those of the other on the same queries.
+
+    Raises:
+        ValueError: There is no score, one is not finite, or the lengths differ.
+    """
+    first, second = _pair(a, b)
+    tied = np.isclose(first, second, rtol=_ROUNDING, atol=_ROUNDING)
+    wins = int(((first > second) & ~tied).sum())
+    ties = int(tied.sum())
+    return Tally(wins, len(first) - wins - ties, ties)
+
+
+def mcnemar(a_correct: ArrayLike, b_correct: ArrayLike) -> float:
+    """Return the two-sided p-value of McNemar's exact test (McNemar 1947, in its binomial form).
+
+    Only the queries that one selector alone gets right count: if the selectors were equally good, either
+    would be as likely to be that one.
+
+    Args:
+        a_correct: [n], whether one selector is right: booleans, or 0 and 1.
+        b_correct: [n], whether the other is, on the same queries.
+
+    Returns:
+        The p-value; 1 where the two are right on the same queries.
+
+    Raises:
+        ValueError: There is no query, the lengths differ, or a value is neither 0 nor 1.
+    """
+    first, second = _pair(a_correct, b_correct)
+    if not np.isin([first, second], [0, 1]).all():
+        raise ValueError("McNemar's test takes right or wrong: every value must be 0 or 1")
+    wins, losses, _ = wins_losses_ties(first, second)
+    if wins + losses == 0:
+        return 1.0
+    return float(stats.binomtest(wins, wins + losses, 0.5).pvalue)
+
+
+def _draws(draw: Callable[[np.random.Generator, int], Floats], total: int, width: int, seed: int) -> Iterator[Floats]:
+    """Yield ``total`` random statistics in pieces, so that ``width`` numbers for each fit in memory."""
+    if total < 1:
+        raise ValueError(f"the number of random draws must be positive, not {total}")
+    rng = np.random.default_rng(seed)
+    rows = max(1, _CHUNK // width)
+    for start in range(0, total, rows):
+        yield draw(rng, min(rows, total - start))
+
+
+def _sample(values: ArrayLike, name: str) -> Floats:
+    sample = np.asarray(values, dtype=np.float64)
+    if sample.ndim != 1 or len(sample) == 0:
+        raise ValueError(f"{name} must be a list of at least one number, not of shape {list(sample.shape)}")
+    if not np.isfinite(sample).all():
+        raise ValueError(f"{name} must be finite; leave out the queries without a score, in both selectors")
+    return sample
+
+
+def _pair(a: ArrayLike, b: ArrayLike) -> tuple[Floats, Floats]:
+    first, second = _sample(a, "a"), _sample(b, "b")
+    if len(first) != len(second):
+        raise ValueError(f"the scores are not paired: {len(first)} queries against {len(second)}")
+    return first, second
+
+
+def _require_fraction(value: float, name: str) -> None:
+    if not 0 < value < 1:
+        raise ValueError(f"{name} must be between 0 and 1, not {value}")

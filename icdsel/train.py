@@ -1,0 +1,253 @@
+"""The training stage: RL data in, a run's folder with checkpoints and metrics out."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.table import Table
+
+from icdsel import rl_data
+from icdsel.checkpoint import find_checkpoint, load_policy, save_policy
+from icdsel.console import note, out, progress
+from icdsel.errors import CheckpointError, RlDataError, RunError
+from icdsel.files import append_lines, write_json
+from icdsel.groups import make_groups, merge, split_groups
+from icdsel.policy import PointerConfig, PointerNetwork
+from icdsel.provenance import (
+    Identity,
+    fingerprint_file,
+    identity,
+    move_aside,
+    read_side_file,
+    require_same,
+    write_side_file,
+)
+from icdsel.settings import SAMPLER_FILE_NAMES, Settings, TrainSettings
+from icdsel.sources import Sources, open_sources
+from icdsel.training import Epoch, plain, train_policy
+
+SIDE_FILE = "run.json"
+METRICS_FILE = "metrics.jsonl"
+
+# Of an epoch's metrics, what the screen shows.
+_COLUMNS = {
+    "rce_loss": "RCE loss",
+    "grpo_loss": "GRPO loss",
+    "val_loss": "val. loss",
+    "expected_reward": "expected reward",
+    "oracle_share": "share of oracle",
+    "kl": "KL",
+    "std_advantage": "adv. spread",
+    "no_signal_share": "no signal",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder with checkpoints."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.folder.name
+
+    @property
+    def checkpoint(self) -> Path:
+        """The recommended checkpoint: the last GRPO epoch, else the last RCE epoch."""
+        return find_checkpoint(self.folder)
+
+
+def runs_dir(settings: Settings) -> Path:
+    """`results/<dataset>/model_cpk`."""
+    return settings.dataset_dir / "model_cpk"
+
+
+def run_name(settings: Settings) -> str:
+    """`v3_<Sampler>_<Model>`, with what differs from the default training settings behind it."""
+    defaults = Settings.model_construct().reward, TrainSettings(recipe=settings.train.recipe)
+    parts: list[str] = [] if settings.train.recipe == TrainSettings().recipe else [settings.train.recipe]
+    for table, default in zip((settings.reward, settings.train), defaults, strict=True):
+        for name in type(table).model_fields:
+            value = getattr(table, name)
+            if name == "recipe" or value == getattr(default, name):
+                continue
+            text = name.replace("_", "-")
+            if value is True:
+                parts.append(text)
+            elif value is False:
+                parts.append(f"no-{text}")
+            elif isinstance(value, Path):
+                parts.append(f"{text}-{value.stem}")
+            else:
+                parts.append(f"{text}-{value:g}" if isinstance(value, float) else f"{text}-{value}")
+    return "_".join([f"v3_{settings.pair_name}", *parts])
+
+
+def find_run(settings: Settings, name: str | None = None) -> Run:
+    """The run of that name, else the one trained last for this dataset, sampler and model.
+
+    Raises:
+        RunError: there is none; the message lists what there is.
+    """
+    folder = runs_dir(settings)
+    known = {path.parent.name: path for path in folder.glob(f"*/{SIDE_FILE}")}
+    if name is not None:
+        if name in known:
+            return Run(folder / name)
+        there = f"there are: {', '.join(sorted(known))}" if known else "there are none"
+        raise RunError(f"no run {name!r} in {folder} ({there}). Train it with `icdsel train --run {name}`.")
+    fitting = []
+    for path in known.values():
+        side = read_side_file(path)
+        made_of = side["identity"]
+        same = made_of.get("data.sampler") == settings.data.sampler and made_of.get("vlm.model") == settings.vlm.model
+        if same and "finished" in side:
+            fitting.append((side["finished"], path.parent))
+    if not fitting:
+        data, sampler = settings.data, SAMPLER_FILE_NAMES[settings.data.sampler]
+        what = f"dataset {data.dataset}, sampler {sampler}, model {settings.vlm.model}"
+        others = f" {folder} holds other runs: {', '.join(sorted(known))}." if known else ""
+        raise RunError(f"no finished run for {what}.{others} Train one with `icdsel train`.")
+    return Run(max(fitting)[1])
+
+
+def train(
+    settings: Settings,
+    *,
+    run: str | None = None,
+    rl_data_files: Sequence[Path] = (),
+    overwrite: bool = False,
+    overwrite_rl_data: bool = False,
+) -> Run:
+    """Trains a policy and writes its run; makes the RL data where no file is named and they are missing.
+
+    Raises:
+        UserError: data, checkpoint or settings do not fit, or the run exists under other settings.
+    """
+    result = Run(runs_dir(settings) / (run or run_name(settings)))
+    if rl_data_files:
+        for path in rl_data_files:
+            if not path.is_file():
+                raise RlDataError(f"--rl-data {path} does not exist")
+        files = list(rl_data_files)
+    else:
+        files = [rl_data.generate(settings, overwrite=overwrite_rl_data).path]
+    sources = open_sources(settings)
+    made_of = _identity(settings, sources, files)
+    side = result.folder / SIDE_FILE
+    if result.folder.exists() and overwrite:
+        for moved in move_aside(result.folder):
+            note(f"moved the old run to {moved}")
+    elif side.exists():
+        remedy = "Use --run NAME for a run of its own, or --overwrite to move the old one aside."
+        require_same(side, made_of, f"run {result.name}", RunError, remedy)
+        if "finished" in read_side_file(side):
+            note(f"run {result.name} is trained already with these settings; --overwrite trains it anew")
+            return result
+        move_aside(result.folder)
+    groups = merge([rl_data.read_rl_data(path).groups for path in files])
+    train_part, validation_part = split_groups(groups)
+    table = sources.seen(sources.embeddings).to(sources.vlm.device)
+    train_groups, validation_groups = (
+        make_groups(part, sources.train.row, settings.reward).to(table.device) for part in (train_part, validation_part)
+    )
+    seed = settings.data.seed if settings.train.train_seed is None else settings.train.train_seed
+    network = make_network(settings.train, table.shape[1], seed).to(table.device)
+    write_side_file(side, settings, made_of, str(table.device), rl_data=[str(path) for path in files])
+    note(f"Training on {len(train_part)} queries, validating on {len(validation_part)}: run {result.name}")
+    rows: list[Epoch] = []
+    epochs = settings.train.rce_epochs + settings.train.grpo_epochs
+    with progress("Training", epochs * len(train_part)) as advance:
+
+        def keep(epoch: Epoch) -> None:
+            metrics = plain(epoch.metrics)
+            save_policy(
+                result.folder / f"{epoch.phase}_epoch{epoch.number + 1}.pt",
+                network,
+                epoch=epoch.number,
+                phase=epoch.phase,
+                metrics=metrics,
+                kl_beta=epoch.kl_beta,
+            )
+            line = {"phase": epoch.phase, "epoch": epoch.number + 1, "kl_beta": epoch.kl_beta, **metrics}
+            append_lines(result.folder / METRICS_FILE, [json.dumps(line)])
+            rows.append(epoch)
+
+        train_policy(
+            network,
+            table,
+            train_groups,
+            validation_groups,
+            settings.train,
+            seed=seed,
+            on_epoch=keep,
+            on_step=advance,
+        )
+    out.print(_table(rows))
+    _mark_finished(side)
+    return result
+
+
+def _mark_finished(side: Path) -> None:
+    content = read_side_file(side)
+    others = [read_side_file(path).get("finished", 0) for path in side.parent.parent.glob(f"*/{SIDE_FILE}")]
+    write_json(side, content | {"finished": max(others, default=0) + 1}, indent=1)
+
+
+def _identity(settings: Settings, sources: Sources, files: Sequence[Path]) -> Identity:
+    init = settings.train.init
+    made_of = identity(settings, "data", "reward", "train", leave_out=["train.init"])
+    made_of |= sources.identity | {"vlm.model": settings.vlm.model}
+    return made_of | {
+        "rl_data": [fingerprint_file(path) for path in files],
+        "init": fingerprint_file(init) if init else None,
+    }
+
+
+def make_network(settings: TrainSettings, d_model: int, seed: int) -> PointerNetwork:
+    """A new network of the recipe, or the one to go on from.
+
+    Raises:
+        CheckpointError: `--init` does not fit the settings or the embeddings.
+    """
+    assert settings.num_heads and settings.feed_forward is not None and settings.gate is not None  # by recipe
+    assert settings.dropout is not None and settings.attn_dropout is not None
+    config = PointerConfig(
+        d_model=d_model,
+        hidden_dim=settings.hidden_dim,
+        num_layers=settings.num_layers,
+        num_heads=settings.num_heads,
+        gate=settings.gate,
+        dropout=settings.dropout,
+        attn_dropout=settings.attn_dropout,
+        feed_forward=settings.feed_forward,
+    )
+    torch.manual_seed(seed)
+    network = PointerNetwork(config)
+    if settings.init is None:
+        return network
+    start = load_policy(settings.init)
+    wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    got = {name: tuple(value.shape) for name, value in start.state_dict().items()}
+    if wanted != got or start.config.num_heads != config.num_heads:
+        raise CheckpointError(
+            f"--init {settings.init} holds another network: {start.config}, the settings ask for {config}. "
+            f"Set --hidden-dim, --num-layers, --num-heads, --feed-forward and --gate to those of the checkpoint."
+        )
+    network.load_state_dict(start.state_dict())
+    return network
+
+
+def _table(epochs: Sequence[Epoch]) -> Table:
+    shown = {name: title for name, title in _COLUMNS.items() if any(name in epoch.metrics for epoch in epochs)}
+    table = Table(title="Metrics by epoch (the last columns on held-out training queries)", title_justify="left")
+    for title in ("epoch", *shown.values()):
+        table.add_column(title, justify="right")
+    for epoch in epochs:
+        cells = [f"{epoch.metrics[name]:.4g}" if name in epoch.metrics else "" for name in shown]
+        table.add_row(f"{epoch.phase} {epoch.number + 1}", *cells)
+    return table

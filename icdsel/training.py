@@ -1,0 +1,237 @@
+"""The training loop: reward-weighted cross-entropy, then GRPO. Tensors in, a trained network and metrics out.
+
+No DataLoader and no host synchronisation inside an epoch: embeddings and groups lie on the device, a step
+gathers its rows, and what is measured stays a tensor until the epoch ends.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from icdsel.groups import Groups
+from icdsel.losses import adapt_kl_beta, grpo_loss, rce_loss, rce_temperature
+from icdsel.policy import PointerNetwork, pointer_log_prob
+from icdsel.settings import RECIPES, TrainSettings
+
+MAX_GRAD_NORM = 1.0
+FROZEN = ("input_proj", "query_proj", "cand_proj")
+EVAL_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What an epoch left: its number (from 0) within its phase, metrics, and the weight of the KL term."""
+
+    phase: str
+    number: int
+    metrics: dict[str, float]
+    kl_beta: float
+    optimizer: torch.optim.Optimizer
+
+
+def train_policy(
+    network: PointerNetwork,
+    table: Tensor,
+    train: Groups,
+    validation: Groups,
+    settings: TrainSettings,
+    *,
+    seed: int,
+    on_epoch: Callable[[Epoch], None],
+    on_step: Callable[[int], None],
+    shuffle: bool = True,
+) -> None:
+    """Trains `network` in place.
+
+    Args:
+        network: The policy, on the device of `table`.
+        table: Embeddings (N, d) that the groups' rows refer to.
+        train: The queries to learn from.
+        validation: The queries to measure on after every epoch.
+        settings: Epochs, learning rates and the recipe.
+        seed: Order of the queries and dropout.
+        on_epoch: Called after every epoch with what it left.
+        on_step: Called after every step with the number of queries that it took.
+        shuffle: Whether the order of the queries changes from epoch to epoch.
+    """
+    torch.manual_seed(seed)  # dropout
+    order = torch.Generator().manual_seed(seed)
+
+    def batches() -> Iterator[tuple[Tensor, Groups]]:
+        rows = torch.randperm(len(train), generator=order) if shuffle else torch.arange(len(train))
+        for chunk in rows.to(table.device).split(settings.batch_size):
+            yield chunk, train[chunk]
+            on_step(len(chunk))
+
+    loop = _Loop(network, table, train, validation, settings, batches, on_epoch)
+    before_rce = settings.grpo_epochs and RECIPES[settings.recipe].old_log_probs == "before-rce"
+    old = log_probs(network, table, train) if before_rce else None
+    _rce(loop)
+    if settings.grpo_epochs:
+        _grpo(loop, log_probs(network, table, train) if old is None else old)
+
+
+@dataclass(frozen=True)
+class _Loop:
+    """What both phases work with."""
+
+    network: PointerNetwork
+    table: Tensor
+    train: Groups
+    validation: Groups
+    settings: TrainSettings
+    batches: Callable[[], Iterator[tuple[Tensor, Groups]]]
+    on_epoch: Callable[[Epoch], None]
+
+
+def _rce(loop: _Loop) -> None:
+    network, settings = loop.network, loop.settings
+    optimizer = torch.optim.AdamW(network.parameters(), lr=settings.rce_lr)
+    total = settings.rce_epochs * -(-len(loop.train) // settings.batch_size)
+    step = 0
+    for number in range(settings.rce_epochs):
+        network.train()
+        losses = []
+        for _, batch in loop.batches():
+            tau = rce_temperature(step, total, settings.rce_temp_start, settings.rce_temp_end)
+            logits = network.step_logits(loop.table[batch.query], loop.table[batch.pool], batch.pointers, batch.mask)
+            rewards = batch.normalized if settings.rce_normalized_reward else batch.raw
+            loss = rce_loss(logits, batch.pointers, rewards, tau, settings.label_smoothing)
+            losses.append(_update(loss, optimizer, network))
+            step += 1
+        metrics = {"rce_loss": _mean(losses)} | evaluate(network, loop.table, loop.validation)
+        loop.on_epoch(Epoch("rce", number, metrics, settings.kl_beta, optimizer))
+
+
+def _grpo(loop: _Loop, old: Tensor) -> None:
+    """GRPO against the log-probs `old` (Q, P) of the training queries' pointers."""
+    network, settings, recipe = loop.network, loop.settings, RECIPES[loop.settings.recipe]
+    trained = [
+        parameter
+        for name, parameter in network.named_parameters()
+        if not (settings.freeze_backbone and name.startswith(FROZEN))
+    ]
+    frozen = set(network.parameters()) - set(trained)
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    optimizer = torch.optim.AdamW(trained, lr=settings.grpo_lr)
+    beta = settings.kl_beta
+    for number in range(settings.grpo_epochs):
+        network.train(recipe.dropout_in_ratio)
+        # The original's cut: the best 3 pointers in the first epoch, then the best 5.
+        top_k = None if recipe.advantage_over == "group" else (3 if number < 1 else 5)
+        reports: list[dict[str, Tensor]] = []
+        for rows, batch in loop.batches():
+            new = network.log_prob(loop.table[batch.query], loop.table[batch.pool], batch.pointers, batch.mask)
+            loss, report = grpo_loss(
+                new,
+                old[rows],
+                batch.normalized,
+                clip_epsilon=settings.clip_epsilon,
+                kl_beta=beta,
+                top_k=top_k,
+                kl=recipe.kl,
+            )
+            reports.append(report | {"grpo_loss": _update(loss, optimizer, network)})
+            if recipe.adapt_beta == "batch":
+                beta = adapt_kl_beta(beta, float(report["kl"]))
+        metrics = {name: _mean([report[name] for report in reports]) for name in reports[0]}
+        if recipe.adapt_beta == "epoch":
+            metrics["kl"] = _drift(loop, old)
+            beta = adapt_kl_beta(beta, metrics["kl"]) if beta else 0.0  # no KL term was asked for
+        metrics |= evaluate(network, loop.table, loop.validation)
+        loop.on_epoch(Epoch("grpo", number, metrics, beta, optimizer))
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+
+
+def _update(loss: Tensor, optimizer: torch.optim.Optimizer, network: PointerNetwork) -> Tensor:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    for name, parameter in network.named_parameters():
+        if name.endswith("in_proj_bias") and parameter.grad is not None:
+            # The key bias moves all scores of an attention alike: its gradient is 0. What rounding leaves of it
+            # Adam would blow up to whole steps.
+            parameter.grad.chunk(3)[1].zero_()
+    clip_grad_norm_([p for p in network.parameters() if p.requires_grad], MAX_GRAD_NORM)
+    optimizer.step()
+    return loss.detach()
+
+
+def _mean(values: list[Tensor]) -> float:
+    return float(torch.stack(values).double().mean())
+
+
+@torch.no_grad()
+def log_probs(network: PointerNetwork, table: Tensor, groups: Groups) -> Tensor:
+    """Log-probs (Q, P) of every pointer, without dropout; 0 where padded."""
+    training = network.training
+    network.eval()
+    parts = [
+        network.log_prob(table[batch.query], table[batch.pool], batch.pointers, batch.mask) for batch in _chunks(groups)
+    ]
+    network.train(training)
+    return torch.cat(parts)
+
+
+def _chunks(groups: Groups) -> Iterator[Groups]:
+    for at in range(0, len(groups), EVAL_BATCH):
+        yield groups[at : at + EVAL_BATCH]
+
+
+@torch.no_grad()
+def evaluate(network: PointerNetwork, table: Tensor, groups: Groups) -> dict[str, float]:
+    """How good the policy is on scored pointers, without dropout.
+
+    `val_loss` is RCE at τ = 1 on raw rewards, as in the original. `expected_reward` is Σ π(i) r_i / Σ π(i) over
+    a query's scored pointers, `oracle_reward` its best, `oracle_share` the quotient of their means.
+    `greedy_reward` is the mean reward of the greedy pointer over the queries where it was scored,
+    `greedy_known` their share.
+    """
+    network.eval()
+    sums: dict[str, Tensor] = {}
+    for batch in _chunks(groups):
+        query, candidates = table[batch.query], table[batch.pool]
+        logits = network.step_logits(query, candidates, batch.pointers, batch.mask)
+        real = ~batch.raw.isnan()  # (B, P)
+        rewards = batch.raw.nan_to_num(0.0)
+        scores = pointer_log_prob(logits, batch.pointers).masked_fill(~real, -torch.inf)  # (B, P)
+        greedy = network.greedy(query, candidates, batch.pointers.shape[-1], batch.mask)  # (B, S)
+        same = (batch.pointers == greedy[:, None]).all(-1) & real  # (B, P)
+        known = same.any(-1)
+        parts = {
+            "val_loss": rce_loss(logits, batch.pointers, batch.raw, 1.0) * len(batch),
+            "expected_reward": (scores.softmax(-1) * rewards).sum(),
+            "oracle_reward": rewards.masked_fill(~real, -torch.inf).amax(-1).sum(),
+            "greedy_reward": (rewards * same).sum(),
+            "greedy_known": known.sum(),
+        }
+        for name, value in parts.items():
+            sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value
+    total = {name: float(value) for name, value in sums.items()}
+    count = len(groups)
+    known_count = total["greedy_known"]
+    return {
+        "val_loss": total["val_loss"] / count,
+        "expected_reward": total["expected_reward"] / count,
+        "oracle_reward": total["oracle_reward"] / count,
+        "oracle_share": total["expected_reward"] / total["oracle_reward"] if total["oracle_reward"] else 0.0,
+        "greedy_reward": total["greedy_reward"] / known_count if known_count else 0.0,
+        "greedy_known": known_count / count,
+    }
+
+
+def _drift(loop: _Loop, old: Tensor) -> float:
+    """The KL term over all training queries at the end of an epoch, without dropout."""
+    new = log_probs(loop.network, loop.table, loop.train)
+    kl = RECIPES[loop.settings.recipe].kl
+    return float(grpo_loss(new, old, loop.train.normalized, kl_beta=1.0, kl=kl)[1]["kl"])
+
+
+def plain(metrics: dict[str, Any]) -> dict[str, float]:
+    """Six significant digits, for files."""
+    return {name: float(f"{value:.6g}") for name, value in metrics.items()}

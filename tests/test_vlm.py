@@ -1,0 +1,221 @@
+"""The scorer against transformers' own one-prompt-at-a-time `generate` and forward passes."""
+
+import dataclasses
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from icdsel.demo import world
+from icdsel.demo.tokenizer import build_processor
+from icdsel.errors import VlmError
+from icdsel.prompts import chat_messages
+from icdsel.records import Example
+from icdsel.settings import VlmSettings
+from icdsel.vlm import Request, Vlm, load_vlm, resolve_device
+
+
+def small_random_model(processor):
+    """Another size: two layers, grouped-query attention, windowed vision attention."""
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    ids = {token: processor.tokenizer.convert_tokens_to_ids(token) for token in processor.tokenizer.all_special_tokens}
+    torch.manual_seed(5)
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": len(processor.tokenizer),
+            "hidden_size": 48,
+            "intermediate_size": 80,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "initializer_range": 0.3,  # so that answers differ from prompt to prompt
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 2, 2]},
+            "tie_word_embeddings": False,
+            "bos_token_id": None,
+            "eos_token_id": ids["<|im_end|>"],
+            "pad_token_id": ids["<|endoftext|>"],
+        },
+        vision_config={
+            "depth": 3,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_heads": 2,
+            "out_hidden_size": 48,
+            "fullatt_block_indexes": [1],
+            "initializer_range": 0.2,
+        },
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+        tie_word_embeddings=False,
+    )
+    return Qwen2_5_VLForConditionalGeneration(config).float().eval()
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory) -> list[Example]:
+    """Twelve examples whose images have different sizes."""
+    folder, rng, made = tmp_path_factory.mktemp("images"), random.Random(3), []
+    for i, scene in enumerate(rng.sample(world.all_scenes(), 12)):
+        image = world.draw(scene, rng)
+        if i % 3 == 1:
+            image = image.resize((112, 70))
+        if i % 3 == 2:
+            image = image.resize((60, 150))
+        path = folder / f"{i}.png"
+        image.save(path)
+        made.append(Example(i, i, path, f"What is the code of this {'colour' if i % 2 else 'shape'}?", "doni", ("doni",)))
+    return made
+
+
+@pytest.fixture(scope="module", params=["tiny-vlm", "random"])
+def vlm(request) -> Vlm:
+    if request.param == "tiny-vlm":
+        return load_vlm(VlmSettings(model="tiny-vlm", device="cpu"))
+    processor = build_processor()
+    return Vlm(small_random_model(processor), processor, VlmSettings(device="cpu"), "random", "random")
+
+
+def requests_of(examples: list[Example], seed: int, count: int = 24) -> list[Request]:
+    """Prompts of 0 to 6 ICDs with references of one and of several tokens, and an empty one."""
+    rng = random.Random(seed)
+    made = []
+    for _ in range(count):
+        *icds, query = rng.sample(examples, rng.randint(1, 7))
+        references = tuple(rng.sample(["doni", "not sure", "", "red, white and blue", "gesa gesa"], rng.randint(0, 4)))
+        made.append(Request(tuple(icds), query, references))
+    return made
+
+
+def plain_inputs(vlm: Vlm, request: Request, answer: str = ""):
+    """What transformers' own processor makes of the prompt (and an answer behind it)."""
+    messages = chat_messages(request.icds, request.query, vlm.style)
+    text = vlm.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) + answer
+    images = [Image.open(e.image).convert("RGB") for e in (*request.icds, request.query)]
+    return vlm.processor(text=[text], images=images, return_tensors="pt")
+
+
+@torch.inference_mode()
+def plain_answer(vlm: Vlm, request: Request) -> tuple[str, float]:
+    """One prompt at a time; the answer, and the least margin between best and second-best token on its way."""
+    inputs = plain_inputs(vlm, request)
+    made = vlm.model.generate(
+        **inputs, max_new_tokens=vlm.settings.max_new_tokens, do_sample=False, output_logits=True, return_dict_in_generate=True
+    )  # fmt: skip
+    margins = [float(x[0].log_softmax(-1).topk(2).values.diff().abs()) for x in made.logits]
+    tokens = made.sequences[0, inputs["input_ids"].shape[1] :]
+    return vlm.processor.tokenizer.decode(tokens, skip_special_tokens=True), min(margins)
+
+
+@torch.inference_mode()
+def plain_log_prob(vlm: Vlm, request: Request, reference: str) -> tuple[float, int]:
+    """One forward pass per reference: Σ log p over its tokens, the end of the turn included."""
+    start = plain_inputs(vlm, request)["input_ids"].shape[1]
+    inputs = plain_inputs(vlm, request, reference + "<|im_end|>")
+    log_probs = vlm.model(**inputs).logits[0].log_softmax(-1)
+    ids = inputs["input_ids"][0]
+    return sum(float(log_probs[i - 1, ids[i]]) for i in range(start, len(ids))), len(ids) - start
+
+
+def test_answers_and_log_probs_are_those_of_one_prompt_at_a_time(vlm, examples):
+    requests = requests_of(examples, seed=1)
+    answers = vlm.answer(requests)
+    compared = 0
+    for request, answer in zip(requests, answers, strict=True):
+        text, margin = plain_answer(vlm, request)
+        if margin > 1e-4:
+            assert answer.text == text
+            compared += 1
+        for reference, got, tokens in zip(
+            request.references, answer.reference_log_probs, answer.reference_tokens, strict=True
+        ):
+            wanted, count = plain_log_prob(vlm, request, reference)
+            assert got == pytest.approx(wanted, abs=1e-4)
+            assert tokens == count
+    assert compared > len(requests) // 2
+
+
+def test_batch_size_order_and_cache_state_change_nothing(vlm, examples):
+    requests = requests_of(examples, seed=2)
+    whole = vlm.answer(requests)
+    alone = Vlm(vlm.model, vlm.processor, vlm.settings.model_copy(update={"batch_tokens": 1, "image_cache_mb": 0}), "", "")
+    order = random.Random(0).sample(range(len(requests)), len(requests))
+    one_by_one = dict(zip(order, alone.answer([requests[i] for i in order]), strict=True))
+    again = vlm.answer(requests[::-1])[::-1]
+    for i, answer in enumerate(whole):
+        for other in (one_by_one[i], again[i]):
+            assert other.text == answer.text
+            assert other.reference_log_probs == pytest.approx(answer.reference_log_probs, abs=1e-4)
+
+
+def test_a_small_cache_encodes_again_and_says_so(vlm, examples):
+    small = Vlm(vlm.model, vlm.processor, vlm.settings.model_copy(update={"image_cache_mb": 0}), "", "")
+    for example in [*examples[:3], *examples[:3]]:
+        small.answer([Request((), example)])
+    assert small.images.encoded == 6
+    assert small.images.encoded_again == 3
+    large = Vlm(vlm.model, vlm.processor, vlm.settings, "", "")
+    for example in [*examples[:3], *examples[:3]]:
+        large.answer([Request((), example)])
+    assert (large.images.encoded, large.images.encoded_again) == (3, 0)
+
+
+def test_a_broken_image_fails_its_own_prompts_only(vlm, examples, tmp_path):
+    torn = tmp_path / "torn.png"
+    torn.write_bytes(examples[0].image.read_bytes()[:40])
+    broken = dataclasses.replace(examples[0], image=torn)
+    missing = dataclasses.replace(examples[0], image=tmp_path / "missing.png")
+    fine = Request((examples[1],), examples[2], ("doni",))
+    answers = vlm.answer([Request((broken,), examples[2]), fine, Request((), missing)])
+    assert answers[1] == vlm.answer([fine])[0]
+    assert answers[1].error is None
+    assert "torn.png" in str(answers[0].error)
+    assert "missing.png" in str(answers[2].error)
+
+
+def test_not_finite_logits_are_a_failure_not_an_answer(vlm, examples):
+    requests = [Request((examples[0],), examples[1], ("doni",))]
+    weight = vlm.model.lm_head.weight
+    kept = weight.detach().clone()
+    try:
+        with torch.no_grad():
+            weight.fill_(torch.nan)
+        assert "not finite" in str(vlm.answer(requests)[0].error)
+    finally:
+        with torch.no_grad():
+            weight.copy_(kept)
+
+
+def test_embeddings_are_means_over_the_models_own_tokens(vlm, examples):
+    paths = [example.image for example in examples[:3]]
+    inputs = vlm.processor.image_processor(images=[Image.open(p).convert("RGB") for p in paths], return_tensors="pt")
+    with torch.inference_mode():
+        features = vlm.model.model.visual(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"]).pooler_output
+    counts = (inputs["image_grid_thw"].prod(1) // 4).tolist()
+    wanted = torch.stack([part.mean(0) for part in features.split(counts)])
+    torch.testing.assert_close(vlm.embed_images(paths), wanted, atol=1e-5, rtol=1e-5)
+    ids = vlm.processor.tokenizer("Which code?")["input_ids"]
+    table = vlm.model.get_input_embeddings().weight
+    torch.testing.assert_close(vlm.embed_texts(["Which code?", "x"])[0], table[ids].mean(0).detach())
+
+
+def test_mistakes_name_what_to_type():
+    with pytest.raises(VlmError, match="--device cpu"):
+        resolve_device("cuda:99")
+    with pytest.raises(VlmError, match="auto, cpu"):
+        resolve_device("gpu")
+
+
+def test_a_folder_without_a_model_is_a_clear_mistake(tmp_path):
+    with pytest.raises(VlmError, match="--model tiny-vlm"):
+        load_vlm(VlmSettings(model=str(tmp_path), device="cpu"))
+
+
+def test_a_model_of_another_family_is_refused_by_name(tmp_path: Path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert", "architectures": ["BertModel"]}')
+    with pytest.raises(VlmError, match="bert"):
+        load_vlm(VlmSettings(model=str(tmp_path), device="cpu"))
