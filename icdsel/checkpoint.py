@@ -22,7 +22,7 @@ from icdsel.errors import CheckpointError
 from icdsel.files import write_bytes
 from icdsel.policy import PointerConfig, PointerNetwork
 
-__all__ = ["Checkpoint", "convert", "find_checkpoint", "load_checkpoint", "load_policy", "save_policy"]
+__all__ = ["Checkpoint", "convert", "find_checkpoint", "load_checkpoint", "load_policy", "save_policy", "v2_path"]
 
 _T = TypeVar("_T")
 _EPOCH_FILE = re.compile(r"(rce|grpo)_epoch(\d+)\.pt")
@@ -165,7 +165,7 @@ def convert(path: str | Path, output: str | Path | None = None, legacy_names: bo
     checkpoint = load_checkpoint(path)
     if output is None and path.name.endswith(_V2_SUFFIX):
         raise CheckpointError(f"{path} is converted already; name an output file to write it anew.")
-    target = path.with_name(path.stem + _V2_SUFFIX) if output is None else Path(output)
+    target = v2_path(path) if output is None else Path(output)
     if target.exists() and target.samefile(path):
         raise CheckpointError(f"{path} would be overwritten by its own conversion; name another output file.")
     network = checkpoint.network
@@ -182,6 +182,11 @@ def convert(path: str | Path, output: str | Path | None = None, legacy_names: bo
         )
     write_bytes(target, _serialise(content))
     return target
+
+
+def v2_path(path: Path) -> Path:
+    """Where `convert` writes unless told otherwise: beside the checkpoint."""
+    return path.with_name(path.stem + _V2_SUFFIX)
 
 
 def find_checkpoint(run_dir: str | Path) -> Path:

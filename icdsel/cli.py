@@ -77,8 +77,11 @@ def _told_plainly(command: Command) -> Command:
             err.print(f"[red]error:[/] {_escaped(str(error))}")
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
-            err.print("interrupted; what was finished is kept, the same command goes on from there")
+            err.print("interrupted; nothing that was written is lost, and the same command goes on with it")
             raise typer.Exit(130) from None
+        except OSError as error:
+            err.print(f"[red]error:[/] {_escaped(str(error))}")
+            raise typer.Exit(1) from None
 
     return run
 
@@ -103,7 +106,7 @@ def _option(key: str, field: FieldInfo) -> inspect.Parameter:
     option = typer.Option(
         declared,
         help=f"{field.description}{shown}".replace("\n", " "),
-        metavar=None if is_switch else _metavar(kinds),
+        metavar=None if is_switch else metavar(field),
         rich_help_panel=f"Settings: {table}",
         show_default=False,
     )
@@ -120,14 +123,18 @@ def _kinds(annotation: Any) -> list[Any]:
     return [kind for part in typing.get_args(annotation) if part is not type(None) for kind in _kinds(part)]
 
 
+def metavar(field: FieldInfo) -> str:
+    """What values a setting takes, in short: `INT`, `TEXT`, or the choices."""
+    return _metavar(_kinds(field.annotation))
+
+
 def _metavar(kinds: list[Any]) -> str:
     kind = kinds[0]
     if typing.get_origin(kind) is Literal:
         return "|".join(map(str, typing.get_args(kind)))
     if typing.get_origin(kind) is tuple:
-        return f"{_metavar([typing.get_args(kind)[0]])},…"
-    names = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}
-    return names.get(kind, "TEXT")
+        return f"{_metavar(_kinds(typing.get_args(kind)[0]))},…"
+    return {bool: "true|false", int: "INT", float: "FLOAT", Path: "PATH"}.get(kind, "TEXT")
 
 
 @app.callback(invoke_without_command=True)
@@ -172,7 +179,7 @@ def gen_rl_data(
 
 
 @app.command()
-@with_settings("data", "vlm", "proposals", "reward", "train", leave_out=["proposals.init"])
+@with_settings("data", "vlm", "proposals", "reward", "train", leave_out=["proposals.init", "proposals.query_split"])
 def train(
     settings: Settings,
     run: Annotated[str | None, typer.Option("--run", help="Name of the run. [by the settings]")] = None,
@@ -269,6 +276,9 @@ def compare(
         typer.Option("--reference", help="The row that differences are taken to. [random, else zero-shot]"),
     ] = None,
     n: Annotated[int | None, typer.Option("--n", help="Compare the rows over this many queries.", min=1)] = None,
+    subset: Annotated[
+        str | None, typer.Option("--set", help="Compare the rows over this set, such as validation-800.")
+    ] = None,
     shots: Annotated[str | None, typer.Option("--shots", help="Show these numbers of shots. [all]")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the table to this file too.")] = None,
 ) -> None:
@@ -289,7 +299,7 @@ def compare(
     except ValueError:
         raise SettingsError(f"--shots takes numbers with commas, as in --shots 1,2, not {shots!r}") from None
     note(f"Dataset {settings.data.dataset}, model {settings.vlm.model}.")
-    rows = compare_stage(settings, n=n, reference=reference, shots=counts)
+    rows = compare_stage(settings, n=n, subset=subset, reference=reference, shots=counts)
     out.print(comparison_table(rows))
     if json_file:
         write_rows(rows, json_file)

@@ -1,9 +1,8 @@
 """Runs and baselines side by side, paired by query, with the uncertainty of every figure. Asks no VLM."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,33 +52,55 @@ class ComparisonRow:
 
 
 def compare(
-    settings: Settings, *, n: int | None = None, reference: str | None = None, shots: Sequence[int] = ()
+    settings: Settings,
+    *,
+    n: int | None = None,
+    subset: str | None = None,
+    reference: str | None = None,
+    shots: Sequence[int] = (),
 ) -> list[ComparisonRow]:
     """The table over all predictions of this dataset, sampler and model.
 
     Args:
         settings: Say where the predictions lie, and the seed of the bootstrap.
         n: Compare the rows over this many queries only, where predictions over several sets exist.
+        subset: Compare the rows over the set of this name only.
         reference: Name of the row that differences are taken to; by default `random`, else zero-shot.
         shots: The numbers of shots to show; all by default. Zero-shot always stands in the table.
 
     Raises:
         RunError: nothing to compare, different queries or settings, an unknown reference.
     """
-    scores = _read(predictions_dir(settings), n)
+    scores = _read(predictions_dir(settings), n, subset)
     scores = [row for row in scores if not shots or row.shots in shots or row.shots == 0]
+    if not scores:
+        raise RunError(f"no predictions at {', '.join(map(str, shots))} shots: choose others with --shots")
     scores += _means_over_seeds(scores)
     names = list(dict.fromkeys(row.name for row in scores))
-    chosen = reference or next((name for name in names if name.startswith("random")), "zero-shot")
-    chosen = next((name for name in names if name.startswith(f"{chosen} (mean")), chosen) if not reference else chosen
-    if chosen not in names:
-        raise RunError(f"no row {chosen!r} to compare with: there are {', '.join(names)}")
+    chosen = _reference_name(names, reference)
     references = {row.shots: row for row in scores if row.name == chosen}
     ordered = sorted(scores, key=lambda row: (row.shots, -float(np.mean(list(row.by_query.values()))), row.name))
     return [_line(row, references.get(row.shots, references.get(0)), chosen, settings.data.seed) for row in ordered]
 
 
-def _read(folder: Path, n: int | None) -> list[Scores]:
+def _reference_name(names: Sequence[str], wanted: str | None) -> str:
+    """The row that differences are taken to; `random` (the default) is the mean over its seeds where there are several.
+
+    Raises:
+        RunError: there is no such row.
+    """
+    if wanted in (None, "random"):
+        means = [name for name in names if name.startswith("random (mean")]
+        seeds = [name for name in names if name.startswith("random-")]
+        if means or seeds:
+            return (means + seeds)[0]
+    chosen = wanted or "zero-shot"
+    if chosen not in names:
+        raise RunError(f"no row {chosen!r} to compare with: there are {', '.join(names)}. Choose one with --reference.")
+    return chosen
+
+
+def _read(folder: Path, n: int | None, subset: str | None) -> list[Scores]:
     files = sorted(folder.glob("*.jsonl"))
     if not files:
         raise RunError(f"{folder} holds no predictions. Make them with `icdsel infer`.")
@@ -88,31 +109,43 @@ def _read(folder: Path, n: int | None) -> list[Scores]:
     identities: dict[str, Mapping[str, Any]] = {}
     for path in files:
         side = read_side_file(path.with_suffix(".meta.json"))
-        by_shots: dict[int, dict[int, float]] = {}
+        name, own = str(side.get("name", path.stem)), str(side.get("set", "unnamed"))
+        asked: dict[int, set[int]] = {}
+        answered: dict[int, dict[int, float]] = {}
         for record in read_predictions(path):
+            shots, question_id = int(record["shots"]), int(record["question_id"])
+            asked.setdefault(shots, set()).add(question_id)
             if "error" not in record:
-                by_shots.setdefault(int(record["shots"]), {})[int(record["question_id"])] = float(record["accuracy"])
-        name = str(side.get("name", path.stem))
-        for shots, by_query in by_shots.items():
-            if n is None or len(by_query) == n:
-                rows.append(Scores(name, str(side["identity"].get("selector")), shots, by_query))
-                sets.setdefault(frozenset(by_query), []).append(name)
+                answered.setdefault(shots, {})[question_id] = float(record["accuracy"])
+        for shots, questions in asked.items():
+            if n in (None, len(questions)) and subset in (None, own):
+                rows.append(Scores(name, str(side["identity"].get("selector")), shots, answered.get(shots, {})))
+                sets.setdefault(frozenset(questions), []).append(f"{name} [{own}]")
                 identities[name] = {k: v for k, v in side["identity"].items() if k not in _MAY_DIFFER}
     if not rows:
-        raise RunError(f"{folder} holds no predictions over {n} queries")
+        chosen = [f"over {n} queries"] * (n is not None) + [f"of the set {subset!r}"] * (subset is not None)
+        raise RunError(f"{folder} holds no predictions {' '.join(chosen)}")
     if len(sets) > 1:
-        told = [f"{len(queries)} queries: {', '.join(dict.fromkeys(names))}" for queries, names in sets.items()]
+        told = [f"{len(questions)} queries: {', '.join(dict.fromkeys(names))}" for questions, names in sets.items()]
         raise RunError(
             "these rows answer different queries and cannot be compared:\n  "
             + "\n  ".join(told)
-            + "\nChoose one set with --n, or answer the same queries with `icdsel infer --n`."
+            + "\nChoose with --n or --set (in brackets), or answer the same queries with `icdsel infer`."
         )
     first = next(iter(identities))
     for name, made_of in identities.items():
         differing = differences(identities[first], made_of)
         if differing:
             raise RunError(f"{first} and {name} were made under different settings:\n  " + "\n  ".join(differing))
-    return rows
+    return _without_failures(rows)
+
+
+def _without_failures(rows: Sequence[Scores]) -> list[Scores]:
+    """Only the queries that every row has an answer to: a failed VLM call is no wrong answer."""
+    common = set.intersection(*(set(row.by_query) for row in rows))
+    if not common:
+        raise RunError("no query was answered by every row: some of them failed; answer them again with --overwrite")
+    return [replace(row, by_query={i: row.by_query[i] for i in row.by_query if i in common}) for row in rows]
 
 
 def _means_over_seeds(rows: Sequence[Scores]) -> list[Scores]:
@@ -124,7 +157,7 @@ def _means_over_seeds(rows: Sequence[Scores]) -> list[Scores]:
         grouped.setdefault((name, row.shots), []).append(row)
     return [
         Scores(
-            f"{name} (mean of {len(same)} seeds)",
+            f"{name} (mean over seeds)",
             same[0].selector,
             shots,
             {i: float(np.mean([row.by_query[i] for row in same])) for i in same[0].by_query},
@@ -163,8 +196,3 @@ def _points(share: float) -> float:
 def write_rows(rows: Sequence[ComparisonRow], path: Path) -> None:
     """Writes the table as a JSON list."""
     write_json(path, [asdict(row) for row in rows], indent=1)
-
-
-def read_rows(path: Path) -> list[ComparisonRow]:
-    """Reads what `write_rows` wrote."""
-    return [ComparisonRow(**row) for row in json.loads(path.read_text(encoding="utf-8"))]

@@ -1,6 +1,7 @@
 """Files become examples: the bundled world, OK-VQA and VQAv2 in their official form."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +96,13 @@ def _read_records(path: Path, key: str) -> list[dict[str, Any]]:
         raise DataError(f'{path} has no list "{key}" at its top level') from None
     if not isinstance(records, list) or not records:
         raise DataError(f'{path}: "{key}" is empty')
+    for number, record in enumerate(records, 1):
+        if not isinstance(record, dict) or not isinstance(record.get("question_id"), int):
+            raise DataError(f'{path}: number {number} of "{key}" has no question_id: this is not the official form')
+    counts = Counter(record["question_id"] for record in records)
+    twice = sorted(question_id for question_id, count in counts.items() if count > 1)
+    if twice:
+        raise DataError(f"{path}: {len(twice)} question_ids stand more than once, first {twice[:3]}")
     return records
 
 
@@ -134,10 +142,16 @@ def load_split(settings: DataSettings, split: str) -> Split:
             f"(first {sorted(unanswered)[:3]})"
         )
     images = _image_folder(settings, folder, files)
-    return Split(
-        split,
-        (_example(record, questions[record["question_id"]], images, files.image) for record in annotations),
-    )
+    examples = []
+    for record in annotations:
+        try:
+            examples.append(_example(record, questions[record["question_id"]], images, files.image))
+        except (KeyError, TypeError, ValueError) as error:
+            told = f"{type(error).__name__} {error}"
+            raise DataError(
+                f"question {record['question_id']} of {folder} is not in the official form: {told}"
+            ) from None
+    return Split(split, examples)
 
 
 def _image_folder(settings: DataSettings, folder: Path, files: SplitFiles) -> Path:

@@ -44,7 +44,7 @@ class Embeddings:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Raw features of a split and the fingerprint that names them."""
+    """Raw features of a split, float32 (N, d): mean visual tokens and mean question tokens."""
 
     image: Tensor
     question: Tensor
@@ -59,7 +59,9 @@ class Encoded:
 
 def fingerprint(examples: Sequence[Example], vlm: "Vlm") -> str:
     """Of the encoder and of what it is given; the images by path and size."""
-    digest = hashlib.sha256(json.dumps([vlm.fingerprint, vlm.settings.min_pixels, vlm.settings.max_pixels]).encode())
+    digest = hashlib.sha256(
+        json.dumps([vlm.fingerprint, str(vlm.model.dtype), vlm.settings.min_pixels, vlm.settings.max_pixels]).encode()
+    )
     for example in examples:
         size = example.image.stat().st_size if example.image.exists() else -1
         digest.update(f"{example.question_id}\0{example.image.name}\0{size}\0{example.question}\n".encode())

@@ -3,8 +3,10 @@
 Every selector chooses from the same pool of a query; `nearest-both-all` alone searches the whole training split.
 """
 
+import hashlib
 import json
 import random
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +16,16 @@ import torch
 from torch import Tensor
 
 from icdsel import rl_data
-from icdsel.checkpoint import find_checkpoint, load_policy
+from icdsel.checkpoint import convert, load_policy, v2_path
 from icdsel.console import note, progress
 from icdsel.errors import CheckpointError, RlDataError, RunError
 from icdsel.files import write_text
+from icdsel.lever_plus import ConversionWarning
 from icdsel.metrics import majority_answer, vqa_accuracy
 from icdsel.pools import nearest_rows
 from icdsel.provenance import (
     Identity,
+    differences,
     fingerprint_file,
     identity,
     move_aside,
@@ -30,9 +34,9 @@ from icdsel.provenance import (
     write_side_file,
 )
 from icdsel.records import Answer, Example, Pointer
-from icdsel.settings import Selector, Settings
+from icdsel.settings import DataSettings, Selector, Settings, VlmSettings, unusual
 from icdsel.sources import Sources, open_sources
-from icdsel.train import Run, find_run
+from icdsel.train import SIDE_FILE, find_run
 from icdsel.vlm import Request
 
 # Selectors that are always answered beside a policy.
@@ -62,8 +66,14 @@ class _Queries:
 
 
 def predictions_dir(settings: Settings) -> Path:
-    """`results/<dataset>/infer/<Sampler>_<Model>`."""
-    return settings.dataset_dir / "infer" / settings.pair_name
+    """`results/<dataset>/infer/<Sampler>_<Model>`, with what differs from the default pools and prompts behind it."""
+    places = ("dataset", "sampler", "data_dir", "image_dir", "results_dir")
+    machine = ("model", "device", "dtype", "batch_tokens", "image_cache_mb")
+    other = unusual(settings.data, DataSettings(), places) + unusual(settings.vlm, VlmSettings(), machine)
+    name = "_".join([settings.pair_name, *other])
+    if any(letter in name for letter in "/\\:{}<> ") or len(name) > 120:  # a prompt, say
+        name = f"{settings.pair_name}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return settings.dataset_dir / "infer" / name
 
 
 def infer(
@@ -86,28 +96,56 @@ def infer(
         )
     policy_file = _policy_file(settings, run, checkpoint) if "policy" in chosen else None
     sources = open_sources(settings)
+    if policy_file:
+        _check_policy(settings, sources, policy_file)
     queries = _queries(sources)
     choose = _Selectors(sources, queries, policy_file)
     size = _subset_name(settings, len(queries.examples))
-    rows = []
-    for name in chosen:
-        label = _label(settings, name, policy_file)
-        made_of = _identity(settings, sources, name, policy_file)
-        path = predictions_dir(settings) / f"{label}_{size}.jsonl"
-        side = path.with_suffix(".meta.json")
-        if side.exists() and overwrite:
+    return [_row(sources, queries, choose, name, policy_file, size, overwrite) for name in chosen]
+
+
+def _row(
+    sources: Sources,
+    queries: "_Queries",
+    choose: "_Selectors",
+    selector: Selector,
+    policy_file: Path | None,
+    subset: str,
+    overwrite: bool,
+) -> Row:
+    """One selector's predictions; numbers of shots that were answered before are kept."""
+    settings = sources.settings
+    label = _label(settings, selector, policy_file)
+    path = predictions_dir(settings) / f"{label}_{subset}.jsonl"
+    side = path.with_suffix(".meta.json")
+    made_of = _identity(settings, sources, selector, policy_file)
+    records: list[dict[str, Any]] = []
+    if path.exists() and side.exists():
+        try:
+            remedy = "Use --overwrite to move them aside, or --results-dir DIR for another place."
+            require_same(side, made_of, str(path), RunError, remedy)
+            records = read_predictions(path)
+        except RunError:
+            if not overwrite:
+                raise
             for moved in move_aside(path, side):
                 note(f"moved the old predictions to {moved}")
-        if side.exists():
-            remedy = "Use --overwrite to move them aside, or --results-dir DIR for another place."
-            require_same(side, made_of, f"{path}", RunError, remedy)
-            row = Row(label, path, _accuracy(path), read_side_file(side).get("failed", 0))
-            note(f"{label}: answered before, {path}")
-        else:
-            row = _answer(sources, queries, choose, name, label, path)
-            write_side_file(side, settings, made_of, str(sources.vlm.device), name=label, failed=row.failed)
-        rows.append(row)
-    return rows
+    wanted = (0,) if selector == "zero-shot" else settings.infer.shots
+    answered = {record["shots"] for record in records}
+    missing = [shots for shots in wanted if shots not in answered]
+    if missing:
+        records += _answer(sources, queries, choose, selector, label, missing)
+        records.sort(key=lambda record: int(record["shots"]))  # stable: queries keep their order
+        write_text(path, "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in records))
+        write_side_file(side, settings, made_of, str(sources.vlm.device), name=label, set=subset)
+    else:
+        note(f"{label}: answered before, {path}")
+    scores: dict[int, list[float]] = {}
+    for record in records:
+        if "error" not in record and record["shots"] in wanted:
+            scores.setdefault(record["shots"], []).append(record["accuracy"])
+    failed = sum("error" in record for record in records)
+    return Row(label, path, {shots: sum(values) / len(values) for shots, values in scores.items()}, failed)
 
 
 def read_predictions(path: Path) -> list[dict[str, Any]]:
@@ -131,23 +169,42 @@ def read_predictions(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def _accuracy(path: Path) -> dict[int, float]:
-    by_shots: dict[int, list[float]] = {}
-    for record in read_predictions(path):
-        if "error" not in record:
-            by_shots.setdefault(record["shots"], []).append(record["accuracy"])
-    return {shots: sum(scores) / len(scores) for shots, scores in by_shots.items()}
-
-
 def _policy_file(settings: Settings, run: str | None, checkpoint: Path | None) -> Path:
     if checkpoint is not None:
         if not checkpoint.is_file():
             raise CheckpointError(f"--checkpoint {checkpoint} does not exist")
         return checkpoint
-    found: Run = find_run(settings, run)
-    path = find_checkpoint(found.folder)
+    path = find_run(settings, run).checkpoint
     note(f"Policy: {path}")
+    converted = v2_path(path)
+    if not converted.exists() or converted.stat().st_mtime_ns < path.stat().st_mtime_ns:
+        with warnings.catch_warnings():  # `convert` says what Lever-Plus would ignore to those who ask for it
+            warnings.simplefilter("ignore", ConversionWarning)
+            convert(path)
     return path
+
+
+def _check_policy(settings: Settings, sources: Sources, policy_file: Path) -> None:
+    """Refuses a policy that was trained on other data, for another model or on other embeddings.
+
+    Raises:
+        CheckpointError: it names what differs. A checkpoint without a run beside it cannot be checked.
+    """
+    side = policy_file.parent / SIDE_FILE
+    if not side.exists():
+        return
+    trained = read_side_file(side)["identity"]
+    now = identity(settings, "data") | sources.identity
+    binding = ("data.dataset", "data.embed", "dataset", "model")
+    told = differences(*({name: made_of.get(name) for name in binding} for made_of in (trained, now)))
+    if told:
+        raise CheckpointError(
+            f"{policy_file} was trained under other settings:\n  "
+            + "\n  ".join(told)
+            + "\nUse those settings, or train another policy."
+        )
+    for line in differences(*({k: v for k, v in m.items() if k.startswith("data.")} for m in (trained, now))):
+        note(f"The policy was trained under another setting: {line}")
 
 
 def _label(settings: Settings, selector: str, policy_file: Path | None) -> str:
@@ -171,7 +228,15 @@ def _identity(settings: Settings, sources: Sources, selector: str, policy_file: 
     made_of |= {"split": settings.infer.split, "selector": selector}
     if selector == "policy" and policy_file is not None:
         made_of["checkpoint"] = fingerprint_file(policy_file)
+    if selector == "oracle" and (path := _scored_path(settings)).is_file():
+        made_of["rl_data"] = fingerprint_file(path)
     return made_of
+
+
+def _scored_path(settings: Settings) -> Path:
+    """The RL data of the split that is answered, which the oracle chooses from."""
+    proposals = settings.proposals.model_copy(update={"query_split": settings.infer.split})
+    return rl_data.rl_data_path(settings.model_copy(update={"proposals": proposals}))
 
 
 def _queries(sources: Sources) -> _Queries:
@@ -251,19 +316,19 @@ class _Selectors:
             train, same = self.sources.train, self.sources.settings.data.exclude_same_image
             hidden = [frozenset(train.rows_of_image(e.image)) if same else frozenset() for e in self.queries.examples]
             return [row[::-1] for row in nearest_rows(query, table, shots, hidden)]
-        similar = torch.einsum("bd,bkd->bk", query, table[torch.tensor(self.queries.pools)])
-        order = similar.sort(dim=1, descending=True, stable=True).indices[:, :shots]
-        return [row[::-1] for row in order.tolist()]
+        chosen: list[list[int]] = []
+        for part, pools in zip(query.split(256), torch.tensor(self.queries.pools).split(256), strict=True):
+            similar = torch.einsum("bd,bkd->bk", part, table[pools])  # (B, K)
+            chosen += similar.sort(dim=1, descending=True, stable=True).indices[:, :shots].tolist()
+        return [row[::-1] for row in chosen]
 
     def _best_scored(self, question_id: int, shots: int) -> Pointer | None:
         """Of the scored pointers of this length the best, by accuracy, then by the right answer's probability."""
         if self._oracle is None:
             settings = self.sources.settings
             split = settings.infer.split
-            proposals = settings.proposals.model_copy(update={"query_split": split})
-            path = rl_data.rl_data_path(settings.model_copy(update={"proposals": proposals}))
             try:
-                groups = rl_data.read_rl_data(path).groups
+                groups = rl_data.read_rl_data(_scored_path(settings)).groups
             except RlDataError as error:
                 raise RlDataError(
                     f"the oracle needs scored pointers of the {split} queries: `icdsel gen-rl-data --split {split} "
@@ -279,11 +344,11 @@ class _Selectors:
         return max(scored)[1] if scored else None
 
 
-def _answer(sources: Sources, queries: _Queries, choose: _Selectors, selector: str, label: str, path: Path) -> Row:
-    """Chooses, asks and scores; writes one line for each query and number of shots."""
-    shot_counts = (0,) if selector == "zero-shot" else sources.settings.infer.shots
-    lines: list[str] = []
-    failed = 0
+def _answer(
+    sources: Sources, queries: _Queries, choose: _Selectors, selector: Selector, label: str, shot_counts: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Chooses, asks and scores: a record for each number of shots and query."""
+    records = []
     with progress(label, len(queries.examples) * len(shot_counts)) as advance:
         for shots in shot_counts:
             # The majority answer is that of the nearest neighbours, the strongest choice that needs no training.
@@ -292,23 +357,14 @@ def _answer(sources: Sources, queries: _Queries, choose: _Selectors, selector: s
             if not asked:
                 note(f"{label}: no query has a scored pointer of {shots} ICDs, left out")
             for (query, pointer), answer in zip(asked, _answers(sources, asked, selector, advance), strict=True):
-                record: dict[str, Any] = {
-                    "question_id": query.question_id,
-                    "shots": shots,
-                    "icds": list(pointer),
-                }
+                record: dict[str, Any] = {"question_id": query.question_id, "shots": shots, "icds": list(pointer)}
                 if answer.error is None:
                     prediction = answer.text.strip()
-                    record |= {
-                        "prediction": prediction,
-                        "accuracy": round(vqa_accuracy(prediction, query.answers), 6),
-                    }
+                    accuracy = round(vqa_accuracy(prediction, query.answers), 6)
+                    records.append(record | {"prediction": prediction, "accuracy": accuracy})
                 else:
-                    failed += 1
-                    record |= {"error": answer.error}
-                lines.append(json.dumps(record, ensure_ascii=False))
-    write_text(path, "".join(f"{line}\n" for line in lines))
-    return Row(label, path, _accuracy(path), failed)
+                    records.append(record | {"error": answer.error})
+    return records
 
 
 def _answers(

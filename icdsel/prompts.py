@@ -36,6 +36,11 @@ def _user(example: Shown, text: str) -> list[Message]:
     return [{"type": "image", "image": example.image}, {"type": "text", "text": text}]
 
 
+def harmless(text: str) -> str:
+    """Text from a dataset without the marks of chat markup, so that a question cannot end a turn or add an image."""
+    return text.replace("<|", "< |")
+
+
 def chat_messages(icds: Sequence[Shown], query: Shown, style: PromptStyle) -> list[Message]:
     """The messages of one prompt: ICDs in the order given, then the query.
 
@@ -44,7 +49,7 @@ def chat_messages(icds: Sequence[Shown], query: Shown, style: PromptStyle) -> li
 
     def fill(template: str, example: Shown, answer: str = "") -> str:
         parts = template.replace("{answer}", "\0").split("{question}")
-        return example.question.join(parts).replace("\0", answer)
+        return harmless(example.question).join(parts).replace("\0", harmless(answer))
 
     messages: list[Message] = []
     if style.system:
@@ -55,5 +60,5 @@ def chat_messages(icds: Sequence[Shown], query: Shown, style: PromptStyle) -> li
         return [*messages, {"role": "user", "content": content}]
     for icd in icds:
         messages.append({"role": "user", "content": _user(icd, fill(style.query_template, icd))})
-        messages.append({"role": "assistant", "content": [{"type": "text", "text": icd.answer}]})
+        messages.append({"role": "assistant", "content": [{"type": "text", "text": harmless(icd.answer)}]})
     return [*messages, {"role": "user", "content": _user(query, fill(style.query_template, query))}]

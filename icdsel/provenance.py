@@ -37,7 +37,8 @@ def fingerprint_file(path: Path) -> str:
 def identity(settings: Settings, *tables: str, leave_out: Iterable[str] = ()) -> Identity:
     """The settings of `tables` as a flat mapping, without those that cannot change a result (paths, memory)."""
     silent = {"data.data_dir", "data.image_dir", "data.results_dir", "vlm.batch_tokens", "vlm.image_cache_mb"}
-    silent |= {"vlm.device", *leave_out}
+    # Of the model its fingerprint counts, of the arithmetic what the model was loaded in.
+    silent |= {"vlm.device", "vlm.model", "vlm.dtype", *leave_out}
     values = settings.model_dump(mode="json", include=set(tables))
     flat = {f"{table}.{name}": value for table in tables for name, value in values[table].items()}
     return {name: value for name, value in flat.items() if name not in silent}

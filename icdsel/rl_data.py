@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from icdsel.checkpoint import load_policy
 from icdsel.console import note, progress
 from icdsel.errors import CheckpointError, RlDataError
@@ -68,12 +70,16 @@ def rl_data_identity(settings: Settings, sources: Sources) -> Identity:
     """Everything that decides the content of the RL data."""
     init = settings.proposals.init
     made_of = identity(settings, "data", "vlm", "proposals", leave_out=["proposals.init"])
-    made_of |= sources.identity | {"scorer": SCORER_VERSION, "dtype": str(sources.vlm.model.dtype)}
+    made_of |= sources.identity | {"scorer": SCORER_VERSION}
     return made_of | {"init": fingerprint_file(init) if init else None}
 
 
-def generate(settings: Settings, output: Path | None = None, overwrite: bool = False) -> Summary:
+def generate(
+    settings: Settings, output: Path | None = None, overwrite: bool = False, sources: Sources | None = None
+) -> Summary:
     """Makes the RL data of `settings`, going on where an interrupted run stopped.
+
+    A file that was made of the same things stays as it is. `overwrite` moves one that was not aside.
 
     Raises:
         RlDataError: the file was made under other settings and `overwrite` is False; every VLM call failed.
@@ -81,24 +87,29 @@ def generate(settings: Settings, output: Path | None = None, overwrite: bool = F
     """
     path = output or rl_data_path(settings)
     part = path.with_name(path.name + ".part")
-    if settings.proposals.init and not settings.proposals.init.is_file():
-        raise CheckpointError(f"--init {settings.proposals.init} does not exist")
-    sources = open_sources(settings)
-    made_of = rl_data_identity(settings, sources)
-    if overwrite:
-        for moved in move_aside(path, part, side_path(path)):
-            note(f"moved the old file to {moved}")
-    elif path.exists() or part.exists():
-        require_same(
-            side_path(path),
-            made_of,
-            str(path),
-            RlDataError,
-            "Use the old settings, --overwrite to move the file aside and make it anew, or --rl-data FILE for another.",
+    if settings.proposals.shots > settings.data.pool_size:
+        raise RlDataError(
+            f"pointers of {settings.proposals.shots} ICDs do not fit into a pool of {settings.data.pool_size}: "
+            f"use --pointer-shots {settings.data.pool_size} or less, or a larger --pool-size"
         )
+    init = settings.proposals.init
+    if init and not init.is_file():
+        raise CheckpointError(f"--init {init} does not exist")
+    sources = sources or open_sources(settings)
+    network = proposer(settings, sources.embeddings.image.shape[1])
+    made_of = rl_data_identity(settings, sources)
+    if path.exists() or part.exists():
+        try:
+            remedy = "Use the old settings, --overwrite to move the file aside, or another file (--output, --rl-data)."
+            require_same(side_path(path), made_of, str(path), RlDataError, remedy)
+        except RlDataError:
+            if not overwrite:
+                raise
+            for moved in move_aside(path, part, side_path(path)):
+                note(f"moved the old file to {moved}")
     if not path.exists():
         write_side_file(side_path(path), settings, made_of, str(sources.vlm.device))
-        _write_units(sources, part)
+        _write_units(sources, network, part)
         part.replace(path)
     return _summary(path)
 
@@ -136,7 +147,7 @@ def proposer(settings: Settings, d_model: int) -> PointerNetwork:
     return network.eval()
 
 
-def _write_units(sources: Sources, part: Path) -> None:
+def _write_units(sources: Sources, network: PointerNetwork, part: Path) -> None:
     settings, train = sources.settings, sources.train
     queries = _queries(sources)
     units = [queries[at : at + UNIT] for at in range(0, len(queries), UNIT)]
@@ -146,7 +157,6 @@ def _write_units(sources: Sources, part: Path) -> None:
     rows = [split.row[query.question_id] for query in queries]
     pools = sources.pools(queries, rows, embeddings)
     seen, train_seen = sources.seen(embeddings), sources.seen(sources.embeddings)
-    network = proposer(settings, seen.shape[1])
     if done:
         note(f"going on after {done * UNIT} queries of an interrupted run")
     failures: Counter[str] = Counter()
@@ -158,13 +168,13 @@ def _write_units(sources: Sources, part: Path) -> None:
             ids = [[train[row].question_id for row in pool] for pool in unit_pools]
             seed = f"proposals-{settings.data.seed}-{unit[0].question_id}"
             query = seen[rows[at : at + len(unit)]]  # (B, d)
-            candidates = train_seen[unit_pools]  # (B, K, d)
+            candidates = train_seen[torch.tensor(unit_pools)]  # (B, K, d)
             proposals = propose(query, candidates, ids, network, settings.proposals, seed)
             groups = _score(sources, unit, ids, proposals)
             failed = [c["error"] for group in groups for c in group["pointer_candidates"] if "error" in c]
             failures.update(failed)
             if len(failed) == sum(len(group["pointer_candidates"]) for group in groups):
-                raise RlDataError(f"every VLM call of a unit failed, e.g.: {failed[0]}. Nothing was lost; run again.")
+                raise RlDataError(f"every VLM call of a unit failed, e.g.: {failed[0]}")
             append_lines(part, [json.dumps(group, ensure_ascii=False) for group in groups])
             advance(len(unit))
 
@@ -174,17 +184,23 @@ def _whole_units(part: Path, units: Sequence[Sequence[Example]]) -> int:
     if not part.exists():
         return 0
     lines = part.read_bytes().splitlines(keepends=True)
-    complete = 0
-    done = 0
+    done = kept = 0
     for unit in units:
-        got = lines[complete : complete + len(unit)]
-        if len(got) < len(unit) or not got[-1].endswith(b"\n"):
+        if [_question_id(line) for line in lines[kept : kept + len(unit)]] != [query.question_id for query in unit]:
             break
-        complete += len(unit)
+        kept += len(unit)
         done += 1
     with part.open("r+b") as file:
-        file.truncate(sum(map(len, lines[:complete])))
+        file.truncate(sum(map(len, lines[:kept])))
     return done
+
+
+def _question_id(line: bytes) -> object:
+    """Of a journal's line; None where it is torn."""
+    try:
+        return json.loads(line)["question_id"] if line.endswith(b"\n") else None
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 def _score(

@@ -7,7 +7,7 @@ A value comes from, in this order: a flag on the command line, an `ICDSEL_<TABLE
 import difflib
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -306,7 +306,7 @@ class TrainSettings(Table):
     @model_validator(mode="before")
     @classmethod
     def _fill_in_recipe(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or values.get("recipe", "icdsel") not in RECIPES:
+        if not isinstance(values, dict) or str(values.get("recipe", "icdsel")) not in RECIPES:
             return values
         recipe = RECIPES[values.get("recipe", "icdsel")]
         filled = {name: getattr(recipe, name) for name in cls.by_recipe if values.get(name) is None}
@@ -395,9 +395,12 @@ class Settings(BaseSettings):
         """The model and the number of queries that go with the dataset, where none is named."""
         if not isinstance(values, dict):
             return values
-        dataset = values.get("data", {}).get("dataset", WORLD)
+        try:
+            data, vlm, proposals = (dict(values.get(table, {})) for table in ("data", "vlm", "proposals"))
+        except (TypeError, ValueError):
+            return values  # one of them is no table, which is refused below
+        dataset = str(data.get("dataset", WORLD)).lower()
         dataset = DATASET_ALIASES.get(dataset, dataset)
-        vlm, proposals = dict(values.get("vlm", {})), dict(values.get("proposals", {}))
         if vlm.get("model") is None:
             vlm["model"] = TINY_VLM if dataset == WORLD else MODEL_ALIASES["qwen2.5-vl-3b"]
         if proposals.get("queries") is None:
@@ -428,6 +431,22 @@ TABLES: dict[str, type[Table]] = {
     "train": TrainSettings,
     "infer": InferSettings,
 }
+
+
+def unusual(table: Table, default: Table, leave_out: Iterable[str] = ()) -> list[str]:
+    """What of `table` differs from `default`, each in a few letters that a file name can hold."""
+    parts = []
+    for name in type(table).model_fields:
+        value = getattr(table, name)
+        if name in leave_out or value == getattr(default, name):
+            continue
+        text = name.replace("_", "-")
+        if isinstance(value, bool):
+            parts.append(text if value else f"no-{text}")
+        else:
+            shown = value.stem if isinstance(value, Path) else f"{value:g}" if isinstance(value, float) else str(value)
+            parts.append(f"{text}-{shown}")
+    return parts
 
 
 def flag(name: str, field: FieldInfo) -> str:

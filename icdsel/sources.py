@@ -27,8 +27,12 @@ class Sources:
 
     @property
     def identity(self) -> dict[str, str]:
-        """Fingerprints of the dataset and the model, for the identity of what is made of them."""
-        return {"dataset": fingerprint_examples(self.train), "model": self.vlm.fingerprint}
+        """Fingerprints of the dataset and the model and its arithmetic, for the identity of what is made of them."""
+        return {
+            "dataset": fingerprint_examples(self.train),
+            "model": self.vlm.fingerprint,
+            "dtype": str(self.vlm.model.dtype).removeprefix("torch."),
+        }
 
     def split(self, name: str) -> Split:
         """A split of the dataset."""

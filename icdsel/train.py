@@ -10,7 +10,7 @@ from rich.table import Table
 
 from icdsel import rl_data
 from icdsel.checkpoint import find_checkpoint, load_policy, save_policy
-from icdsel.console import note, out, progress
+from icdsel.console import note, out, progress, warn
 from icdsel.errors import CheckpointError, RlDataError, RunError
 from icdsel.files import append_lines, write_json
 from icdsel.groups import make_groups, merge, split_groups
@@ -24,22 +24,21 @@ from icdsel.provenance import (
     require_same,
     write_side_file,
 )
-from icdsel.settings import SAMPLER_FILE_NAMES, Settings, TrainSettings
+from icdsel.records import QueryGroup
+from icdsel.settings import SAMPLER_FILE_NAMES, RewardSettings, Settings, TrainSettings, unusual
 from icdsel.sources import Sources, open_sources
 from icdsel.training import Epoch, plain, train_policy
 
 SIDE_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
 
-# Of an epoch's metrics, what the screen shows.
+# What the screen shows of an epoch.
 _COLUMNS = {
-    "rce_loss": "RCE loss",
-    "grpo_loss": "GRPO loss",
     "val_loss": "val. loss",
-    "expected_reward": "expected reward",
-    "oracle_share": "share of oracle",
+    "expected_reward": "reward",
+    "oracle_share": "of oracle",
     "kl": "KL",
-    "std_advantage": "adv. spread",
+    "std_advantage": "adv. std",
     "no_signal_share": "no signal",
 }
 
@@ -68,22 +67,9 @@ def runs_dir(settings: Settings) -> Path:
 
 def run_name(settings: Settings) -> str:
     """`v3_<Sampler>_<Model>`, with what differs from the default training settings behind it."""
-    defaults = Settings.model_construct().reward, TrainSettings(recipe=settings.train.recipe)
     parts: list[str] = [] if settings.train.recipe == TrainSettings().recipe else [settings.train.recipe]
-    for table, default in zip((settings.reward, settings.train), defaults, strict=True):
-        for name in type(table).model_fields:
-            value = getattr(table, name)
-            if name == "recipe" or value == getattr(default, name):
-                continue
-            text = name.replace("_", "-")
-            if value is True:
-                parts.append(text)
-            elif value is False:
-                parts.append(f"no-{text}")
-            elif isinstance(value, Path):
-                parts.append(f"{text}-{value.stem}")
-            else:
-                parts.append(f"{text}-{value:g}" if isinstance(value, float) else f"{text}-{value}")
+    parts += unusual(settings.reward, RewardSettings())
+    parts += unusual(settings.train, TrainSettings(recipe=settings.train.recipe), leave_out=["recipe"])
     return "_".join([f"v3_{settings.pair_name}", *parts])
 
 
@@ -94,7 +80,7 @@ def find_run(settings: Settings, name: str | None = None) -> Run:
         RunError: there is none; the message lists what there is.
     """
     folder = runs_dir(settings)
-    known = {path.parent.name: path for path in folder.glob(f"*/{SIDE_FILE}")}
+    known = {path.parent.name: path for path in folder.glob(f"*/{SIDE_FILE}") if ".old-" not in path.parent.name}
     if name is not None:
         if name in known:
             return Run(folder / name)
@@ -103,9 +89,7 @@ def find_run(settings: Settings, name: str | None = None) -> Run:
     fitting = []
     for path in known.values():
         side = read_side_file(path)
-        made_of = side["identity"]
-        same = made_of.get("data.sampler") == settings.data.sampler and made_of.get("vlm.model") == settings.vlm.model
-        if same and "finished" in side:
+        if side.get("pair") == settings.pair_name and "finished" in side:
             fitting.append((side["finished"], path.parent))
     if not fitting:
         data, sampler = settings.data, SAMPLER_FILE_NAMES[settings.data.sampler]
@@ -116,48 +100,36 @@ def find_run(settings: Settings, name: str | None = None) -> Run:
 
 
 def train(
-    settings: Settings,
-    *,
-    run: str | None = None,
-    rl_data_files: Sequence[Path] = (),
-    overwrite: bool = False,
-    overwrite_rl_data: bool = False,
+    settings: Settings, *, run: str | None = None, rl_data_files: Sequence[Path] = (), overwrite: bool = False
 ) -> Run:
     """Trains a policy and writes its run; makes the RL data where no file is named and they are missing.
+
+    A run and RL data that were made of the same things stay as they are. `overwrite` moves aside what was not.
 
     Raises:
         UserError: data, checkpoint or settings do not fit, or the run exists under other settings.
     """
+    proposals = settings.proposals.model_copy(update={"query_split": "train"})  # nothing else is trained on
+    settings = settings.model_copy(update={"proposals": proposals})
     result = Run(runs_dir(settings) / (run or run_name(settings)))
-    if rl_data_files:
-        for path in rl_data_files:
-            if not path.is_file():
-                raise RlDataError(f"--rl-data {path} does not exist")
-        files = list(rl_data_files)
-    else:
-        files = [rl_data.generate(settings, overwrite=overwrite_rl_data).path]
+    for path in (*rl_data_files, *([settings.train.init] if settings.train.init else [])):
+        if not path.is_file():
+            raise RlDataError(f"{path} does not exist: give the path of a file that does")
     sources = open_sources(settings)
-    made_of = _identity(settings, sources, files)
-    side = result.folder / SIDE_FILE
-    if result.folder.exists() and overwrite:
-        for moved in move_aside(result.folder):
-            note(f"moved the old run to {moved}")
-    elif side.exists():
-        remedy = "Use --run NAME for a run of its own, or --overwrite to move the old one aside."
-        require_same(side, made_of, f"run {result.name}", RunError, remedy)
-        if "finished" in read_side_file(side):
-            note(f"run {result.name} is trained already with these settings; --overwrite trains it anew")
-            return result
-        move_aside(result.folder)
-    groups = merge([rl_data.read_rl_data(path).groups for path in files])
-    train_part, validation_part = split_groups(groups)
     table = sources.seen(sources.embeddings).to(sources.vlm.device)
+    seed = settings.data.seed if settings.train.train_seed is None else settings.train.train_seed
+    network = make_network(settings.train, table.shape[1], seed).to(table.device)
+    files = list(rl_data_files) or [rl_data.generate(settings, overwrite=overwrite, sources=sources).path]
+    train_part, validation_part = split_groups(_read(files))
     train_groups, validation_groups = (
         make_groups(part, sources.train.row, settings.reward).to(table.device) for part in (train_part, validation_part)
     )
-    seed = settings.data.seed if settings.train.train_seed is None else settings.train.train_seed
-    network = make_network(settings.train, table.shape[1], seed).to(table.device)
-    write_side_file(side, settings, made_of, str(table.device), rl_data=[str(path) for path in files])
+    made_of = _identity(settings, sources, files)
+    side = result.folder / SIDE_FILE
+    if result.folder.exists() and _claim(result, made_of, overwrite):
+        note(f"run {result.name} is trained already with these settings")
+        return result
+    write_side_file(side, settings, made_of, str(table.device), pair=settings.pair_name, rl_data=list(map(str, files)))
     note(f"Training on {len(train_part)} queries, validating on {len(validation_part)}: run {result.name}")
     rows: list[Epoch] = []
     epochs = settings.train.rce_epochs + settings.train.grpo_epochs
@@ -192,6 +164,38 @@ def train(
     return result
 
 
+def _read(files: Sequence[Path]) -> list[QueryGroup]:
+    """The groups of all files together; says what was left out, and why."""
+    read = [rl_data.read_rl_data(path) for path in files]
+    for path, data in zip(files, read, strict=True):
+        for reason, count in data.rejected.items():
+            warn(f"{path}: {count} candidates left out ({reason})")
+    return merge([data.groups for data in read])
+
+
+def _claim(run: Run, made_of: Identity, overwrite: bool) -> bool:
+    """Whether an existing folder is this very run, finished; moves it aside if it is unfinished or may go.
+
+    Raises:
+        RunError: the folder holds something else and `overwrite` is False.
+    """
+    side = run.folder / SIDE_FILE
+    remedy = "Use --run NAME for a run of its own, or --overwrite to move the old one aside."
+    try:
+        if not side.exists() and any(run.folder.iterdir()):
+            raise RunError(f"{run.folder} holds files of another origin (no {SIDE_FILE}).\n{remedy}")
+        if side.exists():
+            require_same(side, made_of, f"run {run.name}", RunError, remedy)
+            if "finished" in read_side_file(side):
+                return True
+    except RunError:
+        if not overwrite:
+            raise
+    for moved in move_aside(run.folder):
+        note(f"moved the old run to {moved}")
+    return False
+
+
 def _mark_finished(side: Path) -> None:
     content = read_side_file(side)
     others = [read_side_file(path).get("finished", 0) for path in side.parent.parent.glob(f"*/{SIDE_FILE}")]
@@ -201,11 +205,14 @@ def _mark_finished(side: Path) -> None:
 def _identity(settings: Settings, sources: Sources, files: Sequence[Path]) -> Identity:
     init = settings.train.init
     made_of = identity(settings, "data", "reward", "train", leave_out=["train.init"])
-    made_of |= sources.identity | {"vlm.model": settings.vlm.model}
-    return made_of | {
-        "rl_data": [fingerprint_file(path) for path in files],
-        "init": fingerprint_file(init) if init else None,
-    }
+    return (
+        made_of
+        | sources.identity
+        | {
+            "rl_data": [fingerprint_file(path) for path in files],
+            "init": fingerprint_file(init) if init else None,
+        }
+    )
 
 
 def make_network(settings: TrainSettings, d_model: int, seed: int) -> PointerNetwork:
@@ -244,10 +251,10 @@ def make_network(settings: TrainSettings, d_model: int, seed: int) -> PointerNet
 
 def _table(epochs: Sequence[Epoch]) -> Table:
     shown = {name: title for name, title in _COLUMNS.items() if any(name in epoch.metrics for epoch in epochs)}
-    table = Table(title="Metrics by epoch (the last columns on held-out training queries)", title_justify="left")
-    for title in ("epoch", *shown.values()):
-        table.add_column(title, justify="right")
+    table = Table(title="Loss and, on held-out training queries, expected reward", title_justify="left")
+    for title in ("epoch", "loss", *shown.values()):
+        table.add_column(title, justify="right", no_wrap=True)
     for epoch in epochs:
-        cells = [f"{epoch.metrics[name]:.4g}" if name in epoch.metrics else "" for name in shown]
-        table.add_row(f"{epoch.phase} {epoch.number + 1}", *cells)
+        values = [epoch.metrics.get(name) for name in (f"{epoch.phase}_loss", *shown)]
+        table.add_row(f"{epoch.phase} {epoch.number + 1}", *("" if v is None else f"{v:.3f}" for v in values))
     return table

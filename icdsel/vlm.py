@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from icdsel.errors import VlmError
-from icdsel.prompts import PromptStyle, chat_messages
+from icdsel.prompts import PromptStyle, chat_messages, harmless
 from icdsel.records import Answer, Example
 from icdsel.settings import TINY_VLM, VlmSettings
 
@@ -192,7 +192,7 @@ class Vlm:
 
         All references of a row are read in one pass: each sees the prompt and itself.
         """
-        targets = [[(*self._encode(text), self._end) for text in row] for row in references]
+        targets = [[(*self._encode(harmless(text)), self._end) for text in row] for row in references]
         width = max((sum(len(ref) - 1 for ref in row) for row in targets), default=0)
         count, device = len(targets), self.device
         if width == 0:
@@ -376,13 +376,18 @@ def resolve_device(name: str) -> torch.device:
 
 
 def _fingerprint(folder: Path) -> str:
-    """Of the model's configuration and of the names and sizes of its weights (and, if small, their content)."""
+    """Of every file that says how to read a prompt, and of the weights: their size, first and last megabyte."""
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.json")) + sorted(folder.glob("*.safetensors")):
-        size = path.stat().st_size
-        digest.update(f"{path.name}:{size}:".encode())
-        if size <= 2**26:
-            digest.update(path.read_bytes())
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".json", ".jinja", ".txt", ".model"):
+            digest.update(path.name.encode() + path.read_bytes())
+        elif path.suffix == ".safetensors":
+            size = path.stat().st_size
+            digest.update(f"{path.name}:{size}:".encode())
+            with path.open("rb") as file:
+                digest.update(file.read(2**20))
+                file.seek(max(0, size - 2**20))
+                digest.update(file.read())
     return digest.hexdigest()[:16]
 
 
@@ -411,7 +416,9 @@ def load_vlm(settings: VlmSettings) -> Vlm:
                 f"Try --model qwen2.5-vl-3b, or --model {TINY_VLM}"
             )
         processor = AutoProcessor.from_pretrained(source)
-        model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype, attn_implementation="sdpa")
+        model = AutoModelForImageTextToText.from_pretrained(
+            source, dtype=dtype, attn_implementation="sdpa", use_safetensors=True
+        )
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise VlmError(

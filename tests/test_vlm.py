@@ -68,7 +68,8 @@ def examples(tmp_path_factory) -> list[Example]:
             image = image.resize((60, 150))
         path = folder / f"{i}.png"
         image.save(path)
-        made.append(Example(i, i, path, f"What is the code of this {'colour' if i % 2 else 'shape'}?", "doni", ("doni",)))
+        question = f"What is the code of this {'colour' if i % 2 else 'shape'}?"
+        made.append(Example(i, i, path, question, "doni", ("doni",)))
     return made
 
 
@@ -104,8 +105,12 @@ def plain_answer(vlm: Vlm, request: Request) -> tuple[str, float]:
     """One prompt at a time; the answer, and the least margin between best and second-best token on its way."""
     inputs = plain_inputs(vlm, request)
     made = vlm.model.generate(
-        **inputs, max_new_tokens=vlm.settings.max_new_tokens, do_sample=False, output_logits=True, return_dict_in_generate=True
-    )  # fmt: skip
+        **inputs,
+        max_new_tokens=vlm.settings.max_new_tokens,
+        do_sample=False,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
     margins = [float(x[0].log_softmax(-1).topk(2).values.diff().abs()) for x in made.logits]
     tokens = made.sequences[0, inputs["input_ids"].shape[1] :]
     return vlm.processor.tokenizer.decode(tokens, skip_special_tokens=True), min(margins)
@@ -142,7 +147,8 @@ def test_answers_and_log_probs_are_those_of_one_prompt_at_a_time(vlm, examples):
 def test_batch_size_order_and_cache_state_change_nothing(vlm, examples):
     requests = requests_of(examples, seed=2)
     whole = vlm.answer(requests)
-    alone = Vlm(vlm.model, vlm.processor, vlm.settings.model_copy(update={"batch_tokens": 1, "image_cache_mb": 0}), "", "")
+    frugal = vlm.settings.model_copy(update={"batch_tokens": 1, "image_cache_mb": 0})
+    alone = Vlm(vlm.model, vlm.processor, frugal, "", "")
     order = random.Random(0).sample(range(len(requests)), len(requests))
     one_by_one = dict(zip(order, alone.answer([requests[i] for i in order]), strict=True))
     again = vlm.answer(requests[::-1])[::-1]

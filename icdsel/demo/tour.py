@@ -1,5 +1,6 @@
 """`icdsel demo`: the whole way on the bundled world, command by command, each one printed as it could be typed."""
 
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ QUERIES = 1200  # training queries; the default of 800 is the original's figure 
 HELD_OUT = 800
 RANDOM_SEEDS = 3
 SELECTORS = "policy,random,nearest-image,nearest-question,nearest-both,nearest-both-all,oracle"
-TRAINING = ("--rce-lr", "5e-4", "--batch-size", "4")
+TRAINING = ("--rce-epochs", "5", "--rce-lr", "5e-4", "--batch-size", "4")
 
 
 def run_tour(app: typer.Typer, settings: Settings, seeds: int) -> None:
@@ -72,7 +73,7 @@ class _Runner:
 
     def __call__(self, *words: str | int | Path) -> None:
         line = [str(word) for word in words] + self.common
-        out.print(f"\n$ icdsel {' '.join(line)}", style="bold")
+        out.print(f"\n$ icdsel {shlex.join(line)}", style="bold")
         code = self.command.main(args=line, prog_name="icdsel", standalone_mode=False)
         if code:
             raise typer.Exit(int(code))

@@ -129,8 +129,10 @@ class Episodes:
             if attribute is None or scene.value(attribute) == value:
                 return k * self.bank.pixels.shape[1] + self.rng.randrange(self.bank.pixels.shape[1]), scene
 
-    def episode(self, items: int, plain: float, match: float, hard: float = 0.0) -> list[Item]:
+    def episode(self, items: int, plain: float, match: float, hard: float = 0.0, repeat: float = 0.4) -> list[Item]:
         """`items` items with a share of `plain` questions; the last repeats an earlier code with chance `match`.
+
+        The others do so with chance `repeat`.
 
         With chance `hard` all items ask about one attribute, so that only its value tells the codes apart.
         """
@@ -146,7 +148,7 @@ class Episodes:
                 value = scene.value(attribute)
                 made.append(Item(image, question, value, True, VALUES.index(value), code=False))
                 continue
-            if known and rng.random() < (match if i == items - 1 else 0.4):
+            if known and rng.random() < (match if i == items - 1 else repeat):
                 attribute, value = rng.choice(sorted(known))
                 image, scene = self._picture(attribute, value)
             else:
@@ -164,11 +166,11 @@ class Episodes:
         messages = chat_messages(icds, query, style)
         text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         ids: list[int] = []
-        for piece in _split_special(text + query.answer + "<|im_end|>"):
+        for piece in _split_special(f"{text}{query.answer}<|im_end|>"):
             ids += [self.image] * VISUAL_TOKENS if piece == "<|image_pad|>" else self.encode(piece)
         # Every answer is one token, and stands before the next image or the end of a turn.
         if style.layout == "one-turn":
-            ends = [i for i, token in enumerate(ids) if token == self.vision_start][1:] + [len(ids) - 1]
+            ends = [*(i for i, token in enumerate(ids) if token == self.vision_start), len(ids) - 1][1:]
         else:
             ends = [i for i, token in enumerate(ids) if token == self.end]
             ends = ends[-2 * len(episode) + 1 :: 2]
@@ -361,7 +363,9 @@ class Stage:
 
     `items` weighs episodes of 1 to 5 items, `styles` the prompt styles of `Episodes`, `hard` is the share of
     episodes that ask about one attribute only, `probe` the weight of the loss on reading the asked value,
-    `guide` of the loss on the attention of one head (see `guide_loss`).
+    `guide` of the loss on the attention of the first `heads` heads (see `guide_loss`), `plain` the share of plain
+    questions, `repeat` the chance that a code question before the last repeats an earlier one; `spread` draws the
+    embeddings of the code words anew, far apart.
     """
 
     steps: int
@@ -372,19 +376,56 @@ class Stage:
     styles: tuple[int, ...]
     probe: float
     guide: float
+    heads: int
+    plain: float = 0.3
+    repeat: float = 0.4
+    spread: bool = False
     warm_up: int = 200
 
 
 STAGES = (
-    # Without a system prompt and in one layout: shorter prompts, and one thing at a time.
+    # Without a system prompt and in one layout: shorter prompts, and one thing at a time. First where to look…
     Stage(
-        steps=700, peak=1.5e-3, decay=0, hard=0.5, items=(3, 7, 40, 25, 25), styles=(0, 0, 100, 0), probe=0.5, guide=0.5
+        steps=700,
+        peak=1.5e-3,
+        decay=0,
+        hard=0.5,
+        items=(3, 7, 40, 25, 25),
+        styles=(0, 0, 100, 0),
+        probe=0.5,
+        guide=0.5,
+        heads=1,
     ),
-    # Every prompt style, and the help is withdrawn.
+    # … then, with all heads of that layer, to copy what is there …
     Stage(
-        steps=1800, peak=1.5e-3, decay=1500, hard=0.4, items=(4, 11, 45, 20, 20), styles=(40, 10, 30, 20), probe=0.2, guide=0.1
+        steps=400,
+        peak=1.5e-3,
+        decay=0,
+        hard=0.5,
+        items=(0, 5, 40, 25, 30),
+        styles=(0, 0, 100, 0),
+        probe=0.3,
+        guide=0.5,
+        heads=4,
+        spread=True,
+        plain=0.15,
+        repeat=0.7,
     ),
-)  # fmt: skip
+    # … and every prompt style, with less of the help.
+    Stage(
+        steps=1500,
+        peak=1.5e-3,
+        decay=1200,
+        hard=0.4,
+        items=(3, 12, 45, 20, 20),
+        styles=(40, 10, 30, 20),
+        probe=0.2,
+        guide=0.1,
+        heads=4,
+        plain=0.25,
+        repeat=0.6,
+    ),
+)
 
 
 def train(out: Path, *, vision_steps: int, batch_size: int, seed: int, first: int = 0) -> None:
@@ -409,34 +450,53 @@ def train(out: Path, *, vision_steps: int, batch_size: int, seed: int, first: in
             features, fresh_features = (bank_features(model.model.visual, b, normalise) for b in (bank, fresh))
         episodes = Episodes(processor, bank, seed + 100 * (number + 1))
         held_out = Episodes(processor, fresh, seed + 1)
+        if STAGES[number].spread:
+            spread_codes(model, processor.tokenizer, seed + number)
         _train_stage(model, STAGES[number], number, episodes, features, held_out, fresh_features, batch_size)
         save(model, processor, out)
 
 
 def guide_loss(
-    attention: Any, hidden: Tensor, rotary: tuple[Tensor, Tensor], guides: Sequence[tuple[int, int, list[int]]]
+    attention: Any,
+    hidden: Tensor,
+    rotary: tuple[Tensor, Tensor],
+    guides: Sequence[tuple[int, int, list[int]]],
+    heads: int,
 ) -> Tensor:
-    """−log of the attention that the first head pays to where the asked code was shown, mean over the codes asked.
+    """−log of the attention that the first `heads` heads pay to where the asked code was shown, on average.
 
-    Left alone, the model gathers all codes of its context in a bag and guesses among them; a head that looks at
-    the right one from the start leads past that.
+    Left alone, the model gathers all codes of its context in a bag and guesses among them; heads that look at
+    the right one from the start lead past that.
     """
     if not guides:
         return hidden.new_zeros(())
-    size, (cos, sin) = attention.head_dim, rotary
+    width, (cos, sin) = heads * attention.head_dim, rotary
     q, k = (
-        F.linear(hidden, p.weight[:size], p.bias[:size]) for p in (attention.q_proj, attention.k_proj)
-    )  # (B, L, 32)
-    q, k = apply_rotary_pos_emb(q, k, cos, sin, unsqueeze_dim=0)
+        F.linear(hidden, p.weight[:width], p.bias[:width]).unflatten(-1, (heads, attention.head_dim))
+        for p in (attention.q_proj, attention.k_proj)
+    )  # (B, L, heads, 32)
+    q, k = apply_rotary_pos_emb(q, k, cos, sin, unsqueeze_dim=2)
     rows, places = (torch.tensor(part) for part in zip(*((b, asked) for b, asked, _ in guides), strict=True))
-    q, k = q.reshape((*hidden.shape[:2], size)), k.reshape((*hidden.shape[:2], size))
-    scores = torch.einsum("mlh,mh->ml", k[rows], q[rows, places]) * attention.scaling  # (M, L)
-    scores = scores.masked_fill(torch.arange(hidden.shape[1]) > places[:, None], -torch.inf)
-    right = torch.zeros_like(scores, dtype=torch.bool)
+    scores = torch.einsum("mlhd,mhd->mhl", k[rows], q[rows, places]) * attention.scaling  # (M, heads, L)
+    later = torch.arange(hidden.shape[1]) > places[:, None]  # (M, L)
+    scores = scores.masked_fill(later[:, None], -torch.inf)
+    wrong = torch.ones_like(later)
     for m, (_, _, shown) in enumerate(guides):
-        right[m, shown] = True
-    missed: Tensor = scores.logsumexp(1) - scores.masked_fill(~right, -torch.inf).logsumexp(1)  # (M,)
+        wrong[m, shown] = False
+    missed: Tensor = scores.logsumexp(2) - scores.masked_fill(wrong[:, None], -torch.inf).logsumexp(2)  # (M, heads)
     return missed.mean()
+
+
+@torch.no_grad()
+def spread_codes(model: Any, tokenizer: Any, seed: int, norm: float = 2.0) -> None:
+    """Gives every code word an embedding of its own: the mean of them all, and `norm` in a random direction.
+
+    Left alone, the 64 embeddings stay small and within a handful of directions, and copying is slow to come.
+    """
+    rows = [tokenizer.convert_tokens_to_ids(word) for word in world.code_words()]
+    table = model.get_input_embeddings().weight
+    own = torch.randn(len(rows), table.shape[1], generator=torch.Generator().manual_seed(seed))  # (64, 128)
+    table[rows] = table[rows].mean(0) + norm * F.normalize(own, dim=1)
 
 
 def _train_stage(
@@ -464,13 +524,18 @@ def _train_stage(
         items = rng.choices((1, 2, 3, 4, 5), weights=stage.items)[0]
         style = episodes.styles[rng.choices(range(4), weights=stage.styles)[0]]
         size = max(16, round(batch_size * 3 / items))
-        made = [episodes.episode(items, 1.0 if items == 1 else 0.3, 0.85, stage.hard) for _ in range(size)]
+        made = [
+            episodes.episode(items, 1.0 if items == 1 else stage.plain, 0.85, stage.hard, stage.repeat)
+            for _ in range(size)
+        ]
         batch = episodes.batch(made, style)
         tapped.clear()
         logits, labels = answer_logits(model, batch, features)
         asked = batch.values != -100
         value_loss = F.cross_entropy(probe(tapped["hidden_states"][asked]), batch.values[asked])
-        guidance = guide_loss(attention, tapped["hidden_states"], tapped["position_embeddings"], batch.guides)
+        guidance = guide_loss(
+            attention, tapped["hidden_states"], tapped["position_embeddings"], batch.guides, stage.heads
+        )
         loss = F.cross_entropy(logits, labels) + stage.probe * value_loss + stage.guide * guidance
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
