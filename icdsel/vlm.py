@@ -147,21 +147,30 @@ class Vlm:
 
     @torch.inference_mode()
     def _answer_batch(self, prompts: Sequence[_Prompt], references: Sequence[Sequence[str]]) -> list[Answer]:
-        text_model, count = self.model.model.language_model, len(prompts)
-        length = max(len(prompt.ids) for prompt in prompts)
+        # What all prompts begin with (system turn, start of the user's) is read once.
+        header = _common_prefix([prompt.ids for prompt in prompts], self._image_token)
+        count, length = len(prompts), max(len(prompt.ids) for prompt in prompts) - len(header)
         ids = torch.full((count, length), self._end)
         positions = torch.zeros(3, count, length, dtype=torch.long)
-        visible = torch.zeros(count, length, dtype=torch.bool)
+        own = torch.zeros(count, length, dtype=torch.bool)
         for b, prompt in enumerate(prompts):
-            ids[b, length - len(prompt.ids) :] = torch.tensor(prompt.ids)
-            positions[:, b, length - len(prompt.ids) :] = torch.from_numpy(prompt.positions)
-            visible[b, length - len(prompt.ids) :] = True
-        ids, positions, visible = (x.to(self.device) for x in (ids, positions, visible))
+            start = length + len(header) - len(prompt.ids)  # padded on the left
+            ids[b, start:] = torch.tensor(prompt.ids[len(header) :])
+            positions[:, b, start:] = torch.from_numpy(prompt.positions[:, len(header) :])
+            own[b, start:] = True
+        ids, positions, own = (x.to(self.device) for x in (ids, positions, own))
         embeds = self.model.get_input_embeddings()(ids)  # (B, L, d)
         features = torch.cat([self.images.features(path) for prompt in prompts for path in prompt.images])
-        is_image = (ids == self._image_token) & visible
+        is_image = (ids == self._image_token) & own
         embeds[is_image] = features.to(self.device, embeds.dtype)
-        out = text_model(inputs_embeds=embeds, position_ids=positions, attention_mask=visible.long(), use_cache=True)
+        visible = torch.cat([own.new_ones(count, len(header)), own], 1)  # (B, header + L)
+        out = self.model.model.language_model(
+            inputs_embeds=embeds,
+            position_ids=positions,
+            attention_mask=visible.long(),
+            past_key_values=self._read_header(header, count),
+            use_cache=True,
+        )
         cache = out.past_key_values
         first = self._log_probs(out.last_hidden_state[:, -1])  # (B, V)
         next_position = positions.amax((0, 2)) + 1  # (B,)
@@ -175,6 +184,17 @@ class Vlm:
             Answer(text, *score) if fine else Answer("", error="the model's logits are not finite")
             for text, score, fine in zip(texts, scored, finite, strict=True)
         ]
+
+    def _read_header(self, header: Sequence[int], count: int) -> Any:
+        """The KV cache of `header`, for `count` rows; None where there is no header."""
+        if not header:
+            return None
+        ids = torch.tensor([header], device=self.device)
+        positions = torch.arange(len(header), device=self.device).expand(3, 1, -1)
+        embeds = self.model.get_input_embeddings()(ids)
+        read = self.model.model.language_model(inputs_embeds=embeds, position_ids=positions, use_cache=True)
+        read.past_key_values.batch_repeat_interleave(count)
+        return read.past_key_values
 
     def _log_probs(self, hidden: Tensor) -> Tensor:
         log_probs: Tensor = self.model.lm_head(hidden).float().log_softmax(-1)
@@ -351,6 +371,15 @@ def _batches(lengths: dict[int, int], budget: int) -> Iterator[list[int]]:
         batch.append(key)
     if batch:
         yield batch
+
+
+def _common_prefix(rows: Sequence[Sequence[int]], image_token: int) -> list[int]:
+    """What all rows begin with, up to the first image and without anyone's last token."""
+    shortest = min(rows, key=len)[:-1]
+    for i, token in enumerate(shortest):
+        if token == image_token or any(row[i] != token for row in rows):
+            return list(shortest[:i])
+    return list(shortest)
 
 
 def _until(tokens: Sequence[int], stops: set[int]) -> list[int]:

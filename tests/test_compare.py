@@ -1,12 +1,12 @@
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from scipy import stats
 
-from icdsel.compare import ComparisonRow, compare, read_rows, write_rows
+from icdsel.compare import ComparisonRow, compare, write_rows
 from icdsel.errors import RunError
 from icdsel.infer import predictions_dir
 from icdsel.settings import Settings, load_settings
@@ -20,21 +20,31 @@ def settings(tmp_path: Path) -> Settings:
     return load_settings({"data": {"results_dir": str(tmp_path / "results")}})
 
 
-def write(settings: Settings, name: str, scores: Scores, ids: list[int] | None = None, **made_of: Any) -> Path:
-    """Predictions as `infer` leaves them: for each number of shots one accuracy a query."""
+def write(
+    settings: Settings,
+    name: str,
+    scores: Scores,
+    ids: list[int] | None = None,
+    subset: str | None = None,
+    failed: Collection[int] = (),
+    **made_of: Any,
+) -> Path:
+    """Predictions as `infer` leaves them: for each number of shots one accuracy a query, or a failure."""
     folder = predictions_dir(settings)
     folder.mkdir(parents=True, exist_ok=True)
     count = len(next(iter(scores.values())))
-    lines = [
-        {"question_id": question_id, "shots": shots, "icds": [], "prediction": "yes", "accuracy": accuracy}
-        for shots, accuracies in scores.items()
-        for question_id, accuracy in zip(ids or range(100, 100 + count), accuracies, strict=True)
-    ]
-    path = folder / f"{name}_validation-{count}.jsonl"
+    subset = subset or f"validation-{count}"
+    lines = []
+    for shots, accuracies in scores.items():
+        for question_id, accuracy in zip(ids or range(100, 100 + count), accuracies, strict=True):
+            made = {"error": "out of memory"} if question_id in failed else {"prediction": "yes", "accuracy": accuracy}
+            lines.append({"question_id": question_id, "shots": shots, "icds": [], **made})
+    path = folder / f"{name}_{subset}.jsonl"
     path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     selector = name.split("-")[0] if name.startswith(("random", "policy")) else name
     identity = MADE_OF | {"selector": selector} | made_of
-    path.with_suffix(".meta.json").write_text(json.dumps({"identity": identity, "name": name, "failed": 0}))
+    side = {"identity": identity, "name": name, "set": subset, "failed": len(failed)}
+    path.with_suffix(".meta.json").write_text(json.dumps(side))
     return path
 
 
@@ -158,13 +168,13 @@ def test_seeds_get_a_row_of_their_mean_query_by_query(settings: Settings) -> Non
     write(settings, "policy-v3_Run_train-seed-1-grpo_epoch3", {1: [0.9, 0.9, 0.6]}, checkpoint="b")
     rows = by_name(compare(settings))
     # The means by query are 0.3, 0.3, 0.3 and 0.6, 0.6, 0.6: neither interval has any width left.
-    random_mean = rows["random (mean of 3 seeds)", 1]
+    random_mean = rows["random (mean over seeds)", 1]
     assert (random_mean.selector, random_mean.n) == ("random", 3)
     assert (random_mean.accuracy, random_mean.low, random_mean.high) == (30.0, 30.0, 30.0)
-    policy_mean = rows["policy-v3_Run-grpo_epoch3 (mean of 2 seeds)", 1]
+    policy_mean = rows["policy-v3_Run-grpo_epoch3 (mean over seeds)", 1]
     assert (policy_mean.accuracy, policy_mean.low, policy_mean.high) == (60.0, 60.0, 60.0)
     # Where there is a mean over random seeds, differences are to it.
-    assert policy_mean.reference == "random (mean of 3 seeds)"
+    assert policy_mean.reference == "random (mean over seeds)"
     assert (policy_mean.difference, policy_mean.difference_low, policy_mean.difference_high) == (30.0, 30.0, 30.0)
     assert random_mean.difference is None
     assert rows["random-1", 1].difference == pytest.approx(-10.0)
@@ -187,7 +197,13 @@ def test_different_queries_are_refused_by_name(settings: Settings) -> None:
     write(settings, "nearest-both", {1: [0.6] * 4}, ids=[1, 2, 3, 4])
     with pytest.raises(RunError) as told:
         compare(settings)
-    for part in ("different queries", "4 queries: nearest-both", "4 queries: random-42", "--n"):
+    for part in (
+        "different queries",
+        "4 queries: nearest-both [validation-4]",
+        "4 queries: random-42 [validation-4]",
+        "--n",
+        "--set",
+    ):
         assert part in str(told.value)
 
 
@@ -231,15 +247,33 @@ def test_shots_choose_rows_and_zero_shot_always_stands(settings: Settings) -> No
         compare(settings, shots=[3, 5])
 
 
-def test_a_failed_call_counts_as_no_answer(settings: Settings) -> None:
-    # Never as an accuracy of 0: the query is missing, which makes the sets differ.
-    write(settings, "random-42", {1: [0.3, 0.3, 0.3]})
-    path = write(settings, "nearest-both", {1: [0.6, 0.6, 0.6]})
-    lines = path.read_text().splitlines()
-    failed = json.loads(lines[1]) | {"error": "out of memory"}
-    del failed["accuracy"]
-    path.write_text("\n".join([lines[0], json.dumps(failed), lines[2]]) + "\n")
-    with pytest.raises(RunError, match="2 queries: nearest-both"):
+def test_a_set_chooses_among_predictions_over_several(settings: Settings) -> None:
+    # As many queries, but not the same.
+    for subset, better in (("validation-3", 0.6), ("validation-random-42-3", 0.9)):
+        ids = [1, 2, 3] if subset == "validation-3" else [1, 5, 9]
+        write(settings, "random-42", {1: [0.3] * 3}, ids, subset)
+        write(settings, "nearest-both", {1: [better] * 3}, ids, subset)
+    with pytest.raises(RunError, match=r"random-42 \[validation-random-42-3\]"):
+        compare(settings, n=3)
+    assert by_name(compare(settings, subset="validation-3"))["nearest-both", 1].difference == 30.0
+    assert by_name(compare(settings, subset="validation-random-42-3"))["nearest-both", 1].difference == 60.0
+    with pytest.raises(RunError, match=r"of the set 'tuning-3'"):
+        compare(settings, subset="tuning-3")
+
+
+def test_a_failed_call_is_no_wrong_answer(settings: Settings) -> None:
+    # The query is left out of all rows, so that they stay paired: of 0, 0.3, 0.6, 0.9 the second and the last
+    # remain to the first row and of four times 0.6 two to the second.
+    write(settings, "random-42", {1: [0.0, 0.3, 0.6, 0.9]}, failed=[100])
+    write(settings, "nearest-both", {1: [0.6] * 4}, failed=[102])
+    rows = by_name(compare(settings))
+    assert (rows["random-42", 1].accuracy, rows["random-42", 1].n) == (60.0, 2)
+    assert (rows["nearest-both", 1].accuracy, rows["nearest-both", 1].n) == (60.0, 2)
+    assert rows["nearest-both", 1].difference == 0.0
+    # n counts what was asked.
+    assert by_name(compare(settings, n=4)) == rows
+    write(settings, "zero-shot", {0: [0.6] * 4}, failed=[101, 103])
+    with pytest.raises(RunError, match=r"no query was answered by every row.*--overwrite"):
         compare(settings)
 
 
@@ -265,9 +299,8 @@ def test_damaged_files_are_named(settings: Settings) -> None:
 def test_the_json_file_is_a_list_of_rows(settings: Settings, tmp_path: Path) -> None:
     write(settings, "random-42", {1: [0.3] * 4})
     write(settings, "nearest-both", {1: [0.6] * 4})
-    rows = compare(settings)
     path = tmp_path / "made" / "table.json"
-    write_rows(rows, path)
+    write_rows(compare(settings), path)
     written = json.loads(path.read_text())
     assert written == [
         {
@@ -297,4 +330,3 @@ def test_the_json_file_is_a_list_of_rows(settings: Settings, tmp_path: Path) -> 
             "difference_high": None,
         },
     ]
-    assert read_rows(path) == rows
