@@ -16,7 +16,7 @@ from icdsel.settings import Settings
 from icdsel.statistics import bootstrap_mean, paired_difference
 
 # What may differ between rows that are compared.
-_MAY_DIFFER = {"selector", "checkpoint"}
+_MAY_DIFFER = {"selector", "checkpoint", "rl_data"}
 _SEED = re.compile(r"(random)-\d+|(policy-.+)_train-seed-\d+(.*)")
 
 
