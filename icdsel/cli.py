@@ -161,12 +161,13 @@ def gen_rl_data(
     Writes one JSON line a query to `results/<dataset>/generated_data/rl_data_<Sampler>_<Model>.jsonl`.
     An interrupted run goes on where it stopped.
 
-    Examples:
-        icdsel gen-rl-data
+    For example:
 
-        icdsel gen-rl-data --queries 2000 --sampler mix
-
-        icdsel gen-rl-data --init rce_epoch5.pt --output round2.jsonl
+    ```
+    icdsel gen-rl-data
+    icdsel gen-rl-data --queries 2000 --sampler mix
+    icdsel gen-rl-data --init rce_epoch5.pt --output round2.jsonl
+    ```
     """
     from icdsel.rl_data import generate
 
@@ -192,12 +193,13 @@ def train(
 
     Makes the RL data when they are missing. Checkpoints and metrics go to `results/<dataset>/model_cpk/<run>/`.
 
-    Examples:
-        icdsel train
+    For example:
 
-        icdsel train --grpo-epochs 3 --freeze-backbone
-
-        icdsel train --dataset okvqa --sampler rand --model qwen2.5-vl-3b --device cuda:0
+    ```
+    icdsel train
+    icdsel train --grpo-epochs 3 --freeze-backbone
+    icdsel train --dataset okvqa --sampler rand --model qwen2.5-vl-3b --device cuda:0
+    ```
     """
     from icdsel.train import train as train_stage
 
@@ -217,10 +219,12 @@ def convert(
 ) -> None:
     """Converts a checkpoint to the format that Lever-Plus infers from, `<name>_v2format.ckpt`.
 
-    Examples:
-        icdsel convert rce_epoch5.pt
+    For example:
 
-        icdsel convert results/okvqa/model_cpk/my-run/grpo_epoch3.pt --output policy.ckpt
+    ```
+    icdsel convert rce_epoch5.pt
+    icdsel convert results/okvqa/model_cpk/my-run/grpo_epoch3.pt --output policy.ckpt
+    ```
     """
     import warnings
 
@@ -253,10 +257,12 @@ def infer(
 
     Beside a policy, zero-shot and copying the neighbours' majority answer are always answered too.
 
-    Examples:
-        icdsel infer --n 800
+    For example:
 
-        icdsel infer --n -1 --shots 2 --selector policy,random,nearest-both
+    ```
+    icdsel infer --n 800
+    icdsel infer --n -1 --shots 2 --selector policy,random,nearest-both
+    ```
     """
     from icdsel.infer import infer as infer_stage
     from icdsel.report import inference_table
@@ -284,10 +290,12 @@ def compare(
 ) -> None:
     """Lays the predictions of runs and baselines side by side, with 95 % intervals and paired differences.
 
-    Examples:
-        icdsel compare
+    For example:
 
-        icdsel compare --shots 2 --reference nearest-both --json table.json
+    ```
+    icdsel compare
+    icdsel compare --shots 2 --reference nearest-both --json table.json
+    ```
     """
     from icdsel.compare import compare as compare_stage
     from icdsel.compare import write_rows
@@ -317,10 +325,12 @@ def demo(
 
     Prints every command that it runs. Takes a few minutes on two cores and needs neither network nor GPU.
 
-    Examples:
-        icdsel demo
+    For example:
 
-        icdsel demo --seeds 3
+    ```
+    icdsel demo
+    icdsel demo --seeds 3
+    ```
     """
     from icdsel.demo.tour import run_tour
 

@@ -34,9 +34,11 @@ def build_pools(
     forbidden = [_forbidden(query, train, settings.exclude_same_image) for query in queries]
     most = max((len(rows) for rows in forbidden), default=0)
     if len(train) - most < settings.pool_size:
+        left = len(train) - most
+        remedy = f"use --pool-size {left} or less" if left else "use --no-exclude-same-image, or more data"
         raise DataError(
             f"a pool of {settings.pool_size} does not fit into {len(train)} training examples "
-            f"({most} of them excluded for a query): use --pool-size {max(1, len(train) - most)} or less"
+            f"({most} of them excluded for a query): {remedy}"
         )
     size = settings.pool_size
     if settings.sampler == "rand":

@@ -111,6 +111,8 @@ def train(
     """
     proposals = settings.proposals.model_copy(update={"query_split": "train"})  # nothing else is trained on
     settings = settings.model_copy(update={"proposals": proposals})
+    if settings.train.freeze_backbone and not settings.train.grpo_epochs:
+        warn("--freeze-backbone changes nothing without GRPO: add --grpo-epochs 3, say")
     result = Run(runs_dir(settings) / (run or run_name(settings)))
     for path in (*rl_data_files, *([settings.train.init] if settings.train.init else [])):
         if not path.is_file():
