@@ -77,7 +77,7 @@ def _told_plainly(command: Command) -> Command:
             err.print(f"[red]error:[/] {_escaped(str(error))}")
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
-            err.print("interrupted; nothing that was written is lost, and the same command goes on with it")
+            err.print("interrupted; what was finished is kept: give the same command again to go on")
             raise typer.Exit(130) from None
         except OSError as error:
             err.print(f"[red]error:[/] {_escaped(str(error))}")

@@ -150,6 +150,10 @@ def train(
             line = {"phase": epoch.phase, "epoch": epoch.number + 1, "kl_beta": epoch.kl_beta, **metrics}
             append_lines(result.folder / METRICS_FILE, [json.dumps(line)])
             rows.append(epoch)
+            note(
+                f"{epoch.phase} epoch {epoch.number + 1}: loss {metrics[f'{epoch.phase}_loss']:.3f}, expected reward "
+                f"{metrics['expected_reward']:.3f} ({metrics['oracle_share']:.1%} of the oracle)"
+            )
 
         train_policy(
             network,
