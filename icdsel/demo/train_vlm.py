@@ -565,7 +565,7 @@ def main() -> None:
     parser.add_argument("--vision-steps", type=int, default=1000, help="steps of the vision tower alone")
     parser.add_argument("--batch-size", type=int, default=48, help="episodes of 3 items a step")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--first", type=int, default=0, help="go on from the weights in OUT with this stage (1, 2)")
+    parser.add_argument("--first", type=int, default=0, help="go on from the weights in OUT with this stage (1 to 3)")
     options = parser.parse_args()
     train(
         options.out,

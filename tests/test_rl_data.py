@@ -1,0 +1,86 @@
+"""What stands in a line of RL data, and what is refused when it is read."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from icdsel.errors import RlDataError
+from icdsel.metrics import answer_weights
+from icdsel.records import Answer, Example, Proposal
+from icdsel.rl_data import read_rl_data, score_candidate
+
+ANSWERS = ("doni",) * 7 + ("gesa",) * 2 + ("no code",)
+QUERY = Example(5, 5, Path("5.png"), "Which code?", "doni", ANSWERS)
+PROPOSAL = Proposal((11, 12), "cosine-beam", rank=0, log_prob=-1.23456789)
+
+
+def test_the_right_answers_probability_weighs_every_human_answer():
+    # Accuracies as if each were predicted: 7 matches 1.0, 2 matches 0.6, 1 match 0.3.
+    assert list(answer_weights(ANSWERS).values()) == pytest.approx([1.0, 0.6, 0.3])
+    answer = Answer(" gesa", (math.log(0.5), math.log(0.2), math.log(0.01)), (2, 2, 4))
+    record = score_candidate(PROPOSAL, answer, QUERY)
+    assert record["vqa_gt_prob"] == pytest.approx(0.5 + 0.6 * 0.2 + 0.3 * 0.01, rel=1e-5)
+    # Geometric means per token: √0.5, √0.2, 0.01^¼.
+    assert record["vqa_gt_prob_norm"] == pytest.approx(0.5**0.5 + 0.6 * 0.2**0.5 + 0.3 * 0.01**0.25, rel=1e-5)
+    assert (record["vqa_pred_answer"], record["vqa_correct"], record["vqa_acc_score"]) == ("gesa", 1, 0.6)
+    assert (record["pointer"], record["gen_method"], record["logprob_score"]) == ([11, 12], "cosine-beam", -1.23457)
+
+
+def test_a_failed_call_has_a_reason_and_no_score():
+    record = score_candidate(PROPOSAL, Answer("", error="out of memory"), QUERY)
+    assert (record["eval_failed"], record["error"]) == (True, "out of memory")
+    assert not any(name.startswith("vqa_") for name in record)
+
+
+def line(candidates: list[dict], **changes: object) -> str:
+    group = {"question_id": 5, "image_id": 5, "question": "?", "answers": ["a"], "candidate_pool_ids": [11, 12, 13]}
+    return json.dumps(group | {"pointer_candidates": candidates} | changes) + "\n"
+
+
+def test_what_cannot_be_trained_on_is_rejected_and_counted(tmp_path):
+    fine = {"pointer": [11, 12], "vqa_acc_score": 1.0}
+    candidates = [
+        fine,
+        {"pointer": [12, 11], "eval_failed": True, "error": "x"},
+        {"pointer": [11, 99], "vqa_acc_score": 1.0},
+        {"pointer": [11, 11], "vqa_acc_score": 1.0},
+        {"pointer": [], "vqa_acc_score": 1.0},
+        {"pointer": [13, 11], "vqa_acc_score": math.nan},
+    ]
+    path = tmp_path / "x.jsonl"
+    path.write_text(line(candidates) + line([candidates[1]], question_id=6))
+    data = read_rl_data(path)
+    assert [group.candidates for group in data.groups] == [(fine,)]
+    assert data.rejected == {
+        "the VLM call failed": 2,
+        "an ICD is not in the pool": 1,
+        "an ICD stands twice, or none at all": 2,
+        "the score is no number": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("", "is empty"),
+        ("[1]\n", "line 1: not an object"),
+        (line([{"pointer": [11, 12], "vqa_acc_score": 1.0}]) + "{", "line 2"),
+        (line([]), "no candidate can be used"),
+        (line([{"vqa_acc_score": 1.0}]), "line 1: KeyError 'pointer'"),
+        (line([], candidate_pool_ids=["x"]), "line 1: ValueError"),
+    ],
+)
+def test_damaged_files_are_refused_with_the_place(tmp_path, content, told):
+    path = tmp_path / "x.jsonl"
+    path.write_text(content)
+    with pytest.raises(RlDataError) as caught:
+        read_rl_data(path)
+    assert told in str(caught.value)
+
+
+def test_a_missing_file_names_what_is_there_and_what_to_type(tmp_path):
+    (tmp_path / "rl_data_other.jsonl").write_text("")
+    with pytest.raises(RlDataError, match=r"rl_data_other\.jsonl.*icdsel gen-rl-data"):
+        read_rl_data(tmp_path / "rl_data_x.jsonl")
