@@ -159,7 +159,6 @@ def _write_units(sources: Sources, network: PointerNetwork, part: Path) -> None:
     seen, train_seen = sources.seen(embeddings), sources.seen(sources.embeddings)
     if done:
         note(f"going on after {done * UNIT} queries of an interrupted run")
-    failures: Counter[str] = Counter()
     with progress("Scoring queries", len(queries)) as advance:
         advance(done * UNIT)
         for number in range(done, len(units)):
@@ -172,7 +171,6 @@ def _write_units(sources: Sources, network: PointerNetwork, part: Path) -> None:
             proposals = propose(query, candidates, ids, network, settings.proposals, seed)
             groups = _score(sources, unit, ids, proposals)
             failed = [c["error"] for group in groups for c in group["pointer_candidates"] if "error" in c]
-            failures.update(failed)
             if len(failed) == sum(len(group["pointer_candidates"]) for group in groups):
                 raise RlDataError(f"every VLM call of a unit failed, e.g.: {failed[0]}")
             append_lines(part, [json.dumps(group, ensure_ascii=False) for group in groups])
