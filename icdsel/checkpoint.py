@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from icdsel import lever_plus
 from icdsel.errors import CheckpointError
 from icdsel.files import write_bytes
+from icdsel.lever_plus import checkpoints as lever_plus
 from icdsel.policy import PointerConfig, PointerNetwork
 
 __all__ = ["Checkpoint", "convert", "find_checkpoint", "load_checkpoint", "load_policy", "save_policy", "v2_path"]

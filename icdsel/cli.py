@@ -212,28 +212,36 @@ def train(
 @with_settings("data", "vlm")
 def convert(
     settings: Settings,
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint; a bare name is found in the last run too.")],
+    file: Annotated[
+        Path, typer.Argument(help="A checkpoint (a bare name is found in the last run too), or RL data (.jsonl).")
+    ],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
     run: Annotated[str | None, typer.Option("--run", help="Look for the checkpoint in this run.")] = None,
     legacy_names: Annotated[bool, typer.Option("--legacy-names", help="Parameter names of before 2025-11-27.")] = False,
 ) -> None:
-    """Converts a checkpoint to the format that Lever-Plus infers from, `<name>_v2format.ckpt`.
+    """Converts to Lever-Plus's forms: a checkpoint to `<name>_v2format.ckpt`, RL data to `<name>.json`.
 
     For example:
 
     ```
     icdsel convert rce_epoch5.pt
+    icdsel convert results/okvqa/generated_data/rl_data_RandSampler_Qwen2_5-VL-3B-Instruct.jsonl --dataset okvqa
     icdsel convert results/okvqa/model_cpk/my-run/grpo_epoch3.pt --output policy.ckpt
     ```
     """
     import warnings
 
     from icdsel.checkpoint import convert as convert_checkpoint
+    from icdsel.rl_data import convert as convert_rl_data
     from icdsel.train import find_run
 
-    path = checkpoint
+    if file.suffix == ".jsonl":
+        out.print(f"{file} → {convert_rl_data(settings, file, output)}")
+        _end(settings)
+        return
+    path = file
     if not path.exists() and path.parent == Path():
-        path = find_run(settings, run).folder / checkpoint
+        path = find_run(settings, run).folder / file
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         written = convert_checkpoint(path, output, legacy_names)

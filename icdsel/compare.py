@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,14 @@ import numpy as np
 from icdsel.errors import RunError
 from icdsel.files import write_json
 from icdsel.infer import predictions_dir, read_predictions
+from icdsel.metrics import METRICS
 from icdsel.provenance import differences, read_side_file
 from icdsel.settings import Settings
 from icdsel.statistics import bootstrap_mean, paired_difference
 
 # What may differ between rows that are compared.
-_MAY_DIFFER = {"selector", "checkpoint", "rl_data"}
+_MAY_DIFFER = {"selector", "checkpoint", "rl_data", "sampler_encoder"}
+_OTHER_METRICS = {f"accuracy_{metric}" for metric in METRICS}
 _SEED = re.compile(r"(random)-\d+|(policy-.+)_train-seed-\d+(.*)")
 
 
@@ -28,6 +30,8 @@ class Scores:
     selector: str
     shots: int
     by_query: dict[int, float]
+    by_other_metric: dict[str, dict[int, float]] = field(default_factory=dict)
+    """The same by the metrics that the row is not judged by, under their names."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,9 @@ class ComparisonRow:
     difference: float | None
     difference_low: float | None
     difference_high: float | None
+    metric: str = "official"
+    other_metrics: dict[str, float] = field(default_factory=dict)
+    """Accuracy by the other metrics, where they differ for some row of the table."""
 
 
 def compare(
@@ -80,7 +87,16 @@ def compare(
     chosen = _reference_name(names, reference)
     references = {row.shots: row for row in scores if row.name == chosen}
     ordered = sorted(scores, key=lambda row: (row.shots, -float(np.mean(list(row.by_query.values()))), row.name))
-    return [_line(row, references.get(row.shots, references.get(0)), chosen, settings.data.seed) for row in ordered]
+    other = _differing_metrics(scores)
+    lines = [_line(row, references.get(row.shots, references.get(0)), chosen, settings.data.seed) for row in ordered]
+    return [
+        replace(
+            line,
+            metric=settings.data.metric,
+            other_metrics={m: _points(float(np.mean(list(row.by_other_metric[m].values())))) for m in other},
+        )
+        for line, row in zip(lines, ordered, strict=True)
+    ]
 
 
 def _reference_name(names: Sequence[str], wanted: str | None) -> str:
@@ -112,14 +128,19 @@ def _read(folder: Path, n: int | None, subset: str | None) -> list[Scores]:
         name, own = str(side.get("name", path.stem)), str(side.get("set", "unnamed"))
         asked: dict[int, set[int]] = {}
         answered: dict[int, dict[int, float]] = {}
+        others: dict[int, dict[str, dict[int, float]]] = {}
         for record in read_predictions(path):
             shots, question_id = int(record["shots"]), int(record["question_id"])
             asked.setdefault(shots, set()).add(question_id)
             if "error" not in record:
                 answered.setdefault(shots, {})[question_id] = float(record["accuracy"])
+                for key in record.keys() & _OTHER_METRICS:
+                    by_metric = others.setdefault(shots, {}).setdefault(key.removeprefix("accuracy_"), {})
+                    by_metric[question_id] = float(record[key])
         for shots, questions in asked.items():
             if n in (None, len(questions)) and subset in (None, own):
-                rows.append(Scores(name, str(side["identity"].get("selector")), shots, answered.get(shots, {})))
+                selector = str(side["identity"].get("selector"))
+                rows.append(Scores(name, selector, shots, answered.get(shots, {}), others.get(shots, {})))
                 sets.setdefault(frozenset(questions), []).append(f"{name} [{own}]")
                 identities[name] = {k: v for k, v in side["identity"].items() if k not in _MAY_DIFFER}
     if not rows:
@@ -145,7 +166,14 @@ def _without_failures(rows: Sequence[Scores]) -> list[Scores]:
     common = set.intersection(*(set(row.by_query) for row in rows))
     if not common:
         raise RunError("no query was answered by every row: some of them failed; answer them again with --overwrite")
-    return [replace(row, by_query={i: row.by_query[i] for i in row.by_query if i in common}) for row in rows]
+
+    def kept(scores: dict[int, float]) -> dict[int, float]:
+        return {i: score for i, score in scores.items() if i in common}
+
+    return [
+        replace(row, by_query=kept(row.by_query), by_other_metric={m: kept(v) for m, v in row.by_other_metric.items()})
+        for row in rows
+    ]
 
 
 def _means_over_seeds(rows: Sequence[Scores]) -> list[Scores]:
@@ -160,11 +188,26 @@ def _means_over_seeds(rows: Sequence[Scores]) -> list[Scores]:
             f"{name} (mean over seeds)",
             same[0].selector,
             shots,
-            {i: float(np.mean([row.by_query[i] for row in same])) for i in same[0].by_query},
+            _mean([row.by_query for row in same]),
+            {metric: _mean([row.by_other_metric[metric] for row in same]) for metric in _shared_metrics(same)},
         )
         for (name, shots), same in grouped.items()
         if len(same) > 1
     ]
+
+
+def _mean(scores: Sequence[dict[int, float]]) -> dict[int, float]:
+    """Query by query."""
+    return {i: float(np.mean([own[i] for own in scores])) for i in scores[0]}
+
+
+def _shared_metrics(rows: Sequence[Scores]) -> list[str]:
+    return sorted(set.intersection(*(set(row.by_other_metric) for row in rows)))
+
+
+def _differing_metrics(rows: Sequence[Scores]) -> list[str]:
+    """The metrics that all rows have and that count some answer otherwise than the one they are judged by."""
+    return [metric for metric in _shared_metrics(rows) if any(r.by_query != r.by_other_metric[metric] for r in rows)]
 
 
 def _line(row: Scores, reference: Scores | None, reference_name: str, seed: int) -> ComparisonRow:

@@ -3,7 +3,7 @@
 from pydantic.fields import FieldInfo
 
 from icdsel.cli import metavar
-from icdsel.settings import RECIPES, TABLES, TrainSettings, flag
+from icdsel.settings import PRESETS, RECIPES, TABLES, TrainSettings, flag
 
 _HEAD = """# Settings
 
@@ -36,6 +36,12 @@ def configuration_page() -> str:
         )
         parts += [_row(name, field) for name, field in model.model_fields.items()]
         parts.append("")
+    parts.append(
+        "## Presets\n\nWhat `--preset lever-plus` sets, where it is not set by itself:\n\n"
+        "| setting | value |\n|---|---|"
+    )
+    parts += [f"| `{t}.{name}` | `{v}` |" for t, values in PRESETS["lever-plus"].items() for name, v in values.items()]
+    parts.append("")
     parts.append("## Recipes\n\nWhat `--recipe` decides, where it is not set by its own flag:\n")
     parts.append("| | " + " | ".join(RECIPES) + " |\n|---|" + "---|" * len(RECIPES))
     for name in next(iter(RECIPES.values())).model_dump():

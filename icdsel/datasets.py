@@ -1,27 +1,35 @@
-"""Files become examples: the bundled world, OK-VQA and VQAv2 in their official form."""
+"""Files become examples: the bundled world, OK-VQA and VQAv2, files of JSON lines, datasets of the hub."""
 
-import json
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from icdsel import hub_data
 from icdsel.demo.world import write_world
 from icdsel.errors import DataError
-from icdsel.metrics import majority_answer
 from icdsel.records import Example
 from icdsel.settings import WORLD, DataSettings
+from icdsel.vqa_files import read_json_lines, read_official, read_preprocessed, refuse_repeated
+
+__all__ = ["DATASETS", "JSON_LINES", "Split", "load_split"]
+
+JSON_LINES = ".jsonl"
 
 
 @dataclass(frozen=True)
 class SplitFiles:
-    """Where the official form keeps a split; `image` is formatted with `image_id`."""
+    """Where the official form keeps a split; `image` is formatted with `image_id`.
+
+    `preprocessed` is Lever-Plus's one file of the same (specification §1.1), "" where there is none.
+    """
 
     questions: str
     annotations: str
     image_folder: str
     image: str
+    preprocessed: str = ""
 
 
 def _coco(prefix: str) -> dict[str, SplitFiles]:
@@ -31,6 +39,7 @@ def _coco(prefix: str) -> dict[str, SplitFiles]:
             f"{prefix}mscoco_{name}2014_annotations.json",
             f"{name}2014",
             f"COCO_{name}2014_{{image_id:012d}}.jpg",
+            f"vqav2_mscoco_{name}2014.json",  # OK-VQA's is called so too
         )
         for split, name in (("train", "train"), ("validation", "val"))
     }
@@ -46,6 +55,7 @@ DATASETS: dict[str, dict[str, SplitFiles]] = {
     "okvqa": _coco(""),
     "vqav2": _coco("v2_"),
 }
+"""The datasets that are known by name, and their splits."""
 
 
 class Split(Sequence[Example]):
@@ -55,13 +65,11 @@ class Split(Sequence[Example]):
         self.name = name
         self._examples = sorted(examples, key=lambda example: example.question_id)
         self.row = {example.question_id: row for row, example in enumerate(self._examples)}
+        if len(self.row) < len(self._examples):
+            refuse_repeated(name, (example.question_id for example in self._examples))
         self._rows_of_image: dict[Path, list[int]] = {}
         for row, example in enumerate(self._examples):
             self._rows_of_image.setdefault(example.image, []).append(row)
-        if len(self.row) < len(self._examples):
-            seen: set[int] = set()
-            twice = {e.question_id for e in self._examples if e.question_id in seen or seen.add(e.question_id)}  # type: ignore[func-returns-value]
-            raise DataError(f"{name}: {len(twice)} question_ids stand more than once, first {sorted(twice)[:3]}")
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -78,96 +86,94 @@ class Split(Sequence[Example]):
         return self._examples[self.row[question_id]]
 
 
-def _folder(settings: DataSettings) -> Path:
-    """The folder with the questions: `data_dir`, or the dataset's own folder in it."""
-    own = settings.data_dir / settings.dataset
-    return own if settings.dataset == WORLD or own.is_dir() else settings.data_dir
-
-
-def _read_records(path: Path, key: str) -> list[dict[str, Any]]:
-    try:
-        content = json.loads(path.read_bytes())
-        records = content[key]
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path} is not valid JSON: line {error.lineno}, character {error.pos}: {error.msg}") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8: byte {error.start}") from None
-    except (KeyError, TypeError):
-        raise DataError(f'{path} has no list "{key}" at its top level') from None
-    if not isinstance(records, list) or not records:
-        raise DataError(f'{path}: "{key}" is empty')
-    for number, record in enumerate(records, 1):
-        if not isinstance(record, dict) or not isinstance(record.get("question_id"), int):
-            raise DataError(f'{path}: number {number} of "{key}" has no question_id: this is not the official form')
-    counts = Counter(record["question_id"] for record in records)
-    twice = sorted(question_id for question_id, count in counts.items() if count > 1)
-    if twice:
-        raise DataError(f"{path}: {len(twice)} question_ids stand more than once, first {twice[:3]}")
-    return records
-
-
 def load_split(settings: DataSettings, split: str) -> Split:
-    """Reads one split ("train", "validation"; the world has "tuning" too). The world is made where it is missing.
+    """Read one split of the dataset that is set. No image is opened.
+
+    `settings.dataset` is a name of `DATASETS`, the path of a file of JSON lines (`vqa_files.read_json_lines` says
+    what stands in a line), or `hub:owner/name` (`hub_data.fetch_split`). The world is made where it is missing.
+    OK-VQA and VQAv2 are read from their official files, else from the one file that Lever-Plus makes of them.
+
+    Args:
+        settings: Which dataset, where it lies, and what demonstrations answer.
+        split: "train" or "validation"; some datasets have "tuning" or "test".
 
     Raises:
-        DataError: an unknown dataset or split, missing or damaged files, questions without annotations.
+        DataError: An unknown dataset or split; files that are missing, damaged or do not belong together.
     """
+    if settings.dataset.startswith(hub_data.PREFIX):
+        path = hub_data.fetch_split(settings.dataset, split, settings.data_dir)
+        return Split(split, read_json_lines(path, split, path.parent, settings.shown_answer))
+    if settings.dataset.endswith(JSON_LINES):
+        path = _json_lines_file(settings)
+        return Split(split, read_json_lines(path, split, settings.image_dir or path.parent, settings.shown_answer))
     if settings.dataset not in DATASETS:
-        raise DataError(f"unknown dataset {settings.dataset!r}: there are {', '.join(DATASETS)}")
+        raise DataError(
+            f"unknown dataset {settings.dataset!r}: there are {', '.join(DATASETS)}, files of JSON lines "
+            f"(path/my-set{JSON_LINES}) and datasets of the hub ({hub_data.PREFIX}owner/name)"
+        )
     splits = DATASETS[settings.dataset]
     if split not in splits:
         raise DataError(f"{settings.dataset} has no split {split!r}: there are {', '.join(splits)}")
-    files, folder = splits[split], _folder(settings)
-    last = DATASETS[WORLD]["validation"]
-    if settings.dataset == WORLD and not (folder / last.annotations).exists():
-        write_world(folder)
-    paths = folder / files.questions, folder / files.annotations
-    missing = [path for path in paths if not path.is_file()]
-    if missing:
-        found = sorted(path.name for path in folder.glob("*"))[:8] if folder.is_dir() else []
-        raise DataError(
-            f"{settings.dataset} ({split}) is not complete. Missing: {', '.join(map(str, missing))}. "
-            f"{folder}: {'holds ' + ', '.join(found) if found else 'is empty or no folder'}. "
-            f"Put the official files there or say where they are: --data-dir FOLDER --image-dir FOLDER. "
-            f"Without real data, `--dataset {WORLD}` (the default) works on any machine."
-        )
-    questions = {record["question_id"]: record for record in _read_records(paths[0], "questions")}
-    annotations = _read_records(paths[1], "annotations")
-    unasked = [record["question_id"] for record in annotations if record["question_id"] not in questions]
-    unanswered = set(questions) - {record["question_id"] for record in annotations}
-    if unasked or unanswered:
-        raise DataError(
-            f"{paths[0].name} and {paths[1].name} do not belong together: {len(unasked)} annotations without a "
-            f"question (first {unasked[:3]}), {len(unanswered)} questions without an annotation "
-            f"(first {sorted(unanswered)[:3]})"
-        )
-    images = _image_folder(settings, folder, files)
-    examples = []
-    for record in annotations:
-        try:
-            examples.append(_example(record, questions[record["question_id"]], images, files.image))
-        except (KeyError, TypeError, ValueError) as error:
-            told = f"{type(error).__name__} {error}"
-            raise DataError(
-                f"question {record['question_id']} of {folder} is not in the official form: {told}"
-            ) from None
-    return Split(split, examples)
+    return Split(split, _named(settings, split, splits[split]))
 
 
-def _image_folder(settings: DataSettings, folder: Path, files: SplitFiles) -> Path:
-    base = settings.image_dir or folder
-    return base / files.image_folder if (base / files.image_folder).is_dir() else base
+def _named(settings: DataSettings, split: str, files: SplitFiles) -> list[Example]:
+    """The examples of a split of one of `DATASETS`."""
+    own = settings.data_dir / settings.dataset
+    folders = [own] if settings.dataset == WORLD else [own, settings.data_dir]
+    if settings.dataset == WORLD and not (own / DATASETS[WORLD]["validation"].annotations).exists():
+        write_world(own)
+    for folder in folders:
+        paths = folder / files.questions, folder / files.annotations
+        if all(path.is_file() for path in paths):
+            return read_official(*paths, _image_of(settings, folder, files), settings.shown_answer)
+    for folder in _preprocessed_folders(settings) if files.preprocessed else ():
+        path = folder / files.preprocessed
+        if path.is_file():
+            return read_preprocessed(path, settings.dataset, _image_of(settings, folder, files), settings.shown_answer)
+    raise _missing(settings, split, files, own if own.is_dir() else folders[-1])
 
 
-def _example(annotation: dict[str, Any], question: dict[str, Any], images: Path, pattern: str) -> Example:
-    # OK-VQA's `answer` is stemmed, its `raw_answer` is what people wrote.
-    answers = tuple(str(record.get("raw_answer", record["answer"])) for record in annotation["answers"])
-    image_id = int(annotation["image_id"])
-    return Example(
-        question_id=int(annotation["question_id"]),
-        image_id=image_id,
-        image=images / pattern.format(image_id=image_id),
-        question=str(question["question"]),
-        answer=str(annotation.get("multiple_choice_answer") or majority_answer(answers)),
-        answers=answers,
+def _preprocessed_folders(settings: DataSettings) -> list[Path]:
+    """Where Lever-Plus's file may lie."""
+    # The dataset's own folders come first: the file's name does not tell whose it is.
+    name, base = settings.dataset, settings.data_dir
+    return [base / name / f"{name}_hf", base / f"{name}_hf", base / name, base]
+
+
+def _missing(settings: DataSettings, split: str, files: SplitFiles, folder: Path) -> DataError:
+    missing = [path for path in (folder / files.questions, folder / files.annotations) if not path.is_file()]
+    found = sorted(path.name for path in folder.glob("*"))[:8] if folder.is_dir() else []
+    instead = ""
+    if files.preprocessed:
+        below = ", ".join(str(place) for place in _preprocessed_folders(settings))
+        instead = f"Nor is there Lever-Plus's {files.preprocessed} in any of {below}. "
+    return DataError(
+        f"{settings.dataset} ({split}) is not complete. Missing: {', '.join(map(str, missing))}. "
+        f"{folder}: {'holds ' + ', '.join(found) if found else 'is empty or no folder'}. {instead}"
+        f"Put the official files there or say where they are: --data-dir FOLDER --image-dir FOLDER. "
+        f"Without real data, `--dataset {WORLD}` (the default) works on any machine."
+    )
+
+
+def _image_of(settings: DataSettings, folder: Path, files: SplitFiles) -> Callable[[int], Path]:
+    """Says where the image of an image_id lies; the same path for the same image."""
+    bases = [settings.image_dir] if settings.image_dir else [folder, settings.data_dir]
+    places = [base / below / files.image_folder for base in bases for below in ("", "mscoco2014", "mscoco/mscoco2014")]
+    images = next((place for place in places if place.is_dir()), bases[0])
+    return cache(lambda image_id: images / files.image.format(image_id=image_id))
+
+
+def _json_lines_file(settings: DataSettings) -> Path:
+    """The file as it is named, else in the data folder."""
+    places = list(dict.fromkeys((Path(settings.dataset), settings.data_dir / settings.dataset)))
+    for place in places:
+        if place.is_file():
+            return place
+    folder = places[0].parent
+    found = sorted(path.name for path in folder.glob(f"*{JSON_LINES}"))[:8] if folder.is_dir() else []
+    held = ", ".join(found) or f"no {JSON_LINES} file"
+    raise DataError(
+        f"there is no file {' nor '.join(map(str, places))}. {folder.resolve()} holds {held}. "
+        f"Give its path: --dataset FILE{JSON_LINES}"
     )

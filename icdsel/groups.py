@@ -1,7 +1,7 @@
 """RL data become the tensors that training runs on: everything resident on the device, nothing loaded per step."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import torch
@@ -19,7 +19,7 @@ class Groups:
 
     Attributes:
         query: Row of each query in the table of embeddings, int64 (Q,).
-        pool: Rows of the candidates, int64 (Q, K); 0 where padded.
+        pool: Rows of the candidates, int64 (Q, K), 0 where padded; (1, N) where all queries share one pool.
         mask: True where there is a candidate, bool (Q, K).
         pointers: Places in the pool, int64 (Q, P, S); -1 where padded.
         raw: Rewards, float32 (Q, P); NaN where padded.
@@ -41,7 +41,8 @@ class Groups:
         return type(self)(*(getattr(self, field.name).to(device) for field in fields(self)))
 
     def __getitem__(self, rows: Tensor | slice) -> Self:
-        return type(self)(*(getattr(self, field.name)[rows] for field in fields(self)))
+        chosen = {field.name: getattr(self, field.name)[rows] for field in fields(self) if field.name != "pool"}
+        return type(self)(pool=self.pool if len(self.pool) == 1 else self.pool[rows], **chosen)
 
 
 def merge(files: Iterable[Sequence[QueryGroup]]) -> list[QueryGroup]:
@@ -59,21 +60,14 @@ def merge(files: Iterable[Sequence[QueryGroup]]) -> list[QueryGroup]:
             if known is None:
                 merged[group.question_id] = group
                 continue
-            if known.pool != group.pool:
+            if (known.pool, known.excluded) != (group.pool, group.excluded):
                 raise RlDataError(
                     f"query {group.question_id} has different candidate pools in the RL data files: they were made "
                     f"with another sampler, pool size or seed"
                 )
             seen = {tuple(candidate["pointer"]) for candidate in known.candidates}
             more = tuple(c for c in group.candidates if tuple(c["pointer"]) not in seen)
-            merged[group.question_id] = QueryGroup(
-                known.question_id,
-                known.image_id,
-                known.question,
-                known.answers,
-                known.pool,
-                known.candidates + more,
-            )
+            merged[group.question_id] = replace(known, candidates=known.candidates + more)
     return [merged[question_id] for question_id in sorted(merged)]
 
 
@@ -98,26 +92,23 @@ def make_groups(groups: Sequence[QueryGroup], row: Mapping[int, int], settings: 
     Raises:
         RlDataError: a question_id is not in the table, or pointers differ in length.
     """
-    unknown = {i for g in groups for i in (g.question_id, *g.pool) if i not in row}
-    if unknown:
+    ids = {i for group in groups for i in (group.question_id, *(group.pool or ()))}
+    ids |= {i for group in groups for candidate in group.candidates for i in candidate["pointer"]}
+    if unknown := sorted(ids - row.keys()):
         raise RlDataError(
-            f"{len(unknown)} question_ids of the RL data are not in the training split (first {sorted(unknown)[:3]}): "
+            f"{len(unknown)} question_ids of the RL data are not in the training split (first {unknown[:3]}): "
             f"they belong to another dataset"
         )
     lengths = {len(candidate["pointer"]) for group in groups for candidate in group.candidates}
     if len(lengths) != 1:
         raise RlDataError(f"pointers of different lengths {sorted(lengths)} cannot be trained on together")
-    shots = lengths.pop()
-    widest, most = max(len(g.pool) for g in groups), max(len(g.candidates) for g in groups)
-    pool = torch.zeros(len(groups), widest, dtype=torch.long)
-    mask = torch.zeros(len(groups), widest, dtype=torch.bool)
+    shots, most = lengths.pop(), max(len(g.candidates) for g in groups)
+    pool, mask = _pools(groups, row)
     pointers = torch.full((len(groups), most, shots), -1)
     raw = torch.full((len(groups), most), torch.nan)
     normalized = raw.clone()
     for q, group in enumerate(groups):
-        place = {question_id: k for k, question_id in enumerate(group.pool)}
-        pool[q, : len(group.pool)] = torch.tensor([row[question_id] for question_id in group.pool])
-        mask[q, : len(group.pool)] = True
+        place = row if group.pool is None else {question_id: k for k, question_id in enumerate(group.pool)}
         count = len(group.candidates)
         pointers[q, :count] = torch.tensor([[place[i] for i in c["pointer"]] for c in group.candidates])
         rewards = torch.tensor([_reward(candidate, settings) for candidate in group.candidates])
@@ -125,6 +116,29 @@ def make_groups(groups: Sequence[QueryGroup], row: Mapping[int, int], settings: 
         normalized[q, :count] = normalize_rewards(rewards, settings.normalization, settings.clamp)
     query = torch.tensor([row[group.question_id] for group in groups])
     return Groups(query, pool, mask, pointers, raw, normalized)
+
+
+def _pools(groups: Sequence[QueryGroup], row: Mapping[int, int]) -> tuple[Tensor, Tensor]:
+    """Rows (Q, K), or (1, N) where the pool is the whole training split, and mask (Q, K).
+
+    Raises:
+        RlDataError: some pools are the whole split and others are not.
+    """
+    if all(group.pool is None for group in groups):
+        mask = torch.ones(len(groups), len(row), dtype=torch.bool)
+        for q, group in enumerate(groups):
+            mask[q, [row[i] for i in (group.question_id, *group.excluded) if i in row]] = False
+        return torch.arange(len(row))[None], mask
+    lists = [group.pool for group in groups if group.pool is not None]
+    if len(lists) < len(groups):
+        raise RlDataError("pools of --pool-size all cannot be trained on together with smaller ones")
+    widest = max(map(len, lists))
+    pool = torch.zeros(len(groups), widest, dtype=torch.long)
+    mask = torch.zeros(len(groups), widest, dtype=torch.bool)
+    for q, ids in enumerate(lists):
+        pool[q, : len(ids)] = torch.tensor([row[question_id] for question_id in ids])
+        mask[q, : len(ids)] = True
+    return pool, mask
 
 
 def _reward(candidate: Mapping[str, Any], settings: RewardSettings) -> float:

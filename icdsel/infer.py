@@ -1,7 +1,4 @@
-"""The inference stage: a selector chooses ICDs for every query, the VLM answers, predictions are written.
-
-Every selector chooses from the same pool of a query; `nearest-both-all` alone searches the whole training split.
-"""
+"""The inference stage: a selector chooses ICDs for every query, the VLM answers, predictions are written."""
 
 import hashlib
 import json
@@ -12,30 +9,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from icdsel import rl_data
-from icdsel.checkpoint import convert, load_policy, v2_path
+from icdsel.checkpoint import convert, v2_path
 from icdsel.console import note, progress
-from icdsel.errors import CheckpointError, RlDataError, RunError
+from icdsel.errors import CheckpointError, RunError
 from icdsel.files import write_text
-from icdsel.lever_plus import ConversionWarning
-from icdsel.metrics import majority_answer, vqa_accuracy
-from icdsel.pools import nearest_rows
+from icdsel.lever_plus.checkpoints import ConversionWarning
+from icdsel.metrics import majority_answer
 from icdsel.provenance import (
     Identity,
+    claim,
     differences,
     fingerprint_file,
     identity,
-    move_aside,
     read_side_file,
-    require_same,
     write_side_file,
 )
 from icdsel.records import Answer, Example, Pointer
-from icdsel.settings import DataSettings, Selector, Settings, VlmSettings, unusual
-from icdsel.sources import Sources, open_sources
+from icdsel.scoring import accuracies, prediction_of
+from icdsel.selectors import Selectors, random_seed, scored_path
+from icdsel.settings import DataSettings, Selector, Settings, unusual
+from icdsel.sources import Queries, Sources, open_sources
 from icdsel.train import SIDE_FILE, find_run
 from icdsel.vlm import Request
 
@@ -53,23 +46,13 @@ class Row:
     failed: int
 
 
-@dataclass(frozen=True)
-class _Queries:
-    """The queries to answer, with pools (rows of the training split) and embeddings."""
-
-    examples: list[Example]
-    pools: list[list[int]]
-    image: Tensor  # (Q, d), like the two below
-    question: Tensor
-    both: Tensor
-    seen: Tensor
-
-
 def predictions_dir(settings: Settings) -> Path:
     """`results/<dataset>/infer/<Sampler>_<Model>`, with what differs from the default pools and prompts behind it."""
-    places = ("dataset", "sampler", "data_dir", "image_dir", "results_dir")
+    places = ("preset", "dataset", "sampler", "data_dir", "image_dir", "results_dir", "on_image_error")
     machine = ("model", "device", "dtype", "batch_tokens", "image_cache_mb")
-    other = unusual(settings.data, DataSettings(), places) + unusual(settings.vlm, VlmSettings(), machine)
+    usual = settings.usual()
+    other: list[str] = [] if settings.data.preset == DataSettings().preset else [settings.data.preset]
+    other += unusual(settings.data, usual["data"], places) + unusual(settings.vlm, usual["vlm"], machine)
     name = "_".join([settings.pair_name, *other])
     if any(letter in name for letter in "/\\:{}<> ") or len(name) > 120:  # a prompt, say
         name = f"{settings.pair_name}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
@@ -90,7 +73,7 @@ def infer(
     if "policy" in chosen:
         chosen = (*chosen, *(name for name in ALWAYS if name not in chosen))
     most = max(settings.infer.shots)
-    if most > settings.data.pool_size:
+    if settings.data.pool_size != "all" and most > settings.data.pool_size:
         raise RunError(
             f"--shots {most} is above the pool of {settings.data.pool_size}: use fewer shots or a larger --pool-size"
         )
@@ -98,16 +81,16 @@ def infer(
     sources = open_sources(settings)
     if policy_file:
         _check_policy(settings, sources, policy_file)
-    queries = _queries(sources)
-    choose = _Selectors(sources, queries, policy_file)
+    queries = sources.queries(_examples(sources), settings.infer.split)
+    choose = Selectors(sources, queries, policy_file)
     size = _subset_name(settings, len(queries.examples))
     return [_row(sources, queries, choose, name, policy_file, size, overwrite) for name in chosen]
 
 
 def _row(
     sources: Sources,
-    queries: "_Queries",
-    choose: "_Selectors",
+    queries: Queries,
+    choose: Selectors,
     selector: Selector,
     policy_file: Path | None,
     subset: str,
@@ -120,16 +103,9 @@ def _row(
     side = path.with_suffix(".meta.json")
     made_of = _identity(settings, sources, selector, policy_file)
     records: list[dict[str, Any]] = []
-    if path.exists() and side.exists():
-        try:
-            remedy = "Use --overwrite to move them aside, or --results-dir DIR for another place."
-            require_same(side, made_of, str(path), RunError, remedy)
-            records = read_predictions(path)
-        except RunError:
-            if not overwrite:
-                raise
-            for moved in move_aside(path, side):
-                note(f"moved the old predictions to {moved}")
+    remedy = "Use --overwrite to move them aside, or --results-dir DIR for another place."
+    if claim((path,), side, made_of, str(path), RunError, remedy, overwrite):
+        records = read_predictions(path)
     wanted = (0,) if selector == "zero-shot" else settings.infer.shots
     answered = {record["shots"] for record in records}
     missing = [shots for shots in wanted if shots not in answered]
@@ -211,11 +187,7 @@ def _label(settings: Settings, selector: str, policy_file: Path | None) -> str:
     """A row's name: of a policy its run and epoch, of `random` with its seed."""
     if selector == "policy" and policy_file is not None:
         return f"policy-{policy_file.absolute().parent.name}-{policy_file.stem}"
-    return f"random-{_random_seed(settings)}" if selector == "random" else selector
-
-
-def _random_seed(settings: Settings) -> int:
-    return settings.data.seed if settings.infer.random_seed is None else settings.infer.random_seed
+    return f"random-{random_seed(settings)}" if selector == "random" else selector
 
 
 def _subset_name(settings: Settings, count: int) -> str:
@@ -228,18 +200,15 @@ def _identity(settings: Settings, sources: Sources, selector: str, policy_file: 
     made_of |= {"split": settings.infer.split, "selector": selector}
     if selector == "policy" and policy_file is not None:
         made_of["checkpoint"] = fingerprint_file(policy_file)
-    if selector == "oracle" and (path := _scored_path(settings)).is_file():
+    if selector.startswith("nearest") or selector == "majority":
+        made_of["sampler_encoder"] = sources.sampler_encoder.fingerprint
+    if selector == "oracle" and (path := scored_path(settings)).is_file():
         made_of["rl_data"] = fingerprint_file(path)
     return made_of
 
 
-def _scored_path(settings: Settings) -> Path:
-    """The RL data of the split that is answered, which the oracle chooses from."""
-    proposals = settings.proposals.model_copy(update={"query_split": settings.infer.split})
-    return rl_data.rl_data_path(settings.model_copy(update={"proposals": proposals}))
-
-
-def _queries(sources: Sources) -> _Queries:
+def _examples(sources: Sources) -> list[Example]:
+    """The queries to answer."""
     settings = sources.settings
     split = sources.split(settings.infer.split)
     wanted = len(split) if settings.infer.n == -1 else settings.infer.n
@@ -249,103 +218,11 @@ def _queries(sources: Sources) -> _Queries:
     rows = list(range(wanted))
     if settings.infer.subset == "random":
         rows = sorted(random.Random(settings.data.seed).sample(range(len(split)), wanted))
-    examples = [split[row] for row in rows]
-    embeddings = sources.embed(split)
-    pools = sources.pools(examples, rows, embeddings)
-    own = (
-        embeddings.image[rows],
-        embeddings.question[rows],
-        embeddings.both[rows],
-        sources.seen(embeddings)[rows],
-    )
-    return _Queries(examples, pools, *own)
-
-
-class _Selectors:
-    """Chooses pointers (question_ids, in prompt order) for all queries at a number of shots."""
-
-    def __init__(self, sources: Sources, queries: _Queries, policy_file: Path | None) -> None:
-        self.sources, self.queries = sources, queries
-        self.network = load_policy(policy_file).eval() if policy_file else None
-        width = queries.seen.shape[1]
-        if self.network is not None and self.network.config.d_model != width:
-            raise CheckpointError(
-                f"{policy_file} takes embeddings of width {self.network.config.d_model}, this encoder's have {width}: "
-                f"it was trained with another --model or dataset"
-            )
-        self._oracle: dict[int, list[tuple[tuple[float, float], Pointer]]] | None = None
-
-    def choose(self, selector: str, shots: int) -> list[Pointer | None]:
-        """The pointer of each query; None where the selector has none (the oracle, for a query never scored)."""
-        ids = [[self.sources.train[row].question_id for row in pool] for pool in self.queries.pools]
-        settings = self.sources.settings
-        if selector == "zero-shot":
-            return [() for _ in ids]
-        if selector == "oracle":
-            return [self._best_scored(query.question_id, shots) for query in self.queries.examples]
-        if selector == "random":
-            seed = _random_seed(settings)
-            return [
-                tuple(random.Random(f"random-{seed}-{query.question_id}").sample(pool, shots))
-                for query, pool in zip(self.queries.examples, ids, strict=True)
-            ]
-        if selector == "policy":
-            places = self._greedy(shots)
-        else:
-            places = self._nearest(selector, shots)
-            if selector == "nearest-both-all":
-                return [tuple(self.sources.train[row].question_id for row in row_list) for row_list in places]
-        return [tuple(pool[place] for place in row) for pool, row in zip(ids, places, strict=True)]
-
-    def _greedy(self, shots: int) -> list[list[int]]:
-        assert self.network is not None
-        table = self.sources.seen(self.sources.embeddings)
-        pools = torch.tensor(self.queries.pools)
-        chosen = []
-        for at in range(0, len(pools), 256):
-            candidates = table[pools[at : at + 256]]  # (B, K, d)
-            chosen += self.network.greedy(self.queries.seen[at : at + 256], candidates, shots).tolist()
-        return chosen
-
-    def _nearest(self, selector: str, shots: int) -> list[list[int]]:
-        """Places in the pool (rows of the training split for the whole-split search), the most similar last."""
-        kind = {"nearest-image": "image", "nearest-question": "question"}.get(selector, "both")
-        query: Tensor = getattr(self.queries, kind)
-        table = self.sources.embeddings.of(kind)
-        if selector == "nearest-both-all":
-            train, same = self.sources.train, self.sources.settings.data.exclude_same_image
-            hidden = [frozenset(train.rows_of_image(e.image)) if same else frozenset() for e in self.queries.examples]
-            return [row[::-1] for row in nearest_rows(query, table, shots, hidden)]
-        chosen: list[list[int]] = []
-        for part, pools in zip(query.split(256), torch.tensor(self.queries.pools).split(256), strict=True):
-            similar = torch.einsum("bd,bkd->bk", part, table[pools])  # (B, K)
-            chosen += similar.sort(dim=1, descending=True, stable=True).indices[:, :shots].tolist()
-        return [row[::-1] for row in chosen]
-
-    def _best_scored(self, question_id: int, shots: int) -> Pointer | None:
-        """Of the scored pointers of this length the best, by accuracy, then by the right answer's probability."""
-        if self._oracle is None:
-            settings = self.sources.settings
-            split = settings.infer.split
-            try:
-                groups = rl_data.read_rl_data(_scored_path(settings)).groups
-            except RlDataError as error:
-                raise RlDataError(
-                    f"the oracle needs scored pointers of the {split} queries: `icdsel gen-rl-data --split {split} "
-                    f"--queries {len(self.queries.examples)}` makes them. ({error})"
-                ) from None
-            self._oracle = {
-                group.question_id: [
-                    ((c["vqa_acc_score"], c.get("vqa_gt_prob") or 0.0), tuple(c["pointer"])) for c in group.candidates
-                ]
-                for group in groups
-            }
-        scored = [entry for entry in self._oracle.get(question_id, []) if len(entry[1]) == shots]
-        return max(scored)[1] if scored else None
+    return [split[row] for row in rows]
 
 
 def _answer(
-    sources: Sources, queries: _Queries, choose: _Selectors, selector: Selector, label: str, shot_counts: Sequence[int]
+    sources: Sources, queries: Queries, choose: Selectors, selector: Selector, label: str, shot_counts: Sequence[int]
 ) -> list[dict[str, Any]]:
     """Chooses, asks and scores: a record for each number of shots and query."""
     records = []
@@ -359,9 +236,9 @@ def _answer(
             for (query, pointer), answer in zip(asked, _answers(sources, asked, selector, advance), strict=True):
                 record: dict[str, Any] = {"question_id": query.question_id, "shots": shots, "icds": list(pointer)}
                 if answer.error is None:
-                    prediction = answer.text.strip()
-                    accuracy = round(vqa_accuracy(prediction, query.answers), 6)
-                    records.append(record | {"prediction": prediction, "accuracy": accuracy})
+                    prediction = prediction_of(answer, sources.settings.vlm)
+                    scores = accuracies(prediction, query, sources.settings.data.metric)
+                    records.append(record | {"prediction": prediction} | scores)
                 else:
                     records.append(record | {"error": answer.error})
     return records

@@ -8,6 +8,9 @@ the strings are normalised:
 * ``official``, the VQA evaluation code: only where the human answers differ from one another;
 * ``openflamingo``, OpenFlamingo and its descendants, Lever-Plus among them: always.
 
+OK-VQA stores stemmed answers ("ride" for "riding"), which no one says. LAVIS and OpenFlamingo therefore lemmatise
+predictions before they compare them; the metric ``lemmatised`` does so too, then counts as ``official``.
+
 The normalisation follows the official code down to its quirks, for the sake of comparable numbers.
 """
 
@@ -17,10 +20,15 @@ from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
 from functools import lru_cache
 
+import simplemma
+
 __all__ = [
+    "METRICS",
     "VARIANTS",
+    "accuracy",
     "answer_weights",
     "edit_similarity",
+    "lemmatise",
     "majority_answer",
     "normalize_answer",
     "relevance",
@@ -29,6 +37,7 @@ __all__ = [
 ]
 
 VARIANTS = ("official", "openflamingo")
+METRICS = (*VARIANTS, "lemmatised")
 
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'  # neither the colon, the apostrophe nor the period
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")
@@ -73,6 +82,7 @@ _CONTRACTIONS = {
 } | {"somebody'd": "somebodyd"}
 
 _TOKEN = re.compile(r"[a-z0-9]+")
+_WORD = re.compile(r"[^\W\d_]+")
 
 
 def vqa_accuracy(prediction: str, answers: Sequence[str], variant: str = "official") -> float:
@@ -98,6 +108,27 @@ def vqa_accuracy(prediction: str, answers: Sequence[str], variant: str = "offici
     for match in matches:  # not sum(): from Python 3.12 on it compensates, which changes the last bit
         accuracy += min(1.0, (total - match) / 3)
     return accuracy / len(matches)
+
+
+def accuracy(prediction: str, answers: Sequence[str], metric: str = "official") -> float:
+    """Return the VQA accuracy by one of ``METRICS``: a variant of ``vqa_accuracy``, or ``lemmatised``.
+
+    Raises:
+        ValueError: There is no answer, or the metric is unknown.
+    """
+    if metric == "lemmatised":
+        return vqa_accuracy(lemmatise(prediction), answers)
+    return vqa_accuracy(prediction, answers, metric)
+
+
+@lru_cache(maxsize=1 << 16)
+def lemmatise(text: str) -> str:
+    """Return the text with every word in lower case and as its dictionary form, by simplemma's English word list.
+
+    LAVIS lemmatises nouns and verbs alone, by a tagger that sees their sentence; a word list knows neither, so
+    "better" becomes "good" here, and "leaves" always "leave".
+    """
+    return _WORD.sub(lambda word: str(simplemma.lemmatize(word[0].lower(), lang="en")), text)
 
 
 def answer_weights(answers: Sequence[str], variant: str = "official") -> dict[str, float]:

@@ -26,6 +26,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from icdsel.topk import stable_topk
+
 __all__ = ["CHOSEN_LOGIT", "TEMPERATURE", "PointerConfig", "PointerNetwork", "pointer_log_prob"]
 
 TEMPERATURE = 0.1
@@ -98,7 +100,7 @@ class _Encoded(NamedTuple):
     """Queries and their pools, encoded: what all the pointers of a query share."""
 
     state: Tensor  # (B, h), unit vectors: the state before the first choice
-    candidates: Tensor  # (B, K, h), unit vectors
+    candidates: Tensor  # (B, K, h), unit vectors; (1, K, h) where all queries share one pool
     hidden: Tensor | None  # (B, K), True where a candidate may not be chosen
 
 
@@ -107,9 +109,10 @@ class PointerNetwork(nn.Module):
 
     All methods take `query` [B, d] and `candidates` [B, K, d] of the parameters' dtype, and optionally `mask`
     [B, K] (bool), True where a candidate may be chosen: one that is False is hidden from the cross-attention
-    and its logits are -inf, so pools of different sizes can be padded to one. Pointers are positions in the
-    pool (int64). A step of -1 is padding: it chooses nothing and its log-prob is 0. Shapes that do not fit
-    one another or the network are a ValueError.
+    and its logits are -inf, so pools of different sizes can be padded to one. `candidates` [1, K, d] are one pool
+    that all queries share: it is encoded once, whatever their number. Pointers are positions in the pool
+    (int64). A step of -1 is padding: it chooses nothing and its log-prob is 0. Shapes that do not fit one
+    another or the network are a ValueError.
 
     `step_logits` and `log_prob` are differentiable and apply dropout in training mode. `greedy`, `beam` and
     `sample` decide: they keep no gradients, never apply dropout, and choose no candidate twice; more `shots`
@@ -228,9 +231,7 @@ class PointerNetwork(nn.Module):
                     state, chosen = self._advance(encoded, state, chosen, pointers[..., -1])
                 steps = self._step(encoded, state, chosen).log_softmax(-1).masked_fill(chosen, -torch.inf)
                 total = (log_prob.unsqueeze(-1) + steps).flatten(1)  # (B, W * K)
-                # A stable sort, since topk leaves the order of equal values open.
-                ranked, order = total.sort(dim=-1, descending=True, stable=True)
-                log_prob, order = ranked[:, :width], order[:, :width]
+                log_prob, order = stable_topk(total, width)  # (B, W)
                 parent, choice = order // size, order % size  # (B, W)
                 state, chosen, pointers = (_rows(x, parent) for x in (state, chosen, pointers))
                 pointers = torch.cat([pointers, choice.unsqueeze(-1)], dim=-1)
@@ -305,8 +306,9 @@ class PointerNetwork(nn.Module):
 
     def _encode(self, query: Tensor, candidates: Tensor, mask: Tensor | None) -> _Encoded:
         d = self.config.d_model
-        batch, size = candidates.shape[:2]
-        if candidates.shape != (batch, size, d) or query.shape != (batch, d) or not batch or not size:
+        batch, (pools, size) = len(query), candidates.shape[:2]
+        fits = candidates.shape == (pools, size, d) and query.shape == (batch, d) and pools in (1, batch)
+        if not fits or not batch or not size:
             found = f"{list(query.shape)} and {list(candidates.shape)}"
             raise ValueError(f"query must be [B, {d}] and candidates [B, K, {d}], not {found}")
         if mask is not None and (mask.shape != (batch, size) or mask.dtype != torch.bool):
@@ -316,26 +318,30 @@ class PointerNetwork(nn.Module):
         ignored = None if hidden is None else hidden & ~hidden.all(-1, keepdim=True)
         q = self.input_proj(query).unsqueeze(1)  # (B, 1, h)
         c = self.input_proj(candidates)  # (B, K, h)
+        told: dict[str, Tensor | None] = {"key_padding_mask": ignored}
+        if pools < batch:  # to the attention, the queries of a shared pool are one sequence
+            q, told = q.transpose(0, 1), {"attn_mask": ignored}  # (1, B, h)
         for attention, norm in zip(self.cross_attn_layers, self.attn_norms, strict=True):
             # Asking for the weights takes the plain path: for one row per query it is the faster one, with
             # deterministic gradients, and rounds as the original does.
-            attended, _ = attention(q, c, c, key_padding_mask=ignored, need_weights=True)
+            attended, _ = attention(q, c, c, **told, need_weights=True)
             q = norm(attended + q)
         q, c = self.query_ff(q), self.cand_ff(c)
-        state = F.normalize(self.query_proj(self.dropout(q)), dim=-1).squeeze(1)  # (B, h)
+        state = F.normalize(self.query_proj(self.dropout(q)), dim=-1).view(batch, -1)  # (B, h)
         return _Encoded(state, F.normalize(self.cand_proj(self.dropout(c)), dim=-1), hidden)
 
     @staticmethod
     def _start(encoded: _Encoded, rows: int) -> tuple[Tensor, Tensor]:
         """The state [B, rows, h] and what is chosen [B, rows, K], before the first step."""
-        batch, size, width = encoded.candidates.shape
+        batch, width = encoded.state.shape
+        size = encoded.candidates.shape[1]
         state = encoded.state.unsqueeze(1).expand(batch, rows, width)
         return state, torch.zeros(batch, rows, size, dtype=torch.bool, device=state.device)
 
     @staticmethod
     def _step(encoded: _Encoded, state: Tensor, chosen: Tensor) -> Tensor:
         """The logits [B, P, K] of one step."""
-        logits = state @ encoded.candidates.transpose(1, 2) / TEMPERATURE  # (B, P, K)
+        logits = similarities(state, encoded.candidates) / TEMPERATURE  # (B, P, K)
         logits = logits.masked_fill(chosen, CHOSEN_LOGIT)
         if encoded.hidden is not None:
             logits = logits.masked_fill(encoded.hidden.unsqueeze(1), -torch.inf)
@@ -346,8 +352,7 @@ class PointerNetwork(nn.Module):
         positions = torch.arange(chosen.shape[-1], device=choice.device)
         picked = choice.unsqueeze(-1) == positions  # (B, P, K)
         if self.query_update_gate is not None:
-            # A lookup as a product with one-hot rows: its gradient is summed in a fixed order everywhere.
-            icd = picked.to(state.dtype) @ encoded.candidates  # (B, P, h)
+            icd = _lookup(encoded.candidates, choice, picked)  # (B, P, h)
             gate = self.query_update_gate(torch.cat([state, icd], dim=-1)).sigmoid()  # (B, P, h)
             moved = F.normalize(gate * state + (1 - gate) * icd, dim=-1)
             state = torch.where((choice >= 0).unsqueeze(-1), moved, state)
@@ -361,6 +366,22 @@ def pointer_log_prob(step_logits: Tensor, pointers: Tensor) -> Tensor:
     steps = step_logits.masked_fill(padding.unsqueeze(-1), 0.0).log_softmax(-1)
     taken = steps.gather(-1, pointers.clamp(min=0).unsqueeze(-1)).squeeze(-1)  # (B, P, S)
     return taken.masked_fill(padding, 0.0).sum(-1)
+
+
+def similarities(rows: Tensor, candidates: Tensor) -> Tensor:
+    """Dot products [B, P, K] of `rows` [B, P, h] with `candidates` [B, K, h], or [1, K, h] for all."""
+    if len(candidates) == 1 < len(rows):  # one product, where a batched one would copy the pool for each query
+        return (rows.flatten(0, 1) @ candidates[0].T).view(*rows.shape[:2], -1)
+    return rows @ candidates.transpose(1, 2)
+
+
+def _lookup(candidates: Tensor, choice: Tensor, picked: Tensor) -> Tensor:
+    """The candidates [B, P, h] at `choice` [B, P], whose one-hot rows are `picked` [B, P, K]; anything at -1."""
+    if torch.is_grad_enabled():
+        # As a product with one-hot rows, whose gradient is summed in a fixed order everywhere.
+        return picked.to(candidates.dtype) @ candidates
+    pools = candidates.expand(len(choice), -1, -1)
+    return pools.gather(1, choice.clamp(min=0).unsqueeze(-1).expand(-1, -1, pools.shape[-1]))
 
 
 def _rows(x: Tensor, rows: Tensor) -> Tensor:

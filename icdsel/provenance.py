@@ -5,12 +5,13 @@ import json
 import platform
 import subprocess
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from icdsel import __version__
+from icdsel.console import note
 from icdsel.errors import RunError, UserError
 from icdsel.files import write_json
 from icdsel.records import Example
@@ -24,7 +25,7 @@ def fingerprint_examples(examples: Iterable[Example]) -> str:
     """Of everything an example says; images count by name."""
     digest = hashlib.sha256()
     for e in examples:
-        row = [e.question_id, e.image_id, e.image.name, e.question, e.answer, *e.answers]
+        row = [e.question_id, e.image_id, e.image.name, e.question, e.answer, *e.answers, *e.raw_answers]
         digest.update(json.dumps(row).encode())
     return digest.hexdigest()[:16]
 
@@ -37,6 +38,7 @@ def fingerprint_file(path: Path) -> str:
 def identity(settings: Settings, *tables: str, leave_out: Iterable[str] = ()) -> Identity:
     """The settings of `tables` as a flat mapping, without those that cannot change a result (paths, memory)."""
     silent = {"data.data_dir", "data.image_dir", "data.results_dir", "vlm.batch_tokens", "vlm.image_cache_mb"}
+    silent |= {"data.preset", "data.on_image_error", "data.max_image_pixels"}  # what they set counts
     # Of the model its fingerprint counts, of the arithmetic what the model was loaded in.
     silent |= {"vlm.device", "vlm.model", "vlm.dtype", *leave_out}
     values = settings.model_dump(mode="json", include=set(tables))
@@ -114,6 +116,35 @@ def require_same(side_file: Path, now: Identity, what: str, error: type[UserErro
     differing = differences(read_side_file(side_file)["identity"], now)
     if differing:
         raise error(f"{what} was made under other settings:\n  " + "\n  ".join(differing) + f"\n{remedy}")
+
+
+def claim(
+    paths: Sequence[Path],
+    side_file: Path,
+    now: Identity,
+    what: str,
+    error: type[UserError],
+    remedy: str,
+    overwrite: bool,
+) -> bool:
+    """Whether something made of the same things stands at `paths` already.
+
+    What was made of other things is moved aside, side file too, where `overwrite` says so.
+
+    Raises:
+        UserError: of the class `error`; it was made of other things, or cannot be told, and `overwrite` is False.
+    """
+    if not any(path.exists() for path in paths):
+        return False
+    try:
+        require_same(side_file, now, what, error, remedy)
+    except UserError:
+        if not overwrite:
+            raise
+        for moved in move_aside(*paths, side_file):
+            note(f"moved what was there to {moved}")
+        return False
+    return True
 
 
 def move_aside(*paths: Path) -> list[Path]:

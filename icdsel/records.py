@@ -13,7 +13,8 @@ Pointer = tuple[int, ...]
 class Example:
     """An image, a question about it, and what people answered.
 
-    `answer` is what a demonstration shows; `answers` are the (usually ten) human answers.
+    `answer` is what a demonstration shows; `answers` are the (usually ten) human answers that a prediction is
+    compared with. Where these are not what people wrote (OK-VQA stems them), `raw_answers` are that.
     """
 
     question_id: int
@@ -22,6 +23,12 @@ class Example:
     question: str
     answer: str
     answers: tuple[str, ...]
+    raw_answers: tuple[str, ...] = ()
+
+    @property
+    def written_answers(self) -> tuple[str, ...]:
+        """The human answers as people wrote them."""
+        return self.raw_answers or self.answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +64,15 @@ class Answer:
 class QueryGroup:
     """One query's pool and its scored pointers: a line of the RL data.
 
-    `pool` holds question_ids of the training split. Every candidate is a mapping with the original's names
-    (`pointer` as question_ids, `gen_method`, `vqa_pred_answer`, `vqa_correct`, `vqa_acc_score`, `vqa_gt_prob`, …).
+    `pool` holds question_ids of the training split; None is the whole of it without the `excluded` ones. Every
+    candidate is a mapping with the original's names (`pointer` as question_ids, `gen_method`, `vqa_pred_answer`,
+    `vqa_correct`, `vqa_acc_score`, `vqa_gt_prob`, …).
     """
 
     question_id: int
     image_id: int
     question: str
     answers: tuple[str, ...]
-    pool: tuple[int, ...]
+    pool: tuple[int, ...] | None
     candidates: tuple[Mapping[str, Any], ...] = field(repr=False)
+    excluded: tuple[int, ...] = ()

@@ -18,7 +18,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["NORMALIZATIONS", "REWARD_MODES", "normalize_rewards", "pointer_reward"]
+from icdsel.settings import RETIRED_MODES
+
+__all__ = ["NORMALIZATIONS", "REWARD_MODES", "is_correct", "normalize_rewards", "pointer_reward"]
 
 REWARD_LIMIT = 5.0
 """Rewards are clipped to [-5, 5], as in the original."""
@@ -46,11 +48,6 @@ _MODES = {
 
 REWARD_MODES = tuple(_MODES)
 """The modes of ``pointer_reward``; the first is the default of the settings."""
-
-_RETIRED_MODES = {
-    "legacy": "with its own default weights it gives every pointer 0",
-    "hybrid": "Lever-Plus lists it, then refuses it",
-}
 
 # Rewards that differ by less than rounding are equal: a group of them teaches nothing.
 _NO_SPREAD = 1e-12
@@ -147,11 +144,16 @@ def normalize_rewards(
 
 
 def _mode(name: str) -> _Mode:
-    if name in _RETIRED_MODES:
-        raise ValueError(f"reward mode {name!r} is retired ({_RETIRED_MODES[name]}); use 'hard_plus_soft'")
+    if name in RETIRED_MODES:
+        raise ValueError(f"reward mode {name!r} is retired ({RETIRED_MODES[name]}); use 'hard_plus_soft'")
     if name not in _MODES:
         raise ValueError(f"unknown reward mode {name!r}; choose one of: {', '.join(REWARD_MODES)}")
     return _MODES[name]
+
+
+def is_correct(candidate: Mapping[str, Any]) -> bool:
+    """Whether a pointer was answered correctly (`vqa_correct`, else an accuracy above 0)."""
+    return _correct(candidate) > 0
 
 
 def _correct(candidate: Mapping[str, Any]) -> float:

@@ -8,28 +8,30 @@ import json
 import math
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from icdsel.checkpoint import load_policy
 from icdsel.console import note, progress
+from icdsel.datasets import Split, load_split
 from icdsel.errors import CheckpointError, RlDataError
-from icdsel.files import append_lines
-from icdsel.metrics import answer_weights, relevance, vqa_accuracy
+from icdsel.files import append_lines, write_json
+from icdsel.lever_plus.rl_data import is_lever_plus, read_lever_plus
+from icdsel.lever_plus.rl_data_writer import lever_plus_json
+from icdsel.metrics import answer_weights
 from icdsel.policy import CosineNetwork, PointerNetwork
 from icdsel.proposals import propose
-from icdsel.provenance import Identity, fingerprint_file, identity, move_aside, require_same, write_side_file
-from icdsel.records import Answer, Example, Proposal, QueryGroup
+from icdsel.provenance import Identity, claim, fingerprint_file, identity, read_side_file, write_side_file
+from icdsel.records import Example, Proposal, QueryGroup
+from icdsel.scoring import score_candidate
 from icdsel.settings import Settings
 from icdsel.sources import Sources, open_sources
 from icdsel.vlm import Request
 
 UNIT = 32
-SCORER_VERSION = 1  # part of the identity: raised when the scores of the same prompts change
+SCORER_VERSION = 2  # part of the identity: raised when the scores of the same prompts change
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def generate(
     """
     path = output or rl_data_path(settings)
     part = path.with_name(path.name + ".part")
-    if settings.proposals.shots > settings.data.pool_size:
+    if settings.data.pool_size != "all" and settings.proposals.shots > settings.data.pool_size:
         raise RlDataError(
             f"pointers of {settings.proposals.shots} ICDs do not fit into a pool of {settings.data.pool_size}: "
             f"use --pointer-shots {settings.data.pool_size} or less, or a larger --pool-size"
@@ -96,17 +98,10 @@ def generate(
     if init and not init.is_file():
         raise CheckpointError(f"--init {init} does not exist")
     sources = sources or open_sources(settings)
-    network = proposer(settings, sources.embeddings.image.shape[1])
+    network = proposer(settings, sources.seen.shape[1])
     made_of = rl_data_identity(settings, sources)
-    if path.exists() or part.exists():
-        try:
-            remedy = "Use the old settings, --overwrite to move the file aside, or another file (--output, --rl-data)."
-            require_same(side_path(path), made_of, str(path), RlDataError, remedy)
-        except RlDataError:
-            if not overwrite:
-                raise
-            for moved in move_aside(path, part, side_path(path)):
-                note(f"moved the old file to {moved}")
+    remedy = "Use the old settings, --overwrite to move the file aside, or another file (--output, --rl-data)."
+    claim((path, part), side_path(path), made_of, str(path), RlDataError, remedy, overwrite)
     if not path.exists():
         write_side_file(side_path(path), settings, made_of, str(sources.vlm.device))
         _write_units(sources, network, part)
@@ -149,32 +144,45 @@ def proposer(settings: Settings, d_model: int) -> PointerNetwork:
 
 def _write_units(sources: Sources, network: PointerNetwork, part: Path) -> None:
     settings, train = sources.settings, sources.train
-    queries = _queries(sources)
-    units = [queries[at : at + UNIT] for at in range(0, len(queries), UNIT)]
+    examples = _queries(sources)
+    units = [examples[at : at + UNIT] for at in range(0, len(examples), UNIT)]
     done = _whole_units(part, units)
-    split = sources.split(settings.proposals.query_split)
-    embeddings = sources.embed(split)
-    rows = [split.row[query.question_id] for query in queries]
-    pools = sources.pools(queries, rows, embeddings)
-    seen, train_seen = sources.seen(embeddings), sources.seen(sources.embeddings)
+    queries = sources.queries(examples, settings.proposals.query_split)
+    pools = queries.pools
+    everyone = [example.question_id for example in train] if pools.shared else []
     if done:
         note(f"going on after {done * UNIT} queries of an interrupted run")
-    with progress("Scoring queries", len(queries)) as advance:
+    with progress("Scoring queries", len(examples)) as advance:
         advance(done * UNIT)
         for number in range(done, len(units)):
             unit, at = units[number], number * UNIT
-            unit_pools = pools[at : at + len(unit)]
-            ids = [[train[row].question_id for row in pool] for pool in unit_pools]
+            if pools.shared:
+                ids, hidden = [everyone] * len(unit), pools.hidden[at : at + len(unit)]
+                told = [{"candidate_pool_ids": "all", "excluded_ids": _ids(train, sorted(h))} for h in hidden]
+            else:
+                ids = [_ids(train, pools[q]) for q in range(at, at + len(unit))]
+                told = [{"candidate_pool_ids": pool} for pool in ids]
+            rows, mask = pools.batch(at, len(unit))  # (B, K) or (1, N), (B, K)
             seed = f"proposals-{settings.data.seed}-{unit[0].question_id}"
-            query = seen[rows[at : at + len(unit)]]  # (B, d)
-            candidates = train_seen[torch.tensor(unit_pools)]  # (B, K, d)
-            proposals = propose(query, candidates, ids, network, settings.proposals, seed)
-            groups = _score(sources, unit, ids, proposals)
+            proposals = propose(
+                queries.seen[at : at + len(unit)],
+                sources.seen[rows],
+                ids,
+                network,
+                settings.proposals,
+                seed,
+                None if mask.all() else mask,
+            )
+            groups = _score(sources, unit, told, proposals)
             failed = [c["error"] for group in groups for c in group["pointer_candidates"] if "error" in c]
             if len(failed) == sum(len(group["pointer_candidates"]) for group in groups):
                 raise RlDataError(f"every VLM call of a unit failed, e.g.: {failed[0]}")
             append_lines(part, [json.dumps(group, ensure_ascii=False) for group in groups])
             advance(len(unit))
+
+
+def _ids(train: Split, rows: Iterable[int]) -> list[int]:
+    return [train[row].question_id for row in rows]
 
 
 def _whole_units(part: Path, units: Sequence[Sequence[Example]]) -> int:
@@ -204,11 +212,12 @@ def _question_id(line: bytes) -> object:
 def _score(
     sources: Sources,
     queries: Sequence[Example],
-    pools: Sequence[Sequence[int]],
+    pools: Sequence[Mapping[str, Any]],
     proposals: Sequence[Sequence[Proposal]],
 ) -> list[dict[str, Any]]:
     """Asks the VLM about every proposal; one record a query."""
-    references = [tuple(answer_weights(query.answers)) for query in queries]
+    settings = sources.settings
+    references = [tuple(answer_weights(query.written_answers)) for query in queries]
     requests = [
         Request(tuple(map(sources.train.by_id, proposal.pointer)), query, reference)
         for query, reference, made in zip(queries, references, proposals, strict=True)
@@ -221,42 +230,13 @@ def _score(
             "image_id": query.image_id,
             "question": query.question,
             "answers": list(query.answers),
-            "candidate_pool_ids": list(pool),
-            "pointer_candidates": [score_candidate(proposal, next(answers), query) for proposal in made],
+            **pool,
+            "pointer_candidates": [
+                score_candidate(proposal, next(answers), query, settings.vlm, settings.data.metric) for proposal in made
+            ],
         }
         for query, pool, made in zip(queries, pools, proposals, strict=True)
     ]
-
-
-def score_candidate(proposal: Proposal, answer: Answer, query: Example) -> dict[str, Any]:
-    """A candidate's record: where it comes from, the answer, its correctness, the right answer's probability.
-
-    `vqa_gt_prob` is Σ over distinct human answers of accuracy × probability (end of the turn included);
-    `vqa_gt_prob_norm` the same with each probability's geometric mean per token. A failed call has `error` and
-    `eval_failed` and no scores.
-    """
-    record: dict[str, Any] = {"pointer": list(proposal.pointer), "gen_method": proposal.method}
-    record |= {"beam_rank": proposal.rank, "logprob_score": _rounded(proposal.log_prob)}
-    record |= {"temperature": proposal.temperature}
-    if answer.error is not None:
-        return record | {"eval_failed": True, "error": answer.error}
-    prediction = answer.text.strip()
-    accuracy = vqa_accuracy(prediction, query.answers)
-    weights = answer_weights(query.answers).values()
-    scored = list(zip(weights, answer.reference_log_probs, answer.reference_tokens, strict=True))
-    return record | {
-        "vqa_pred_answer": prediction,
-        "vqa_correct": int(accuracy > 0),
-        "vqa_acc_score": _rounded(accuracy),
-        "vqa_gt_prob": _rounded(sum(weight * math.exp(log_prob) for weight, log_prob, _ in scored)),
-        "vqa_gt_prob_norm": _rounded(sum(weight * math.exp(log_prob / n) for weight, log_prob, n in scored)),
-        **{name: _rounded(value) for name, value in relevance(prediction, query.answers).items()},
-    }
-
-
-def _rounded(value: float | None) -> float | None:
-    """Six significant digits: what a float32 model can vouch for."""
-    return None if value is None else float(f"{value:.6g}")
 
 
 def _summary(path: Path) -> Summary:
@@ -291,21 +271,56 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
             yield record
 
 
-def read_rl_data(path: str | Path) -> RlData:
-    """Reads RL data, refusing what cannot be trained on.
+def convert(settings: Settings, path: Path, output: Path | None = None) -> Path:
+    """Writes RL data in the form of Lever-Plus, `NAME.json`; ranks are those of the settings' training split.
+
+    Raises:
+        RlDataError: `path` holds no RL data of icdsel, or those of another dataset.
+        DataError: the dataset is not there.
+    """
+    records = [
+        record if record.get("candidate_pool_ids") != "all" else {**record, "candidate_pool_ids": []}
+        for record in _records(path)
+    ]
+    made_of = read_side_file(side_path(path))["identity"] if side_path(path).exists() else {}
+    target = output or path.with_suffix(".json")
+    write_json(target, lever_plus_json(records, load_split(settings.data, "train").row, {"made_of": made_of}))
+    return target
+
+
+def read_rl_data(
+    path: str | Path,
+    question_ids: Sequence[int] | None = None,
+    *,
+    skip_fallback: bool = True,
+    accept_unsound: bool = False,
+) -> RlData:
+    """Reads RL data, ours or Lever-Plus's, refusing what cannot be trained on.
 
     Candidates that failed, or whose pointer does not lie in the pool or repeats an ICD, are rejected and
-    counted by reason.
+    counted by reason; of Lever-Plus's data those too that were made up (`icdsel.lever_plus.rl_data`).
+
+    Args:
+        path: The file.
+        question_ids: Those of the training split in order, which Lever-Plus's data refer to by rank; without
+            them the ranks themselves serve.
+        skip_fallback: Reject candidates of Lever-Plus that were scored by matching strings.
+        accept_unsound: Take data of Lever-Plus that were made up or asked without the demonstrations' answers.
 
     Raises:
         RlDataError: the file is missing, empty, damaged, or leaves nothing to train on.
     """
     path = Path(path)
+    if path.is_file() and is_lever_plus(path):
+        theirs, left_out = read_lever_plus(
+            path, question_ids, skip_fallback=skip_fallback, accept_unsound=accept_unsound
+        )
+        return RlData(tuple(theirs), left_out)
     groups, rejected = [], Counter[str]()
     for number, record in enumerate(_records(path), 1):
         try:
             group = _group(record, rejected)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise RlDataError(f"{path}, line {number}: {type(error).__name__} {error}: no RL data of icdsel") from None
         groups.append(group)
     if not groups:
@@ -317,13 +332,15 @@ def read_rl_data(path: str | Path) -> RlData:
 
 
 def _group(record: Mapping[str, Any], rejected: Counter[str]) -> QueryGroup:
-    pool = tuple(int(question_id) for question_id in record["candidate_pool_ids"])
+    told = record["candidate_pool_ids"]
+    pool = None if told == "all" else tuple(int(question_id) for question_id in told)
+    excluded = tuple(int(question_id) for question_id in record.get("excluded_ids", ()))
     kept = []
     for candidate in record["pointer_candidates"]:
         pointer = candidate["pointer"]
         if candidate.get("eval_failed"):
             rejected["the VLM call failed"] += 1
-        elif not set(pointer) <= set(pool):
+        elif set(pointer) & set(excluded) if pool is None else not set(pointer) <= set(pool):
             rejected["an ICD is not in the pool"] += 1
         elif len(set(pointer)) < len(pointer) or not pointer:
             rejected["an ICD stands twice, or none at all"] += 1
@@ -338,4 +355,5 @@ def _group(record: Mapping[str, Any], rejected: Counter[str]) -> QueryGroup:
         answers=tuple(map(str, record["answers"])),
         pool=pool,
         candidates=tuple(kept),
+        excluded=excluded,
     )

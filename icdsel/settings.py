@@ -6,6 +6,7 @@ A value comes from, in this order: a flag on the command line, an `ICDSEL_<TABLE
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -31,6 +32,7 @@ WORLD = "world"
 TINY_VLM = "tiny-vlm"
 
 Sampler = Literal["rand", "text-sim", "img-sim", "mix"]
+Metric = Literal["official", "openflamingo", "lemmatised"]
 RewardMode = Literal[
     "hard_plus_soft",
     "hard_plus_soft_v2",
@@ -52,6 +54,12 @@ Selector = Literal[
     "majority",
     "oracle",
 ]
+
+# Modes of Lever-Plus that are refused, and why.
+RETIRED_MODES = {
+    "legacy": "with its own default weights it gives every pointer 0",
+    "hybrid": "Lever-Plus lists it, then refuses it",
+}
 
 # The names that the original's scripts used.
 DATASET_ALIASES = {"okvqa_local": "okvqa", "vqav2_local": "vqav2"}
@@ -93,10 +101,27 @@ def _split(value: object) -> object:
     return list(value) if isinstance(value, tuple | set) else value
 
 
+PositivePenalty = Annotated[float, Field(gt=0)] | Literal["model"]
+PoolSize = Annotated[int, Field(ge=1)] | Literal["all"]
 Ints = Annotated[tuple[int, ...], NoDecode, BeforeValidator(_split)]
 Floats = Annotated[tuple[float, ...], NoDecode, BeforeValidator(_split)]
 Paths = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split)]
 Selectors = Annotated[tuple[Selector, ...], NoDecode, BeforeValidator(_split)]
+
+
+def _not_flamingo(model: object) -> object:
+    if isinstance(model, str) and re.search(r"flamingo|idefics-?(9|80)b|idefics_?v?1\b", model, re.IGNORECASE):
+        raise ValueError(
+            "Flamingo and the first IDEFICS are not supported (they need libraries that are no longer kept); use "
+            "qwen2.5-vl-3b, or another model of today with --model, such as HuggingFaceTB/SmolVLM-Instruct"
+        )
+    return model
+
+
+def _not_retired(mode: object) -> object:
+    if mode in RETIRED_MODES:
+        raise ValueError(f"this mode is retired ({RETIRED_MODES[str(mode)]}); use hard_plus_soft")
+    return mode
 
 
 class Table(BaseModel):
@@ -108,22 +133,41 @@ class Table(BaseModel):
 class DataSettings(Table):
     """Which examples, which pools, and where files lie."""
 
+    preset: Literal["icdsel", "lever-plus"] = "icdsel"
+    """Everything as icdsel does it, or answers, pools, prompts, decoding, metric and training as Lever-Plus."""
     dataset: Annotated[str, _alias(DATASET_ALIASES)] = WORLD
-    """The dataset: `world` (bundled), `okvqa` or `vqav2`."""
+    """`world` (bundled), `okvqa`, `vqav2`, a file of JSON lines (`my.jsonl`), or a hub name (`hub:owner/name`)."""
     data_dir: Path = Path("data")
     """Folder that holds the dataset's question and annotation files; the bundled world is written here."""
     image_dir: Path | None = None
     """Folder that holds the images, where they do not lie with the questions."""
+    on_image_error: Literal["stop", "skip"] = "stop"
+    """Whether a missing or damaged image stops the run, or its examples are counted and left out."""
+    max_image_pixels: int = Field(100_000_000, ge=1)
+    """Images of more pixels than this are refused as damaged (decompression bombs)."""
+    shown_answer: Literal["raw", "stemmed"] = "raw"
+    """What a demonstration answers in OK-VQA: what people wrote, or the stemmed form. [stemmed under lever-plus]"""
+    metric: Metric = "official"
+    """VQA accuracy: the official code's, OpenFlamingo's, or with lemmatised predictions. [by preset]"""
     results_dir: Path = Path("results")
     """Folder under which everything is written."""
     sampler: Annotated[Sampler, _alias(SAMPLER_ALIASES)] = "rand"
     """How a query's candidate pool is drawn: at random, by text or image similarity, or a mix (32/16/16)."""
-    pool_size: int = Field(64, ge=1)
-    """Candidates in a query's pool."""
+    pool_size: PoolSize = 64
+    """Candidates in a query's pool; `all` makes the whole training split one pool that all queries share."""
+    pool_rules: Literal["icdsel", "lever-plus"] = "icdsel"
+    """How pools of training queries are drawn: each for itself, or to the number as Lever-Plus. [by preset]"""
     exclude_same_image: bool = True
-    """Keep examples that show the query's own image out of its pool."""
+    """Keep examples that show the query's own image out of its pool. [false under lever-plus]"""
     embed: Literal["both", "image", "question"] = "both"
     """What the selector sees of an example: image and question, or one of them."""
+    encoder: str | None = None
+    """What embeds examples: `vlm` (the VLM's own features) or a CLIP-like model's name or folder.
+    [`vlm` on the world or with the tiny VLM, else openai/clip-vit-base-patch32]"""
+    sampler_encoder: str | None = None
+    """The encoder of samplers and nearest neighbours. [the encoder; CLIP ViT-L/14 under lever-plus]"""
+    train_embeddings: Path | None = None
+    """Vectors of the training split to use as they are: the original's `query_embeddings.pt`, or safetensors."""
     seed: int = Field(42, ge=0)
     """The one seed that decides everything that is drawn."""
 
@@ -131,7 +175,7 @@ class DataSettings(Table):
 class VlmSettings(Table):
     """The vision-language model that is asked, and how it is asked."""
 
-    model: Annotated[str | None, _alias(MODEL_ALIASES)] = None
+    model: Annotated[str | None, _alias(MODEL_ALIASES), BeforeValidator(_not_flamingo)] = None
     """A name (`tiny-vlm`, `qwen2.5-vl-3b`), a Hugging Face name or a folder. [by dataset]"""
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:0`."""
@@ -147,6 +191,14 @@ class VlmSettings(Table):
     """Demonstrations and query in one user turn, or as turns of a conversation."""
     max_new_tokens: int = Field(5, ge=1)
     """Longest answer, in tokens."""
+    num_beams: int = Field(1, ge=1, le=16)
+    """Beams of the answer's search; 1 is greedy. [3 under lever-plus]"""
+    length_penalty: float = 1.0
+    """Exponent of the length that a beam's log-prob is divided by. [0 under lever-plus]"""
+    repetition_penalty: PositivePenalty = 1.0
+    """Penalty of tokens that the prompt or the answer holds; `model` takes the model's own. [by preset]"""
+    clean_answers: Literal["strip", "lever-plus"] = "strip"
+    """What is done to an answer: spaces stripped, or cut at words and commas as Lever-Plus does. [by preset]"""
     min_pixels: int | None = Field(None, ge=1)
     """Images are enlarged to at least this many pixels. [by the model's processor]"""
     max_pixels: int | None = Field(None, ge=1)
@@ -202,7 +254,9 @@ class ProposalSettings(Table):
 class RewardSettings(Table):
     """How a reward is made of what the VLM answered."""
 
-    mode: RewardMode = Field("hard_plus_soft", json_schema_extra={"flag": "--reward-mode"})
+    mode: Annotated[RewardMode, BeforeValidator(_not_retired)] = Field(
+        "hard_plus_soft", json_schema_extra={"flag": "--reward-mode"}
+    )
     """How a reward is made of hard and soft correctness."""
     hard_weight: float = Field(1.0, ge=0)
     """Weight of hard correctness (accuracy above 0)."""
@@ -210,12 +264,54 @@ class RewardSettings(Table):
     """Weight of soft correctness (the VQA accuracy), or of the right answer's probability."""
     rel_weight: float = Field(0.1, ge=0)
     """Weight of relevance, in the mode that has it."""
-    normalization: Literal["z_score_clamp", "z_score", "rank"] = Field(
-        "z_score_clamp", json_schema_extra={"flag": "--reward-normalization"}
-    )
+    normalization: Annotated[
+        Literal["z_score_clamp", "z_score", "rank"], _alias({"rank_normalize": "rank", "z-score": "z_score"})
+    ] = Field("z_score_clamp", json_schema_extra={"flag": "--reward-normalization"})
     """How rewards are normalised within a query, where they are."""
     clamp: float = Field(3.0, gt=0, json_schema_extra={"flag": "--reward-clamp"})
     """Bound of a clamped z-score."""
+    skip_fallback: bool = True
+    """Leave out candidates of Lever-Plus that were scored by matching strings, not by the VQA accuracy."""
+    require_correct: bool = False
+    """Train only on queries with a pointer that was answered correctly."""
+    accept_unsound: bool = False
+    """Take RL data of Lever-Plus that were made up or asked without the demonstrations' answers."""
+
+
+# The original's system turn (its configs/infer_model/qwen2.5_vl_3B.yaml), to the character.
+LEVER_PLUS_SYSTEM_PROMPT = (
+    "In the upcoming task, you will see four sets of dialogues, each containing two roles: user and assistant. The "
+    "user is the questioner, who provides an image and asks a question based on it; the assistant is the responder, "
+    "who answers according to the image and question provided by the user. Afterward, you will receive an image and "
+    "a question from the user. Please act as the assistant and answer based on the four previous dialogue sets and "
+    "your own knowledge. Strictly follow the answering format: if the examples use only one or two keywords, your "
+    "reply must also use only one or two keywords; if the examples contain no more than three tokens, your reply "
+    "must not exceed three tokens either."
+)
+CLIP_B32 = "openai/clip-vit-base-patch32"
+CLIP_L14 = "openai/clip-vit-large-patch14"
+VLM_ENCODER = "vlm"
+
+# What `preset` sets, where it is not set by itself: specification §1.1, §2, §3, §7.2.
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "icdsel": {},
+    "lever-plus": {
+        "data": {
+            "shown_answer": "stemmed",
+            "metric": "openflamingo",
+            "pool_rules": "lever-plus",
+            "exclude_same_image": False,
+        },
+        "vlm": {
+            "system_prompt": LEVER_PLUS_SYSTEM_PROMPT,
+            "num_beams": 3,
+            "length_penalty": 0.0,
+            "repetition_penalty": "model",
+            "clean_answers": "lever-plus",
+        },
+        "train": {"recipe": "lever-plus"},
+    },
+}
 
 
 class Recipe(BaseModel):
@@ -297,6 +393,10 @@ class TrainSettings(Table):
     """Dropout in the attention. [by recipe]"""
     init: Path | None = None
     """Checkpoint to start from, of icdsel or Lever-Plus."""
+    warm_start: Path | None = None
+    """Lever-Plus's InfoScore data (its `generate_data.py`), whose beams are imitated before RCE."""
+    warm_epochs: int = Field(5, ge=1)
+    """Epochs of that imitation."""
     train_seed: int | None = Field(None, ge=0, json_schema_extra={"flag": "--train-seed"})
     """Seed of the training alone, to repeat it on the same data. [the seed]"""
 
@@ -391,21 +491,23 @@ class Settings(BaseSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _fill_in_dataset(cls, values: Any) -> Any:
-        """The model and the number of queries that go with the dataset, where none is named."""
+    def _fill_in(cls, values: Any) -> Any:
+        """What goes with the preset, the dataset and the model, where nothing is said."""
         if not isinstance(values, dict):
             return values
         try:
-            data, vlm, proposals = (dict(values.get(table, {})) for table in ("data", "vlm", "proposals"))
+            return values | _filled_in({table: dict(values.get(table, {})) for table in TABLES})
         except (TypeError, ValueError):
             return values  # one of them is no table, which is refused below
-        dataset = str(data.get("dataset", WORLD)).lower()
-        dataset = DATASET_ALIASES.get(dataset, dataset)
-        if vlm.get("model") is None:
-            vlm["model"] = TINY_VLM if dataset == WORLD else MODEL_ALIASES["qwen2.5-vl-3b"]
-        if proposals.get("queries") is None:
-            proposals["queries"] = 5000 if dataset == "vqav2" else 800
-        return values | {"vlm": vlm, "proposals": proposals}
+
+    def usual(self) -> dict[str, Table]:
+        """The tables as they would be with this dataset, model, preset and recipe and nothing else said."""
+        given: dict[str, dict[str, Any]] = {table: {} for table in TABLES}
+        given["data"] = {"dataset": self.data.dataset, "preset": self.data.preset}
+        given["vlm"] = {"model": self.vlm.model}
+        if self.train.recipe != PRESETS[self.data.preset].get("train", {}).get("recipe"):
+            given["train"] = {"recipe": self.train.recipe}
+        return {table: TABLES[table](**values) for table, values in _filled_in(given).items()}
 
     @property
     def model_name(self) -> str:
@@ -419,8 +521,11 @@ class Settings(BaseSettings):
 
     @property
     def dataset_dir(self) -> Path:
-        """`results/<dataset>`."""
-        return self.data.results_dir / self.data.dataset
+        """`results/<dataset>`; of a file its stem, of a hub name `<owner>--<name>`."""
+        dataset = self.data.dataset
+        if dataset.startswith("hub:"):
+            return self.data.results_dir / dataset.removeprefix("hub:").replace("/", "--").replace(":", "--")
+        return self.data.results_dir / (Path(dataset).stem if dataset.endswith(".jsonl") else dataset)
 
 
 TABLES: dict[str, type[Table]] = {
@@ -431,6 +536,27 @@ TABLES: dict[str, type[Table]] = {
     "train": TrainSettings,
     "infer": InferSettings,
 }
+
+
+def _filled_in(values: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """`values` with what goes with the preset, the dataset and the model, where nothing is said."""
+    data, vlm, proposals = values["data"], values["vlm"], values["proposals"]
+    for table, preset in PRESETS.get(str(data.get("preset", "icdsel")), {}).items():
+        for name, value in preset.items():
+            if values[table].get(name) is None:
+                values[table][name] = value
+    dataset = str(data.get("dataset", WORLD)).lower()
+    dataset = DATASET_ALIASES.get(dataset, dataset)
+    if vlm.get("model") is None:
+        vlm["model"] = TINY_VLM if dataset == WORLD else MODEL_ALIASES["qwen2.5-vl-3b"]
+    if proposals.get("queries") is None:
+        proposals["queries"] = 5000 if dataset == "vqav2" else 800
+    if data.get("encoder") is None:
+        data["encoder"] = VLM_ENCODER if dataset == WORLD or vlm["model"] == TINY_VLM else CLIP_B32
+    if data.get("sampler_encoder") is None:
+        own = data["encoder"] != VLM_ENCODER and data.get("preset") == "lever-plus"
+        data["sampler_encoder"] = CLIP_L14 if own else data["encoder"]
+    return values
 
 
 def unusual(table: Table, default: Table, leave_out: Iterable[str] = ()) -> list[str]:

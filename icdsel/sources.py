@@ -1,74 +1,170 @@
 """What every stage that asks the VLM works on: the training split, the VLM, embeddings and pools."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from torch import Tensor
 
-from icdsel.console import note, progress
+from icdsel.console import note, progress, warn
 from icdsel.datasets import Split, load_split
-from icdsel.embeddings import Embeddings, Encoded, encode
-from icdsel.pools import build_pools
-from icdsel.provenance import announce, fingerprint_examples
+from icdsel.embeddings import Embeddings, Encoded, encode, read_train_embeddings
+from icdsel.encoders import Encoder, VlmEncoder, load_clip
+from icdsel.errors import DataError
+from icdsel.pools import Pools, build_pools
+from icdsel.provenance import announce, fingerprint_examples, fingerprint_file
 from icdsel.records import Example
-from icdsel.settings import Settings
+from icdsel.settings import VLM_ENCODER, Settings
 from icdsel.vlm import Vlm, load_vlm
 
 
 @dataclass(frozen=True)
+class Queries:
+    """Some examples of a split, with what is known of them.
+
+    Attributes:
+        examples: The queries.
+        seen: Their embeddings as the selector sees them, (Q, d).
+        pools: Their candidate pools.
+    """
+
+    examples: Sequence[Example]
+    seen: Tensor
+    pools: Pools
+
+
+@dataclass(frozen=True)
 class Sources:
-    """The training split with its embeddings, and the VLM."""
+    """The training split with its embeddings, and the VLM.
+
+    Attributes:
+        settings: What was asked for.
+        vlm: The VLM.
+        train: The training split.
+        seen: Its embeddings as the selector sees them, float32 (N, d).
+    """
 
     settings: Settings
     vlm: Vlm
     train: Split
+    encoder: Encoder
+    sampler_encoder: Encoder
     encoded: Encoded
-    embeddings: Embeddings
+    seen: Tensor
+    _broken: dict[int, str] = field(default_factory=dict)
 
     @property
-    def identity(self) -> dict[str, str]:
-        """Fingerprints of the dataset and the model and its arithmetic, for the identity of what is made of them."""
-        return {
+    def identity(self) -> dict[str, str | None]:
+        """Fingerprints of data, model and encoder, for the identity of what is made of them."""
+        own = self.settings.data.train_embeddings
+        made_of = {
             "dataset": fingerprint_examples(self.train),
             "model": self.vlm.fingerprint,
             "dtype": str(self.vlm.model.dtype).removeprefix("torch."),
+            "encoder": self.encoder.fingerprint,
+            "train_embeddings": fingerprint_file(own) if own else None,
         }
+        if self.settings.data.sampler != "rand":
+            made_of["sampler_encoder"] = self.sampler_encoder.fingerprint
+        return made_of
 
     def split(self, name: str) -> Split:
         """A split of the dataset."""
         return self.train if name == "train" else load_split(self.settings.data, name)
 
-    def embed(self, queries: Split) -> Embeddings:
-        """Embeddings of a split, centred on the training split."""
-        if queries is self.train:
-            return self.embeddings
-        return _encode(self.settings, self.vlm, queries).relative_to(self.encoded)
+    @cached_property
+    def similar_train(self) -> Embeddings:
+        """What samplers and nearest neighbours see of the training split."""
+        return self._sampler_train.relative_to(self._sampler_train, self.sampler_encoder.centred)
 
-    def pools(self, queries: Sequence[Example], rows: Sequence[int], embeddings: Embeddings) -> list[list[int]]:
-        """Candidate pools (rows of the training split) of `queries`, which stand at `rows` of `embeddings`."""
-        chosen = list(rows)
-        own = Embeddings(embeddings.image[chosen], embeddings.question[chosen])
-        return build_pools(queries, self.train, own, self.embeddings, self.settings.data)
+    @cached_property
+    def _sampler_train(self) -> Encoded:
+        if self.sampler_encoder is self.encoder:
+            return self.encoded
+        return _encode(self.settings, self.sampler_encoder, self.train, "train", self._broken)
 
-    def seen(self, embeddings: Embeddings) -> Tensor:
-        """The embeddings as the selector sees them, (N, d)."""
-        return embeddings.of(self.settings.data.embed)
+    def similar(self, queries: Sequence[Example], name: str) -> Embeddings:
+        """What samplers and nearest neighbours see of `queries`, which are of the split of this name."""
+        if name == "train":
+            return _rows(self.similar_train, self.train, queries)
+        encoded = _encode(self.settings, self.sampler_encoder, queries, name)
+        return encoded.relative_to(self._sampler_train, self.sampler_encoder.centred)
+
+    def queries(self, queries: Sequence[Example], name: str) -> Queries:
+        """`queries`, which are of the split of this name, with embeddings and pools."""
+        data = self.settings.data
+        if name == "train":
+            seen = self.seen[[self.train.row[query.question_id] for query in queries]]
+        else:
+            encoded = _encode(self.settings, self.encoder, queries, name)
+            seen = encoded.relative_to(self.encoded, self.encoder.centred).of(data.embed)
+            if seen.shape[1] != self.seen.shape[1]:
+                raise DataError(
+                    f"{data.train_embeddings} holds vectors of width {self.seen.shape[1]}, the encoder "
+                    f"{data.encoder!r} gives {seen.shape[1]}: name the encoder that made the file with --encoder"
+                )
+        pools = build_pools(
+            queries, self.train, lambda: (self.similar(queries, name), self.similar_train), data, set(self._broken)
+        )
+        return Queries(queries, seen, pools)
 
 
-def _encode(settings: Settings, vlm: Vlm, split: Split) -> Encoded:
-    with progress(f"Embedding {split.name}", len(split)) as advance:
-        return encode(split, vlm, settings.dataset_dir / "cache", split.name, advance)
+def _rows(embeddings: Embeddings, split: Split, queries: Sequence[Example]) -> Embeddings:
+    rows = [split.row[query.question_id] for query in queries]
+    return Embeddings(embeddings.image[rows], embeddings.question[rows])
+
+
+def _encode(
+    settings: Settings, encoder: Encoder, examples: Sequence[Example], name: str, broken: dict[int, str] | None = None
+) -> Encoded:
+    """Raw features; images that cannot be read stop the run, or are told, as the settings say.
+
+    Raises:
+        DataError: an image cannot be read, and `on_image_error` is "stop".
+    """
+    with progress(f"Embedding {name}", len(examples)) as advance:
+        encoded = encode(examples, encoder, settings.dataset_dir / "cache", name, advance)
+    if encoded.broken:
+        first = list(encoded.broken.values())[:3]
+        told = f"{len(encoded.broken)} of {len(examples)} {name} examples have an image that cannot be read:\n  "
+        told += "\n  ".join(first) + ("\n  …" if len(encoded.broken) > len(first) else "")
+        if settings.data.on_image_error == "stop":
+            raise DataError(f"{told}\nRepair them, say where images lie (--image-dir), or use --on-image-error skip.")
+        warn(f"{told}\nThey are left out of every pool; as queries they count as failed.")
+        if broken is not None:
+            broken |= encoded.broken
+    return encoded
 
 
 def open_sources(settings: Settings) -> Sources:
     """Loads dataset and VLM and embeds the training split (from the cache where it was embedded before).
 
     Raises:
-        DataError: the dataset is not there or damaged.
-        VlmError: the model is not there, or an image cannot be read.
+        DataError: the dataset is not there or damaged, or an image cannot be read.
+        VlmError: a model is not there or cannot be used.
     """
-    train = load_split(settings.data, "train")
-    vlm = load_vlm(settings.vlm)
+    data = settings.data
+    train = load_split(data, "train")
+    vlm = load_vlm(settings.vlm, data.max_image_pixels)
     note(announce(settings, str(vlm.device)))
-    encoded = _encode(settings, vlm, train)
-    return Sources(settings, vlm, train, encoded, encoded.relative_to(encoded))
+
+    def load_encoder(name: str | None) -> Encoder:
+        if name in (None, VLM_ENCODER):
+            return VlmEncoder(lambda: vlm)
+        return load_clip(str(name), vlm.device, data.max_image_pixels)
+
+    encoder = load_encoder(data.encoder)
+    sampler_encoder = encoder if data.sampler_encoder == data.encoder else load_encoder(data.sampler_encoder)
+    broken: dict[int, str] = {}
+    if data.train_embeddings is None:
+        encoded = _encode(settings, encoder, train, "train", broken)
+        seen = encoded.relative_to(encoded, encoder.centred).of(data.embed)
+    elif encoder.centred:
+        raise DataError(
+            f"--train-embeddings {data.train_embeddings} needs the encoder that made it for the queries: name it, as "
+            f"in --encoder openai/clip-vit-base-patch32 (now it is {data.encoder!r})"
+        )
+    else:
+        seen = read_train_embeddings(data.train_embeddings, len(train))
+        encoded = Encoded(seen, seen)
+    return Sources(settings, vlm, train, encoder, sampler_encoder, encoded, seen, broken)

@@ -14,20 +14,23 @@ from icdsel.console import note, out, progress, warn
 from icdsel.errors import CheckpointError, RlDataError, RunError
 from icdsel.files import append_lines, write_json
 from icdsel.groups import make_groups, merge, split_groups
+from icdsel.lever_plus.rl_data import GT_PROB_NOTE
 from icdsel.policy import PointerConfig, PointerNetwork
 from icdsel.provenance import (
     Identity,
+    claim,
     fingerprint_file,
     identity,
     move_aside,
     read_side_file,
-    require_same,
     write_side_file,
 )
 from icdsel.records import QueryGroup
+from icdsel.rewards import is_correct
 from icdsel.settings import SAMPLER_FILE_NAMES, RewardSettings, Settings, TrainSettings, unusual
 from icdsel.sources import Sources, open_sources
 from icdsel.training import Epoch, plain, train_policy
+from icdsel.warm_start import warm_groups
 
 SIDE_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
@@ -68,8 +71,9 @@ def runs_dir(settings: Settings) -> Path:
 def run_name(settings: Settings) -> str:
     """`v3_<Sampler>_<Model>`, with what differs from the default training settings behind it."""
     parts: list[str] = [] if settings.train.recipe == TrainSettings().recipe else [settings.train.recipe]
-    parts += unusual(settings.reward, RewardSettings())
-    parts += unusual(settings.train, TrainSettings(recipe=settings.train.recipe), leave_out=["recipe"])
+    usual = settings.usual()
+    parts += unusual(settings.reward, usual["reward"])
+    parts += unusual(settings.train, usual["train"], leave_out=["recipe"])
     return "_".join([f"v3_{settings.pair_name}", *parts])
 
 
@@ -114,28 +118,30 @@ def train(
     if settings.train.freeze_backbone and not settings.train.grpo_epochs:
         warn("--freeze-backbone changes nothing without GRPO: add --grpo-epochs 3, say")
     result = Run(runs_dir(settings) / (run or run_name(settings)))
-    for path in (*rl_data_files, *([settings.train.init] if settings.train.init else [])):
-        if not path.is_file():
+    for path in (*rl_data_files, settings.train.init, settings.train.warm_start):
+        if path is not None and not path.is_file():
             raise RlDataError(f"{path} does not exist: give the path of a file that does")
     sources = open_sources(settings)
-    table = sources.seen(sources.embeddings).to(sources.vlm.device)
+    table = sources.seen.to(sources.vlm.device)
     seed = settings.data.seed if settings.train.train_seed is None else settings.train.train_seed
     network = make_network(settings.train, table.shape[1], seed).to(table.device)
     files = list(rl_data_files) or [rl_data.generate(settings, overwrite=overwrite, sources=sources).path]
-    train_part, validation_part = split_groups(_read(files))
+    train_part, validation_part = split_groups(_read(files, sources, settings.reward))
+    warm = warm_groups(sources, settings.train.warm_start) if settings.train.warm_start else None
     train_groups, validation_groups = (
         make_groups(part, sources.train.row, settings.reward).to(table.device) for part in (train_part, validation_part)
     )
     made_of = _identity(settings, sources, files)
     side = result.folder / SIDE_FILE
-    if result.folder.exists() and _claim(result, made_of, overwrite):
+    if _is_trained(result, made_of, overwrite):
         note(f"run {result.name} is trained already with these settings")
         return result
     write_side_file(side, settings, made_of, str(table.device), pair=settings.pair_name, rl_data=list(map(str, files)))
     note(f"Training on {len(train_part)} queries, validating on {len(validation_part)}: run {result.name}")
     rows: list[Epoch] = []
-    epochs = settings.train.rce_epochs + settings.train.grpo_epochs
-    with progress("Training", epochs * len(train_part)) as advance:
+    steps = (settings.train.rce_epochs + settings.train.grpo_epochs) * len(train_part)
+    steps += settings.train.warm_epochs * len(warm.query) if warm else 0
+    with progress("Training", steps) as advance:
 
         def keep(epoch: Epoch) -> None:
             metrics = plain(epoch.metrics)
@@ -164,22 +170,42 @@ def train(
             seed=seed,
             on_epoch=keep,
             on_step=advance,
+            warm=warm.to(table.device) if warm else None,
         )
     out.print(_table(rows))
     _mark_finished(side)
     return result
 
 
-def _read(files: Sequence[Path]) -> list[QueryGroup]:
-    """The groups of all files together; says what was left out, and why."""
-    read = [rl_data.read_rl_data(path) for path in files]
+def _read(files: Sequence[Path], sources: Sources, reward: RewardSettings) -> list[QueryGroup]:
+    """The groups of all files together; says what was left out, and why.
+
+    Raises:
+        RlDataError: nothing is left.
+    """
+    ids = [example.question_id for example in sources.train]
+    sound = {"skip_fallback": reward.skip_fallback, "accept_unsound": reward.accept_unsound}
+    read = [rl_data.read_rl_data(path, ids, **sound) for path in files]
     for path, data in zip(files, read, strict=True):
         for reason, count in data.rejected.items():
-            warn(f"{path}: {count} candidates left out ({reason})")
-    return merge([data.groups for data in read])
+            if reason != GT_PROB_NOTE:
+                warn(f"{path}: {count} candidates left out ({reason})")
+            elif "gtprob" in reward.mode:
+                raise RlDataError(
+                    f"{path}: {count} candidates have no usable probability of the right answer ({reason}), which "
+                    f"--reward-mode {reward.mode} needs: use hard_plus_soft, or score anew with `icdsel gen-rl-data`"
+                )
+    groups = merge([data.groups for data in read])
+    if not reward.require_correct:
+        return groups
+    correct = [group for group in groups if any(is_correct(candidate) for candidate in group.candidates)]
+    note(f"{len(groups) - len(correct)} queries without a correct pointer left out (--require-correct)")
+    if not correct:
+        raise RlDataError("no query has a correct pointer: train without --require-correct, or score more queries")
+    return correct
 
 
-def _claim(run: Run, made_of: Identity, overwrite: bool) -> bool:
+def _is_trained(run: Run, made_of: Identity, overwrite: bool) -> bool:
     """Whether an existing folder is this very run, finished; moves it aside if it is unfinished or may go.
 
     Raises:
@@ -187,18 +213,11 @@ def _claim(run: Run, made_of: Identity, overwrite: bool) -> bool:
     """
     side = run.folder / SIDE_FILE
     remedy = "Use --run NAME for a run of its own, or --overwrite to move the old one aside."
-    try:
-        if not side.exists() and any(run.folder.iterdir()):
-            raise RunError(f"{run.folder} holds files of another origin (no {SIDE_FILE}).\n{remedy}")
-        if side.exists():
-            require_same(side, made_of, f"run {run.name}", RunError, remedy)
-            if "finished" in read_side_file(side):
-                return True
-    except RunError:
-        if not overwrite:
-            raise
-    for moved in move_aside(run.folder):
-        note(f"moved the old run to {moved}")
+    if claim((run.folder,), side, made_of, f"run {run.name}", RunError, remedy, overwrite):
+        if "finished" in read_side_file(side):
+            return True
+        for moved in move_aside(run.folder):
+            note(f"moved the unfinished run to {moved}")
     return False
 
 
@@ -210,13 +229,15 @@ def _mark_finished(side: Path) -> None:
 
 def _identity(settings: Settings, sources: Sources, files: Sequence[Path]) -> Identity:
     init = settings.train.init
-    made_of = identity(settings, "data", "reward", "train", leave_out=["train.init"])
+    warm = settings.train.warm_start
+    made_of = identity(settings, "data", "reward", "train", leave_out=["train.init", "train.warm_start"])
     return (
         made_of
         | sources.identity
         | {
             "rl_data": [fingerprint_file(path) for path in files],
             "init": fingerprint_file(init) if init else None,
+            "warm_start": fingerprint_file(warm) if warm else None,
         }
     )
 

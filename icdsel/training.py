@@ -44,6 +44,7 @@ def train_policy(
     on_epoch: Callable[[Epoch], None],
     on_step: Callable[[int], None],
     shuffle: bool = True,
+    warm: Groups | None = None,
 ) -> None:
     """Trains `network` in place.
 
@@ -57,17 +58,20 @@ def train_policy(
         on_epoch: Called after every epoch with what it left.
         on_step: Called after every step with the number of queries that it took.
         shuffle: Whether the order of the queries changes from epoch to epoch.
+        warm: Pointers to imitate first, whatever their rewards, for `settings.warm_epochs`.
     """
     torch.manual_seed(seed)  # dropout
     order = torch.Generator().manual_seed(seed)
 
-    def batches() -> Iterator[tuple[Tensor, Groups]]:
-        rows = torch.randperm(len(train), generator=order) if shuffle else torch.arange(len(train))
+    def batches(groups: Groups) -> Iterator[tuple[Tensor, Groups]]:
+        rows = torch.randperm(len(groups), generator=order) if shuffle else torch.arange(len(groups))
         for chunk in rows.to(table.device).split(settings.batch_size):
-            yield chunk, train[chunk]
+            yield chunk, groups[chunk]
             on_step(len(chunk))
 
     loop = _Loop(network, table, train, validation, settings, batches, on_epoch)
+    if warm is not None:
+        _warm_up(loop, warm)
     before_rce = settings.grpo_epochs and RECIPES[settings.recipe].old_log_probs == "before-rce"
     old = log_probs(network, table, train) if before_rce else None
     _rce(loop)
@@ -84,8 +88,26 @@ class _Loop:
     train: Groups
     validation: Groups
     settings: TrainSettings
-    batches: Callable[[], Iterator[tuple[Tensor, Groups]]]
+    batches: Callable[[Groups], Iterator[tuple[Tensor, Groups]]]
     on_epoch: Callable[[Epoch], None]
+
+
+def _warm_up(loop: _Loop, warm: Groups) -> None:
+    """Cross-entropy of every pointer of `warm`, all weighing the same: Lever-Plus's supervised training, mended.
+
+    The original trains on the parity of indices, over a pool of the two ICDs themselves (specification §0.1).
+    """
+    network, settings = loop.network, loop.settings
+    optimizer = torch.optim.AdamW(network.parameters(), lr=settings.rce_lr)
+    for number in range(settings.warm_epochs):
+        network.train()
+        losses = []
+        for _, batch in loop.batches(warm):
+            logits = network.step_logits(loop.table[batch.query], loop.table[batch.pool], batch.pointers, batch.mask)
+            loss = rce_loss(logits, batch.pointers, torch.zeros_like(batch.raw), 1.0, settings.label_smoothing)
+            losses.append(_update(loss, optimizer, network))
+        metrics = {"warm_loss": _mean(losses)} | evaluate(network, loop.table, loop.validation)
+        loop.on_epoch(Epoch("warm", number, metrics, settings.kl_beta, optimizer))
 
 
 def _rce(loop: _Loop) -> None:
@@ -96,7 +118,7 @@ def _rce(loop: _Loop) -> None:
     for number in range(settings.rce_epochs):
         network.train()
         losses = []
-        for _, batch in loop.batches():
+        for _, batch in loop.batches(loop.train):
             tau = rce_temperature(step, total, settings.rce_temp_start, settings.rce_temp_end)
             logits = network.step_logits(loop.table[batch.query], loop.table[batch.pool], batch.pointers, batch.mask)
             rewards = batch.normalized if settings.rce_normalized_reward else batch.raw
@@ -125,7 +147,7 @@ def _grpo(loop: _Loop, old: Tensor) -> None:
         # The original's cut: the best 3 pointers in the first epoch, then the best 5.
         top_k = None if recipe.advantage_over == "group" else (3 if number < 1 else 5)
         reports: list[dict[str, Tensor]] = []
-        for rows, batch in loop.batches():
+        for rows, batch in loop.batches(loop.train):
             new = network.log_prob(loop.table[batch.query], loop.table[batch.pool], batch.pointers, batch.mask)
             loss, report = grpo_loss(
                 new,

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from icdsel.checkpoint import convert, find_checkpoint, load_checkpoint, load_policy, save_policy
 from icdsel.errors import CheckpointError, UserError
-from icdsel.lever_plus import ConversionWarning, read_inert
+from icdsel.lever_plus.checkpoints import ConversionWarning, read_inert
 from icdsel.policy import PointerConfig, PointerNetwork
 
 DATA = Path(__file__).parent / "data"

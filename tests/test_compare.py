@@ -315,6 +315,8 @@ def test_the_json_file_is_a_list_of_rows(settings: Settings, tmp_path: Path) -> 
             "difference": 30.0,
             "difference_low": 30.0,
             "difference_high": 30.0,
+            "metric": "official",
+            "other_metrics": {},
         },
         {
             "name": "random-42",
@@ -328,5 +330,7 @@ def test_the_json_file_is_a_list_of_rows(settings: Settings, tmp_path: Path) -> 
             "difference": None,
             "difference_low": None,
             "difference_high": None,
+            "metric": "official",
+            "other_metrics": {},
         },
     ]

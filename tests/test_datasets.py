@@ -2,6 +2,7 @@ import io
 import itertools
 import json
 import math
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -77,34 +78,30 @@ def load(folder: Path, dataset: str = "okvqa", split: str = "train", **more: Any
 def test_okvqa_by_hand(tmp_path: Path) -> None:
     write(tmp_path)
     split = load(tmp_path)
+    flag = ("red, white and blue",) * 10
+    animals = ("cat", "dog", "dog", "cat", "cow")
+    stems, words = ("rid",) * 6 + ("sitt",) * 4, ("riding",) * 6 + ("sitting",) * 4
+    images = [tmp_path / f"COCO_train2014_0000000000{n}.jpg" for n in (10, 30)]
+    # Predictions are compared with the stems; a demonstration shows what most people wrote.
     assert list(split) == [
-        Example(
-            101,
-            10,
-            tmp_path / "COCO_train2014_000000000010.jpg",
-            "What is 101?",
-            "red, white and blue",
-            ("red, white and blue",) * 10,
-        ),
-        # What people wrote, not the stems "rid" and "sitt"; the answer that most of them gave.
-        Example(
-            204,
-            10,
-            tmp_path / "COCO_train2014_000000000010.jpg",
-            "What is 204?",
-            "riding",
-            ("riding",) * 6 + ("sitting",) * 4,
-        ),
-        # Of equally common answers the first seen.
-        Example(
-            305,
-            30,
-            tmp_path / "COCO_train2014_000000000030.jpg",
-            "What is 305?",
-            "cat",
-            ("cat", "dog", "dog", "cat", "cow"),
-        ),
+        Example(101, 10, images[0], "What is 101?", "red, white and blue", flag, flag),
+        Example(204, 10, images[0], "What is 204?", "riding", stems, words),
+        Example(305, 30, images[1], "What is 305?", "cat", animals, animals),  # of equally common answers the first
     ]
+    assert split[1].written_answers == words
+    stemmed = load(tmp_path, shown_answer="stemmed")
+    assert [example.answer for example in stemmed] == ["red, white and blue", "rid", "cat"]
+    assert [example.answers for example in stemmed] == [example.answers for example in split]
+
+
+def test_majorities_are_of_what_is_shown(tmp_path: Path) -> None:
+    # Three stems agree where the words that they stand for do not.
+    told = okvqa_annotation(101, 10, ["surf", "run", "surfing", "surfs", "run"])
+    for record in told["answers"]:
+        record["answer"] = record["raw_answer"][:4]
+    write(tmp_path, questions=[question(101, 10)], annotations=[told])
+    assert load(tmp_path)[0].answer == "run"
+    assert load(tmp_path, shown_answer="stemmed")[0].answer == "surf"
 
 
 def test_rows_are_ranks_by_question_id(tmp_path: Path) -> None:
@@ -130,6 +127,8 @@ def test_vqav2_takes_the_official_answer_where_there_is_one(tmp_path: Path) -> N
     split = load(tmp_path, "vqav2", "validation")
     assert [example.answer for example in split] == ["two", "yes"]
     assert split[0].answers == ("2",) * 4 + ("two",) * 3 + ("Two",) * 3
+    assert split[0].raw_answers == () and split[0].written_answers == split[0].answers
+    assert load(tmp_path, "vqav2", "validation", shown_answer="stemmed")[0].answer == "two"
     assert split[0].image == tmp_path / "COCO_val2014_000000000005.jpg"
 
 
@@ -153,8 +152,74 @@ def test_folders(tmp_path: Path) -> None:
     elsewhere = tmp_path / "coco"
     elsewhere.mkdir()
     assert load(tmp_path, image_dir=elsewhere)[0].image == elsewhere / name
-    (elsewhere / "train2014").mkdir()
-    assert load(tmp_path, image_dir=elsewhere)[0].image == elsewhere / "train2014" / name
+    for below in ("mscoco/mscoco2014", "mscoco2014", "."):  # the last counts most
+        (elsewhere / below / "train2014").mkdir(parents=True)
+        assert load(tmp_path, image_dir=elsewhere)[0].image == elsewhere / below / "train2014" / name
+    # Questions in the dataset's folder, images beside it.
+    (tmp_path / "okvqa" / "train2014").rmdir()
+    (tmp_path / "mscoco" / "mscoco2014" / "train2014").mkdir(parents=True)
+    assert load(tmp_path)[0].image == tmp_path / "mscoco" / "mscoco2014" / "train2014" / name
+
+
+def test_examples_of_one_image_share_its_path(tmp_path: Path) -> None:
+    write(tmp_path)
+    split = load(tmp_path)
+    assert split[0].image is split[1].image
+
+
+# --- Lever-Plus's preprocessed form -----------------------------------------------------------------------
+
+
+def preprocess(folder: Path, annotations: list[Record], split: str = "train") -> Path:
+    """As specification §1.1: the annotations, each with its question; one name for both datasets."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"vqav2_mscoco_{split}2014.json"
+    joined = [record | {"question": f"What is {record['question_id']}?"} for record in annotations]
+    path.write_text(json.dumps({"info": {}, "annotations": joined, "data_type": "mscoco"}))
+    return path
+
+
+def test_the_preprocessed_form_says_the_same_as_the_official(tmp_path: Path) -> None:
+    write(tmp_path / "official")
+    official = load(tmp_path / "official", image_dir=tmp_path)
+    for below in (".", "okvqa", "okvqa_hf", "okvqa/okvqa_hf"):
+        folder = tmp_path / "data"
+        path = preprocess(folder / below, OKVQA_ANNOTATIONS)
+        assert list(load(folder, image_dir=tmp_path)) == list(official)
+        assert load(folder)[0].image == path.parent / "COCO_train2014_000000000010.jpg"
+        path.unlink()
+
+
+def test_vqav2_preprocessed(tmp_path: Path) -> None:
+    preprocess(tmp_path / "vqav2" / "vqav2_hf", [vqav2_annotation(1, 5, ["2"] * 4 + ["two"] * 6, "2")], "val")
+    (example,) = load(tmp_path, "vqav2", "validation")
+    assert (example.question, example.answer, example.raw_answers) == ("What is 1?", "2", ())
+    assert example.image.name == "COCO_val2014_000000000005.jpg"
+
+
+def test_official_files_win(tmp_path: Path) -> None:
+    preprocess(tmp_path / "okvqa", [okvqa_annotation(7, 1, ["boat"] * 10)])
+    questions, _ = write(tmp_path)
+    assert len(load(tmp_path)) == 3
+    questions.unlink()  # what is not complete does not count
+    assert [example.question_id for example in load(tmp_path)] == [7]
+
+
+def test_the_other_datasets_file_is_refused(tmp_path: Path) -> None:
+    # Its name is the same, so a wrong folder would give wrong results without a word.
+    preprocess(tmp_path, [vqav2_annotation(1, 5, ["two"] * 10, "two")])
+    assert "it has the form of vqav2, not of okvqa" in refusal(tmp_path)
+    preprocess(tmp_path, OKVQA_ANNOTATIONS)
+    assert "--dataset okvqa" in refusal(tmp_path, dataset="vqav2")
+
+
+def test_preprocessed_files_that_are_damaged(tmp_path: Path) -> None:
+    path = preprocess(tmp_path, [*OKVQA_ANNOTATIONS, OKVQA_ANNOTATIONS[0]])
+    assert f"{path}: 1 question_ids stand more than once, first [204]" in refusal(tmp_path)
+    content = json.loads(path.read_text())
+    del content["annotations"][1]["question"]
+    path.write_text(json.dumps(content))
+    assert f'{path}: number 2 of "annotations" (question 305): it has no "question"' in refusal(tmp_path)
 
 
 # --- what is refused --------------------------------------------------------------------------------------
@@ -176,7 +241,11 @@ def test_missing_files_are_named_with_what_was_found_and_what_to_do(tmp_path: Pa
     for part in ("okvqa (train)", "--data-dir", "--image-dir", "--dataset world"):
         assert part in told
     questions.unlink()
-    assert f"Missing: {questions}, {annotations}." in refusal(tmp_path)
+    told = refusal(tmp_path)
+    assert f"Missing: {questions}, {annotations}." in told
+    for below in ("", "okvqa", "okvqa_hf", "okvqa/okvqa_hf"):
+        assert str(tmp_path / below) in told
+    assert "vqav2_mscoco_train2014.json" in told
     assert f"{tmp_path / 'nowhere'}: is empty or no folder" in refusal(tmp_path / "nowhere")
 
 
@@ -189,8 +258,8 @@ def test_a_truncated_file_is_named_with_the_place(tmp_path: Path, which: int) ->
     told = refusal(tmp_path)
     assert str(path) in told
     # It breaks off in the last line, or in a string that begins there.
-    assert f"line {len(lines)}, character " in told
-    position = int(told.split("character ")[1].split(":")[0])
+    assert f"line {len(lines)}, byte " in told
+    position = int(told.split("byte ")[1].split(":")[0])
     assert len(whole) // 2 - len(lines[-1]) <= position <= len(whole) // 2
 
 
@@ -198,14 +267,15 @@ def test_files_that_are_no_records_are_named(tmp_path: Path) -> None:
     questions, annotations = write(tmp_path)
     whole = questions.read_bytes()
     for content, part in (
-        (b"", "line 1, character 0"),
+        (b"", "is empty (0 bytes)"),
         (b'{"annotations": []}', '"questions"'),
         (b"[]", '"questions"'),
         (b'{"questions": []}', "is empty"),
         (b'{"questions": {}}', "is empty"),
+        (b'{"info": 1, "annotations": [1]}', "at its top level there are: info, annotations"),
         (b'{"questions": ["a"]}', "number 1"),
-        (b'{"questions": [{"question_id": 1}, {"id": 2}]}', "number 2"),
-        (whole[:-2] + b"\xff", "byte"),
+        (b'{"questions": [{"question_id": 1, "question": "?"}, {"id": 2}]}', "number 2"),
+        (whole[:-2] + b"\xff", f"is not UTF-8: byte {len(whole) - 2}"),
     ):
         questions.write_bytes(content)
         told = refusal(tmp_path)
@@ -213,9 +283,86 @@ def test_files_that_are_no_records_are_named(tmp_path: Path) -> None:
     questions.write_bytes(whole)
     annotations.write_text(json.dumps({"annotations": [{"question_id": i} for i in (101, 204, 305)]}))
     assert "question 101" in refusal(tmp_path)  # it has no answers
-    bare = okvqa_annotation(101, 10, [])
-    annotations.write_text(json.dumps({"annotations": [*OKVQA_ANNOTATIONS[:2], bare]}))
-    assert "question 101" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"answers": []}, '(question 101): its "answers" are []: at least one is needed'),
+        ({"answers": None}, 'it has no "answers"'),
+        ({"answers": "red"}, "its \"answers\" are 'red'"),
+        ({"answers": [{"answer": 3}]}, 'each a record with a text "answer"'),
+        ({"answers": [{"answer": ["red"]}]}, 'each a record with a text "answer"'),
+        ({"answers": [{"raw_answer": "red"}]}, 'each a record with a text "answer"'),
+        ({"answers": [{"answer": "red"}, "blue"]}, 'each a record with a text "answer"'),
+        ({"answers": [{"answer": "\ud800"}]}, 'each a record with a text "answer"'),
+        ({"answers": [[]]}, 'each a record with a text "answer"'),
+        ({"image_id": "10"}, "its \"image_id\" is '10', not an integer"),
+        ({"image_id": 10.0}, 'its "image_id" is 10.0, not an integer'),
+        ({"image_id": math.nan}, 'its "image_id" is NaN, not an integer'),
+        ({"image_id": True}, 'its "image_id" is true, not an integer'),
+        ({"image_id": 2**63}, 'its "image_id" is beyond 64 bits'),
+        ({"image_id": 10**3000}, 'its "image_id" is beyond 64 bits'),
+        ({"question_id": math.nan}, 'its "question_id" is NaN'),
+        ({"question_id": 10**30}, 'its "question_id" is beyond 64 bits'),
+        ({"multiple_choice_answer": 3}, 'its "multiple_choice_answer" is 3, not a text'),
+    ],
+)
+def test_records_that_hold_something_else_are_named(tmp_path: Path, change: Record, part: str) -> None:
+    annotation = okvqa_annotation(101, 10, ["red"]) | change
+    _, annotations = write(tmp_path, annotations=[*OKVQA_ANNOTATIONS[:2], annotation])
+    told = refusal(tmp_path)
+    assert f'{annotations}: number 3 of "annotations"' in told and part in told
+
+
+@pytest.mark.parametrize("asked", [None, 3, math.inf, ["What?"], "\udfff"])
+def test_questions_that_are_no_text_are_named(tmp_path: Path, asked: Any) -> None:
+    questions, _ = write(tmp_path, questions=[*OKVQA_QUESTIONS[:2], question(204, 10) | {"question": asked}])
+    assert f'{questions}: number 3 of "questions" (question 204): ' in refusal(tmp_path)
+
+
+# --- what is accepted -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [1, 3, 9, 11])
+def test_any_number_of_answers_is_enough(tmp_path: Path, number: int) -> None:
+    write(tmp_path, annotations=[*OKVQA_ANNOTATIONS[:2], okvqa_annotation(101, 10, ["red"] * number)])
+    assert load(tmp_path)[0].answers == ("red",) * number
+
+
+@pytest.mark.parametrize("escaped", [True, False])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_text_of_any_script(tmp_path: Path, escaped: bool, mark: bytes) -> None:
+    asked, told = "¿Qué es esto — 猫 or 🐈?", ["猫", "🐈", "naïve", "猫"]
+    for path, key, record in zip(
+        write(tmp_path),
+        ("questions", "annotations"),
+        (question(1, 2) | {"question": asked}, okvqa_annotation(1, 2, told)),
+        strict=True,
+    ):
+        path.write_bytes(mark + json.dumps({key: [record]}, ensure_ascii=escaped).encode())
+    (example,) = load(tmp_path)
+    assert (example.question, example.answer, example.answers) == (asked, "猫", tuple(told))
+
+
+def test_records_are_not_held(tmp_path: Path) -> None:
+    # Parsed as a whole, annotations take five times the memory of their text; here its bytes, its characters and
+    # the examples.
+    told = [f"answer {i}" for i in range(10)]
+    ids = range(2000)
+    annotations = [vqav2_annotation(i, i // 5, told, told[0]) for i in ids]
+    paths = write(tmp_path, "vqav2", questions=[question(i, i // 5) for i in ids], annotations=annotations)
+    tracemalloc.start()
+    try:
+        split = load(tmp_path, "vqav2")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(split) == 2000
+    assert peak < 3 * sum(path.stat().st_size for path in paths)
+
+
+# --- what does not fit together ---------------------------------------------------------------------------
 
 
 def test_annotations_without_questions_and_the_reverse_are_counted(tmp_path: Path) -> None:
@@ -240,7 +387,8 @@ def test_question_ids_that_stand_twice_are_refused(tmp_path: Path) -> None:
 
 def test_unknown_datasets_and_splits_are_refused_with_those_there_are(tmp_path: Path) -> None:
     told = refusal(tmp_path, dataset="okvaq")
-    assert "'okvaq'" in told and "world, okvqa, vqav2" in told
+    for part in ("'okvaq'", "world, okvqa, vqav2", ".jsonl", "hub:owner/name"):
+        assert part in told
     write(tmp_path)
     told = refusal(tmp_path, split="tuning")
     assert "'tuning'" in told and "train, validation" in told

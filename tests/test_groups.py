@@ -211,3 +211,26 @@ def test_the_original_reads_its_rl_data_the_same_way() -> None:
         assert made.raw[q, :count].tolist() == pytest.approx(item["rewards_raw"], rel=1e-6)
         assert made.normalized[q, :count].tolist() == pytest.approx(item["rewards_normalized"], rel=1e-5, abs=1e-6)
         assert made.raw[q, count:].isnan().all() and made.normalized[q, count:].isnan().all()
+
+
+# --- the whole split as one pool --------------------------------------------------------------------------
+
+
+def test_pools_of_the_whole_split_are_one_row_with_a_mask_for_each_query() -> None:
+    scored = ({"pointer": [50, 30], "vqa_acc_score": 1.0},)
+    whole = [QueryGroup(q, q, "?", ("yes",), None, scored, excluded) for q, excluded in ((10, (10, 70)), (20, (20,)))]
+    groups = make_groups(whole, ROWS, RewardSettings())
+    assert groups.pool.tolist() == [list(range(20))]
+    assert (~groups.mask).nonzero().tolist() == [[0, 1], [0, 7], [1, 2]]
+    assert groups.pointers.tolist() == [[[5, 3]], [[5, 3]]]
+    part = groups[torch.tensor([1])]
+    assert part.pool.shape == (1, 20) and part.mask.shape == (1, 20) and part.query.tolist() == [2]
+    assert groups[torch.tensor([1, 0])].pool.shape == (1, 20)
+    with pytest.raises(RlDataError, match="--pool-size all"):
+        make_groups([*whole, SMALL], ROWS, RewardSettings())
+
+
+def test_a_query_has_one_pool_in_all_files() -> None:
+    whole = QueryGroup(10, 10, "?", ("yes",), None, SMALL.candidates, (10,))
+    with pytest.raises(RlDataError, match="different candidate pools"):
+        merge([[whole], [SMALL]])

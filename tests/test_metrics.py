@@ -7,9 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from icdsel.metrics import (
+    METRICS,
     VARIANTS,
+    accuracy,
     answer_weights,
     edit_similarity,
+    lemmatise,
     majority_answer,
     normalize_answer,
     relevance,
@@ -209,3 +212,29 @@ def test_normalized_answers_are_lower_case_words_with_single_spaces(text):
     assert normalized == " ".join(normalized.split())
     assert not set(normalized) & set(",-![")
     assert not set(normalized.split()) & {"a", "an", "the", "one"}
+
+
+# --- lemmatised predictions -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "lemmas"),
+    [
+        ("riding", "ride"),
+        ("Riding bikes.", "ride bike."),
+        ("t-shirts", "t-shirt"),
+        ("3 dogs", "3 dog"),
+        ("", ""),
+        ("école", "école"),
+    ],
+)
+def test_lemmas(text: str, lemmas: str) -> None:
+    assert lemmatise(text) == lemmas
+
+
+def test_metrics_are_the_variants_and_the_lemmatised_one() -> None:
+    answers = ["ride"] * 5 + ["bike"] * 5
+    assert [accuracy("riding", answers, metric) for metric in METRICS] == [0.0, 0.0, 1.0]
+    assert [accuracy("ride", answers, metric) for metric in METRICS] == [1.0, 1.0, 1.0]
+    with pytest.raises(ValueError, match="unknown"):
+        accuracy("ride", answers, "other")

@@ -471,3 +471,41 @@ def test_refuses_what_does_not_fit(call) -> None:
 def test_refuses_impossible_sizes(wrong: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         PointerConfig(**{"d_model": 4, "hidden_dim": 8, **wrong})
+
+
+# --- one pool for all queries -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("heads", [1, 4])
+def test_a_shared_pool_gives_what_a_copy_for_each_query_gives(layers: int, heads: int) -> None:
+    torch.manual_seed(3)
+    config = PointerConfig(12, hidden_dim=16, num_layers=layers, num_heads=heads, feed_forward=8)
+    network = PointerNetwork(config).eval()
+    torch.nn.init.normal_(network.query_ff.down.weight)  # zero at first: the block would be off
+    query, pool = torch.randn(5, 12), torch.randn(1, 30, 12)
+    mask = torch.rand(5, 30) < 0.7
+    mask[:, :3] = True
+    copies = pool.expand(5, -1, -1).contiguous()
+    pointers = torch.stack([torch.randperm(3)[:2] for _ in range(20)]).view(5, 4, 2)
+    for told in (None, mask):
+        shared, own = (network.step_logits(query, candidates, pointers, told) for candidates in (pool, copies))
+        torch.testing.assert_close(shared, own, rtol=1e-5, atol=1e-5)
+        assert torch.equal(network.greedy(query, pool, 3, told), network.greedy(query, copies, 3, told))
+        assert torch.equal(network.beam(query, pool, 2, 4, told)[0], network.beam(query, copies, 2, 4, told)[0])
+        drawn = [network.sample(query, c, 2, 3, 1.0, torch.Generator().manual_seed(1), told)[0] for c in (pool, copies)]
+        assert torch.equal(*drawn)
+
+
+def test_a_shared_pool_trains_as_copies_do() -> None:
+    torch.manual_seed(4)
+    network = PointerNetwork(PointerConfig(6, hidden_dim=8)).eval()
+    query, pool = torch.randn(3, 6), torch.randn(1, 9, 6)
+    pointers = torch.tensor([[[0, 1]], [[2, 3]], [[8, 0]]])
+    gradients = []
+    for candidates in (pool, pool.expand(3, -1, -1)):
+        network.zero_grad()
+        network.log_prob(query, candidates, pointers).sum().backward()
+        gradients.append([p.grad.clone() for p in network.parameters() if p.grad is not None])
+    for shared, own in zip(*gradients, strict=True):
+        torch.testing.assert_close(shared, own, rtol=1e-4, atol=1e-5)

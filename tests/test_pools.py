@@ -1,6 +1,7 @@
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor
 from icdsel.datasets import Split
 from icdsel.embeddings import Embeddings
 from icdsel.errors import DataError
-from icdsel.pools import build_pools, nearest_rows
+from icdsel.lever_plus import samplers
+from icdsel.pools import Pools, build_pools, nearest_rows
 from icdsel.records import Example
 from icdsel.settings import DataSettings
 
@@ -31,6 +33,12 @@ def brute_force(query: Tensor, candidates: Tensor, count: int, forbidden: frozen
     allowed = [row for row in range(len(candidates)) if row not in forbidden]
     similar = (candidates.double() @ query.double()).tolist()
     return sorted(allowed, key=lambda row: (-similar[row], row))[:count]
+
+
+def made(
+    queries: Sequence[Example], train: Split, own: Embeddings, others: Embeddings, settings: DataSettings, **more: Any
+) -> Pools:
+    return build_pools(queries, train, lambda: (own, others), settings, **more)
 
 
 class Case:
@@ -54,7 +62,7 @@ class Case:
     def pools(self, settings: DataSettings, chosen: Sequence[int] | None = None) -> list[list[int]]:
         chosen = range(len(self.queries)) if chosen is None else chosen
         own = Embeddings(self.query_embeddings.image[list(chosen)], self.query_embeddings.question[list(chosen)])
-        return build_pools([self.queries[q] for q in chosen], self.train, own, self.train_embeddings, settings)
+        return list(made([self.queries[q] for q in chosen], self.train, own, self.train_embeddings, settings))
 
     def forbidden(self, query: Example, same_image: bool) -> frozenset[int]:
         rows = {row for row, e in enumerate(self.train) if e == query}
@@ -109,17 +117,17 @@ def test_the_same_image_is_allowed_where_the_setting_is_off(sampler: str) -> Non
     embeddings = Embeddings(grid(10, 0), grid(10, 1))
     own = Embeddings(embeddings.image[3:4], embeddings.question[3:4])
     off = DataSettings(sampler=sampler, pool_size=9, exclude_same_image=False)
-    (pool,) = build_pools([train[3]], train, own, embeddings, off)
+    (pool,) = made([train[3]], train, own, embeddings, off)
     assert sorted(pool) == [0, 1, 2, 4, 5, 6, 7, 8, 9]
     with pytest.raises(DataError):
-        build_pools([train[3]], train, own, embeddings, off.model_copy(update={"exclude_same_image": True}))
+        made([train[3]], train, own, embeddings, off.model_copy(update={"exclude_same_image": True}))
 
 
 def test_an_example_of_another_split_with_a_training_id_excludes_nothing() -> None:
     train = Split("train", [example(i, i) for i in range(10)])
     embeddings = Embeddings(grid(10, 0), grid(10, 1))
     stranger = example(3, 99)
-    (pool,) = build_pools([stranger], train, embeddings, embeddings, DataSettings(pool_size=10))
+    (pool,) = made([stranger], train, embeddings, embeddings, DataSettings(pool_size=10))
     assert sorted(pool) == list(range(10))
 
 
@@ -128,7 +136,7 @@ def test_a_random_pool_depends_on_the_seed_and_on_the_question() -> None:
     empty = Embeddings(torch.zeros(500, 1), torch.zeros(500, 1))
 
     def pool(question_id: int, seed: int) -> list[int]:
-        return build_pools([example(question_id, 1000)], train, empty, empty, DataSettings(seed=seed))[0]
+        return made([example(question_id, 1000)], train, empty, empty, DataSettings(seed=seed))[0]
 
     assert pool(7, 42) == pool(7, 42)
     # 64 of 500: that two draws agree in a place has a chance of 1/500, that they are equal next to none.
@@ -143,7 +151,7 @@ def test_random_pools_reach_all_of_the_split_evenly() -> None:
     queries = [example(1000 + i, 1000 + i) for i in range(400)]
     empty = Embeddings(torch.zeros(400, 1), torch.zeros(400, 1))
     counts = [0] * 100
-    for pool in build_pools(queries, train, empty, empty, DataSettings(pool_size=20)):
+    for pool in made(queries, train, empty, empty, DataSettings(pool_size=20)):
         for row in pool:
             counts[row] += 1
     assert min(counts) > 80 - 36 and max(counts) < 80 + 36
@@ -209,3 +217,71 @@ def test_of_many_equal_neighbours_the_lowest_rows_are_taken() -> None:
     candidates = torch.eye(4)[torch.arange(2000) % 4]
     (found,) = nearest_rows(torch.eye(4)[1:2], candidates, 10, [frozenset({1, 9})])
     assert found == [5, 13, 17, 21, 25, 29, 33, 37, 41, 45]
+
+
+# --- the whole split as one pool --------------------------------------------------------------------------
+
+
+@given(case=cases, same_image=st.booleans())
+@settings(deadline=None)
+def test_the_whole_split_is_everyones_pool_but_for_what_is_forbidden(case: Case, same_image: bool) -> None:
+    assume(case.largest(same_image) > 0)
+    told = DataSettings(pool_size="all", exclude_same_image=same_image)
+    pools = made(case.queries, case.train, case.query_embeddings, case.train_embeddings, told)
+    assert pools.shared
+    rows, mask = pools.batch(0, len(pools))
+    assert rows.tolist() == [list(range(len(case.train)))]
+    for query, pool, allowed in zip(case.queries, pools, mask, strict=True):
+        assert set(range(len(case.train))) - set(pool) == case.forbidden(query, same_image)
+        assert allowed.nonzero().flatten().tolist() == pool
+
+
+def test_broken_images_are_in_no_pool() -> None:
+    train = Split("train", [example(i, i) for i in range(30)])
+    embeddings = Embeddings(grid(30, 0), grid(30, 1))
+    own = Embeddings(embeddings.image[:5], embeddings.question[:5])
+    for size in (20, "all"):
+        for sampler in SAMPLERS:
+            told = DataSettings(sampler=sampler, pool_size=size)
+            pools = made(train[:5], train, own, embeddings, told, broken=frozenset(range(20, 29)))
+            assert not any(set(pool) & set(range(20, 29)) for pool in pools)
+
+
+def test_batches_are_padded_to_the_widest_pool_and_masked() -> None:
+    pools = Pools(9, [frozenset()] * 3, [[4, 2], [7], [1, 2, 3]])
+    rows, mask = pools.batch(0, 2)
+    assert rows.tolist() == [[4, 2], [7, 0]] and mask.tolist() == [[True, True], [True, False]]
+    assert pools.batch(2, 2)[0].tolist() == [[1, 2, 3]]
+
+
+# --- the original's rules ---------------------------------------------------------------------------------
+
+
+def lever_plus_pools(sampler: str, count: int = 40, size: int = 300) -> tuple[list[list[int]], list[int], Embeddings]:
+    train = Split("train", [example(i, i) for i in range(size)])
+    vectors = Embeddings(*(torch.randn(size, 8, generator=torch.Generator().manual_seed(k)) for k in (1, 2)))
+    anchors = samplers.anchors(size, count)
+    own = Embeddings(vectors.image[anchors], vectors.question[anchors])
+    told = DataSettings(sampler=sampler, pool_rules="lever-plus", exclude_same_image=False)
+    return list(made([train[row] for row in anchors], train, own, vectors, told)), anchors, vectors
+
+
+def test_the_originals_random_pools_are_taken_to_the_number() -> None:
+    pools, anchors, _ = lever_plus_pools("rand")
+    assert pools == samplers.random_pools(anchors, 300, 64)
+
+
+def test_of_the_originals_mixed_pools_repetitions_and_the_query_go() -> None:
+    pools, anchors, vectors = lever_plus_pools("mix")
+    theirs = samplers.mixed_pools(anchors, vectors.question, vectors.image, 64)
+    assert any(len(pool) < 64 for pool in pools)  # 64 of 300 at random and by likeness: some coincide
+    for query, pool, original in zip(anchors, pools, theirs, strict=True):
+        assert pool == [row for row in dict.fromkeys(original) if row != query]
+
+
+def test_held_out_queries_get_our_pools_under_the_originals_rules() -> None:
+    train = Split("train", [example(i, i) for i in range(300)])
+    empty = Embeddings(torch.zeros(300, 1), torch.zeros(300, 1))
+    stranger = [example(1000, 1000)]
+    theirs, ours = (made(stranger, train, empty, empty, DataSettings(pool_rules=r)) for r in ("lever-plus", "icdsel"))
+    assert list(theirs) == list(ours)

@@ -9,7 +9,9 @@ import pytest
 from icdsel.errors import RlDataError
 from icdsel.metrics import answer_weights
 from icdsel.records import Answer, Example, Proposal
-from icdsel.rl_data import read_rl_data, score_candidate
+from icdsel.rl_data import read_rl_data
+from icdsel.scoring import accuracies, prediction_of, score_candidate
+from icdsel.settings import VlmSettings
 
 ANSWERS = ("doni",) * 7 + ("gesa",) * 2 + ("no code",)
 QUERY = Example(5, 5, Path("5.png"), "Which code?", "doni", ANSWERS)
@@ -20,7 +22,7 @@ def test_the_right_answers_probability_weighs_every_human_answer():
     # Accuracies as if each were predicted: 7 matches 1.0, 2 matches 0.6, 1 match 0.3.
     assert list(answer_weights(ANSWERS).values()) == pytest.approx([1.0, 0.6, 0.3])
     answer = Answer(" gesa", (math.log(0.5), math.log(0.2), math.log(0.01)), (2, 2, 4))
-    record = score_candidate(PROPOSAL, answer, QUERY)
+    record = score_candidate(PROPOSAL, answer, QUERY, VlmSettings(), "official")
     assert record["vqa_gt_prob"] == pytest.approx(0.5 + 0.6 * 0.2 + 0.3 * 0.01, rel=1e-5)
     # Geometric means per token: √0.5, √0.2, 0.01^¼.
     assert record["vqa_gt_prob_norm"] == pytest.approx(0.5**0.5 + 0.6 * 0.2**0.5 + 0.3 * 0.01**0.25, rel=1e-5)
@@ -29,9 +31,36 @@ def test_the_right_answers_probability_weighs_every_human_answer():
 
 
 def test_a_failed_call_has_a_reason_and_no_score():
-    record = score_candidate(PROPOSAL, Answer("", error="out of memory"), QUERY)
+    record = score_candidate(PROPOSAL, Answer("", error="out of memory"), QUERY, VlmSettings(), "official")
     assert (record["eval_failed"], record["error"]) == (True, "out of memory")
     assert not any(name.startswith("vqa_") for name in record)
+
+
+def test_answers_are_compared_with_the_official_ones_and_scored_as_people_wrote_them():
+    # OK-VQA: "riding" was stored as "ride". The VLM is asked how likely "riding" is; "riding" as a prediction
+    # is wrong to the official code, right where predictions are lemmatised.
+    query = Example(5, 5, Path("5.png"), "What do they do?", "riding", ("ride",) * 10, ("riding",) * 9 + ("biking",))
+    answer = Answer("riding, fast", (math.log(0.5), math.log(0.1)), (1, 1))
+    record = score_candidate(PROPOSAL, answer, query, VlmSettings(clean_answers="lever-plus"), "lemmatised")
+    assert (record["vqa_pred_answer"], record["vqa_acc_score"]) == ("riding", 1.0)
+    assert record["vqa_gt_prob"] == pytest.approx(1.0 * 0.5 + 0.3 * 0.1, rel=1e-5)
+    assert accuracies("riding", query, "official") == {
+        "accuracy": 0.0,
+        "accuracy_openflamingo": 0.0,
+        "accuracy_lemmatised": 1.0,
+    }
+    assert prediction_of(Answer(" red, white "), VlmSettings()) == "red, white"
+
+
+def test_a_pool_of_the_whole_split_is_told_by_what_it_excludes(tmp_path):
+    path = tmp_path / "x.jsonl"
+    told = {"candidate_pool_ids": "all", "excluded_ids": [5, 13]}
+    candidates = [{"pointer": [11, 12], "vqa_acc_score": 1.0}, {"pointer": [11, 13], "vqa_acc_score": 1.0}]
+    path.write_text(line(candidates, **told))
+    data = read_rl_data(path)
+    assert (data.groups[0].pool, data.groups[0].excluded) == (None, (5, 13))
+    assert len(data.groups[0].candidates) == 1
+    assert data.rejected == {"an ICD is not in the pool": 1}
 
 
 def line(candidates: list[dict], **changes: object) -> str:

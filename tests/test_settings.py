@@ -22,7 +22,10 @@ from icdsel.metrics import vqa_accuracy
 from icdsel.policy import PointerConfig
 from icdsel.rewards import NORMALIZATIONS, REWARD_MODES, normalize_rewards, pointer_reward
 from icdsel.settings import (
+    CLIP_B32,
+    CLIP_L14,
     OLD_VARIABLES,
+    PRESETS,
     RECIPES,
     TABLES,
     DataSettings,
@@ -310,7 +313,7 @@ def test_the_first_line_of_the_scripts(train: Callable[..., Settings]) -> None:
         ("[infer]\nxyz = 1\n", ["'infer.xyz'", "there are: n, shots, selector"]),
         ("[train]\nbatch_size = 0\n", ["--batch-size (train.batch_size)", "greater than or equal to 1", "got 0"]),
         ("[data]\nsampler = 'best'\n", ["--sampler", "'rand'", "'mix'", "got 'best'"]),
-        ("[reward]\nmode = 'hybrid'\n", ["--reward-mode (reward.mode)", "'hard_plus_soft'", "got 'hybrid'"]),
+        ("[reward]\nmode = 'hybrid'\n", ["--reward-mode (reward.mode)", "use hard_plus_soft", "got 'hybrid'"]),
         ("[train\n", ["icdsel.toml is not valid TOML", "line 1"]),
         ("data = 3\n", ["[data]", "dictionary"]),
         ("[data]\ndataset = ['okvqa']\n", ["--dataset", "string"]),
@@ -491,6 +494,9 @@ def test_runs_of_different_training_settings_have_different_names() -> None:
             "rel_weight": 2,
             "normalization": "rank",
             "clamp": 2,
+            "skip_fallback": False,
+            "require_correct": True,
+            "accept_unsound": True,
         },
         "train": {
             "recipe": "lever-plus",
@@ -514,6 +520,8 @@ def test_runs_of_different_training_settings_have_different_names() -> None:
             "dropout": 0.3,
             "attn_dropout": 0.3,
             "init": "a.pt",
+            "warm_start": "beams.json",
+            "warm_epochs": 2,
             "train_seed": 1,
         },
     }
@@ -610,3 +618,64 @@ def test_flags_are_names_with_dashes_unless_a_field_says_otherwise() -> None:
     assert spelled["train.batch_size"] == "--batch-size"
     assert spelled["reward.mode"] == "--reward-mode"
     assert spelled["proposals.query_split"] == "--split"
+
+
+# --- presets ----------------------------------------------------------------------------------------------
+
+
+def test_a_preset_sets_what_is_not_set_by_itself() -> None:
+    preset = load_settings({"data": {"preset": "lever-plus", "dataset": "okvqa"}})
+    assert preset.data.shown_answer == "stemmed" and preset.data.metric == "openflamingo"
+    assert preset.data.pool_rules == "lever-plus" and not preset.data.exclude_same_image
+    assert (preset.vlm.num_beams, preset.vlm.length_penalty, preset.vlm.repetition_penalty) == (3, 0.0, "model")
+    assert preset.vlm.system_prompt.startswith("In the upcoming task, you will see four sets of dialogues")
+    assert preset.train.recipe == "lever-plus" and preset.train.gate is False
+    own = load_settings({"data": {"preset": "lever-plus", "metric": "official"}, "vlm": {"num_beams": "1"}})
+    assert (own.data.metric, own.vlm.num_beams, own.vlm.clean_answers) == ("official", 1, "lever-plus")
+
+
+def test_the_icdsel_preset_is_what_the_tables_say() -> None:
+    for table, values in PRESETS["lever-plus"].items():
+        for name, value in values.items():
+            assert TABLES[table].model_fields[name].default != value
+    assert PRESETS["icdsel"] == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "encoder", "sampler_encoder"),
+    [
+        ({}, "vlm", "vlm"),
+        ({"data": {"dataset": "okvqa"}}, CLIP_B32, CLIP_B32),
+        ({"data": {"dataset": "okvqa", "preset": "lever-plus"}}, CLIP_B32, CLIP_L14),
+        ({"data": {"dataset": "okvqa"}, "vlm": {"model": "tiny-vlm"}}, "vlm", "vlm"),
+        ({"data": {"preset": "lever-plus"}}, "vlm", "vlm"),
+        ({"data": {"dataset": "okvqa", "encoder": "my-clip"}}, "my-clip", "my-clip"),
+    ],
+)
+def test_what_embeds_by_default(given: dict[str, Any], encoder: str, sampler_encoder: str) -> None:
+    data = load_settings(given).data
+    assert (data.encoder, data.sampler_encoder) == (encoder, sampler_encoder)
+
+
+@pytest.mark.parametrize("mode", ["legacy", "hybrid"])
+def test_retired_reward_modes_name_the_one_to_use(mode: str) -> None:
+    with pytest.raises(SettingsError, match=rf"retired.*use hard_plus_soft, got '{mode}'"):
+        load_settings({"reward": {"mode": mode}})
+
+
+@pytest.mark.parametrize("model", ["flamingo_3B", "openflamingo/OpenFlamingo-9B-vitl-mpt7b", "idefics-9b"])
+def test_flamingo_is_refused_with_what_to_use(model: str) -> None:
+    with pytest.raises(SettingsError, match=r"not supported.*qwen2\.5-vl-3b"):
+        load_settings({"vlm": {"model": model}})
+
+
+def test_models_of_today_are_not_taken_for_flamingo() -> None:
+    for model in ("HuggingFaceM4/Idefics3-8B-Llama3", "HuggingFaceM4/idefics2-8b", "llava-hf/llava-v1.6-mistral-7b-hf"):
+        assert load_settings({"vlm": {"model": model}}).vlm.model == model
+
+
+def test_a_size_is_a_number_or_all() -> None:
+    assert load_settings({"data": {"pool_size": "128"}}).data.pool_size == 128
+    assert load_settings({"data": {"pool_size": "all"}}).data.pool_size == "all"
+    with pytest.raises(SettingsError, match=r"--pool-size"):
+        load_settings({"data": {"pool_size": "some"}})

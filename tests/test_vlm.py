@@ -1,20 +1,27 @@
 """The scorer against transformers' own one-prompt-at-a-time `generate` and forward passes."""
 
 import dataclasses
+import json
+import logging
 import random
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
+from icdsel.decoding import until
 from icdsel.demo import world
 from icdsel.demo.tokenizer import build_processor
 from icdsel.errors import VlmError
 from icdsel.prompts import chat_messages
+from icdsel.qwen_vl import QwenVl
 from icdsel.records import Example
 from icdsel.settings import VlmSettings
-from icdsel.vlm import Request, Vlm, load_vlm, resolve_device
+from icdsel.vlm import TINY_VLM_DIR, Request, Vlm, load_vlm, resolve_device
+
+MAX_IMAGE_PIXELS = 1_000_000
 
 
 def small_random_model(processor):
@@ -76,9 +83,16 @@ def examples(tmp_path_factory) -> list[Example]:
 @pytest.fixture(scope="module", params=["tiny-vlm", "random"])
 def vlm(request) -> Vlm:
     if request.param == "tiny-vlm":
-        return load_vlm(VlmSettings(model="tiny-vlm", device="cpu"))
+        return load_vlm(VlmSettings(model="tiny-vlm", device="cpu"), MAX_IMAGE_PIXELS)
     processor = build_processor()
-    return Vlm(small_random_model(processor), processor, VlmSettings(device="cpu"), "random", "random")
+    settings = VlmSettings(device="cpu")
+    return QwenVl(small_random_model(processor), processor, settings, "random", "random", MAX_IMAGE_PIXELS)
+
+
+def changed(vlm: Vlm, **changes) -> Vlm:
+    """The same model, asked under other settings, with an empty cache."""
+    settings = vlm.settings.model_copy(update=changes)
+    return QwenVl(vlm.model, vlm.processor, settings, vlm.name, vlm.fingerprint, MAX_IMAGE_PIXELS)
 
 
 def requests_of(examples: list[Example], seed: int, count: int = 24) -> list[Request]:
@@ -102,18 +116,30 @@ def plain_inputs(vlm: Vlm, request: Request, answer: str = ""):
 
 @torch.inference_mode()
 def plain_answer(vlm: Vlm, request: Request) -> tuple[str, float]:
-    """One prompt at a time; the answer, and the least margin between best and second-best token on its way."""
-    inputs = plain_inputs(vlm, request)
+    """One prompt at a time; the answer, and how narrow the decision was.
+
+    That is the least margin of a token over the second-best on the way of a greedy answer, or the margin of a
+    beam search's answer over the second-best.
+    """
+    inputs, search = plain_inputs(vlm, request), vlm.search
     made = vlm.model.generate(
         **inputs,
-        max_new_tokens=vlm.settings.max_new_tokens,
+        max_new_tokens=search.max_new_tokens,
         do_sample=False,
-        output_logits=True,
+        num_beams=search.num_beams,
+        num_return_sequences=search.num_beams,
+        length_penalty=search.length_penalty,
+        early_stopping=False,
+        repetition_penalty=search.repetition_penalty,
+        output_scores=True,
         return_dict_in_generate=True,
     )
-    margins = [float(x[0].log_softmax(-1).topk(2).values.diff().abs()) for x in made.logits]
-    tokens = made.sequences[0, inputs["input_ids"].shape[1] :]
-    return vlm.processor.tokenizer.decode(tokens, skip_special_tokens=True), min(margins)
+    if search.num_beams == 1:
+        margin = min(float(scores[0].topk(2).values.diff().abs()) for scores in made.scores)
+    else:
+        margin = float(made.sequences_scores[0] - made.sequences_scores[1])
+    tokens = until(made.sequences[0, inputs["input_ids"].shape[1] :].tolist(), search.stops)
+    return vlm.processor.tokenizer.decode(tokens, skip_special_tokens=True), margin
 
 
 @torch.inference_mode()
@@ -144,11 +170,57 @@ def test_answers_and_log_probs_are_those_of_one_prompt_at_a_time(vlm, examples):
     assert compared > len(requests) // 2
 
 
+@pytest.mark.parametrize(
+    ("num_beams", "length_penalty", "repetition_penalty", "max_new_tokens"),
+    [
+        (1, 1.0, 1.3, 5),
+        (3, 0.0, 1.05, 5),  # as Lever-Plus asks
+        (3, 1.0, 1.0, 5),
+        (3, -0.5, 1.3, 1),
+        (4, 1.0, 1.3, 5),
+    ],
+)
+def test_searched_answers_are_those_of_one_prompt_at_a_time(
+    vlm, examples, num_beams, length_penalty, repetition_penalty, max_new_tokens
+):
+    searching = changed(
+        vlm,
+        num_beams=num_beams,
+        length_penalty=length_penalty,
+        repetition_penalty=repetition_penalty,
+        max_new_tokens=max_new_tokens,
+    )
+    requests = requests_of(examples, seed=3, count=10)
+    answers = searching.answer(requests)
+    ties = 0
+    for request, answer in zip(requests, answers, strict=True):
+        text, margin = plain_answer(searching, request)
+        ties += margin < 1e-4
+        assert answer.text == text or margin < 1e-4
+    assert ties <= 1
+    greedy = vlm.answer(requests)
+    for one, other in zip(greedy, answers, strict=True):  # how answers are searched is nothing to the references
+        assert one.reference_log_probs == pytest.approx(other.reference_log_probs, abs=1e-4)
+    order = random.Random(0).sample(range(len(requests)), len(requests))
+    alone = changed(searching, batch_tokens=1)
+    assert [a.text for a in alone.answer([requests[i] for i in order])] == [answers[i].text for i in order]
+
+
+def test_the_models_own_repetition_penalty_is_taken_where_asked_for(vlm):
+    own = vlm.model.generation_config.repetition_penalty
+    try:
+        for given, taken in ((None, 1.0), (1.05, 1.05)):
+            vlm.model.generation_config.repetition_penalty = given
+            assert changed(vlm, repetition_penalty="model").search.repetition_penalty == taken
+            assert vlm.search.repetition_penalty == 1.0
+    finally:
+        vlm.model.generation_config.repetition_penalty = own
+
+
 def test_batch_size_order_and_cache_state_change_nothing(vlm, examples):
     requests = requests_of(examples, seed=2)
     whole = vlm.answer(requests)
-    frugal = vlm.settings.model_copy(update={"batch_tokens": 1, "image_cache_mb": 0})
-    alone = Vlm(vlm.model, vlm.processor, frugal, "", "")
+    alone = changed(vlm, batch_tokens=1, image_cache_mb=0)
     order = random.Random(0).sample(range(len(requests)), len(requests))
     one_by_one = dict(zip(order, alone.answer([requests[i] for i in order]), strict=True))
     again = vlm.answer(requests[::-1])[::-1]
@@ -159,12 +231,12 @@ def test_batch_size_order_and_cache_state_change_nothing(vlm, examples):
 
 
 def test_a_small_cache_encodes_again_and_says_so(vlm, examples):
-    small = Vlm(vlm.model, vlm.processor, vlm.settings.model_copy(update={"image_cache_mb": 0}), "", "")
+    small = changed(vlm, image_cache_mb=0)
     for example in [*examples[:3], *examples[:3]]:
         small.answer([Request((), example)])
     assert small.images.encoded == 6
     assert small.images.encoded_again == 3
-    large = Vlm(vlm.model, vlm.processor, vlm.settings, "", "")
+    large = changed(vlm)
     for example in [*examples[:3], *examples[:3]]:
         large.answer([Request((), example)])
     assert (large.images.encoded, large.images.encoded_again) == (3, 0)
@@ -216,12 +288,85 @@ def test_mistakes_name_what_to_type():
         resolve_device("gpu")
 
 
+def load(model: str | Path) -> Vlm:
+    return load_vlm(VlmSettings(model=str(model), device="cpu"), MAX_IMAGE_PIXELS)
+
+
 def test_a_folder_without_a_model_is_a_clear_mistake(tmp_path):
     with pytest.raises(VlmError, match="--model tiny-vlm"):
-        load_vlm(VlmSettings(model=str(tmp_path), device="cpu"))
+        load(tmp_path)
 
 
-def test_a_model_of_another_family_is_refused_by_name(tmp_path: Path):
+def test_a_model_that_answers_nothing_about_images_is_refused_by_name(tmp_path: Path):
     (tmp_path / "config.json").write_text('{"model_type": "bert", "architectures": ["BertModel"]}')
     with pytest.raises(VlmError, match="bert"):
-        load_vlm(VlmSettings(model=str(tmp_path), device="cpu"))
+        load(tmp_path)
+
+
+def test_damaged_and_missing_weights_are_a_clear_mistake(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(TINY_VLM_DIR, tmp_path / "vlm")
+    [path] = (tmp_path / "vlm").glob("*.safetensors")
+    weights = load_file(path)
+    gone = next(name for name in weights if "layers.0" in name)
+    save_file({name: value for name, value in weights.items() if name != gone}, path, {"format": "pt"})
+    with pytest.raises(VlmError, match="lack 1 tensors"):
+        load(tmp_path / "vlm")
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(VlmError, match="cannot load"):
+        load(tmp_path / "vlm")
+
+
+def test_code_that_comes_with_a_model_is_never_run(tmp_path):
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "surprise", "auto_map": {"AutoConfig": "surprise.Config"}})
+    )
+    (tmp_path / "surprise.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(VlmError):
+        load(tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_name_that_cannot_be_on_the_hub_is_refused_without_the_network(no_network):
+    for name in ("no-such-model", "/no/such/folder", "a/b/c"):
+        with pytest.raises(VlmError, match=r"qwen2\.5-vl-3b.*--model tiny-vlm"):
+            load(name)
+    assert no_network == []
+
+
+def test_a_model_that_was_downloaded_needs_no_network(no_network, monkeypatch, tmp_path):
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    kept = tmp_path / "models--owner--tiny"
+    shutil.copytree(TINY_VLM_DIR, kept / "snapshots" / commit)
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert load("owner/tiny").fingerprint == load("tiny-vlm").fingerprint
+    assert no_network == []
+    (kept / "snapshots" / commit / "model.safetensors").unlink()  # the download broke off
+    with pytest.raises(VlmError, match="the network is down"):
+        load("owner/tiny")
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once_and_quietly(no_network, caplog):
+    with caplog.at_level(logging.WARNING), pytest.raises(VlmError, match=r"nobody/nothing.*--model tiny-vlm"):
+        load("nobody/nothing")
+    assert no_network == ["nobody/nothing"]
+    assert caplog.records == []
+    assert logging.getLogger("huggingface_hub").level < logging.CRITICAL
+
+
+@pytest.fixture
+def no_network(monkeypatch) -> list[str]:
+    """What is asked of the hub, which does not answer; nothing is in its cache."""
+    import huggingface_hub
+
+    asked = []
+
+    def model_info(self, name, **_):
+        asked.append(name)
+        raise ConnectionError("the network is down")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
+    return asked

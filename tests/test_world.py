@@ -9,7 +9,7 @@ import pytest
 from icdsel.demo import world
 from icdsel.metrics import normalize_answer, vqa_accuracy
 from icdsel.records import Example
-from icdsel.settings import VlmSettings
+from icdsel.settings import DataSettings, VlmSettings
 from icdsel.vlm import TINY_VLM_DIR, Request, load_vlm
 
 
@@ -67,7 +67,7 @@ def fresh_requests(folder, rng, matching: bool, count: int) -> list[tuple[Reques
 
 @pytest.fixture(scope="module")
 def vlm():
-    return load_vlm(VlmSettings(model="tiny-vlm", device="cpu"))
+    return load_vlm(VlmSettings(model="tiny-vlm", device="cpu"), DataSettings().max_image_pixels)
 
 
 def test_the_tiny_vlm_finds_the_matching_demonstration_among_two(vlm, tmp_path):

@@ -122,7 +122,7 @@ def test_every_selector_chooses_from_the_same_pool_and_compare_shows_it(folder):
     assert "random (mean over seeds)" in output
     rows = json.loads(Path("table.json").read_text())
     assert all(list(row) == ["name", "selector", "shots", "n", "accuracy", "low", "high", "reference", "difference",
-                             "difference_low", "difference_high"] for row in rows)  # fmt: skip
+                             "difference_low", "difference_high", "metric", "other_metrics"] for row in rows)  # fmt: skip
     assert {row["n"] for row in rows} == {40}
     by_name = {row["name"]: row for row in rows}
     # The oracle is the best of the scored pointers, so no other choice among them can beat it.

@@ -1,0 +1,139 @@
+"""Answers token by token: greedy or beam search, for a batch of prompts that a model has read.
+
+Each prompt's answer is the one that transformers' `generate` gives it alone (`do_sample=False`,
+`early_stopping=False`), numerical ties apart. How the model reads on is the `Reader`'s business.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Search:
+    """How answers are searched.
+
+    Attributes:
+        num_beams: 1 is greedy.
+        length_penalty: A finished beam's log-prob is divided by its length (the stop included) to this power.
+        repetition_penalty: Scores of tokens that the prompt or the answer holds are divided by this where they are
+            positive and multiplied where they are negative: logits when greedy, log-probs in a beam search.
+        max_new_tokens: Longest answer; a beam that reaches it counts as finished.
+        stops: Tokens that end an answer.
+    """
+
+    num_beams: int
+    length_penalty: float
+    repetition_penalty: float
+    max_new_tokens: int
+    stops: tuple[int, ...]
+
+
+class Reader(Protocol):
+    """A model that has read some rows and can read on."""
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with `rows` (R',) of what was read, any of them once, often or not at all."""
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Read one more token (R,) of each row; return the logits (R, V) of what follows, float32."""
+
+
+def decode(logits: Tensor, seen: Tensor | None, reader: Reader, search: Search) -> list[list[int]]:
+    """Search the answer of every prompt.
+
+    Args:
+        logits: (B, V) float32, of the answers' first tokens.
+        seen: (B, V) bool, the tokens that each prompt holds; None where nothing is penalised.
+        reader: What has read the prompts, one row each. It is left wherever the search ends.
+        search: How to search.
+
+    Returns:
+        The tokens of each answer, without the stop.
+    """
+    found = _greedy(logits, seen, reader, search) if search.num_beams == 1 else _beams(logits, seen, reader, search)
+    return [until(row, search.stops) for row in found.tolist()]
+
+
+def until(tokens: list[int], stops: tuple[int, ...]) -> list[int]:
+    """The tokens before the first stop."""
+    cut = next((i for i, token in enumerate(tokens) if token in stops), len(tokens))
+    return tokens[:cut]
+
+
+def penalised(scores: Tensor, seen: Tensor | None, penalty: float) -> Tensor:
+    """Scores (R, V) with those of `seen` tokens (R, V) made smaller by `penalty` (above 1; below, larger)."""
+    if seen is None or penalty == 1:
+        return scores
+    return torch.where(seen, torch.where(scores < 0, scores * penalty, scores / penalty), scores)
+
+
+def _greedy(logits: Tensor, seen: Tensor | None, reader: Reader, search: Search) -> Tensor:
+    """The likeliest token after the other, (B, T)."""
+    stops = torch.tensor(search.stops, device=logits.device)
+    ended = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
+    taken: list[Tensor] = []
+    while True:
+        token = penalised(logits, seen, search.repetition_penalty).argmax(-1).masked_fill(ended, search.stops[0])
+        taken.append(token)
+        ended |= torch.isin(token, stops)
+        if len(taken) == search.max_new_tokens or bool(ended.all()):
+            return torch.stack(taken, 1)
+        seen = _with(seen, token)
+        logits = reader.step(token)
+
+
+def _beams(logits: Tensor, seen: Tensor | None, reader: Reader, search: Search) -> Tensor:
+    """The best finished beam of each prompt, padded with a stop, (B, max_new_tokens).
+
+    Each step ranks the continuations of all of a prompt's beams. Of the best `num_beams`, those that end enter
+    the finished beams, of which the best `num_beams` are kept; the best that do not end are read on. A prompt is
+    done when its best open beam, were it to end now, would not enter its full list of finished beams.
+    """
+    count, vocabulary = logits.shape
+    width, longest, device = search.num_beams, search.max_new_tokens, logits.device
+    stops = torch.tensor(search.stops, device=device)
+    ranked = width * max(2, 1 + len(search.stops))  # so that at least `width` of them do not end
+    first = torch.arange(count, device=device)[:, None]
+    open_scores, open_tokens = logits.new_zeros(count, 1), first.new_zeros(count, 1, 0)
+    done_scores = logits.new_full((count, width), -torch.inf)  # best first
+    done_tokens = first.new_full((count, width, longest), search.stops[0])
+    undecided = first.new_ones(count, dtype=torch.bool)
+    for length in range(1, longest + 1):
+        log_probs = penalised(logits.log_softmax(-1), seen, search.repetition_penalty)
+        beams = open_scores.shape[1]  # 1 in the first step, then `width`
+        sums = (open_scores[..., None] + log_probs.view(count, beams, vocabulary)).flatten(1)
+        scores, places = sums.topk(min(ranked, sums.shape[1]))  # (B, C)
+        parents, tokens = places // vocabulary, places % vocabulary
+        grown = torch.cat([_take(open_tokens, parents), tokens[..., None]], -1)  # (B, C, length)
+        ended = torch.isin(tokens, stops) if length < longest else torch.ones_like(tokens, dtype=torch.bool)
+
+        enters = ended & undecided[:, None]
+        enters[:, width:] = False
+        entering = (scores / length**search.length_penalty).masked_fill(~enters, -torch.inf)
+        done_scores, kept = torch.cat([done_scores, entering], 1).topk(width)
+        padded = torch.nn.functional.pad(grown, (0, longest - length), value=search.stops[0])
+        done_tokens = _take(torch.cat([done_tokens, padded], 1), kept)
+
+        open_scores, kept = scores.masked_fill(ended, -torch.inf).topk(width)
+        undecided &= open_scores[:, 0] / length**search.length_penalty > done_scores[:, -1]
+        if length == longest or not bool(undecided.any()):
+            break
+        open_tokens = _take(grown, kept)
+        rows = (first * beams + parents.gather(1, kept)).flatten()
+        reader.select(rows)
+        token = open_tokens[..., -1].flatten()
+        seen = _with(None if seen is None else seen[rows], token)
+        logits = reader.step(token)
+    return done_tokens[:, 0]
+
+
+def _with(seen: Tensor | None, token: Tensor) -> Tensor | None:
+    return None if seen is None else seen.scatter(1, token[:, None], True)
+
+
+def _take(beams: Tensor, places: Tensor) -> Tensor:
+    """Of beams (B, C, T), those at `places` (B, K): (B, K, T)."""
+    return beams.gather(1, places[..., None].expand(-1, -1, beams.shape[-1]))

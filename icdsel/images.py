@@ -1,0 +1,130 @@
+"""Image files become RGB pictures; whatever is wrong with a file is said in one sentence."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
+"""What is read, by Pillow's names (MPO, the JPEG of some cameras, and PGM and PBM are among them)."""
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # by the EXIF orientation
+
+
+class ImageError(OSError):
+    """An image file is missing, damaged, too large or of no format that is read; the message says which."""
+
+
+def open_image(path: Path, max_pixels: int) -> Image.Image:
+    """Read an image file as an RGB picture, turned as its EXIF orientation says.
+
+    Of an animation or a file of several pages it is the first picture. Transparency is laid over white. Grey of
+    16 bits keeps its upper eight (65,535 becomes 255), as colour of 16 bits does. CMYK is converted by the plain
+    formula: colour profiles are not applied. The picture carries none of the file's metadata, so nothing turns
+    it twice.
+
+    Args:
+        path: The file. Its content counts, not its name's ending; of formats, `FORMATS` alone are tried.
+        max_pixels: Larger pictures (width × height) are refused before they are decoded. This limit stands in
+            the place of Pillow's own. Safe to call from several threads.
+
+    Raises:
+        ImageError: There is no such file or it is no image, is damaged, cut short or above the limit.
+    """
+    try:
+        if not path.is_file():
+            raise ImageError(f"{path} is a folder or a device, no file" if path.exists() else f"{path} is missing")
+        if path.stat().st_size == 0:
+            raise ImageError(f"{path} is empty (0 bytes)")
+        with _without_pillows_limit(), Image.open(path, formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise ImageError(
+                    f"{path} has {width}×{height} = {width * height} pixels, above the limit of {max_pixels}: "
+                    "make the image smaller, or raise --max-image-pixels"
+                )
+            image.load()
+            rgb = _rgb(image)
+            turn = _TURNS.get(_orientation(image))
+    except ImageError:
+        raise
+    except UnidentifiedImageError:
+        raise ImageError(
+            f"{path} is no image of a kind that is read ({', '.join(FORMATS)}), or its beginning is damaged; "
+            f"it begins with {_beginning(path)!r}"
+        ) from None
+    except Exception as error:  # damaged bytes lead Pillow's decoders to errors of many kinds
+        raise ImageError(f"{path} cannot be read: {str(error) or type(error).__name__}") from error
+    rgb = rgb if turn is None else rgb.transpose(turn)
+    rgb.info = {}
+    return rgb
+
+
+def _beginning(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(16)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """A decoded picture in RGB.
+
+    Raises:
+        ValueError: Its pixels have no agreed meaning as colours.
+    """
+    if image.mode.startswith("I"):  # 16 bits, or 32 that hold 16
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 0xFFFF:
+            raise ValueError("its pixels are integers of 32 bits, which have no agreed range; save it with 8 or 16")
+        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("its pixels are real numbers, which have no agreed range; save it with 8 or 16 bits")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation of a decoded picture; 1, upright, where there is none that can be read."""
+    try:
+        # Read after decoding: a TIFF has been turned by then, and says so.
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # noqa: BLE001 - metadata may be damaged in any way, and the picture is whole without them
+        return 1
+
+
+_LOCK = threading.Lock()
+_readers = 0
+_pillows_limit: int | None = None
+
+
+@contextmanager
+def _without_pillows_limit() -> Iterator[None]:
+    """Pillow's limit off while any thread is inside.
+
+    It is one for the whole process, warns at half of what it refuses, and refuses without a picture's width and
+    height.
+    """
+    global _readers, _pillows_limit
+    with _LOCK:
+        if _readers == 0:
+            _pillows_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        _readers += 1
+    try:
+        yield
+    finally:
+        with _LOCK:
+            _readers -= 1
+            if _readers == 0:
+                Image.MAX_IMAGE_PIXELS = _pillows_limit

@@ -1,0 +1,161 @@
+"""Large JSON files as records, one after the other; what is damaged is named by file, line and byte."""
+
+import codecs
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from icdsel.errors import DataError
+
+_SPACE = re.compile(r"[ \t\n\r]*")
+_DECODER = json.JSONDecoder()
+
+
+def read_list(path: Path, key: str) -> Iterator[tuple[str, Any]]:
+    """The elements of a list at the top level of a JSON file, each parsed when it is asked for.
+
+    The file's text is held, its records are not: those of VQAv2 would take several GB.
+
+    Args:
+        path: A UTF-8 file that holds an object; a byte order mark is passed over.
+        key: The name of the list in it.
+
+    Yields:
+        Where the element stands ('number 3 of "annotations"'), and the element.
+
+    Raises:
+        DataError: The file cannot be read, is damaged anywhere, or has no such list or an empty one.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    if not content.strip():
+        raise DataError(f"{path} is empty ({len(content)} bytes)")
+    mark = _mark(content)
+    text = _decoded(path, content, mark)
+    del content  # as large as the text
+    at = _Place(text)
+    found, others = 0, []
+    try:
+        if at.peek() == "{":
+            for _ in at.inside("{", "}"):
+                name = at.name()
+                if name != key or at.peek() != "[":
+                    others.append(name)
+                    at.value()
+                    continue
+                for _ in at.inside("[", "]"):
+                    found += 1
+                    yield f'number {found} of "{key}"', at.value()
+        else:
+            at.value()
+        at.end()
+    except json.JSONDecodeError as error:
+        raise _damaged(path, error, 1, mark) from None
+    if not found:
+        held = f" (at its top level there are: {', '.join(others[:8])})" if others else ""
+        raise DataError(f'{path}: the list "{key}" is missing or is empty{held}')
+
+
+def read_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    """The values of a file of JSON lines; empty lines and a byte order mark are passed over.
+
+    Yields:
+        Where the value stands ("line 3"), and the value.
+
+    Raises:
+        DataError: The file cannot be read, or a line is damaged.
+    """
+    try:
+        with path.open("rb") as file:
+            start = 0
+            for number, line in enumerate(file, 1):
+                mark = _mark(line) if number == 1 else 0
+                text = _decoded(path, line, mark, start).rstrip(" \t\r\n")
+                if text:
+                    at = _Place(text)
+                    try:
+                        value = at.value()
+                        at.end()
+                    except json.JSONDecodeError as error:
+                        raise _damaged(path, error, number, start + mark) from None
+                    yield f"line {number}", value
+                start += len(line)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+
+
+class _Place:
+    """A place in a JSON text, which moves on as values are read; JSONDecodeError says where something is wrong."""
+
+    def __init__(self, text: str) -> None:
+        self._text, self._at = text, 0
+
+    def peek(self) -> str:
+        """The next character that is no space, empty at the end."""
+        self._at = _SPACE.match(self._text, self._at).end()  # type: ignore[union-attr]  # it matches nothing too
+        return self._text[self._at : self._at + 1]
+
+    def take(self, *signs: str) -> str:
+        """Move past one of `signs`."""
+        sign = self.peek()
+        if sign not in signs:
+            raise json.JSONDecodeError(f"Expecting {' or '.join(map(repr, signs))}", self._text, self._at)
+        self._at += 1
+        return sign
+
+    def name(self) -> str:
+        """Move past a name in an object and its colon."""
+        if self.peek() != '"':
+            raise json.JSONDecodeError("Expecting a name in double quotes", self._text, self._at)
+        name = str(self.value())
+        self.take(":")
+        return name
+
+    def inside(self, opened: str, closed: str) -> Iterator[None]:
+        """Move past a list or object; stops before each of its elements, which the caller moves past."""
+        self.take(opened)
+        if self.peek() == closed:
+            self.take(closed)
+            return
+        while True:
+            yield
+            if self.take(",", closed) == closed:
+                return
+
+    def value(self) -> Any:
+        """Move past a value and return it."""
+        self.peek()
+        try:
+            value, self._at = _DECODER.raw_decode(self._text, self._at)
+        except json.JSONDecodeError:
+            raise
+        except (ValueError, RecursionError) as error:  # an integer of thousands of digits, thousands of brackets
+            raise json.JSONDecodeError(str(error), self._text, self._at) from None
+        return value
+
+    def end(self) -> None:
+        """Make sure that nothing follows."""
+        if self.peek():
+            raise json.JSONDecodeError("Extra data", self._text, self._at)
+
+
+def _mark(content: bytes) -> int:
+    """Bytes of the byte order mark."""
+    return len(codecs.BOM_UTF8) if content.startswith(codecs.BOM_UTF8) else 0
+
+
+def _decoded(path: Path, content: bytes, mark: int, start: int = 0) -> str:
+    try:
+        return str(memoryview(content)[mark:], "utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8: byte {start + mark + error.start}") from None
+
+
+def _damaged(path: Path, error: json.JSONDecodeError, line: int, start: int) -> DataError:
+    """`error` stands in a text that begins in line `line`, at byte `start` of the file (both counted as in files)."""
+    byte = start + len(error.doc[: error.pos].encode())
+    return DataError(f"{path} is not valid JSON: line {line + error.lineno - 1}, byte {byte}: {error.msg}")

@@ -1,0 +1,89 @@
+"""Where the files of a model are: a folder, or a name on the hub that is downloaded once. No code of theirs is run."""
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import huggingface_hub
+
+DESCRIPTIONS = ("*.json", "*.jinja", "*.txt", "*.model")
+SAFE_WEIGHTS = "*.safetensors"
+OLD_WEIGHTS = "pytorch_model*.bin"
+
+
+def model_folder(name: str, old_weights: bool = False) -> Path:
+    """The folder with a model's files; a name on the hub is downloaded unless it was before.
+
+    Args:
+        name: A folder, or `owner/name` on the hub.
+        old_weights: Whether weights of before safetensors will do, which torch reads with `weights_only`.
+
+    Raises:
+        OSError: There is no such folder, and no such name that this machine can reach.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise OSError("it is no folder, and no name on the Hugging Face hub (owner/name)")
+    wanted = (SAFE_WEIGHTS, OLD_WEIGHTS) if old_weights else (SAFE_WEIGHTS,)
+    with quiet():
+        try:
+            known = Path(huggingface_hub.snapshot_download(name, local_files_only=True))
+            if any(_is_whole(known, weights) for weights in wanted):
+                return known
+        except Exception:  # noqa: BLE001 - whatever its cache lacks, the hub is asked next
+            pass
+        try:
+            huggingface_hub.HfApi().model_info(name, timeout=10)  # one question: a download repeats its own for long
+            for weights in wanted:
+                folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=[*DESCRIPTIONS, weights]))
+                if _is_whole(folder, weights):
+                    break
+        except Exception as error:  # noqa: BLE001 - the hub's library has changed its HTTP client, and so its errors
+            raise OSError((str(error).strip() or type(error).__name__).splitlines()[0]) from None
+    return folder
+
+
+def _is_whole(folder: Path, weights: str) -> bool:
+    """Whether a downloaded folder has a configuration and all of its weights."""
+    files = list(folder.glob(weights))
+    for index in folder.glob(f"{weights.removeprefix('pytorch_model')}.index.json"):
+        files += [folder / shard for shard in set(json.loads(index.read_text())["weight_map"].values())]
+    return (folder / "config.json").is_file() and bool(files) and all(file.is_file() for file in files)
+
+
+def fingerprint(folder: Path) -> str:
+    """Of every file that says how to read an input, and of the weights: their size, first and last megabyte."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if any(path.match(pattern) for pattern in DESCRIPTIONS):
+            digest.update(path.name.encode() + path.read_bytes())
+        elif path.match(SAFE_WEIGHTS) or path.match(OLD_WEIGHTS):
+            size = path.stat().st_size
+            digest.update(f"{path.name}:{size}:".encode())
+            with path.open("rb") as file:
+                digest.update(file.read(2**20))
+                file.seek(max(0, size - 2**20))
+                digest.update(file.read())
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No notes, warnings or progress bars of the libraries that load models: what matters raises."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    hub = logging.getLogger("huggingface_hub")
+    level = hub.level
+    hub.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        hub.setLevel(level)

@@ -1,0 +1,123 @@
+"""Who chooses a query's ICDs: the policy, the baselines that it stands beside, the best of the scored pointers.
+
+Every selector chooses from the same pool of a query; `nearest-both-all` alone searches the whole training split.
+"""
+
+import random
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from icdsel import rl_data
+from icdsel.checkpoint import load_policy
+from icdsel.embeddings import Embeddings
+from icdsel.errors import CheckpointError, RlDataError
+from icdsel.pools import nearest_rows
+from icdsel.records import Pointer
+from icdsel.settings import Settings
+from icdsel.sources import Queries, Sources
+from icdsel.topk import stable_topk
+
+BATCH = 256
+
+
+def random_seed(settings: Settings) -> int:
+    """The seed of the selector `random`."""
+    return settings.data.seed if settings.infer.random_seed is None else settings.infer.random_seed
+
+
+def scored_path(settings: Settings) -> Path:
+    """The RL data of the split that is answered, which the oracle chooses from."""
+    proposals = settings.proposals.model_copy(update={"query_split": settings.infer.split})
+    return rl_data.rl_data_path(settings.model_copy(update={"proposals": proposals}))
+
+
+class Selectors:
+    """Chooses pointers (question_ids, in prompt order) for all queries at a number of shots."""
+
+    def __init__(self, sources: Sources, queries: Queries, policy_file: Path | None) -> None:
+        self.sources, self.queries = sources, queries
+        self.network = load_policy(policy_file).eval() if policy_file else None
+        width = queries.seen.shape[1]
+        if self.network is not None and self.network.config.d_model != width:
+            raise CheckpointError(
+                f"{policy_file} takes embeddings of width {self.network.config.d_model}, this encoder's have {width}: "
+                f"it was trained with another --model or dataset"
+            )
+
+    def choose(self, selector: str, shots: int) -> list[Pointer | None]:
+        """The pointer of each query; None where the selector has none (the oracle, for a query never scored)."""
+        examples, train = self.queries.examples, self.sources.train
+        if selector == "zero-shot":
+            return [() for _ in examples]
+        if selector == "oracle":
+            return [self._best_scored(query.question_id, shots) for query in examples]
+        if selector == "random":
+            rows = [self._random(q, shots) for q in range(len(examples))]
+        elif selector == "policy":
+            rows = self._greedy(shots)
+        else:
+            rows = self._nearest(selector, shots)
+        return [tuple(train[row].question_id for row in chosen) for chosen in rows]
+
+    def _random(self, q: int, shots: int) -> list[int]:
+        rng = random.Random(f"random-{random_seed(self.sources.settings)}-{self.queries.examples[q].question_id}")
+        pools = self.queries.pools
+        if not pools.shared:
+            return rng.sample(pools[q], shots)
+        drawn = rng.sample(range(len(self.sources.train)), shots + len(pools.hidden[q]))
+        return [row for row in drawn if row not in pools.hidden[q]][:shots]
+
+    def _greedy(self, shots: int) -> list[list[int]]:
+        assert self.network is not None
+        chosen: list[list[int]] = []
+        for at in range(0, len(self.queries.examples), BATCH):
+            rows, mask = self.queries.pools.batch(at, BATCH)  # (B, K) or (1, N), (B, K)
+            query = self.queries.seen[at : at + BATCH]
+            places = self.network.greedy(query, self.sources.seen[rows], shots, None if mask.all() else mask)
+            chosen += rows.expand(len(query), -1).gather(1, places).tolist()
+        return chosen
+
+    def _nearest(self, selector: str, shots: int) -> list[list[int]]:
+        """Rows of the training split, the most similar last: nearest to the query in the prompt."""
+        kind = {"nearest-image": "image", "nearest-question": "question"}.get(selector, "both")
+        query, table = self._similar.of(kind), self.sources.similar_train.of(kind)
+        pools = self.queries.pools
+        if selector == "nearest-both-all" or pools.shared:
+            return [row[::-1] for row in nearest_rows(query, table, shots, self.queries.pools.hidden)]
+        chosen: list[list[int]] = []
+        for at in range(0, len(query), BATCH):
+            rows, mask = pools.batch(at, BATCH)  # (B, K) each
+            part = query[at : at + BATCH]
+            similar = torch.einsum("bd,bkd->bk", part, table[rows]).masked_fill(~mask, -torch.inf)  # (B, K)
+            chosen += rows.gather(1, stable_topk(similar, shots)[1]).tolist()
+        return [row[::-1] for row in chosen]
+
+    @cached_property
+    def _similar(self) -> Embeddings:
+        return self.sources.similar(self.queries.examples, self.sources.settings.infer.split)
+
+    @cached_property
+    def _scored(self) -> dict[int, list[tuple[tuple[float, float], Pointer]]]:
+        """The scored pointers of each query, with accuracy and the right answer's probability."""
+        settings = self.sources.settings
+        split = settings.infer.split
+        try:
+            groups = rl_data.read_rl_data(scored_path(settings)).groups
+        except RlDataError as error:
+            raise RlDataError(
+                f"the oracle needs scored pointers of the {split} queries: `icdsel gen-rl-data --split {split} "
+                f"--queries {len(self.queries.examples)}` makes them. ({error})"
+            ) from None
+        return {
+            group.question_id: [
+                ((c["vqa_acc_score"], c.get("vqa_gt_prob") or 0.0), tuple(c["pointer"])) for c in group.candidates
+            ]
+            for group in groups
+        }
+
+    def _best_scored(self, question_id: int, shots: int) -> Pointer | None:
+        """Of the scored pointers of this length the best, by accuracy, then by the right answer's probability."""
+        scored = [entry for entry in self._scored.get(question_id, []) if len(entry[1]) == shots]
+        return max(scored)[1] if scored else None
