@@ -22,7 +22,16 @@ from icdsel.files import write_bytes
 from icdsel.lever_plus import checkpoints as lever_plus
 from icdsel.policy import PointerConfig, PointerNetwork
 
-__all__ = ["Checkpoint", "convert", "find_checkpoint", "load_checkpoint", "load_policy", "save_policy", "v2_path"]
+__all__ = [
+    "Checkpoint",
+    "convert",
+    "find_checkpoint",
+    "load_checkpoint",
+    "load_policy",
+    "require_width",
+    "save_policy",
+    "v2_path",
+]
 
 _T = TypeVar("_T")
 _EPOCH_FILE = re.compile(r"(rce|grpo)_epoch(\d+)\.pt")
@@ -140,6 +149,19 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     )
 
 
+def require_width(network: PointerNetwork, width: int, path: Path | None) -> None:
+    """Refuses a policy that was trained on embeddings of another width than `width`.
+
+    Raises:
+        CheckpointError: It names both.
+    """
+    if network.config.d_model != width:
+        raise CheckpointError(
+            f"{path} takes embeddings of width {network.config.d_model}, this encoder's have {width}: use a checkpoint "
+            f"trained with the same --dataset, --model and --encoder"
+        )
+
+
 def convert(path: str | Path, output: str | Path | None = None, legacy_names: bool = False) -> Path:
     """Writes a checkpoint in the format that Lever-Plus infers from, ``<name>_v2format.ckpt``.
 
@@ -250,6 +272,8 @@ def _tensor(path: Path, name: str, value: object) -> Tensor:
         raise ValueError(f"{name} is damaged ({str(error) or type(error).__name__})") from error
     if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or not tensor.is_floating_point():
         raise ValueError(f"{name} is no tensor of floats")
+    if not tensor.isfinite().all():
+        raise ValueError(f"{name} holds NaN or infinite values: its training went wrong")
     return tensor.detach().float()
 
 

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from icdsel import __version__
 from icdsel.console import err, note, out, warn
 from icdsel.errors import UserError
-from icdsel.settings import TABLES, Settings, flag, load_settings, stray_variables
+from icdsel.settings import TABLES, TINY_VLM, Settings, flag, load_settings, stray_variables
 
 app = typer.Typer(
     name="icdsel",
@@ -232,6 +232,8 @@ def convert(
     import warnings
 
     from icdsel.checkpoint import convert as convert_checkpoint
+    from icdsel.errors import RlDataError
+    from icdsel.lever_plus.rl_data import is_lever_plus
     from icdsel.rl_data import convert as convert_rl_data
     from icdsel.train import find_run
 
@@ -239,6 +241,8 @@ def convert(
         out.print(f"{file} → {convert_rl_data(settings, file, output)}")
         _end(settings)
         return
+    if is_lever_plus(file):
+        raise RlDataError(f"{file} is in Lever-Plus's form already: train on it with `icdsel train --rl-data {file}`")
     path = file
     if not path.exists() and path.parent == Path():
         path = find_run(settings, run).folder / file
@@ -321,6 +325,60 @@ def compare(
         write_rows(rows, json_file)
         note(f"Written to {json_file}")
     _end(settings)
+
+
+@app.command()
+@with_settings("data", "vlm")
+def bench(
+    settings: Settings,
+    random_weights: Annotated[
+        str | None, typer.Option("--random-weights", help="This architecture with random weights: qwen2.5-vl-3b.")
+    ] = None,
+    queries: Annotated[int, typer.Option("--queries", help="Queries that the scorer answers.", min=1)] = 64,
+    pointers: Annotated[int, typer.Option("--pointers", help="Pointers of each query.", min=1)] = 12,
+    shots: Annotated[int, typer.Option("--shots", help="ICDs in a pointer.", min=0)] = 2,
+    images: Annotated[int, typer.Option("--images", help="Distinct images of the pools.", min=2)] = 2000,
+    image_size: Annotated[
+        str | None, typer.Option("--image-size", help="Their size. [56x56 for tiny-vlm, else 640x480]")
+    ] = None,
+    plain: Annotated[int, typer.Option("--plain", help="Pointers that the plain way scores.", min=1)] = 48,
+    neighbours: Annotated[
+        int, typer.Option("--neighbours", help="Examples that neighbours are searched among.", min=64)
+    ] = 50_000,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file too.")] = None,
+) -> None:
+    """Measures the scorer, proposals, training and the search for neighbours, each beside the plain way of it.
+
+    The plain way is Lever-Plus's: a generation and a forward pass for every reference, one prompt at a time, images
+    encoded anew; proposals and training in Python loops. All in one run, so the ratios hold on a noisy machine.
+
+    For example:
+
+    ```
+    icdsel bench
+    icdsel bench --random-weights qwen2.5-vl-3b --device cuda:0 --json figures.json
+    ```
+    """
+    from icdsel.bench.architectures import ARCHITECTURES
+    from icdsel.bench.run import Sizes
+    from icdsel.bench.run import bench as bench_stage
+    from icdsel.errors import SettingsError
+    from icdsel.files import write_json
+    from icdsel.report import bench_table
+
+    if random_weights not in (None, *ARCHITECTURES):
+        raise SettingsError(f"--random-weights knows {', '.join(ARCHITECTURES)}, not {random_weights!r}")
+    tiny = random_weights is None and settings.vlm.model == TINY_VLM
+    try:
+        width, height = map(int, (image_size or ("56x56" if tiny else "640x480")).split("x"))
+    except ValueError:
+        raise SettingsError(f"--image-size is WIDTHxHEIGHT, as in 640x480, not {image_size!r}") from None
+    sizes = Sizes(queries, pointers, shots, 64, images, (width, height), plain, 9009, neighbours, 640)
+    figures = bench_stage(settings, sizes, random_weights)
+    out.print(bench_table(figures, settings.proposals.queries or 0))
+    if json_file:
+        write_json(json_file, figures, indent=1)
+        note(f"Written to {json_file}")
 
 
 @app.command()

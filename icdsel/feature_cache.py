@@ -1,31 +1,71 @@
-"""Visual features by image, within a budget of memory."""
+"""Visual features by image: made once while memory, then disk, has room for them; read from files by threads."""
 
-from collections import OrderedDict
+import hashlib
+import os
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor
 
+from icdsel.files import write_bytes
 from icdsel.images import ImageError
 
 Features = tuple[Tensor, tuple[int, int]]
 """Visual tokens (T, d) of an image, and their grid (rows, columns)."""
+
+THREADS = min(8, os.cpu_count() or 1)
+AHEAD = 128  # images that are read before they are needed, at most
+
+
+@dataclass(frozen=True)
+class Spill:
+    """Where features go that memory has no room for.
+
+    Attributes:
+        folder: The folder; it serves later runs too.
+        budget_bytes: What is written there at most.
+        name: Of the model and all else that decides the features of an image.
+    """
+
+    folder: Path
+    budget_bytes: int
+    name: str
 
 
 class FeatureCache:
     """Visual features by image, least recently used first out when the memory is full.
 
     Args:
-        encode: Makes the features of images; raises OSError or ValueError where one of them cannot be read.
+        prepare: Reads one image as the model takes it; raises OSError or ValueError where it cannot be read.
+            Called in threads.
+        encode: Makes the features of prepared images.
         budget_bytes: Memory for features that are not needed at the moment.
         batch: Images that are encoded at once.
+        spill: Where features go that leave the memory; None forgets them.
     """
 
-    def __init__(self, encode: Callable[[Sequence[Path]], list[Features]], budget_bytes: int, batch: int = 64) -> None:
-        self._encode, self._budget, self._batch = encode, budget_bytes, batch
+    def __init__(
+        self,
+        prepare: Callable[[Path], Any],
+        encode: Callable[[Sequence[Any]], list[Features]],
+        budget_bytes: int,
+        batch: int = 64,
+        spill: Spill | None = None,
+    ) -> None:
+        self._prepare, self._encode, self._budget, self._batch = prepare, encode, budget_bytes, batch
         self._kept: OrderedDict[Path, Tensor] = OrderedDict()
         self._grids: dict[Path, tuple[int, int]] = {}
         self._size = 0
+        self._threads = ThreadPoolExecutor(THREADS)
+        self._read_ahead: dict[Path, Future[Any]] = {}
+        self._spill = spill
+        self._spilled = sum(path.stat().st_size for path in spill.folder.glob("*.safetensors")) if spill else 0
         self.broken: dict[Path, str] = {}
         """Images that cannot be read, and why; the reason names the file."""
         self.encoded = 0
@@ -38,19 +78,36 @@ class FeatureCache:
         for path in wanted:
             if path in self._kept:
                 self._kept.move_to_end(path)
-        missing = [path for path in wanted if path not in self._kept]
-        for at in range(0, len(missing), self._batch):
-            for path, (features, grid) in self._encode_each(missing[at : at + self._batch]):
+        missing = deque(path for path in wanted if path not in self._kept and not self._unspill(path))
+        while missing:
+            self.read_ahead(missing)
+            batch = [missing.popleft() for _ in range(min(self._batch, len(missing)))]
+            for path, (features, grid) in self._made(batch):
                 self.encoded_again += path in self._grids
                 self.encoded += 1
-                self._kept[path], self._grids[path] = features.clone(), grid
-                self._size += features.nbytes
+                self._keep(path, features.clone(), grid)
         needed = set(wanted)
         for path in list(self._kept):
             if self._size <= self._budget:
                 break
             if path not in needed:
-                self._size -= self._kept.pop(path).nbytes
+                features = self._kept.pop(path)
+                self._size -= features.nbytes
+                self._write(path, features)
+
+    def read_ahead(self, paths: Iterable[Path]) -> None:
+        """Begin to read the first of `paths` that will have to be encoded, in threads."""
+        for path in paths:
+            if len(self._read_ahead) >= AHEAD:
+                break
+            if path not in self._read_ahead and path not in self._kept and path not in self.broken:
+                self._read_ahead[path] = self._threads.submit(self._prepare, path)
+
+    def clear(self) -> None:
+        """Forget all features and counts."""
+        self._kept.clear()
+        self._grids.clear()
+        self._size = self.encoded = self.encoded_again = 0
 
     def features(self, path: Path) -> Tensor:
         """Visual tokens (T, d) of an image that was loaded."""
@@ -60,13 +117,65 @@ class FeatureCache:
         """Rows and columns of an image's visual tokens."""
         return self._grids[path]
 
-    def _encode_each(self, paths: Sequence[Path]) -> Iterator[tuple[Path, Features]]:
+    def _keep(self, path: Path, features: Tensor, grid: tuple[int, int]) -> None:
+        self._kept[path], self._grids[path] = features, grid
+        self._size += features.nbytes
+
+    def _made(self, paths: Sequence[Path]) -> Iterator[tuple[Path, Features]]:
+        prepared: dict[Path, Any] = {}
+        for path in paths:
+            reading = self._read_ahead.pop(path, None) or self._threads.submit(self._prepare, path)
+            try:
+                prepared[path] = reading.result()
+            except (OSError, ValueError) as error:
+                self._break(path, error)
+        yield from self._encode_each(list(prepared), prepared)
+
+    def _encode_each(self, paths: Sequence[Path], prepared: dict[Path, Any]) -> Iterator[tuple[Path, Features]]:
+        if not paths:
+            return
         try:
-            yield from zip(paths, self._encode(paths), strict=True)
-        except (OSError, ValueError) as error:  # unreadable or malformed images: find which
+            yield from zip(paths, self._encode([prepared[path] for path in paths]), strict=True)
+        except (OSError, ValueError) as error:  # what the model cannot take: find which
             if len(paths) == 1:
-                reason = str(error) or type(error).__name__
-                self.broken[paths[0]] = reason if isinstance(error, ImageError) else f"{paths[0]}: {reason}"
+                self._break(paths[0], error)
                 return
             for path in paths:
-                yield from self._encode_each([path])
+                yield from self._encode_each([path], prepared)
+
+    def _break(self, path: Path, error: Exception) -> None:
+        reason = str(error) or type(error).__name__
+        self.broken[path] = reason if isinstance(error, ImageError) else f"{path}: {reason}"
+
+    # ---- on disk ----
+
+    def _file(self, path: Path) -> Path | None:
+        """Where the features of an image as it is now are spilled to."""
+        if self._spill is None or not path.exists():
+            return None
+        now = path.stat()
+        key = f"{self._spill.name}\0{path.absolute()}\0{now.st_size}\0{now.st_mtime_ns}"
+        return self._spill.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
+
+    def _write(self, path: Path, features: Tensor) -> None:
+        file = self._file(path)
+        if self._spill is None or file is None or file.exists():
+            return
+        if self._spilled + features.nbytes <= self._spill.budget_bytes:
+            rows, columns = self._grids[path]
+            write_bytes(file, save({f"{rows}x{columns}": features.cpu()}))
+            self._spilled += features.nbytes
+
+    def _unspill(self, path: Path) -> bool:
+        """Whether the features of an image could be taken back from disk."""
+        file = self._file(path)
+        if file is None or not file.exists():
+            return False
+        try:
+            ((grid, features),) = load_file(file).items()
+            rows, columns = map(int, grid.split("x"))
+        except (SafetensorError, ValueError, OSError):
+            file.unlink(missing_ok=True)  # damaged: it is made anew
+            return False
+        self._keep(path, features, (rows, columns))
+        return True

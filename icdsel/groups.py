@@ -9,7 +9,7 @@ from torch import Tensor
 
 from icdsel.errors import RlDataError
 from icdsel.records import QueryGroup
-from icdsel.rewards import normalize_rewards, pointer_reward
+from icdsel.rewards import fields_of, normalize_rewards, pointer_reward
 from icdsel.settings import RewardSettings
 
 
@@ -60,7 +60,9 @@ def merge(files: Iterable[Sequence[QueryGroup]]) -> list[QueryGroup]:
             if known is None:
                 merged[group.question_id] = group
                 continue
-            if (known.pool, known.excluded) != (group.pool, group.excluded):
+            if known.derived and group.derived and known.pool and group.pool:
+                known = replace(known, pool=tuple(sorted({*known.pool, *group.pool})))
+            elif (known.pool, known.excluded) != (group.pool, group.excluded):
                 raise RlDataError(
                     f"query {group.question_id} has different candidate pools in the RL data files: they were made "
                     f"with another sampler, pool size or seed"
@@ -90,7 +92,8 @@ def make_groups(groups: Sequence[QueryGroup], row: Mapping[int, int], settings: 
     """Tensors of `groups`; `row` maps question_ids to rows of the table of embeddings.
 
     Raises:
-        RlDataError: a question_id is not in the table, or pointers differ in length.
+        RlDataError: a question_id is not in the table, pointers differ in length, or a score that the reward needs
+            is missing.
     """
     ids = {i for group in groups for i in (group.question_id, *(group.pool or ()))}
     ids |= {i for group in groups for candidate in group.candidates for i in candidate["pointer"]}
@@ -99,6 +102,12 @@ def make_groups(groups: Sequence[QueryGroup], row: Mapping[int, int], settings: 
             f"{len(unknown)} question_ids of the RL data are not in the training split (first {unknown[:3]}): "
             f"they belong to another dataset"
         )
+    for name in fields_of(settings.mode):
+        if lacking := sum(c.get(name) is None for group in groups for c in group.candidates):
+            raise RlDataError(
+                f"{lacking} candidates of the RL data have no {name}, which --reward-mode {settings.mode} needs: use "
+                f"hard_plus_soft, or score them with `icdsel gen-rl-data`"
+            )
     lengths = {len(candidate["pointer"]) for group in groups for candidate in group.candidates}
     if len(lengths) != 1:
         raise RlDataError(f"pointers of different lengths {sorted(lengths)} cannot be trained on together")

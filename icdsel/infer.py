@@ -32,6 +32,7 @@ from icdsel.sources import Queries, Sources, open_sources
 from icdsel.train import SIDE_FILE, find_run
 from icdsel.vlm import Request
 
+CACHES = ("image_cache_mb", "image_cache_dir", "image_cache_disk_mb")
 # Selectors that are always answered beside a policy.
 ALWAYS: tuple[Selector, ...] = ("zero-shot", "majority")
 
@@ -49,7 +50,7 @@ class Row:
 def predictions_dir(settings: Settings) -> Path:
     """`results/<dataset>/infer/<Sampler>_<Model>`, with what differs from the default pools and prompts behind it."""
     places = ("preset", "dataset", "sampler", "data_dir", "image_dir", "results_dir", "on_image_error")
-    machine = ("model", "device", "dtype", "batch_tokens", "image_cache_mb")
+    machine = ("model", "device", "dtype", "batch_tokens", *CACHES)
     usual = settings.usual()
     other: list[str] = [] if settings.data.preset == DataSettings().preset else [settings.data.preset]
     other += unusual(settings.data, usual["data"], places) + unusual(settings.vlm, usual["vlm"], machine)
@@ -67,21 +68,16 @@ def infer(
     Predictions that exist and were made of the same things are kept, so a row is never answered twice.
 
     Raises:
-        UserError: dataset, model, run or checkpoint are missing or do not fit; a shot count above the pool.
+        UserError: dataset, model, run or checkpoint are missing or do not fit; a shot count is above a pool.
     """
     chosen = settings.infer.selector
     if "policy" in chosen:
         chosen = (*chosen, *(name for name in ALWAYS if name not in chosen))
-    most = max(settings.infer.shots)
-    if settings.data.pool_size != "all" and most > settings.data.pool_size:
-        raise RunError(
-            f"--shots {most} is above the pool of {settings.data.pool_size}: use fewer shots or a larger --pool-size"
-        )
     policy_file = _policy_file(settings, run, checkpoint) if "policy" in chosen else None
     sources = open_sources(settings)
     if policy_file:
         _check_policy(settings, sources, policy_file)
-    queries = sources.queries(_examples(sources), settings.infer.split)
+    queries = sources.queries(_examples(sources), settings.infer.split, max(settings.infer.shots))
     choose = Selectors(sources, queries, policy_file)
     size = _subset_name(settings, len(queries.examples))
     return [_row(sources, queries, choose, name, policy_file, size, overwrite) for name in chosen]
@@ -156,7 +152,10 @@ def _policy_file(settings: Settings, run: str | None, checkpoint: Path | None) -
     if not converted.exists() or converted.stat().st_mtime_ns < path.stat().st_mtime_ns:
         with warnings.catch_warnings():  # `convert` says what Lever-Plus would ignore to those who ask for it
             warnings.simplefilter("ignore", ConversionWarning)
-            convert(path)
+            try:
+                convert(path)
+            except PermissionError as error:
+                note(f"not converted for Lever-Plus: {error}")
     return path
 
 
@@ -171,7 +170,7 @@ def _check_policy(settings: Settings, sources: Sources, policy_file: Path) -> No
         return
     trained = read_side_file(side)["identity"]
     now = identity(settings, "data") | sources.identity
-    binding = ("data.dataset", "data.embed", "dataset", "model")
+    binding = ("data.dataset", "data.embed", "dataset", "model", "encoder")
     told = differences(*({name: made_of.get(name) for name in binding} for made_of in (trained, now)))
     if told:
         raise CheckpointError(
@@ -224,23 +223,31 @@ def _examples(sources: Sources) -> list[Example]:
 def _answer(
     sources: Sources, queries: Queries, choose: Selectors, selector: Selector, label: str, shot_counts: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """Chooses, asks and scores: a record for each number of shots and query."""
+    """Chooses, asks and scores: a record for each query and number of shots."""
+    # The majority answer is that of the nearest neighbours, the strongest choice that needs no training.
+    chooser = "nearest-both" if selector == "majority" else selector
+    pointers = {shots: choose.choose(chooser, shots) for shots in shot_counts}
+    for shots in shot_counts:
+        if all(pointer is None for pointer in pointers[shots]):
+            note(f"{label}: no query has a scored pointer of {shots} ICDs, left out")
+    # A query's prompts stand together: pointers that begin alike are read once up to there.
+    asked = [
+        (query, pointer)
+        for q, query in enumerate(queries.examples)
+        for shots in shot_counts
+        if (pointer := pointers[shots][q]) is not None
+    ]
     records = []
-    with progress(label, len(queries.examples) * len(shot_counts)) as advance:
-        for shots in shot_counts:
-            # The majority answer is that of the nearest neighbours, the strongest choice that needs no training.
-            pointers = choose.choose("nearest-both" if selector == "majority" else selector, shots)
-            asked = [(q, p) for q, p in zip(queries.examples, pointers, strict=True) if p is not None]
-            if not asked:
-                note(f"{label}: no query has a scored pointer of {shots} ICDs, left out")
-            for (query, pointer), answer in zip(asked, _answers(sources, asked, selector, advance), strict=True):
-                record: dict[str, Any] = {"question_id": query.question_id, "shots": shots, "icds": list(pointer)}
-                if answer.error is None:
-                    prediction = prediction_of(answer, sources.settings.vlm)
-                    scores = accuracies(prediction, query, sources.settings.data.metric)
-                    records.append(record | {"prediction": prediction} | scores)
-                else:
-                    records.append(record | {"error": answer.error})
+    with progress(label, len(asked)) as advance:
+        answers = _answers(sources, asked, selector, advance)
+    for (query, pointer), answer in zip(asked, answers, strict=True):
+        record: dict[str, Any] = {"question_id": query.question_id, "shots": len(pointer), "icds": list(pointer)}
+        if answer.error is None:
+            prediction = prediction_of(answer, sources.settings.vlm)
+            scores = accuracies(prediction, query, sources.settings.data.metric)
+            records.append(record | {"prediction": prediction} | scores)
+        else:
+            records.append(record | {"error": answer.error})
     return records
 
 

@@ -33,7 +33,7 @@ def read_list(path: Path, key: str) -> Iterator[tuple[str, Any]]:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
     if not content.strip():
-        raise DataError(f"{path} is empty ({len(content)} bytes)")
+        raise DataError(f"{path} is empty ({len(content)} bytes): copy or download it again")
     mark = _mark(content)
     text = _decoded(path, content, mark)
     del content  # as large as the text
@@ -158,4 +158,7 @@ def _decoded(path: Path, content: bytes, mark: int, start: int = 0) -> str:
 def _damaged(path: Path, error: json.JSONDecodeError, line: int, start: int) -> DataError:
     """`error` stands in a text that begins in line `line`, at byte `start` of the file (both counted as in files)."""
     byte = start + len(error.doc[: error.pos].encode())
-    return DataError(f"{path} is not valid JSON: line {line + error.lineno - 1}, byte {byte}: {error.msg}")
+    return DataError(
+        f"{path} is not valid JSON: line {line + error.lineno - 1}, byte {byte}: {error.msg}. "
+        f"If it was cut short, copy or download it again"
+    )

@@ -5,8 +5,9 @@ mean, over the ten ways to leave one annotator out, of ``min(matches among the o
 3 and at least 4 matches of ten give 0.3, 0.6, 0.9 and 1. Two variants are in use, and they differ in when
 the strings are normalised:
 
-* ``official``, the VQA evaluation code: only where the human answers differ from one another;
-* ``openflamingo``, OpenFlamingo and its descendants, Lever-Plus among them: always.
+* ``official``, the VQA evaluation code: only where the human answers differ from one another (a later version of
+  its repository always normalises the prediction, and of the answers the punctuation alone; it is not this one);
+* ``openflamingo``, today's OpenFlamingo and its descendants, Lever-Plus among them: always.
 
 OK-VQA stores stemmed answers ("ride" for "riding"), which no one says. LAVIS and OpenFlamingo therefore lemmatise
 predictions before they compare them; the metric ``lemmatised`` does so too, then counts as ``official``.

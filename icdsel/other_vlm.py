@@ -74,7 +74,8 @@ class OtherVlm(Vlm):
         size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
         return picture.resize(size, Image.Resampling.BICUBIC)
 
-    def _open(self, paths: Iterable[Path]) -> None:
+    def _open(self, paths: Iterable[Path], upcoming: Iterable[Path]) -> None:
+        del upcoming  # pictures are opened when their time comes
         self._pictures = {}
         for path in paths:
             if path not in self.images.broken:
@@ -83,19 +84,21 @@ class OtherVlm(Vlm):
                 except ImageError as error:
                     self.images.broken[path] = str(error)
 
-    @torch.inference_mode()
-    def _encode_images(self, paths: Sequence[Path]) -> list[Features]:
-        """The mean visual token (1, d) of each image, over all of its tiles."""
-        return [(self._visual_tokens(path).float().mean(0, keepdim=True), (1, 1)) for path in paths]
+    def _prepare_image(self, path: Path) -> Any:
+        return self.processor.image_processor(images=[self._picture(path)], return_tensors="pt")
 
-    def _visual_tokens(self, path: Path) -> Tensor:
+    @torch.inference_mode()
+    def _encode_images(self, prepared: Sequence[Any]) -> list[Features]:
+        """The mean visual token (1, d) of each image, over all of its tiles."""
+        return [(self._visual_tokens(image).float().mean(0, keepdim=True), (1, 1)) for image in prepared]
+
+    def _visual_tokens(self, inputs: Any) -> Tensor:
         encode = getattr(self.model, "get_image_features", None)
         if encode is None:
             raise VlmError(
                 f"{self.name} has no features of single images: name another encoder, such as "
                 f"--encoder openai/clip-vit-base-patch32"
             )
-        inputs = self.processor.image_processor(images=[self._picture(path)], return_tensors="pt")
         taken = inspect.signature(encode).parameters
         found = encode(**{key: self._placed(value) for key, value in inputs.items() if key in taken})
         found = getattr(found, "pooler_output", found)
@@ -205,8 +208,10 @@ class OtherVlm(Vlm):
         texts = {i: self._text(request) for i, request in requests.items()}
         count = self.processor.tokenizer.encode
         lengths = {i: len(count(texts[i])) + len(r.shown) * self._image_tokens for i, r in requests.items()}
-        for batch in batches(lengths, self.settings.batch_tokens):
-            yield from self._answer_or_split(batch, requests, texts)
+        yield from self._within_memory(
+            batches([[i] for i in lengths], lengths, self.settings.batch_tokens),
+            lambda batch: dict(pair for made in self._answer_or_split(batch, requests, texts) for pair in made.items()),
+        )
 
     def _answer_or_split(
         self, batch: Sequence[int], requests: Mapping[int, Request], texts: Mapping[int, str]

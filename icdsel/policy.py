@@ -102,6 +102,7 @@ class _Encoded(NamedTuple):
     state: Tensor  # (B, h), unit vectors: the state before the first choice
     candidates: Tensor  # (B, K, h), unit vectors; (1, K, h) where all queries share one pool
     hidden: Tensor | None  # (B, K), True where a candidate may not be chosen
+    first: Tensor  # (B, 1, K), the logits before anything is chosen or hidden
 
 
 class PointerNetwork(nn.Module):
@@ -166,7 +167,7 @@ class PointerNetwork(nn.Module):
             raise ValueError(f"pointers must be [B, P, S] with S > 0, not {list(pointers.shape)}")
         encoded = self._encode(query, candidates, mask)
         state, chosen = self._start(encoded, pointers.shape[1])
-        logits = [self._step(encoded, state, chosen)]
+        logits = [self._step(encoded, None, chosen)]
         for choice in pointers.unbind(-1)[:-1]:  # nothing follows the last choice
             state, chosen = self._advance(encoded, state, chosen, choice)
             logits.append(self._step(encoded, state, chosen))
@@ -193,7 +194,7 @@ class PointerNetwork(nn.Module):
             for _ in range(shots):
                 if choices:
                     state, chosen = self._advance(encoded, state, chosen, choices[-1])
-                logits = self._step(encoded, state, chosen)  # (B, 1, K)
+                logits = self._step(encoded, state if choices else None, chosen)  # (B, 1, K)
                 choices.append(logits.masked_fill(chosen, -torch.inf).argmax(-1))
             return torch.cat(choices, dim=1)
 
@@ -229,7 +230,8 @@ class PointerNetwork(nn.Module):
             for step in range(shots):
                 if step:
                     state, chosen = self._advance(encoded, state, chosen, pointers[..., -1])
-                steps = self._step(encoded, state, chosen).log_softmax(-1).masked_fill(chosen, -torch.inf)
+                steps = self._step(encoded, state if step else None, chosen).log_softmax(-1)
+                steps = steps.masked_fill(chosen, -torch.inf) if step else steps
                 total = (log_prob.unsqueeze(-1) + steps).flatten(1)  # (B, W * K)
                 log_prob, order = stable_topk(total, width)  # (B, W)
                 parent, choice = order // size, order % size  # (B, W)
@@ -277,10 +279,10 @@ class PointerNetwork(nn.Module):
             for _ in range(shots):
                 if choices:
                     state, chosen = self._advance(encoded, state, chosen, choices[-1])
-                logits = self._step(encoded, state, chosen).masked_fill(chosen, -torch.inf)
+                logits = self._step(encoded, state if choices else None, chosen)
+                logits = logits.masked_fill(chosen, -torch.inf) if choices else logits
                 steps = (logits / temperature).log_softmax(-1)  # (B, count, K)
-                # The Gumbel-max trick: unlike a multinomial draw it can never take what has probability 0.
-                choice = (steps + _gumbel(steps, generator)).argmax(-1)  # (B, count)
+                choice = _drawn(steps, generator)  # (B, count)
                 log_prob = log_prob + steps.gather(-1, choice.unsqueeze(-1)).squeeze(-1)
                 choices.append(choice)
             return torch.stack(choices, dim=-1), log_prob
@@ -328,7 +330,7 @@ class PointerNetwork(nn.Module):
             q = norm(attended + q)
         q, c = self.query_ff(q), self.cand_ff(c)
         state = F.normalize(self.query_proj(self.dropout(q)), dim=-1).view(batch, -1)  # (B, h)
-        return _Encoded(state, F.normalize(self.cand_proj(self.dropout(c)), dim=-1), hidden)
+        return _encoded(state, F.normalize(self.cand_proj(self.dropout(c)), dim=-1), hidden)
 
     @staticmethod
     def _start(encoded: _Encoded, rows: int) -> tuple[Tensor, Tensor]:
@@ -338,11 +340,14 @@ class PointerNetwork(nn.Module):
         state = encoded.state.unsqueeze(1).expand(batch, rows, width)
         return state, torch.zeros(batch, rows, size, dtype=torch.bool, device=state.device)
 
-    @staticmethod
-    def _step(encoded: _Encoded, state: Tensor, chosen: Tensor) -> Tensor:
-        """The logits [B, P, K] of one step."""
-        logits = similarities(state, encoded.candidates) / TEMPERATURE  # (B, P, K)
-        logits = logits.masked_fill(chosen, CHOSEN_LOGIT)
+    def _step(self, encoded: _Encoded, state: Tensor | None, chosen: Tensor) -> Tensor:
+        """The logits [B, P, K] of one step; without a state those of the first one."""
+        if state is None or self.query_update_gate is None:  # without a gate the state stays as it is
+            logits = encoded.first.expand(chosen.shape)
+        else:
+            logits = similarities(state, encoded.candidates) / TEMPERATURE  # (B, P, K)
+        if state is not None:
+            logits = logits.masked_fill(chosen, CHOSEN_LOGIT)
         if encoded.hidden is not None:
             logits = logits.masked_fill(encoded.hidden.unsqueeze(1), -torch.inf)
         return logits
@@ -389,11 +394,22 @@ def _rows(x: Tensor, rows: Tensor) -> Tensor:
     return x.gather(1, rows.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
 
 
-def _gumbel(like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Standard Gumbel noise in the shape of `like`, drawn where the generator lives."""
-    device = like.device if generator is None else generator.device
-    noise = torch.empty(like.shape, dtype=like.dtype, device=device).exponential_(generator=generator)
-    return -noise.clamp_(min=torch.finfo(like.dtype).tiny).log_().to(like.device)
+def _drawn(log_probs: Tensor, generator: torch.Generator | None) -> Tensor:
+    """A draw [B, P] from each distribution [B, P, K], by its cumulative distribution.
+
+    One uniform number for each, drawn where the generator lives. What has probability 0 is never drawn: the first
+    place where the distribution exceeds the number has some.
+    """
+    cumulative = log_probs.double().exp().cumsum(-1)  # (B, P, K)
+    total = cumulative[..., -1:]
+    device = log_probs.device if generator is None else generator.device
+    uniform = torch.rand(total.shape, dtype=torch.float64, device=device, generator=generator).to(log_probs.device)
+    number = torch.minimum(uniform * total, total.nextafter(torch.zeros_like(total)))  # below the total
+    return torch.searchsorted(cumulative, number, right=True).squeeze(-1)
+
+
+def _encoded(state: Tensor, candidates: Tensor, hidden: Tensor | None) -> _Encoded:
+    return _Encoded(state, candidates, hidden, similarities(state.unsqueeze(1), candidates) / TEMPERATURE)
 
 
 class CosineNetwork(PointerNetwork):
@@ -407,4 +423,4 @@ class CosineNetwork(PointerNetwork):
 
     def _encode(self, query: Tensor, candidates: Tensor, mask: Tensor | None) -> _Encoded:
         hidden = None if mask is None else ~mask
-        return _Encoded(F.normalize(query, dim=-1), F.normalize(candidates, dim=-1), hidden)
+        return _encoded(F.normalize(query, dim=-1), F.normalize(candidates, dim=-1), hidden)

@@ -20,7 +20,7 @@ from icdsel.records import Example
 from icdsel.settings import DataSettings
 from icdsel.topk import stable_topk
 
-_SIMILARITIES = 2**24  # held at once by a search for nearest neighbours
+_SIMILARITIES = 2**26  # held at once by a search for nearest neighbours
 
 
 class Pools(Sequence[Sequence[int]]):
@@ -41,6 +41,13 @@ class Pools(Sequence[Sequence[int]]):
         if self._rows is not None:
             return self._rows[q]
         return [row for row in range(self._total) if row not in self.hidden[q]]
+
+    @property
+    def smallest(self) -> int:
+        """The size of the smallest pool."""
+        if self._rows is None:
+            return self._total - max(map(len, self.hidden), default=0)
+        return min(map(len, self._rows), default=self._total)
 
     def batch(self, at: int, count: int) -> tuple[Tensor, Tensor]:
         """Rows, int64 (B, K), 0 where padded, and the mask, bool (B, K), True where there is a candidate.
@@ -179,7 +186,7 @@ def nearest_rows(
     """For each query (Q, d) the `count` rows of `candidates` (N, d) of highest dot product, best first.
 
     Exact; ties go to the lower row. `chunk` queries are compared at once, by default as many as keep the
-    similarities within 64 MiB.
+    similarities within 256 MiB.
     """
     chunk = chunk or max(1, _SIMILARITIES // max(1, len(candidates)))
     for at in range(0, len(queries), chunk):

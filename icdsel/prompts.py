@@ -1,5 +1,6 @@
 """ICDs and a query become chat messages. Pure: images are passed through untouched."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -44,12 +45,13 @@ def harmless(text: str) -> str:
 def chat_messages(icds: Sequence[Shown], query: Shown, style: PromptStyle) -> list[Message]:
     """The messages of one prompt: ICDs in the order given, then the query.
 
-    Texts are substituted literally, so braces in a question are harmless.
+    Texts are substituted literally, so braces in a question are harmless; spaces around the whole go, as in
+    Lever-Plus.
     """
 
     def fill(template: str, example: Shown, answer: str = "") -> str:
-        parts = template.replace("{answer}", "\0").split("{question}")
-        return harmless(example.question).join(parts).replace("\0", harmless(answer))
+        texts = {"{question}": harmless(example.question), "{answer}": harmless(answer)}
+        return re.sub(r"\{question\}|\{answer\}", lambda mark: texts[mark[0]], template).strip(" ")
 
     messages: list[Message] = []
     if style.system:

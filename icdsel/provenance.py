@@ -32,16 +32,22 @@ def fingerprint_examples(examples: Iterable[Example]) -> str:
 
 def fingerprint_file(path: Path) -> str:
     """Of a file's content."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def identity(settings: Settings, *tables: str, leave_out: Iterable[str] = ()) -> Identity:
     """The settings of `tables` as a flat mapping, without those that cannot change a result (paths, memory)."""
     silent = {"data.data_dir", "data.image_dir", "data.results_dir", "vlm.batch_tokens", "vlm.image_cache_mb"}
+    silent |= {"vlm.image_cache_dir", "vlm.image_cache_disk_mb"}
+    # Of files and models their fingerprints count, wherever they lie.
+    silent |= {"data.train_embeddings", "data.encoder", "data.sampler_encoder"}
     silent |= {"data.preset", "data.on_image_error", "data.max_image_pixels"}  # what they set counts
     # Of the model its fingerprint counts, of the arithmetic what the model was loaded in.
     silent |= {"vlm.device", "vlm.model", "vlm.dtype", *leave_out}
     values = settings.model_dump(mode="json", include=set(tables))
+    if "data" in values:
+        values["data"]["dataset"] = settings.dataset_dir.name
     flat = {f"{table}.{name}": value for table in tables for name, value in values[table].items()}
     return {name: value for name, value in flat.items() if name not in silent}
 

@@ -76,3 +76,5 @@ class QueryGroup:
     pool: tuple[int, ...] | None
     candidates: tuple[Mapping[str, Any], ...] = field(repr=False)
     excluded: tuple[int, ...] = ()
+    derived: bool = False
+    """Whether nothing but the pointers says what the pool was: it holds their ICDs."""

@@ -1,6 +1,7 @@
 """Tables for the screen."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.table import Table
 
@@ -49,4 +50,37 @@ def inference_table(rows: Sequence[Row]) -> Table:
     for row in rows:
         cells = [f"{100 * row.accuracy[count]:.1f}" if count in row.accuracy else "" for count in shots]
         table.add_row(row.name + (f" ({row.failed} failed)" if row.failed else ""), *cells)
+    return table
+
+
+_MEASURED = {
+    "scorer": "pointers scored",
+    "proposals": "queries proposed for",
+    "train_batch_1": "queries trained on, batch size 1",
+    "train_batch_32": "queries trained on, batch size 32",
+    "neighbours": "neighbour searches",
+}
+
+
+def bench_table(figures: Mapping[str, Any], queries: int) -> Table:
+    """Rates per second beside the plain way's; below them what else is known of the scorer."""
+    table = Table(title=f"{figures['model']} in {figures['dtype']} on {figures['device']}", title_justify="left")
+    table.add_column("per second")
+    for title in ("plain", "icdsel", "ratio"):
+        table.add_column(title, justify="right")
+    for name, what in _MEASURED.items():
+        row = figures[name]
+        table.add_row(what, f"{row['plain_per_second']:,.4g}", f"{row['per_second']:,.4g}", f"{row['ratio']:,.1f}×")
+    scorer, pointers = figures["scorer"], figures["sizes"]["pointers"]
+    memory = f", {scorer['peak_memory_mib']:,.0f} MiB at most" if scorer["peak_memory_mib"] else ""
+    minutes = queries * pointers / scorer["per_second"] / 60
+    table.caption = (
+        f"The scorer reads {scorer['tokens_per_second']:,.0f} tokens of prompts a second at {scorer['mfu']:.0%} of "
+        f"what a large matrix product reaches{memory}; {scorer['images_encoded']} images encoded, "
+        f"{scorer['images_encoded_again']} of them again. Answers like the plain way's: "
+        f"{scorer['answers_like_plain']:.1%}, log-probs apart by {scorer['largest_log_prob_difference']:.1e} at most. "
+        f"{queries} queries with {pointers} pointers would take {minutes:,.1f} minutes "
+        f"(the plain way {minutes * scorer['ratio']:,.1f})."
+    )
+    table.caption_justify = "left"
     return table

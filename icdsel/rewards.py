@@ -20,7 +20,7 @@ from torch import Tensor
 
 from icdsel.settings import RETIRED_MODES
 
-__all__ = ["NORMALIZATIONS", "REWARD_MODES", "is_correct", "normalize_rewards", "pointer_reward"]
+__all__ = ["NORMALIZATIONS", "REWARD_MODES", "fields_of", "is_correct", "normalize_rewards", "pointer_reward"]
 
 REWARD_LIMIT = 5.0
 """Rewards are clipped to [-5, 5], as in the original."""
@@ -149,6 +149,16 @@ def _mode(name: str) -> _Mode:
     if name not in _MODES:
         raise ValueError(f"unknown reward mode {name!r}; choose one of: {', '.join(REWARD_MODES)}")
     return _MODES[name]
+
+
+def fields_of(mode: str) -> tuple[str, ...]:
+    """The fields of a candidate that a mode reads, less `vqa_correct`, which can be derived.
+
+    Raises:
+        ValueError: The mode is unknown or retired.
+    """
+    terms = _mode(mode)
+    return (*((terms.graded,) if terms.graded else ()), *(("vqa_rel_score",) if terms.rel else ()))
 
 
 def is_correct(candidate: Mapping[str, Any]) -> bool:

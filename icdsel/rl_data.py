@@ -5,29 +5,28 @@ A unit's content depends on nothing but the settings, so an interrupted run that
 """
 
 import json
-import math
-import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from icdsel.checkpoint import load_policy
+from icdsel.checkpoint import load_policy, require_width
 from icdsel.console import note, progress
 from icdsel.datasets import Split, load_split
 from icdsel.errors import CheckpointError, RlDataError
 from icdsel.files import append_lines, write_json
 from icdsel.lever_plus.rl_data import is_lever_plus, read_lever_plus
 from icdsel.lever_plus.rl_data_writer import lever_plus_json
+from icdsel.lever_plus.samplers import anchors
 from icdsel.metrics import answer_weights
 from icdsel.policy import CosineNetwork, PointerNetwork
 from icdsel.proposals import propose
 from icdsel.provenance import Identity, claim, fingerprint_file, identity, read_side_file, write_side_file
 from icdsel.records import Example, Proposal, QueryGroup
-from icdsel.scoring import score_candidate
+from icdsel.scoring import has_sound_scores, score_candidate
 from icdsel.settings import Settings
-from icdsel.sources import Sources, open_sources
+from icdsel.sources import Queries, Sources, open_sources
 from icdsel.vlm import Request
 
 UNIT = 32
@@ -89,11 +88,6 @@ def generate(
     """
     path = output or rl_data_path(settings)
     part = path.with_name(path.name + ".part")
-    if settings.data.pool_size != "all" and settings.proposals.shots > settings.data.pool_size:
-        raise RlDataError(
-            f"pointers of {settings.proposals.shots} ICDs do not fit into a pool of {settings.data.pool_size}: "
-            f"use --pointer-shots {settings.data.pool_size} or less, or a larger --pool-size"
-        )
     init = settings.proposals.init
     if init and not init.is_file():
         raise CheckpointError(f"--init {init} does not exist")
@@ -103,8 +97,9 @@ def generate(
     remedy = "Use the old settings, --overwrite to move the file aside, or another file (--output, --rl-data)."
     claim((path, part), side_path(path), made_of, str(path), RlDataError, remedy, overwrite)
     if not path.exists():
+        queries = sources.queries(_queries(sources), settings.proposals.query_split, settings.proposals.shots)
         write_side_file(side_path(path), settings, made_of, str(sources.vlm.device))
-        _write_units(sources, network, part)
+        _write_units(sources, queries, network, part)
         part.replace(path)
     return _summary(path)
 
@@ -123,7 +118,7 @@ def _queries(sources: Sources) -> list[Example]:
     wanted = min(wanted, len(split))
     if split is not sources.train:
         return list(split[:wanted])
-    return [split[row] for row in random.Random(sources.settings.data.seed).sample(range(len(split)), wanted)]
+    return [split[row] for row in anchors(len(split), wanted, sources.settings.data.seed)]
 
 
 def proposer(settings: Settings, d_model: int) -> PointerNetwork:
@@ -134,20 +129,15 @@ def proposer(settings: Settings, d_model: int) -> PointerNetwork:
     """
     init = settings.proposals.init
     network = load_policy(init) if init else CosineNetwork(d_model)
-    if network.config.d_model != d_model:
-        raise CheckpointError(
-            f"{init} takes embeddings of width {network.config.d_model}, this encoder's have {d_model}: "
-            f"use a checkpoint trained with the same --dataset and --model"
-        )
+    require_width(network, d_model, init)
     return network.eval()
 
 
-def _write_units(sources: Sources, network: PointerNetwork, part: Path) -> None:
+def _write_units(sources: Sources, queries: Queries, network: PointerNetwork, part: Path) -> None:
     settings, train = sources.settings, sources.train
-    examples = _queries(sources)
+    examples = queries.examples
     units = [examples[at : at + UNIT] for at in range(0, len(examples), UNIT)]
     done = _whole_units(part, units)
-    queries = sources.queries(examples, settings.proposals.query_split)
     pools = queries.pools
     everyone = [example.question_id for example in train] if pools.shared else []
     if done:
@@ -166,7 +156,7 @@ def _write_units(sources: Sources, network: PointerNetwork, part: Path) -> None:
             seed = f"proposals-{settings.data.seed}-{unit[0].question_id}"
             proposals = propose(
                 queries.seen[at : at + len(unit)],
-                sources.seen[rows],
+                sources.seen[None] if pools.shared else sources.seen[rows],
                 ids,
                 network,
                 settings.proposals,
@@ -262,6 +252,8 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
         raise RlDataError(f"{path} does not exist; {there}. Make it with `icdsel gen-rl-data`.")
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
             try:
                 record = json.loads(line)
             except ValueError as error:
@@ -335,6 +327,8 @@ def _group(record: Mapping[str, Any], rejected: Counter[str]) -> QueryGroup:
     told = record["candidate_pool_ids"]
     pool = None if told == "all" else tuple(int(question_id) for question_id in told)
     excluded = tuple(int(question_id) for question_id in record.get("excluded_ids", ()))
+    if pool is not None and (len(set(pool)) < len(pool) or int(record["question_id"]) in pool):
+        raise ValueError("its pool holds an example twice, or the query itself")
     kept = []
     for candidate in record["pointer_candidates"]:
         pointer = candidate["pointer"]
@@ -344,8 +338,8 @@ def _group(record: Mapping[str, Any], rejected: Counter[str]) -> QueryGroup:
             rejected["an ICD is not in the pool"] += 1
         elif len(set(pointer)) < len(pointer) or not pointer:
             rejected["an ICD stands twice, or none at all"] += 1
-        elif not isinstance(candidate["vqa_acc_score"], int | float) or not math.isfinite(candidate["vqa_acc_score"]):
-            rejected["the score is no number"] += 1
+        elif not has_sound_scores(candidate):
+            rejected["a score is no number, or out of range"] += 1
         else:
             kept.append(candidate)
     return QueryGroup(

@@ -1,12 +1,30 @@
 """From what the VLM said to what it is worth: the cleaned answer, its accuracies, a candidate's record."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from icdsel.lever_plus.answers import cut_answer
 from icdsel.metrics import METRICS, accuracy, answer_weights, relevance
 from icdsel.records import Answer, Example, Proposal
 from icdsel.settings import Metric, VlmSettings
+
+SCORE_RANGES = {
+    "vqa_acc_score": (0.0, 1.0),
+    "vqa_correct": (0.0, 1.0),
+    "vqa_gt_prob": (0.0, 10.0),  # ten human answers of at most 1 each
+    "vqa_rel_score": (0.0, 1.0),
+}
+"""The scores of a candidate that a reward can be made of, and between what they lie."""
+
+
+def has_sound_scores(candidate: Mapping[str, Any]) -> bool:
+    """Whether the accuracy is there and every score is a number within its range (or None)."""
+    return candidate.get("vqa_acc_score") is not None and all(
+        isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most  # NaN lies nowhere
+        for name, (least, most) in SCORE_RANGES.items()
+        if (value := candidate.get(name)) is not None
+    )
 
 
 def prediction_of(answer: Answer, settings: VlmSettings) -> str:

@@ -10,10 +10,11 @@ from pathlib import Path
 import torch
 
 from icdsel import rl_data
-from icdsel.checkpoint import load_policy
+from icdsel.checkpoint import load_policy, require_width
 from icdsel.embeddings import Embeddings
-from icdsel.errors import CheckpointError, RlDataError
+from icdsel.errors import RlDataError
 from icdsel.pools import nearest_rows
+from icdsel.provenance import differences, identity, read_side_file
 from icdsel.records import Pointer
 from icdsel.settings import Settings
 from icdsel.sources import Queries, Sources
@@ -38,13 +39,10 @@ class Selectors:
 
     def __init__(self, sources: Sources, queries: Queries, policy_file: Path | None) -> None:
         self.sources, self.queries = sources, queries
+        self._rankings: dict[str, list[list[int]]] = {}
         self.network = load_policy(policy_file).eval() if policy_file else None
-        width = queries.seen.shape[1]
-        if self.network is not None and self.network.config.d_model != width:
-            raise CheckpointError(
-                f"{policy_file} takes embeddings of width {self.network.config.d_model}, this encoder's have {width}: "
-                f"it was trained with another --model or dataset"
-            )
+        if self.network is not None:
+            require_width(self.network, queries.seen.shape[1], policy_file)
 
     def choose(self, selector: str, shots: int) -> list[Pointer | None]:
         """The pointer of each query; None where the selector has none (the oracle, for a query never scored)."""
@@ -55,10 +53,8 @@ class Selectors:
             return [self._best_scored(query.question_id, shots) for query in examples]
         if selector == "random":
             rows = [self._random(q, shots) for q in range(len(examples))]
-        elif selector == "policy":
-            rows = self._greedy(shots)
-        else:
-            rows = self._nearest(selector, shots)
+        else:  # most similar last: nearest to the query in the prompt
+            rows = [row[:shots] if selector == "policy" else row[:shots][::-1] for row in self._ranked(selector)]
         return [tuple(train[row].question_id for row in chosen) for chosen in rows]
 
     def _random(self, q: int, shots: int) -> list[int]:
@@ -69,30 +65,38 @@ class Selectors:
         drawn = rng.sample(range(len(self.sources.train)), shots + len(pools.hidden[q]))
         return [row for row in drawn if row not in pools.hidden[q]][:shots]
 
+    def _ranked(self, selector: str) -> list[list[int]]:
+        """Rows for the largest number of shots, best first: those for fewer shots are their beginnings."""
+        if selector not in self._rankings:
+            most = max(self.sources.settings.infer.shots)
+            self._rankings[selector] = self._greedy(most) if selector == "policy" else self._nearest(selector, most)
+        return self._rankings[selector]
+
     def _greedy(self, shots: int) -> list[list[int]]:
         assert self.network is not None
         chosen: list[list[int]] = []
         for at in range(0, len(self.queries.examples), BATCH):
             rows, mask = self.queries.pools.batch(at, BATCH)  # (B, K) or (1, N), (B, K)
             query = self.queries.seen[at : at + BATCH]
-            places = self.network.greedy(query, self.sources.seen[rows], shots, None if mask.all() else mask)
+            candidates = self.sources.seen[None] if self.queries.pools.shared else self.sources.seen[rows]
+            places = self.network.greedy(query, candidates, shots, None if mask.all() else mask)
             chosen += rows.expand(len(query), -1).gather(1, places).tolist()
         return chosen
 
     def _nearest(self, selector: str, shots: int) -> list[list[int]]:
-        """Rows of the training split, the most similar last: nearest to the query in the prompt."""
+        """Rows of the training split, the most similar first."""
         kind = {"nearest-image": "image", "nearest-question": "question"}.get(selector, "both")
         query, table = self._similar.of(kind), self.sources.similar_train.of(kind)
         pools = self.queries.pools
         if selector == "nearest-both-all" or pools.shared:
-            return [row[::-1] for row in nearest_rows(query, table, shots, self.queries.pools.hidden)]
+            return list(nearest_rows(query, table, shots, self.queries.pools.hidden))
         chosen: list[list[int]] = []
         for at in range(0, len(query), BATCH):
             rows, mask = pools.batch(at, BATCH)  # (B, K) each
             part = query[at : at + BATCH]
             similar = torch.einsum("bd,bkd->bk", part, table[rows]).masked_fill(~mask, -torch.inf)  # (B, K)
             chosen += rows.gather(1, stable_topk(similar, shots)[1]).tolist()
-        return [row[::-1] for row in chosen]
+        return chosen
 
     @cached_property
     def _similar(self) -> Embeddings:
@@ -103,13 +107,20 @@ class Selectors:
         """The scored pointers of each query, with accuracy and the right answer's probability."""
         settings = self.sources.settings
         split = settings.infer.split
+        path = scored_path(settings)
         try:
-            groups = rl_data.read_rl_data(scored_path(settings)).groups
+            groups = rl_data.read_rl_data(path).groups
         except RlDataError as error:
             raise RlDataError(
                 f"the oracle needs scored pointers of the {split} queries: `icdsel gen-rl-data --split {split} "
-                f"--queries {len(self.queries.examples)}` makes them. ({error})"
+                f"--queries {len(self.queries.examples)}`, with the same pools and prompts, makes them. ({error})"
             ) from None
+        now = identity(settings, "data", "vlm") | self.sources.identity
+        scored = read_side_file(rl_data.side_path(path))["identity"]
+        if told := differences({name: scored.get(name) for name in now}, now):
+            raise RlDataError(
+                f"{path}, which the oracle chooses from, was made under other settings:\n  " + "\n  ".join(told)
+            )
         return {
             group.question_id: [
                 ((c["vqa_acc_score"], c.get("vqa_gt_prob") or 0.0), tuple(c["pointer"])) for c in group.candidates

@@ -127,7 +127,9 @@ def _not_retired(mode: object) -> object:
 class Table(BaseModel):
     """A table of settings; unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 class DataSettings(Table):
@@ -207,6 +209,10 @@ class VlmSettings(Table):
     """Tokens of prompts that the VLM reads at once; less needs less memory, answers stay the same."""
     image_cache_mb: int = Field(1024, ge=0)
     """Memory for the visual features of images already seen."""
+    image_cache_dir: Path | None = None
+    """Folder that keeps the features which memory has no room for, also for later runs. [none: they are made again]"""
+    image_cache_disk_mb: int = Field(20_480, ge=0)
+    """What is written there at most."""
 
     @model_validator(mode="after")
     def _templates_ask(self) -> Self:
@@ -607,8 +613,23 @@ def load_settings(given: Mapping[str, Mapping[str, Any]]) -> Settings:
         return Settings(**{table: values for table, values in flags.items() if values})  # type: ignore[arg-type]
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{CONFIG_FILE} is not valid TOML: {error}") from None
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{CONFIG_FILE} is not UTF-8: byte {error.start}") from None
     except ValidationError as error:
-        raise SettingsError("\n".join(_explain(problem) for problem in error.errors())) from None
+        raise SettingsError("\n".join(_explain(problem) for problem in _merged(error.errors()))) from None
+
+
+def _merged(problems: Iterable[Any]) -> list[Any]:
+    """One problem for each setting: what may be this or that is refused as both."""
+    merged: dict[tuple[Any, ...], Any] = {}
+    for problem in problems:
+        same = merged.setdefault(
+            problem["loc"][:2] if problem["type"] != "extra_forbidden" else problem["loc"], problem
+        )
+        if same is not problem:
+            message = problem["msg"].removeprefix("Input should be ")
+            merged[problem["loc"][:2]] = same | {"msg": f"{same['msg']}, or {message}"}
+    return list(merged.values())
 
 
 def _explain(problem: Any) -> str:
@@ -645,12 +666,20 @@ OLD_VARIABLES = {
     "RCE_USE_NORMALIZED_REWARD": "--rce-normalized-reward",
     "RCE_USE_RAW_REWARD": "--no-rce-normalized-reward",
     "FREEZE_BACKBONE_IN_GRPO": "--freeze-backbone",
+    "SKIP_FALLBACK_REWARD": "--skip-fallback",
+    "REQUIRE_POSITIVE_QUERY": "--require-correct",
     "RL_DATA_PATH": "--rl-data",
     "LEVER_LM_CHECKPOINT_PATH": "--checkpoint",
     "RESULT_DIR": "--results-dir",
     "OKVQA_PATH": "--data-dir",
     "VQAV2_PATH": "--data-dir",
     "COCO_PATH": "--image-dir",
+    "COCO_TRAIN_ROOT": "--image-dir",
+    "COCO_VAL_ROOT": "--image-dir",
+    "OKVQA_TRAIN_PATH": "--data-dir",
+    "OKVQA_VAL_PATH": "--data-dir",
+    "VQAV2_TRAIN_PATH": "--data-dir",
+    "VQAV2_VAL_PATH": "--data-dir",
 }
 
 

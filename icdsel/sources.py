@@ -41,6 +41,9 @@ class Sources:
         settings: What was asked for.
         vlm: The VLM.
         train: The training split.
+        encoder: What embeds examples for the selector.
+        sampler_encoder: What embeds them for samplers and nearest neighbours.
+        encoded: Raw features of the training split; None where its embeddings were given.
         seen: Its embeddings as the selector sees them, float32 (N, d).
     """
 
@@ -49,11 +52,11 @@ class Sources:
     train: Split
     encoder: Encoder
     sampler_encoder: Encoder
-    encoded: Encoded
+    encoded: Encoded | None
     seen: Tensor
     _broken: dict[int, str] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def identity(self) -> dict[str, str | None]:
         """Fingerprints of data, model and encoder, for the identity of what is made of them."""
         own = self.settings.data.train_embeddings
@@ -79,7 +82,7 @@ class Sources:
 
     @cached_property
     def _sampler_train(self) -> Encoded:
-        if self.sampler_encoder is self.encoder:
+        if self.sampler_encoder is self.encoder and self.encoded is not None:
             return self.encoded
         return _encode(self.settings, self.sampler_encoder, self.train, "train", self._broken)
 
@@ -90,14 +93,18 @@ class Sources:
         encoded = _encode(self.settings, self.sampler_encoder, queries, name)
         return encoded.relative_to(self._sampler_train, self.sampler_encoder.centred)
 
-    def queries(self, queries: Sequence[Example], name: str) -> Queries:
-        """`queries`, which are of the split of this name, with embeddings and pools."""
+    def queries(self, queries: Sequence[Example], name: str, shots: int) -> Queries:
+        """`queries`, which are of the split of this name, with embeddings and pools of at least `shots` candidates.
+
+        Raises:
+            DataError: the training split is too small for the pools, or a pool for `shots`.
+        """
         data = self.settings.data
         if name == "train":
             seen = self.seen[[self.train.row[query.question_id] for query in queries]]
         else:
             encoded = _encode(self.settings, self.encoder, queries, name)
-            seen = encoded.relative_to(self.encoded, self.encoder.centred).of(data.embed)
+            seen = encoded.relative_to(self.encoded or encoded, self.encoder.centred).of(data.embed)
             if seen.shape[1] != self.seen.shape[1]:
                 raise DataError(
                     f"{data.train_embeddings} holds vectors of width {self.seen.shape[1]}, the encoder "
@@ -106,6 +113,11 @@ class Sources:
         pools = build_pools(
             queries, self.train, lambda: (self.similar(queries, name), self.similar_train), data, set(self._broken)
         )
+        if (smallest := pools.smallest) < shots:
+            raise DataError(
+                f"{shots} shots do not fit into a pool of {smallest}: use fewer (--shots, --pointer-shots), or a "
+                f"larger --pool-size"
+            )
         return Queries(queries, seen, pools)
 
 
@@ -166,5 +178,5 @@ def open_sources(settings: Settings) -> Sources:
         )
     else:
         seen = read_train_embeddings(data.train_embeddings, len(train))
-        encoded = Encoded(seen, seen)
+        encoded = None
     return Sources(settings, vlm, train, encoder, sampler_encoder, encoded, seen, broken)

@@ -1,15 +1,16 @@
 """The training stage: RL data in, a run's folder with checkpoints and metrics out."""
 
 import json
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from rich.table import Table
 
 from icdsel import rl_data
-from icdsel.checkpoint import find_checkpoint, load_policy, save_policy
+from icdsel.checkpoint import find_checkpoint, load_policy, require_width, save_policy
 from icdsel.console import note, out, progress, warn
 from icdsel.errors import CheckpointError, RlDataError, RunError
 from icdsel.files import append_lines, write_json
@@ -27,7 +28,7 @@ from icdsel.provenance import (
 )
 from icdsel.records import QueryGroup
 from icdsel.rewards import is_correct
-from icdsel.settings import SAMPLER_FILE_NAMES, RewardSettings, Settings, TrainSettings, unusual
+from icdsel.settings import SAMPLER_FILE_NAMES, RewardSettings, Settings, TrainSettings, flag, unusual
 from icdsel.sources import Sources, open_sources
 from icdsel.training import Epoch, plain, train_policy
 from icdsel.warm_start import warm_groups
@@ -121,10 +122,15 @@ def train(
     for path in (*rl_data_files, settings.train.init, settings.train.warm_start):
         if path is not None and not path.is_file():
             raise RlDataError(f"{path} does not exist: give the path of a file that does")
+    usual = settings.usual()["train"]
+    assert isinstance(usual, TrainSettings)
+    start = network_to_start_from(settings.train, usual)
     sources = open_sources(settings)
     table = sources.seen.to(sources.vlm.device)
     seed = settings.data.seed if settings.train.train_seed is None else settings.train.train_seed
-    network = make_network(settings.train, table.shape[1], seed).to(table.device)
+    network = start or make_network(settings.train, table.shape[1], seed)
+    require_width(network, table.shape[1], settings.train.init)
+    network = network.to(table.device)
     files = list(rl_data_files) or [rl_data.generate(settings, overwrite=overwrite, sources=sources).path]
     train_part, validation_part = split_groups(_read(files, sources, settings.reward))
     warm = warm_groups(sources, settings.train.warm_start) if settings.train.warm_start else None
@@ -145,6 +151,11 @@ def train(
 
         def keep(epoch: Epoch) -> None:
             metrics = plain(epoch.metrics)
+            if not all(map(math.isfinite, metrics.values())):
+                raise RunError(
+                    f"{epoch.phase} epoch {epoch.number + 1} diverged (loss {metrics[f'{epoch.phase}_loss']}): the run "
+                    f"stops before its checkpoint is written. Try a smaller --{epoch.phase}-lr"
+                )
             save_policy(
                 result.folder / f"{epoch.phase}_epoch{epoch.number + 1}.pt",
                 network,
@@ -188,13 +199,10 @@ def _read(files: Sequence[Path], sources: Sources, reward: RewardSettings) -> li
     read = [rl_data.read_rl_data(path, ids, **sound) for path in files]
     for path, data in zip(files, read, strict=True):
         for reason, count in data.rejected.items():
-            if reason != GT_PROB_NOTE:
+            if reason == GT_PROB_NOTE:
+                note(f"{path}: {count} candidates: {reason}")
+            else:
                 warn(f"{path}: {count} candidates left out ({reason})")
-            elif "gtprob" in reward.mode:
-                raise RlDataError(
-                    f"{path}: {count} candidates have no usable probability of the right answer ({reason}), which "
-                    f"--reward-mode {reward.mode} needs: use hard_plus_soft, or score anew with `icdsel gen-rl-data`"
-                )
     groups = merge([data.groups for data in read])
     if not reward.require_correct:
         return groups
@@ -243,11 +251,7 @@ def _identity(settings: Settings, sources: Sources, files: Sequence[Path]) -> Id
 
 
 def make_network(settings: TrainSettings, d_model: int, seed: int) -> PointerNetwork:
-    """A new network of the recipe, or the one to go on from.
-
-    Raises:
-        CheckpointError: `--init` does not fit the settings or the embeddings.
-    """
+    """A new network of the recipe."""
     assert settings.num_heads and settings.feed_forward is not None and settings.gate is not None  # by recipe
     assert settings.dropout is not None and settings.attn_dropout is not None
     config = PointerConfig(
@@ -261,17 +265,36 @@ def make_network(settings: TrainSettings, d_model: int, seed: int) -> PointerNet
         feed_forward=settings.feed_forward,
     )
     torch.manual_seed(seed)
-    network = PointerNetwork(config)
+    return PointerNetwork(config)
+
+
+def network_to_start_from(settings: TrainSettings, usual: TrainSettings) -> PointerNetwork | None:
+    """The network of `--init`, with the dropouts of the settings; None where nothing is named.
+
+    Its sizes are the checkpoint's. A size that was asked for and is another is a mistake.
+
+    Args:
+        settings: The settings of the training.
+        usual: What they would be if nothing was said.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read, or has other sizes than those asked for.
+    """
     if settings.init is None:
-        return network
+        return None
     start = load_policy(settings.init)
-    wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    got = {name: tuple(value.shape) for name, value in start.state_dict().items()}
-    if wanted != got or start.config.num_heads != config.num_heads:
+    sizes = ("hidden_dim", "num_layers", "num_heads", "feed_forward", "gate")
+    asked = [name for name in sizes if getattr(settings, name) != getattr(usual, name)]
+    other = [name for name in asked if getattr(settings, name) != getattr(start.config, name)]
+    if other:
+        told = ", ".join(f"{name} {getattr(start.config, name)}" for name in other)
+        flags = ", ".join(flag(name, TrainSettings.model_fields[name]) for name in other)
         raise CheckpointError(
-            f"--init {settings.init} holds another network: {start.config}, the settings ask for {config}. "
-            f"Set --hidden-dim, --num-layers, --num-heads, --feed-forward and --gate to those of the checkpoint."
+            f"--init {settings.init} is a network of {told}, another was asked for: leave out {flags}"
         )
+    assert settings.dropout is not None and settings.attn_dropout is not None  # by recipe
+    config = replace(start.config, dropout=settings.dropout, attn_dropout=settings.attn_dropout)
+    network = PointerNetwork(config)
     network.load_state_dict(start.state_dict())
     return network
 

@@ -6,6 +6,7 @@ can load by `icdsel.other_vlm`.
 """
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from icdsel.decoding import Search
 from icdsel.errors import VlmError
-from icdsel.feature_cache import FeatureCache, Features
+from icdsel.feature_cache import FeatureCache, Features, Spill
 from icdsel.pretrained import fingerprint, model_folder, quiet
 from icdsel.prompts import PromptStyle
 from icdsel.records import Answer, Example
@@ -65,7 +66,14 @@ class Vlm(ABC):
         self.style = PromptStyle(
             settings.system_prompt, settings.icd_template, settings.query_template, settings.layout
         )
-        self.images = FeatureCache(self._encode_images, settings.image_cache_mb * 2**20, self.images_at_once)
+        self.images = FeatureCache(
+            self._prepare_image,
+            self._encode_images,
+            settings.image_cache_mb * 2**20,
+            self.images_at_once,
+            self._spill(),
+        )
+        self._fits: int | None = None  # prompts that are tried at once, after the memory did not suffice for more
         eos = model.generation_config.eos_token_id
         self._stops = {*(eos if isinstance(eos, list) else [eos]), processor.tokenizer.eos_token_id} - {None}
         # Text between special tokens recurs in thousands of prompts.
@@ -92,6 +100,41 @@ class Vlm(ABC):
             tuple(sorted(self._stops)),
         )
 
+    def _spill(self) -> Spill | None:
+        """Where visual features go that memory has no room for."""
+        folder, settings = self.settings.image_cache_dir, self.settings
+        if folder is None:
+            return None
+        name = f"{self.fingerprint}-{self.dtype}-{settings.min_pixels}-{settings.max_pixels}-{self.max_image_pixels}"
+        return Spill(folder, settings.image_cache_disk_mb * 2**20, name)
+
+    def _within_memory(
+        self, batches: Iterable[list[int]], answer: Callable[[list[int]], dict[int, Answer]]
+    ) -> Iterator[dict[int, Answer]]:
+        """The answers of batches; one that the device's memory has no room for is halved, and so are later ones.
+
+        A prompt that does not fit alone fails.
+        """
+        for whole in batches:
+            most = self._fits or len(whole)
+            parts = deque(whole[at : at + most] for at in range(0, len(whole), most))
+            while parts:
+                batch = parts.popleft()
+                try:
+                    yield answer(batch)
+                except torch.OutOfMemoryError as error:
+                    reason = str(error).splitlines()[0]
+                else:
+                    continue
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()  # after the exception is gone: it held the batch's tensors
+                if len(batch) == 1:
+                    yield {batch[0]: Answer("", error=f"out of memory for a single prompt: {reason}")}
+                else:
+                    half = len(batch) // 2
+                    parts.extendleft([batch[half:], batch[:half]])
+                    self._fits = half
+
     def answer(self, requests: Sequence[Request], on_done: Callable[[int], None] | None = None) -> list[Answer]:
         """Answer every request and score its references; a request that fails carries its error.
 
@@ -99,13 +142,16 @@ class Vlm(ABC):
         """
         answers: list[Answer] = []
         for at in range(0, len(requests), self.chunk):
-            answers += self._answer_chunk(requests[at : at + self.chunk], on_done)
+            upcoming = requests[at + self.chunk : at + 2 * self.chunk]
+            answers += self._answer_chunk(requests[at : at + self.chunk], upcoming, on_done)
         return answers
 
-    def _answer_chunk(self, requests: Sequence[Request], on_done: Callable[[int], None] | None) -> list[Answer]:
+    def _answer_chunk(
+        self, requests: Sequence[Request], upcoming: Sequence[Request], on_done: Callable[[int], None] | None
+    ) -> list[Answer]:
         answers: dict[int, Answer] = {}
         fine: dict[int, Request] = {}
-        self._open(dict.fromkeys(example.image for request in requests for example in request.shown))
+        self._open(_images(requests), _images(upcoming))
         for i, request in enumerate(requests):
             broken = [example.image for example in request.shown if example.image in self.images.broken]
             if broken:
@@ -142,26 +188,44 @@ class Vlm(ABC):
         return torch.stack([distinct[text] for text in texts])
 
     @abstractmethod
-    def _encode_images(self, paths: Sequence[Path]) -> list[Features]:
-        """Visual tokens of images; raises OSError or ValueError where one cannot be read."""
+    def _prepare_image(self, path: Path) -> Any:
+        """An image as the vision tower takes it; raises OSError or ValueError where it cannot be read."""
 
     @abstractmethod
-    def _open(self, paths: Iterable[Path]) -> None:
-        """Hold what `_answer_all` needs of these images; those that cannot be read go into `images.broken`."""
+    def _encode_images(self, prepared: Sequence[Any]) -> list[Features]:
+        """Visual tokens of prepared images."""
+
+    @abstractmethod
+    def _open(self, paths: Iterable[Path], upcoming: Iterable[Path]) -> None:
+        """Hold what `_answer_all` needs of these images; those that cannot be read go into `images.broken`.
+
+        The `upcoming` ones are asked for next.
+        """
 
     @abstractmethod
     def _answer_all(self, requests: Mapping[int, Request]) -> Iterator[dict[int, Answer]]:
         """The answers, by the requests' keys, a batch at a time; all images can be read and are held."""
 
 
-def batches(lengths: Mapping[int, int], budget: int) -> Iterator[list[int]]:
-    """Keys of `lengths` in batches of similar length whose padded size stays within `budget` tokens."""
+def _images(requests: Sequence[Request]) -> list[Path]:
+    return list(dict.fromkeys(example.image for request in requests for example in request.shown))
+
+
+def batches(groups: Iterable[Sequence[int]], lengths: Mapping[int, int], budget: int) -> Iterator[list[int]]:
+    """Keys in batches of similar length whose padded size stays within `budget` tokens, the longest first.
+
+    A group stays together where the budget lets it.
+    """
     batch: list[int] = []
-    for key in sorted(lengths, key=lambda key: (-lengths[key], key)):
-        if batch and lengths[batch[0]] * (len(batch) + 1) > budget:
-            yield batch
-            batch = []
-        batch.append(key)
+    longest = 0
+    for most, group in sorted(((max(lengths[key] for key in group), group) for group in groups), reverse=True):
+        fits = max(1, budget // most)
+        for part in (group[at : at + fits] for at in range(0, len(group), fits)):
+            if batch and longest * (len(batch) + len(part)) > budget:
+                yield batch
+                batch = []
+            longest = longest if batch else most
+            batch += part
     if batch:
         yield batch
 

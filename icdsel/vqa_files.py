@@ -50,9 +50,11 @@ def read_official(questions: Path, annotations: Path, image_of: ImageOf, shown: 
     """
     texts = _Texts()
     asked: dict[int, str] = {}
+    image_of_question: dict[int, object] = {}
 
     def ask(question_id: int, record: Record) -> int:
         asked[question_id] = _text(record, "question", texts)
+        image_of_question[question_id] = record.get("image_id")
         return question_id
 
     refuse_repeated(questions, _made(questions, read_list(questions, "questions"), ask))
@@ -63,7 +65,13 @@ def read_official(questions: Path, annotations: Path, image_of: ImageOf, shown: 
         if question is None:
             unasked.append(question_id)
             return None
-        return _vqa_example(question_id, question, record, image_of, shown, texts)
+        example = _vqa_example(question_id, question, record, image_of, shown, texts)
+        image = image_of_question[question_id]
+        if image is not None and image != example.image_id:
+            raise ValueError(
+                f"it is about image {example.image_id}, its question in {questions.name} about image {image}"
+            )
+        return example
 
     made = _made(annotations, read_list(annotations, "annotations"), annotate)
     examples = [example for example in made if example is not None]

@@ -26,7 +26,7 @@ def warm_groups(sources: Sources, path: Path) -> Groups:
     groups, rejected = read_info_score(path, [example.question_id for example in train])
     for reason, count in rejected.items():
         warn(f"{path}: {count} beams left out ({reason})")
-    queries = sources.queries([train.by_id(group.question_id) for group in groups], "train")
+    queries = sources.queries([train.by_id(group.question_id) for group in groups], "train", 1)
     added = 0
     with_pools = []
     for q, group in enumerate(groups):

@@ -224,7 +224,8 @@ def test_what_cannot_be_trained_on_is_left_out_and_counted(tmp_path: Path, candi
 
 
 def test_string_matches_are_taken_where_asked_for(tmp_path: Path) -> None:
-    candidates = [scored([9, 5], vqa_eval_mode=mode) for mode in ("fallback", "simple_match", "error")]
+    modes = {"fallback": [9, 5], "simple_match": [5, 9], "error": [7, 5]}
+    candidates = [scored(pointer, vqa_eval_mode=mode) for mode, pointer in modes.items()]
     path = written(tmp_path, {"3": {"pointer_candidates": candidates}})
     with pytest.raises(RlDataError, match=r"matching strings, not by the VQA accuracy \(2\).*--no-skip-fallback"):
         read_lever_plus(path, IDS)

@@ -77,6 +77,11 @@ def test_what_cannot_be_trained_on_is_rejected_and_counted(tmp_path):
         {"pointer": [11, 11], "vqa_acc_score": 1.0},
         {"pointer": [], "vqa_acc_score": 1.0},
         {"pointer": [13, 11], "vqa_acc_score": math.nan},
+        {"pointer": [13, 11], "vqa_acc_score": 900},
+        {"pointer": [13, 11], "vqa_acc_score": True},
+        {"pointer": [13, 11], "vqa_acc_score": 1.0, "vqa_correct": "yes"},
+        {"pointer": [13, 11], "vqa_acc_score": 1.0, "vqa_gt_prob": math.nan},
+        {"pointer": [13, 11], "vqa_acc_score": 1.0, "vqa_rel_score": "a"},
     ]
     path = tmp_path / "x.jsonl"
     path.write_text(line(candidates) + line([candidates[1]], question_id=6))
@@ -86,7 +91,7 @@ def test_what_cannot_be_trained_on_is_rejected_and_counted(tmp_path):
         "the VLM call failed": 2,
         "an ICD is not in the pool": 1,
         "an ICD stands twice, or none at all": 2,
-        "the score is no number": 1,
+        "a score is no number, or out of range": 6,
     }
 
 
@@ -99,6 +104,8 @@ def test_what_cannot_be_trained_on_is_rejected_and_counted(tmp_path):
         (line([]), "no candidate can be used"),
         (line([{"vqa_acc_score": 1.0}]), "line 1: KeyError 'pointer'"),
         (line([], candidate_pool_ids=["x"]), "line 1: ValueError"),
+        (line([], candidate_pool_ids=[5, 6]), "the query itself"),
+        (line([], candidate_pool_ids=[6, 6]), "an example twice"),
     ],
 )
 def test_damaged_files_are_refused_with_the_place(tmp_path, content, told):

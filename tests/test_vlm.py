@@ -370,3 +370,66 @@ def no_network(monkeypatch) -> list[str]:
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
     return asked
+
+
+# --- memory -----------------------------------------------------------------------------------------------
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_answers_stay_the_same(vlm, examples, monkeypatch):
+    requests = requests_of(examples, seed=5)
+    expected = vlm.answer(requests)
+    whole, tried = vlm._answer_batch, []
+
+    def small_memory(prompts, references):
+        tried.append(len(prompts))
+        if len(prompts) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+        return whole(prompts, references)
+
+    monkeypatch.setattr(vlm, "_answer_batch", small_memory)
+    monkeypatch.setattr(vlm, "_fits", None)
+    answers = vlm.answer(requests)
+    assert max(tried) > 3  # the first try did not fit
+    assert [answer.text for answer in answers] == [answer.text for answer in expected]
+    for ours, theirs in zip(answers, expected, strict=True):
+        assert ours.reference_log_probs == pytest.approx(theirs.reference_log_probs, abs=1e-4)
+
+
+def test_a_prompt_that_does_not_fit_alone_fails_with_its_reason(vlm, examples, monkeypatch):
+    def no_memory(prompts, references):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+
+    monkeypatch.setattr(vlm, "_answer_batch", no_memory)
+    monkeypatch.setattr(vlm, "_fits", None)
+    answers = vlm.answer(requests_of(examples, seed=5)[:3])
+    assert all("out of memory for a single prompt" in answer.error for answer in answers)
+
+
+def test_features_leave_the_memory_for_a_folder_and_come_back(vlm, examples, tmp_path):
+    told = vlm.settings.model_copy(update={"image_cache_mb": 0, "image_cache_dir": tmp_path / "kept"})
+
+    def again() -> Vlm:
+        return type(vlm)(vlm.model, vlm.processor, told, vlm.name, vlm.fingerprint, MAX_IMAGE_PIXELS)
+
+    requests = [Request((example,), example, ("doni",)) for example in examples[:3]]
+    small = again()
+    for request in (*requests, *requests):
+        assert small.answer([request])[0].text == vlm.answer([request])[0].text
+    assert (small.images.encoded, small.images.encoded_again) == (3, 0)
+    later = again()  # another run finds what the first one wrote
+    later.answer(requests[:2])
+    assert later.images.encoded == 0
+    for file in (tmp_path / "kept").iterdir():
+        file.write_bytes(file.read_bytes()[:50])
+    damaged = again()
+    assert damaged.answer(requests[:1])[0].text == vlm.answer(requests[:1])[0].text
+    assert damaged.images.encoded == 1
+
+
+def test_a_full_folder_takes_no_more(vlm, examples, tmp_path):
+    told = {"image_cache_mb": 0, "image_cache_dir": tmp_path / "kept", "image_cache_disk_mb": 0}
+    settings = vlm.settings.model_copy(update=told)
+    small = type(vlm)(vlm.model, vlm.processor, settings, vlm.name, vlm.fingerprint, MAX_IMAGE_PIXELS)
+    for example in examples[:2]:
+        small.answer([Request((), example)])
+    assert not (tmp_path / "kept").exists()

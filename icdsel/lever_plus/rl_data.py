@@ -10,12 +10,13 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from icdsel.errors import RlDataError
 from icdsel.records import QueryGroup
+from icdsel.scoring import has_sound_scores
 
 WRITTEN_BY = "written_by"  # in `_meta` of what `icdsel` wrote in this form
 FIELDS = (
@@ -45,6 +46,8 @@ REPEATED = "an ICD stands twice, or none at all"
 OWN_QUERY = "the query is its own ICD"
 NOT_LAST = "the beam does not end with its query"
 OUTSIDE = "a row outside the training split"
+AGAIN = "the pointer was scored before"
+AMBIGUOUS = "in data of pools of 64, it counts neither clearly within its pool nor within the training split"
 NO_SCORE = "the score is no number, or out of range"
 EMPTY = "a query without candidates"
 
@@ -107,6 +110,7 @@ def read_lever_plus(
     meta = loaded.get("_meta")
     author = meta.get(WRITTEN_BY) if isinstance(meta, dict) else None
     ours = isinstance(author, str) and author.startswith("icdsel")
+    meta_k64 = isinstance(meta, dict) and meta.get("version") == "k64"
     rules = _Rules(skip_fallback, accept_unsound, keep_gt_prob=ours or accept_unsound)
     rows = _Rows(question_ids)
     groups = []
@@ -125,16 +129,25 @@ def read_lever_plus(
             continue
         rejected[EMPTY] += not candidates
         kept = []
+        tried: set[tuple[int, ...]] = set()
         for candidate in candidates:
             try:
+                if meta_k64 and candidate.get("pointer_global") is None:
+                    raise _Rejected(AMBIGUOUS)
                 icds = rows.ids(_pointer(candidate, row, rules))
-                kept.append({"pointer": list(icds)} | _scores(candidate, rules, rejected))
+                _require_local(candidate, record)
+                scores = _scores(candidate, rules, rejected)
+                if icds in tried:
+                    raise _Rejected(AGAIN)
+                tried.add(icds)
+                kept.append({"pointer": list(icds)} | scores)
             except _Rejected as reason:
                 rejected[str(reason)] += 1
         if kept:
             used = sorted({icd for candidate in kept for icd in candidate["pointer"]})
             pool = tuple(icd for icd in dict.fromkeys((*pool, *used)) if icd != question_id)
-            groups.append(_group(question_id, query, pool, kept))
+            group = _group(question_id, query, pool, kept)
+            groups.append(replace(group, derived="candidate_pool_ids" not in record))
     rejected = +rejected  # less what counts 0
     if not groups:
         raise _nothing_left(path, rejected)
@@ -339,6 +352,15 @@ def _pointer(candidate: Mapping[str, Any], query: int, rules: _Rules) -> list[in
     raise _Rejected(NO_POINTER)
 
 
+def _require_local(candidate: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+    """Refuses a candidate whose places in the pool are not those of its rows of the training split."""
+    told, local, pool = (candidate.get("pointer_global"), candidate.get("pointer"), record.get("candidate_pool_ids"))
+    if told is None or pool is None or not _are_rows(local):
+        return
+    if any(not 0 <= place < len(pool) for place in local) or [pool[place] for place in local] != told:
+        raise _Rejected(AMBIGUOUS)
+
+
 def _distinct(pointer: object, query: int) -> list[int]:
     if not _are_rows(pointer):
         raise _Rejected(NO_POINTER)
@@ -352,18 +374,13 @@ def _distinct(pointer: object, query: int) -> list[int]:
 def _scores(candidate: Mapping[str, Any], rules: _Rules, counts: Counter[str]) -> dict[str, Any]:
     """The fields of our own form, with scores that a reward can be made of."""
     kept = {name: candidate[name] for name in FIELDS if name in candidate}
-    accuracy = _number(kept.get("vqa_acc_score"), 0.0, 1.0)
+    if not rules.keep_gt_prob and kept.get("vqa_gt_prob") is not None:
+        del kept["vqa_gt_prob"]
+        counts[GT_PROB_NOTE] += 1
+    if not has_sound_scores(kept):
+        raise _Rejected(NO_SCORE)
     if kept.get("vqa_correct") is None:
-        kept["vqa_correct"] = int(accuracy > 0)
-    _number(kept["vqa_correct"], 0.0, 1.0)
-    if kept.get("vqa_rel_score") is not None:
-        _number(kept["vqa_rel_score"], 0.0, 1.0)
-    if kept.get("vqa_gt_prob") is not None:
-        if rules.keep_gt_prob:
-            _number(kept["vqa_gt_prob"], 0.0, 10.0)  # ten human answers of at most 1 each
-        else:
-            del kept["vqa_gt_prob"]
-            counts[GT_PROB_NOTE] += 1
+        kept["vqa_correct"] = int(kept["vqa_acc_score"] > 0)
     return kept
 
 

@@ -1,0 +1,99 @@
+"""Real architectures with random weights: they measure speed and memory without a download."""
+
+from typing import Any
+
+import torch
+
+from icdsel.demo.tokenizer import build_processor
+from icdsel.qwen_vl import QwenVl
+from icdsel.settings import VlmSettings
+from icdsel.vlm import resolve_device
+
+QWEN_3B = "qwen2.5-vl-3b"
+TINY = "tiny"
+ARCHITECTURES: dict[str, dict[str, dict[str, Any]]] = {
+    # Of Qwen/Qwen2.5-VL-3B-Instruct's config.json.
+    QWEN_3B: {
+        "text": {
+            "hidden_size": 2048,
+            "intermediate_size": 11008,
+            "num_hidden_layers": 36,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 2,
+            "vocab_size": 151_936,
+            "max_position_embeddings": 128_000,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
+        },
+        "vision": {
+            "depth": 32,
+            "hidden_size": 1280,
+            "intermediate_size": 3420,
+            "num_heads": 16,
+            "patch_size": 14,
+            "spatial_merge_size": 2,
+            "window_size": 112,
+            "fullatt_block_indexes": [7, 15, 23, 31],
+            "out_hidden_size": 2048,
+        },
+    },
+    # Small, with the same parts: grouped-query attention, windowed vision.
+    TINY: {
+        "text": {
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "vocab_size": 1024,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]},
+        },
+        "vision": {
+            "depth": 4,
+            "hidden_size": 64,
+            "intermediate_size": 96,
+            "num_heads": 4,
+            "patch_size": 14,
+            "spatial_merge_size": 2,
+            "window_size": 112,
+            "fullatt_block_indexes": [1, 3],
+            "out_hidden_size": 64,
+        },
+    },
+}
+
+
+def random_vlm(architecture: str, settings: VlmSettings, max_image_pixels: int, seed: int) -> QwenVl:
+    """A Qwen2.5-VL of this architecture with random weights, made on the device.
+
+    Its tokenizer is the tiny VLM's: token ids are synthetic, their number is about that of a word-piece tokenizer.
+    """
+    from transformers import GenerationConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    device = resolve_device(settings.device)
+    processor = build_processor()
+    token = processor.tokenizer.convert_tokens_to_ids
+    sizes = ARCHITECTURES[architecture]
+    config = Qwen2_5_VLConfig(
+        text_config=sizes["text"] | {"tie_word_embeddings": True},
+        vision_config=sizes["vision"],
+        tie_word_embeddings=True,
+        image_token_id=token("<|image_pad|>"),
+        video_token_id=token("<|video_pad|>"),
+        vision_start_token_id=token("<|vision_start|>"),
+        vision_end_token_id=token("<|vision_end|>"),
+    )
+    config._attn_implementation = "sdpa"
+    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(
+        settings.dtype, torch.bfloat16 if device.type == "cuda" else torch.float32
+    )
+    torch.manual_seed(seed)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with device:
+            model = Qwen2_5_VLForConditionalGeneration(config)
+    finally:
+        torch.set_default_dtype(before)
+    model.generation_config = GenerationConfig(eos_token_id=processor.tokenizer.eos_token_id)
+    name = f"{architecture} (random weights)"
+    return QwenVl(model.eval(), processor, settings, name, f"random-{architecture}-{seed}", max_image_pixels)

@@ -1,0 +1,143 @@
+"""The plain way of each stage, as Lever-Plus works: what the figures of `icdsel bench` are ratios to."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+from torch.utils.data import DataLoader, Dataset
+
+from icdsel.groups import Groups
+from icdsel.images import open_image
+from icdsel.losses import rce_loss, rce_temperature
+from icdsel.policy import PointerNetwork
+from icdsel.prompts import chat_messages
+from icdsel.settings import TrainSettings
+from icdsel.vlm import Request, Vlm
+
+
+@torch.inference_mode()
+def answer(vlm: Vlm, request: Request) -> tuple[str, list[float]]:
+    """One generation, then one forward pass for each reference; every one opens and encodes the images again."""
+    tokenizer = vlm.processor.tokenizer
+    text = vlm.processor.apply_chat_template(
+        chat_messages(request.icds, request.query, vlm.style), tokenize=False, add_generation_prompt=True
+    )
+    prompt = inputs(vlm, request, text)
+    length = prompt["input_ids"].shape[1]
+    search = vlm.search
+    made = vlm.model.generate(
+        **prompt,
+        do_sample=False,
+        num_beams=search.num_beams,
+        length_penalty=search.length_penalty,
+        repetition_penalty=search.repetition_penalty,
+        max_new_tokens=search.max_new_tokens,
+        pad_token_id=tokenizer.eos_token_id,
+    )
+    scores = []
+    for reference in request.references:
+        told = inputs(vlm, request, text + reference + tokenizer.eos_token)
+        logits = vlm.model(**told).logits[0, length - 1 : -1].float()  # (n, V)
+        wanted = told["input_ids"][0, length:]
+        scores.append(float(logits.log_softmax(-1).gather(1, wanted[:, None]).sum()))
+    return tokenizer.decode(made[0, length:], skip_special_tokens=True), scores
+
+
+def inputs(vlm: Vlm, request: Request, text: str) -> Any:
+    """What the model takes for one prompt whose images are opened anew."""
+    pictures: list[Image.Image] = [open_image(example.image, vlm.max_image_pixels) for example in request.shown]
+    return vlm.processor(text=[text], images=pictures, return_tensors="pt").to(vlm.device, vlm.model.dtype)
+
+
+@torch.no_grad()
+def beam(query: Tensor, candidates: Tensor, width: int, shots: int) -> list[tuple[list[int], float]]:
+    """Lever-Plus's proposal loop (specification §7.1): beams in Python, two `.item()` for every candidate.
+
+    Args:
+        query: (d), a unit vector.
+        candidates: (K, d), unit vectors.
+        width: Beams.
+        shots: ICDs in a pointer.
+    """
+    beams: list[tuple[list[int], float, float]] = [([], 0.0, 0.0)]
+    for _ in range(shots):
+        grown: list[tuple[list[int], float, float]] = []
+        for pointer, total, log_total in beams:
+            logits = candidates @ query / 0.1
+            logits[pointer] = -100.0
+            log_probs = logits.log_softmax(-1)
+            probs = log_probs.exp()
+            for place in range(len(candidates)):
+                if place not in pointer:
+                    p, log_p = probs[place].item(), log_probs[place].item()
+                    grown.append(([*pointer, place], total + p, log_total + log_p))
+        grown.sort(key=lambda entry: -entry[2])
+        beams = grown[:width]
+    return [(pointer, log_total) for pointer, _, log_total in beams]
+
+
+@torch.no_grad()
+def retrieval(query: Tensor, candidates: Tensor, count: int, shots: int) -> list[list[int]]:
+    """Lever-Plus's retrieval of consecutive ranks: the similarity of every candidate fetched for every choice."""
+    pointers = []
+    similar = candidates @ query
+    for rank in range(count):
+        pointer: list[int] = []
+        for _ in range(shots):
+            left = [(similar[place].item(), place) for place in range(len(candidates)) if place not in pointer]
+            left.sort(key=lambda entry: -entry[0])
+            pointer.append(left[rank][1])
+        pointers.append(pointer)
+    return pointers
+
+
+class _Queries(Dataset[dict[str, Tensor]]):
+    """The training queries one by one, with their embeddings."""
+
+    def __init__(self, table: Tensor, groups: Groups) -> None:
+        self._table, self._groups = table.cpu(), groups.to(torch.device("cpu"))
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def __getitem__(self, q: int) -> dict[str, Tensor]:
+        groups = self._groups
+        real = ~groups.raw[q].isnan()
+        return {
+            "query": self._table[groups.query[q]],
+            "candidates": self._table[groups.pool[q]],
+            "pointers": groups.pointers[q][real],
+            "rewards": groups.raw[q][real],
+        }
+
+
+def _first(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return rows[0]
+
+
+def train_epoch(network: PointerNetwork, table: Tensor, groups: Groups, settings: TrainSettings, steps: int) -> float:
+    """RCE by a DataLoader at batch size 1, a forward pass for every pointer, the loss fetched at every step."""
+    optimizer = torch.optim.AdamW(network.parameters(), lr=settings.rce_lr)
+    loader = DataLoader(_Queries(table, groups), batch_size=1, shuffle=True, collate_fn=_first)
+    device = table.device
+    network.train()
+    total = 0.0
+    for step, row in enumerate(loader):
+        if step == steps:
+            break
+        query, candidates = row["query"][None].to(device), row["candidates"][None].to(device)
+        pointers = row["pointers"][None].to(device)  # (1, P, S)
+        logits = torch.cat(
+            [network.step_logits(query, candidates, pointer) for pointer in pointers.split(1, dim=1)], dim=1
+        )
+        tau = rce_temperature(step, len(groups), settings.rce_temp_start, settings.rce_temp_end)
+        loss = rce_loss(logits, pointers, row["rewards"][None].to(device), tau)
+        optimizer.zero_grad()
+        loss.backward()
+        clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        total += loss.item()
+    return total / steps

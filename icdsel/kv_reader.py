@@ -1,0 +1,134 @@
+"""What a language model has read, row by row, as its KV cache; and reading on from there.
+
+For decoder-only text models of Qwen2.5-VL's kind: positions are M-RoPE's three, masks are explicit, and nothing is
+kept on the model between calls.
+"""
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+Scores = tuple[tuple[float, ...], tuple[int, ...]]
+"""Of a row's references: log-probs (nats) and numbers of tokens."""
+
+
+class KvReader:
+    """R rows of what was read: keys and values, which places of them count, and the next position.
+
+    Args:
+        model: A model with `model.language_model`, `lm_head` and input embeddings.
+        rows: How many rows; nothing is read yet.
+    """
+
+    def __init__(self, model: Any, rows: int) -> None:
+        self._model = model
+        self._cache = DynamicCache(config=model.config.get_text_config())
+        self._visible = torch.zeros(rows, 0, dtype=torch.bool, device=model.device)  # (R, L)
+        self.position = torch.zeros(rows, dtype=torch.long, device=model.device)  # (R,)
+
+    def taken(self, rows: Sequence[int]) -> Self:
+        """A reader of its own that goes on from `rows`, any of them once, often or not at all."""
+        index = torch.tensor(rows, device=self.position.device)
+        copy = type(self)(self._model, len(rows))
+        for number, layer in enumerate(self._cache.layers):
+            if layer.is_initialized:
+                copy._cache.update(layer.keys[index], layer.values[index], number)
+        copy._visible, copy.position = self._visible[index], self.position[index]
+        return copy
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with `rows` (R',) alone."""
+        self._cache.batch_select_indices(rows)
+        self._visible, self.position = self._visible[rows], self.position[rows]
+
+    def read(self, embeds: Tensor, positions: Tensor, own: Tensor, extents: Tensor) -> Tensor:
+        """Read a block in each row, padded anywhere.
+
+        Args:
+            embeds: (R, L, d).
+            positions: Of the block's tokens from its start on, (3, R, L).
+            own: True where a token is the block's, not padding, bool (R, L).
+            extents: By how much the next position moves, (R,).
+
+        Returns:
+            The last hidden states, (R, L, d).
+        """
+        self._visible = torch.cat([self._visible, own], 1)
+        hidden: Tensor = self._model.model.language_model(
+            inputs_embeds=embeds,
+            position_ids=positions + self.position[:, None],
+            attention_mask=self._visible.long(),
+            past_key_values=self._cache,
+            use_cache=True,
+        ).last_hidden_state
+        self.position = self.position + extents
+        return hidden
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Read one more token (R,) of each row; return the logits (R, V) of what follows, float32."""
+        embeds = self._model.get_input_embeddings()(tokens[:, None])
+        ones = torch.ones_like(tokens)
+        hidden = self.read(embeds, torch.zeros_like(tokens)[None, :, None].expand(3, -1, -1), ones[:, None] > 0, ones)
+        return self.logits(hidden[:, -1])
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits (…, V) in float32 of what follows `hidden` (…, d)."""
+        found: Tensor = self._model.lm_head(hidden).float()
+        return found
+
+    def score(self, references: Sequence[Sequence[Sequence[int]]], first: Tensor) -> list[Scores]:
+        """Log-probs of each row's references, and their numbers of tokens.
+
+        All references of a row are read in one pass beside each other: each sees the row and itself. What they
+        leave is hidden from all that follows.
+
+        Args:
+            references: For each row its references as tokens, the end of the turn included, which is predicted but
+                never read.
+            first: Log-probs of the first token after each row, (R, V).
+        """
+        width = max((sum(len(ref) - 1 for ref in row) for row in references), default=0)
+        later: list[float] = []
+        if width:
+            hidden = self._read_references(references, width)  # (R, M, d)
+            # Gather only what is asked: token k of a reference is predicted one place before it.
+            rows = [r for r, row in enumerate(references) for ref in row for _ in ref[1:]]
+            places = [m for row in references for m in range(sum(len(ref) - 1 for ref in row))]
+            wanted = torch.tensor([token for row in references for ref in row for token in ref[1:]])
+            log_probs = self.logits(hidden[rows, places]).log_softmax(-1)
+            later = log_probs.gather(1, wanted.to(log_probs.device)[:, None])[:, 0].tolist()
+        owners = [r for r, row in enumerate(references) for _ in row]
+        begun = iter(first[owners, [ref[0] for row in references for ref in row]].tolist())
+        rest = iter(later)
+        return [
+            (tuple(next(begun) + sum(islice(rest, len(ref) - 1)) for ref in row), tuple(map(len, row)))
+            for row in references
+        ]
+
+    def _read_references(self, references: Sequence[Sequence[Sequence[int]]], width: int) -> Tensor:
+        count, device = len(references), self.position.device
+        ids = torch.zeros(count, width, dtype=torch.long)
+        own = torch.eye(width, dtype=torch.bool).repeat(count, 1, 1)  # (R, M, M)
+        offsets = torch.zeros(count, width, dtype=torch.long)
+        for r, row in enumerate(references):
+            at = 0
+            for ref in row:
+                n = len(ref) - 1
+                ids[r, at : at + n] = torch.tensor(ref[:-1])
+                own[r, at : at + n, at : at + n] = torch.ones(n, n, dtype=torch.bool).tril()
+                offsets[r, at : at + n] = torch.arange(n)
+                at += n
+        mask = torch.cat([self._visible[:, None].expand(-1, width, -1), own.to(device)], 2)[:, None]  # (R, 1, M, L+M)
+        hidden: Tensor = self._model.model.language_model(
+            inputs_embeds=self._model.get_input_embeddings()(ids.to(device)),
+            position_ids=(self.position[:, None] + offsets.to(device)).expand(3, -1, -1),
+            attention_mask=mask,
+            past_key_values=self._cache,
+            use_cache=True,
+        ).last_hidden_state
+        self._visible = torch.cat([self._visible, self._visible.new_zeros(count, width)], 1)
+        return hidden
