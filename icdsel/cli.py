@@ -345,6 +345,10 @@ def bench(
     neighbours: Annotated[
         int, typer.Option("--neighbours", help="Examples that neighbours are searched among.", min=64)
     ] = 50_000,
+    proposal_pool: Annotated[
+        int, typer.Option("--proposal-pool", help="Candidates that proposals choose from.")
+    ] = 9009,
+    train_queries: Annotated[int, typer.Option("--train-queries", help="Queries of an epoch.", min=2)] = 640,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file too.")] = None,
 ) -> None:
     """Measures the scorer, proposals, training and the search for neighbours, each beside the plain way of it.
@@ -373,7 +377,9 @@ def bench(
         width, height = map(int, (image_size or ("56x56" if tiny else "640x480")).split("x"))
     except ValueError:
         raise SettingsError(f"--image-size is WIDTHxHEIGHT, as in 640x480, not {image_size!r}") from None
-    sizes = Sizes(queries, pointers, shots, 64, images, (width, height), plain, 9009, neighbours, 640)
+    sizes = Sizes(
+        queries, pointers, shots, 64, images, (width, height), plain, proposal_pool, neighbours, train_queries
+    )
     figures = bench_stage(settings, sizes, random_weights)
     out.print(bench_table(figures, settings.proposals.queries or 0))
     if json_file:

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from icdsel.topk import stable_topk
 
-__all__ = ["CHOSEN_LOGIT", "TEMPERATURE", "PointerConfig", "PointerNetwork", "pointer_log_prob"]
+__all__ = ["CHOSEN_LOGIT", "TEMPERATURE", "Encoded", "PointerConfig", "PointerNetwork", "pointer_log_prob"]
 
 TEMPERATURE = 0.1
 """What the cosines are divided by; a constant in the original, never trained."""
@@ -96,13 +96,20 @@ class _FeedForward(nn.Module):
         return x + branch
 
 
-class _Encoded(NamedTuple):
-    """Queries and their pools, encoded: what all the pointers of a query share."""
+class Encoded(NamedTuple):
+    """Queries and their pools, encoded: what all the pointers of a query share.
 
-    state: Tensor  # (B, h), unit vectors: the state before the first choice
-    candidates: Tensor  # (B, K, h), unit vectors; (1, K, h) where all queries share one pool
-    hidden: Tensor | None  # (B, K), True where a candidate may not be chosen
-    first: Tensor  # (B, 1, K), the logits before anything is chosen or hidden
+    Attributes:
+        state: The state before the first choice, unit vectors (B, h).
+        candidates: Unit vectors (B, K, h); (1, K, h) where all queries share one pool.
+        hidden: True where a candidate may not be chosen, (B, K); None where all may.
+        first: The logits before anything is chosen or hidden, (B, 1, K).
+    """
+
+    state: Tensor
+    candidates: Tensor
+    hidden: Tensor | None
+    first: Tensor
 
 
 class PointerNetwork(nn.Module):
@@ -199,7 +206,13 @@ class PointerNetwork(nn.Module):
             return torch.cat(choices, dim=1)
 
     def beam(
-        self, query: Tensor, candidates: Tensor, shots: int, width: int, mask: Tensor | None = None
+        self,
+        query: Tensor,
+        candidates: Tensor,
+        shots: int,
+        width: int,
+        mask: Tensor | None = None,
+        encoded: Encoded | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Beam search for the pointers of the highest log-prob.
 
@@ -209,6 +222,7 @@ class PointerNetwork(nn.Module):
             shots: ICDs per pointer, S.
             width: Pointers kept after each step and returned, W.
             mask: True where a candidate may be chosen [B, K]; None for all.
+            encoded: What `encode` gives for these, where it is there already.
 
         Returns:
             Pointers [B, W, S] (int64) and their log-probs [B, W], best first; equal ones keep the order of
@@ -221,12 +235,11 @@ class PointerNetwork(nn.Module):
         if width < 1:
             raise ValueError(f"width must be at least 1, not {width}")
         with self._deciding():
-            encoded = self._encode_for(shots, query, candidates, mask)
-            state, chosen = self._start(encoded, width)  # (B, W, h), (B, W, K)
+            encoded = self._encode_for(shots, query, candidates, mask, encoded)
+            state, chosen = self._start(encoded, 1)  # (B, W, h), (B, W, K): one beam at first
             size = chosen.shape[-1]
             pointers = chosen.new_full((*chosen.shape[:2], 0), -1, dtype=torch.int64)  # (B, W, t)
-            log_prob = state.new_full(state.shape[:2], -torch.inf)  # (B, W)
-            log_prob[:, 0] = 0.0  # the beams are the same at first: only one of them counts
+            log_prob = state.new_zeros(state.shape[:2])  # (B, W)
             for step in range(shots):
                 if step:
                     state, chosen = self._advance(encoded, state, chosen, pointers[..., -1])
@@ -234,6 +247,8 @@ class PointerNetwork(nn.Module):
                 steps = steps.masked_fill(chosen, -torch.inf) if step else steps
                 total = (log_prob.unsqueeze(-1) + steps).flatten(1)  # (B, W * K)
                 log_prob, order = stable_topk(total, width)  # (B, W)
+                lacking = width - order.shape[1]  # where the whole pool is smaller
+                log_prob, order = F.pad(log_prob, (0, lacking), value=-torch.inf), F.pad(order, (0, lacking))
                 parent, choice = order // size, order % size  # (B, W)
                 state, chosen, pointers = (_rows(x, parent) for x in (state, chosen, pointers))
                 pointers = torch.cat([pointers, choice.unsqueeze(-1)], dim=-1)
@@ -248,6 +263,7 @@ class PointerNetwork(nn.Module):
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
         mask: Tensor | None = None,
+        encoded: Encoded | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Independent samples from the policy, without replacement inside a pointer.
 
@@ -259,6 +275,7 @@ class PointerNetwork(nn.Module):
             temperature: What the logits are divided by on top of the network's own 0.1; 1 is the policy.
             generator: Source of the noise; a generator of the CPU gives the same noise on every device.
             mask: True where a candidate may be chosen [B, K]; None for all.
+            encoded: What `encode` gives for these, where it is there already.
 
         Returns:
             Pointers [B, count, S] (int64) and their log-probs [B, count] under the tempered distribution; at
@@ -272,17 +289,20 @@ class PointerNetwork(nn.Module):
         if not temperature > 0:
             raise ValueError(f"temperature must be above 0, not {temperature}")
         with self._deciding():
-            encoded = self._encode_for(shots, query, candidates, mask)
+            encoded = self._encode_for(shots, query, candidates, mask, encoded)
             state, chosen = self._start(encoded, count)
             log_prob = state.new_zeros(state.shape[:2])  # (B, count)
             choices: list[Tensor] = []
             for _ in range(shots):
                 if choices:
                     state, chosen = self._advance(encoded, state, chosen, choices[-1])
-                logits = self._step(encoded, state if choices else None, chosen)
-                logits = logits.masked_fill(chosen, -torch.inf) if choices else logits
-                steps = (logits / temperature).log_softmax(-1)  # (B, count, K)
-                choice = _drawn(steps, generator)  # (B, count)
+                if choices:
+                    logits = self._step(encoded, state, chosen).masked_fill(chosen, -torch.inf)  # (B, count, K)
+                else:  # all samples begin with the same distribution
+                    logits = self._step(encoded, None, chosen[:, :1])  # (B, 1, K)
+                steps = (logits / temperature).log_softmax(-1)
+                choice = _drawn(steps, count, generator)  # (B, count)
+                steps = steps.expand(-1, count, -1)
                 log_prob = log_prob + steps.gather(-1, choice.unsqueeze(-1)).squeeze(-1)
                 choices.append(choice)
             return torch.stack(choices, dim=-1), log_prob
@@ -298,15 +318,22 @@ class PointerNetwork(nn.Module):
         finally:
             self.train(training)
 
-    def _encode_for(self, shots: int, query: Tensor, candidates: Tensor, mask: Tensor | None) -> _Encoded:
-        """Encodes, once it is clear that every query has `shots` candidates to choose from."""
-        encoded = self._encode(query, candidates, mask)
+    def encode(self, query: Tensor, candidates: Tensor, mask: Tensor | None = None) -> Encoded:
+        """What `beam` and `sample` begin with, for several of them over the same pools."""
+        with self._deciding():
+            return self._encode(query, candidates, mask)
+
+    def _encode_for(
+        self, shots: int, query: Tensor, candidates: Tensor, mask: Tensor | None, encoded: Encoded | None = None
+    ) -> Encoded:
+        """Encodes, and makes sure that every query has `shots` candidates to choose from."""
+        encoded = encoded or self._encode(query, candidates, mask)
         available = candidates.shape[1] if mask is None else int(mask.sum(-1).min())
         if not 1 <= shots <= available:
             raise ValueError(f"shots must be between 1 and the {available} available candidates, not {shots}")
         return encoded
 
-    def _encode(self, query: Tensor, candidates: Tensor, mask: Tensor | None) -> _Encoded:
+    def _encode(self, query: Tensor, candidates: Tensor, mask: Tensor | None) -> Encoded:
         d = self.config.d_model
         batch, (pools, size) = len(query), candidates.shape[:2]
         fits = candidates.shape == (pools, size, d) and query.shape == (batch, d) and pools in (1, batch)
@@ -333,14 +360,14 @@ class PointerNetwork(nn.Module):
         return _encoded(state, F.normalize(self.cand_proj(self.dropout(c)), dim=-1), hidden)
 
     @staticmethod
-    def _start(encoded: _Encoded, rows: int) -> tuple[Tensor, Tensor]:
+    def _start(encoded: Encoded, rows: int) -> tuple[Tensor, Tensor]:
         """The state [B, rows, h] and what is chosen [B, rows, K], before the first step."""
         batch, width = encoded.state.shape
         size = encoded.candidates.shape[1]
         state = encoded.state.unsqueeze(1).expand(batch, rows, width)
         return state, torch.zeros(batch, rows, size, dtype=torch.bool, device=state.device)
 
-    def _step(self, encoded: _Encoded, state: Tensor | None, chosen: Tensor) -> Tensor:
+    def _step(self, encoded: Encoded, state: Tensor | None, chosen: Tensor) -> Tensor:
         """The logits [B, P, K] of one step; without a state those of the first one."""
         if state is None or self.query_update_gate is None:  # without a gate the state stays as it is
             logits = encoded.first.expand(chosen.shape)
@@ -352,7 +379,7 @@ class PointerNetwork(nn.Module):
             logits = logits.masked_fill(encoded.hidden.unsqueeze(1), -torch.inf)
         return logits
 
-    def _advance(self, encoded: _Encoded, state: Tensor, chosen: Tensor, choice: Tensor) -> tuple[Tensor, Tensor]:
+    def _advance(self, encoded: Encoded, state: Tensor, chosen: Tensor, choice: Tensor) -> tuple[Tensor, Tensor]:
         """The state [B, P, h] and what is chosen [B, P, K] after `choice` [B, P]; -1 changes neither."""
         positions = torch.arange(chosen.shape[-1], device=choice.device)
         picked = choice.unsqueeze(-1) == positions  # (B, P, K)
@@ -394,22 +421,23 @@ def _rows(x: Tensor, rows: Tensor) -> Tensor:
     return x.gather(1, rows.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
 
 
-def _drawn(log_probs: Tensor, generator: torch.Generator | None) -> Tensor:
-    """A draw [B, P] from each distribution [B, P, K], by its cumulative distribution.
+def _drawn(log_probs: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+    """A draw [B, P] from each distribution [B, P, K], or P = `count` of them from one [B, 1, K].
 
     One uniform number for each, drawn where the generator lives. What has probability 0 is never drawn: the first
     place where the distribution exceeds the number has some.
     """
-    cumulative = log_probs.double().exp().cumsum(-1)  # (B, P, K)
+    cumulative = log_probs.exp().cumsum(-1, dtype=torch.float64)  # (B, P, K) or (B, 1, K)
     total = cumulative[..., -1:]
     device = log_probs.device if generator is None else generator.device
-    uniform = torch.rand(total.shape, dtype=torch.float64, device=device, generator=generator).to(log_probs.device)
+    shape = (*log_probs.shape[:2], count // log_probs.shape[1])
+    uniform = torch.rand(shape, dtype=torch.float64, device=device, generator=generator).to(log_probs.device)
     number = torch.minimum(uniform * total, total.nextafter(torch.zeros_like(total)))  # below the total
-    return torch.searchsorted(cumulative, number, right=True).squeeze(-1)
+    return torch.searchsorted(cumulative, number, right=True).view(len(log_probs), count)
 
 
-def _encoded(state: Tensor, candidates: Tensor, hidden: Tensor | None) -> _Encoded:
-    return _Encoded(state, candidates, hidden, similarities(state.unsqueeze(1), candidates) / TEMPERATURE)
+def _encoded(state: Tensor, candidates: Tensor, hidden: Tensor | None) -> Encoded:
+    return Encoded(state, candidates, hidden, similarities(state.unsqueeze(1), candidates) / TEMPERATURE)
 
 
 class CosineNetwork(PointerNetwork):
@@ -421,6 +449,6 @@ class CosineNetwork(PointerNetwork):
     def __init__(self, d_model: int) -> None:
         super().__init__(PointerConfig(d_model, hidden_dim=d_model, gate=False))
 
-    def _encode(self, query: Tensor, candidates: Tensor, mask: Tensor | None) -> _Encoded:
+    def _encode(self, query: Tensor, candidates: Tensor, mask: Tensor | None) -> Encoded:
         hidden = None if mask is None else ~mask
         return _encoded(F.normalize(query, dim=-1), F.normalize(candidates, dim=-1), hidden)

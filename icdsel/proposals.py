@@ -45,8 +45,9 @@ def propose(
     def pointer(b: int, places: Sequence[int]) -> tuple[int, ...]:
         return tuple(pools[b][place] for place in places)
 
+    encoded = network.encode(query, candidates, mask)
     if settings.beam:
-        beams, scores = network.beam(query, candidates, shots, settings.beam, mask)  # (B, W, S), (B, W)
+        beams, scores = network.beam(query, candidates, shots, settings.beam, mask, encoded)  # (B, W, S), (B, W)
         for b, (rows, values) in enumerate(zip(beams.tolist(), scores.tolist(), strict=True)):
             found[b]["beam"] = [
                 Proposal(pointer(b, row), f"{source}-beam", rank=rank, log_prob=value)
@@ -55,7 +56,9 @@ def propose(
             ]
     if settings.samples:
         for temperature in settings.temperatures:
-            drawn, scores = network.sample(query, candidates, shots, settings.samples, temperature, generator, mask)
+            drawn, scores = network.sample(
+                query, candidates, shots, settings.samples, temperature, generator, mask, encoded
+            )
             for b, (rows, values) in enumerate(zip(drawn.tolist(), scores.tolist(), strict=True)):
                 found[b]["sample"] += [
                     Proposal(pointer(b, row), f"{source}-sample", log_prob=value, temperature=temperature)

@@ -72,15 +72,20 @@ def bench_table(figures: Mapping[str, Any], queries: int) -> Table:
         row = figures[name]
         table.add_row(what, f"{row['plain_per_second']:,.4g}", f"{row['per_second']:,.4g}", f"{row['ratio']:,.1f}×")
     scorer, pointers = figures["scorer"], figures["sizes"]["pointers"]
-    memory = f", {scorer['peak_memory_mib']:,.0f} MiB at most" if scorer["peak_memory_mib"] else ""
+    unlike = ""
+    if scorer["unlike_float32"] is not None:
+        unlike = (
+            f" Unlike float32's are {scorer['unlike_float32']:.1%} of its answers, "
+            f"{scorer['plain_unlike_float32']:.1%} of the plain way's."
+        )
     minutes = queries * pointers / scorer["per_second"] / 60
     table.caption = (
         f"The scorer reads {scorer['tokens_per_second']:,.0f} tokens of prompts a second at {scorer['mfu']:.0%} of "
-        f"what a large matrix product reaches{memory}; {scorer['images_encoded']} images encoded, "
-        f"{scorer['images_encoded_again']} of them again. Answers like the plain way's: "
-        f"{scorer['answers_like_plain']:.1%}, log-probs apart by {scorer['largest_log_prob_difference']:.1e} at most. "
-        f"{queries} queries with {pointers} pointers would take {minutes:,.1f} minutes "
-        f"(the plain way {minutes * scorer['ratio']:,.1f})."
+        f"what a large matrix product reaches, with {scorer['peak_memory_mib']:,.0f} MiB at most; "
+        f"{scorer['images_encoded']} images encoded, {scorer['images_encoded_again']} of them again. Answers like the "
+        f"plain way's: {scorer['answers_like_plain']:.1%}, log-probs apart by "
+        f"{scorer['largest_log_prob_difference']:.1e} at most.{unlike} {queries} queries with {pointers} pointers "
+        f"would take {minutes:,.1f} minutes (the plain way {minutes * scorer['ratio']:,.1f})."
     )
     table.caption_justify = "left"
     return table

@@ -545,3 +545,12 @@ def test_a_tensor_stays_within_its_storage(tmp_path: Path, told: dict) -> None:
     content = {"state_dict": state, "unknown": Call(os.getcwd)}  # sends it to the second reader
     with pytest.raises(CheckpointError, match=r"damaged|cannot be used"):
         load_policy(torch_save(tmp_path / "x.ckpt", content))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_refuses_weights_that_are_no_numbers(tmp_path: Path, value: float) -> None:
+    policy = network()
+    with torch.no_grad():
+        policy.query_proj.weight[0, 0] = value
+    with pytest.raises(CheckpointError, match=r"query_proj\.weight holds NaN or infinite"):
+        load_policy(save(tmp_path / "rce_epoch1.pt", policy))

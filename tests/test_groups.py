@@ -1,6 +1,7 @@
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -234,3 +235,18 @@ def test_a_query_has_one_pool_in_all_files() -> None:
     whole = QueryGroup(10, 10, "?", ("yes",), None, SMALL.candidates, (10,))
     with pytest.raises(RlDataError, match="different candidate pools"):
         merge([[whole], [SMALL]])
+
+
+def test_pools_that_were_made_up_of_pointers_are_united() -> None:
+    first = replace(group(10, (30, 50), {(30, 50): 1.0}), derived=True)
+    second = replace(group(10, (50, 70), {(70, 50): 0.0}), derived=True)
+    (merged,) = merge([[first], [second]])
+    assert merged.pool == (30, 50, 70)
+    assert [candidate["pointer"] for candidate in merged.candidates] == [[30, 50], [70, 50]]
+    with pytest.raises(RlDataError, match="different candidate pools"):
+        merge([[first], [replace(second, derived=False)]])
+
+
+def test_a_score_that_the_reward_needs_must_be_there() -> None:
+    with pytest.raises(RlDataError, match=r"2 candidates.*vqa_gt_prob.*hard01_plus_gtprob"):
+        make_groups([SMALL], ROWS, RewardSettings(mode="hard01_plus_gtprob"))

@@ -607,3 +607,26 @@ def test_torn_and_scrambled_text_raises_nothing_but_the_users_error(tmp_path: Pa
     text = json.dumps(WHOLE)
     at = data.draw(st.integers(0, len(text)))
     read_anyhow(tmp_path, text[:at] + data.draw(st.text(max_size=2)) + text[at + 1 :])
+
+
+def test_a_pointer_that_was_scored_before_counts_once(tmp_path: Path) -> None:
+    candidates = [scored([9, 5]), {**scored([9, 5]), "vqa_acc_score": 0.0, "vqa_correct": 0}, scored([5, 9])]
+    (group,), rejected = read_lever_plus(written(tmp_path, {"3": {"pointer_candidates": candidates}}), IDS)
+    assert len(group.candidates) == 2
+    assert rejected == {lp.AGAIN: 1}
+
+
+def test_places_in_a_pool_must_agree_with_the_rows(tmp_path: Path) -> None:
+    record = {
+        "candidate_pool_ids": [7, 9, 5],
+        "pointer_candidates": [
+            {**scored([1, 2]), "pointer_global": [9, 5]},
+            {**scored([0, 2]), "pointer_global": [9, 5]},
+            {**scored([1, 9]), "pointer_global": [9, 5]},
+            scored([0, 1]),
+        ],
+    }
+    content = {"_meta": {"version": "k64"}, "3": record}
+    (group,), rejected = read_lever_plus(written(tmp_path, content), IDS)
+    assert len(group.candidates) == 1
+    assert rejected == {lp.AMBIGUOUS: 3}

@@ -60,3 +60,9 @@ def test_braces_and_chat_marks_in_a_question_are_only_text():
     shown = texts(chat_messages([tricky], QUERY, style(system="")))[1][1]
     assert shown == "Question:Is {answer} in {question}? < |im_end|> Short answer:{question} < |image_pad|>"
     assert harmless("plain < text |>") == "plain < text |>"
+
+
+def test_what_stands_in_a_question_is_never_taken_for_the_template():
+    asked = example(1, "a\0b {answer} {question}", "the answer ")
+    ((_, _), (_, text), *_) = texts(chat_messages([asked], QUERY, style(system="")))
+    assert text == "Question:a\0b {answer} {question} Short answer:the answer"

@@ -679,3 +679,23 @@ def test_a_size_is_a_number_or_all() -> None:
     assert load_settings({"data": {"pool_size": "all"}}).data.pool_size == "all"
     with pytest.raises(SettingsError, match=r"--pool-size"):
         load_settings({"data": {"pool_size": "some"}})
+
+
+def test_what_may_be_this_or_that_is_refused_in_one_line() -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings({"data": {"pool_size": "0"}})
+    assert str(caught.value).count("--pool-size") == 1
+    assert "greater than or equal to 1, or 'all'" in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_settings_are_finite(value: str) -> None:
+    with pytest.raises(SettingsError, match="--length-penalty"):
+        load_settings({"vlm": {"length_penalty": value}})
+
+
+def test_a_file_of_settings_that_is_not_utf8_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("icdsel.toml").write_bytes(b"[data]\ndataset = '\xff'\n")
+    with pytest.raises(SettingsError, match=r"icdsel\.toml is not UTF-8: byte"):
+        load_settings({})

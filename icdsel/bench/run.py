@@ -1,6 +1,8 @@
 """The measurements of `icdsel bench`: rates on this machine, and their ratios to the plain way in the same run."""
 
+import copy
 import random
+import resource
 import statistics
 import tempfile
 import time
@@ -137,7 +139,7 @@ def _scorer(vlm: Vlm, sizes: Sizes, seed: int) -> Figures:
             torch.cuda.reset_peak_memory_stats(vlm.device)
         with _clock(vlm.device) as took:
             answers = vlm.answer(requests)
-        peak = torch.cuda.max_memory_allocated(vlm.device) / 2**20 if vlm.device.type == "cuda" else None
+        peak = _peak_memory(vlm.device)
         encoded, again = vlm.images.encoded, vlm.images.encoded_again
         vlm.images.clear()
         with FlopCounterMode(display=False) as counter:
@@ -150,6 +152,7 @@ def _scorer(vlm: Vlm, sizes: Sizes, seed: int) -> Figures:
             for answer, _, scores in pairs
             for ours, theirs in zip(answer.reference_log_probs, scores, strict=True)
         ]
+        other = _differing(vlm, chosen, [text for _, text, _ in pairs], [answer.text for answer, _, _ in pairs])
         peak_rate = _matmul_rate(vlm)
         per_second = len(requests) / took[0]
         executed = counter.get_total_flops()
@@ -165,7 +168,32 @@ def _scorer(vlm: Vlm, sizes: Sizes, seed: int) -> Figures:
             images_encoded_again=again,
             answers_like_plain=sum(same) / len(same),
             largest_log_prob_difference=max(apart, default=0.0),
+            plain_unlike_float32=other[0],
+            unlike_float32=other[1],
         )
+
+
+def _peak_memory(device: torch.device) -> float:
+    """In MiB: what the device's allocator held at most, or on a CPU the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def _differing(
+    vlm: Vlm, requests: Sequence[Request], plain_said: Sequence[str], said: Sequence[str]
+) -> tuple[float | None, float | None]:
+    """Which share of the plain way's answers, and of the scorer's, are not those of float32; None in float32."""
+    if vlm.model.dtype == torch.float32:
+        return None, None
+    exact = type(vlm)(
+        copy.deepcopy(vlm.model).float(), vlm.processor, vlm.settings, vlm.name, vlm.fingerprint, vlm.max_image_pixels
+    )
+    wanted = [plain.answer(exact, Request(request.icds, request.query))[0].strip() for request in requests]
+    return (
+        sum(a.strip() != b for a, b in zip(plain_said, wanted, strict=True)) / len(wanted),
+        sum(a.strip() != b for a, b in zip(said, wanted, strict=True)) / len(wanted),
+    )
 
 
 def _requests(folder: Path, sizes: Sizes, seed: int) -> list[Request]:

@@ -64,10 +64,10 @@ def _common(settings: Settings) -> list[str]:
     """The flags that every command of the tour needs, where they are not the defaults."""
     from icdsel.settings import DataSettings, flag
 
-    flags = []
+    flags, usual = [], settings.usual()["data"]
     for name, field in DataSettings.model_fields.items():
         value: Any = getattr(settings.data, name)
-        if value != field.default:
+        if value != getattr(usual, name):
             switch = flag(name, field)
             flags += [switch if value else f"--no-{switch[2:]}"] if isinstance(value, bool) else [switch, str(value)]
     return flags

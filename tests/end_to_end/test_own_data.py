@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from icdsel.checkpoint import load_policy
 from icdsel.cli import app
 from icdsel.demo.world import write_world
 
@@ -185,3 +186,86 @@ def test_json_lines_of_ones_own(folder, tmp_path):
     told = icdsel("infer", *mine, "--n", 10, "--shots", 1, "--selector", "random,nearest-both")
     assert "nearest-both" in told
     assert (tmp_path / "results/mine/infer/RandSampler_tiny-vlm").is_dir()
+
+
+# --- what used to pass in silence -------------------------------------------------------------------------
+
+
+def test_a_start_takes_its_sizes_from_the_checkpoint(folder):
+    train("--rl-data", "ours.jsonl", "--run", "seed-network", "--recipe", "lever-plus")
+    start = folder / "results/okvqa/model_cpk/seed-network/rce_epoch1.pt"
+    train("--rl-data", "ours.jsonl", "--run", "started", "--init", start)
+    assert load_policy(folder / "results/okvqa/model_cpk/started/rce_epoch1.pt").config.feed_forward == 0
+    told = icdsel("train", *ON, "--rl-data", "ours.jsonl", "--init", start, "--num-layers", 2, "--run", "z", code=2)
+    assert "num_layers 1" in told and "--num-layers" in told
+    original = Path(__file__).parents[1] / "data/rce_epoch1.pt"
+    told = icdsel("train", *ON, "--rl-data", "ours.jsonl", "--init", original, "--run", "z", code=2)
+    assert "width" in told and "Traceback" not in told
+
+
+def test_a_policy_is_not_answered_with_other_embeddings(folder):
+    train("--rl-data", "ours.jsonl", "--run", "plain")
+    told = icdsel("infer", *ON[:6], "--run", "plain", "--n", 4, "--min-pixels", 7056, code=2)
+    assert "encoder:" in told
+
+
+def test_the_oracle_takes_no_scores_of_other_prompts(folder):
+    icdsel("gen-rl-data", *ON[:6], *PROPOSE, "--split", "validation", "--queries", 4, "--metric", "lemmatised")
+    told = icdsel("infer", *ON[:6], "--selector", "oracle", "--n", 4, "--shots", 2, code=2)
+    assert "data.metric" in told
+
+
+@pytest.mark.parametrize("words", [("gen-rl-data", "--pointer-shots", 16), ("infer", "--shots", 16, "--n", 4)])
+@pytest.mark.parametrize("size", ["all", 10])
+def test_more_shots_than_a_pool_holds_are_refused(folder, tmp_path, words, size):
+    lines = [json.loads(line) for line in Path("ours.jsonl").read_text().splitlines()]
+    few = {record["question_id"] for record in lines[:12]}
+    asked = json.loads(Path("OpenEnded_mscoco_train2014_questions.json").read_text())["questions"]
+    answers = json.loads(Path("mscoco_train2014_annotations.json").read_text())["annotations"]
+    kept = [question for question in asked if question["question_id"] in few]
+    for name in ("train", "val"):
+        for kind, records in (("OpenEnded_{}_questions", kept), ("{}_annotations", answers)):
+            chosen = [record for record in records if record["question_id"] in few]
+            content = {"questions" if "questions" in kind else "annotations": chosen}
+            (tmp_path / (kind.format(f"mscoco_{name}2014") + ".json")).write_text(json.dumps(content))
+    shutil.copytree("coco/train2014", tmp_path / "coco/train2014")
+    (tmp_path / "coco/val2014").mkdir()
+    for image in (tmp_path / "coco/train2014").iterdir():
+        shutil.copy(image, tmp_path / "coco/val2014" / image.name.replace("train", "val"))
+    there = ("--data-dir", tmp_path, "--image-dir", tmp_path / "coco", "--results-dir", tmp_path / "results")
+    random = ("--selector", "random,nearest-both") if words[0] == "infer" else ()
+    told = icdsel(*words, *random, "--dataset", "okvqa", "--model", "tiny-vlm", "--pool-size", size, *there, code=2)
+    assert "16 shots do not fit" in told
+
+
+def test_training_that_diverges_stops_before_its_checkpoint(folder):
+    told = icdsel("train", *ON, "--rl-data", "ours.jsonl", "--rce-lr", 1e30, "--run", "nan", code=2)
+    assert "diverged" in told and "--rce-lr" in told
+    assert not list((folder / "results/okvqa/model_cpk/nan").glob("*.pt"))
+
+
+def test_a_reward_needs_the_scores_that_it_is_made_of(folder):
+    content = json.loads(Path("ours.json").read_text())
+    content["_meta"] = {}  # Lever-Plus's own: its probabilities are not to be trusted
+    Path("theirs.json").write_text(json.dumps(content))
+    told = icdsel("train", *ON, "--rl-data", "theirs.json", "--reward-mode", "hard01_plus_gtprob", "--run", "z", code=2)
+    assert "vqa_gt_prob" in told and "hard_plus_soft" in told
+    train("--rl-data", "theirs.json", "--run", "theirs")
+
+
+def test_what_is_in_the_originals_form_is_not_converted_to_it(folder):
+    assert "--rl-data ours.json" in icdsel("convert", "ours.json", *ON[:6], code=2)
+
+
+def test_one_file_has_one_identity_however_it_is_named(folder, tmp_path):
+    line = {"question_id": 1, "image": "a.png", "question": "?", "answers": ["x"], "split": "train"}
+    Image.new("RGB", (56, 56)).save(tmp_path / "a.png")
+    splits = [(i, "train") for i in range(8)] + [(i, "validation") for i in range(8, 12)]
+    (tmp_path / "few.jsonl").write_text(
+        "".join(json.dumps(line | {"question_id": i, "split": split}) + "\n" for i, split in splits)
+    )
+    few = ("--model", "tiny-vlm", "--pool-size", 3, "--no-exclude-same-image", "--n", 4, "--shots", 1)
+    more = ("--selector", "random", "--results-dir", tmp_path / "results", "--image-dir", tmp_path)
+    icdsel("infer", "--dataset", tmp_path / "few.jsonl", *few, *more)
+    relative = os.path.relpath(tmp_path / "few.jsonl")
+    assert "answered before" in icdsel("infer", "--dataset", relative, *few, *more)

@@ -1,0 +1,43 @@
+"""`icdsel bench` measures what it says, and refuses what it does not know."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from icdsel.cli import app
+
+SMALL = ("--queries", 2, "--pointers", 3, "--images", 8, "--plain", 3, "--neighbours", 200, "--train-queries", 4)
+SMALL += ("--proposal-pool", 50)
+
+
+def icdsel(*words: object, code: int = 0) -> str:
+    made = CliRunner().invoke(app, [str(word) for word in words])
+    output = made.output + (made.stderr if made.stderr not in made.output else "")
+    assert made.exit_code == code, output + str(made.exception)
+    return output
+
+
+@pytest.mark.parametrize(
+    "model", [(), ("--random-weights", "tiny", "--image-size", "140x98"), ("--num-beams", 3, "--shots", 0)]
+)
+def test_every_figure_stands_beside_the_plain_ways(tmp_path: Path, model: tuple[object, ...]) -> None:
+    told = icdsel("bench", *SMALL, *model, "--json", tmp_path / "figures.json")
+    assert "would take" in told
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["device"].startswith(("cpu", "NVIDIA"))
+    for name in ("scorer", "proposals", "train_batch_1", "train_batch_32", "neighbours"):
+        row = figures[name]
+        assert row["ratio"] == pytest.approx(row["per_second"] / row["plain_per_second"], rel=1e-2)
+    scorer = figures["scorer"]
+    # Whatever the speed: the same answers, and no image encoded twice.
+    assert scorer["answers_like_plain"] == 1.0
+    assert scorer["largest_log_prob_difference"] < 1e-4
+    assert scorer["images_encoded_again"] == 0
+    assert 0 < scorer["mfu"] < 2
+
+
+def test_what_it_does_not_know_is_named() -> None:
+    assert "qwen2.5-vl-3b" in icdsel("bench", "--random-weights", "qwen9", code=2)
+    assert "WIDTHxHEIGHT" in icdsel("bench", "--image-size", "large", code=2)
