@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import re
 import sys
 import typing
 from collections.abc import Callable, Iterable
@@ -13,8 +14,8 @@ from pydantic.fields import FieldInfo
 
 from icdsel import __version__
 from icdsel.console import err, note, out, warn
-from icdsel.errors import UserError
-from icdsel.settings import TABLES, TINY_VLM, Settings, flag, load_settings, stray_variables
+from icdsel.errors import SettingsError, UserError
+from icdsel.settings import TABLES, TINY_VLM, Settings, flag, load_settings, stray_variables, without_effect
 
 app = typer.Typer(
     name="icdsel",
@@ -53,7 +54,7 @@ def with_settings(*tables: str, leave_out: Iterable[str] = ()) -> Callable[[Comm
                 table, name = key.split("__")
                 given.setdefault(table, {})[name] = values.pop(key)
             settings = load_settings(given)
-            for warning in stray_variables():
+            for warning in (*stray_variables(), *without_effect(settings, tables)):
                 warn(warning)
             command(settings=settings, **values)
 
@@ -154,12 +155,14 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Move what was made
 def gen_rl_data(
     settings: Settings,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
+    shard: Annotated[str | None, typer.Option("--shard", help="Score the K-th of N parts alone, as K/N.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Proposes pointers (sequences of ICDs) for training queries and has the VLM score each of them.
 
     Writes one JSON line a query to `results/<dataset>/generated_data/rl_data_<Sampler>_<Model>.jsonl`.
-    An interrupted run goes on where it stopped.
+    An interrupted run goes on where it stopped. Several machines share the work with `--shard 1/4` to `--shard 4/4`;
+    the same command without `--shard` then puts the parts together.
 
     For example:
 
@@ -167,11 +170,18 @@ def gen_rl_data(
     icdsel gen-rl-data
     icdsel gen-rl-data --queries 2000 --sampler mix
     icdsel gen-rl-data --init rce_epoch5.pt --output round2.jsonl
+    icdsel gen-rl-data --dataset okvqa --shard 2/4
     ```
     """
-    from icdsel.rl_data import generate
+    from icdsel.generation import Shard, generate
 
-    summary = generate(settings, output, overwrite)
+    part = None
+    if shard is not None:
+        numbers = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", shard)
+        if numbers is None or not 1 <= int(numbers[1]) <= int(numbers[2]):
+            raise SettingsError(f"--shard is K/N with 1 ≤ K ≤ N, as in 2/4, not {shard!r}")
+        part = Shard(int(numbers[1]), int(numbers[2]))
+    summary = generate(settings, output, overwrite, shard=part)
     out.print(
         f"{summary.path}: {summary.pointers} scored pointers of {summary.queries} queries, {summary.correct:.1%} "
         f"answered correctly, {summary.signal:.1%} of the queries have a signal, {summary.failed} calls failed"
@@ -311,7 +321,6 @@ def compare(
     """
     from icdsel.compare import compare as compare_stage
     from icdsel.compare import write_rows
-    from icdsel.errors import SettingsError
     from icdsel.report import comparison_table
 
     try:
@@ -366,7 +375,6 @@ def bench(
     from icdsel.bench.architectures import ARCHITECTURES
     from icdsel.bench.run import Sizes
     from icdsel.bench.run import bench as bench_stage
-    from icdsel.errors import SettingsError
     from icdsel.files import write_json
     from icdsel.report import bench_table
 

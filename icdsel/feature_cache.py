@@ -6,6 +6,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ Features = tuple[Tensor, tuple[int, int]]
 
 THREADS = min(8, os.cpu_count() or 1)
 AHEAD = 128  # images that are read before they are needed, at most
+TOGETHER = 16  # images that a thread reads at once
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,8 @@ class FeatureCache:
     """Visual features by image, least recently used first out when the memory is full.
 
     Args:
-        prepare: Reads one image as the model takes it; raises OSError or ValueError where it cannot be read.
-            Called in threads.
+        prepare: Reads images as the model takes them, each alone; what cannot be read is an OSError or ValueError in
+            its place. Called in threads.
         encode: Makes the features of prepared images.
         budget_bytes: Memory for features that are not needed at the moment.
         batch: Images that are encoded at once.
@@ -52,7 +54,7 @@ class FeatureCache:
 
     def __init__(
         self,
-        prepare: Callable[[Path], Any],
+        prepare: Callable[[Sequence[Path]], list[Any]],
         encode: Callable[[Sequence[Any]], list[Features]],
         budget_bytes: int,
         batch: int = 64,
@@ -63,7 +65,7 @@ class FeatureCache:
         self._grids: dict[Path, tuple[int, int]] = {}
         self._size = 0
         self._threads = ThreadPoolExecutor(THREADS)
-        self._read_ahead: dict[Path, Future[Any]] = {}
+        self._read_ahead: dict[Path, Future[dict[Path, Any]]] = {}
         self._spill = spill
         self._spilled = sum(path.stat().st_size for path in spill.folder.glob("*.safetensors")) if spill else 0
         self.broken: dict[Path, str] = {}
@@ -97,11 +99,15 @@ class FeatureCache:
 
     def read_ahead(self, paths: Iterable[Path]) -> None:
         """Begin to read the first of `paths` that will have to be encoded, in threads."""
-        for path in paths:
-            if len(self._read_ahead) >= AHEAD:
-                break
-            if path not in self._read_ahead and path not in self._kept and path not in self.broken:
-                self._read_ahead[path] = self._threads.submit(self._prepare, path)
+        known = (self._read_ahead.keys(), self._kept.keys(), self.broken.keys())
+        fresh = (path for path in paths if not any(path in held for held in known))
+        group = list(islice(fresh, max(0, AHEAD - len(self._read_ahead))))
+        for at in range(0, len(group), TOGETHER):
+            self._submit(group[at : at + TOGETHER])
+
+    def _submit(self, paths: Sequence[Path]) -> None:
+        reading = self._threads.submit(lambda: dict(zip(paths, self._prepare(paths), strict=True)))
+        self._read_ahead |= dict.fromkeys(paths, reading)
 
     def clear(self) -> None:
         """Forget all features and counts."""
@@ -124,11 +130,13 @@ class FeatureCache:
     def _made(self, paths: Sequence[Path]) -> Iterator[tuple[Path, Features]]:
         prepared: dict[Path, Any] = {}
         for path in paths:
-            reading = self._read_ahead.pop(path, None) or self._threads.submit(self._prepare, path)
-            try:
-                prepared[path] = reading.result()
-            except (OSError, ValueError) as error:
-                self._break(path, error)
+            if path not in self._read_ahead:
+                self._submit([path])
+            found = self._read_ahead.pop(path).result()[path]
+            if isinstance(found, OSError | ValueError):
+                self._break(path, found)
+            else:
+                prepared[path] = found
         yield from self._encode_each(list(prepared), prepared)
 
     def _encode_each(self, paths: Sequence[Path], prepared: dict[Path, Any]) -> Iterator[tuple[Path, Features]]:

@@ -84,8 +84,14 @@ class OtherVlm(Vlm):
                 except ImageError as error:
                     self.images.broken[path] = str(error)
 
-    def _prepare_image(self, path: Path) -> Any:
-        return self.processor.image_processor(images=[self._picture(path)], return_tensors="pt")
+    def _prepare_images(self, paths: Sequence[Path]) -> list[Any]:
+        found: list[Any] = []
+        for path in paths:
+            try:
+                found.append(self.processor.image_processor(images=[self._picture(path)], return_tensors="pt"))
+            except (ImageError, ValueError) as error:
+                found.append(error)
+        return found
 
     @torch.inference_mode()
     def _encode_images(self, prepared: Sequence[Any]) -> list[Features]:

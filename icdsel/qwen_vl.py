@@ -7,18 +7,19 @@ Masks are explicit and M-RoPE positions are computed here, so nothing is kept on
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from icdsel.decoding import decode
 from icdsel.feature_cache import Features
-from icdsel.images import open_image
+from icdsel.images import ImageError, open_image
 from icdsel.kv_reader import KvReader
 from icdsel.prefix_tree import prefix_tree
 from icdsel.prompts import chat_messages, harmless
@@ -67,16 +68,32 @@ class QwenVl(Vlm):
 
     # ---- images ----
 
-    def _prepare_image(self, path: Path) -> Any:
-        picture = open_image(path, self.max_image_pixels)
+    def _prepare_images(self, paths: Sequence[Path]) -> list[Any]:
         limits = {"shortest_edge": self.settings.min_pixels, "longest_edge": self.settings.max_pixels}
         size = dict(self.processor.image_processor.size) | {k: v for k, v in limits.items() if v}
-        return self.processor.image_processor(images=[picture], size=size, return_tensors="pt")
+
+        def made(pictures: Sequence[Image.Image]) -> list[Any]:
+            inputs = self.processor.image_processor(images=list(pictures), size=size, return_tensors="pt")
+            grids = inputs["image_grid_thw"]  # (N, 3)
+            return list(zip(inputs["pixel_values"].split(grids.prod(1).tolist()), grids, strict=True))
+
+        found: list[Any] = []
+        for path in paths:
+            try:
+                found.append(open_image(path, self.max_image_pixels))
+            except ImageError as error:
+                found.append(error)
+        pictures = [picture for picture in found if isinstance(picture, Image.Image)]
+        try:
+            prepared = iter(made(pictures) if pictures else [])
+        except ValueError:  # one of them is of a shape that the processor refuses: find which
+            return [_tried(made, each) if isinstance(each, Image.Image) else each for each in found]
+        return [next(prepared) if isinstance(each, Image.Image) else each for each in found]
 
     @torch.inference_mode()
     def _encode_images(self, prepared: Sequence[Any]) -> list[Features]:
-        grids = torch.cat([image["image_grid_thw"] for image in prepared])  # (N, 3)
-        pixels = torch.cat([image["pixel_values"] for image in prepared]).to(self.device, self.model.dtype)
+        grids = torch.stack([grid for _, grid in prepared])  # (N, 3)
+        pixels = torch.cat([patches for patches, _ in prepared]).to(self.device, self.model.dtype)
         features = self.model.model.visual(pixels, grid_thw=grids.to(self.device)).pooler_output  # (ΣT, d)
         shapes = [(h // self._merge, w // self._merge) for _, h, w in grids.tolist()]
         return list(zip(features.split([h * w for h, w in shapes]), shapes, strict=True))
@@ -191,3 +208,11 @@ class QwenVl(Vlm):
         for r, blocks in enumerate(prompts):
             seen[r, [token for block in blocks for token in block.ids]] = True
         return seen.to(logits.device)
+
+
+def _tried(make: Callable[[Sequence[Image.Image]], list[Any]], picture: Image.Image) -> Any:
+    """What is made of one picture, or why nothing can be."""
+    try:
+        return make([picture])[0]
+    except ValueError as error:
+        return error

@@ -73,10 +73,12 @@ def bench_table(figures: Mapping[str, Any], queries: int) -> Table:
         table.add_row(what, f"{row['plain_per_second']:,.4g}", f"{row['per_second']:,.4g}", f"{row['ratio']:,.1f}×")
     scorer, pointers = figures["scorer"], figures["sizes"]["pointers"]
     unlike = ""
-    if scorer["unlike_float32"] is not None:
+    if "unlike_float32" in scorer:
         unlike = (
             f" Unlike float32's are {scorer['unlike_float32']:.1%} of its answers, "
-            f"{scorer['plain_unlike_float32']:.1%} of the plain way's."
+            f"{scorer['plain_unlike_float32']:.1%} of the plain way's; mean differences of log-probs "
+            f"{scorer['log_prob_difference_to_float32']:.1e} and "
+            f"{scorer['plain_log_prob_difference_to_float32']:.1e}."
         )
     minutes = queries * pointers / scorer["per_second"] / 60
     table.caption = (

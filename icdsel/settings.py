@@ -650,6 +650,28 @@ def _explain(problem: Any) -> str:
     return f"{spelled} ({dotted}): {message}, got {problem['input']!r}"
 
 
+def without_effect(settings: Settings, tables: Iterable[str]) -> list[str]:
+    """A warning for each setting of `tables` that was changed and that another one keeps from having an effect."""
+    usual = settings.usual()
+    idle = {
+        ("train", "warm_epochs"): "without --warm-start" if settings.train.warm_start is None else "",
+        ("train", "freeze_backbone"): "without GRPO: add --grpo-epochs 3, say"
+        if not settings.train.grpo_epochs
+        else "",
+        ("reward", "rel_weight"): f"in the mode {settings.reward.mode}" if "rel" not in settings.reward.mode else "",
+        ("vlm", "length_penalty"): "with one beam (--num-beams)" if settings.vlm.num_beams == 1 else "",
+        ("vlm", "icd_template"): "in the layout turns, which has --query-template"
+        if settings.vlm.layout == "turns"
+        else "",
+        ("data", "sampler"): "with --pool-size all, but for names of files" if settings.data.pool_size == "all" else "",
+    }
+    return [
+        f"{flag(name, TABLES[table].model_fields[name])} changes nothing {why}"
+        for (table, name), why in idle.items()
+        if why and table in tables and getattr(getattr(settings, table), name) != getattr(usual[table], name)
+    ]
+
+
 # Variables of the original's scripts, and what does their work now.
 OLD_VARIABLES = {
     "RCE_EPOCHS": "--rce-epochs",

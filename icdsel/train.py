@@ -14,6 +14,7 @@ from icdsel.checkpoint import find_checkpoint, load_policy, require_width, save_
 from icdsel.console import note, out, progress, warn
 from icdsel.errors import CheckpointError, RlDataError, RunError
 from icdsel.files import append_lines, write_json
+from icdsel.generation import generate
 from icdsel.groups import make_groups, merge, split_groups
 from icdsel.lever_plus.rl_data import GT_PROB_NOTE
 from icdsel.policy import PointerConfig, PointerNetwork
@@ -116,8 +117,6 @@ def train(
     """
     proposals = settings.proposals.model_copy(update={"query_split": "train"})  # nothing else is trained on
     settings = settings.model_copy(update={"proposals": proposals})
-    if settings.train.freeze_backbone and not settings.train.grpo_epochs:
-        warn("--freeze-backbone changes nothing without GRPO: add --grpo-epochs 3, say")
     result = Run(runs_dir(settings) / (run or run_name(settings)))
     for path in (*rl_data_files, settings.train.init, settings.train.warm_start):
         if path is not None and not path.is_file():
@@ -131,7 +130,7 @@ def train(
     network = start or make_network(settings.train, table.shape[1], seed)
     require_width(network, table.shape[1], settings.train.init)
     network = network.to(table.device)
-    files = list(rl_data_files) or [rl_data.generate(settings, overwrite=overwrite, sources=sources).path]
+    files = list(rl_data_files) or [generate(settings, overwrite=overwrite, sources=sources).path]
     train_part, validation_part = split_groups(_read(files, sources, settings.reward))
     warm = warm_groups(sources, settings.train.warm_start) if settings.train.warm_start else None
     train_groups, validation_groups = (

@@ -67,7 +67,7 @@ class Vlm(ABC):
             settings.system_prompt, settings.icd_template, settings.query_template, settings.layout
         )
         self.images = FeatureCache(
-            self._prepare_image,
+            self._prepare_images,
             self._encode_images,
             settings.image_cache_mb * 2**20,
             self.images_at_once,
@@ -188,8 +188,8 @@ class Vlm(ABC):
         return torch.stack([distinct[text] for text in texts])
 
     @abstractmethod
-    def _prepare_image(self, path: Path) -> Any:
-        """An image as the vision tower takes it; raises OSError or ValueError where it cannot be read."""
+    def _prepare_images(self, paths: Sequence[Path]) -> list[Any]:
+        """Images as the vision tower takes them; OSError or ValueError in the place of one that cannot be read."""
 
     @abstractmethod
     def _encode_images(self, prepared: Sequence[Any]) -> list[Features]:

@@ -39,6 +39,7 @@ from icdsel.settings import (
     load_settings,
     stray_variables,
     variable_names,
+    without_effect,
 )
 from icdsel.train import run_name
 
@@ -699,3 +700,26 @@ def test_a_file_of_settings_that_is_not_utf8_is_named(tmp_path: Path, monkeypatc
     Path("icdsel.toml").write_bytes(b"[data]\ndataset = '\xff'\n")
     with pytest.raises(SettingsError, match=r"icdsel\.toml is not UTF-8: byte"):
         load_settings({})
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"train": {"warm_epochs": 9}}, "--warm-epochs changes nothing without --warm-start"),
+        ({"train": {"freeze_backbone": True}}, "--freeze-backbone changes nothing without GRPO"),
+        ({"reward": {"rel_weight": 1}}, "--rel-weight changes nothing in the mode hard_plus_soft"),
+        ({"vlm": {"length_penalty": 0.5}}, "--length-penalty changes nothing with one beam"),
+        ({"vlm": {"layout": "turns", "icd_template": "{question}{answer}"}}, "--icd-template changes nothing"),
+        ({"data": {"sampler": "mix", "pool_size": "all"}}, "--sampler changes nothing"),
+    ],
+)
+def test_flags_without_effect_are_named(given: dict[str, Any], told: str) -> None:
+    (warning,) = without_effect(load_settings(given), given)
+    assert warning.startswith(told)
+    assert without_effect(load_settings(given), ["infer"]) == []
+
+
+def test_nothing_is_warned_of_by_default() -> None:
+    assert without_effect(load_settings({}), TABLES) == []
+    preset = load_settings({"data": {"preset": "lever-plus"}, "train": {"grpo_epochs": 3, "freeze_backbone": True}})
+    assert without_effect(preset, TABLES) == []

@@ -24,34 +24,42 @@ from icdsel.vlm import TINY_VLM_DIR, Request, Vlm, load_vlm, resolve_device
 MAX_IMAGE_PIXELS = 1_000_000
 
 
-def small_random_model(processor):
-    """Another size: two layers, grouped-query attention, windowed vision attention."""
+# Two other sizes, with grouped-query attention and windowed vision attention.
+RANDOM = {
+    "random": (
+        {"hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 2, "num_attention_heads": 4},
+        [2, 2, 2],
+        {"depth": 3, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "fullatt_block_indexes": [1]},
+    ),
+    "random, deeper": (
+        {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 8},
+        [2, 1, 1],
+        {"depth": 4, "hidden_size": 48, "intermediate_size": 64, "num_heads": 3, "fullatt_block_indexes": [0, 3]},
+    ),
+}
+
+
+def small_random_model(processor, name: str = "random"):
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
     ids = {token: processor.tokenizer.convert_tokens_to_ids(token) for token in processor.tokenizer.all_special_tokens}
+    text, sections, vision = RANDOM[name]
     torch.manual_seed(5)
     config = Qwen2_5_VLConfig(
         text_config={
             "vocab_size": len(processor.tokenizer),
-            "hidden_size": 48,
-            "intermediate_size": 80,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
+            **text,
             "num_key_value_heads": 2,
             "initializer_range": 0.3,  # so that answers differ from prompt to prompt
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 2, 2]},
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": sections},
             "tie_word_embeddings": False,
             "bos_token_id": None,
             "eos_token_id": ids["<|im_end|>"],
             "pad_token_id": ids["<|endoftext|>"],
         },
         vision_config={
-            "depth": 3,
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_heads": 2,
-            "out_hidden_size": 48,
-            "fullatt_block_indexes": [1],
+            **vision,
+            "out_hidden_size": text["hidden_size"],
             "initializer_range": 0.2,
         },
         image_token_id=ids["<|image_pad|>"],
@@ -80,13 +88,14 @@ def examples(tmp_path_factory) -> list[Example]:
     return made
 
 
-@pytest.fixture(scope="module", params=["tiny-vlm", "random"])
+@pytest.fixture(scope="module", params=["tiny-vlm", *RANDOM])
 def vlm(request) -> Vlm:
     if request.param == "tiny-vlm":
         return load_vlm(VlmSettings(model="tiny-vlm", device="cpu"), MAX_IMAGE_PIXELS)
     processor = build_processor()
     settings = VlmSettings(device="cpu")
-    return QwenVl(small_random_model(processor), processor, settings, "random", "random", MAX_IMAGE_PIXELS)
+    model = small_random_model(processor, request.param)
+    return QwenVl(model, processor, settings, request.param, request.param, MAX_IMAGE_PIXELS)
 
 
 def changed(vlm: Vlm, **changes) -> Vlm:
@@ -96,11 +105,11 @@ def changed(vlm: Vlm, **changes) -> Vlm:
 
 
 def requests_of(examples: list[Example], seed: int, count: int = 24) -> list[Request]:
-    """Prompts of 0 to 6 ICDs with references of one and of several tokens, and an empty one."""
+    """Prompts of 0 to 8 ICDs with references of one and of several tokens, and an empty one."""
     rng = random.Random(seed)
     made = []
     for _ in range(count):
-        *icds, query = rng.sample(examples, rng.randint(1, 7))
+        *icds, query = rng.sample(examples, rng.randint(1, 9))
         references = tuple(rng.sample(["doni", "not sure", "", "red, white and blue", "gesa gesa"], rng.randint(0, 4)))
         made.append(Request(tuple(icds), query, references))
     return made
@@ -168,6 +177,26 @@ def test_answers_and_log_probs_are_those_of_one_prompt_at_a_time(vlm, examples):
             assert got == pytest.approx(wanted, abs=1e-4)
             assert tokens == count
     assert compared > len(requests) // 2
+
+
+def test_prompts_that_begin_alike_are_read_together_and_answered_alone(vlm, examples, monkeypatch):
+    # One query's pointers as they are scored and as shot counts grow: most share their first ICDs.
+    query, a, b, c, d = examples[:5]
+    pointers = [(), (a,), (a, b), (a, b, c), (a, b, c, d), (a, c), (b, a), (a, b)]
+    requests = [Request(pointer, query, ("doni", "not sure")) for pointer in pointers]
+    read, whole = [], QwenVl._read
+    monkeypatch.setattr(
+        QwenVl, "_read", lambda self, reader, blocks: read.extend(blocks) or whole(self, reader, blocks)
+    )
+    answers = vlm.answer(requests)
+    # The header, then a, b and the query alone; b, c after a, a after b, two queries; and so on down.
+    assert len(read) == 1 + 3 + 4 + 4 + 2 + 1
+    for request, answer in zip(requests, answers, strict=True):
+        text, margin = plain_answer(vlm, request)
+        assert answer.text == text or margin < 1e-4
+        for reference, got in zip(request.references, answer.reference_log_probs, strict=True):
+            assert got == pytest.approx(plain_log_prob(vlm, request, reference)[0], abs=1e-4)
+    assert answers[2] == answers[7]
 
 
 @pytest.mark.parametrize(

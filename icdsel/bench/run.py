@@ -28,7 +28,7 @@ from icdsel.pools import nearest_rows
 from icdsel.prompts import chat_messages
 from icdsel.proposals import propose
 from icdsel.provenance import environment
-from icdsel.records import Example
+from icdsel.records import Answer, Example
 from icdsel.settings import ProposalSettings, Settings, TrainSettings
 from icdsel.train import make_network
 from icdsel.training import train_policy
@@ -152,7 +152,7 @@ def _scorer(vlm: Vlm, sizes: Sizes, seed: int) -> Figures:
             for answer, _, scores in pairs
             for ours, theirs in zip(answer.reference_log_probs, scores, strict=True)
         ]
-        other = _differing(vlm, chosen, [text for _, text, _ in pairs], [answer.text for answer, _, _ in pairs])
+        other = _apart_from_float32(vlm, chosen, expected, [answer for answer, _, _ in pairs])
         peak_rate = _matmul_rate(vlm)
         per_second = len(requests) / took[0]
         executed = counter.get_total_flops()
@@ -168,8 +168,7 @@ def _scorer(vlm: Vlm, sizes: Sizes, seed: int) -> Figures:
             images_encoded_again=again,
             answers_like_plain=sum(same) / len(same),
             largest_log_prob_difference=max(apart, default=0.0),
-            plain_unlike_float32=other[0],
-            unlike_float32=other[1],
+            **other,
         )
 
 
@@ -180,20 +179,28 @@ def _peak_memory(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
-def _differing(
-    vlm: Vlm, requests: Sequence[Request], plain_said: Sequence[str], said: Sequence[str]
-) -> tuple[float | None, float | None]:
-    """Which share of the plain way's answers, and of the scorer's, are not those of float32; None in float32."""
+def _apart_from_float32(
+    vlm: Vlm, requests: Sequence[Request], plain_said: Sequence[tuple[str, list[float]]], said: Sequence[Answer]
+) -> Figures:
+    """How far the plain way and the scorer are from the plain way in float32; nothing where the model is float32.
+
+    Shares of other answers, and mean absolute differences of log-probs.
+    """
     if vlm.model.dtype == torch.float32:
-        return None, None
+        return {}
     exact = type(vlm)(
         copy.deepcopy(vlm.model).float(), vlm.processor, vlm.settings, vlm.name, vlm.fingerprint, vlm.max_image_pixels
     )
-    wanted = [plain.answer(exact, Request(request.icds, request.query))[0].strip() for request in requests]
-    return (
-        sum(a.strip() != b for a, b in zip(plain_said, wanted, strict=True)) / len(wanted),
-        sum(a.strip() != b for a, b in zip(said, wanted, strict=True)) / len(wanted),
-    )
+    wanted = [plain.answer(exact, request) for request in requests]
+    ways = {"plain_": plain_said, "": [(answer.text, list(answer.reference_log_probs)) for answer in said]}
+    figures: Figures = {}
+    for way, found in ways.items():
+        pairs = list(zip(found, wanted, strict=True))
+        figures[f"{way}unlike_float32"] = statistics.mean(a.strip() != b.strip() for (a, _), (b, _) in pairs)
+        figures[f"{way}log_prob_difference_to_float32"] = statistics.mean(
+            abs(x - y) for (_, a), (_, b) in pairs for x, y in zip(a, b, strict=True)
+        )
+    return figures
 
 
 def _requests(folder: Path, sizes: Sizes, seed: int) -> list[Request]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from icdsel import generation
 from icdsel.cli import app
 
 RUN = "v3_RandSampler_tiny-vlm_grpo-epochs-3_freeze-backbone"
@@ -228,3 +229,21 @@ def test_an_interrupted_generation_goes_on_to_the_same_bytes(folder):
 def test_help_has_examples(folder):
     for command in ("gen-rl-data", "train", "convert", "infer", "compare", "demo"):
         assert f"icdsel {command}" in icdsel(command, "--help")
+
+
+def test_shards_put_together_are_the_same_bytes(folder, monkeypatch):
+    whole = (folder / "results/world/generated_data/rl_data_RandSampler_tiny-vlm.jsonl").read_bytes()
+    icdsel("gen-rl-data", "--shard", "2/2", "--output", "parts.jsonl")
+    assert Path("parts.shard-2-of-2.jsonl").read_bytes() == b"".join(whole.splitlines(keepends=True)[32:])
+    asked = []
+    score = generation._score
+    monkeypatch.setattr(generation, "_score", lambda *args: asked.append(len(args[1])) or score(*args))
+    told = icdsel("gen-rl-data", "--output", "parts.jsonl")
+    assert "28 queries were scored in shards" in told
+    assert asked == [32]  # only what no shard had
+    assert Path("parts.jsonl").read_bytes() == whole
+    icdsel("gen-rl-data", "--shard", "1/2", "--output", "other.jsonl", "--seed", 1)
+    assert "left alone" in icdsel("gen-rl-data", "--output", "other.jsonl")
+    assert Path("other.jsonl").read_bytes() == whole
+    for wrong in ("3/2", "0/2", "x"):
+        assert "--shard is K/N" in icdsel("gen-rl-data", "--shard", wrong, code=2)

@@ -1,0 +1,279 @@
+"""The generation stage: pointers are proposed for queries, the VLM scores each, RL data are written.
+
+Written in units of `UNIT` queries to a journal, `NAME.jsonl.part`, that becomes `NAME.jsonl` when it is whole.
+A unit's content depends on nothing but the settings, so an interrupted run that goes on writes the same bytes, and
+so do shards: every machine scores each N-th unit to a file of its own, and a run without a shard puts together what
+is there and scores what is not.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from icdsel.checkpoint import load_policy, require_width
+from icdsel.console import note, progress
+from icdsel.datasets import Split
+from icdsel.errors import CheckpointError, RlDataError
+from icdsel.files import append_lines
+from icdsel.lever_plus.samplers import anchors
+from icdsel.metrics import answer_weights
+from icdsel.policy import CosineNetwork, PointerNetwork
+from icdsel.proposals import propose
+from icdsel.provenance import (
+    Identity,
+    claim,
+    differences,
+    fingerprint_file,
+    identity,
+    read_side_file,
+    write_side_file,
+)
+from icdsel.records import Example, Proposal
+from icdsel.rl_data import read_records, rl_data_path, side_path
+from icdsel.scoring import score_candidate
+from icdsel.settings import Settings
+from icdsel.sources import Queries, Sources, open_sources
+from icdsel.vlm import Request
+
+UNIT = 32
+SCORER_VERSION = 3  # part of the identity: raised when the scores of the same prompts, or the draws, change
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One machine's part of the work: every `of`-th unit, from the `number`-th on (from 1)."""
+
+    number: int
+    of: int
+
+    def path(self, whole: Path) -> Path:
+        """The shard's file, beside the whole one."""
+        return whole.with_name(f"{whole.stem}.shard-{self.number}-of-{self.of}.jsonl")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a generation did."""
+
+    path: Path
+    queries: int
+    pointers: int
+    failed: int
+    correct: float
+    """Share of pointers that the VLM answered with soft accuracy above 0."""
+    signal: float
+    """Share of queries whose pointers differ in accuracy."""
+
+
+def rl_data_identity(settings: Settings, sources: Sources) -> Identity:
+    """Everything that decides the content of the RL data."""
+    init = settings.proposals.init
+    made_of = identity(settings, "data", "vlm", "proposals", leave_out=["proposals.init"])
+    made_of |= sources.identity | {"scorer": SCORER_VERSION}
+    return made_of | {"init": fingerprint_file(init) if init else None}
+
+
+def generate(
+    settings: Settings,
+    output: Path | None = None,
+    overwrite: bool = False,
+    sources: Sources | None = None,
+    shard: Shard | None = None,
+) -> Summary:
+    """Makes the RL data of `settings`, or a shard of them, going on where an interrupted run stopped.
+
+    A file that was made of the same things stays as it is. `overwrite` moves one that was not aside.
+
+    Raises:
+        RlDataError: the file was made under other settings and `overwrite` is False; every VLM call failed.
+        UserError: dataset, model or checkpoint are missing or unfit.
+    """
+    whole = output or rl_data_path(settings)
+    path = shard.path(whole) if shard else whole
+    part = path.with_name(path.name + ".part")
+    init = settings.proposals.init
+    if init and not init.is_file():
+        raise CheckpointError(f"--init {init} does not exist")
+    sources = sources or open_sources(settings)
+    network = proposer(settings, sources.seen.shape[1])
+    made_of = rl_data_identity(settings, sources)
+    remedy = "Use the old settings, --overwrite to move the file aside, or another file (--output, --rl-data)."
+    claim((path, part), side_path(path), made_of, str(path), RlDataError, remedy, overwrite)
+    if not path.exists():
+        queries = sources.queries(_queries(sources), settings.proposals.query_split, settings.proposals.shots)
+        write_side_file(side_path(path), settings, made_of, str(sources.vlm.device))
+        scored = {} if shard else _scored_in_shards(whole, made_of)
+        _write_units(sources, queries, network, part, shard, scored)
+        part.replace(path)
+    return _summary(path)
+
+
+def _queries(sources: Sources) -> list[Example]:
+    """The queries to score.
+
+    From the training split they are drawn, as the original's anchors are (specification §3); from another split
+    they are the first, as `infer` takes them.
+    """
+    wanted = sources.settings.proposals.queries
+    split = sources.split(sources.settings.proposals.query_split)
+    assert wanted is not None  # filled in with the dataset
+    if wanted > len(split):
+        note(f"{wanted} queries were asked for, {split.name} has {len(split)}: taking all")
+    wanted = min(wanted, len(split))
+    if split is not sources.train:
+        return list(split[:wanted])
+    return [split[row] for row in anchors(len(split), wanted, sources.settings.data.seed)]
+
+
+def proposer(settings: Settings, d_model: int) -> PointerNetwork:
+    """The network that beams and samples follow.
+
+    Raises:
+        CheckpointError: `--init` was trained on embeddings of another width.
+    """
+    init = settings.proposals.init
+    network = load_policy(init) if init else CosineNetwork(d_model)
+    require_width(network, d_model, init)
+    return network.eval()
+
+
+def _scored_in_shards(whole: Path, made_of: Identity) -> dict[int, str]:
+    """Lines by question_id of all shards of the same data, finished or not."""
+    lines: dict[int, str] = {}
+    for side in sorted(whole.parent.glob(f"{whole.stem}.shard-*-of-*.meta.json")):
+        path = side.with_name(side.name.removesuffix(".meta.json") + ".jsonl")
+        if told := differences(read_side_file(side)["identity"], made_of):
+            note(f"{path} is left alone, it was made under other settings: {told[0]}")
+            continue
+        for file in (path, path.with_name(path.name + ".part")):
+            if file.exists():
+                kept = [line for line in file.read_bytes().splitlines(keepends=True) if _question_id(line) is not None]
+                lines |= {int(json.loads(line)["question_id"]): line.decode().rstrip("\n") for line in kept}
+    if lines:
+        note(f"{len(lines)} queries were scored in shards")
+    return lines
+
+
+def _write_units(
+    sources: Sources,
+    queries: Queries,
+    network: PointerNetwork,
+    part: Path,
+    shard: Shard | None,
+    scored: Mapping[int, str],
+) -> None:
+    settings, train = sources.settings, sources.train
+    examples = queries.examples
+    units = [examples[at : at + UNIT] for at in range(0, len(examples), UNIT)]
+    numbers = range(len(units))[shard.number - 1 :: shard.of] if shard else range(len(units))
+    done = _whole_units(part, [units[number] for number in numbers])
+    pools = queries.pools
+    everyone = [example.question_id for example in train] if pools.shared else []
+    if done:
+        note(f"going on after {done * UNIT} queries of an interrupted run")
+    with progress("Scoring queries", sum(len(units[number]) for number in numbers)) as advance:
+        advance(done * UNIT)
+        for number in numbers[done:]:
+            unit, at = units[number], number * UNIT
+            if all(example.question_id in scored for example in unit):
+                append_lines(part, [scored[example.question_id] for example in unit])
+                advance(len(unit))
+                continue
+            if pools.shared:
+                ids, hidden = [everyone] * len(unit), pools.hidden[at : at + len(unit)]
+                told = [{"candidate_pool_ids": "all", "excluded_ids": _ids(train, sorted(h))} for h in hidden]
+            else:
+                ids = [_ids(train, pools[q]) for q in range(at, at + len(unit))]
+                told = [{"candidate_pool_ids": pool} for pool in ids]
+            rows, mask = pools.batch(at, len(unit))  # (B, K) or (1, N), (B, K)
+            seed = f"proposals-{settings.data.seed}-{unit[0].question_id}"
+            proposals = propose(
+                queries.seen[at : at + len(unit)],
+                sources.seen[None] if pools.shared else sources.seen[rows],
+                ids,
+                network,
+                settings.proposals,
+                seed,
+                None if mask.all() else mask,
+            )
+            groups = _score(sources, unit, told, proposals)
+            failed = [c["error"] for group in groups for c in group["pointer_candidates"] if "error" in c]
+            if len(failed) == sum(len(group["pointer_candidates"]) for group in groups):
+                raise RlDataError(f"every VLM call of a unit failed, e.g.: {failed[0]}")
+            append_lines(part, [json.dumps(group, ensure_ascii=False) for group in groups])
+            advance(len(unit))
+
+
+def _ids(train: Split, rows: Iterable[int]) -> list[int]:
+    return [train[row].question_id for row in rows]
+
+
+def _whole_units(part: Path, units: Sequence[Sequence[Example]]) -> int:
+    """How many units the journal holds; what follows the last whole one is cut off."""
+    if not part.exists():
+        return 0
+    lines = part.read_bytes().splitlines(keepends=True)
+    done = kept = 0
+    for unit in units:
+        if [_question_id(line) for line in lines[kept : kept + len(unit)]] != [query.question_id for query in unit]:
+            break
+        kept += len(unit)
+        done += 1
+    with part.open("r+b") as file:
+        file.truncate(sum(map(len, lines[:kept])))
+    return done
+
+
+def _question_id(line: bytes) -> object:
+    """Of a journal's line; None where it is torn."""
+    try:
+        return json.loads(line)["question_id"] if line.endswith(b"\n") else None
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def _score(
+    sources: Sources,
+    queries: Sequence[Example],
+    pools: Sequence[Mapping[str, Any]],
+    proposals: Sequence[Sequence[Proposal]],
+) -> list[dict[str, Any]]:
+    """Asks the VLM about every proposal; one record a query."""
+    settings = sources.settings
+    references = [tuple(answer_weights(query.written_answers)) for query in queries]
+    requests = [
+        Request(tuple(map(sources.train.by_id, proposal.pointer)), query, reference)
+        for query, reference, made in zip(queries, references, proposals, strict=True)
+        for proposal in made
+    ]
+    answers = iter(sources.vlm.answer(requests))
+    return [
+        {
+            "question_id": query.question_id,
+            "image_id": query.image_id,
+            "question": query.question,
+            "answers": list(query.answers),
+            **pool,
+            "pointer_candidates": [
+                score_candidate(proposal, next(answers), query, settings.vlm, settings.data.metric) for proposal in made
+            ],
+        }
+        for query, pool, made in zip(queries, pools, proposals, strict=True)
+    ]
+
+
+def _summary(path: Path) -> Summary:
+    records = list(read_records(path))
+    groups = [record["pointer_candidates"] for record in records]
+    scored = [[c for c in group if "error" not in c] for group in groups]
+    total = sum(map(len, scored))
+    return Summary(
+        path=path,
+        queries=len(groups),
+        pointers=total,
+        failed=sum(map(len, groups)) - total,
+        correct=sum(c["vqa_correct"] for group in scored for c in group) / max(1, total),
+        signal=sum(len({c["vqa_acc_score"] for c in group}) > 1 for group in scored) / max(1, len(scored)),
+    )
