@@ -115,6 +115,15 @@ class FeatureCache:
         self._grids.clear()
         self._size = self.encoded = self.encoded_again = 0
 
+    def shortage(self) -> str | None:
+        """What to tell of images that went through the vision tower more than once; None where there are none."""
+        if not self.encoded_again:
+            return None
+        return (
+            f"{self.encoded_again} of {self.encoded} images were encoded again, as the cache had let them go: raise "
+            f"--image-cache-mb, or name a folder with --image-cache-dir"
+        )
+
     def features(self, path: Path) -> Tensor:
         """Visual tokens (T, d) of an image that was loaded."""
         return self._kept[path]

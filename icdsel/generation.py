@@ -107,6 +107,8 @@ def generate(
         scored = {} if shard else _scored_in_shards(whole, made_of)
         _write_units(sources, queries, network, part, shard, scored)
         part.replace(path)
+        if told := sources.vlm.images.shortage():
+            note(told)
     return _summary(path)
 
 

@@ -80,7 +80,10 @@ def infer(
     queries = sources.queries(_examples(sources), settings.infer.split, max(settings.infer.shots))
     choose = Selectors(sources, queries, policy_file)
     size = _subset_name(settings, len(queries.examples))
-    return [_row(sources, queries, choose, name, policy_file, size, overwrite) for name in chosen]
+    rows = [_row(sources, queries, choose, name, policy_file, size, overwrite) for name in chosen]
+    if told := sources.vlm.images.shortage():
+        note(told)
+    return rows
 
 
 def _row(

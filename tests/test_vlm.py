@@ -265,10 +265,12 @@ def test_a_small_cache_encodes_again_and_says_so(vlm, examples):
         small.answer([Request((), example)])
     assert small.images.encoded == 6
     assert small.images.encoded_again == 3
+    assert "3 of 6 images were encoded again" in small.images.shortage()
     large = changed(vlm)
     for example in [*examples[:3], *examples[:3]]:
         large.answer([Request((), example)])
     assert (large.images.encoded, large.images.encoded_again) == (3, 0)
+    assert large.images.shortage() is None
 
 
 def test_a_broken_image_fails_its_own_prompts_only(vlm, examples, tmp_path):
