@@ -18,7 +18,7 @@ from torch import Tensor
 
 from icdsel.errors import VlmError
 from icdsel.images import ImageError, open_image
-from icdsel.pretrained import fingerprint, model_folder, quiet
+from icdsel.pretrained import SAFELY, fingerprint, model_folder, quiet, reason_of
 from icdsel.settings import VLM_ENCODER
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ DECODERS = min(8, os.cpu_count() or 1)  # threads that read images while the dev
 # Their texts are padded to the longest that the model knows, and the padding is read: so they were trained, and
 # their text vector is taken from the last place. Shorter padding or a mask gives vectors of no meaning.
 PADDED_TO_THE_END = ("siglip", "siglip2")
-
-_HOW = {"local_files_only": True, "trust_remote_code": False}
 
 
 class Encoder(Protocol):
@@ -137,7 +135,7 @@ class ClipEncoder:
         with _explained(self.name):
             # Weights of before safetensors are read by torch with `weights_only`, transformers' default.
             model, notes = AutoModel.from_pretrained(
-                str(self._folder), dtype=self.dtype, output_loading_info=True, **_HOW
+                str(self._folder), dtype=self.dtype, output_loading_info=True, **SAFELY
             )
             if notes["missing_keys"]:  # they would be random
                 missing = sorted(notes["missing_keys"])
@@ -149,7 +147,7 @@ class ClipEncoder:
         from transformers import AutoProcessor
 
         with _explained(self.name):
-            processor = AutoProcessor.from_pretrained(str(self._folder), **_HOW)
+            processor = AutoProcessor.from_pretrained(str(self._folder), **SAFELY)
             known, wanted = len(processor.tokenizer), self._config.text_config.vocab_size
             if known < wanted / 2:  # transformers makes an empty tokenizer where the files are missing
                 raise ValueError(f"its tokenizer knows {known} tokens of {wanted}: tokenizer.json is missing or wrong.")
@@ -253,7 +251,7 @@ def load_clip(
 
     with _explained(name):
         folder = model_folder(name, old_weights=True)
-        config = AutoConfig.from_pretrained(str(folder), **_HOW)
+        config = AutoConfig.from_pretrained(str(folder), **SAFELY)
         model = MODEL_MAPPING.get(type(config), None)
         both = hasattr(model, "get_image_features") and hasattr(model, "get_text_features")
         if not both or not hasattr(config, "text_config"):
@@ -270,11 +268,10 @@ def _explained(name: str) -> Iterator[None]:
     except UnpicklingError:
         raise VlmError(f"{name!r} has weights that hold code, which is not run: take another --encoder") from None
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise VlmError(
-            f"cannot load the encoder {name!r}: {reason}. Give a folder (--encoder /path/to/clip), a Hugging Face name "
-            f"that this machine can reach, or --encoder {VLM_ENCODER}, which needs no second model (--sampler-encoder "
-            f"takes the same)."
+            f"cannot load the encoder {name!r}: {reason_of(error)}. Give a folder (--encoder /path/to/clip), a Hugging "
+            f"Face name that this machine can reach, or --encoder {VLM_ENCODER}, which needs no second model "
+            f"(--sampler-encoder takes the same)."
         ) from None
 
 

@@ -151,8 +151,9 @@ def _scored_in_shards(whole: Path, made_of: Identity) -> dict[int, str]:
             continue
         for file in (path, path.with_name(path.name + ".part")):
             if file.exists():
-                kept = [line for line in file.read_bytes().splitlines(keepends=True) if _question_id(line) is not None]
-                lines |= {int(json.loads(line)["question_id"]): line.decode().rstrip("\n") for line in kept}
+                for line in file.read_bytes().splitlines(keepends=True):
+                    if isinstance(question_id := _question_id(line), int):
+                        lines[question_id] = line.decode().rstrip("\n")
     if lines:
         note(f"{len(lines)} queries were scored in shards")
     return lines

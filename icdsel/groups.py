@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from icdsel.errors import RlDataError
+from icdsel.pools import Pools
 from icdsel.records import QueryGroup
 from icdsel.rewards import fields_of, normalize_rewards, pointer_reward
 from icdsel.settings import RewardSettings
@@ -133,21 +134,11 @@ def _pools(groups: Sequence[QueryGroup], row: Mapping[int, int]) -> tuple[Tensor
     Raises:
         RlDataError: some pools are the whole split and others are not.
     """
-    if all(group.pool is None for group in groups):
-        mask = torch.ones(len(groups), len(row), dtype=torch.bool)
-        for q, group in enumerate(groups):
-            mask[q, [row[i] for i in (group.question_id, *group.excluded) if i in row]] = False
-        return torch.arange(len(row))[None], mask
-    lists = [group.pool for group in groups if group.pool is not None]
-    if len(lists) < len(groups):
+    hidden = [{row[i] for i in (group.question_id, *group.excluded) if i in row} for group in groups]
+    lists = [[row[i] for i in group.pool] for group in groups if group.pool is not None]
+    if lists and len(lists) < len(groups):
         raise RlDataError("pools of --pool-size all cannot be trained on together with smaller ones")
-    widest = max(map(len, lists))
-    pool = torch.zeros(len(groups), widest, dtype=torch.long)
-    mask = torch.zeros(len(groups), widest, dtype=torch.bool)
-    for q, ids in enumerate(lists):
-        pool[q, : len(ids)] = torch.tensor([row[question_id] for question_id in ids])
-        mask[q, : len(ids)] = True
-    return pool, mask
+    return Pools(len(row), hidden, lists or None).batch(0, len(groups))
 
 
 def _reward(candidate: Mapping[str, Any], settings: RewardSettings) -> float:

@@ -23,7 +23,7 @@ from icdsel.feature_cache import Features
 from icdsel.images import ImageError, open_image
 from icdsel.prompts import Message, chat_messages, harmless
 from icdsel.records import Answer, Example
-from icdsel.settings import VlmSettings
+from icdsel.settings import CLIP_B32, VlmSettings
 from icdsel.vlm import NOT_FINITE, Request, Vlm, batches
 
 MARK = "QZX"  # a text that no chat template holds
@@ -102,8 +102,7 @@ class OtherVlm(Vlm):
         encode = getattr(self.model, "get_image_features", None)
         if encode is None:
             raise VlmError(
-                f"{self.name} has no features of single images: name another encoder, such as "
-                f"--encoder openai/clip-vit-base-patch32"
+                f"{self.name} has no features of single images: name another encoder, such as --encoder {CLIP_B32}"
             )
         taken = inspect.signature(encode).parameters
         found = encode(**{key: self._placed(value) for key, value in inputs.items() if key in taken})

@@ -16,11 +16,9 @@ from icdsel.datasets import Split
 from icdsel.embeddings import Embeddings
 from icdsel.errors import DataError
 from icdsel.lever_plus import samplers
+from icdsel.neighbours import nearest_rows
 from icdsel.records import Example
 from icdsel.settings import DataSettings
-from icdsel.topk import stable_topk
-
-_SIMILARITIES = 2**26  # held at once by a search for nearest neighbours
 
 
 class Pools(Sequence[Sequence[int]]):
@@ -178,21 +176,3 @@ def _random_rows(query: Example, total: int, size: int, forbidden: AbstractSet[i
     rng = random.Random(f"pool-{seed}-{query.question_id}")
     drawn = rng.sample(range(total), min(total, size + len(forbidden)))
     return [row for row in drawn if row not in forbidden][:size]
-
-
-def nearest_rows(
-    queries: Tensor, candidates: Tensor, count: int, forbidden: Sequence[AbstractSet[int]], chunk: int | None = None
-) -> Iterator[list[int]]:
-    """For each query (Q, d) the `count` rows of `candidates` (N, d) of highest dot product, best first.
-
-    Exact; ties go to the lower row. `chunk` queries are compared at once, by default as many as keep the
-    similarities within 256 MiB.
-    """
-    chunk = chunk or max(1, _SIMILARITIES // max(1, len(candidates)))
-    for at in range(0, len(queries), chunk):
-        similar = queries[at : at + chunk] @ candidates.T  # (chunk, N)
-        for b, rows in enumerate(forbidden[at : at + chunk]):
-            similar[b, list(rows)] = -torch.inf
-        values, found = stable_topk(similar, count)
-        real = (values > -torch.inf).sum(1).tolist()
-        yield from (row[:n] for row, n in zip(found.tolist(), real, strict=True))

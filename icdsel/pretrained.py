@@ -10,6 +10,8 @@ from pathlib import Path
 
 import huggingface_hub
 
+SAFELY = {"local_files_only": True, "trust_remote_code": False}
+"""How transformers reads what `model_folder` gives."""
 DESCRIPTIONS = ("*.json", "*.jinja", "*.txt", "*.model")
 SAFE_WEIGHTS = "*.safetensors"
 OLD_WEIGHTS = "pytorch_model*.bin"
@@ -45,7 +47,7 @@ def model_folder(name: str, old_weights: bool = False) -> Path:
                 if _is_whole(folder, weights):
                     break
         except Exception as error:  # noqa: BLE001 - the hub's library has changed its HTTP client, and so its errors
-            raise OSError((str(error).strip() or type(error).__name__).splitlines()[0]) from None
+            raise OSError(reason_of(error)) from None
     return folder
 
 
@@ -55,6 +57,11 @@ def _is_whole(folder: Path, weights: str) -> bool:
     for index in folder.glob(f"{weights.removeprefix('pytorch_model')}.index.json"):
         files += [folder / shard for shard in set(json.loads(index.read_text())["weight_map"].values())]
     return (folder / "config.json").is_file() and bool(files) and all(file.is_file() for file in files)
+
+
+def reason_of(error: Exception) -> str:
+    """Why something failed, for a sentence: the first line of what the library says, or the error's kind."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def fingerprint(folder: Path) -> str:

@@ -13,7 +13,7 @@ from icdsel import rl_data
 from icdsel.checkpoint import load_policy, require_width
 from icdsel.embeddings import Embeddings
 from icdsel.errors import RlDataError
-from icdsel.pools import nearest_rows
+from icdsel.neighbours import nearest_rows
 from icdsel.provenance import differences, identity, read_side_file
 from icdsel.records import Pointer
 from icdsel.settings import Settings

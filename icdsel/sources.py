@@ -14,7 +14,7 @@ from icdsel.errors import DataError
 from icdsel.pools import Pools, build_pools
 from icdsel.provenance import announce, fingerprint_examples, fingerprint_file
 from icdsel.records import Example
-from icdsel.settings import VLM_ENCODER, Settings
+from icdsel.settings import CLIP_B32, VLM_ENCODER, Settings
 from icdsel.vlm import Vlm, load_vlm
 
 
@@ -63,7 +63,7 @@ class Sources:
         made_of = {
             "dataset": fingerprint_examples(self.train),
             "model": self.vlm.fingerprint,
-            "dtype": str(self.vlm.model.dtype).removeprefix("torch."),
+            "dtype": self.vlm.dtype,
             "encoder": self.encoder.fingerprint,
             "train_embeddings": fingerprint_file(own) if own else None,
         }
@@ -174,7 +174,7 @@ def open_sources(settings: Settings) -> Sources:
     elif encoder.centred:
         raise DataError(
             f"--train-embeddings {data.train_embeddings} needs the encoder that made it for the queries: name it, as "
-            f"in --encoder openai/clip-vit-base-patch32 (now it is {data.encoder!r})"
+            f"in --encoder {CLIP_B32} (now it is {data.encoder!r})"
         )
     else:
         seen = read_train_embeddings(data.train_embeddings, len(train))

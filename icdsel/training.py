@@ -97,36 +97,39 @@ def _warm_up(loop: _Loop, warm: Groups) -> None:
 
     The original trains on the parity of indices, over a pool of the two ICDs themselves (specification §0.1).
     """
-    network, settings = loop.network, loop.settings
-    optimizer = torch.optim.AdamW(network.parameters(), lr=settings.rce_lr)
-    for number in range(settings.warm_epochs):
-        network.train()
-        losses = []
-        for _, batch in loop.batches(warm):
-            logits = network.step_logits(loop.table[batch.query], loop.table[batch.pool], batch.pointers, batch.mask)
-            loss = rce_loss(logits, batch.pointers, torch.zeros_like(batch.raw), 1.0, settings.label_smoothing)
-            losses.append(_update(loss, optimizer, network))
-        metrics = {"warm_loss": _mean(losses)} | evaluate(network, loop.table, loop.validation)
-        loop.on_epoch(Epoch("warm", number, metrics, settings.kl_beta, optimizer))
+    _weighted_cross_entropy(loop, "warm", warm, loop.settings.warm_epochs, lambda batch: torch.zeros_like(batch.raw))
 
 
 def _rce(loop: _Loop) -> None:
+    normalized = loop.settings.rce_normalized_reward
+    _weighted_cross_entropy(
+        loop,
+        "rce",
+        loop.train,
+        loop.settings.rce_epochs,
+        lambda batch: batch.normalized if normalized else batch.raw,
+    )
+
+
+def _weighted_cross_entropy(
+    loop: _Loop, phase: str, groups: Groups, epochs: int, rewards_of: Callable[[Groups], Tensor]
+) -> None:
+    """Epochs of RCE over `groups`; equal rewards weigh all pointers of a query the same at any temperature."""
     network, settings = loop.network, loop.settings
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.rce_lr)
-    total = settings.rce_epochs * -(-len(loop.train) // settings.batch_size)
+    total = epochs * -(-len(groups) // settings.batch_size)
     step = 0
-    for number in range(settings.rce_epochs):
+    for number in range(epochs):
         network.train()
         losses = []
-        for _, batch in loop.batches(loop.train):
+        for _, batch in loop.batches(groups):
             tau = rce_temperature(step, total, settings.rce_temp_start, settings.rce_temp_end)
             logits = network.step_logits(loop.table[batch.query], loop.table[batch.pool], batch.pointers, batch.mask)
-            rewards = batch.normalized if settings.rce_normalized_reward else batch.raw
-            loss = rce_loss(logits, batch.pointers, rewards, tau, settings.label_smoothing)
+            loss = rce_loss(logits, batch.pointers, rewards_of(batch), tau, settings.label_smoothing)
             losses.append(_update(loss, optimizer, network))
             step += 1
-        metrics = {"rce_loss": _mean(losses)} | evaluate(network, loop.table, loop.validation)
-        loop.on_epoch(Epoch("rce", number, metrics, settings.kl_beta, optimizer))
+        metrics = {f"{phase}_loss": _mean(losses)} | evaluate(network, loop.table, loop.validation)
+        loop.on_epoch(Epoch(phase, number, metrics, settings.kl_beta, optimizer))
 
 
 def _grpo(loop: _Loop, old: Tensor) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 from icdsel.decoding import Search
 from icdsel.errors import VlmError
 from icdsel.feature_cache import FeatureCache, Features, Spill
-from icdsel.pretrained import fingerprint, model_folder, quiet
+from icdsel.pretrained import SAFELY, fingerprint, model_folder, quiet, reason_of
 from icdsel.prompts import PromptStyle
 from icdsel.records import Answer, Example
 from icdsel.settings import MODEL_ALIASES, TINY_VLM, VlmSettings
@@ -247,6 +247,12 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """`auto` is bfloat16 on a GPU and float32 on a CPU."""
+    automatic = torch.bfloat16 if device.type == "cuda" else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(name, automatic)
+
+
 def load_vlm(settings: VlmSettings, max_image_pixels: int) -> Vlm:
     """Load the model that `settings.model` names: the tiny VLM, a folder, or a name on the Hugging Face hub.
 
@@ -265,17 +271,14 @@ def load_vlm(settings: VlmSettings, max_image_pixels: int) -> Vlm:
 
     name = settings.model or TINY_VLM
     device = resolve_device(settings.device)
-    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(
-        settings.dtype, torch.bfloat16 if device.type == "cuda" else torch.float32
-    )
+    dtype = resolve_dtype(settings.dtype, device)
     try:
         folder = TINY_VLM_DIR if name == TINY_VLM else model_folder(name)
         with quiet():
             config, processor, model = _read(name, folder, dtype)
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise VlmError(
-            f"cannot load the model {name!r}: {reason}. "
+            f"cannot load the model {name!r}: {reason_of(error)}. "
             f"Give a folder (--model /path/to/model), a Hugging Face name that this machine can reach, a short name "
             f"({', '.join(MODEL_ALIASES)}), or --model {TINY_VLM} (bundled)."
         ) from None
@@ -292,18 +295,18 @@ def _read(name: str, folder: Path, dtype: torch.dtype) -> tuple[Any, Any, Any]:
         AutoProcessor,
     )
 
-    source, how = str(folder), {"local_files_only": True, "trust_remote_code": False}
-    config = AutoConfig.from_pretrained(source, **how)
+    source = str(folder)
+    config = AutoConfig.from_pretrained(source, **SAFELY)
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING or config.is_encoder_decoder:
         raise VlmError(
             f"{name} is a {config.model_type}, which does not answer questions about images. "
             f"Try --model qwen2.5-vl-3b, or --model {TINY_VLM}"
         )
-    processor = AutoProcessor.from_pretrained(source, **how)
+    processor = AutoProcessor.from_pretrained(source, **SAFELY)
     if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
         raise VlmError(f"{name} has no processor for images and text (processor_config.json)")
     model, notes = AutoModelForImageTextToText.from_pretrained(
-        source, dtype=dtype, use_safetensors=True, output_loading_info=True, **how
+        source, dtype=dtype, use_safetensors=True, output_loading_info=True, **SAFELY
     )
     if notes["missing_keys"]:
         missing = sorted(notes["missing_keys"])

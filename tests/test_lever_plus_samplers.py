@@ -72,7 +72,7 @@ def test_the_first_row_is_dropped_whatever_it_is() -> None:
 def test_pools_do_not_depend_on_how_many_anchors_are_searched_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     features = torch.nn.functional.normalize(torch.randn(60, 8, generator=torch.Generator().manual_seed(0)), dim=1)
     at_once = similarity_pools(range(60), features, 7)
-    monkeypatch.setattr("icdsel.lever_plus.samplers._SIMILARITIES", 60 * 7)  # seven anchors
+    monkeypatch.setattr("icdsel.neighbours._SIMILARITIES", 60 * 7)  # seven anchors
     assert similarity_pools(range(60), features, 7) == at_once
     expected = (features.double() @ features.double().T).argsort(dim=1, descending=True)[:, 1:8]
     assert at_once == expected.tolist()

@@ -13,7 +13,8 @@ from icdsel.datasets import Split
 from icdsel.embeddings import Embeddings
 from icdsel.errors import DataError
 from icdsel.lever_plus import samplers
-from icdsel.pools import Pools, build_pools, nearest_rows
+from icdsel.neighbours import nearest_rows
+from icdsel.pools import Pools, build_pools
 from icdsel.records import Example
 from icdsel.settings import DataSettings
 

@@ -7,7 +7,7 @@ import torch
 from icdsel.demo.tokenizer import build_processor
 from icdsel.qwen_vl import QwenVl
 from icdsel.settings import VlmSettings
-from icdsel.vlm import resolve_device
+from icdsel.vlm import resolve_device, resolve_dtype
 
 QWEN_3B = "qwen2.5-vl-3b"
 TINY = "tiny"
@@ -83,12 +83,9 @@ def random_vlm(architecture: str, settings: VlmSettings, max_image_pixels: int, 
         vision_end_token_id=token("<|vision_end|>"),
     )
     config._attn_implementation = "sdpa"
-    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(
-        settings.dtype, torch.bfloat16 if device.type == "cuda" else torch.float32
-    )
     torch.manual_seed(seed)
     before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
+    torch.set_default_dtype(resolve_dtype(settings.dtype, device))
     try:
         with device:
             model = Qwen2_5_VLForConditionalGeneration(config)

@@ -23,8 +23,8 @@ from icdsel.bench import plain
 from icdsel.bench.architectures import random_vlm
 from icdsel.console import progress
 from icdsel.groups import Groups
+from icdsel.neighbours import nearest_rows
 from icdsel.policy import CosineNetwork
-from icdsel.pools import nearest_rows
 from icdsel.prompts import chat_messages
 from icdsel.proposals import propose
 from icdsel.provenance import environment

@@ -11,9 +11,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from icdsel.errors import DataError
-from icdsel.topk import stable_topk
-
-_SIMILARITIES = 2**24  # held at once by a search: 64 MiB
+from icdsel.neighbours import nearest_rows
 
 
 def anchors(total: int, count: int, seed: int = 42) -> list[int]:
@@ -62,16 +60,10 @@ def similarity_pools(anchors: Sequence[int], features: Tensor, size: int) -> lis
     Raises:
         DataError: There are too few training examples.
     """
-    total = len(features)
-    _require_room(total, size)
+    _require_room(len(features), size)
     features = features.float()
-    pools: list[list[int]] = []
-    chunk = max(1, _SIMILARITIES // total)
-    for at in range(0, len(anchors), chunk):
-        queries = features[list(anchors[at : at + chunk])]  # (chunk, d)
-        _, rows = stable_topk(queries @ features.T, size + 1)  # (chunk, size + 1)
-        pools += rows[:, 1:].tolist()
-    return pools
+    nothing: list[frozenset[int]] = [frozenset()] * len(anchors)
+    return [rows[1:] for rows in nearest_rows(features[list(anchors)], features, size + 1, nothing)]
 
 
 def mixed_pools(
