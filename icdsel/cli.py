@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from icdsel import __version__
 from icdsel.console import err, note, out, warn
 from icdsel.errors import SettingsError, UserError
+from icdsel.run_log import logged
 from icdsel.settings import TABLES, TINY_VLM, Settings, flag, load_settings, stray_variables, without_effect
 
 app = typer.Typer(
@@ -73,7 +74,7 @@ def _told_plainly(command: Command) -> Command:
     @functools.wraps(command)
     def run(*args: Any, **values: Any) -> None:
         try:
-            command(*args, **values)
+            logged(command)(*args, **values)
         except UserError as error:
             err.print(f"[red]error:[/] {_escaped(str(error))}")
             raise typer.Exit(2) from None
@@ -182,10 +183,7 @@ def gen_rl_data(
             raise SettingsError(f"--shard is K/N with 1 ≤ K ≤ N, as in 2/4, not {shard!r}")
         part = Shard(int(numbers[1]), int(numbers[2]))
     summary = generate(settings, output, overwrite, shard=part)
-    out.print(
-        f"{summary.path}: {summary.pointers} scored pointers of {summary.queries} queries, {summary.correct:.1%} "
-        f"answered correctly, {summary.signal:.1%} of the queries have a signal, {summary.failed} calls failed"
-    )
+    out.print(str(summary))
     _end(settings, failed=summary.failed)
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import random
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from icdsel.provenance import (
     write_side_file,
 )
 from icdsel.records import Answer, Example, Pointer
+from icdsel.run_log import log_only, log_to, logged
 from icdsel.scoring import accuracies, prediction_of
 from icdsel.selectors import Selectors, random_seed, scored_path
 from icdsel.settings import DataSettings, Selector, Settings, unusual
@@ -60,6 +61,7 @@ def predictions_dir(settings: Settings) -> Path:
     return settings.dataset_dir / "infer" / name
 
 
+@logged
 def infer(
     settings: Settings, run: str | None = None, checkpoint: Path | None = None, overwrite: bool = False
 ) -> list[Row]:
@@ -86,6 +88,7 @@ def infer(
     return rows
 
 
+@logged
 def _row(
     sources: Sources,
     queries: Queries,
@@ -103,12 +106,14 @@ def _row(
     made_of = _identity(settings, sources, selector, policy_file)
     records: list[dict[str, Any]] = []
     remedy = "Use --overwrite to move them aside, or --results-dir DIR for another place."
-    if claim((path,), side, made_of, str(path), RunError, remedy, overwrite):
+    log = path.with_suffix(".log")
+    if claim((path,), side, made_of, str(path), RunError, remedy, overwrite, along=[log]):
         records = read_predictions(path)
     wanted = (0,) if selector == "zero-shot" else settings.infer.shots
     answered = {record["shots"] for record in records}
     missing = [shots for shots in wanted if shots not in answered]
     if missing:
+        log_to(log, str(sources.vlm.device))
         records += _answer(sources, queries, choose, selector, label, missing)
         records.sort(key=lambda record: int(record["shots"]))  # stable: queries keep their order
         write_text(path, "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in records))
@@ -119,8 +124,11 @@ def _row(
     for record in records:
         if "error" not in record and record["shots"] in wanted:
             scores.setdefault(record["shots"], []).append(record["accuracy"])
-    failed = sum("error" in record for record in records)
-    return Row(label, path, {shots: sum(values) / len(values) for shots, values in scores.items()}, failed)
+    failed = sum("error" in answered for answered in records)
+    accuracy = {shots: sum(values) / len(values) for shots, values in scores.items()}
+    told = ", ".join(f"{shots}: {100 * value:.1f}" for shots, value in accuracy.items())
+    log_only(f"{label}: VQA accuracy by shots {told}; {failed} calls failed")
+    return Row(label, path, accuracy, failed)
 
 
 def read_predictions(path: Path) -> list[dict[str, Any]]:
@@ -240,25 +248,31 @@ def _answer(
         for shots in shot_counts
         if (pointer := pointers[shots][q]) is not None
     ]
-    records = []
+    records: dict[int, dict[str, Any]] = {}
+    answered, total = 0, 0.0
     with progress(label, len(asked)) as advance:
-        answers = _answers(sources, asked, selector, advance)
-    for (query, pointer), answer in zip(asked, answers, strict=True):
-        record: dict[str, Any] = {"question_id": query.question_id, "shots": len(pointer), "icds": list(pointer)}
-        if answer.error is None:
-            prediction = prediction_of(answer, sources.settings.vlm)
-            scores = accuracies(prediction, query, sources.settings.data.metric)
-            records.append(record | {"prediction": prediction} | scores)
+
+        def score(answers: Mapping[int, Answer]) -> None:
+            nonlocal answered, total
+            for i, answer in answers.items():
+                records[i] = _record(sources.settings, *asked[i], answer)
+                if answer.error is None:
+                    answered, total = answered + 1, total + records[i]["accuracy"]
+            advance(len(answers), f"accuracy {100 * total / answered:.1f}" if answered else "")
+
+        train = sources.train
+        if selector == "majority":  # no VLM
+            majority = (majority_answer([train.by_id(i).answer for i in pointer]) for _, pointer in asked)
+            score(dict(enumerate(map(Answer, majority))))
         else:
-            records.append(record | {"error": answer.error})
-    return records
+            sources.vlm.answer([Request(tuple(map(train.by_id, p)), q) for q, p in asked], score)
+    return [records[i] for i in range(len(asked))]
 
 
-def _answers(
-    sources: Sources, asked: Sequence[tuple[Example, Pointer]], selector: str, advance: Callable[[int], None]
-) -> list[Answer]:
-    train = sources.train
-    if selector == "majority":  # no VLM
-        advance(len(asked))
-        return [Answer(majority_answer([train.by_id(i).answer for i in pointer])) for _, pointer in asked]
-    return sources.vlm.answer([Request(tuple(map(train.by_id, p)), q) for q, p in asked], advance)
+def _record(settings: Settings, query: Example, pointer: Pointer, answer: Answer) -> dict[str, Any]:
+    """What is written of an answer: the prediction and its accuracies, or why there is none."""
+    record: dict[str, Any] = {"question_id": query.question_id, "shots": len(pointer), "icds": list(pointer)}
+    if answer.error is not None:
+        return record | {"error": answer.error}
+    prediction = prediction_of(answer, settings.vlm)
+    return record | {"prediction": prediction} | accuracies(prediction, query, settings.data.metric)

@@ -29,6 +29,7 @@ from icdsel.provenance import (
 )
 from icdsel.records import QueryGroup
 from icdsel.rewards import is_correct
+from icdsel.run_log import log_only, log_to, logged
 from icdsel.settings import SAMPLER_FILE_NAMES, RewardSettings, Settings, TrainSettings, flag, unusual
 from icdsel.sources import Sources, open_sources
 from icdsel.training import Epoch, plain, train_policy
@@ -36,6 +37,7 @@ from icdsel.warm_start import warm_groups
 
 SIDE_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
+LOG_FILE = "log.txt"
 
 # What the screen shows of an epoch.
 _COLUMNS = {
@@ -105,6 +107,7 @@ def find_run(settings: Settings, name: str | None = None) -> Run:
     return Run(max(fitting)[1])
 
 
+@logged
 def train(
     settings: Settings, *, run: str | None = None, rl_data_files: Sequence[Path] = (), overwrite: bool = False
 ) -> Run:
@@ -142,6 +145,7 @@ def train(
         note(f"run {result.name} is trained already with these settings")
         return result
     write_side_file(side, settings, made_of, str(table.device), pair=settings.pair_name, rl_data=list(map(str, files)))
+    log_to(result.folder / LOG_FILE, str(table.device))
     note(f"Training on {len(train_part)} queries, validating on {len(validation_part)}: run {result.name}")
     rows: list[Epoch] = []
     steps = (settings.train.rce_epochs + settings.train.grpo_epochs) * len(train_part)
@@ -166,10 +170,10 @@ def train(
             line = {"phase": epoch.phase, "epoch": epoch.number + 1, "kl_beta": epoch.kl_beta, **metrics}
             append_lines(result.folder / METRICS_FILE, [json.dumps(line)])
             rows.append(epoch)
-            note(
-                f"{epoch.phase} epoch {epoch.number + 1}: loss {metrics[f'{epoch.phase}_loss']:.3f}, expected reward "
-                f"{metrics['expected_reward']:.3f} ({metrics['oracle_share']:.1%} of the oracle)"
-            )
+            reached = f"expected reward {metrics['expected_reward']:.3f} ({metrics['oracle_share']:.1%} of the oracle)"
+            number = f"{epoch.phase} epoch {epoch.number + 1}"
+            advance(0, f"{number}: {metrics['expected_reward']:.2f}, {metrics['oracle_share']:.0%} of oracle")
+            note(f"{number}: loss {metrics[f'{epoch.phase}_loss']:.3f}, {reached}")
 
         train_policy(
             network,
@@ -184,6 +188,7 @@ def train(
         )
     out.print(_table(rows))
     _mark_finished(side)
+    log_only(f"recommended checkpoint {result.checkpoint.name}")
     return result
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from icdsel import generation
+from icdsel import console, generation
 from icdsel.cli import app
 
 RUN = "v3_RandSampler_tiny-vlm_grpo-epochs-3_freeze-backbone"
@@ -45,7 +46,7 @@ def test_the_three_lines_leave_what_the_mission_names(folder):
     run = folder / "results/world/model_cpk" / RUN
     wanted = {f"rce_epoch{i}.pt" for i in range(1, 6)} | {f"grpo_epoch{i}.pt" for i in range(1, 4)}
     converted = {"rce_epoch5_v2format.ckpt", "grpo_epoch3_v2format.ckpt"}  # the latter by `infer`
-    assert wanted | converted | {"metrics.jsonl", "run.json"} == {path.name for path in run.iterdir()}
+    assert wanted | converted | {"metrics.jsonl", "run.json", "log.txt"} == {path.name for path in run.iterdir()}
     assert (folder / "results/world/generated_data/rl_data_RandSampler_tiny-vlm.jsonl").is_file()
     predictions = {path.name for path in (folder / "results/world/infer/RandSampler_tiny-vlm").glob("*.jsonl")}
     assert predictions == {
@@ -247,3 +248,45 @@ def test_shards_put_together_are_the_same_bytes(folder, monkeypatch):
     assert Path("other.jsonl").read_bytes() == whole
     for wrong in ("3/2", "0/2", "x"):
         assert "--shard is K/N" in icdsel("gen-rl-data", "--shard", wrong, code=2)
+
+
+def test_a_log_lies_beside_every_result(folder):
+    run = (folder / "results/world/model_cpk" / RUN / "log.txt").read_text()
+    assert "grpo epoch 3: loss" in run
+    assert run.splitlines()[-2].endswith("recommended checkpoint grpo_epoch3.pt")
+    assert "finished after" in run.splitlines()[-1]
+    data = (folder / "results/world/generated_data/rl_data_RandSampler_tiny-vlm.log").read_text()
+    assert "scored pointers of 60 queries" in data and "grpo epoch" not in data
+    for label in ("zero-shot", "majority", f"policy-{RUN}-grpo_epoch3"):
+        row = (folder / f"results/world/infer/RandSampler_tiny-vlm/{label}_validation-40.log").read_text()
+        assert f"{label}: VQA accuracy by shots" in row and "finished after" in row
+
+
+def test_the_log_of_resumed_work_goes_on_and_is_moved_aside_with_it(folder):
+    log = (folder / "interrupted.log").read_text()  # by the test of the interrupted generation
+    assert all(word in log for word in ("interrupted\n", "going on after", "finished after"))
+    assert log.count("$ ") == 2
+    icdsel("gen-rl-data", "--queries", 32, "--output", "interrupted.jsonl", "--overwrite")
+    assert (folder / "interrupted.log.old-1").read_text() == log
+    assert (folder / "interrupted.log").read_text().count("$ ") == 1
+
+
+def test_what_is_reached_so_far_is_told(folder, monkeypatch):
+    monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", 0.0)
+    told = icdsel("gen-rl-data", "--queries", 40, "--output", "told.jsonl")
+    candidates = [
+        candidate["vqa_correct"]
+        for line in Path("told.jsonl").read_text().splitlines()[:32]
+        for candidate in json.loads(line)["pointer_candidates"]
+    ]
+    assert f"Scoring queries: 32 of 40, {sum(candidates) / len(candidates):.1%} correct" in _without_rates(told)
+    told = icdsel("infer", "--n", 60, "--selector", "random", "--shots", 1, "--batch-tokens", 400)
+    assert re.search(r"random-42: \d+ of 60,.* accuracy \d+\.\d", told)
+    told = icdsel("train", "--rce-epochs", 2, "--run", "told")
+    assert re.search(r"Training: \d+ of 96, .*rce epoch 1: \d\.\d\d, \d+% of oracle", told)
+    for path in (folder / "results/world/infer/RandSampler_tiny-vlm").glob("random-42_validation-60*"):
+        path.unlink()  # `compare` of later tests
+
+
+def _without_rates(told: str) -> str:
+    return re.sub(r", [\d.,]+/s|, ETA [\d:]+", "", told)
