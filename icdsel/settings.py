@@ -405,6 +405,8 @@ class TrainSettings(Table):
     """Epochs of that imitation."""
     train_seed: int | None = Field(None, ge=0, json_schema_extra={"flag": "--train-seed"})
     """Seed of the training alone, to repeat it on the same data. [the seed]"""
+    tensorboard: bool = False
+    """Write the metrics of every epoch for TensorBoard too, to the run's folder."""
 
     # What the recipe fills in.
     by_recipe: ClassVar[tuple[str, ...]] = ("num_heads", "feed_forward", "gate", "dropout", "attn_dropout")

@@ -32,12 +32,14 @@ from icdsel.rewards import is_correct
 from icdsel.run_log import log_only, log_to, logged
 from icdsel.settings import SAMPLER_FILE_NAMES, RewardSettings, Settings, TrainSettings, flag, unusual
 from icdsel.sources import Sources, open_sources
+from icdsel.tensorboard import open_events, require_tensorboard
 from icdsel.training import Epoch, plain, train_policy
 from icdsel.warm_start import warm_groups
 
 SIDE_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
 LOG_FILE = "log.txt"
+EVENTS_FOLDER = "tensorboard"
 
 # What the screen shows of an epoch.
 _COLUMNS = {
@@ -77,7 +79,7 @@ def run_name(settings: Settings) -> str:
     parts: list[str] = [] if settings.train.recipe == TrainSettings().recipe else [settings.train.recipe]
     usual = settings.usual()
     parts += unusual(settings.reward, usual["reward"])
-    parts += unusual(settings.train, usual["train"], leave_out=["recipe"])
+    parts += unusual(settings.train, usual["train"], leave_out=["recipe", "tensorboard"])
     return "_".join([f"v3_{settings.pair_name}", *parts])
 
 
@@ -124,6 +126,8 @@ def train(
     for path in (*rl_data_files, settings.train.init, settings.train.warm_start):
         if path is not None and not path.is_file():
             raise RlDataError(f"{path} does not exist: give the path of a file that does")
+    if settings.train.tensorboard:
+        require_tensorboard()
     usual = settings.usual()["train"]
     assert isinstance(usual, TrainSettings)
     start = network_to_start_from(settings.train, usual)
@@ -150,7 +154,8 @@ def train(
     rows: list[Epoch] = []
     steps = (settings.train.rce_epochs + settings.train.grpo_epochs) * len(train_part)
     steps += settings.train.warm_epochs * len(warm.query) if warm else 0
-    with progress("Training", steps) as advance:
+    folder = result.folder / EVENTS_FOLDER if settings.train.tensorboard else None
+    with open_events(folder) as events, progress("Training", steps) as advance:
 
         def keep(epoch: Epoch) -> None:
             metrics = plain(epoch.metrics)
@@ -169,6 +174,7 @@ def train(
             )
             line = {"phase": epoch.phase, "epoch": epoch.number + 1, "kl_beta": epoch.kl_beta, **metrics}
             append_lines(result.folder / METRICS_FILE, [json.dumps(line)])
+            events.write(metrics | {"kl_beta": epoch.kl_beta})
             rows.append(epoch)
             reached = f"expected reward {metrics['expected_reward']:.3f} ({metrics['oracle_share']:.1%} of the oracle)"
             number = f"{epoch.phase} epoch {epoch.number + 1}"
@@ -242,7 +248,8 @@ def _mark_finished(side: Path) -> None:
 def _identity(settings: Settings, sources: Sources, files: Sequence[Path]) -> Identity:
     init = settings.train.init
     warm = settings.train.warm_start
-    made_of = identity(settings, "data", "reward", "train", leave_out=["train.init", "train.warm_start"])
+    silent = ["train.init", "train.warm_start", "train.tensorboard"]
+    made_of = identity(settings, "data", "reward", "train", leave_out=silent)
     return (
         made_of
         | sources.identity
