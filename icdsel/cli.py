@@ -335,6 +335,42 @@ def compare(
 
 
 @app.command()
+@with_settings("data", leave_out=[f"data.{name}" for name in TABLES["data"].model_fields if name != "results_dir"])
+def runs(
+    settings: Settings,
+    dataset: Annotated[str | None, typer.Option("--dataset", help="List the runs of this dataset. [all]")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the list to this file too.")] = None,
+) -> None:
+    """Lists the runs: what they were made with, how good they are, their age and size; the newest last.
+
+    The expected reward, and its share of the oracle's, is that of the recommended checkpoint on held-out training
+    queries; the accuracies, by number of shots, are those that `icdsel infer` measured of it.
+
+    For example:
+
+    ```
+    icdsel runs
+    icdsel runs --dataset okvqa --json runs.json
+    ```
+    """
+    from datetime import datetime
+
+    from icdsel.report import runs_table
+    from icdsel.runs import list_runs, write_runs
+
+    folder = settings.data.results_dir
+    found = list_runs(folder, dataset)
+    if found:
+        out.print(runs_table(found, datetime.now().astimezone()))
+    else:
+        of, flags = (f" of {dataset}", f" --dataset {dataset}") if dataset else ("", "")
+        out.print(f"No runs{of} in {folder}. Train one with `icdsel train{flags}`.")
+    if json_file:
+        write_runs(found, json_file)
+        note(f"Written to {json_file}")
+
+
+@app.command()
 @with_settings("data", "vlm")
 def bench(
     settings: Settings,

@@ -1,12 +1,17 @@
 """Tables for the screen."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
+from rich.filesize import decimal
 from rich.table import Table
+from rich.text import Text
 
 from icdsel.compare import ComparisonRow
 from icdsel.infer import Row
+from icdsel.runs import RunSummary, age
 
 
 def comparison_table(rows: Sequence[ComparisonRow]) -> Table:
@@ -51,6 +56,53 @@ def inference_table(rows: Sequence[Row]) -> Table:
         cells = [f"{100 * row.accuracy[count]:.1f}" if count in row.accuracy else "" for count in shots]
         table.add_row(row.name + (f" ({row.failed} failed)" if row.failed else ""), *cells)
     return table
+
+
+def runs_table(runs: Sequence[RunSummary], now: datetime) -> Table:
+    """A run a row, in as few columns as read well in 80 characters.
+
+    Args:
+        runs: The runs, the newest last.
+        now: What ages are counted to.
+    """
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, leading=1)
+    table.add_column("run", overflow="fold")
+    table.add_column("not as by default", overflow="fold")
+    table.add_column("policy", no_wrap=True)
+    table.add_column("reward", justify="right", no_wrap=True)
+    table.add_column("accuracy", no_wrap=True)
+    table.add_column("age, size", justify="right", no_wrap=True)
+    several = len({run.dataset for run in runs}) > 1
+    for run in runs:
+        name = Text(run.name)
+        if several:
+            name.append(f"\n{run.dataset}", style="dim")
+        if run.state != "finished":
+            why = f": {run.problem}".replace(f"{run.folder}/", "") if run.problem else ""
+            name.append(f"\n{run.state}{why}", style="yellow")
+        policy = "" if run.phase is None else f"{run.phase} {run.epoch}"
+        reward = ""
+        if run.expected_reward is not None and run.oracle_share is not None:
+            reward = f"{run.expected_reward:.3f}\n{run.oracle_share:.0%} of\noracle"
+        table.add_row(
+            name,
+            Text(", ".join(run.settings)),
+            policy,
+            reward,
+            _accuracies(run),
+            f"{age(run, now)}\n{decimal(run.bytes)}".strip(),
+        )
+    return table
+
+
+def _accuracies(run: RunSummary) -> str:
+    """Of the recommended checkpoint over the largest set that it answered, by number of shots."""
+    own = [answered for answered in run.answered if answered.checkpoint == run.checkpoint and answered.accuracy]
+    if not own:
+        return ""
+    largest = max(own, key=lambda answered: answered.n)
+    lines = [f"{shots}: {accuracy:.1f}" for shots, accuracy in largest.accuracy.items()]
+    return "\n".join([*lines, f"n = {largest.n}"])
 
 
 _MEASURED = {

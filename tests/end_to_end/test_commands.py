@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -228,7 +229,7 @@ def test_an_interrupted_generation_goes_on_to_the_same_bytes(folder):
 
 
 def test_help_has_examples(folder):
-    for command in ("gen-rl-data", "train", "convert", "infer", "compare", "demo"):
+    for command in ("gen-rl-data", "train", "convert", "infer", "compare", "runs", "demo"):
         assert f"icdsel {command}" in icdsel(command, "--help")
 
 
@@ -269,6 +270,32 @@ def test_the_log_of_resumed_work_goes_on_and_is_moved_aside_with_it(folder):
     icdsel("gen-rl-data", "--queries", 32, "--output", "interrupted.jsonl", "--overwrite")
     assert (folder / "interrupted.log.old-1").read_text() == log
     assert (folder / "interrupted.log").read_text().count("$ ") == 1
+
+
+def test_the_list_of_runs_says_what_training_and_inference_found(folder, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    broken = folder / "results/okvqa/model_cpk/broken"
+    broken.mkdir(parents=True)
+    (broken / "run.json").write_text("{")
+    told = icdsel("runs", "--json", "runs.json")
+    listed = {run["name"]: run for run in json.loads(Path("runs.json").read_text())}
+    assert listed["broken"]["state"] == "damaged" and "run.json" in listed["broken"]["problem"]
+    run = listed[RUN]
+    assert run["settings"] == ["queries-60", "grpo-epochs-3", "freeze-backbone"]
+    assert (run["state"], run["dataset"], run["phase"], run["epoch"]) == ("finished", "world", "grpo", 3)
+    last = json.loads((folder / "results/world/model_cpk" / RUN / "metrics.jsonl").read_text().splitlines()[-1])
+    assert (run["expected_reward"], run["oracle_share"]) == (last["expected_reward"], last["oracle_share"])
+    [answered] = run["answered"]
+    records = [json.loads(line) for line in Path(answered["predictions"]).read_text().splitlines()]
+    ones = [record["accuracy"] for record in records if record["shots"] == 1]
+    assert answered["accuracy"]["1"] == pytest.approx(100 * sum(ones) / 40)
+    assert answered["set"] == "validation-40" and answered["n"] == 40
+    assert f"1: {answered['accuracy']['1']:.1f}" in told and "broken" in told
+    assert "broken" not in icdsel("runs", "--dataset", "world")
+    shutil.rmtree(folder / "results/okvqa")
+    assert "No runs of okvqa in results. Train one with `icdsel train --dataset okvqa`" in icdsel(
+        "runs", "--dataset", "okvqa"
+    )
 
 
 def test_what_is_reached_so_far_is_told(folder, monkeypatch):
