@@ -527,7 +527,8 @@ def test_runs_of_different_training_settings_have_different_names() -> None:
         },
     }
     assert {table: set(values) for table, values in other.items()} == {
-        table: set(TABLES[table].model_fields) for table in other
+        table: set(TABLES[table].model_fields) - {"tensorboard"}
+        for table in other  # which changes no result
     }
     names = [
         run_name(load_settings({table: {name: value}})) for table, row in other.items() for name, value in row.items()
