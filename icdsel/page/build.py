@@ -21,7 +21,7 @@ from icdsel.page.choices import Chosen, Usage, overlap, read_choices, short_name
 from icdsel.page.gallery import Demonstration, cards, demonstration, spread
 from icdsel.page.landscape import Landscape
 from icdsel.page.palette import DARK, LIGHT
-from icdsel.page.plots import Chart, accuracy_chart, landscape_charts, training_charts, usage_chart
+from icdsel.page.plots import Chart, accuracy_chart, difference_chart, landscape_charts, training_charts, usage_chart
 from icdsel.page.runs import ShownRun, read_landscapes, read_runs
 from icdsel.page.svg import inline_svg, save
 from icdsel.page.thumbnails import Thumbnails
@@ -108,8 +108,12 @@ def collect(
 def charts(content: Content) -> dict[str, list[Chart]]:
     """The charts of each section."""
     usages = [pair for pair in content.usages if pair[0].shots == content.shots]
+    difference = difference_chart(content.rows, content.shots, content.labels, content.order)
     return {
-        "accuracy": [accuracy_chart(content.rows, content.labels, content.order)],
+        "accuracy": [
+            accuracy_chart(content.rows, content.labels, content.order),
+            *([difference] if difference else []),
+        ],
         "training": training_charts(content.runs),
         "landscape": landscape_charts(content.landscapes),
         "choices": [usage_chart(usages, content.order)] if usages else [],

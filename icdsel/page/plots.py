@@ -15,7 +15,7 @@ from icdsel.page.palette import TEXT, colour, dashes, marker
 from icdsel.page.runs import ShownRun
 from icdsel.page.svg import chart_style
 
-WIDTH = 5.0  # inches; 360 points, which a phone shows about one to one
+WIDTH = 4.3  # inches; 310 points, which a phone shows about one to one
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,46 @@ def accuracy_chart(rows: Sequence[ComparisonRow], labels: Mapping[str, str], ord
         tuple(
             (labels[row.name], str(row.shots), f"{row.accuracy:.1f}", f"{row.low:.1f} to {row.high:.1f}")
             for row in sorted(rows, key=lambda row: (order[row.name], row.shots))
+        ),
+    )
+
+
+def difference_chart(
+    rows: Sequence[ComparisonRow], shots: int, labels: Mapping[str, str], order: Mapping[str, int]
+) -> Chart | None:
+    """Paired differences to the reference with their intervals at one number of shots; None where there is none."""
+    own = [row for row in rows if row.shots in (shots, 0) and row.difference is not None]
+    own.sort(key=lambda row: -(row.difference or 0))
+    if not own:
+        return None
+    figure, axes = _figure("difference", 1.0 + 0.34 * len(own), names=0)
+    axes.axvline(0, color=TEXT, linewidth=1)
+    for place, row in enumerate(own):
+        middle, low, high = row.difference or 0, row.difference_low or 0, row.difference_high or 0
+        look = _look(order[row.name], labels[row.name])
+        axes.errorbar([middle], [place], xerr=[[middle - low], [high - middle]], capsize=3, **look)
+    axes.set_yticks(range(len(own)), [_wrapped(labels[row.name]) for row in own])
+    axes.set_ylim(len(own) - 0.5, -0.5)
+    axes.grid(axis="y", visible=False)
+    reference = labels.get(rows[0].reference, rows[0].reference)
+    axes.set_xlabel(f"points above {reference}")
+    above = [labels[row.name] for row in own if (row.difference_low or 0) > 0]
+    named = _shots(shots)
+    return Chart(
+        "difference",
+        f"Difference to {reference} at {named}",
+        f"Paired differences in points at {named} with 95 % intervals. Above {reference} for sure: "
+        f"{', '.join(above) or 'none'}.",
+        figure,
+        ("selector", "shots", "difference", "interval"),
+        tuple(
+            (
+                labels[row.name],
+                str(row.shots),
+                f"{row.difference:+.1f}",
+                f"{row.difference_low:+.1f} to {row.difference_high:+.1f}",
+            )
+            for row in own
         ),
     )
 
@@ -194,9 +234,9 @@ def _methods_chart(own: Landscape, number: int) -> Chart:
     name = "proposals" if number == 1 else f"proposals-{number}"
     figure, axes = _figure(name, 0.9 + 0.36 * len(methods), names=2)
     places = range(len(methods))
-    shares = {
-        "pointers answered correctly": [method.correct for method in methods],
-        "queries where it finds the best": [method.best for method in methods],
+    shares: dict[str, list[float | None]] = {
+        "pointers answered correctly": [*(method.correct for method in methods)],
+        "queries where it finds the best": [*(method.best for method in methods)],
     }
     for index, (label, values) in enumerate(shares.items()):
         known = [(100 * value, place) for value, place in zip(values, places, strict=True) if value is not None]
@@ -226,7 +266,9 @@ def usage_chart(usages: Sequence[tuple[Chosen, Usage]], order: Mapping[str, int]
     for chosen, used in usages:
         counts = sorted(used.counts.values(), reverse=True)
         shares = [100 * count / len(chosen.by_query) for count in counts]
-        look = _look(order[chosen.name], chosen.label) | {"markevery": [0]}
+        place = order[chosen.name]
+        look = _look(place, chosen.label)
+        look["markevery"] = [rank * (place + 1) - 1 for rank in (1, 4, 16, 64) if rank * (place + 1) <= len(shares)]
         axes.plot(range(1, len(shares) + 1), shares, drawstyle="steps-post", **look)
     most = max((len(used.counts) for _, used in usages), default=1)
     axes.set_xscale("log")
@@ -242,7 +284,7 @@ def usage_chart(usages: Sequence[tuple[Chosen, Usage]], order: Mapping[str, int]
     share = 100 * max(used.counts.values(), default=0) / len(lead.by_query)
     return Chart(
         "usage",
-        f"How often the most chosen examples are shown ({shots} {'shot' if shots == 1 else 'shots'})",
+        f"How often the most chosen examples are shown ({_shots(shots)})",
         f"{lead.label} leans most on one example: it stands in {share:.0f} % of its prompts.",
         figure,
         ("selector", *(f"rank {rank}" for rank in shown)),
@@ -268,8 +310,8 @@ def _look(index: int, label: str) -> dict[str, Any]:
 
 def _legend(figure: Figure, axes: Axes, names: int) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    columns = 2 if names > 1 and max(map(len, labels)) <= 34 else 1
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+    columns = 2 if names > 1 and max(map(len, labels)) <= 28 else 1
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
 
 
 def _number(value: float | None) -> str:
@@ -278,3 +320,16 @@ def _number(value: float | None) -> str:
 
 def _percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.1f} %"
+
+
+def _shots(shots: int) -> str:
+    return f"{shots} {'shot' if shots == 1 else 'shots'}"
+
+
+def _wrapped(label: str) -> str:
+    """On two lines at most, cut at a dash, so that a long name leaves room for the axes."""
+    if len(label) <= 20:
+        return label
+    places = [i + 1 for i, letter in enumerate(label) if letter in "-_ "]
+    at = min(places, key=lambda place: abs(place - len(label) / 2), default=len(label))
+    return f"{label[:at].rstrip()}\n{label[at:]}"
