@@ -55,7 +55,7 @@ def accuracy_chart(rows: Sequence[ComparisonRow], labels: Mapping[str, str], ord
     """
     names = sorted({row.name for row in rows}, key=order.__getitem__)
     shown = sorted({row.shots for row in rows if row.shots}) or [0]
-    figure, axes = _figure("accuracy", 3.1, names=len(names))
+    figure, axes = _figure("accuracy", 2.8, [labels[name] for name in names])
     for place, name in enumerate(names):
         own = sorted((row for row in rows if row.name == name), key=lambda row: row.shots)
         look = _look(order[name], labels[name])
@@ -72,7 +72,7 @@ def accuracy_chart(rows: Sequence[ComparisonRow], labels: Mapping[str, str], ord
     axes.grid(axis="x", visible=False)
     axes.set_xlabel("demonstrations (shots)")
     axes.set_ylabel("VQA accuracy (points)")
-    _legend(figure, axes, len(names))
+    _legend(figure, axes)
     best = max(rows, key=lambda row: row.accuracy)
     return Chart(
         "accuracy",
@@ -96,7 +96,7 @@ def difference_chart(
     own.sort(key=lambda row: -(row.difference or 0))
     if not own:
         return None
-    figure, axes = _figure("difference", 1.0 + 0.34 * len(own), names=0)
+    figure, axes = _figure("difference", 1.0 + 0.34 * len(own))
     axes.axvline(0, color=TEXT, linewidth=1)
     for place, row in enumerate(own):
         middle, low, high = row.difference or 0, row.difference_low or 0, row.difference_high or 0
@@ -138,7 +138,7 @@ def training_charts(runs: Sequence[ShownRun]) -> list[Chart]:
         if not curves:
             continue
         wide = [tick for tick in ticks if any(tick in curve for curve in curves.values())]
-        figure, axes = _figure(f"training-{metric}", 2.1, names=len(runs) if len(runs) > 1 else 0)
+        figure, axes = _figure(f"training-{metric}", 2.1, [run.label for run in runs] if len(runs) > 1 else ())
         for index, run in enumerate(runs):
             curve = curves.get(run.label, {})
             # A phase is a curve of its own: what it minimises is another thing.
@@ -151,7 +151,7 @@ def training_charts(runs: Sequence[ShownRun]) -> list[Chart]:
         axes.margins(y=0.15)
         axes.grid(axis="x", visible=False)
         if len(runs) > 1:
-            _legend(figure, axes, len(runs))
+            _legend(figure, axes)
         lines = [(label, min(curve.values()), max(curve.values())) for label, curve in curves.items()]
         told = "; ".join(f"{label} between {least:.3g} and {most:.3g}" for label, least, most in lines)
         cells = tuple(
@@ -202,7 +202,8 @@ def _signal_chart(landscapes: Sequence[Landscape]) -> Chart:
         "all correct": "all_correct",
         "rewards differ (signal)": "signal",
     }
-    figure, axes = _figure("landscape", 2.1 + 0.35 * (len(landscapes) - 1), names=len(landscapes) - 1)
+    sources = [own.source for own in landscapes]
+    figure, axes = _figure("landscape", 1.75 + 0.35 * len(sources), sources if len(sources) > 1 else ())
     height = 0.7 / len(landscapes)
     for index, own in enumerate(landscapes):
         shares = [100 * getattr(own, field) / own.queries for field in kinds.values()]
@@ -216,7 +217,7 @@ def _signal_chart(landscapes: Sequence[Landscape]) -> Chart:
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("share of the queries (%)")
     if len(landscapes) > 1:
-        _legend(figure, axes, len(landscapes))
+        _legend(figure, axes)
     first = landscapes[0]
     return Chart(
         "landscape",
@@ -232,12 +233,12 @@ def _signal_chart(landscapes: Sequence[Landscape]) -> Chart:
 def _methods_chart(own: Landscape, number: int) -> Chart:
     methods = own.methods
     name = "proposals" if number == 1 else f"proposals-{number}"
-    figure, axes = _figure(name, 0.9 + 0.36 * len(methods), names=2)
     places = range(len(methods))
     shares: dict[str, list[float | None]] = {
         "pointers answered correctly": [*(method.correct for method in methods)],
         "queries where it finds the best": [*(method.best for method in methods)],
     }
+    figure, axes = _figure(name, 0.8 + 0.36 * len(methods), list(shares))
     for index, (label, values) in enumerate(shares.items()):
         known = [(100 * value, place) for value, place in zip(values, places, strict=True) if value is not None]
         look = _look(index, label) | {"linestyle": "none", "markersize": 8}
@@ -246,7 +247,7 @@ def _methods_chart(own: Landscape, number: int) -> Chart:
     axes.set_ylim(len(methods) - 0.5, -0.5)
     axes.set_xlim(0, 100)
     axes.set_xlabel("share (%)")
-    _legend(figure, axes, 2)
+    _legend(figure, axes)
     top = methods[0]
     return Chart(
         name,
@@ -261,7 +262,7 @@ def _methods_chart(own: Landscape, number: int) -> Chart:
 
 def usage_chart(usages: Sequence[tuple[Chosen, Usage]], order: Mapping[str, int]) -> Chart:
     """How often the most chosen training examples are chosen, by rank; for selectors at one number of shots."""
-    figure, axes = _figure("usage", 2.6, names=len(usages))
+    figure, axes = _figure("usage", 2.4, [chosen.label for chosen, _ in usages])
     ranks = (1, 3, 10, 30, 100, 300)
     for chosen, used in usages:
         counts = sorted(used.counts.values(), reverse=True)
@@ -278,7 +279,7 @@ def usage_chart(usages: Sequence[tuple[Chosen, Usage]], order: Mapping[str, int]
     axes.set_ylim(bottom=0)
     axes.set_xlabel("training examples, most chosen first (rank)")
     axes.set_ylabel("in % of the prompts")
-    _legend(figure, axes, len(usages))
+    _legend(figure, axes)
     shots = usages[0][0].shots
     lead, used = max(usages, key=lambda pair: max(pair[1].counts.values(), default=0) / len(pair[0].by_query))
     share = 100 * max(used.counts.values(), default=0) / len(lead.by_query)
@@ -297,10 +298,10 @@ def _at_rank(used: Usage, rank: int) -> str:
     return f"{counts[rank - 1]} times" if rank <= len(counts) else "none"
 
 
-def _figure(name: str, height: float, names: int) -> tuple[Figure, Axes]:
-    """An empty figure with room for a legend of so many names below the axes."""
+def _figure(name: str, height: float, legend: Sequence[str] = ()) -> tuple[Figure, Axes]:
+    """An empty figure with room for these names in a legend below the axes."""
     with chart_style(name):
-        figure = Figure(figsize=(WIDTH, height + 0.2 * -(-names // 2)), layout="constrained")
+        figure = Figure(figsize=(WIDTH, height + 0.2 * -(-len(legend) // _columns(legend))), layout="constrained")
         return figure, figure.add_subplot()
 
 
@@ -308,10 +309,16 @@ def _look(index: int, label: str) -> dict[str, Any]:
     return {"color": colour(index), "marker": marker(index), "linestyle": dashes(index), "label": label}
 
 
-def _legend(figure: Figure, axes: Axes, names: int) -> None:
+def _legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    columns = 2 if names > 1 and max(map(len, labels)) <= 28 else 1
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=_columns(labels), frameon=False, fontsize=9, handlelength=2.4
+    )
+
+
+def _columns(names: Sequence[str]) -> int:
+    """Two where the names are short."""
+    return 2 if len(names) > 1 and max(map(len, names)) <= 22 else 1
 
 
 def _number(value: float | None) -> str:
