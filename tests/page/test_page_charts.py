@@ -1,6 +1,7 @@
 """Charts: what they show, how they stand in a page, and that the same numbers give the same bytes."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -111,8 +112,6 @@ def test_looks_are_all_different():
 
 
 def test_thirty_rows_and_several_runs_can_be_drawn(tmp_path: Path):
-    from dataclasses import replace
-
     content = made_content(tmp_path)
     rows = [replace(content.rows[-1], name=f"random-{i}", shots=2) for i in range(30)]
     runs = [replace(content.runs[0], label=f"run {i}") for i in range(3)]
