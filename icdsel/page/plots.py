@@ -112,8 +112,7 @@ def difference_chart(
     return Chart(
         "difference",
         f"Difference to {reference} at {named}",
-        f"Paired differences in points at {named} with 95 % intervals. Above {reference} for sure: "
-        f"{', '.join(above) or 'none'}.",
+        f"Paired differences in points at {named} with 95 % intervals. Wholly above 0: {', '.join(above) or 'none'}.",
         figure,
         ("selector", "shots", "difference", "interval"),
         tuple(

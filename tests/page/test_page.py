@@ -68,7 +68,13 @@ def made(tmp_path_factory) -> tuple[Path, str]:
 
 def test_everything_that_was_promised_stands_in_the_page(made):
     _, text = made
-    for told in ("made.jsonl", "tiny-vlm", "VQA accuracy, official", "random-42", "policy: grpo-epochs-1-grpo_epoch1"):
+    for told in (
+        "help on made<",
+        "tiny-vlm",
+        "VQA accuracy, official",
+        "random-42",
+        "policy: grpo-epochs-1-grpo_epoch1",
+    ):
         assert told in text
     page = Page(text)
     assert [attrs["id"] for attrs in page.all("section") if "id" in attrs] == [
