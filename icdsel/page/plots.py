@@ -22,7 +22,8 @@ WIDTH = 4.3  # inches; 310 points, which a phone shows about one to one
 class Chart:
     """A figure, what it shows in a sentence, and its numbers as a table.
 
-    `name` is that of its files. Cells of `table` are text, the first column names the line.
+    `name` is that of its files, `note` says what is measured, where the title does not. Cells of
+    `table` are text, the first column names the line.
     """
 
     name: str
@@ -31,16 +32,17 @@ class Chart:
     figure: Figure
     columns: tuple[str, ...]
     table: tuple[tuple[str, ...], ...]
+    note: str = ""
 
 
 CURVES = {
-    "loss": ("Training loss", "loss that the phase minimises, mean over the epoch's steps"),
-    "val_loss": ("Loss on held-out queries", "reward-weighted cross-entropy on held-out training queries"),
-    "expected_reward": ("Expected reward", "mean reward of the scored pointers, weighted by the policy"),
-    "oracle_share": ("Share of the oracle", "expected reward as a share of the best scored pointers' reward"),
-    "kl": ("KL", "divergence from the policy that GRPO started from"),
-    "std_advantage": ("Advantage spread", "standard deviation of the advantages"),
-    "no_signal_share": ("Groups without signal", "share of the queries whose pointers are all worth the same"),
+    "loss": ("Training loss", "What the phase minimises, mean over the epoch's steps"),
+    "val_loss": ("Loss on held-out queries", "Reward-weighted cross-entropy of training queries that were held out"),
+    "expected_reward": ("Expected reward", "Reward of the scored pointers weighted by the policy, on held-out queries"),
+    "oracle_share": ("Share of the oracle", "Expected reward by the reward of the best scored pointers"),
+    "kl": ("KL", "Divergence from the policy that GRPO started from"),
+    "std_advantage": ("Advantage spread", "Standard deviation of the advantages"),
+    "no_signal_share": ("Groups without signal", "Share of the queries whose pointers are all worth the same"),
 }
 """What is drawn of a run's metrics: title and meaning."""
 
@@ -158,7 +160,7 @@ def training_charts(runs: Sequence[ShownRun]) -> list[Chart]:
             for phase, epoch in wide
         )
         name = f"training-{metric.replace('_', '-')}"
-        charts.append(Chart(name, title, f"{meaning.capitalize()}: {told}.", figure, ("epoch", *curves), cells))
+        charts.append(Chart(name, title, f"{meaning}: {told}.", figure, ("epoch", *curves), cells, meaning))
     return charts
 
 
