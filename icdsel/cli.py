@@ -307,6 +307,11 @@ def compare(
     ] = None,
     shots: Annotated[str | None, typer.Option("--shots", help="Show these numbers of shots. [all]")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the table to this file too.")] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write a page to look at: curves, choices, queries.")
+    ] = None,
+    plots: Annotated[Path | None, typer.Option("--plots", help="Write the charts to this folder, PNG and SVG.")] = None,
+    gallery: Annotated[int, typer.Option("--gallery", help="Queries in the page's gallery at most.", min=0)] = 200,
 ) -> None:
     """Lays the predictions of runs and baselines side by side, with 95 % intervals and paired differences.
 
@@ -315,6 +320,7 @@ def compare(
     ```
     icdsel compare
     icdsel compare --shots 2 --reference nearest-both --json table.json
+    icdsel compare --html report.html --plots plots
     ```
     """
     from icdsel.compare import compare as compare_stage
@@ -331,6 +337,14 @@ def compare(
     if json_file:
         write_rows(rows, json_file)
         note(f"Written to {json_file}")
+    if html or plots:
+        from icdsel.page.build import collect, write_page, write_plots
+
+        content = collect(settings, rows, n, subset, counts)
+        if plots:
+            note(f"{len(write_plots(content, plots))} charts, PNG and SVG: {plots}")
+        if html:
+            note(f"Page: {html} ({write_page(content, html, gallery) / 1e6:.1f} MB)")
     _end(settings)
 
 

@@ -117,7 +117,8 @@ def _row(
         records += _answer(sources, queries, choose, selector, label, missing)
         records.sort(key=lambda record: int(record["shots"]))  # stable: queries keep their order
         write_text(path, "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in records))
-        write_side_file(side, settings, made_of, str(sources.vlm.device), name=label, set=subset)
+        own = {"checkpoint": str(policy_file)} if selector == "policy" else {}  # whose run the page shows
+        write_side_file(side, settings, made_of, str(sources.vlm.device), name=label, set=subset, **own)
     else:
         note(f"{label}: answered before, {path}")
     scores: dict[int, list[float]] = {}

@@ -133,6 +133,18 @@ def test_every_selector_chooses_from_the_same_pool_and_compare_shows_it(folder):
     assert by_name["oracle"]["accuracy"] >= max(by_name[name]["accuracy"] for name in ("nearest-image", "random-42"))
 
 
+def test_the_page_finds_the_run_behind_a_policy_and_the_pictures(folder):
+    side = folder / f"results/world/infer/RandSampler_tiny-vlm/policy-{RUN}-grpo_epoch3_validation-40.meta.json"
+    assert json.loads(side.read_text())["checkpoint"] == f"results/world/model_cpk/{RUN}/grpo_epoch3.pt"
+    told = icdsel("compare", "--n", 40, "--html", "report.html", "--plots", "plots")
+    assert "Page: report.html" in told
+    page = Path("report.html").read_text()
+    assert 'class="missing"' not in page.split("<noscript>")[0]  # training curves and RL data are there
+    assert "Share of the oracle" in page
+    assert page.count("<article") == 40
+    assert Path("plots/training-kl.svg").is_file()
+
+
 def test_rl_data_of_other_settings_are_refused_by_the_name_of_the_setting(folder):
     data = folder / "results/world/generated_data/rl_data_RandSampler_tiny-vlm.jsonl"
     before = data.read_bytes()
