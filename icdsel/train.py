@@ -263,7 +263,7 @@ def _identity(settings: Settings, sources: Sources, files: Sequence[Path]) -> Id
 
 def make_network(settings: TrainSettings, d_model: int, seed: int) -> PointerNetwork:
     """A new network of the recipe."""
-    assert settings.num_heads and settings.feed_forward is not None and settings.gate is not None  # by recipe
+    assert settings.num_heads and settings.tower is not None and settings.gate is not None  # by recipe
     assert settings.dropout is not None and settings.attn_dropout is not None
     config = PointerConfig(
         d_model=d_model,
@@ -273,7 +273,7 @@ def make_network(settings: TrainSettings, d_model: int, seed: int) -> PointerNet
         gate=settings.gate,
         dropout=settings.dropout,
         attn_dropout=settings.attn_dropout,
-        feed_forward=settings.feed_forward,
+        tower=settings.tower,
     )
     torch.manual_seed(seed)
     return PointerNetwork(config)
@@ -294,7 +294,7 @@ def network_to_start_from(settings: TrainSettings, usual: TrainSettings) -> Poin
     if settings.init is None:
         return None
     start = load_policy(settings.init)
-    sizes = ("hidden_dim", "num_layers", "num_heads", "feed_forward", "gate")
+    sizes = ("hidden_dim", "num_layers", "num_heads", "tower", "gate")
     asked = [name for name in sizes if getattr(settings, name) != getattr(usual, name)]
     other = [name for name in asked if getattr(settings, name) != getattr(start.config, name)]
     if other:
