@@ -302,7 +302,7 @@ def compare(
     paths: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[PATH]...",
+            metavar="PATH",
             help="Predictions files, or folders of them. [all of this dataset, sampler and model]",
             show_default=False,
         ),

@@ -30,7 +30,8 @@ MEAN = " (mean over seeds)"
 RESAMPLES = 10_000
 # Random p-values are at least 1/(permutations + 1). With so many for each difference of the table, those that no
 # flip reaches come out of Holm's correction at 0.001 whatever the size of the table.
-_PERMUTATIONS, _PERMUTATIONS_EACH = 10_000, 1_000
+PERMUTATIONS, _PERMUTATIONS_EACH = 10_000, 1_000
+_CLEAR = 0.01  # a p-value above it is known well enough from PERMUTATIONS
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def comparison_rows(
     *,
     seed: int,
     resamples: int = RESAMPLES,
-    permutations: int | None = None,
+    permutations: int = PERMUTATIONS,
 ) -> list[ComparisonRow]:
     """The table over rows that answer the same queries, by shots and accuracy, with means over seeds.
 
@@ -138,7 +139,7 @@ def comparison_rows(
         reference: As for `compare`; a name, with its place where there are several.
         seed: Of the resampling.
         resamples: Bootstrap samples behind an interval.
-        permutations: Sign flips behind a p-value; by default as many as Holm's correction needs.
+        permutations: Sign flips behind a p-value; more behind a small one, as many as Holm's correction needs.
 
     Raises:
         RunError: there is no such reference.
@@ -148,19 +149,23 @@ def comparison_rows(
     rows = [*scores, *means]
     chosen = _reference_title(rows, reference)
     references = {row.shots: row for row in rows if row.title == chosen}
+    # Where only one seed of a mean was answered, it stands for the mean.
+    seeds = {part.title for mean in means if mean.title == chosen for part in mean.seeds}
+    references |= {row.shots: row for row in rows if row.title in seeds and row.shots not in references}
     # The best first; seeds follow their mean.
     led = {(row.title, row.shots): whole.get((row.title, row.shots), row) for row in rows}
     rows.sort(key=lambda row: (row.shots, *_rank(led[row.title, row.shots]), not row.seeds, *_rank(row)))
     pairs = [(row, references.get(row.shots, references.get(0))) for row in rows]
     questions = sum(other not in (None, row) and (row.title, row.shots) not in whole for row, other in pairs)
-    flips = permutations or max(_PERMUTATIONS, _PERMUTATIONS_EACH * questions)
+    most = max(permutations, _PERMUTATIONS_EACH * questions)
     metrics = _differing_metrics(rows)
     lines = []
     for row, other in pairs:
         mean = whole.get((row.title, row.shots))
-        line = _line(row, chosen, metrics, mean.title if mean else None, seed, resamples)
+        named = other.title if other else chosen
+        line = _line(row, named, metrics, mean.title if mean else None, seed, resamples)
         if other is not None and other is not row:
-            line = _with_difference(line, row, other, seed, resamples, flips)
+            line = _with_difference(line, row, other, seed, resamples, permutations, most)
         lines.append(line)
     return _corrected(lines)
 
@@ -273,7 +278,7 @@ def _line(
 
 
 def _with_difference(
-    line: ComparisonRow, row: Scores, reference: Scores, seed: int, resamples: int, permutations: int
+    line: ComparisonRow, row: Scores, reference: Scores, seed: int, resamples: int, permutations: int, most: int
 ) -> ComparisonRow:
     """The line with what the row and the reference differ in, query by query."""
     mine, theirs = _values(row.by_query), _values(reference.by_query)
@@ -298,7 +303,11 @@ def _with_difference(
         hard = permutation_pvalue(right - other_right, seed=seed, permutations=permutations)
     else:
         hard = mcnemar(right, other_right)
-    return replace(line, p_value=permutation_pvalue(differences, seed=seed, permutations=permutations), mcnemar_p=hard)
+    p_value = permutation_pvalue(differences, seed=seed, permutations=permutations)
+    # Each draw gives a valid p-value, and the second can only take back what the first calls small.
+    if p_value < _CLEAR and most > permutations:
+        p_value = permutation_pvalue(differences, seed=seed + 1, permutations=most)
+    return replace(line, p_value=p_value, mcnemar_p=hard)
 
 
 def _corrected(lines: Sequence[ComparisonRow]) -> list[ComparisonRow]:

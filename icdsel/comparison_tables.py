@@ -35,7 +35,7 @@ def screen_tables(rows: Sequence[ComparisonRow]) -> Group:
     )
     judged = [row for row in rows if row.difference is not None and row.part_of is None]
     differences = _table(
-        f"Δ: paired differences to {rows[0].reference}",
+        f"Δ: paired differences to {_references(rows)}",
         judged,
         {
             "Δ": lambda row: _signed(row.difference),
@@ -120,7 +120,7 @@ def write_markdown(rows: Sequence[ComparisonRow], path: Path) -> None:
     if all(row.seeds == 1 for row in rows):
         del columns["over seeds"]
     lines = [
-        f"**{_title(rows)}; Δ is paired by query, to {rows[0].reference}**",
+        f"**{_title(rows)}; Δ is paired by query, to {_references(rows)}**",
         "",
         f"| {' | '.join(columns)} |",
         "|" + "|".join("---" if name == "selector" else "---:" for name in columns) + "|",
@@ -135,6 +135,12 @@ def write_markdown(rows: Sequence[ComparisonRow], path: Path) -> None:
 def _title(rows: Sequence[ComparisonRow]) -> str:
     metrics = " and ".join(dict.fromkeys(row.metric for row in rows))
     return f"VQA accuracy ({metrics}) in points, n = {rows[0].n} queries"
+
+
+def _references(rows: Sequence[ComparisonRow]) -> str:
+    """Usually one; where only one seed of a mean was answered at some number of shots, that seed too."""
+    judged = [row for row in rows if row.difference is not None] or rows[:1]
+    return " or ".join(dict.fromkeys(row.reference for row in judged))
 
 
 def _table(title: str, rows: Sequence[ComparisonRow], columns: dict[str, Cell]) -> Table:

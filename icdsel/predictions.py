@@ -1,7 +1,7 @@
 """Predictions as `infer` leaves them: found, read, checked against one another, and named apart."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ _TELLING = ("model", "data.metric", "data.dataset", "dataset", "split", "data.sa
 # Fingerprints, and the settings that say the same in words.
 _IN_WORDS = {"model": ("vlm", "model"), "dataset": ("data", "dataset"), "dtype": ("vlm", "dtype")}
 _IN_WORDS |= {name: ("data", name) for name in ("encoder", "sampler_encoder", "train_embeddings")}
-_SHOWN = 3  # names of rows in a message
+_SHOWN = 4  # names of rows in a message
 _LONG = 24  # letters of a setting in a name
 
 
@@ -218,9 +218,7 @@ def _differing(rows: Sequence[Answered], shared: frozenset[int]) -> list[str]:
     if len(sets) > 1:
         counts = sorted(map(len, sets))
         span = str(counts[0]) if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}"
-        below = "".join(
-            f"\n    {len(questions)} queries: {', '.join(dict.fromkeys(names))}" for questions, names in sets.items()
-        )
+        below = "".join(f"\n    {len(questions)} queries: {_some(names)}" for questions, names in sets.items())
         told.append(f"different queries: {len(sets)} sets of {span}, of which all rows share {len(shared)}{below}")
     sources = list({row.source.path: row.source for row in rows}.values())
     for key in _keys(sources):
@@ -228,7 +226,7 @@ def _differing(rows: Sequence[Answered], shared: frozenset[int]) -> list[str]:
         for source in sources:
             values.setdefault(repr(source.identity.get(key)), []).append(source)
         if key not in _HOW_CHOSEN and len(values) > 1:
-            each = [f"{same[0].value(key)} ({_names(same)})" for same in values.values()]
+            each = [f"{same[0].value(key)} ({_some([one.name for one in same])})" for same in values.values()]
             told.append(f"different {_kind(key)}: {key} is {', '.join(each)}")
     return told
 
@@ -240,9 +238,10 @@ def _kind(key: str) -> str:
     return {"data.metric": "metrics", "model": "models", "dtype": "arithmetic of the model"}.get(key, "data")
 
 
-def _names(sources: Sequence[Source]) -> str:
-    names = list(dict.fromkeys(source.name for source in sources))
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+def _some(names: Iterable[str]) -> str:
+    """The first few of the names, and how many more there are."""
+    once = list(dict.fromkeys(names))
+    return ", ".join(once[:_SHOWN]) + (f" and {len(once) - _SHOWN} more" if len(once) > _SHOWN else "")
 
 
 def _refusal(differing: Sequence[str], shared: frozenset[int]) -> str:

@@ -118,7 +118,9 @@ def permutation_pvalue(differences: ArrayLike, *, seed: int, permutations: int =
         ValueError: There is no difference, one is not finite, or ``permutations`` is not positive.
     """
     sample = _sample(differences, "differences")
-    magnitudes, counts = _distinct(np.abs(sample))
+    if not sample.any():
+        return 1.0
+    magnitudes, counts = _distinct(np.abs(sample[sample != 0]))  # a tie has no sign to flip
 
     def draw(rng: np.random.Generator, rows: int) -> Floats:
         positive = rng.binomial(counts, 0.5, size=(rows, len(counts))).astype(np.float64)

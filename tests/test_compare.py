@@ -213,6 +213,15 @@ def test_seeds_get_a_row_of_their_mean_query_by_query(settings: Settings) -> Non
     assert len(rows) == 7
 
 
+def test_where_one_seed_was_answered_it_stands_for_the_mean(settings: Settings) -> None:
+    write(settings, "random-1", {1: [0.0, 0.6], 2: [0.3, 0.3]})
+    write(settings, "random-2", {1: [0.6, 0.0]})
+    write(settings, "nearest-both", {1: [0.6, 0.6], 2: [0.9, 0.9]})
+    rows = by_name(compare(settings))
+    assert (rows["nearest-both", 1].reference, rows["nearest-both", 1].difference) == ("random (mean over seeds)", 30.0)
+    assert (rows["nearest-both", 2].reference, rows["nearest-both", 2].difference) == ("random-1", 60.0)
+
+
 def test_seeds_follow_their_mean(settings: Settings) -> None:
     write(settings, "random-1", {1: [0.9, 0.9]})
     write(settings, "random-2", {1: [0.0, 0.0]})
