@@ -275,7 +275,7 @@ def infer(
 ) -> None:
     """Chooses ICDs for held-out queries and has the VLM answer them, at 1 to 4 shots.
 
-    Beside a policy, zero-shot and copying the neighbours' majority answer are always answered too.
+    Zero-shot and copying the neighbours' majority answer are always answered too.
 
     For example:
 
@@ -297,6 +297,14 @@ def infer(
 @with_settings("data", "vlm")
 def compare(
     settings: Settings,
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="PATH",
+            help="Predictions files, or folders of them. [all of this dataset, sampler and model]",
+            show_default=False,
+        ),
+    ] = None,
     reference: Annotated[
         str | None,
         typer.Option("--reference", help="The row that differences are taken to. [random, else zero-shot]"),
@@ -306,37 +314,61 @@ def compare(
         str | None, typer.Option("--set", help="Compare the rows over this set, such as validation-800.")
     ] = None,
     shots: Annotated[str | None, typer.Option("--shots", help="Show these numbers of shots. [all]")] = None,
+    allow_different: Annotated[
+        bool,
+        typer.Option(
+            "--allow-different",
+            help="Compare other metrics, prompts and models too, and of different queries those that all rows share.",
+        ),
+    ] = False,
+    fail_if_worse: Annotated[
+        bool,
+        typer.Option(
+            "--fail-if-worse", help="Exit with 1 where a policy is worse than the reference, interval below 0."
+        ),
+    ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the table to this file too.")] = None,
     html: Annotated[
         Path | None, typer.Option("--html", help="Write a page to look at: curves, choices, queries.")
     ] = None,
     plots: Annotated[Path | None, typer.Option("--plots", help="Write the charts to this folder, PNG and SVG.")] = None,
     gallery: Annotated[int, typer.Option("--gallery", help="Queries in the page's gallery at most.", min=0)] = 200,
+    csv_file: Annotated[Path | None, typer.Option("--csv", help="The same as CSV.")] = None,
+    markdown_file: Annotated[Path | None, typer.Option("--markdown", help="The same as Markdown.")] = None,
 ) -> None:
-    """Lays the predictions of runs and baselines side by side, with 95 % intervals and paired differences.
+    """Lays runs and baselines side by side: accuracies, paired differences, and how sure they are.
+
+    Every figure has its 95 % interval; differences have p-values corrected for the size of the table, and the
+    smallest difference that so many queries can show.
 
     For example:
 
     ```
     icdsel compare
-    icdsel compare --shots 2 --reference nearest-both --json table.json
     icdsel compare --html report.html --plots plots
+    icdsel compare --shots 2 --reference nearest-both --json table.json --markdown table.md
+    icdsel compare results/world/infer/* --allow-different
+    icdsel compare --fail-if-worse --reference nearest-both
     ```
     """
     from icdsel.compare import compare as compare_stage
-    from icdsel.compare import write_rows
-    from icdsel.report import comparison_table
+    from icdsel.compare import learned_and_worse, write_rows
+    from icdsel.comparison_tables import screen_tables, write_csv, write_markdown
 
     try:
         counts = [int(count) for count in shots.split(",")] if shots else []
     except ValueError:
         raise SettingsError(f"--shots takes numbers with commas, as in --shots 1,2, not {shots!r}") from None
-    note(f"Dataset {settings.data.dataset}, model {settings.vlm.model}.")
-    rows = compare_stage(settings, n=n, subset=subset, reference=reference, shots=counts)
-    out.print(comparison_table(rows))
-    if json_file:
-        write_rows(rows, json_file)
-        note(f"Written to {json_file}")
+    if not paths:
+        note(f"Dataset {settings.data.dataset}, model {settings.vlm.model}.")
+    rows = compare_stage(
+        settings, paths or (), n=n, subset=subset, reference=reference, shots=counts, allow_different=allow_different
+    )
+    out.print(screen_tables(rows), soft_wrap=False)
+    for path, write in ((json_file, write_rows), (csv_file, write_csv), (markdown_file, write_markdown)):
+        if path:
+            write(rows, path)
+            note(f"Written to {path}")
     if html or plots:
         from icdsel.page.build import collect, write_page, write_plots
 
@@ -346,6 +378,14 @@ def compare(
         if html:
             note(f"Page: {html} ({write_page(content, html, gallery) / 1e6:.1f} MB)")
     _end(settings)
+    if fail_if_worse and (worse := learned_and_worse(rows)):
+        for row in worse:
+            warn(
+                f"{row.name} at {row.shots} shots is worse than {row.reference}: the difference is "
+                f"{row.difference:.1f} points, its whole interval ({row.difference_low:.1f} … "
+                f"{row.difference_high:.1f}) below 0"
+            )
+        raise typer.Exit(1)
 
 
 @app.command()

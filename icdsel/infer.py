@@ -34,7 +34,7 @@ from icdsel.train import SIDE_FILE, find_run
 from icdsel.vlm import Request
 
 CACHES = ("image_cache_mb", "image_cache_dir", "image_cache_disk_mb")
-# Selectors that are always answered beside a policy.
+# What every selector stands beside.
 ALWAYS: tuple[Selector, ...] = ("zero-shot", "majority")
 
 
@@ -65,16 +65,15 @@ def predictions_dir(settings: Settings) -> Path:
 def infer(
     settings: Settings, run: str | None = None, checkpoint: Path | None = None, overwrite: bool = False
 ) -> list[Row]:
-    """Answers the queries with every selector of the settings; zero-shot and majority stand beside a policy.
+    """Answers the queries with every selector of the settings; zero-shot and majority are always answered too.
 
     Predictions that exist and were made of the same things are kept, so a row is never answered twice.
 
     Raises:
         UserError: dataset, model, run or checkpoint are missing or do not fit; a shot count is above a pool.
     """
-    chosen = settings.infer.selector
-    if "policy" in chosen:
-        chosen = (*chosen, *(name for name in ALWAYS if name not in chosen))
+    asked = settings.infer.selector
+    chosen = (*asked, *(name for name in ALWAYS if name not in asked))
     policy_file = _policy_file(settings, run, checkpoint) if "policy" in chosen else None
     sources = open_sources(settings)
     if policy_file:

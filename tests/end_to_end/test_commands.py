@@ -121,12 +121,13 @@ def test_every_selector_chooses_from_the_same_pool_and_compare_shows_it(folder):
             assert len(set(record["icds"])) == len(record["icds"]) == record["shots"]
             if not path.name.startswith("nearest-both-all"):
                 assert set(record["icds"]) <= pools[record["question_id"]]
-    output = icdsel("compare", "--json", "table.json", "--shots", "2")
+    output = icdsel("compare", "--json", "table.json", "--csv", "table.csv", "--markdown", "table.md", "--shots", "2")
     assert "random (mean over seeds)" in output
+    assert "should stand in the table" not in output  # zero-shot and majority were answered beside the others
     rows = json.loads(Path("table.json").read_text())
-    columns = ["name", "selector", "shots", "n", "accuracy", "low", "high", "reference", "difference"]
-    columns += ["difference_low", "difference_high", "metric", "other_metrics"]
-    assert all(list(row) == columns for row in rows)
+    assert len(Path("table.csv").read_text().splitlines()) == 1 + len(rows)
+    assert sum(line.startswith("| ") for line in Path("table.md").read_text().splitlines()) == 1 + len(rows)
+    assert {"zero-shot", "majority"} <= {row["selector"] for row in rows}
     assert {row["n"] for row in rows} == {40}
     by_name = {row["name"]: row for row in rows}
     # The oracle is the best of the scored pointers, so no other choice among them can beat it.
@@ -143,6 +144,31 @@ def test_the_page_finds_the_run_behind_a_policy_and_the_pictures(folder):
     assert "Share of the oracle" in page
     assert page.count("<article") == 40
     assert Path("plots/training-kl.svg").is_file()
+
+
+def test_a_policy_that_is_worse_fails_a_check_only_where_that_is_asked_for(folder):
+    # The oracle is far better than a policy that learnt from 60 queries.
+    assert "is worse than" not in icdsel("compare", "--reference", "oracle", "--shots", "2")
+    told = " ".join(icdsel("compare", "--reference", "oracle", "--shots", "2", "--fail-if-worse", code=1).split())
+    assert "grpo_epoch3 at 2 shots is worse than oracle: the difference is -" in told
+    assert "below 0" in told
+    icdsel("compare", "--reference", "zero-shot", "--shots", "2", "--fail-if-worse")
+
+
+def test_every_selector_stands_beside_zero_shot_and_majority(folder, tmp_path):
+    icdsel("infer", "--n", 5, "--selector", "random", "--shots", 1, "--results-dir", tmp_path)
+    predictions = tmp_path / "world/infer/RandSampler_tiny-vlm"
+    names = {path.name.removesuffix("_validation-5.jsonl") for path in predictions.glob("*.jsonl")}
+    assert names == {"random-42", "zero-shot", "majority"}
+    ours = folder / "results/world/infer/RandSampler_tiny-vlm"
+    told = " ".join(icdsel("compare", predictions, ours, code=2).split())
+    assert "different queries: 2 sets of 5 to 40" in told and "--allow-different" in told
+    told = " ".join(icdsel("compare", predictions, ours, "--allow-different", "--json", "five.json").split())
+    assert "Compared although they differ: different queries" in told
+    rows = json.loads(Path("five.json").read_text())
+    assert {row["n"] for row in rows} == {5}
+    # Zero-shot answers the five as it did among the forty, so it is there once.
+    assert [row["name"] for row in rows].count("zero-shot") == 1
 
 
 def test_rl_data_of_other_settings_are_refused_by_the_name_of_the_setting(folder):
@@ -205,10 +231,11 @@ def test_a_checkpoint_of_another_width_is_refused(folder):
 def test_more_queries_than_there_are_takes_all_and_says_so(folder, monkeypatch):
     told = icdsel("infer", "--n", 5000, "--selector", "zero-shot", "--split", "tuning")
     assert "has 1000: taking all" in told
-    path = folder / "results/world/infer/RandSampler_tiny-vlm/zero-shot_tuning-1000.jsonl"
-    assert len(path.read_text().splitlines()) == 1000
-    path.unlink()
-    path.with_suffix(".meta.json").unlink()
+    for name, lines in (("zero-shot", 1000), ("majority", 4000)):
+        path = folder / f"results/world/infer/RandSampler_tiny-vlm/{name}_tuning-1000.jsonl"
+        assert len(path.read_text().splitlines()) == lines
+        path.unlink()
+        path.with_suffix(".meta.json").unlink()
 
 
 def test_old_variables_are_warned_about_by_name(folder, monkeypatch):
