@@ -191,7 +191,7 @@ def _write_units(
     everyone = [example.question_id for example in train] if pools.shared else []
     if done:
         note(f"going on after {done * UNIT} queries of an interrupted run")
-    tally = _Tally()
+    tally = Tally()
     with progress("Scoring queries", sum(len(units[number]) for number in numbers)) as advance:
         advance(done * UNIT)
         for number in numbers[done:]:
@@ -217,23 +217,21 @@ def _write_units(
                 seed,
                 None if mask.all() else mask,
             )
-            groups = _score(sources, unit, told, proposals, lambda made: advance(0, tally(made)))
-            failed = [c["error"] for group in groups for c in group["pointer_candidates"] if "error" in c]
-            if len(failed) == sum(len(group["pointer_candidates"]) for group in groups):
-                raise RlDataError(f"every VLM call of a unit failed, e.g.: {failed[0]}")
+            groups = score_unit(sources, unit, told, proposals, lambda made: advance(0, tally(made)))
             append_lines(part, [json.dumps(group, ensure_ascii=False) for group in groups])
             advance(len(unit))
 
 
-class _Tally:
+class Tally:
     """Counts, over what this command asked the VLM, the pointers that it answered correctly."""
 
     def __init__(self) -> None:
-        self.correct = self.scored = 0
+        self.asked = self.correct = self.scored = 0
 
     def __call__(self, candidates: Iterable[Mapping[str, Any]]) -> str:
         """Takes more scored candidates in; the share of correct ones so far, in words."""
         for candidate in candidates:
+            self.asked += 1
             if "error" not in candidate:
                 self.scored += 1
                 self.correct += candidate["vqa_correct"]
@@ -268,14 +266,28 @@ def _question_id(line: bytes) -> object:
         return None
 
 
-def _score(
+def score_unit(
     sources: Sources,
     queries: Sequence[Example],
     pools: Sequence[Mapping[str, Any]],
     proposals: Sequence[Sequence[Proposal]],
     on_scored: Callable[[Sequence[dict[str, Any]]], None],
 ) -> list[dict[str, Any]]:
-    """Asks the VLM about every proposal; one record a query. `on_scored` gets candidates as their answers come."""
+    """Asks the VLM about every proposal of some queries.
+
+    Args:
+        sources: The training split, whose examples are the ICDs, and the VLM.
+        queries: The queries.
+        pools: What their records say of their pools.
+        proposals: The pointers of each query.
+        on_scored: Gets candidates as their answers come.
+
+    Returns:
+        The RL data's record of each query.
+
+    Raises:
+        RlDataError: every VLM call failed.
+    """
     settings = sources.settings
     asked = [(query, proposal) for query, made in zip(queries, proposals, strict=True) for proposal in made]
     references = {query.question_id: tuple(answer_weights(query.written_answers)) for query in queries}
@@ -292,6 +304,9 @@ def _score(
         on_scored([scored[i] for i in answers])
 
     sources.vlm.answer(requests, score)
+    failed = [candidate["error"] for candidate in scored.values() if "error" in candidate]
+    if asked and len(failed) == len(asked):
+        raise RlDataError(f"every VLM call of a unit failed, e.g.: {failed[0]}")
     candidates = (scored[i] for i in range(len(asked)))
     return [
         {

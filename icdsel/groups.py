@@ -121,7 +121,7 @@ def make_groups(groups: Sequence[QueryGroup], row: Mapping[int, int], settings: 
         place = row if group.pool is None else {question_id: k for k, question_id in enumerate(group.pool)}
         count = len(group.candidates)
         pointers[q, :count] = torch.tensor([[place[i] for i in c["pointer"]] for c in group.candidates])
-        rewards = torch.tensor([_reward(candidate, settings) for candidate in group.candidates])
+        rewards = torch.tensor([reward_of(candidate, settings) for candidate in group.candidates])
         raw[q, :count] = rewards
         normalized[q, :count] = normalize_rewards(rewards, settings.normalization, settings.clamp)
     query = torch.tensor([row[group.question_id] for group in groups])
@@ -141,7 +141,8 @@ def _pools(groups: Sequence[QueryGroup], row: Mapping[int, int]) -> tuple[Tensor
     return Pools(len(row), hidden, lists or None).batch(0, len(groups))
 
 
-def _reward(candidate: Mapping[str, Any], settings: RewardSettings) -> float:
+def reward_of(candidate: Mapping[str, Any], settings: RewardSettings) -> float:
+    """The reward of a scored pointer."""
     return pointer_reward(
         candidate,
         mode=settings.mode,

@@ -372,6 +372,12 @@ class TrainSettings(Table):
     """Learning rate of GRPO."""
     kl_beta: float = Field(0.15, ge=0)
     """Weight of the KL term."""
+    online: bool = False
+    """GRPO samples pointers from the policy as it learns, and has the VLM score those that are new."""
+    online_samples: int = Field(8, ge=1)
+    """Pointers that `online` samples for each query in every epoch."""
+    vlm_budget: int | None = Field(None, ge=0)
+    """VLM calls that `online` may make at most. [epochs × queries × samples]"""
     num_layers: int = Field(1, ge=1, le=8)
     """Cross-attention layers."""
     rce_normalized_reward: bool = False
@@ -427,6 +433,10 @@ class TrainSettings(Table):
     def _possible(self) -> Self:
         if self.rce_epochs + self.grpo_epochs == 0:
             raise ValueError("rce_epochs and grpo_epochs are both 0: nothing would be trained")
+        if self.online and not self.grpo_epochs:
+            raise ValueError("online is GRPO's: set grpo_epochs too, as in --online --grpo-epochs 5")
+        if self.online and RECIPES[self.recipe].old_log_probs == "before-rce":
+            raise ValueError(f"the recipe {self.recipe} has no online GRPO: use the recipe icdsel")
         if self.num_heads and self.hidden_dim % self.num_heads:
             raise ValueError(f"hidden_dim ({self.hidden_dim}) must be a multiple of num_heads ({self.num_heads})")
         return self

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from icdsel import rl_data
@@ -14,9 +15,10 @@ from icdsel.checkpoint import find_checkpoint, load_policy, require_width, save_
 from icdsel.console import note, out, progress, warn
 from icdsel.errors import CheckpointError, RlDataError, RunError
 from icdsel.files import append_lines, write_json
-from icdsel.generation import generate
+from icdsel.generation import SCORER_VERSION, generate
 from icdsel.groups import make_groups, merge, split_groups
 from icdsel.lever_plus.rl_data import GT_PROB_NOTE
+from icdsel.online import JOURNAL, Rollouts, most_calls
 from icdsel.policy import PointerConfig, PointerNetwork
 from icdsel.provenance import (
     Identity,
@@ -41,14 +43,14 @@ METRICS_FILE = "metrics.jsonl"
 LOG_FILE = "log.txt"
 EVENTS_FOLDER = "tensorboard"
 
-# What the screen shows of an epoch.
+# What the screen shows of an epoch; the files have more.
 _COLUMNS = {
-    "val_loss": "val. loss",
     "expected_reward": "reward",
     "oracle_share": "of oracle",
     "kl": "KL",
-    "std_advantage": "adv. std",
     "no_signal_share": "no signal",
+    "sample_reward": "samples",
+    "vlm_calls": "VLM calls",
 }
 
 
@@ -156,6 +158,11 @@ def train(
     steps += settings.train.warm_epochs * len(warm.query) if warm else 0
     folder = result.folder / EVENTS_FOLDER if settings.train.tensorboard else None
     with open_events(folder) as events, progress("Training", steps) as advance:
+        rollouts = None
+        if settings.train.online:
+            note(f"GRPO asks the VLM {most_calls(settings.train, len(train_part)):,} times at most")
+            journal = result.folder / JOURNAL
+            rollouts = Rollouts(sources, train_part, settings.train, settings.reward, seed, journal, advance)
 
         def keep(epoch: Epoch) -> None:
             metrics = plain(epoch.metrics)
@@ -191,6 +198,7 @@ def train(
             on_epoch=keep,
             on_step=advance,
             warm=warm.to(table.device) if warm else None,
+            rollouts=rollouts,
         )
     out.print(_table(rows))
     _mark_finished(side)
@@ -250,6 +258,8 @@ def _identity(settings: Settings, sources: Sources, files: Sequence[Path]) -> Id
     warm = settings.train.warm_start
     silent = ["train.init", "train.warm_start", "train.tensorboard"]
     made_of = identity(settings, "data", "reward", "train", leave_out=silent)
+    if settings.train.online:
+        made_of |= identity(settings, "vlm") | {"scorer": SCORER_VERSION}
     return (
         made_of
         | sources.identity
@@ -312,10 +322,18 @@ def network_to_start_from(settings: TrainSettings, usual: TrainSettings) -> Poin
 
 def _table(epochs: Sequence[Epoch]) -> Table:
     shown = {name: title for name, title in _COLUMNS.items() if any(name in epoch.metrics for epoch in epochs)}
-    table = Table(title="Loss and, on held-out training queries, expected reward", title_justify="left")
+    table = Table(
+        title="Loss and, on held-out training queries, expected reward", title_justify="left", box=SIMPLE_HEAD
+    )
     for title in ("epoch", "loss", *shown.values()):
         table.add_column(title, justify="right", no_wrap=True)
     for epoch in epochs:
         values = [epoch.metrics.get(name) for name in (f"{epoch.phase}_loss", *shown)]
-        table.add_row(f"{epoch.phase} {epoch.number + 1}", *("" if v is None else f"{v:.3f}" for v in values))
+        table.add_row(f"{epoch.phase} {epoch.number + 1}", *map(_shown, values))
     return table
+
+
+def _shown(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"

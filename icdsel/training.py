@@ -4,6 +4,7 @@ No DataLoader and no host synchronisation inside an epoch: embeddings and groups
 gathers its rows, and what is measured stays a tensor until the epoch ends.
 """
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,6 +21,9 @@ from icdsel.settings import RECIPES, TrainSettings
 MAX_GRAD_NORM = 1.0
 FROZEN = ("input_proj", "tower", "query_proj", "cand_proj")
 EVAL_BATCH = 256
+
+Rollouts = Callable[[PointerNetwork, Tensor, int], tuple[Groups, dict[str, float]]]
+"""From the policy, the table of embeddings and an epoch's number to its groups, and what is known of the sampling."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ def train_policy(
     on_step: Callable[[int], None],
     shuffle: bool = True,
     warm: Groups | None = None,
+    rollouts: Rollouts | None = None,
 ) -> None:
     """Trains `network` in place.
 
@@ -59,6 +64,7 @@ def train_policy(
         on_step: Called after every step with the number of queries that it took.
         shuffle: Whether the order of the queries changes from epoch to epoch.
         warm: Pointers to imitate first, whatever their rewards, for `settings.warm_epochs`.
+        rollouts: Gives every epoch of GRPO the queries of `train` with more pointers (online GRPO).
     """
     torch.manual_seed(seed)  # dropout
     order = torch.Generator().manual_seed(seed)
@@ -69,14 +75,14 @@ def train_policy(
             yield chunk, groups[chunk]
             on_step(len(chunk))
 
-    loop = _Loop(network, table, train, validation, settings, batches, on_epoch)
+    loop = _Loop(network, table, train, validation, settings, batches, on_epoch, rollouts)
     if warm is not None:
         _warm_up(loop, warm)
     before_rce = settings.grpo_epochs and RECIPES[settings.recipe].old_log_probs == "before-rce"
     old = log_probs(network, table, train) if before_rce else None
     _rce(loop)
     if settings.grpo_epochs:
-        _grpo(loop, log_probs(network, table, train) if old is None else old)
+        _grpo(loop, old)
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,7 @@ class _Loop:
     settings: TrainSettings
     batches: Callable[[Groups], Iterator[tuple[Tensor, Groups]]]
     on_epoch: Callable[[Epoch], None]
+    rollouts: Rollouts | None
 
 
 def _warm_up(loop: _Loop, warm: Groups) -> None:
@@ -141,9 +148,16 @@ def _weighted_cross_entropy(
         loop.on_epoch(Epoch(phase, number, metrics, settings.kl_beta, optimizer))
 
 
-def _grpo(loop: _Loop, old: Tensor) -> None:
-    """GRPO against the log-probs `old` (Q, P) of the training queries' pointers."""
+def _grpo(loop: _Loop, before_rce: Tensor | None) -> None:
+    """GRPO over the training queries' pointers.
+
+    The ratio and the KL term are relative to the policy before RCE, whose log-probs (Q, P) are given, or before GRPO.
+    Online, the ratio is relative to the policy that the epoch's samples come from.
+    """
     network, settings, recipe = loop.network, loop.settings, RECIPES[loop.settings.recipe]
+    groups = loop.train
+    old = log_probs(network, loop.table, groups) if before_rce is None else before_rce  # (Q, P)
+    reference, start = old, copy.deepcopy(network) if loop.rollouts else network
     trained = [
         parameter
         for name, parameter in network.named_parameters()
@@ -155,11 +169,15 @@ def _grpo(loop: _Loop, old: Tensor) -> None:
     optimizer = torch.optim.AdamW(trained, lr=settings.grpo_lr)
     beta = settings.kl_beta
     for number in range(settings.grpo_epochs):
+        sampled: dict[str, float] = {}
+        if loop.rollouts:
+            groups, sampled = loop.rollouts(network, loop.table, number)
+            old, reference = (log_probs(policy, loop.table, groups) for policy in (network, start))
         network.train(recipe.dropout_in_ratio)
         # The original's cut: the best 3 pointers in the first epoch, then the best 5.
         top_k = None if recipe.advantage_over == "group" else (3 if number < 1 else 5)
         reports: list[dict[str, Tensor]] = []
-        for rows, batch in loop.batches(loop.train):
+        for rows, batch in loop.batches(groups):
             new = network.log_prob(loop.table[batch.query], loop.table[batch.pool], batch.pointers, batch.mask)
             loss, report = grpo_loss(
                 new,
@@ -169,15 +187,16 @@ def _grpo(loop: _Loop, old: Tensor) -> None:
                 kl_beta=beta,
                 top_k=top_k,
                 kl=recipe.kl,
+                ref_log_prob=reference[rows],
             )
             reports.append(report | {"grpo_loss": _update(loss, optimizer, network)})
             if recipe.adapt_beta == "batch":
                 beta = adapt_kl_beta(beta, float(report["kl"]))
         metrics = {name: _mean([report[name] for report in reports]) for name in reports[0]}
         if recipe.adapt_beta == "epoch":
-            metrics["kl"] = _drift(loop, old)
+            metrics["kl"] = _drift(loop, groups, reference)
             beta = adapt_kl_beta(beta, metrics["kl"]) if beta else 0.0  # no KL term was asked for
-        metrics |= evaluate(network, loop.table, loop.validation)
+        metrics |= evaluate(network, loop.table, loop.validation) | sampled
         loop.on_epoch(Epoch("grpo", number, metrics, beta, optimizer))
     for parameter in frozen:
         parameter.requires_grad_(True)
@@ -259,11 +278,11 @@ def evaluate(network: PointerNetwork, table: Tensor, groups: Groups) -> dict[str
     }
 
 
-def _drift(loop: _Loop, old: Tensor) -> float:
+def _drift(loop: _Loop, groups: Groups, reference: Tensor) -> float:
     """The KL term over all training queries at the end of an epoch, without dropout."""
-    new = log_probs(loop.network, loop.table, loop.train)
+    new = log_probs(loop.network, loop.table, groups)
     kl = RECIPES[loop.settings.recipe].kl
-    return float(grpo_loss(new, old, loop.train.normalized, kl_beta=1.0, kl=kl)[1]["kl"])
+    return float(grpo_loss(new, reference, groups.normalized, kl_beta=1.0, kl=kl)[1]["kl"])
 
 
 def plain(metrics: dict[str, Any]) -> dict[str, float]:

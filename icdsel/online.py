@@ -1,0 +1,164 @@
+"""Online GRPO: pointers sampled from the policy as it is trained, scored by the VLM as training goes.
+
+At the beginning of an epoch every training query gets samples of the current policy. What was scored before, in the RL
+data or in an earlier epoch, is not asked again. What is new is scored, appended to a journal in the form of RL data,
+and joins what is known of the query; GRPO then runs over all of it.
+"""
+
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from icdsel.console import Advance
+from icdsel.files import append_lines
+from icdsel.generation import UNIT, Tally, score_unit
+from icdsel.groups import Groups, make_groups, reward_of
+from icdsel.policy import PointerNetwork
+from icdsel.records import Pointer, Proposal, QueryGroup
+from icdsel.settings import RewardSettings, TrainSettings
+from icdsel.sources import Sources
+
+JOURNAL = "online.jsonl"
+METHOD = "online-sample"
+
+
+class Rollouts:
+    """Gives the groups of every epoch, with the policy's own samples among their pointers.
+
+    Args:
+        sources: The training split and the VLM.
+        groups: The training queries with what is known of them.
+        train: How many samples, and how many VLM calls at most.
+        reward: How rewards are made.
+        seed: Of the samples.
+        journal: The file that new scores are appended to.
+        say: Called with 0 and how far the scoring of an epoch is.
+    """
+
+    def __init__(
+        self,
+        sources: Sources,
+        groups: Sequence[QueryGroup],
+        train: TrainSettings,
+        reward: RewardSettings,
+        seed: int,
+        journal: Path,
+        say: Advance,
+    ) -> None:
+        self._sources, self._train, self._reward, self._seed = sources, train, reward, seed
+        self._groups = list(groups)
+        self._rewards: list[dict[Pointer, float | None]] = [
+            {tuple(candidate["pointer"]): reward_of(candidate, reward) for candidate in group.candidates}
+            for group in groups
+        ]
+        """Of every pointer that was asked about; None where the call failed."""
+        self._journal, self._say = journal, say
+        self._at_most = most_calls(train, len(groups))
+        self.calls = 0
+        """VLM calls so far, failed ones included."""
+
+    def __call__(self, network: PointerNetwork, table: Tensor, epoch: int) -> tuple[Groups, dict[str, float]]:
+        """Samples, scores what is new, and gives all that is known.
+
+        Args:
+            network: The policy, as it is now.
+            table: Embeddings (N, d) of the training split.
+            epoch: The number of the epoch, from 0.
+
+        Returns:
+            The groups, in the order of the queries, and `sample_reward` (the mean reward of the samples: an unbiased
+            estimate of the policy's expected reward on these queries, until the budget is spent), `new_calls` and
+            `vlm_calls` (in all).
+        """
+        drawn = self._sample(network, table, epoch)
+        before = self.calls
+        self._score(drawn, epoch)
+        known = zip(self._rewards, drawn, strict=True)
+        rewards = [value for own, made in known for p in made if (value := own.get(p.pointer)) is not None]
+        told = {"sample_reward": sum(rewards) / len(rewards)} if rewards else {}
+        told |= {"new_calls": self.calls - before, "vlm_calls": self.calls}
+        return make_groups(self._groups, self._sources.train.row, self._reward).to(table.device), told
+
+    def _sample(self, network: PointerNetwork, table: Tensor, epoch: int) -> list[list[Proposal]]:
+        """The samples of every query; the same pointer may come twice."""
+        split, generator = self._sources.train, torch.Generator().manual_seed(self._draw(epoch))
+        groups = make_groups(self._groups, split.row, self._reward)
+        drawn: list[list[Proposal]] = []
+        for at in range(0, len(groups), UNIT):
+            batch = groups[at : at + UNIT].to(table.device)
+            pointers, log_probs = network.sample(
+                table[batch.query],
+                table[batch.pool],
+                batch.pointers.shape[-1],
+                self._train.online_samples,
+                generator=generator,
+                mask=batch.mask,
+            )  # (B, P, S), (B, P)
+            rows = batch.pool.expand(len(batch), -1).gather(1, pointers.flatten(1)).view_as(pointers).tolist()
+            drawn += [
+                [
+                    Proposal(tuple(split[row].question_id for row in places), METHOD, log_prob=value, temperature=1.0)
+                    for places, value in zip(own, values, strict=True)
+                ]
+                for own, values in zip(rows, log_probs.tolist(), strict=True)
+            ]
+        return drawn
+
+    def _score(self, drawn: Sequence[Sequence[Proposal]], epoch: int) -> None:
+        """Asks about every pointer that was never asked about, as far as the budget goes."""
+        left = self._at_most - self.calls
+        asked: dict[int, list[Proposal]] = {}
+        order = list(range(len(drawn)))
+        random.Random(self._draw(epoch)).shuffle(order)  # a budget that ends favours no query
+        for q in order:
+            new = list({p.pointer: p for p in drawn[q] if p.pointer not in self._rewards[q]}.values())[:left]
+            if new:
+                asked[q] = new
+                left -= len(new)
+        tally, total, queries = Tally(), sum(map(len, asked.values())), sorted(asked)
+
+        def on_scored(candidates: Sequence[dict[str, Any]]) -> None:
+            correct = tally(candidates)
+            self._say(0, f"asking the VLM: {tally.asked:,} of {total:,}, {correct}")
+
+        for at in range(0, len(queries), UNIT):
+            self._score_unit({q: asked[q] for q in queries[at : at + UNIT]}, on_scored)
+
+    def _score_unit(
+        self, asked: Mapping[int, Sequence[Proposal]], on_scored: Callable[[Sequence[dict[str, Any]]], None]
+    ) -> None:
+        """Scores the pointers of some queries, by their places; what comes of it is written and joins what is known."""
+        groups = [self._groups[q] for q in asked]
+        queries = [self._sources.train.by_id(group.question_id) for group in groups]
+        records = score_unit(self._sources, queries, list(map(_pool, groups)), list(asked.values()), on_scored)
+        append_lines(self._journal, [json.dumps(record, ensure_ascii=False) for record in records])
+        for q, record in zip(asked, records, strict=True):
+            scored = record["pointer_candidates"]
+            fine = tuple(candidate for candidate in scored if "error" not in candidate)
+            self.calls += len(scored)
+            self._groups[q] = replace(self._groups[q], candidates=self._groups[q].candidates + fine)
+            self._rewards[q] |= dict.fromkeys(tuple(candidate["pointer"]) for candidate in scored)
+            self._rewards[q] |= {tuple(candidate["pointer"]): reward_of(candidate, self._reward) for candidate in fine}
+
+    def _draw(self, epoch: int) -> int:
+        """What the draws of an epoch begin with."""
+        return random.Random(f"online-{self._seed}-{epoch}").getrandbits(63)
+
+
+def most_calls(train: TrainSettings, queries: int) -> int:
+    """The VLM calls of online training at most."""
+    possible = train.grpo_epochs * train.online_samples * queries
+    return possible if train.vlm_budget is None else min(possible, train.vlm_budget)
+
+
+def _pool(group: QueryGroup) -> dict[str, Any]:
+    """What a record of RL data says of the pool."""
+    if group.pool is None:
+        return {"candidate_pool_ids": "all", "excluded_ids": list(group.excluded)}
+    return {"candidate_pool_ids": list(group.pool)}
