@@ -507,6 +507,8 @@ def test_runs_of_different_training_settings_have_different_names() -> None:
             "rce_lr": 1,
             "grpo_lr": 1,
             "kl_beta": 1,
+            "online_samples": 4,
+            "vlm_budget": 100,
             "num_layers": 2,
             "rce_normalized_reward": True,
             "freeze_backbone": True,
@@ -528,13 +530,15 @@ def test_runs_of_different_training_settings_have_different_names() -> None:
         },
     }
     assert {table: set(values) for table, values in other.items()} == {
-        table: set(TABLES[table].model_fields) - {"tensorboard"}
-        for table in other  # which changes no result
+        # TensorBoard changes no result; `online` cannot stand alone.
+        table: set(TABLES[table].model_fields) - {"tensorboard", "online"}
+        for table in other
     }
     names = [
         run_name(load_settings({table: {name: value}})) for table, row in other.items() for name, value in row.items()
     ]
     names.append(run_name(load_settings({})))
+    names.append(run_name(load_settings({"train": {"online": True, "grpo_epochs": 1}})))
     assert len(set(names)) == len(names)
 
 
@@ -728,3 +732,10 @@ def test_nothing_is_warned_of_by_default() -> None:
     assert without_effect(load_settings({}), TABLES) == []
     preset = load_settings({"data": {"preset": "lever-plus"}, "train": {"grpo_epochs": 3, "freeze_backbone": True}})
     assert without_effect(preset, TABLES) == []
+
+
+def test_online_is_for_grpo_of_the_recipe_icdsel() -> None:
+    with pytest.raises(SettingsError, match="--grpo-epochs|grpo_epochs"):
+        load_settings({"train": {"online": True}})
+    with pytest.raises(SettingsError, match="lever-plus has no online GRPO"):
+        load_settings({"train": {"online": True, "grpo_epochs": 2, "recipe": "lever-plus"}})
