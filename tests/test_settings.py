@@ -256,7 +256,7 @@ def test_the_recipe_fills_in_what_is_not_said() -> None:
         recipe = RECIPES[settings.recipe]
         for name in TrainSettings.by_recipe:
             assert getattr(settings, name) == getattr(recipe, name)
-    # The original's network: no gate, no feed-forward block, one head, dropout 0.5.
+    # The original's network: no gate, no tower, one head, dropout 0.5.
     assert (original.gate, original.tower, original.num_heads, original.dropout) == (False, 0, 1, 0.5)
     assert plain.gate is True
     own = TrainSettings(recipe="lever-plus", gate=True, dropout=0.0)
