@@ -2,7 +2,8 @@
 
 At the beginning of an epoch every training query gets samples of the current policy. What was scored before, in the RL
 data or in an earlier epoch, is not asked again. What is new is scored, appended to a journal in the form of RL data,
-and joins what is known of the query; GRPO then runs over all of it.
+and joins what is known of the query; GRPO then runs over all of it. What an interrupted training has in its journal is
+not asked again either.
 """
 
 import json
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from icdsel.console import Advance
+from icdsel.errors import RlDataError
 from icdsel.files import append_lines
 from icdsel.generation import UNIT, Tally, score_unit
 from icdsel.groups import Groups, make_groups, reward_of
@@ -60,8 +62,22 @@ class Rollouts:
         """Of every pointer that was asked about; None where the call failed."""
         self._journal, self._say = journal, say
         self._at_most = most_calls(train, len(groups))
+        self._journalled = _read_journal(journal)
         self.calls = 0
         """VLM calls so far, failed ones included."""
+
+    def replay(self, epochs: int) -> None:
+        """Takes in what the first epochs of an interrupted training scored, instead of running them again.
+
+        Raises:
+            RlDataError: the journal holds a query that is not trained on.
+        """
+        place = {group.question_id: q for q, group in enumerate(self._groups)}
+        for record in self._journalled.values():
+            if record["online_epoch"] < epochs:
+                if record["question_id"] not in place:
+                    raise RlDataError(f"{self._journal} holds query {record['question_id']}, which is not trained on")
+                self._take_in(place[record["question_id"]], record)
 
     def __call__(self, network: PointerNetwork, table: Tensor, epoch: int) -> tuple[Groups, dict[str, float]]:
         """Samples, scores what is new, and gives all that is known.
@@ -128,23 +144,32 @@ class Rollouts:
             self._say(0, f"asking the VLM: {tally.asked:,} of {total:,}, {correct}")
 
         for at in range(0, len(queries), UNIT):
-            self._score_unit({q: asked[q] for q in queries[at : at + UNIT]}, on_scored)
+            self._score_unit(epoch, {q: asked[q] for q in queries[at : at + UNIT]}, on_scored)
 
     def _score_unit(
-        self, asked: Mapping[int, Sequence[Proposal]], on_scored: Callable[[Sequence[dict[str, Any]]], None]
+        self, epoch: int, asked: Mapping[int, Sequence[Proposal]], on_scored: Callable[[Sequence[dict[str, Any]]], None]
     ) -> None:
         """Scores the pointers of some queries, by their places; what comes of it is written and joins what is known."""
-        groups = [self._groups[q] for q in asked]
-        queries = [self._sources.train.by_id(group.question_id) for group in groups]
-        records = score_unit(self._sources, queries, list(map(_pool, groups)), list(asked.values()), on_scored)
-        append_lines(self._journal, [json.dumps(record, ensure_ascii=False) for record in records])
-        for q, record in zip(asked, records, strict=True):
-            scored = record["pointer_candidates"]
-            fine = tuple(candidate for candidate in scored if "error" not in candidate)
-            self.calls += len(scored)
-            self._groups[q] = replace(self._groups[q], candidates=self._groups[q].candidates + fine)
-            self._rewards[q] |= dict.fromkeys(tuple(candidate["pointer"]) for candidate in scored)
-            self._rewards[q] |= {tuple(candidate["pointer"]): reward_of(candidate, self._reward) for candidate in fine}
+        ids = {q: self._groups[q].question_id for q in asked}
+        new = {q: made for q, made in asked.items() if (epoch, ids[q]) not in self._journalled}
+        if new:
+            queries = [self._sources.train.by_id(ids[q]) for q in new]
+            pools = [_pool(self._groups[q]) for q in new]
+            records = score_unit(self._sources, queries, pools, list(new.values()), on_scored)
+            records = [{"online_epoch": epoch} | record for record in records]
+            append_lines(self._journal, [json.dumps(record, ensure_ascii=False) for record in records])
+            self._journalled |= {(epoch, record["question_id"]): record for record in records}
+        for q in asked:
+            self._take_in(q, self._journalled[epoch, ids[q]])
+
+    def _take_in(self, q: int, record: Mapping[str, Any]) -> None:
+        """Puts what was scored of a query to what is known."""
+        scored = record["pointer_candidates"]
+        fine = tuple(candidate for candidate in scored if "error" not in candidate)
+        self.calls += len(scored)
+        self._groups[q] = replace(self._groups[q], candidates=self._groups[q].candidates + fine)
+        self._rewards[q] |= dict.fromkeys(tuple(candidate["pointer"]) for candidate in scored)
+        self._rewards[q] |= {tuple(candidate["pointer"]): reward_of(candidate, self._reward) for candidate in fine}
 
     def _draw(self, epoch: int) -> int:
         """What the draws of an epoch begin with."""
@@ -155,6 +180,28 @@ def most_calls(train: TrainSettings, queries: int) -> int:
     """The VLM calls of online training at most."""
     possible = train.grpo_epochs * train.online_samples * queries
     return possible if train.vlm_budget is None else min(possible, train.vlm_budget)
+
+
+def _read_journal(path: Path) -> dict[tuple[int, int], dict[str, Any]]:
+    """The records of a journal by epoch and query; a torn last line is cut off."""
+    if not path.exists():
+        return {}
+    lines = path.read_bytes().splitlines(keepends=True)
+    if lines and not lines[-1].endswith(b"\n"):
+        with path.open("r+b") as file:
+            file.truncate(sum(map(len, lines[:-1])))
+        lines.pop()
+    records = {}
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            records[int(record["online_epoch"]), int(record["question_id"])] = record
+        except (ValueError, KeyError, TypeError) as error:
+            raise RlDataError(
+                f"{path}, line {number}: {type(error).__name__} {error}: the journal is damaged. Train with "
+                "--overwrite, which moves the run aside."
+            ) from None
+    return records
 
 
 def _pool(group: QueryGroup) -> dict[str, Any]:

@@ -5,7 +5,7 @@ gathers its rows, and what is measured stays a tensor until the epoch ends.
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
+from icdsel.checkpoint import Checkpoint
 from icdsel.groups import Groups
 from icdsel.losses import adapt_kl_beta, grpo_loss, rce_loss, rce_temperature
 from icdsel.policy import PointerNetwork, pointer_log_prob
@@ -21,6 +22,8 @@ from icdsel.settings import RECIPES, TrainSettings
 MAX_GRAD_NORM = 1.0
 FROZEN = ("input_proj", "tower", "query_proj", "cand_proj")
 EVAL_BATCH = 256
+PHASES = ("warm", "rce", "grpo")
+EVERY = 1_000_000_000  # epochs of a phase that lies behind
 
 Rollouts = Callable[[PointerNetwork, Tensor, int], tuple[Groups, dict[str, float]]]
 """From the policy, the table of embeddings and an epoch's number to its groups, and what is known of the sampling."""
@@ -28,13 +31,18 @@ Rollouts = Callable[[PointerNetwork, Tensor, int], tuple[Groups, dict[str, float
 
 @dataclass(frozen=True)
 class Epoch:
-    """What an epoch left: its number (from 0) within its phase, metrics, and the weight of the KL term."""
+    """What an epoch left: its number (from 0) within its phase, metrics, and what training goes on from.
+
+    `kl_beta` is the weight of the KL term now; `draws` holds the states of the random generators and, where GRPO needs
+    it, the policy that its ratios are relative to.
+    """
 
     phase: str
     number: int
     metrics: dict[str, float]
     kl_beta: float
     optimizer: torch.optim.Optimizer
+    draws: dict[str, Any]
 
 
 def train_policy(
@@ -50,6 +58,7 @@ def train_policy(
     shuffle: bool = True,
     warm: Groups | None = None,
     rollouts: Rollouts | None = None,
+    resume: Checkpoint | None = None,
 ) -> None:
     """Trains `network` in place.
 
@@ -65,9 +74,13 @@ def train_policy(
         shuffle: Whether the order of the queries changes from epoch to epoch.
         warm: Pointers to imitate first, whatever their rewards, for `settings.warm_epochs`.
         rollouts: Gives every epoch of GRPO the queries of `train` with more pointers (online GRPO).
+        resume: What an epoch of an interrupted training left, `Epoch.draws` as its `extra`; `network` has its weights.
+            What follows is what would have followed.
     """
     torch.manual_seed(seed)  # dropout
     order = torch.Generator().manual_seed(seed)
+    if resume is not None:
+        _set_draws(resume.extra, order)
 
     def batches(groups: Groups) -> Iterator[tuple[Tensor, Groups]]:
         rows = torch.randperm(len(groups), generator=order) if shuffle else torch.arange(len(groups))
@@ -75,21 +88,27 @@ def train_policy(
             yield chunk, groups[chunk]
             on_step(len(chunk))
 
-    loop = _Loop(network, table, train, validation, settings, batches, on_epoch, rollouts)
+    start = copy.deepcopy(network)
+    if resume is not None and "start" in resume.extra:
+        start.load_state_dict(resume.extra["start"])
+    loop = _Loop(network, start, table, train, validation, settings, batches, on_epoch, rollouts, order, resume)
     if warm is not None:
         _warm_up(loop, warm)
-    before_rce = settings.grpo_epochs and RECIPES[settings.recipe].old_log_probs == "before-rce"
-    old = log_probs(network, table, train) if before_rce else None
+    if not loop.done("rce"):
+        start.load_state_dict(network.state_dict())
     _rce(loop)
     if settings.grpo_epochs:
-        _grpo(loop, old)
+        if RECIPES[settings.recipe].old_log_probs == "before-grpo" and not loop.done("grpo"):
+            start.load_state_dict(network.state_dict())
+        _grpo(loop)
 
 
 @dataclass(frozen=True)
 class _Loop:
-    """What both phases work with."""
+    """What all phases work with; `start` is the policy that GRPO's ratios are relative to."""
 
     network: PointerNetwork
+    start: PointerNetwork
     table: Tensor
     train: Groups
     validation: Groups
@@ -97,6 +116,38 @@ class _Loop:
     batches: Callable[[Groups], Iterator[tuple[Tensor, Groups]]]
     on_epoch: Callable[[Epoch], None]
     rollouts: Rollouts | None
+    order: torch.Generator
+    resume: Checkpoint | None
+
+    def done(self, phase: str) -> int:
+        """Epochs of a phase that were done before the interruption."""
+        if self.resume is None or self.resume.phase is None or self.resume.epoch is None:
+            return 0
+        reached = PHASES.index(self.resume.phase) - PHASES.index(phase)
+        return self.resume.epoch + 1 if reached == 0 else EVERY if reached > 0 else 0
+
+    def optimizer(self, phase: str, parameters: Iterable[Tensor], lr: float) -> torch.optim.Optimizer:
+        """A phase's optimizer, as the interruption left it."""
+        made = torch.optim.AdamW(parameters, lr=lr)
+        if self.resume is not None and self.resume.phase == phase and self.resume.optimizer is not None:
+            made.load_state_dict(self.resume.optimizer)
+        return made
+
+    def end(self, phase: str, number: int, metrics: dict[str, float], beta: float, made: torch.optim.Optimizer) -> None:
+        """Tells what an epoch left."""
+        draws: dict[str, Any] = {"rng": torch.get_rng_state(), "order": self.order.get_state()}
+        if self.table.is_cuda:
+            draws["cuda"] = torch.cuda.get_rng_state(self.table.device)
+        if self.settings.grpo_epochs:
+            draws["start"] = self.start.state_dict()
+        self.on_epoch(Epoch(phase, number, metrics, beta, made, draws))
+
+
+def _set_draws(draws: Mapping[str, Any], order: torch.Generator) -> None:
+    torch.set_rng_state(draws["rng"])
+    order.set_state(draws["order"])
+    if "cuda" in draws and torch.cuda.is_available():
+        torch.cuda.set_rng_state(draws["cuda"])
 
 
 def _warm_up(loop: _Loop, warm: Groups) -> None:
@@ -132,10 +183,10 @@ def _weighted_cross_entropy(
 ) -> None:
     """Epochs of RCE over `groups`; equal rewards weigh all pointers of a query the same at any temperature."""
     network, settings = loop.network, loop.settings
-    optimizer = torch.optim.AdamW(network.parameters(), lr=settings.rce_lr)
-    total = epochs * -(-len(groups) // settings.batch_size)
-    step = 0
-    for number in range(epochs):
+    optimizer = loop.optimizer(phase, network.parameters(), settings.rce_lr)
+    steps = -(-len(groups) // settings.batch_size)
+    step, total = loop.done(phase) * steps, epochs * steps
+    for number in range(loop.done(phase), epochs):
         network.train()
         losses = []
         for _, batch in loop.batches(groups):
@@ -145,19 +196,18 @@ def _weighted_cross_entropy(
             losses.append(_update(loss, optimizer, network))
             step += 1
         metrics = {f"{phase}_loss": _mean(losses)} | evaluate(network, loop.table, loop.validation)
-        loop.on_epoch(Epoch(phase, number, metrics, settings.kl_beta, optimizer))
+        loop.end(phase, number, metrics, settings.kl_beta, optimizer)
 
 
-def _grpo(loop: _Loop, before_rce: Tensor | None) -> None:
+def _grpo(loop: _Loop) -> None:
     """GRPO over the training queries' pointers.
 
-    The ratio and the KL term are relative to the policy before RCE, whose log-probs (Q, P) are given, or before GRPO.
-    Online, the ratio is relative to the policy that the epoch's samples come from.
+    The ratio and the KL term are relative to `loop.start`, the policy before RCE or before GRPO. Online, the ratio is
+    relative to the policy that the epoch's samples come from.
     """
     network, settings, recipe = loop.network, loop.settings, RECIPES[loop.settings.recipe]
     groups = loop.train
-    old = log_probs(network, loop.table, groups) if before_rce is None else before_rce  # (Q, P)
-    reference, start = old, copy.deepcopy(network) if loop.rollouts else network
+    old = reference = log_probs(loop.start, loop.table, groups)  # (Q, P)
     trained = [
         parameter
         for name, parameter in network.named_parameters()
@@ -166,13 +216,15 @@ def _grpo(loop: _Loop, before_rce: Tensor | None) -> None:
     frozen = set(network.parameters()) - set(trained)
     for parameter in frozen:
         parameter.requires_grad_(False)
-    optimizer = torch.optim.AdamW(trained, lr=settings.grpo_lr)
-    beta = settings.kl_beta
-    for number in range(settings.grpo_epochs):
+    optimizer = loop.optimizer("grpo", trained, settings.grpo_lr)
+    done = loop.done("grpo")
+    beta = loop.resume.kl_beta if done and loop.resume else settings.kl_beta
+    assert beta is not None  # every checkpoint of ours has it
+    for number in range(done, settings.grpo_epochs):
         sampled: dict[str, float] = {}
         if loop.rollouts:
             groups, sampled = loop.rollouts(network, loop.table, number)
-            old, reference = (log_probs(policy, loop.table, groups) for policy in (network, start))
+            old, reference = (log_probs(policy, loop.table, groups) for policy in (network, loop.start))
         network.train(recipe.dropout_in_ratio)
         # The original's cut: the best 3 pointers in the first epoch, then the best 5.
         top_k = None if recipe.advantage_over == "group" else (3 if number < 1 else 5)
@@ -197,7 +249,7 @@ def _grpo(loop: _Loop, before_rce: Tensor | None) -> None:
             metrics["kl"] = _drift(loop, groups, reference)
             beta = adapt_kl_beta(beta, metrics["kl"]) if beta else 0.0  # no KL term was asked for
         metrics |= evaluate(network, loop.table, loop.validation) | sampled
-        loop.on_epoch(Epoch("grpo", number, metrics, beta, optimizer))
+        loop.end("grpo", number, metrics, beta, optimizer)
     for parameter in frozen:
         parameter.requires_grad_(True)
 

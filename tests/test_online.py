@@ -162,6 +162,37 @@ def test_the_journal_is_rl_data(tmp_path: Path) -> None:
     assert torch.equal(again.raw.nan_to_num(-1), tensors.raw.nan_to_num(-1))
 
 
+@pytest.mark.parametrize("torn", [0, 7])
+@pytest.mark.parametrize("kept", [3, 6, 10])
+def test_what_the_journal_holds_is_not_asked_again(tmp_path: Path, kept: int, torn: int) -> None:
+    # The journal of three epochs, cut off after some lines, in the middle of one even: going on asks about the rest
+    # alone, and ends with the same journal and the same groups.
+    (tmp_path / "whole").mkdir()
+    vlm = Asked()
+    made = rollouts(tmp_path / "whole", vlm)
+    for epoch in range(3):
+        expected, report = made(network(epoch), TABLE, epoch)
+    lines = (tmp_path / "whole/online.jsonl").read_bytes().splitlines(keepends=True)
+    first_epoch = sum(b'"online_epoch": 0' in line for line in lines)
+    (tmp_path / "online.jsonl").write_bytes(b"".join(lines[:kept]) + lines[kept][:torn])
+    again = Asked()
+    resumed = rollouts(tmp_path, again)
+    begin = int(kept >= first_epoch)
+    resumed.replay(begin)
+    for epoch in range(begin, 3):
+        found, told = resumed(network(epoch), TABLE, epoch)
+    assert again.pointers == vlm.pointers[sum(len(json.loads(line)["pointer_candidates"]) for line in lines[:kept]) :]
+    assert (tmp_path / "online.jsonl").read_bytes() == (tmp_path / "whole/online.jsonl").read_bytes()
+    assert told["vlm_calls"] == report["vlm_calls"]
+    assert torch.equal(found.pointers, expected.pointers)
+
+
+def test_a_damaged_journal_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "online.jsonl").write_text('{"online_epoch": 0}\n')
+    with pytest.raises(RlDataError, match=r"online.jsonl, line 1: .*damaged"):
+        rollouts(tmp_path, Asked())
+
+
 def test_training_online_finds_what_the_data_did_not_hold(tmp_path: Path) -> None:
     # The one scored pointer of a query says nothing by itself. Sampling does: in the end the policy's own samples are
     # right far more often, with the ratio at 1 at the beginning of every epoch.

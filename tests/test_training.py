@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from icdsel.checkpoint import load_checkpoint, save_policy
 from icdsel.groups import Groups
 from icdsel.losses import advantages
 from icdsel.policy import CosineNetwork, PointerConfig, PointerNetwork
@@ -174,6 +175,52 @@ def test_what_rounding_leaves_of_the_key_biass_gradient_moves_nothing() -> None:
     query, key, value = result.state[f"cross_attn_layers.0.{KEY_BIAS}"].chunk(3)
     assert torch.equal(key, torch.zeros(8))
     assert query.abs().max() > 1e-3 and value.abs().max() > 1e-3
+
+
+# --- going on after an interruption -----------------------------------------------------------------------
+
+
+class _Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("recipe", ["icdsel", "lever-plus"])
+@pytest.mark.parametrize("after", range(6))
+def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path: Path, recipe: str, after: int) -> None:
+    settings = TrainSettings(
+        recipe=recipe, warm_epochs=2, rce_epochs=2, grpo_epochs=3, rce_lr=1e-3, grpo_lr=1e-3, freeze_backbone=True
+    )
+    warm = made_groups(6, seed=3)
+    whole = run(made_network(), TABLE, TRAIN, settings, VALIDATION, warm=warm)
+    assert [epoch.phase for epoch in whole.epochs] == ["warm"] * 2 + ["rce"] * 2 + ["grpo"] * 3
+
+    network, count = made_network(), iter(range(10))
+
+    def keep(epoch: Epoch) -> None:
+        if next(count) == after:
+            save_policy(
+                tmp_path / "resume.pt",
+                network,
+                epoch=epoch.number,
+                phase=epoch.phase,
+                metrics={},
+                kl_beta=epoch.kl_beta,
+                optimizer=epoch.optimizer,
+                extra=epoch.draws,
+            )
+            raise _Killed
+
+    with pytest.raises(_Killed):
+        run(network, TABLE, TRAIN, settings, VALIDATION, warm=warm, on_epoch=keep)
+    torch.manual_seed(77)  # another process
+    checkpoint = load_checkpoint(tmp_path / "resume.pt")
+    again = made_network(seed=5)
+    again.load_state_dict(checkpoint.network.state_dict())
+    rest = run(again, TABLE, TRAIN, settings, VALIDATION, warm=warm, resume=checkpoint)
+    assert [(e.phase, e.number, e.metrics, e.kl_beta) for e in rest.epochs] == [
+        (e.phase, e.number, e.metrics, e.kl_beta) for e in whole.epochs[after + 1 :]
+    ]
+    assert all(torch.equal(rest.state[name], whole.state[name]) for name in whole.state)
 
 
 # --- what a seed decides ----------------------------------------------------------------------------------
