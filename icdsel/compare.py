@@ -65,6 +65,7 @@ def compare(
     subset: str | None = None,
     reference: str | None = None,
     shots: Sequence[int] = (),
+    names: Mapping[Path, str] | None = None,
 ) -> list[ComparisonRow]:
     """The table over all predictions of this dataset, sampler and model.
 
@@ -74,17 +75,19 @@ def compare(
         subset: Compare the rows over the set of this name only.
         reference: Name of the row that differences are taken to; by default `random`, else zero-shot.
         shots: The numbers of shots to show; all by default. Zero-shot always stands in the table.
+        names: The files of predictions to compare, all those that lie there by default, and what their rows are
+            called. Files of one name (the seeds of an experiment) are one row, their mean query by query.
 
     Raises:
         RunError: nothing to compare, different queries or settings, an unknown reference.
     """
-    scores = _read(predictions_dir(settings), n, subset)
+    scores = _read(predictions_dir(settings), n, subset, names)
     scores = [row for row in scores if not shots or row.shots in shots or row.shots == 0]
     if not scores:
         raise RunError(f"no predictions at {', '.join(map(str, shots))} shots: choose others with --shots")
-    scores += _means_over_seeds(scores)
-    names = list(dict.fromkeys(row.name for row in scores))
-    chosen = _reference_name(names, reference)
+    if not names:
+        scores += _means_over_seeds(scores)
+    chosen = _reference_name(list(dict.fromkeys(row.name for row in scores)), reference)
     references = {row.shots: row for row in scores if row.name == chosen}
     ordered = sorted(scores, key=lambda row: (row.shots, -float(np.mean(list(row.by_query.values()))), row.name))
     other = _differing_metrics(scores)
@@ -107,7 +110,7 @@ def _reference_name(names: Sequence[str], wanted: str | None) -> str:
     """
     if wanted in (None, "random"):
         means = [name for name in names if name.startswith("random (mean")]
-        seeds = [name for name in names if name.startswith("random-")]
+        seeds = [name for name in names if name == "random" or name.startswith("random-")]
         if means or seeds:
             return (means + seeds)[0]
     chosen = wanted or "zero-shot"
@@ -116,8 +119,8 @@ def _reference_name(names: Sequence[str], wanted: str | None) -> str:
     return chosen
 
 
-def _read(folder: Path, n: int | None, subset: str | None) -> list[Scores]:
-    files = sorted(folder.glob("*.jsonl"))
+def _read(folder: Path, n: int | None, subset: str | None, names: Mapping[Path, str] | None = None) -> list[Scores]:
+    files = sorted(names or folder.glob("*.jsonl"))
     if not files:
         raise RunError(f"{folder} holds no predictions. Make them with `icdsel infer`.")
     rows: list[Scores] = []
@@ -125,7 +128,8 @@ def _read(folder: Path, n: int | None, subset: str | None) -> list[Scores]:
     identities: dict[str, Mapping[str, Any]] = {}
     for path in files:
         side = read_side_file(path.with_suffix(".meta.json"))
-        name, own = str(side.get("name", path.stem)), str(side.get("set", "unnamed"))
+        name = names[path] if names else str(side.get("name", path.stem))
+        own = str(side.get("set", "unnamed"))
         asked: dict[int, set[int]] = {}
         answered: dict[int, dict[int, float]] = {}
         others: dict[int, dict[str, dict[int, float]]] = {}
@@ -158,7 +162,23 @@ def _read(folder: Path, n: int | None, subset: str | None) -> list[Scores]:
         differing = differences(identities[first], made_of)
         if differing:
             raise RunError(f"{first} and {name} were made under different settings:\n  " + "\n  ".join(differing))
-    return _without_failures(rows)
+    rows = _without_failures(rows)
+    return _united(rows) if names else rows
+
+
+def _united(rows: Sequence[Scores]) -> list[Scores]:
+    """Rows of one name as one: the mean, query by query."""
+    same: dict[tuple[str, int], list[Scores]] = {}
+    for row in rows:
+        same.setdefault((row.name, row.shots), []).append(row)
+    return [
+        replace(
+            own[0],
+            by_query=_mean([row.by_query for row in own]),
+            by_other_metric={m: _mean([row.by_other_metric[m] for row in own]) for m in _shared_metrics(own)},
+        )
+        for own in same.values()
+    ]
 
 
 def _without_failures(rows: Sequence[Scores]) -> list[Scores]:
