@@ -15,7 +15,16 @@ from pydantic.fields import FieldInfo
 from icdsel import __version__
 from icdsel.console import err, note, out, warn
 from icdsel.errors import SettingsError, UserError
-from icdsel.settings import TABLES, TINY_VLM, Settings, flag, load_settings, stray_variables, without_effect
+from icdsel.settings import (
+    TABLES,
+    TINY_VLM,
+    Settings,
+    flag,
+    load_settings,
+    stray_variables,
+    with_values,
+    without_effect,
+)
 
 app = typer.Typer(
     name="icdsel",
@@ -296,14 +305,38 @@ def infer(
 
 
 @app.command()
-@with_settings("data", "vlm")
+@with_settings(
+    *("data", "vlm", "proposals", "reward", "train", "infer"),
+    leave_out=["proposals.init", "proposals.query_split", "infer.n", "infer.shots"],
+)
 def compare(
+    context: typer.Context,
     settings: Settings,
+    train: Annotated[
+        str | None,
+        typer.Option(
+            "--train",
+            help="Train these variants where they are missing, answer, and compare them alone: rce, rce-normalized, "
+            "grpo, grpo-frozen, settings of the training such as rce_lr=1e-3, and these joined by +, with commas.",
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", help="With --train: runs of each variant.", min=1)] = 1,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With --train: say what would be done, and how long it should take.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="With --train: move what was made under other settings aside.")
+    ] = False,
     reference: Annotated[
         str | None,
         typer.Option("--reference", help="The row that differences are taken to. [random, else zero-shot]"),
     ] = None,
-    n: Annotated[int | None, typer.Option("--n", help="Compare the rows over this many queries.", min=1)] = None,
+    n: Annotated[
+        int | None,
+        typer.Option(
+            "--n", help="Compare the rows over this many queries; with --train, answer so many (-1: all) [100]."
+        ),
+    ] = None,
     subset: Annotated[
         str | None, typer.Option("--set", help="Compare the rows over this set, such as validation-800.")
     ] = None,
@@ -312,28 +345,71 @@ def compare(
 ) -> None:
     """Lays the predictions of runs and baselines side by side, with 95 % intervals and paired differences.
 
+    With `--train` it first trains and answers what is missing, each variant and seed in a run of its own, and compares
+    these alone; the settings of proposals, reward, training and inference are those that all variants share.
+
     For example:
 
     ```
     icdsel compare
     icdsel compare --shots 2 --reference nearest-both --json table.json
+    icdsel compare --train rce,grpo-frozen,rce-normalized+grpo-frozen --seeds 3 --n 800 --shots 1,2 --dry-run
+    icdsel compare --train rce,rce_lr=1e-3,rce_lr=1e-3+batch_size=8 --reference rce
     ```
     """
     from icdsel.compare import compare as compare_stage
     from icdsel.compare import write_rows
     from icdsel.report import comparison_table
 
+    _fits_train(context, train)
     try:
         counts = [int(count) for count in shots.split(",")] if shots else []
     except ValueError:
         raise SettingsError(f"--shots takes numbers with commas, as in --shots 1,2, not {shots!r}") from None
     note(f"Dataset {settings.data.dataset}, model {settings.vlm.model}.")
-    rows = compare_stage(settings, n=n, subset=subset, reference=reference, shots=counts)
+    if train is None:
+        rows = compare_stage(settings, n=n, subset=subset, reference=reference, shots=counts)
+    else:
+        from icdsel.variants import plan_experiments
+
+        given = ({"n": n} if n is not None else {}) | ({"shots": counts} if counts else {})
+        settings = with_values(settings, {"infer": given})
+        experiments = plan_experiments(settings, train, seeds)
+        if dry_run:
+            from icdsel.plan import dry_run as dry_run_stage
+            from icdsel.report import plan_table
+
+            out.print(plan_table(dry_run_stage(settings, experiments, overwrite)))
+            note(f"Nothing was written but caches: embeddings in {settings.dataset_dir / 'cache'}, the bundled world")
+            return
+        from icdsel.experiments import run_experiments
+
+        rows = run_experiments(settings, experiments, reference=reference, overwrite=overwrite)
+        if seeds > 1:
+            note(f"Each variant is the mean over {seeds} seeds, query by query")
     out.print(comparison_table(rows))
     if json_file:
         write_rows(rows, json_file)
         note(f"Written to {json_file}")
     _end(settings)
+
+
+def _fits_train(context: typer.Context, train: str | None) -> None:
+    """Refuses flags that would have no effect with `--train`, or without it."""
+    flags = {str(parameter.name): parameter.opts[0] for parameter in context.command.params}
+    given = {
+        spelled: name
+        for name, spelled in flags.items()
+        if (source := context.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"
+    }
+    if train is not None:
+        if "--set" in given:
+            raise SettingsError("--set chooses among predictions that lie there: leave it out with --train")
+        return
+    needing = ("seeds", "dry_run", "overwrite")
+    for spelled, name in given.items():
+        if name in needing or name.startswith(("proposals__", "reward__", "train__", "infer__")):
+            raise SettingsError(f"{spelled} has no effect without --train, which trains and answers what is compared")
 
 
 @app.command()

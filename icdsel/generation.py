@@ -118,15 +118,15 @@ def generate(
     return _summary(path)
 
 
-def unscored(settings: Settings, sources: Sources, overwrite: bool = False) -> int:
-    """How many queries `generate` would score; touches nothing.
+def unscored(sources: Sources, overwrite: bool = False) -> int:
+    """How many queries `generate` would score under the sources' settings; touches nothing.
 
     Raises:
         RlDataError: the file was made under other settings and `overwrite` is False.
     """
-    path = rl_data_path(settings)
+    path = rl_data_path(sources.settings)
     part = path.with_name(path.name + ".part")
-    made_of = rl_data_identity(settings, sources)
+    made_of = rl_data_identity(sources.settings, sources)
     there = stands((path, part), side_path(path), made_of, str(path), RlDataError, REMEDY, overwrite)
     if there and path.exists():
         return 0

@@ -135,15 +135,16 @@ def _row(
 
 
 def unanswered(
-    settings: Settings, sources: Sources, selector: Selector, policy_file: Path | None, overwrite: bool = False
+    sources: Sources, count: int, selector: Selector, policy_file: Path | None, overwrite: bool = False
 ) -> list[int]:
-    """The numbers of shots at which a selector's row still lacks predictions; touches nothing.
+    """The numbers of shots at which a selector's row over `count` queries lacks predictions; touches nothing.
 
     Raises:
         RunError: the row was made under other settings and `overwrite` is False.
     """
+    settings = sources.settings
     label = _label(settings, selector, policy_file)
-    path, side = _files(settings, label, _subset_name(settings, len(queries_to_answer(sources))))
+    path, side = _files(settings, label, _subset_name(settings, count))
     made_of = _identity(settings, sources, selector, policy_file)
     there = stands((path,), side, made_of, str(path), RunError, REMEDY, overwrite)
     return _missing(shots_of(selector, settings), read_predictions(path) if there else [])

@@ -56,6 +56,7 @@ class Sources:
     encoded: Encoded | None
     seen: Tensor
     _broken: dict[int, str] = field(default_factory=dict)
+    _splits: dict[str, Split] = field(default_factory=dict)
 
     def under(self, settings: Settings) -> "Sources":
         """The same, opened once, for other settings of proposals, training or inference.
@@ -86,7 +87,11 @@ class Sources:
 
     def split(self, name: str) -> Split:
         """A split of the dataset."""
-        return self.train if name == "train" else load_split(self.settings.data, name)
+        if name == "train":
+            return self.train
+        if name not in self._splits:
+            self._splits[name] = load_split(self.settings.data, name)
+        return self._splits[name]
 
     @cached_property
     def similar_train(self) -> Embeddings:

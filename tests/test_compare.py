@@ -334,3 +334,23 @@ def test_the_json_file_is_a_list_of_rows(settings: Settings, tmp_path: Path) -> 
             "other_metrics": {},
         },
     ]
+
+
+# --- named rows -------------------------------------------------------------------------------------------
+
+
+def test_rows_that_are_named_stand_alone_and_seeds_of_one_name_are_their_mean(settings: Settings) -> None:
+    one = write(settings, "policy-a-rce_epoch5", {1: [0.2, 0.4], 2: [1.0, 1.0]}, checkpoint="f00")
+    two = write(settings, "policy-b-rce_epoch5", {1: [0.6, 0.4], 2: [0.0, 1.0]}, checkpoint="f01")
+    seeds = [write(settings, f"random-{seed}", {1: [0.1, 0.3]}) for seed in (42, 43)]
+    write(settings, "nearest-image", {1: [0.9, 0.9]})
+    write(settings, "nearest-both", {1: [0.9] * 3})  # of other queries, but nobody asked for it
+    names = {one: "lr=1", two: "lr=1"} | dict.fromkeys(seeds, "random")
+    rows = by_name(compare(settings, names=names))
+    assert {key: row.accuracy for key, row in rows.items()} == {
+        ("lr=1", 1): 40.0,
+        ("lr=1", 2): 75.0,
+        ("random", 1): 20.0,
+    }
+    assert rows["lr=1", 1].difference == 20.0
+    assert rows["lr=1", 1].reference == "random"
