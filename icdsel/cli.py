@@ -334,13 +334,16 @@ def compare(
     n: Annotated[
         int | None,
         typer.Option(
-            "--n", help="Compare the rows over this many queries; with --train, answer so many (-1: all) [100]."
+            "--n", help="Compare the rows over this many queries; with --train, answer so many, -1 for all. [all; 100]"
         ),
     ] = None,
     subset: Annotated[
         str | None, typer.Option("--set", help="Compare the rows over this set, such as validation-800.")
     ] = None,
-    shots: Annotated[str | None, typer.Option("--shots", help="Show these numbers of shots. [all]")] = None,
+    shots: Annotated[
+        str | None,
+        typer.Option("--shots", help="Show these numbers of shots; with --train, answer at them. [all; 1,2,3,4]"),
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the table to this file too.")] = None,
 ) -> None:
     """Lays the predictions of runs and baselines side by side, with 95 % intervals and paired differences.
@@ -405,6 +408,8 @@ def _fits_train(context: typer.Context, train: str | None) -> None:
     if train is not None:
         if "--set" in given:
             raise SettingsError("--set chooses among predictions that lie there: leave it out with --train")
+        if {"--json", "--dry-run"} <= given.keys():
+            raise SettingsError("a dry run makes no table: leave --json out with --dry-run")
         return
     needing = ("seeds", "dry_run", "overwrite")
     for spelled, name in given.items():

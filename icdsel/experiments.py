@@ -46,7 +46,7 @@ def run_experiments(
 
     for asked in baselines(settings):  # first: they need no training to say what is wrong
         name = "random" if asked.infer.selector == ("random",) else None
-        keep(infer(asked, overwrite=overwrite, sources=sources), name)
+        keep(infer(asked, overwrite=overwrite, sources=sources, beside=()), name)
     for number, experiment in enumerate(experiments, 1):
         note(f"experiment {number} of {len(experiments)}: {experiment}")
         run = train(experiment.settings, run=experiment.run, overwrite=overwrite, sources=sources)

@@ -10,7 +10,7 @@ from icdsel.infer import queries_to_answer, unanswered
 from icdsel.provenance import read_side_file
 from icdsel.rates import PROBED, RECORDED, Rates
 from icdsel.rl_data import rl_data_path
-from icdsel.settings import ProposalSettings, Selector, Settings
+from icdsel.settings import ProposalSettings, RewardSettings, Selector, Settings
 from icdsel.sources import Sources, open_sources
 from icdsel.train import SIDE_FILE, Run, is_trained, read_groups, run_identity, runs_dir
 from icdsel.variants import Experiment, answering, baselines
@@ -90,8 +90,9 @@ def _steps(experiments: Sequence[Experiment], settings: Settings, sources: Sourc
             shots = unanswered(sources.under(asked), count, selector, None, overwrite)
             seed = f", seed {asked.infer.random_seed}" if selector == "random" else ""
             yield _answers(f"{selector}{seed}: answers", asked, selector, shots, count)
+    sizes: dict[RewardSettings, int] = {}  # of the part of the RL data that is trained on
     for experiment in experiments:
-        step = _training(experiment, sources, bool(queries), overwrite)
+        step = _training(experiment, sources, bool(queries), overwrite, sizes)
         yield step
         asked = answering(experiment)
         shots = list(asked.infer.shots)
@@ -101,7 +102,13 @@ def _steps(experiments: Sequence[Experiment], settings: Settings, sources: Sourc
         yield _answers(f"{experiment}: answers", asked, "policy", shots, count)
 
 
-def _training(experiment: Experiment, sources: Sources, rl_data_missing: bool, overwrite: bool) -> Step:
+def _training(
+    experiment: Experiment,
+    sources: Sources,
+    rl_data_missing: bool,
+    overwrite: bool,
+    sizes: dict[RewardSettings, int],
+) -> Step:
     settings, what = experiment.settings, f"{experiment}: training"
     run = Run(runs_dir(settings) / experiment.run)
     files = [] if rl_data_missing else [rl_data_path(settings)]
@@ -114,8 +121,8 @@ def _training(experiment: Experiment, sources: Sources, rl_data_missing: bool, o
     if rl_data_missing:
         wanted = min(settings.proposals.queries or 0, len(sources.train))
         queries = max(1, int(0.8 * wanted))
-    else:
-        queries = len(split_groups(read_groups(files, sources, settings.reward))[0])
+    elif (queries := sizes.get(settings.reward, 0)) == 0:
+        queries = sizes[settings.reward] = len(split_groups(read_groups(files, sources, settings.reward))[0])
     warm = len(warm_groups(sources, settings.train.warm_start)) if settings.train.warm_start else 0
     epochs = {
         "warm": (settings.train.warm_epochs if warm else 0, warm),

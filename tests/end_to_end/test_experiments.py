@@ -207,6 +207,7 @@ def test_what_exists_under_other_settings_stops_it_before_anything_is_done(told)
         (["--train", "grpo-frozn"], "did you mean 'grpo-frozen'"),
         (["--train", "rce", "--shots", "0"], "zero-shot"),
         (["--train", "rce", "--set", "validation-30"], "leave it out with --train"),
+        (["--train", "rce", "--dry-run", "--json", "x.json"], "leave --json out"),
         (["--seeds", "2"], "--seeds has no effect without --train"),
         (["--rce-lr", "1e-3"], "--rce-lr has no effect without --train"),
     ],
