@@ -301,6 +301,8 @@ def _network(config: PointerConfig, weights: Mapping[str, Tensor]) -> PointerNet
     for name in expected.keys() & weights.keys():
         if tuple(weights[name].shape) != expected[name]:
             problems.append(f"{name} is {list(weights[name].shape)}, not {list(expected[name])}")
+    if not problems and config.tower and not weights["query_proj.weight"].equal(weights["cand_proj.weight"]):
+        problems.append("query_proj and cand_proj differ, though a tower means that they are one")
     if problems:
         raise ValueError("; ".join(sorted(problems)))
     network.load_state_dict({name: value.clone() for name, value in weights.items()}, assign=True)

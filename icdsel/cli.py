@@ -1,30 +1,17 @@
 """The command line: flags become settings, a stage does the work, the result is shown. Loads no torch by itself."""
 
-import functools
-import inspect
 import re
 import sys
-import typing
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 import typer
-from pydantic.fields import FieldInfo
 
 from icdsel import __version__
-from icdsel.console import err, note, out, warn
-from icdsel.errors import SettingsError, UserError
-from icdsel.settings import (
-    TABLES,
-    TINY_VLM,
-    Settings,
-    flag,
-    load_settings,
-    stray_variables,
-    with_values,
-    without_effect,
-)
+from icdsel.console import note, out, warn
+from icdsel.errors import SettingsError
+from icdsel.options import given_flags, with_settings
+from icdsel.settings import TABLES, TINY_VLM, Settings, with_values
 
 app = typer.Typer(
     name="icdsel",
@@ -35,116 +22,6 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Command = Callable[..., None]
-
-
-def with_settings(*tables: str, leave_out: Iterable[str] = ()) -> Callable[[Command], Command]:
-    """Gives a command a flag for every setting of `tables`; it is called with the resolved `settings`.
-
-    A flag that is not given is None and leaves the setting to `ICDSEL_*`, `icdsel.toml` or its default.
-    """
-    skipped = set(leave_out)
-    fields = {
-        f"{table}__{name}": field
-        for table in tables
-        for name, field in TABLES[table].model_fields.items()
-        if f"{table}.{name}" not in skipped
-    }
-
-    def wrap(command: Command) -> Command:
-        own = [p for p in inspect.signature(command).parameters.values() if p.name != "settings"]
-
-        @functools.wraps(command)
-        @_told_plainly
-        def run(**values: Any) -> None:
-            given: dict[str, dict[str, Any]] = {}
-            for key in fields:
-                table, name = key.split("__")
-                given.setdefault(table, {})[name] = values.pop(key)
-            settings = load_settings(given)
-            for warning in (*stray_variables(), *without_effect(settings, tables)):
-                warn(warning)
-            command(settings=settings, **values)
-
-        added = [_option(key, field) for key, field in fields.items()]
-        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + added
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {p.name: p.annotation for p in parameters}
-        return run
-
-    return wrap
-
-
-def _told_plainly(command: Command) -> Command:
-    """A user's mistake becomes one message and exit code 2, an interruption exit code 130."""
-
-    @functools.wraps(command)
-    def run(*args: Any, **values: Any) -> None:
-        try:
-            command(*args, **values)
-        except UserError as error:
-            err.print(f"[red]error:[/] {_escaped(str(error))}")
-            raise typer.Exit(2) from None
-        except KeyboardInterrupt:
-            err.print("interrupted; what was finished is kept: give the same command again to go on")
-            raise typer.Exit(130) from None
-        except OSError as error:
-            err.print(f"[red]error:[/] {_escaped(str(error))}")
-            raise typer.Exit(1) from None
-
-    return run
-
-
-def _escaped(text: str) -> str:
-    return text.replace("[", r"\[")
-
-
-def _option(key: str, field: FieldInfo) -> inspect.Parameter:
-    """The option of a setting: name, type, default and help all come from its field."""
-    table, name = key.split("__")
-    spelled = flag(name, field)
-    kinds = _kinds(field.annotation)
-    is_switch = bool in kinds
-    default = field.default
-    if isinstance(default, tuple):
-        default = ",".join(map(str, default))
-    shown = "" if default is None else f" [default: {str(default).lower() if is_switch else default}]"
-    if default == "":
-        shown = " [default: empty]"
-    declared = f"{spelled}/--no-{spelled[2:]}" if is_switch else spelled
-    option = typer.Option(
-        declared,
-        help=f"{field.description}{shown}".replace("\n", " "),
-        metavar=None if is_switch else metavar(field),
-        rich_help_panel=f"Settings: {table}",
-        show_default=False,
-    )
-    annotation = Annotated[bool | None, option] if is_switch else Annotated[str | None, option]
-    return inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-
-
-def _kinds(annotation: Any) -> list[Any]:
-    """The types in an annotation, unions and Annotated taken apart."""
-    if typing.get_origin(annotation) in (tuple, Literal) or not typing.get_args(annotation):
-        return [annotation]
-    if typing.get_origin(annotation) is Annotated:
-        return _kinds(typing.get_args(annotation)[0])
-    return [kind for part in typing.get_args(annotation) if part is not type(None) for kind in _kinds(part)]
-
-
-def metavar(field: FieldInfo) -> str:
-    """What values a setting takes, in short: `INT`, `TEXT`, or the choices."""
-    return _metavar(_kinds(field.annotation))
-
-
-def _metavar(kinds: list[Any]) -> str:
-    kind = kinds[0]
-    if typing.get_origin(kind) is Literal:
-        return "|".join(map(str, typing.get_args(kind)))
-    if typing.get_origin(kind) is tuple:
-        return f"{_metavar(_kinds(typing.get_args(kind)[0]))},…"
-    return {bool: "true|false", int: "INT", float: "FLOAT", Path: "PATH"}.get(kind, "TEXT")
 
 
 @app.callback(invoke_without_command=True)
@@ -191,10 +68,7 @@ def gen_rl_data(
             raise SettingsError(f"--shard is K/N with 1 ≤ K ≤ N, as in 2/4, not {shard!r}")
         part = Shard(int(numbers[1]), int(numbers[2]))
     summary = generate(settings, output, overwrite, shard=part)
-    out.print(
-        f"{summary.path}: {summary.pointers} scored pointers of {summary.queries} queries, {summary.correct:.1%} "
-        f"answered correctly, {summary.signal:.1%} of the queries have a signal, {summary.failed} calls failed"
-    )
+    out.print(str(summary))
     _end(settings, failed=summary.failed)
 
 
@@ -286,7 +160,7 @@ def infer(
 ) -> None:
     """Chooses ICDs for held-out queries and has the VLM answer them, at 1 to 4 shots.
 
-    Beside a policy, zero-shot and copying the neighbours' majority answer are always answered too.
+    Zero-shot and copying the neighbours' majority answer are always answered too.
 
     For example:
 
@@ -312,6 +186,14 @@ def infer(
 def compare(
     context: typer.Context,
     settings: Settings,
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="PATH",
+            help="Predictions files, or folders of them. [all of this dataset, sampler and model]",
+            show_default=False,
+        ),
+    ] = None,
     train: Annotated[
         str | None,
         typer.Option(
@@ -321,6 +203,10 @@ def compare(
         ),
     ] = None,
     seeds: Annotated[int, typer.Option("--seeds", help="With --train: runs of each variant.", min=1)] = 1,
+    rl_data: Annotated[
+        list[Path] | None,
+        typer.Option("--rl-data", help="With --train: RL data to train on; several are put together."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="With --train: say what would be done, and how long it should take.")
     ] = False,
@@ -344,9 +230,32 @@ def compare(
         str | None,
         typer.Option("--shots", help="Show these numbers of shots; with --train, answer at them. [all; 1,2,3,4]"),
     ] = None,
+    allow_different: Annotated[
+        bool,
+        typer.Option(
+            "--allow-different",
+            help="Compare other metrics, prompts and models too, and of different queries those that all rows share.",
+        ),
+    ] = False,
+    fail_if_worse: Annotated[
+        bool,
+        typer.Option(
+            "--fail-if-worse", help="Exit with 1 where a policy is worse than the reference, interval below 0."
+        ),
+    ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the table to this file too.")] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write a page to look at: curves, choices, queries.")
+    ] = None,
+    plots: Annotated[Path | None, typer.Option("--plots", help="Write the charts to this folder, PNG and SVG.")] = None,
+    gallery: Annotated[int, typer.Option("--gallery", help="Queries in the page's gallery at most.", min=0)] = 200,
+    csv_file: Annotated[Path | None, typer.Option("--csv", help="The same as CSV.")] = None,
+    markdown_file: Annotated[Path | None, typer.Option("--markdown", help="The same as Markdown.")] = None,
 ) -> None:
-    """Lays the predictions of runs and baselines side by side, with 95 % intervals and paired differences.
+    """Lays runs and baselines side by side: accuracies, paired differences, and how sure they are.
+
+    Every figure has its 95 % interval; differences have p-values corrected for the size of the table, and the
+    smallest difference that so many queries can show.
 
     With `--train` it first trains and answers what is missing, each variant and seed in a run of its own, and compares
     these alone; the settings of proposals, reward, training and inference are those that all variants share.
@@ -355,66 +264,128 @@ def compare(
 
     ```
     icdsel compare
-    icdsel compare --shots 2 --reference nearest-both --json table.json
+    icdsel compare --html report.html --plots plots
+    icdsel compare --shots 2 --reference nearest-both --json table.json --markdown table.md
+    icdsel compare results/world/infer/* --allow-different
+    icdsel compare --fail-if-worse --reference nearest-both
     icdsel compare --train rce,grpo-frozen,rce-normalized+grpo-frozen --seeds 3 --n 800 --shots 1,2 --dry-run
-    icdsel compare --train rce,rce_lr=1e-3,rce_lr=1e-3+batch_size=8 --reference rce
+    icdsel compare --train rce,rce_lr=1e-3,rce_lr=1e-3+batch_size=8 --reference rce --html report.html
     ```
     """
     from icdsel.compare import compare as compare_stage
-    from icdsel.compare import write_rows
-    from icdsel.report import comparison_table
+    from icdsel.compare import learned_and_worse, write_rows
+    from icdsel.comparison_tables import screen_tables, write_csv, write_markdown
 
     _fits_train(context, train)
     try:
         counts = [int(count) for count in shots.split(",")] if shots else []
     except ValueError:
         raise SettingsError(f"--shots takes numbers with commas, as in --shots 1,2, not {shots!r}") from None
-    note(f"Dataset {settings.data.dataset}, model {settings.vlm.model}.")
-    if train is None:
-        rows = compare_stage(settings, n=n, subset=subset, reference=reference, shots=counts)
-    else:
+    if not paths:
+        note(f"Dataset {settings.data.dataset}, model {settings.vlm.model}.")
+    names: dict[Path, str] = {}
+    if train is not None:
         from icdsel.variants import plan_experiments
 
-        given = ({"n": n} if n is not None else {}) | ({"shots": counts} if counts else {})
-        settings = with_values(settings, {"infer": given})
+        asked = ({"n": n} if n is not None else {}) | ({"shots": counts} if counts else {})
+        settings = with_values(settings, {"infer": asked})
         experiments = plan_experiments(settings, train, seeds)
         if dry_run:
             from icdsel.plan import dry_run as dry_run_stage
             from icdsel.report import plan_table
 
-            out.print(plan_table(dry_run_stage(settings, experiments, overwrite)))
+            out.print(plan_table(dry_run_stage(settings, experiments, overwrite, rl_data or ())))
             note(f"Nothing was written but caches: embeddings in {settings.dataset_dir / 'cache'}, the bundled world")
             return
         from icdsel.experiments import run_experiments
 
-        rows = run_experiments(settings, experiments, reference=reference, overwrite=overwrite)
-        if seeds > 1:
-            note(f"Each variant is the mean over {seeds} seeds, query by query")
-    out.print(comparison_table(rows))
-    if json_file:
-        write_rows(rows, json_file)
-        note(f"Written to {json_file}")
+        names = run_experiments(settings, experiments, overwrite=overwrite, rl_data_files=rl_data or ())
+        n, counts = None, list(settings.infer.shots)
+    rows = compare_stage(
+        settings,
+        paths or (),
+        n=n,
+        subset=subset,
+        reference=reference,
+        shots=counts,
+        allow_different=allow_different,
+        names=names,
+    )
+    out.print(screen_tables(rows), soft_wrap=False)
+    for path, write in ((json_file, write_rows), (csv_file, write_csv), (markdown_file, write_markdown)):
+        if path:
+            write(rows, path)
+            note(f"Written to {path}")
+    if html or plots:
+        from icdsel.page.build import collect, write_page, write_plots
+
+        content = collect(settings, rows, n, subset, counts, tuple(names))
+        if plots:
+            note(f"{len(write_plots(content, plots))} charts, PNG and SVG: {plots}")
+        if html:
+            note(f"Page: {html} ({write_page(content, html, gallery) / 1e6:.1f} MB)")
     _end(settings)
+    if fail_if_worse and (worse := learned_and_worse(rows)):
+        for row in worse:
+            warn(
+                f"{row.name} at {row.shots} shots is worse than {row.reference}: the difference is "
+                f"{row.difference:.1f} points, its whole interval ({row.difference_low:.1f} … "
+                f"{row.difference_high:.1f}) below 0"
+            )
+        raise typer.Exit(1)
 
 
 def _fits_train(context: typer.Context, train: str | None) -> None:
-    """Refuses flags that would have no effect with `--train`, or without it."""
-    flags = {str(parameter.name): parameter.opts[0] for parameter in context.command.params}
-    given = {
-        spelled: name
-        for name, spelled in flags.items()
-        if (source := context.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"
-    }
+    """Refuses what would have no effect with `--train`, or without it."""
+    given = given_flags(context)
     if train is not None:
-        if "--set" in given:
-            raise SettingsError("--set chooses among predictions that lie there: leave it out with --train")
-        if {"--json", "--dry-run"} <= given.keys():
-            raise SettingsError("a dry run makes no table: leave --json out with --dry-run")
+        if choosing := [words for words, name in given.items() if name in ("paths", "subset", "allow_different")]:
+            words = "PATH" if choosing[0] == "paths" else choosing[0]
+            raise SettingsError(f"{words} chooses among predictions that lie there: leave it out with --train")
+        showing = ("json_file", "csv_file", "markdown_file", "html", "plots", "gallery", "fail_if_worse")
+        if "--dry-run" in given and (needless := [words for words, name in given.items() if name in showing]):
+            raise SettingsError(f"a dry run makes no table: leave {', '.join(needless)} out with --dry-run")
         return
-    needing = ("seeds", "dry_run", "overwrite")
-    for spelled, name in given.items():
+    needing = ("seeds", "rl_data", "dry_run", "overwrite")
+    for words, name in given.items():
         if name in needing or name.startswith(("proposals__", "reward__", "train__", "infer__")):
-            raise SettingsError(f"{spelled} has no effect without --train, which trains and answers what is compared")
+            raise SettingsError(f"{words} has no effect without --train, which trains and answers what is compared")
+
+
+@app.command()
+@with_settings("data", leave_out=[f"data.{name}" for name in TABLES["data"].model_fields if name != "results_dir"])
+def runs(
+    settings: Settings,
+    dataset: Annotated[str | None, typer.Option("--dataset", help="List the runs of this dataset. [all]")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the list to this file too.")] = None,
+) -> None:
+    """Lists the runs: what they were made with, how good they are, their age and size; the newest last.
+
+    The expected reward, and its share of the oracle's, is that of the recommended checkpoint on held-out training
+    queries; the accuracies, by number of shots, are those that `icdsel infer` measured of it.
+
+    For example:
+
+    ```
+    icdsel runs
+    icdsel runs --dataset okvqa --json runs.json
+    ```
+    """
+    from datetime import datetime
+
+    from icdsel.report import runs_table
+    from icdsel.runs import list_runs, write_runs
+
+    folder = settings.data.results_dir
+    found = list_runs(folder, dataset)
+    if found:
+        out.print(runs_table(found, datetime.now().astimezone()))
+    else:
+        of, flags = (f" of {dataset}", f" --dataset {dataset}") if dataset else ("", "")
+        out.print(f"No runs{of} in {folder}. Train one with `icdsel train{flags}`.")
+    if json_file:
+        write_runs(found, json_file)
+        note(f"Written to {json_file}")
 
 
 @app.command()

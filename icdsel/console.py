@@ -1,21 +1,57 @@
-"""What a person sees while a command works: results on stdout, everything else on stderr."""
+"""What a person sees while a command works: results on stdout, everything else on stderr.
 
+Everything that is said, bars aside, is also handed to `listeners` as plain text, for logs.
+"""
+
+import io
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
-out = Console(highlight=False, soft_wrap=True)
+LOG_WIDTH = 120
+SECONDS_BETWEEN_LINES = 60.0
+"""How often the state of long work is said where no bar can be shown."""
+
+listeners: list[Callable[[str], None]] = []
+"""Called with everything that is said, as plain text."""
+
+
+class _Heard(Console):
+    """A console whose words reach the listeners too."""
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        """Prints `objects` as `rich.console.Console` does."""
+        super().print(*objects, **how)
+        if listeners:
+            plain = Console(file=io.StringIO(), width=LOG_WIDTH, highlight=False, soft_wrap=True)
+            plain.print(*objects)
+            _tell(plain.file.getvalue())  # type: ignore[attr-defined]
+
+
+out = _Heard(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class Advance(Protocol):
+    """Moves a bar on."""
+
+    def __call__(self, steps: int, said: str = "") -> None:
+        """By `steps`; `said` is what is known so far, such as the accuracy (the last words stay where it is empty)."""
 
 
 class _Rate(TextColumn):
@@ -24,33 +60,67 @@ class _Rate(TextColumn):
     def __init__(self) -> None:
         super().__init__("")
 
-    def render(self, task) -> Text:  # type: ignore[no-untyped-def]
+    def render(self, task: Task) -> Text:
         """The task's speed, once it has one."""
-        return Text(f"{task.speed:,.1f}/s" if task.speed else "", style="dim")
+        return Text(_rate(task), style="dim")
+
+
+def _rate(task: Task) -> str:
+    return f"{task.speed:,.1f}/s" if task.speed else ""
 
 
 @contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr with rate and time left; yields a function that advances it by so many steps."""
+def progress(what: str, total: int) -> Iterator[Advance]:
+    """A bar on stderr with rate, time left and what is known so far; yields a function that advances it.
+
+    Where stderr is no terminal a line takes its place, once a minute, so that short work stays silent. A log gets
+    that line in any case.
+    """
+    roomy = err.width >= 100
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
+        TextColumn("{task.description}", table_column=Column(no_wrap=True, max_width=err.width // (3 if roomy else 5))),
+        BarColumn(bar_width=20 if roomy else 4),
         MofNCompleteColumn(),
         _Rate(),
-        TimeElapsedColumn(),
+        *([TimeElapsedColumn()] if roomy else []),
         TextColumn("ETA"),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[said]}"),
     )
     with Progress(*columns, console=err, disable=not err.is_terminal) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda steps: bar.advance(task, steps)
+        bar.add_task(what, total=total, said="")
+        [task] = bar.tasks
+        last = time.monotonic()
+
+        def advance(steps: int, said: str = "") -> None:
+            nonlocal last
+            bar.update(task.id, advance=steps, said=said or task.fields["said"])
+            if time.monotonic() - last >= SECONDS_BETWEEN_LINES and not task.finished:
+                last = time.monotonic()
+                (_tell if err.is_terminal else note)(_state(task))
+
+        yield advance
+
+
+def _state(task: Task) -> str:
+    """How far the work is, in a line."""
+    left = "" if task.time_remaining is None else f"ETA {timedelta(seconds=int(task.time_remaining))}"
+    parts = (f"{task.completed:,.0f} of {task.total or 0:,.0f}", _rate(task), left, task.fields["said"])
+    return f"{task.description}: {', '.join(part for part in parts if part)}"
 
 
 def note(message: str) -> None:
     """Says something about the work, on stderr."""
     err.print(Text(message, style="dim"))
+    _tell(message)
 
 
 def warn(message: str) -> None:
     """Says what a person should know of, on stderr."""
     err.print(Text.assemble(("warning: ", "yellow"), message))
+    _tell(f"warning: {message}")
+
+
+def _tell(words: str) -> None:
+    for listener in listeners:
+        listener(words)

@@ -8,8 +8,9 @@ is there and scores what is not.
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,9 @@ from icdsel.provenance import (
     stands,
     write_side_file,
 )
-from icdsel.records import Example, Proposal
+from icdsel.records import Answer, Example, Proposal
 from icdsel.rl_data import read_records, rl_data_path, side_path
+from icdsel.run_log import log_only, log_to, logged
 from icdsel.scoring import score_candidate
 from icdsel.settings import Settings
 from icdsel.sources import Queries, Sources, open_sources
@@ -70,6 +72,12 @@ class Summary:
     signal: float
     """Share of queries whose pointers differ in accuracy."""
 
+    def __str__(self) -> str:
+        return (
+            f"{self.path}: {self.pointers} scored pointers of {self.queries} queries, {self.correct:.1%} answered "
+            f"correctly, {self.signal:.1%} of the queries have a signal, {self.failed} calls failed"
+        )
+
 
 def rl_data_identity(settings: Settings, sources: Sources) -> Identity:
     """Everything that decides the content of the RL data."""
@@ -79,6 +87,7 @@ def rl_data_identity(settings: Settings, sources: Sources) -> Identity:
     return made_of | {"init": fingerprint_file(init) if init else None}
 
 
+@logged
 def generate(
     settings: Settings,
     output: Path | None = None,
@@ -103,10 +112,13 @@ def generate(
     sources = sources or open_sources(settings)
     network = proposer(settings, sources.seen.shape[1])
     made_of = rl_data_identity(settings, sources)
-    claim((path, part), side_path(path), made_of, str(path), RlDataError, REMEDY, overwrite)
-    if not path.exists():
+    log = path.with_suffix(".log")
+    claim((path, part), side_path(path), made_of, str(path), RlDataError, REMEDY, overwrite, along=[log])
+    new = not path.exists()
+    if new:
         queries = sources.queries(_queries(sources), settings.proposals.query_split, settings.proposals.shots)
         write_side_file(side_path(path), settings, made_of, str(sources.vlm.device))
+        log_to(log, str(sources.vlm.device))
         scored = {} if shard else _scored_in_shards(whole, made_of)
         started = time.monotonic()
         count = _write_units(sources, queries, network, part, shard, scored)
@@ -115,7 +127,10 @@ def generate(
             record_work(side_path(path), {"scoring": {"seconds": time.monotonic() - started, "count": count}})
         if told := sources.vlm.images.shortage():
             note(told)
-    return _summary(path)
+    summary = _summary(path)
+    if new:
+        log_only(str(summary))
+    return summary
 
 
 def unscored(sources: Sources, overwrite: bool = False) -> int:
@@ -205,6 +220,7 @@ def _write_units(
     everyone = [example.question_id for example in train] if pools.shared else []
     if done:
         note(f"going on after {done * UNIT} queries of an interrupted run")
+    tally = _Tally()
     with progress("Scoring queries", sum(len(units[number]) for number in numbers)) as advance:
         advance(done * UNIT)
         for number in numbers[done:]:
@@ -230,7 +246,7 @@ def _write_units(
                 seed,
                 None if mask.all() else mask,
             )
-            groups = _score(sources, unit, told, proposals)
+            groups = _score(sources, unit, told, proposals, lambda made: advance(0, tally(made)))
             failed = [c["error"] for group in groups for c in group["pointer_candidates"] if "error" in c]
             if len(failed) == sum(len(group["pointer_candidates"]) for group in groups):
                 raise RlDataError(f"every VLM call of a unit failed, e.g.: {failed[0]}")
@@ -242,6 +258,21 @@ def _write_units(
 
 def _units(examples: Sequence[Example]) -> list[Sequence[Example]]:
     return [examples[at : at + UNIT] for at in range(0, len(examples), UNIT)]
+
+
+class _Tally:
+    """Counts, over what this command asked the VLM, the pointers that it answered correctly."""
+
+    def __init__(self) -> None:
+        self.correct = self.scored = 0
+
+    def __call__(self, candidates: Iterable[Mapping[str, Any]]) -> str:
+        """Takes more scored candidates in; the share of correct ones so far, in words."""
+        for candidate in candidates:
+            if "error" not in candidate:
+                self.scored += 1
+                self.correct += candidate["vqa_correct"]
+        return f"{self.correct / self.scored:.1%} correct" if self.scored else ""
 
 
 def _ids(train: Split, rows: Iterable[int]) -> list[int]:
@@ -275,16 +306,26 @@ def _score(
     queries: Sequence[Example],
     pools: Sequence[Mapping[str, Any]],
     proposals: Sequence[Sequence[Proposal]],
+    on_scored: Callable[[Sequence[dict[str, Any]]], None],
 ) -> list[dict[str, Any]]:
-    """Asks the VLM about every proposal; one record a query."""
+    """Asks the VLM about every proposal; one record a query. `on_scored` gets candidates as their answers come."""
     settings = sources.settings
-    references = [tuple(answer_weights(query.written_answers)) for query in queries]
+    asked = [(query, proposal) for query, made in zip(queries, proposals, strict=True) for proposal in made]
+    references = {query.question_id: tuple(answer_weights(query.written_answers)) for query in queries}
     requests = [
-        Request(tuple(map(sources.train.by_id, proposal.pointer)), query, reference)
-        for query, reference, made in zip(queries, references, proposals, strict=True)
-        for proposal in made
+        Request(tuple(map(sources.train.by_id, proposal.pointer)), query, references[query.question_id])
+        for query, proposal in asked
     ]
-    answers = iter(sources.vlm.answer(requests))
+    scored: dict[int, dict[str, Any]] = {}
+
+    def score(answers: Mapping[int, Answer]) -> None:
+        for i, answer in answers.items():
+            query, proposal = asked[i]
+            scored[i] = score_candidate(proposal, answer, query, settings.vlm, settings.data.metric)
+        on_scored([scored[i] for i in answers])
+
+    sources.vlm.answer(requests, score)
+    candidates = (scored[i] for i in range(len(asked)))
     return [
         {
             "question_id": query.question_id,
@@ -292,9 +333,7 @@ def _score(
             "question": query.question,
             "answers": list(query.answers),
             **pool,
-            "pointer_candidates": [
-                score_candidate(proposal, next(answers), query, settings.vlm, settings.data.metric) for proposal in made
-            ],
+            "pointer_candidates": list(islice(candidates, len(made))),
         }
         for query, pool, made in zip(queries, pools, proposals, strict=True)
     ]

@@ -5,7 +5,7 @@ import json
 import random
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from icdsel.provenance import (
     write_side_file,
 )
 from icdsel.records import Answer, Example, Pointer
+from icdsel.run_log import log_only, log_to, logged
 from icdsel.scoring import accuracies, prediction_of
 from icdsel.selectors import Selectors, random_seed, scored_path
 from icdsel.settings import DataSettings, Selector, Settings, unusual
@@ -36,7 +37,7 @@ from icdsel.train import SIDE_FILE, find_run
 from icdsel.vlm import Request
 
 CACHES = ("image_cache_mb", "image_cache_dir", "image_cache_disk_mb")
-# Selectors that are always answered beside a policy.
+# What every selector stands beside.
 ALWAYS: tuple[Selector, ...] = ("zero-shot", "majority")
 REMEDY = "Use --overwrite to move them aside, or --results-dir DIR for another place."
 
@@ -64,6 +65,7 @@ def predictions_dir(settings: Settings) -> Path:
     return settings.dataset_dir / "infer" / name
 
 
+@logged
 def infer(
     settings: Settings,
     run: str | None = None,
@@ -73,7 +75,7 @@ def infer(
     sources: Sources | None = None,
     beside: Sequence[Selector] = ALWAYS,
 ) -> list[Row]:
-    """Answers the queries with every selector of the settings, and with those that stand beside a policy.
+    """Answers the queries with every selector of the settings, and with those that always stand `beside` them.
 
     Predictions that exist and were made of the same things are kept, so a row is never answered twice. `sources`,
     where they are open already, are used as they are (`Sources.under`).
@@ -81,9 +83,8 @@ def infer(
     Raises:
         UserError: dataset, model, run or checkpoint are missing or do not fit; a shot count is above a pool.
     """
-    chosen = settings.infer.selector
-    if "policy" in chosen:
-        chosen = (*chosen, *(name for name in beside if name not in chosen))
+    asked = settings.infer.selector
+    chosen = (*asked, *(name for name in beside if name not in asked))
     policy_file = _policy_file(settings, run, checkpoint) if "policy" in chosen else None
     sources = sources.under(settings) if sources else open_sources(settings)
     if policy_file:
@@ -96,6 +97,7 @@ def infer(
     return rows
 
 
+@logged
 def _row(
     sources: Sources,
     queries: Queries,
@@ -111,16 +113,19 @@ def _row(
     path, side = _files(settings, label, subset)
     made_of = _identity(settings, sources, selector, policy_file)
     records: list[dict[str, Any]] = []
-    if claim((path,), side, made_of, str(path), RunError, REMEDY, overwrite):
+    log = path.with_suffix(".log")
+    if claim((path,), side, made_of, str(path), RunError, REMEDY, overwrite, along=[log]):
         records = read_predictions(path)
     wanted = shots_of(selector, settings)
     missing = _missing(wanted, records)
     if missing:
+        log_to(log, str(sources.vlm.device))
         started = time.monotonic()
         records += _answer(sources, queries, choose, selector, label, missing)
         records.sort(key=lambda record: int(record["shots"]))  # stable: queries keep their order
         write_text(path, "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in records))
-        write_side_file(side, settings, made_of, str(sources.vlm.device), name=label, set=subset)
+        own = {"checkpoint": str(policy_file)} if selector == "policy" else {}  # whose run the page shows
+        write_side_file(side, settings, made_of, str(sources.vlm.device), name=label, set=subset, **own)
         if selector != "majority":
             images = sum(shots + 1 for shots in missing) * len(queries.examples)
             record_work(side, {"answering": {"seconds": time.monotonic() - started, "count": images}})
@@ -130,8 +135,11 @@ def _row(
     for record in records:
         if "error" not in record and record["shots"] in wanted:
             scores.setdefault(record["shots"], []).append(record["accuracy"])
-    failed = sum("error" in record for record in records)
-    return Row(label, path, {shots: sum(values) / len(values) for shots, values in scores.items()}, failed)
+    failed = sum("error" in answered for answered in records)
+    accuracy = {shots: sum(values) / len(values) for shots, values in scores.items()}
+    told = ", ".join(f"{shots}: {100 * value:.1f}" for shots, value in accuracy.items())
+    log_only(f"{label}: VQA accuracy by shots {told}; {failed} calls failed")
+    return Row(label, path, accuracy, failed)
 
 
 def unanswered(
@@ -283,25 +291,31 @@ def _answer(
         for shots in shot_counts
         if (pointer := pointers[shots][q]) is not None
     ]
-    records = []
+    records: dict[int, dict[str, Any]] = {}
+    answered, total = 0, 0.0
     with progress(label, len(asked)) as advance:
-        answers = _answers(sources, asked, selector, advance)
-    for (query, pointer), answer in zip(asked, answers, strict=True):
-        record: dict[str, Any] = {"question_id": query.question_id, "shots": len(pointer), "icds": list(pointer)}
-        if answer.error is None:
-            prediction = prediction_of(answer, sources.settings.vlm)
-            scores = accuracies(prediction, query, sources.settings.data.metric)
-            records.append(record | {"prediction": prediction} | scores)
+
+        def score(answers: Mapping[int, Answer]) -> None:
+            nonlocal answered, total
+            for i, answer in answers.items():
+                records[i] = _record(sources.settings, *asked[i], answer)
+                if answer.error is None:
+                    answered, total = answered + 1, total + records[i]["accuracy"]
+            advance(len(answers), f"accuracy {100 * total / answered:.1f}" if answered else "")
+
+        train = sources.train
+        if selector == "majority":  # no VLM
+            majority = (majority_answer([train.by_id(i).answer for i in pointer]) for _, pointer in asked)
+            score(dict(enumerate(map(Answer, majority))))
         else:
-            records.append(record | {"error": answer.error})
-    return records
+            sources.vlm.answer([Request(tuple(map(train.by_id, p)), q) for q, p in asked], score)
+    return [records[i] for i in range(len(asked))]
 
 
-def _answers(
-    sources: Sources, asked: Sequence[tuple[Example, Pointer]], selector: str, advance: Callable[[int], None]
-) -> list[Answer]:
-    train = sources.train
-    if selector == "majority":  # no VLM
-        advance(len(asked))
-        return [Answer(majority_answer([train.by_id(i).answer for i in pointer])) for _, pointer in asked]
-    return sources.vlm.answer([Request(tuple(map(train.by_id, p)), q) for q, p in asked], advance)
+def _record(settings: Settings, query: Example, pointer: Pointer, answer: Answer) -> dict[str, Any]:
+    """What is written of an answer: the prediction and its accuracies, or why there is none."""
+    record: dict[str, Any] = {"question_id": query.question_id, "shots": len(pointer), "icds": list(pointer)}
+    if answer.error is not None:
+        return record | {"error": answer.error}
+    prediction = prediction_of(answer, settings.vlm)
+    return record | {"prediction": prediction} | accuracies(prediction, query, settings.data.metric)

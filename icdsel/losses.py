@@ -25,10 +25,16 @@ def rce_loss(
     rewards: Tensor,
     temperature: float | Tensor,
     label_smoothing: float = 0.0,
+    over: Literal["pool", "group"] = "pool",
 ) -> Tensor:
-    """Reward-weighted cross-entropy: mean_B Σ_i softmax(r / τ)_i · Σ_t CE(logits_it, label_it).
+    """Reward-weighted cross-entropy: mean_B Σ_i w_i · -log q_i, w = softmax(r / τ) over a query's pointers.
 
-    The original's loss. Every pointer of a query is imitated to some degree, one without reward too.
+    Over the *pool* log q_i = Σ_t log softmax(logits_it)[label_it], the log-prob of the whole pointer. That is the
+    original's loss: every pointer of a query is imitated to some degree, one without reward too.
+
+    Over the *group* q is the policy restricted to the query's scored pointers, q_i = π_i / Σ_j π_j: a better pointer
+    is only asked to be likelier than a worse one (ListNet's top-one loss: Cao et al. 2007, "Learning to rank: from
+    pairwise approach to listwise approach"). A group of equal rewards says nothing and is left out.
 
     Args:
         step_logits: Teacher-forced logits [B, P, S, K]; -inf where a candidate may not be chosen.
@@ -37,10 +43,11 @@ def rce_loss(
         temperature: τ; the lower, the more the best pointers of a group weigh.
         label_smoothing: Share of the target spread evenly over the candidates that may be chosen, as in
             `torch.nn.functional.cross_entropy`. The original spreads over those chosen earlier too (whose
-            logit is -100), and so does this.
+            logit is -100), and so does this. Over the group it is spread over the group's pointers.
+        over: What the policy is normalised over.
 
     Returns:
-        The loss, a scalar; the mean is over the queries that have a pointer.
+        The loss, a scalar; the mean is over the queries that have a pointer, over the group over those with signal.
 
     Raises:
         ValueError: The shapes do not fit one another.
@@ -56,16 +63,35 @@ def rce_loss(
     logits = step_logits.masked_fill(padding.unsqueeze(-1), 0.0)
     log_probs = logits.log_softmax(-1)  # (B, P, S, K)
     cross_entropy = -log_probs.gather(-1, pointers.clamp(min=0).unsqueeze(-1)).squeeze(-1)  # (B, P, S)
+    if over == "group":
+        log_prob = -cross_entropy.masked_fill(padding, 0.0).sum(-1)  # (B, P)
+        return _rce_over_group(log_prob, rewards, real, temperature, label_smoothing)
     if label_smoothing:
         allowed = logits > -torch.inf
         spread = -torch.where(allowed, log_probs, 0.0).sum(-1) / allowed.sum(-1)  # (B, P, S)
         cross_entropy = (1 - label_smoothing) * cross_entropy + label_smoothing * spread
     cross_entropy = cross_entropy.masked_fill(padding, 0.0).sum(-1)  # (B, P)
-    # The least finite number instead of -inf, so that a group of nothing but padding gives no NaN.
-    scores = rewards.to(logits.dtype) / temperature
-    scores = torch.where(real, scores, torch.finfo(scores.dtype).min)
-    weights = torch.where(real, scores.softmax(-1), 0.0)  # (B, P)
+    weights = _softmax(rewards.to(logits.dtype) / temperature, real)  # (B, P)
     return (weights * cross_entropy).sum() / real.any(-1).sum().clamp(min=1)
+
+
+def _rce_over_group(
+    log_prob: Tensor, rewards: Tensor, real: Tensor, temperature: float | Tensor, label_smoothing: float
+) -> Tensor:
+    """Mean cross-entropy of the policy within each group (B, P) with signal; 0 where there is none."""
+    target = _softmax(rewards.to(log_prob.dtype) / temperature, real)  # (B, P)
+    target = (1 - label_smoothing) * target + label_smoothing * _softmax(torch.zeros_like(log_prob), real)
+    restricted = log_prob.masked_fill(~real, torch.finfo(log_prob.dtype).min).log_softmax(-1)  # (B, P)
+    cross_entropy = -(target * restricted.masked_fill(~real, 0.0)).sum(-1)  # (B,)
+    signal = _has_signal(torch.where(real, rewards, 0.0), real)  # (B,)
+    return (cross_entropy * signal).sum() / signal.sum().clamp(min=1)
+
+
+def _softmax(scores: Tensor, real: Tensor) -> Tensor:
+    """The softmax [B, P] over what is real, 0 elsewhere; no NaN, and no gradient of one, where nothing is."""
+    # The least finite number instead of -inf: the softmax of nothing but -inf is NaN.
+    kept = torch.where(real, scores, torch.finfo(scores.dtype).min)
+    return torch.where(real, kept.softmax(-1), 0.0)
 
 
 def advantages(rewards: Tensor, *, std_floor: float = 0.1, clamp: float = 5.0) -> Tensor:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from icdsel.generation import unscored
 from icdsel.groups import split_groups
@@ -12,7 +13,7 @@ from icdsel.rates import PROBED, RECORDED, Rates
 from icdsel.rl_data import rl_data_path
 from icdsel.settings import ProposalSettings, RewardSettings, Selector, Settings
 from icdsel.sources import Sources, open_sources
-from icdsel.train import SIDE_FILE, Run, is_trained, read_groups, run_identity, runs_dir
+from icdsel.train import SIDE_FILE, Run, is_trained, read_groups, require_files, run_identity, runs_dir
 from icdsel.variants import Experiment, answering, baselines
 from icdsel.warm_start import warm_groups
 
@@ -43,20 +44,28 @@ class Estimate:
     measured: str
 
 
-def dry_run(settings: Settings, experiments: Sequence[Experiment], overwrite: bool = False) -> list[Estimate]:
+def dry_run(
+    settings: Settings,
+    experiments: Sequence[Experiment],
+    overwrite: bool = False,
+    rl_data_files: Sequence[Path] = (),
+) -> list[Estimate]:
     """All steps of a comparison with the time that each should take; opening model and data is the first.
 
-    Writes nothing but caches: the embeddings, and the bundled world where it is asked for and missing.
+    Writes nothing but caches: the embeddings, and the bundled world where it is asked for and missing. The arguments
+    are those of `icdsel.experiments.run_experiments`.
 
     Raises:
-        UserError: something exists under other settings and `overwrite` is False; dataset or model are missing.
+        UserError: something exists under other settings and `overwrite` is False; dataset, model or a file are
+            missing.
     """
+    require_all_files(experiments, rl_data_files)
     started = time.monotonic()
     sources = open_sources(settings)
     opening = Step("model and data", settings, "open them")
     seconds = time.monotonic() - started
-    rates = Rates(sources)
-    steps = missing(experiments, settings, sources, overwrite)
+    rates = Rates(sources, rl_data_files)
+    steps = missing(experiments, settings, sources, overwrite, rl_data_files)
     return [Estimate(opening, seconds, "just now"), *(_estimate(step, rates) for step in steps)]
 
 
@@ -67,20 +76,43 @@ def _estimate(step: Step, rates: Rates) -> Estimate:
     return Estimate(step, seconds, " and ".join(name for name in (RECORDED, PROBED) if name in measured))
 
 
+def require_all_files(experiments: Sequence[Experiment], rl_data_files: Sequence[Path]) -> None:
+    """Refuses to begin where a file that some training is to read is not there.
+
+    Raises:
+        RlDataError: it names the first such file.
+    """
+    for experiment in experiments:
+        require_files(experiment.settings, rl_data_files)
+
+
 def missing(
-    experiments: Sequence[Experiment], settings: Settings, sources: Sources, overwrite: bool = False
+    experiments: Sequence[Experiment],
+    settings: Settings,
+    sources: Sources,
+    overwrite: bool = False,
+    rl_data_files: Sequence[Path] = (),
 ) -> list[Step]:
     """Every step of a comparison, with what is still to be done for it; touches nothing.
 
     Raises:
         UserError: something exists under other settings and `overwrite` is False.
     """
-    return list(_steps(experiments, settings, sources, overwrite))
+    return list(_steps(experiments, settings, sources, overwrite, rl_data_files))
 
 
-def _steps(experiments: Sequence[Experiment], settings: Settings, sources: Sources, overwrite: bool) -> Iterator[Step]:
+def _steps(
+    experiments: Sequence[Experiment],
+    settings: Settings,
+    sources: Sources,
+    overwrite: bool,
+    rl_data_files: Sequence[Path],
+) -> Iterator[Step]:
     trained_on = sources.under(experiments[0].settings)
-    queries = unscored(trained_on, overwrite)
+    queries = 0 if rl_data_files else unscored(trained_on, overwrite)
+    path = rl_data_path(trained_on.settings)
+    # What is to be scored, or put together from shards, cannot be read yet.
+    files = rl_data_files or ([path] if path.is_file() and not queries else [])
     pointers = queries * most_pointers(settings.proposals)
     told = f"score {queries:,} queries, up to {pointers:,} pointers" if queries else ""
     yield Step("RL data", experiments[0].settings, told, {"scoring": queries} if queries else {})
@@ -92,7 +124,7 @@ def _steps(experiments: Sequence[Experiment], settings: Settings, sources: Sourc
             yield _answers(f"{selector}{seed}: answers", asked, selector, shots, count)
     sizes: dict[RewardSettings, int] = {}  # of the part of the RL data that is trained on
     for experiment in experiments:
-        step = _training(experiment, sources, bool(queries), overwrite, sizes)
+        step = _training(experiment, sources, files, overwrite, sizes)
         yield step
         asked = answering(experiment)
         shots = list(asked.infer.shots)
@@ -105,20 +137,19 @@ def _steps(experiments: Sequence[Experiment], settings: Settings, sources: Sourc
 def _training(
     experiment: Experiment,
     sources: Sources,
-    rl_data_missing: bool,
+    files: Sequence[Path],
     overwrite: bool,
     sizes: dict[RewardSettings, int],
 ) -> Step:
     settings, what = experiment.settings, f"{experiment}: training"
     run = Run(runs_dir(settings) / experiment.run)
-    files = [] if rl_data_missing else [rl_data_path(settings)]
     made_of = run_identity(settings, sources, files)
-    if rl_data_missing and (run.folder / SIDE_FILE).exists():
+    if not files and (run.folder / SIDE_FILE).exists():
         # What RL data it had is only known when they are made again; from the same settings they are the same.
         made_of["rl_data"] = read_side_file(run.folder / SIDE_FILE)["identity"].get("rl_data")
     if is_trained(run, made_of, overwrite):
         return Step(what, settings)
-    if rl_data_missing:
+    if not files:
         wanted = min(settings.proposals.queries or 0, len(sources.train))
         queries = max(1, int(0.8 * wanted))
     elif (queries := sizes.get(settings.reward, 0)) == 0:

@@ -10,9 +10,11 @@ with the state, divided by 0.1, and the chosen candidate moves the state through
     s = norm(g ⊙ s + (1 - g) ⊙ C[i_t]),  g = σ(W_g [s ; C[i_t]])      (without a gate s stays as it is)
 
 Two things differ from the original. A query and its pool are encoded once and shared by all the pointers
-scored on them, where the original encodes them once per pointer; the numbers are the same. And a residual
-feed-forward block may follow the cross-attention and transform the candidates (`feed_forward`, off by
-default): cosines of linear projections cannot let the question decide which part of an image counts.
+scored on them, where the original encodes them once per pointer; the numbers are the same. And queries and
+candidates may pass through one shared *tower* (`tower`, off by default), E = x + W2 drop(GELU(W1 LN(x))) of
+x = W_in E, and one shared projection, W_q = W_c: cosines of linear projections cannot let the question decide which
+part of an image counts, and what is learnt of an example as a candidate then holds for it as a query
+(docs/selectors.md).
 
 Shapes: B queries, K candidates each, P pointers per query, S shots, embeddings of width d, hidden width h.
 """
@@ -47,9 +49,9 @@ class PointerConfig:
         num_layers: Cross-attention layers.
         num_heads: Heads of each of them; must divide `hidden_dim`.
         gate: Whether a chosen ICD moves the state. Without it all steps rank the candidates alike.
-        dropout: Dropout before the two output projections and inside the feed-forward blocks.
+        dropout: Dropout before the two output projections and inside the tower.
         attn_dropout: Dropout of the attention weights.
-        feed_forward: Inner width of the residual feed-forward blocks; 0 for none.
+        tower: Inner width of the tower that queries and candidates share, with their projection; 0 for neither.
 
     Raises:
         ValueError: A size is out of its bounds.
@@ -62,10 +64,10 @@ class PointerConfig:
     gate: bool = True
     dropout: float = 0.5
     attn_dropout: float = 0.1
-    feed_forward: int = 0
+    tower: int = 0
 
     def __post_init__(self) -> None:
-        bounds = {"d_model": 1, "hidden_dim": 1, "num_layers": 1, "num_heads": 1, "feed_forward": 0}
+        bounds = {"d_model": 1, "hidden_dim": 1, "num_layers": 1, "num_heads": 1, "tower": 0}
         for name, least in bounds.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
@@ -76,10 +78,10 @@ class PointerConfig:
             raise ValueError(f"num_heads ({self.num_heads}) must divide hidden_dim ({self.hidden_dim})")
 
 
-class _FeedForward(nn.Module):
+class _Tower(nn.Module):
     """A pre-norm residual block, x + W2 drop(GELU(W1 LN(x))).
 
-    W2 starts at zero, so that a new network ranks its candidates as the one without blocks does.
+    W2 starts at zero, so that a new network ranks its candidates as the one without a tower does.
     """
 
     def __init__(self, width: int, inner: int, dropout: float) -> None:
@@ -137,13 +139,9 @@ class PointerNetwork(nn.Module):
             for _ in range(config.num_layers)
         )
         self.attn_norms = nn.ModuleList(nn.LayerNorm(h) for _ in range(config.num_layers))
-        self.query_ff: nn.Module = nn.Identity()
-        self.cand_ff: nn.Module = nn.Identity()
-        if config.feed_forward:
-            self.query_ff = _FeedForward(h, config.feed_forward, config.dropout)
-            self.cand_ff = _FeedForward(h, config.feed_forward, config.dropout)
+        self.tower: nn.Module = _Tower(h, config.tower, config.dropout) if config.tower else nn.Identity()
         self.query_proj = nn.Linear(h, h, bias=False)
-        self.cand_proj = nn.Linear(h, h, bias=False)
+        self.cand_proj = self.query_proj if config.tower else nn.Linear(h, h, bias=False)
         self.dropout = nn.Dropout(config.dropout)
         self.query_update_gate = nn.Linear(2 * h, h) if config.gate else None
         self._initialise()
@@ -152,7 +150,7 @@ class PointerNetwork(nn.Module):
         """The original's initialisation: the projections start near the identity, the gate at one half."""
         if isinstance(self.input_proj, nn.Linear):
             nn.init.xavier_uniform_(self.input_proj.weight)
-        for projection in (self.query_proj, self.cand_proj):
+        for projection in dict.fromkeys((self.query_proj, self.cand_proj)):
             nn.init.normal_(projection.weight, std=0.01)
             with torch.no_grad():
                 projection.weight.diagonal().add_(1.0)
@@ -345,8 +343,8 @@ class PointerNetwork(nn.Module):
         hidden = None if mask is None else ~mask
         # Attention over nothing is NaN: a query without any candidate attends to its padding instead.
         ignored = None if hidden is None else hidden & ~hidden.all(-1, keepdim=True)
-        q = self.input_proj(query).unsqueeze(1)  # (B, 1, h)
-        c = self.input_proj(candidates)  # (B, K, h)
+        q = self.tower(self.input_proj(query)).unsqueeze(1)  # (B, 1, h)
+        c = self.tower(self.input_proj(candidates))  # (B, K, h)
         told: dict[str, Tensor | None] = {"key_padding_mask": ignored}
         if pools < batch:  # to the attention, the queries of a shared pool are one sequence
             q, told = q.transpose(0, 1), {"attn_mask": ignored}  # (1, B, h)
@@ -355,7 +353,6 @@ class PointerNetwork(nn.Module):
             # deterministic gradients, and rounds as the original does.
             attended, _ = attention(q, c, c, **told, need_weights=True)
             q = norm(attended + q)
-        q, c = self.query_ff(q), self.cand_ff(c)
         state = F.normalize(self.query_proj(self.dropout(q)), dim=-1).view(batch, -1)  # (B, h)
         return _encoded(state, F.normalize(self.cand_proj(self.dropout(c)), dim=-1), hidden)
 

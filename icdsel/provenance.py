@@ -142,10 +142,11 @@ def claim(
     error: type[UserError],
     remedy: str,
     overwrite: bool,
+    along: Sequence[Path] = (),
 ) -> bool:
     """Whether something made of the same things stands at `paths` already.
 
-    What was made of other things is moved aside, side file too, where `overwrite` says so.
+    What was made of other things is moved aside, side file and what goes `along` too, where `overwrite` says so.
 
     Raises:
         UserError: of the class `error`; it was made of other things, or cannot be told, and `overwrite` is False.
@@ -154,7 +155,7 @@ def claim(
         return False
     if stands(paths, side_file, now, what, error, remedy, overwrite):
         return True
-    for moved in move_aside(*paths, side_file):
+    for moved in move_aside(*paths, side_file, *along):
         note(f"moved what was there to {moved}")
     return False
 

@@ -1,7 +1,7 @@
 """How fast this machine works: as earlier stages recorded it beside their results, else by a short probe."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ import torch
 from icdsel.console import note
 from icdsel.errors import RunError
 from icdsel.generation import generate, rl_data_identity, unscored
-from icdsel.groups import make_groups, split_groups
+from icdsel.groups import make_groups, merge, split_groups
 from icdsel.infer import queries_to_answer
 from icdsel.provenance import environment, identity, read_side_file
 from icdsel.records import QueryGroup
@@ -30,7 +30,7 @@ PROBE_SECONDS = 2.0
 """A probe takes on more and more work until it has lasted so long."""
 
 # What of a run decides how long a step of its training takes, beside the RL data.
-_NETWORK = ("recipe", "batch_size", "num_layers", "hidden_dim", "num_heads", "feed_forward", "gate")
+_NETWORK = ("recipe", "batch_size", "num_layers", "hidden_dim", "num_heads", "tower", "gate")
 _SIDE_FILES = {"scoring": "generated_data/*.meta.json", "answering": "infer/*/*.meta.json"}
 _RUNS = f"model_cpk/*/{SIDE_FILE}"
 # What RL data may differ in and still take as long.
@@ -49,11 +49,12 @@ class Rates:
     """Rates of the kinds of work.
 
     `scoring` counts queries, `warm`, `rce` and `grpo` queries trained on, `answering` images shown (each prompt's
-    demonstrations and query).
+    demonstrations and query). Trained is on `rl_data_files`, by default on the RL data of the settings.
     """
 
-    def __init__(self, sources: Sources) -> None:
+    def __init__(self, sources: Sources, rl_data_files: Sequence[Path] = ()) -> None:
         self.sources = sources
+        self._rl_data_files = rl_data_files
         self._known: dict[str, Rate] = {}
 
     def of(self, kind: str, settings: Settings) -> Rate:
@@ -72,8 +73,8 @@ class Rates:
         if kind == "answering":
             shared = ("dataset", "model", "dtype")
             return identity(settings, "vlm") | {name: self.sources.identity[name] for name in shared}
-        path = rl_data_path(settings)
-        made_of = run_identity(settings, self.sources, [path] if path.is_file() else [])
+        files = self._rl_data_files or [path for path in (rl_data_path(settings),) if path.is_file()]
+        made_of = run_identity(settings, self.sources, files)
         return {name: made_of[name] for name in ("encoder", "rl_data", *(f"train.{size}" for size in _NETWORK))}
 
     def _recorded(self, kind: str, needed: Mapping[str, Any]) -> Rate | None:
@@ -128,8 +129,10 @@ class Rates:
 
     def _training(self, phase: str, settings: Settings) -> float:
         """Queries trained on a second, with a new network, on the RL data or on what a probe scored."""
-        there = not unscored(self.sources.under(settings), overwrite=True)
-        groups = read_rl_data(rl_data_path(settings)).groups if there else self._scored[1]
+        files = list(self._rl_data_files)
+        if not files and not unscored(self.sources.under(settings), overwrite=True):
+            files = [rl_data_path(settings)]
+        groups = merge([read_rl_data(path).groups for path in files]) if files else self._scored[1]
         part, held_out = split_groups(groups)
         table = self.sources.seen.to(self.sources.vlm.device)
         train, validation = (

@@ -1,44 +1,17 @@
 """Tables for the screen."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
+from rich.filesize import decimal
 from rich.table import Table
+from rich.text import Text
 
-from icdsel.compare import ComparisonRow
 from icdsel.infer import Row
 from icdsel.plan import Estimate
-
-
-def comparison_table(rows: Sequence[ComparisonRow]) -> Table:
-    """Accuracies with 95 % intervals and paired differences to the reference, by number of shots."""
-    reference = rows[0].reference
-    table = Table(
-        title=f"VQA accuracy ({rows[0].metric}) in points, 95 % intervals over n = {rows[0].n} queries; "
-        f"Δ is paired, to {reference}",
-        title_justify="left",
-    )
-    table.add_column("shots", justify="right")
-    table.add_column("selector", overflow="fold")
-    table.add_column("accuracy", justify="right")
-    table.add_column("interval", justify="right")
-    table.add_column("Δ", justify="right")
-    table.add_column("interval of Δ", justify="right")
-    for metric in rows[0].other_metrics:
-        table.add_column(metric, justify="right")
-    before = None
-    for row in rows:
-        if before not in (None, row.shots):
-            table.add_section()
-        shown = str(row.shots) if row.shots != before else ""
-        before = row.shots
-        cells = [f"{row.accuracy:.1f}", f"{row.low:.1f} … {row.high:.1f}", "", ""]
-        if row.difference is not None:
-            cells[2:] = [f"{row.difference:+.1f}", f"{row.difference_low:+.1f} … {row.difference_high:+.1f}"]
-        cells += [f"{accuracy:.1f}" for accuracy in row.other_metrics.values()]
-        sure = row.difference_low is not None and row.difference_low > 0
-        table.add_row(shown, row.name, *cells, style="bold" if row.selector == "policy" and sure else None)
-    return table
+from icdsel.runs import RunSummary, age
 
 
 def inference_table(rows: Sequence[Row]) -> Table:
@@ -78,6 +51,53 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def runs_table(runs: Sequence[RunSummary], now: datetime) -> Table:
+    """A run a row, in as few columns as read well in 80 characters.
+
+    Args:
+        runs: The runs, the newest last.
+        now: What ages are counted to.
+    """
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, leading=1)
+    table.add_column("run", overflow="fold")
+    table.add_column("not as by default", overflow="fold")
+    table.add_column("policy", no_wrap=True)
+    table.add_column("reward", justify="right", no_wrap=True)
+    table.add_column("accuracy", no_wrap=True)
+    table.add_column("age, size", justify="right", no_wrap=True)
+    several = len({run.dataset for run in runs}) > 1
+    for run in runs:
+        name = Text(run.name)
+        if several:
+            name.append(f"\n{run.dataset}", style="dim")
+        if run.state != "finished":
+            why = f": {run.problem}".replace(f"{run.folder}/", "") if run.problem else ""
+            name.append(f"\n{run.state}{why}", style="yellow")
+        policy = "" if run.phase is None else f"{run.phase} {run.epoch}"
+        reward = ""
+        if run.expected_reward is not None and run.oracle_share is not None:
+            reward = f"{run.expected_reward:.3f}\n{run.oracle_share:.0%} of\noracle"
+        table.add_row(
+            name,
+            Text(", ".join(run.settings)),
+            policy,
+            reward,
+            _accuracies(run),
+            f"{age(run, now)}\n{decimal(run.bytes)}".strip(),
+        )
+    return table
+
+
+def _accuracies(run: RunSummary) -> str:
+    """Of the recommended checkpoint over the largest set that it answered, by number of shots."""
+    own = [answered for answered in run.answered if answered.checkpoint == run.checkpoint and answered.accuracy]
+    if not own:
+        return ""
+    largest = max(own, key=lambda answered: answered.n)
+    lines = [f"{shots}: {accuracy:.1f}" for shots, accuracy in largest.accuracy.items()]
+    return "\n".join([*lines, f"n = {largest.n}"])
 
 
 _MEASURED = {

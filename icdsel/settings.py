@@ -326,10 +326,11 @@ class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     gate: bool
-    feed_forward: int
+    tower: int
     num_heads: int
     dropout: float
     attn_dropout: float
+    rce_over: Literal["group", "pool"]
     old_log_probs: Literal["before-rce", "before-grpo"]
     """When GRPO's old log-probs are taken."""
     advantage_over: Literal["group", "top-k"]
@@ -344,12 +345,12 @@ class Recipe(BaseModel):
 
 RECIPES: dict[str, Recipe] = {
     "icdsel": Recipe(
-        gate=True, feed_forward=512, num_heads=4, dropout=0.1, attn_dropout=0.1, old_log_probs="before-grpo",
-        advantage_over="group", dropout_in_ratio=False, adapt_beta="epoch", kl="k3",
+        gate=True, tower=512, num_heads=4, dropout=0.1, attn_dropout=0.1, rce_over="group",
+        old_log_probs="before-grpo", advantage_over="group", dropout_in_ratio=False, adapt_beta="epoch", kl="k3",
     ),
     "lever-plus": Recipe(
-        gate=False, feed_forward=0, num_heads=1, dropout=0.5, attn_dropout=0.1, old_log_probs="before-rce",
-        advantage_over="top-k", dropout_in_ratio=True, adapt_beta="batch", kl="seed",
+        gate=False, tower=0, num_heads=1, dropout=0.5, attn_dropout=0.1, rce_over="pool",
+        old_log_probs="before-rce", advantage_over="top-k", dropout_in_ratio=True, adapt_beta="batch", kl="seed",
     ),
 }  # fmt: skip
 
@@ -377,6 +378,8 @@ class TrainSettings(Table):
     """RCE weights from rewards normalised per query instead of raw ones."""
     freeze_backbone: bool = False
     """GRPO trains only the pointer head; the projections stay fixed."""
+    rce_over: Literal["group", "pool"] | None = None
+    """What RCE normalises the policy over: the query's scored pointers, or its whole pool. [by recipe]"""
     rce_temp_start: float = Field(2.0, gt=0)
     """RCE's temperature at the first step."""
     rce_temp_end: float = Field(0.5, gt=0)
@@ -389,8 +392,8 @@ class TrainSettings(Table):
     """Width of the pointer network."""
     num_heads: int | None = Field(None, ge=1)
     """Attention heads. [by recipe]"""
-    feed_forward: int | None = Field(None, ge=0)
-    """Width of the feed-forward blocks, 0 for none. [by recipe]"""
+    tower: int | None = Field(None, ge=0)
+    """Width of the tower that queries and candidates share; 0 for the original's two projections. [by recipe]"""
     gate: bool | None = None
     """Whether a chosen ICD changes the query's state. [by recipe]"""
     dropout: float | None = Field(None, ge=0, lt=1)
@@ -405,9 +408,11 @@ class TrainSettings(Table):
     """Epochs of that imitation."""
     train_seed: int | None = Field(None, ge=0, json_schema_extra={"flag": "--train-seed"})
     """Seed of the training alone, to repeat it on the same data. [the seed]"""
+    tensorboard: bool = False
+    """Write the metrics of every epoch for TensorBoard too, to the run's folder."""
 
     # What the recipe fills in.
-    by_recipe: ClassVar[tuple[str, ...]] = ("num_heads", "feed_forward", "gate", "dropout", "attn_dropout")
+    by_recipe: ClassVar[tuple[str, ...]] = ("num_heads", "tower", "gate", "dropout", "attn_dropout", "rce_over")
 
     @model_validator(mode="before")
     @classmethod

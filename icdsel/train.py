@@ -32,14 +32,18 @@ from icdsel.provenance import (
 )
 from icdsel.records import QueryGroup
 from icdsel.rewards import is_correct
+from icdsel.run_log import log_only, log_to, logged
 from icdsel.settings import SAMPLER_FILE_NAMES, RewardSettings, Settings, TrainSettings, flag, unusual
 from icdsel.sources import Sources, open_sources
+from icdsel.tensorboard import open_events, require_tensorboard
 from icdsel.training import Epoch, plain, train_policy
 from icdsel.warm_start import warm_groups
 
 SIDE_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
 REMEDY = "Use --run NAME for a run of its own, or --overwrite to move the old one aside."
+LOG_FILE = "log.txt"
+EVENTS_FOLDER = "tensorboard"
 
 # What the screen shows of an epoch.
 _COLUMNS = {
@@ -79,7 +83,7 @@ def run_name(settings: Settings) -> str:
     parts: list[str] = [] if settings.train.recipe == TrainSettings().recipe else [settings.train.recipe]
     usual = settings.usual()
     parts += unusual(settings.reward, usual["reward"])
-    parts += unusual(settings.train, usual["train"], leave_out=["recipe"])
+    parts += unusual(settings.train, usual["train"], leave_out=["recipe", "tensorboard"])
     return "_".join([f"v3_{settings.pair_name}", *parts])
 
 
@@ -115,6 +119,7 @@ def on_training_queries(settings: Settings) -> Settings:
     return settings.model_copy(update={"proposals": proposals})
 
 
+@logged
 def train(
     settings: Settings,
     *,
@@ -133,9 +138,9 @@ def train(
     """
     settings = on_training_queries(settings)
     result = Run(runs_dir(settings) / (run or run_name(settings)))
-    for path in (*rl_data_files, settings.train.init, settings.train.warm_start):
-        if path is not None and not path.is_file():
-            raise RlDataError(f"{path} does not exist: give the path of a file that does")
+    require_files(settings, rl_data_files)
+    if settings.train.tensorboard:
+        require_tensorboard()
     usual = settings.usual()["train"]
     assert isinstance(usual, TrainSettings)
     start = network_to_start_from(settings.train, usual)
@@ -160,13 +165,15 @@ def train(
         for moved in move_aside(result.folder):
             note(f"moved the unfinished run to {moved}")
     write_side_file(side, settings, made_of, str(table.device), pair=settings.pair_name, rl_data=list(map(str, files)))
+    log_to(result.folder / LOG_FILE, str(table.device))
     note(f"Training on {len(train_part)} queries, validating on {len(validation_part)}: run {result.name}")
     rows: list[Epoch] = []
     work: dict[str, dict[str, float]] = {}
     before = time.monotonic()
     steps = (settings.train.rce_epochs + settings.train.grpo_epochs) * len(train_part)
     steps += settings.train.warm_epochs * len(warm.query) if warm else 0
-    with progress("Training", steps) as advance:
+    folder = result.folder / EVENTS_FOLDER if settings.train.tensorboard else None
+    with open_events(folder) as events, progress("Training", steps) as advance:
 
         def keep(epoch: Epoch) -> None:
             metrics = plain(epoch.metrics)
@@ -185,16 +192,17 @@ def train(
             )
             line = {"phase": epoch.phase, "epoch": epoch.number + 1, "kl_beta": epoch.kl_beta, **metrics}
             append_lines(result.folder / METRICS_FILE, [json.dumps(line)])
+            events.write(metrics | {"kl_beta": epoch.kl_beta})
             rows.append(epoch)
             nonlocal before
             spent = work.setdefault(epoch.phase, {"seconds": 0.0, "count": 0})
             spent["seconds"] += time.monotonic() - before
             spent["count"] += len(warm.query) if warm and epoch.phase == "warm" else len(train_part)
             before = time.monotonic()
-            note(
-                f"{epoch.phase} epoch {epoch.number + 1}: loss {metrics[f'{epoch.phase}_loss']:.3f}, expected reward "
-                f"{metrics['expected_reward']:.3f} ({metrics['oracle_share']:.1%} of the oracle)"
-            )
+            reached = f"expected reward {metrics['expected_reward']:.3f} ({metrics['oracle_share']:.1%} of the oracle)"
+            number = f"{epoch.phase} epoch {epoch.number + 1}"
+            advance(0, f"{number}: {metrics['expected_reward']:.2f}, {metrics['oracle_share']:.0%} of oracle")
+            note(f"{number}: loss {metrics[f'{epoch.phase}_loss']:.3f}, {reached}")
 
         train_policy(
             network,
@@ -210,7 +218,19 @@ def train(
     out.print(_table(rows))
     record_work(side, work)
     _mark_finished(side)
+    log_only(f"recommended checkpoint {result.checkpoint.name}")
     return result
+
+
+def require_files(settings: Settings, rl_data_files: Sequence[Path]) -> None:
+    """Refuses to begin where a file that the training is to read is not there.
+
+    Raises:
+        RlDataError: it names the first such file.
+    """
+    for path in (*rl_data_files, settings.train.init, settings.train.warm_start):
+        if path is not None and not path.is_file():
+            raise RlDataError(f"{path} does not exist: give the path of a file that does")
 
 
 def read_groups(files: Sequence[Path], sources: Sources, reward: RewardSettings) -> list[QueryGroup]:
@@ -264,7 +284,8 @@ def run_identity(settings: Settings, sources: Sources, files: Sequence[Path]) ->
     """Everything that decides what is trained."""
     init = settings.train.init
     warm = settings.train.warm_start
-    made_of = identity(settings, "data", "reward", "train", leave_out=["train.init", "train.warm_start"])
+    silent = ["train.init", "train.warm_start", "train.tensorboard"]
+    made_of = identity(settings, "data", "reward", "train", leave_out=silent)
     return (
         made_of
         | sources.identity
@@ -278,7 +299,7 @@ def run_identity(settings: Settings, sources: Sources, files: Sequence[Path]) ->
 
 def make_network(settings: TrainSettings, d_model: int, seed: int) -> PointerNetwork:
     """A new network of the recipe."""
-    assert settings.num_heads and settings.feed_forward is not None and settings.gate is not None  # by recipe
+    assert settings.num_heads and settings.tower is not None and settings.gate is not None  # by recipe
     assert settings.dropout is not None and settings.attn_dropout is not None
     config = PointerConfig(
         d_model=d_model,
@@ -288,7 +309,7 @@ def make_network(settings: TrainSettings, d_model: int, seed: int) -> PointerNet
         gate=settings.gate,
         dropout=settings.dropout,
         attn_dropout=settings.attn_dropout,
-        feed_forward=settings.feed_forward,
+        tower=settings.tower,
     )
     torch.manual_seed(seed)
     return PointerNetwork(config)
@@ -309,7 +330,7 @@ def network_to_start_from(settings: TrainSettings, usual: TrainSettings) -> Poin
     if settings.init is None:
         return None
     start = load_policy(settings.init)
-    sizes = ("hidden_dim", "num_layers", "num_heads", "feed_forward", "gate")
+    sizes = ("hidden_dim", "num_layers", "num_heads", "tower", "gate")
     asked = [name for name in sizes if getattr(settings, name) != getattr(usual, name)]
     other = [name for name in asked if getattr(settings, name) != getattr(start.config, name)]
     if other:

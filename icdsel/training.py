@@ -6,7 +6,7 @@ gathers its rows, and what is measured stays a tensor until the epoch ends.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from icdsel.policy import PointerNetwork, pointer_log_prob
 from icdsel.settings import RECIPES, TrainSettings
 
 MAX_GRAD_NORM = 1.0
-FROZEN = ("input_proj", "query_proj", "cand_proj")
+FROZEN = ("input_proj", "tower", "query_proj", "cand_proj")
 EVAL_BATCH = 256
 
 
@@ -97,22 +97,31 @@ def _warm_up(loop: _Loop, warm: Groups) -> None:
 
     The original trains on the parity of indices, over a pool of the two ICDs themselves (specification §0.1).
     """
-    _weighted_cross_entropy(loop, "warm", warm, loop.settings.warm_epochs, lambda batch: torch.zeros_like(batch.raw))
+    _weighted_cross_entropy(
+        loop, "warm", warm, loop.settings.warm_epochs, lambda batch: torch.zeros_like(batch.raw), over="pool"
+    )
 
 
 def _rce(loop: _Loop) -> None:
-    normalized = loop.settings.rce_normalized_reward
+    normalized, over = loop.settings.rce_normalized_reward, loop.settings.rce_over
+    assert over is not None  # by recipe
     _weighted_cross_entropy(
         loop,
         "rce",
         loop.train,
         loop.settings.rce_epochs,
         lambda batch: batch.normalized if normalized else batch.raw,
+        over=over,
     )
 
 
 def _weighted_cross_entropy(
-    loop: _Loop, phase: str, groups: Groups, epochs: int, rewards_of: Callable[[Groups], Tensor]
+    loop: _Loop,
+    phase: str,
+    groups: Groups,
+    epochs: int,
+    rewards_of: Callable[[Groups], Tensor],
+    over: Literal["pool", "group"],
 ) -> None:
     """Epochs of RCE over `groups`; equal rewards weigh all pointers of a query the same at any temperature."""
     network, settings = loop.network, loop.settings
@@ -125,7 +134,7 @@ def _weighted_cross_entropy(
         for _, batch in loop.batches(groups):
             tau = rce_temperature(step, total, settings.rce_temp_start, settings.rce_temp_end)
             logits = network.step_logits(loop.table[batch.query], loop.table[batch.pool], batch.pointers, batch.mask)
-            loss = rce_loss(logits, batch.pointers, rewards_of(batch), tau, settings.label_smoothing)
+            loss = rce_loss(logits, batch.pointers, rewards_of(batch), tau, settings.label_smoothing, over)
             losses.append(_update(loss, optimizer, network))
             step += 1
         metrics = {f"{phase}_loss": _mean(losses)} | evaluate(network, loop.table, loop.validation)

@@ -91,10 +91,10 @@ def _changed(settings: Settings, variant: str) -> Settings:
             continue
         table, _, name = key.rpartition(".")
         table, name = table or "train", name.replace("-", "_")
-        if table not in _VARIED or name == "train_seed":
+        if table not in _VARIED or name in ("train_seed", "tensorboard"):
             raise SettingsError(
                 f"--train {variant}: {key} cannot differ between the variants of one comparison, which share data, "
-                f"prompts and seeds (--seeds). Settings of {' and '.join(_VARIED)} can"
+                f"prompts, seeds (--seeds) and what is written. Settings of {' and '.join(_VARIED)} can"
             )
         if own.setdefault(table, {}).setdefault(name, value) != value:
             raise SettingsError(f"--train {variant}: {key} is set twice")

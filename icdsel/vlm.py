@@ -135,36 +135,36 @@ class Vlm(ABC):
                     parts.extendleft([batch[half:], batch[:half]])
                     self._fits = half
 
-    def answer(self, requests: Sequence[Request], on_done: Callable[[int], None] | None = None) -> list[Answer]:
+    def answer(
+        self, requests: Sequence[Request], on_answers: Callable[[Mapping[int, Answer]], None] | None = None
+    ) -> list[Answer]:
         """Answer every request and score its references; a request that fails carries its error.
 
-        `on_done(k)` is called when k more requests are done.
+        `on_answers` is called with answers as they come, by their place in `requests`.
         """
-        answers: list[Answer] = []
-        for at in range(0, len(requests), self.chunk):
-            upcoming = requests[at + self.chunk : at + 2 * self.chunk]
-            answers += self._answer_chunk(requests[at : at + self.chunk], upcoming, on_done)
-        return answers
-
-    def _answer_chunk(
-        self, requests: Sequence[Request], upcoming: Sequence[Request], on_done: Callable[[int], None] | None
-    ) -> list[Answer]:
         answers: dict[int, Answer] = {}
+        for at in range(0, len(requests), self.chunk):
+            for made in self._answer_chunk(requests, at):
+                answers |= made
+                if on_answers:
+                    on_answers(made)
+        return [answers[i] for i in range(len(requests))]
+
+    def _answer_chunk(self, requests: Sequence[Request], at: int) -> Iterator[dict[int, Answer]]:
+        """The answers of the chunk that begins at `at`, by their place in `requests`."""
+        chunk, upcoming = (requests[start : start + self.chunk] for start in (at, at + self.chunk))
+        failed: dict[int, Answer] = {}
         fine: dict[int, Request] = {}
-        self._open(_images(requests), _images(upcoming))
-        for i, request in enumerate(requests):
+        self._open(_images(chunk), _images(upcoming))
+        for i, request in enumerate(chunk, at):
             broken = [example.image for example in request.shown if example.image in self.images.broken]
             if broken:
-                answers[i] = Answer("", error=self.images.broken[broken[0]])
+                failed[i] = Answer("", error=self.images.broken[broken[0]])
             else:
                 fine[i] = request
-        if on_done:
-            on_done(len(answers))
-        for made in self._answer_all(fine):
-            answers |= made
-            if on_done:
-                on_done(len(made))
-        return [answers[i] for i in range(len(requests))]
+        if failed:
+            yield failed
+        yield from self._answer_all(fine)
 
     @torch.inference_mode()
     def embed_images(self, paths: Sequence[Path]) -> Tensor:

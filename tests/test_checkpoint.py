@@ -76,8 +76,8 @@ VARIANTS = [
     pytest.param({"gate": False}, id="no-gate"),
     pytest.param({"d_model": 8}, id="no-input-projection"),
     pytest.param({"num_layers": 3, "gate": False, "dropout": 0.1}, id="layers"),
-    pytest.param({"num_heads": 4, "feed_forward": 12, "attn_dropout": 0.0}, id="larger"),
-    pytest.param({"num_heads": 2, "feed_forward": 12, "gate": False}, id="larger-no-gate"),
+    pytest.param({"num_heads": 4, "tower": 12, "attn_dropout": 0.0}, id="larger"),
+    pytest.param({"num_heads": 2, "tower": 12, "gate": False}, id="larger-no-gate"),
 ]
 
 
@@ -136,7 +136,7 @@ def test_reads_every_way_of_naming(tmp_path: Path, prefix: str, key: str | None,
 
 
 def test_infers_the_sizes_from_the_shapes(tmp_path: Path) -> None:
-    for config in ({}, {"gate": False}, {"d_model": 8}, {"num_layers": 3}, {"feed_forward": 12}):
+    for config in ({}, {"gate": False}, {"d_model": 8}, {"num_layers": 3}, {"tower": 12}):
         policy = network(**config)
         path = torch_save(tmp_path / "x.pt", {"model_state_dict": policy.state_dict()})
         assert same(load_policy(path), policy)
@@ -191,7 +191,7 @@ def test_training_can_resume(tmp_path: Path) -> None:
 
 
 def test_the_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
-    policy = network(feed_forward=4)
+    policy = network(tower=4)
     optimizer = torch.optim.AdamW(policy.parameters())
     logits(policy).sum().backward()
     optimizer.step()
@@ -206,7 +206,7 @@ def test_the_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
     extra = {"x": torch.arange(9)[:3], "loss": "".join(["val", "_loss"])}
     save(tmp_path / "b.pt", again.network, optimizer=resumed, metrics=metrics, extra=extra)
     assert (tmp_path / "b.pt").read_bytes() == first
-    assert save(tmp_path / "c.pt", network(seed=1, feed_forward=4)).read_bytes() != first
+    assert save(tmp_path / "c.pt", network(seed=1, tower=4)).read_bytes() != first
 
 
 def test_loading_draws_nothing_from_the_random_generator() -> None:
@@ -277,10 +277,21 @@ def test_the_neutral_gate_changes_nothing_for_lever_plus(tmp_path: Path) -> None
 
 
 def test_what_lever_plus_would_ignore_is_kept_and_named(tmp_path: Path) -> None:
-    path = save(tmp_path / "rce_epoch1.pt", network(num_heads=4, feed_forward=12))
-    with pytest.warns(ConversionWarning, match=r"feed-forward blocks .*12 wide.* and 4 attention heads.*ignore"):
+    path = save(tmp_path / "rce_epoch1.pt", network(num_heads=4, tower=12))
+    with pytest.warns(ConversionWarning, match=r"shared tower .*12 wide.* and 4 attention heads.*ignore"):
         converted = convert(path)
-    assert f"{PREFIX}query_ff.up.weight" in torch.load(converted, weights_only=True)["state_dict"]
+    assert f"{PREFIX}tower.up.weight" in torch.load(converted, weights_only=True)["state_dict"]
+
+
+def test_a_tower_means_one_projection(tmp_path: Path) -> None:
+    path = save(tmp_path / "rce_epoch1.pt", network(tower=12))
+    content = torch.load(path, weights_only=True)
+    assert torch.equal(
+        content["model_state_dict"]["query_proj.weight"], content["model_state_dict"]["cand_proj.weight"]
+    )
+    content["model_state_dict"]["cand_proj.weight"] = content["model_state_dict"]["cand_proj.weight"] + 1
+    with pytest.raises(CheckpointError, match="query_proj and cand_proj differ"):
+        load_policy(torch_save(path, content))
 
 
 def test_nothing_to_warn_of(tmp_path: Path) -> None:

@@ -1,12 +1,16 @@
+import csv
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from rich.console import Console
 from scipy import stats
 
-from icdsel.compare import ComparisonRow, compare, write_rows
+from icdsel.compare import ComparisonRow, compare, learned_and_worse, write_rows
+from icdsel.comparison_tables import screen_tables, write_csv, write_markdown
 from icdsel.errors import RunError
 from icdsel.infer import predictions_dir
 from icdsel.settings import Settings, load_settings
@@ -27,10 +31,12 @@ def write(
     ids: list[int] | None = None,
     subset: str | None = None,
     failed: Collection[int] = (),
+    folder: Path | None = None,
+    asked_with: Mapping[str, Mapping[str, Any]] | None = None,
     **made_of: Any,
 ) -> Path:
     """Predictions as `infer` leaves them: for each number of shots one accuracy a query, or a failure."""
-    folder = predictions_dir(settings)
+    folder = folder or predictions_dir(settings)
     folder.mkdir(parents=True, exist_ok=True)
     count = len(next(iter(scores.values())))
     subset = subset or f"validation-{count}"
@@ -43,7 +49,7 @@ def write(
     path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     selector = name.split("-")[0] if name.startswith(("random", "policy")) else name
     identity = MADE_OF | {"selector": selector} | made_of
-    side = {"identity": identity, "name": name, "set": subset, "failed": len(failed)}
+    side = {"identity": identity, "name": name, "set": subset, "failed": len(failed), "settings": asked_with or {}}
     path.with_suffix(".meta.json").write_text(json.dumps(side))
     return path
 
@@ -84,7 +90,19 @@ def test_rows_by_hand(settings: Settings) -> None:
         difference=60.0,
         difference_low=60.0,
         difference_high=60.0,
+        correct=100.0,
+        p_value=rows[3].p_value,
+        p_holm=rows[3].p_holm,
+        detectable=None,  # the differences do not vary
+        wins=4,
+        losses=0,
+        ties=0,
+        mcnemar_p=1.0,  # both are right on all queries
+        asked=4,
     )
+    # Two of the 16 ways to flip four signs are as extreme, at 1 shot and at 2: Holm doubles the smaller.
+    assert rows[1].p_value == rows[3].p_value == pytest.approx(2 / 16, abs=0.01)
+    assert rows[1].p_holm == rows[3].p_holm == 2 * rows[1].p_value
     one = rows[1]
     assert (one.accuracy, one.n) == (60.0, 4)
     assert (one.difference, one.difference_low, one.difference_high) == (30.0, 30.0, 30.0)
@@ -93,6 +111,7 @@ def test_rows_by_hand(settings: Settings) -> None:
     # The reference has no difference to itself, and none of no shots to compare with.
     for row in (rows[0], rows[2], rows[4]):
         assert (row.difference, row.difference_low, row.difference_high) == (None, None, None)
+        assert (row.p_value, row.p_holm, row.detectable, row.wins, row.mcnemar_p) == (None,) * 5
     assert {row.reference for row in rows} == {"random-42"}
 
 
@@ -177,8 +196,39 @@ def test_seeds_get_a_row_of_their_mean_query_by_query(settings: Settings) -> Non
     assert policy_mean.reference == "random (mean over seeds)"
     assert (policy_mean.difference, policy_mean.difference_low, policy_mean.difference_high) == (30.0, 30.0, 30.0)
     assert random_mean.difference is None
+    # The range over the seeds: 0.2, 0.3 and 0.4; 0.4 and 0.8.
+    assert (random_mean.seeds, random_mean.seed_low, random_mean.seed_high) == (3, 20.0, 40.0)
+    assert (policy_mean.seeds, policy_mean.seed_low, policy_mean.seed_high) == (2, 40.0, 80.0)
+    # Every policy seed is right on all three queries, the random ones each on two: hard correctness is 2/3.
+    assert (policy_mean.correct, random_mean.correct) == (100.0, pytest.approx(66.6667))
+    # One question is asked: the means. Seeds are no questions of their own.
+    assert policy_mean.p_holm == policy_mean.p_value == pytest.approx(2 / 8, abs=0.02)
+    assert policy_mean.mcnemar_p == pytest.approx(2 / 8, abs=0.02)  # a third of the seeds on each of three queries
+    for name, whole in (("random-1", random_mean), ("policy-v3_Run-grpo_epoch3", policy_mean)):
+        seed = rows[name, 1]
+        assert (seed.part_of, seed.seeds, seed.seed_low) == (whole.name, 1, None)
+        assert (seed.p_value, seed.p_holm, seed.mcnemar_p) == (None, None, None)
+        assert seed.wins is not None
     assert rows["random-1", 1].difference == pytest.approx(-10.0)
     assert len(rows) == 7
+
+
+def test_where_one_seed_was_answered_it_stands_for_the_mean(settings: Settings) -> None:
+    write(settings, "random-1", {1: [0.0, 0.6], 2: [0.3, 0.3]})
+    write(settings, "random-2", {1: [0.6, 0.0]})
+    write(settings, "nearest-both", {1: [0.6, 0.6], 2: [0.9, 0.9]})
+    rows = by_name(compare(settings))
+    assert (rows["nearest-both", 1].reference, rows["nearest-both", 1].difference) == ("random (mean over seeds)", 30.0)
+    assert (rows["nearest-both", 2].reference, rows["nearest-both", 2].difference) == ("random-1", 60.0)
+
+
+def test_seeds_follow_their_mean(settings: Settings) -> None:
+    write(settings, "random-1", {1: [0.9, 0.9]})
+    write(settings, "random-2", {1: [0.0, 0.0]})
+    write(settings, "random-3", {1: [0.3, 0.3]})
+    write(settings, "nearest-both", {1: [0.6, 0.6]})
+    names = [row.name for row in compare(settings)]
+    assert names == ["nearest-both", "random (mean over seeds)", "random-1", "random-3", "random-2"]
 
 
 def test_runs_of_other_settings_are_no_seeds_of_each_other(settings: Settings) -> None:
@@ -300,40 +350,252 @@ def test_the_json_file_is_a_list_of_rows(settings: Settings, tmp_path: Path) -> 
     write(settings, "random-42", {1: [0.3] * 4})
     write(settings, "nearest-both", {1: [0.6] * 4})
     path = tmp_path / "made" / "table.json"
-    write_rows(compare(settings), path)
-    written = json.loads(path.read_text())
-    assert written == [
-        {
-            "name": "nearest-both",
-            "selector": "nearest-both",
-            "shots": 1,
-            "n": 4,
-            "accuracy": 60.0,
-            "low": 60.0,
-            "high": 60.0,
-            "reference": "random-42",
-            "difference": 30.0,
-            "difference_low": 30.0,
-            "difference_high": 30.0,
-            "metric": "official",
-            "other_metrics": {},
-        },
-        {
-            "name": "random-42",
-            "selector": "random",
-            "shots": 1,
-            "n": 4,
-            "accuracy": 30.0,
-            "low": 30.0,
-            "high": 30.0,
-            "reference": "random-42",
-            "difference": None,
-            "difference_low": None,
-            "difference_high": None,
-            "metric": "official",
-            "other_metrics": {},
-        },
-    ]
+    rows = compare(settings)
+    write_rows(rows, path)
+    first, second = json.loads(path.read_text())
+    assert first == {
+        "name": "nearest-both",
+        "selector": "nearest-both",
+        "shots": 1,
+        "n": 4,
+        "accuracy": 60.0,
+        "low": 60.0,
+        "high": 60.0,
+        "reference": "random-42",
+        "difference": 30.0,
+        "difference_low": 30.0,
+        "difference_high": 30.0,
+        "metric": "official",
+        "other_metrics": {},
+        "correct": 100.0,
+        "seeds": 1,
+        "seed_low": None,
+        "seed_high": None,
+        "part_of": None,
+        "p_value": rows[0].p_value,
+        "p_holm": rows[0].p_value,
+        "detectable": None,
+        "wins": 4,
+        "losses": 0,
+        "ties": 0,
+        "mcnemar_p": 1.0,
+        "asked": 4,
+        "differing": [],
+    }
+    assert second.keys() == first.keys()
+    assert (second["name"], second["difference"]) == ("random-42", None)
+
+
+@pytest.fixture
+def rows(settings: Settings) -> list[ComparisonRow]:
+    """Random by two seeds, a policy that is better, zero-shot; models that differ, one failure."""
+    rng = np.random.default_rng(0)
+    for seed in (1, 2):
+        write(settings, f"random-{seed}", {1: rng.choice([0.0, 0.3, 1.0], 60).tolist()}, model="m1")
+    write(settings, "policy-run-rce_epoch5", {1: rng.choice([0.6, 1.0], 60).tolist()}, model="m1")
+    write(settings, "zero-shot", {0: [0.3] * 60}, failed=[100], model="m2")
+    return compare(settings, allow_different=True)
+
+
+def test_the_csv_file_holds_every_field(rows: list[ComparisonRow], tmp_path: Path) -> None:
+    write_csv(rows, tmp_path / "table.csv")
+    with (tmp_path / "table.csv").open(newline="") as file:
+        read = list(csv.DictReader(file))
+    assert [row["name"] for row in read] == [row.name for row in rows]
+    policy = next(row for row in read if row["selector"] == "policy")
+    made = next(row for row in rows if row.selector == "policy")
+    for name in ("accuracy", "difference_low", "p_value", "p_holm", "detectable", "mcnemar_p"):
+        assert float(policy[name]) == getattr(made, name)
+    assert (policy["wins"], policy["part_of"], policy["asked"]) == (str(made.wins), "", "60")
+    assert "different models" in policy["differing"]
+
+
+def test_the_markdown_file_is_one_table_with_what_it_means(rows: list[ComparisonRow], tmp_path: Path) -> None:
+    write_markdown(rows, tmp_path / "table.md")
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    assert lines[0].startswith("**VQA accuracy (official) in points, n = 59 queries; Δ is paired by query, to random")
+    table = [line.replace("\\|", "") for line in lines if line.startswith("|")]
+    assert len(table) == 2 + len(rows)
+    assert len({line.count("|") for line in table}) == 1  # as many columns in every line
+    for told in ("Compared although they differ", "1 of 60 queries left out", "Holm", "80 % power", "McNemar"):
+        assert any(told in line for line in lines)
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_the_screen_shows_whole_figures_at_every_width(rows: list[ComparisonRow], width: int) -> None:
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console.print(screen_tables(rows))
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= width
+    policy = next(row for row in rows if row.selector == "policy")
+    figures = (
+        f"{policy.low:.1f} … {policy.high:.1f}",
+        f"{policy.difference:+.1f}",
+        "<0.001***",
+        f"{policy.detectable:.1f}",
+    )
+    for shown in (*figures, f"{policy.wins} / {policy.losses} / {policy.ties}", "Compared although they differ"):
+        assert shown in text
+
+
+# --- paths ------------------------------------------------------------------------------------------------
+
+
+def test_paths_are_files_or_folders_each_read_once(settings: Settings, tmp_path: Path) -> None:
+    random = write(settings, "random-42", {1: [0.3] * 3}, folder=tmp_path / "a" / "x")
+    write(settings, "nearest-both", {1: [0.6] * 3}, folder=tmp_path / "a" / "y")
+    write(settings, "oracle", {1: [0.9] * 3}, folder=tmp_path / "b")
+    assert {row.name for row in compare(settings, [random, tmp_path / "b"])} == {"random-42", "oracle"}
+    # A folder of folders; the file in it that is named too is there once.
+    assert {row.name for row in compare(settings, [tmp_path / "a", random])} == {"random-42", "nearest-both"}
+    with pytest.raises(RunError, match=r"c does not exist and holds no predictions.*icdsel infer"):
+        compare(settings, [tmp_path / "c"])
+
+
+def test_without_a_baseline_the_first_file_is_the_reference(settings: Settings, tmp_path: Path) -> None:
+    b = write(settings, "policy-b-rce_epoch1", {1: [0.6] * 3}, checkpoint="b")
+    a = write(settings, "policy-a-rce_epoch1", {1: [0.9] * 3}, checkpoint="a")
+    assert {row.reference for row in compare(settings, [b, a])} == {"policy-b-rce_epoch1"}
+
+
+def test_rows_of_one_name_are_told_apart_by_what_differs(settings: Settings, tmp_path: Path) -> None:
+    # Samplers may differ: how ICDs are chosen is what is compared. Zero-shot knows none, and is there once.
+    for sampler in ("rand", "mix"):
+        folder = tmp_path / sampler
+        made_of = {"data.sampler": sampler, "data.pool_size": 64}
+        for seed, score in ((1, 0.3), (2, 0.6)):
+            write(settings, f"random-{seed}", {1: [score] * 3}, folder=folder, **made_of)
+        write(settings, "zero-shot", {0: [0.9] * 3}, folder=folder, **made_of)
+    rows = by_name(compare(settings, [tmp_path / "rand", tmp_path / "mix"]))
+    assert {name for name, _ in rows} == {
+        "zero-shot",
+        *(f"random-{seed} @ sampler {sampler}" for seed in (1, 2) for sampler in ("rand", "mix")),
+        *(f"random (mean over seeds) @ sampler {sampler}" for sampler in ("rand", "mix")),
+    }
+    assert rows["random (mean over seeds) @ sampler mix", 1].accuracy == 45.0
+    # A reference needs its place only where there are several of the name.
+    with pytest.raises(RunError, match="several rows are called 'random-1'"):
+        compare(settings, [tmp_path], reference="random-1")
+    assert compare(settings, [tmp_path / "mix"], reference="random-1")[0].reference == "random-1"
+
+
+def test_one_name_and_one_setting_from_two_folders_have_the_folders_in_their_names(
+    settings: Settings, tmp_path: Path
+) -> None:
+    for folder, score in (("first", 0.3), ("second", 0.6)):
+        where = tmp_path / folder / "infer"
+        write(settings, "policy-x-rce_epoch1", {1: [score] * 3}, folder=where, checkpoint=folder)
+        write(settings, "random-42", {1: [0.3] * 3}, folder=where)  # the same twice
+    names = {row.name for row in compare(settings, [tmp_path / "first/infer", tmp_path / "second/infer"])}
+    assert names == {"policy-x-rce_epoch1 @ first", "policy-x-rce_epoch1 @ second", "random-42"}
+
+
+def test_models_are_told_by_name_even_where_the_name_is_one(settings: Settings, tmp_path: Path) -> None:
+    of = {"aaaa": "Qwen/Qwen2.5-VL-3B", "bbbb": "models/Qwen2.5-VL-3B", "cccc": "tiny-vlm"}
+    for fingerprint, name in of.items():
+        asked_with = {"vlm": {"model": name}}
+        write(
+            settings, "random-42", {1: [0.3]}, folder=tmp_path / fingerprint, asked_with=asked_with, model=fingerprint
+        )
+    names = {row.name for row in compare(settings, [tmp_path], allow_different=True)}
+    assert len(names) == 3
+    assert all(name.startswith(("random-42 @ Qwen2.5-VL-3B ", "random-42 @ tiny-vlm")) for name in names)
+
+
+# --- different things -------------------------------------------------------------------------------------
+
+
+def test_different_queries_are_compared_on_those_they_share_if_told_to(settings: Settings) -> None:
+    write(settings, "random-42", {1: [0.0, 0.3, 0.6]}, ids=[1, 2, 3])
+    write(settings, "nearest-both", {1: [0.9, 0.9, 0.0, 0.0]}, ids=[2, 3, 4, 5])
+    with pytest.raises(RunError) as told:
+        compare(settings)
+    for way in ("--allow-different, on the 2 queries that all share", "icdsel compare PATH", "icdsel infer", "--set"):
+        assert way in str(told.value)
+    rows = by_name(compare(settings, allow_different=True))
+    nearest = rows["nearest-both", 1]
+    assert (nearest.n, nearest.accuracy, nearest.difference) == (2, 90.0, 45.0)
+    assert nearest.differing == ("different queries: 2 sets of 3 to 4, of which all rows share 2",)
+    write(settings, "oracle", {1: [0.9] * 2}, ids=[1, 5])
+    with pytest.raises(RunError, match="of which all rows share 0") as told:
+        compare(settings, allow_different=True)
+    assert "--allow-different" not in str(told.value)
+
+
+def test_sets_of_one_row_are_told_apart_and_what_is_the_same_on_them_is_there_once(settings: Settings) -> None:
+    for count in (3, 4):
+        write(settings, "random-42", {1: [0.3] * count})
+        write(settings, "oracle", {1: [count / 10] * count})
+    names = {row.name for row in compare(settings, allow_different=True)}
+    assert names == {"random-42", "oracle @ validation-3", "oracle @ validation-4"}
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"),
+    [
+        ("data.metric", "metrics"),
+        ("model", "models"),
+        ("vlm.layout", "prompts"),
+        ("data.shown_answer", "prompts"),
+        ("dataset", "data"),
+    ],
+)
+def test_different_settings_are_compared_if_told_to_and_the_rows_say_so(
+    settings: Settings, key: str, kind: str
+) -> None:
+    write(settings, "random-42", {1: [0.3] * 4}, **{key: "official"})
+    write(settings, "nearest-both", {1: [0.6] * 4}, **{key: "lemmatised"})
+    with pytest.raises(
+        RunError, match=rf"different {kind}.*{key} is 'lemmatised' \(nearest-both\), 'official'"
+    ) as told:
+        compare(settings)
+    assert "--allow-different\n" in str(told.value) + "\n"  # nothing about queries, which are the same
+    rows = compare(settings, allow_different=True)
+    assert all(f"{key} is" in row.differing[0] for row in rows)
+    if key == "data.metric":
+        assert {row.metric for row in rows} == {"official", "lemmatised"}
+
+
+def test_what_chooses_icds_may_differ_without_a_word(settings: Settings) -> None:
+    write(settings, "random-42", {1: [0.3] * 4}, **{"data.embed": "both", "encoder": "a"})
+    write(settings, "policy-x-rce_epoch1", {1: [0.6] * 4}, **{"data.embed": "image", "encoder": "b"})
+    assert compare(settings)[0].differing == ()
+
+
+# --- baselines --------------------------------------------------------------------------------------------
+
+
+def test_missing_baselines_are_asked_for_by_the_command_that_makes_them(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = load_settings({"infer": {"n": 3, "split": "tuning"}, "data": {"sampler": "mix"}}).model_dump(mode="json")
+    write(settings, "random-42", {1: [0.3] * 3, 2: [0.3] * 3}, asked_with=asked)
+    write(settings, "majority", {1: [0.3] * 3}, asked_with=asked)
+    compare(settings)
+    told = " ".join(capsys.readouterr().err.split())
+    assert "zero-shot and majority should stand in the table" in told
+    assert "icdsel infer --sampler mix --n 3 --split tuning --selector zero-shot,majority --shots 2" in told
+    write(settings, "majority", {1: [0.3] * 3, 2: [0.6] * 3}, asked_with=asked)
+    write(settings, "zero-shot", {0: [0.3] * 3}, asked_with=asked)
+    for shots in ([], [1], [2]):
+        names = {row.name for row in compare(settings, shots=shots)}
+        assert names == {"random-42", "majority", "zero-shot"}
+    assert capsys.readouterr().err == ""
+
+
+# --- worse ------------------------------------------------------------------------------------------------
+
+
+def test_only_learned_policies_that_are_surely_worse_count(settings: Settings) -> None:
+    write(settings, "random-42", {1: [0.6] * 4})
+    write(settings, "oracle", {1: [0.0] * 4})  # worse, but not learned
+    write(settings, "policy-a-rce_epoch1", {1: [0.3] * 4}, checkpoint="a")
+    write(settings, "policy-b-rce_epoch1", {1: [0.0, 0.9, 0.9, 0.3]}, checkpoint="b")  # its interval holds 0
+    write(settings, "policy-c-rce_epoch1", {1: [0.9] * 4}, checkpoint="c")
+    # One seed of two is worse, their mean is not.
+    write(settings, "policy-d_train-seed-1-rce_epoch1", {1: [0.3] * 4}, checkpoint="d")
+    write(settings, "policy-d_train-seed-2-rce_epoch1", {1: [0.9] * 4}, checkpoint="e")
+    assert [row.name for row in learned_and_worse(compare(settings))] == ["policy-a-rce_epoch1"]
 
 
 # --- named rows -------------------------------------------------------------------------------------------
@@ -342,7 +604,9 @@ def test_the_json_file_is_a_list_of_rows(settings: Settings, tmp_path: Path) -> 
 def test_rows_that_are_named_stand_alone_and_seeds_of_one_name_are_their_mean(settings: Settings) -> None:
     one = write(settings, "policy-a-rce_epoch5", {1: [0.2, 0.4], 2: [1.0, 1.0]}, checkpoint="f00")
     two = write(settings, "policy-b-rce_epoch5", {1: [0.6, 0.4], 2: [0.0, 1.0]}, checkpoint="f01")
-    seeds = [write(settings, f"random-{seed}", {1: [0.1, 0.3]}) for seed in (42, 43)]
+    # Two seeds may score the same: they count twice.
+    seeds = [write(settings, f"random-{seed}", {1: scores}) for seed, scores in ((42, [0.0, 0.3]), (43, [0.0, 0.3]))]
+    seeds.append(write(settings, "random-44", {1: [0.3, 0.3]}))
     write(settings, "nearest-image", {1: [0.9, 0.9]})
     write(settings, "nearest-both", {1: [0.9] * 3})  # of other queries, but nobody asked for it
     names = {one: "lr=1", two: "lr=1"} | dict.fromkeys(seeds, "random")
@@ -352,5 +616,17 @@ def test_rows_that_are_named_stand_alone_and_seeds_of_one_name_are_their_mean(se
         ("lr=1", 2): 75.0,
         ("random", 1): 20.0,
     }
-    assert rows["lr=1", 1].difference == 20.0
-    assert rows["lr=1", 1].reference == "random"
+    mean = rows["lr=1", 1]
+    assert (mean.difference, mean.reference, mean.selector) == (20.0, "random", "policy")
+    # It is one question, and a mean over seeds in all that follows.
+    assert (mean.seeds, mean.seed_low, mean.seed_high, mean.part_of) == (2, 30.0, 50.0, None)
+    assert (rows["random", 1].seeds, rows["random", 1].seed_low, rows["random", 1].seed_high) == (3, 15.0, 30.0)
+    assert rows["random", 1].correct == pytest.approx(100 * 4 / 6)
+    assert mean.p_holm == mean.p_value is not None
+    assert by_name(compare(settings, names=names, reference="lr=1"))["random", 1].difference == -20.0
+
+
+def test_a_name_of_one_file_is_that_row(settings: Settings) -> None:
+    path = write(settings, "policy-a-rce_epoch5", {1: [0.2, 0.4]}, checkpoint="f00")
+    [row] = compare(settings, names={path: "rce"}, reference="rce")
+    assert (row.name, row.accuracy, row.seeds, row.seed_low) == ("rce", 30.0, 1, None)

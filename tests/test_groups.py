@@ -145,7 +145,7 @@ def test_pointers_of_different_lengths_are_refused() -> None:
 def network() -> PointerNetwork:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        made = PointerNetwork(PointerConfig(6, hidden_dim=8, num_heads=2, feed_forward=16))
+        made = PointerNetwork(PointerConfig(6, hidden_dim=8, num_heads=2, tower=16))
         with torch.no_grad():
             for parameter in made.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.3)

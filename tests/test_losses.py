@@ -137,6 +137,39 @@ def test_rce_takes_a_temperature_on_the_device() -> None:
     assert as_tensor.item() == pytest.approx(rce_loss(logits, pointers, rewards, 0.7).item())
 
 
+def test_rce_over_the_group_asks_only_for_the_better_pointer() -> None:
+    # Probabilities 1/2, 1/4, 1/4 in the pool; of the scored pointers (0) and (1) the policy takes 2/3 and 1/3. With
+    # weights 3/4 and 1/4 the loss is 3/4·log(3/2) + 1/4·log 3; candidate 2, which was not scored, takes no part in it.
+    logits = torch.tensor([math.log(2), 0.0, 0.0]).repeat(1, 2, 1, 1).requires_grad_()
+    rewards = torch.tensor([[2 * math.log(3), 0.0]])
+    loss = rce_loss(logits, torch.tensor([[[0], [1]]]), rewards, 2.0, over="group")
+    assert loss.item() == pytest.approx(0.75 * math.log(1.5) + 0.25 * math.log(3))
+    # d loss / d log π_i is the policy's share less the weight, ∓1/12; over the pool's softmax the unscored candidate
+    # gets the shares' sum, 0.
+    loss.backward()
+    gradient = logits.grad.sum(1)  # the two pointers share the logits
+    torch.testing.assert_close(gradient[0, 0], torch.tensor([-1 / 12, 1 / 12, 0.0]))
+
+
+def test_rce_over_the_group_smooths_over_the_group() -> None:
+    logits = torch.tensor([math.log(2), 0.0, 0.0]).expand(1, 2, 1, 3)
+    rewards = torch.tensor([[2 * math.log(3), 0.0]])
+    loss = rce_loss(logits, torch.tensor([[[0], [1]]]), rewards, 2.0, label_smoothing=0.2, over="group")
+    assert loss.item() == pytest.approx((0.6 + 0.1) * math.log(1.5) + (0.2 + 0.1) * math.log(3))
+
+
+def test_rce_over_the_group_leaves_out_groups_without_signal() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 3, 2, 4, generator=generator)
+    pointers = torch.tensor([[[0, 1], [2, 3], [-1, -1]]]).repeat(3, 1, 1)
+    rewards = torch.tensor([[1.0, 0.0, NAN], [0.5, 0.5, NAN], [1.0, NAN, NAN]])
+    pointers[2, 1] = -1  # one pointer alone
+    alone = rce_loss(logits[:1], pointers[:1], rewards[:1], 0.5, over="group")
+    assert alone > 0
+    assert rce_loss(logits, pointers, rewards, 0.5, over="group").item() == pytest.approx(alone.item())
+    assert rce_loss(logits[1:], pointers[1:], rewards[1:], 0.5, over="group").item() == 0
+
+
 # --- advantages in closed form ----------------------------------------------------------------------------
 
 
@@ -335,7 +368,8 @@ def test_padding_weighs_nothing(sizes, extra, top_k, kl, smoothing, seed) -> Non
             torch.testing.assert_close(gradient, mean, rtol=1e-3, atol=1e-4)
 
 
-def test_rce_ignores_whatever_stands_at_padding() -> None:
+@pytest.mark.parametrize("over", ["pool", "group"])
+def test_rce_ignores_whatever_stands_at_padding(over: str) -> None:
     logits = torch.randn(2, 3, 2, 4, generator=torch.Generator().manual_seed(0))
     pointers = torch.tensor([[[0, 1], [2, 3], [-1, -1]], [[-1, -1]] * 3])
     logits[1] = -torch.inf  # a query without candidates
@@ -344,7 +378,7 @@ def test_rce_ignores_whatever_stands_at_padding() -> None:
     for rubbish in (0.0, 1e9, NAN):
         rewards = torch.full((2, 3), rubbish)
         rewards[0, :2] = torch.tensor([1.0, 2.0])
-        losses.append(rce_loss(logits, pointers, rewards, 1.0))
+        losses.append(rce_loss(logits, pointers, rewards, 1.0, over=over))
     assert losses[0].isfinite() and losses[0] == losses[1] == losses[2]
     losses[0].backward()
     assert logits.grad.isfinite().all() and not logits.grad[1].any() and not logits.grad[0, 2].any()

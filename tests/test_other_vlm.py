@@ -357,9 +357,10 @@ def test_batches_stay_within_their_tokens(vlm, examples, monkeypatch):
         return answer(inputs, references)
 
     monkeypatch.setattr(narrow, "_answer_batch", watched)
-    done = []
-    narrow.answer(requests_of(examples, seed=3, count=9), done.append)
-    assert sum(rows for rows, _ in sizes) == sum(done) == 9
+    done = {}
+    answers = narrow.answer(requests_of(examples, seed=3, count=9), done.update)
+    assert sum(rows for rows, _ in sizes) == 9
+    assert [done[i] for i in range(9)] == answers
     assert all(rows == 1 or rows * length <= 900 for rows, length in sizes)
     assert any(rows > 1 for rows, _ in sizes)
 

@@ -48,7 +48,7 @@ def every_pointer(size: int, shots: int) -> Tensor:
 VARIANTS = [
     pytest.param({"gate": False}, id="no-gate"),
     pytest.param({"gate": True}, id="gate"),
-    pytest.param({"gate": True, "num_layers": 2, "num_heads": 2, "feed_forward": 12}, id="larger"),
+    pytest.param({"gate": True, "num_layers": 2, "num_heads": 2, "tower": 12}, id="larger"),
 ]
 
 
@@ -121,33 +121,38 @@ def test_the_gate_moves_the_state() -> None:
     torch.testing.assert_close(logits[0, 0], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_feed_forward_blocks_are_pre_norm_residuals() -> None:
-    policy = network(feed_forward=5, gate=False)
+def test_the_tower_is_a_pre_norm_residual_that_queries_and_candidates_share() -> None:
+    policy = network(tower=5, gate=False)
     query, candidates = inputs(2, 4)
-    q, c = policy.input_proj(query).unsqueeze(1), policy.input_proj(candidates)
+
+    def tower(x: Tensor) -> Tensor:
+        x = policy.input_proj(x)
+        h = F.layer_norm(x, (8,), policy.tower.norm.weight, policy.tower.norm.bias)
+        return (
+            x
+            + F.gelu(h @ policy.tower.up.weight.T + policy.tower.up.bias) @ policy.tower.down.weight.T
+            + (policy.tower.down.bias)
+        )
+
+    q, c = tower(query).unsqueeze(1), tower(candidates)
     q = policy.attn_norms[0](policy.cross_attn_layers[0](q, c, c)[0] + q)
-
-    def block(x: Tensor, ff: torch.nn.Module) -> Tensor:
-        h = F.layer_norm(x, (8,), ff.norm.weight, ff.norm.bias)
-        return x + F.gelu(h @ ff.up.weight.T + ff.up.bias) @ ff.down.weight.T + ff.down.bias
-
-    q, c = block(q, policy.query_ff), block(c, policy.cand_ff)
-    cosines = F.cosine_similarity(policy.query_proj(q), policy.cand_proj(c), dim=-1)  # (B, K)
+    projection = policy.query_proj.weight.T
+    cosines = F.cosine_similarity(q @ projection, c @ projection, dim=-1)  # (B, K)
     logits = policy.step_logits(query, candidates, torch.zeros(2, 1, 1, dtype=torch.int64))
     torch.testing.assert_close(logits[:, 0, 0], cosines / TEMPERATURE)
 
 
-def test_new_feed_forward_blocks_change_nothing_yet() -> None:
-    with_blocks = PointerNetwork(PointerConfig(d_model=6, hidden_dim=8, feed_forward=16)).eval()
+def test_a_new_tower_changes_nothing_yet() -> None:
+    with_tower = PointerNetwork(PointerConfig(d_model=6, hidden_dim=8, tower=16)).eval()
     without = PointerNetwork(PointerConfig(d_model=6, hidden_dim=8)).eval()
-    without.load_state_dict(with_blocks.state_dict(), strict=False)
+    without.load_state_dict(with_tower.state_dict(), strict=False)
     query, candidates = inputs(3, 5)
     pointers = random_pointers(3, 4, 5, 2)
     torch.testing.assert_close(
-        with_blocks.log_prob(query, candidates, pointers), without.log_prob(query, candidates, pointers)
+        with_tower.log_prob(query, candidates, pointers), without.log_prob(query, candidates, pointers)
     )
-    names = {name.split(".")[0] for name in with_blocks.state_dict().keys() - without.state_dict().keys()}
-    assert names == {"query_ff", "cand_ff"}
+    names = {name.split(".")[0] for name in with_tower.state_dict().keys() - without.state_dict().keys()}
+    assert names == {"tower"}
 
 
 def test_initialisation_is_near_the_identity() -> None:
@@ -465,7 +470,7 @@ def test_refuses_what_does_not_fit(call) -> None:
         {"num_heads": 3},
         {"dropout": 1.0},
         {"attn_dropout": -0.1},
-        {"feed_forward": -1},
+        {"tower": -1},
     ],
 )
 def test_refuses_impossible_sizes(wrong: dict) -> None:
@@ -480,9 +485,9 @@ def test_refuses_impossible_sizes(wrong: dict) -> None:
 @pytest.mark.parametrize("heads", [1, 4])
 def test_a_shared_pool_gives_what_a_copy_for_each_query_gives(layers: int, heads: int) -> None:
     torch.manual_seed(3)
-    config = PointerConfig(12, hidden_dim=16, num_layers=layers, num_heads=heads, feed_forward=8)
+    config = PointerConfig(12, hidden_dim=16, num_layers=layers, num_heads=heads, tower=8)
     network = PointerNetwork(config).eval()
-    torch.nn.init.normal_(network.query_ff.down.weight)  # zero at first: the block would be off
+    torch.nn.init.normal_(network.tower.down.weight)  # zero at first: the block would be off
     query, pool = torch.randn(5, 12), torch.randn(1, 30, 12)
     mask = torch.rand(5, 30) < 0.7
     mask[:, :3] = True

@@ -46,7 +46,14 @@ def test_what_a_variant_changes(settings: Settings, variant: str, changed: dict[
 
 def test_settings_of_the_reward_can_vary_and_those_of_the_data_cannot(settings: Settings) -> None:
     assert changes(settings, "reward.hard_weight=2") == {"reward.hard_weight": 2.0}
-    for variant in ("data.seed=1", "vlm.num_beams=3", "proposals.beam=2", "train_seed=3", "infer.n=5"):
+    for variant in (
+        "data.seed=1",
+        "vlm.num_beams=3",
+        "proposals.beam=2",
+        "train_seed=3",
+        "tensorboard=true",
+        "infer.n=5",
+    ):
         with pytest.raises(SettingsError, match="cannot differ between the variants"):
             plan_experiments(settings, variant, 1)
 
@@ -55,7 +62,12 @@ def test_a_recipe_brings_its_own_network_and_what_was_set_otherwise_stays(settin
     other = with_values(settings, {"train": {"dropout": 0.3}})
     trained = plan_experiments(other, "recipe=lever-plus", 1)[0].settings.train
     theirs = RECIPES["lever-plus"]
-    assert (trained.gate, trained.num_heads, trained.feed_forward) == (theirs.gate, theirs.num_heads, 0)
+    assert (trained.gate, trained.num_heads, trained.tower, trained.rce_over) == (
+        theirs.gate,
+        theirs.num_heads,
+        0,
+        "pool",
+    )
     assert trained.dropout == 0.3
 
 

@@ -3,10 +3,10 @@
 import shlex
 import time
 from pathlib import Path
-from typing import Any
 
 import typer
 
+from icdsel.commands import flags
 from icdsel.console import note, out
 from icdsel.errors import SettingsError
 from icdsel.settings import WORLD, Settings
@@ -34,8 +34,7 @@ def run_tour(app: typer.Typer, settings: Settings, seeds: int) -> None:
     started = time.monotonic()
     generated = settings.dataset_dir / "generated_data"
     first, second = (generated / f"demo_round{i}.jsonl" for i in (1, 2))
-    common = _common(settings)
-    run = _Runner(app, common)
+    run = _Runner(app, flags(settings, "data"))
 
     # Round 1: pointers proposed by the cosine of the embeddings. Round 2: by the policy that learnt from them.
     run("gen-rl-data", "--output", first)
@@ -58,19 +57,6 @@ def run_tour(app: typer.Typer, settings: Settings, seeds: int) -> None:
         run(*answer, "--selector", "random", "--random-seed", settings.data.seed + k)
     run("compare")
     note(f"The demo took {(time.monotonic() - started) / 60:.1f} minutes.")
-
-
-def _common(settings: Settings) -> list[str]:
-    """The flags that every command of the tour needs, where they are not the defaults."""
-    from icdsel.settings import DataSettings, flag
-
-    flags, usual = [], settings.usual()["data"]
-    for name, field in DataSettings.model_fields.items():
-        value: Any = getattr(settings.data, name)
-        if value != getattr(usual, name):
-            switch = flag(name, field)
-            flags += [switch if value else f"--no-{switch[2:]}"] if isinstance(value, bool) else [switch, str(value)]
-    return flags
 
 
 class _Runner:

@@ -95,7 +95,7 @@ def infer_config(weights: Mapping[str, Any]) -> PointerConfig:
         hidden_dim=width,
         num_layers=len(layers),
         gate=any(name.startswith(_GATE) for name in weights),
-        feed_forward=_shape(weights, "query_ff.up.weight")[0] if "query_ff.up.weight" in weights else 0,
+        tower=_shape(weights, "tower.up.weight")[0] if "tower.up.weight" in weights else 0,
     )
 
 
@@ -157,8 +157,8 @@ def drop_neutral_gate(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def unknown_parts(config: PointerConfig) -> list[str]:
     """The parts of a policy that Lever-Plus has no place for, in words."""
     parts = []
-    if config.feed_forward:
-        parts.append(f"feed-forward blocks (query_ff, cand_ff; {config.feed_forward} wide)")
+    if config.tower:
+        parts.append(f"shared tower ({config.tower} wide)")
     if config.num_heads > 1:
         parts.append(f"{config.num_heads} attention heads")
     return parts

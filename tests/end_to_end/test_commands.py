@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from icdsel import generation
+from icdsel import console, generation
 from icdsel.cli import app
 
 RUN = "v3_RandSampler_tiny-vlm_grpo-epochs-3_freeze-backbone"
@@ -45,7 +47,7 @@ def test_the_three_lines_leave_what_the_mission_names(folder):
     run = folder / "results/world/model_cpk" / RUN
     wanted = {f"rce_epoch{i}.pt" for i in range(1, 6)} | {f"grpo_epoch{i}.pt" for i in range(1, 4)}
     converted = {"rce_epoch5_v2format.ckpt", "grpo_epoch3_v2format.ckpt"}  # the latter by `infer`
-    assert wanted | converted | {"metrics.jsonl", "run.json"} == {path.name for path in run.iterdir()}
+    assert wanted | converted | {"metrics.jsonl", "run.json", "log.txt"} == {path.name for path in run.iterdir()}
     assert (folder / "results/world/generated_data/rl_data_RandSampler_tiny-vlm.jsonl").is_file()
     predictions = {path.name for path in (folder / "results/world/infer/RandSampler_tiny-vlm").glob("*.jsonl")}
     assert predictions == {
@@ -119,16 +121,54 @@ def test_every_selector_chooses_from_the_same_pool_and_compare_shows_it(folder):
             assert len(set(record["icds"])) == len(record["icds"]) == record["shots"]
             if not path.name.startswith("nearest-both-all"):
                 assert set(record["icds"]) <= pools[record["question_id"]]
-    output = icdsel("compare", "--json", "table.json", "--shots", "2")
+    output = icdsel("compare", "--json", "table.json", "--csv", "table.csv", "--markdown", "table.md", "--shots", "2")
     assert "random (mean over seeds)" in output
+    assert "should stand in the table" not in output  # zero-shot and majority were answered beside the others
     rows = json.loads(Path("table.json").read_text())
-    columns = ["name", "selector", "shots", "n", "accuracy", "low", "high", "reference", "difference"]
-    columns += ["difference_low", "difference_high", "metric", "other_metrics"]
-    assert all(list(row) == columns for row in rows)
+    assert len(Path("table.csv").read_text().splitlines()) == 1 + len(rows)
+    assert sum(line.startswith("| ") for line in Path("table.md").read_text().splitlines()) == 1 + len(rows)
+    assert {"zero-shot", "majority"} <= {row["selector"] for row in rows}
     assert {row["n"] for row in rows} == {40}
     by_name = {row["name"]: row for row in rows}
     # The oracle is the best of the scored pointers, so no other choice among them can beat it.
     assert by_name["oracle"]["accuracy"] >= max(by_name[name]["accuracy"] for name in ("nearest-image", "random-42"))
+
+
+def test_the_page_finds_the_run_behind_a_policy_and_the_pictures(folder):
+    side = folder / f"results/world/infer/RandSampler_tiny-vlm/policy-{RUN}-grpo_epoch3_validation-40.meta.json"
+    assert json.loads(side.read_text())["checkpoint"] == f"results/world/model_cpk/{RUN}/grpo_epoch3.pt"
+    told = icdsel("compare", "--n", 40, "--html", "report.html", "--plots", "plots")
+    assert "Page: report.html" in told
+    page = Path("report.html").read_text()
+    assert 'class="missing"' not in page.split("<noscript>")[0]  # training curves and RL data are there
+    assert "Share of the oracle" in page
+    assert page.count("<article") == 40
+    assert Path("plots/training-kl.svg").is_file()
+
+
+def test_a_policy_that_is_worse_fails_a_check_only_where_that_is_asked_for(folder):
+    # The oracle is far better than a policy that learnt from 60 queries.
+    assert "is worse than" not in icdsel("compare", "--reference", "oracle", "--shots", "2")
+    told = " ".join(icdsel("compare", "--reference", "oracle", "--shots", "2", "--fail-if-worse", code=1).split())
+    assert "grpo_epoch3 at 2 shots is worse than oracle: the difference is -" in told
+    assert "below 0" in told
+    icdsel("compare", "--reference", "zero-shot", "--shots", "2", "--fail-if-worse")
+
+
+def test_every_selector_stands_beside_zero_shot_and_majority(folder, tmp_path):
+    icdsel("infer", "--n", 5, "--selector", "random", "--shots", 1, "--results-dir", tmp_path)
+    predictions = tmp_path / "world/infer/RandSampler_tiny-vlm"
+    names = {path.name.removesuffix("_validation-5.jsonl") for path in predictions.glob("*.jsonl")}
+    assert names == {"random-42", "zero-shot", "majority"}
+    ours = folder / "results/world/infer/RandSampler_tiny-vlm"
+    told = " ".join(icdsel("compare", predictions, ours, code=2).split())
+    assert "different queries: 2 sets of 5 to 40" in told and "--allow-different" in told
+    told = " ".join(icdsel("compare", predictions, ours, "--allow-different", "--json", "five.json").split())
+    assert "Compared although they differ: different queries" in told
+    rows = json.loads(Path("five.json").read_text())
+    assert {row["n"] for row in rows} == {5}
+    # Zero-shot answers the five as it did among the forty, so it is there once.
+    assert [row["name"] for row in rows].count("zero-shot") == 1
 
 
 def test_rl_data_of_other_settings_are_refused_by_the_name_of_the_setting(folder):
@@ -191,10 +231,11 @@ def test_a_checkpoint_of_another_width_is_refused(folder):
 def test_more_queries_than_there_are_takes_all_and_says_so(folder, monkeypatch):
     told = icdsel("infer", "--n", 5000, "--selector", "zero-shot", "--split", "tuning")
     assert "has 1000: taking all" in told
-    path = folder / "results/world/infer/RandSampler_tiny-vlm/zero-shot_tuning-1000.jsonl"
-    assert len(path.read_text().splitlines()) == 1000
-    path.unlink()
-    path.with_suffix(".meta.json").unlink()
+    for name, lines in (("zero-shot", 1000), ("majority", 4000)):
+        path = folder / f"results/world/infer/RandSampler_tiny-vlm/{name}_tuning-1000.jsonl"
+        assert len(path.read_text().splitlines()) == lines
+        path.unlink()
+        path.with_suffix(".meta.json").unlink()
 
 
 def test_old_variables_are_warned_about_by_name(folder, monkeypatch):
@@ -227,7 +268,7 @@ def test_an_interrupted_generation_goes_on_to_the_same_bytes(folder):
 
 
 def test_help_has_examples(folder):
-    for command in ("gen-rl-data", "train", "convert", "infer", "compare", "demo"):
+    for command in ("gen-rl-data", "train", "convert", "infer", "compare", "runs", "demo"):
         assert f"icdsel {command}" in icdsel(command, "--help")
 
 
@@ -247,3 +288,71 @@ def test_shards_put_together_are_the_same_bytes(folder, monkeypatch):
     assert Path("other.jsonl").read_bytes() == whole
     for wrong in ("3/2", "0/2", "x"):
         assert "--shard is K/N" in icdsel("gen-rl-data", "--shard", wrong, code=2)
+
+
+def test_a_log_lies_beside_every_result(folder):
+    run = (folder / "results/world/model_cpk" / RUN / "log.txt").read_text()
+    assert "grpo epoch 3: loss" in run
+    assert run.splitlines()[-2].endswith("recommended checkpoint grpo_epoch3.pt")
+    assert "finished after" in run.splitlines()[-1]
+    data = (folder / "results/world/generated_data/rl_data_RandSampler_tiny-vlm.log").read_text()
+    assert "scored pointers of 60 queries" in data and "grpo epoch" not in data
+    for label in ("zero-shot", "majority", f"policy-{RUN}-grpo_epoch3"):
+        row = (folder / f"results/world/infer/RandSampler_tiny-vlm/{label}_validation-40.log").read_text()
+        assert f"{label}: VQA accuracy by shots" in row and "finished after" in row
+
+
+def test_the_log_of_resumed_work_goes_on_and_is_moved_aside_with_it(folder):
+    log = (folder / "interrupted.log").read_text()  # by the test of the interrupted generation
+    assert all(word in log for word in ("interrupted\n", "going on after", "finished after"))
+    assert log.count("$ ") == 2
+    icdsel("gen-rl-data", "--queries", 32, "--output", "interrupted.jsonl", "--overwrite")
+    assert (folder / "interrupted.log.old-1").read_text() == log
+    assert (folder / "interrupted.log").read_text().count("$ ") == 1
+
+
+def test_the_list_of_runs_says_what_training_and_inference_found(folder, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    broken = folder / "results/okvqa/model_cpk/broken"
+    broken.mkdir(parents=True)
+    (broken / "run.json").write_text("{")
+    told = icdsel("runs", "--json", "runs.json")
+    listed = {run["name"]: run for run in json.loads(Path("runs.json").read_text())}
+    assert listed["broken"]["state"] == "damaged" and "run.json" in listed["broken"]["problem"]
+    run = listed[RUN]
+    assert run["settings"] == ["queries-60", "grpo-epochs-3", "freeze-backbone"]
+    assert (run["state"], run["dataset"], run["phase"], run["epoch"]) == ("finished", "world", "grpo", 3)
+    last = json.loads((folder / "results/world/model_cpk" / RUN / "metrics.jsonl").read_text().splitlines()[-1])
+    assert (run["expected_reward"], run["oracle_share"]) == (last["expected_reward"], last["oracle_share"])
+    [answered] = run["answered"]
+    records = [json.loads(line) for line in Path(answered["predictions"]).read_text().splitlines()]
+    ones = [record["accuracy"] for record in records if record["shots"] == 1]
+    assert answered["accuracy"]["1"] == pytest.approx(100 * sum(ones) / 40)
+    assert answered["set"] == "validation-40" and answered["n"] == 40
+    assert f"1: {answered['accuracy']['1']:.1f}" in told and "broken" in told
+    assert "broken" not in icdsel("runs", "--dataset", "world")
+    shutil.rmtree(folder / "results/okvqa")
+    assert "No runs of okvqa in results. Train one with `icdsel train --dataset okvqa`" in icdsel(
+        "runs", "--dataset", "okvqa"
+    )
+
+
+def test_what_is_reached_so_far_is_told(folder, monkeypatch):
+    monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", 0.0)
+    told = icdsel("gen-rl-data", "--queries", 40, "--output", "told.jsonl")
+    candidates = [
+        candidate["vqa_correct"]
+        for line in Path("told.jsonl").read_text().splitlines()[:32]
+        for candidate in json.loads(line)["pointer_candidates"]
+    ]
+    assert f"Scoring queries: 32 of 40, {sum(candidates) / len(candidates):.1%} correct" in _without_rates(told)
+    told = icdsel("infer", "--n", 60, "--selector", "random", "--shots", 1, "--batch-tokens", 400)
+    assert re.search(r"random-42: \d+ of 60,.* accuracy \d+\.\d", told)
+    told = icdsel("train", "--rce-epochs", 2, "--run", "told")
+    assert re.search(r"Training: \d+ of 96, .*rce epoch 1: \d\.\d\d, \d+% of oracle", told)
+    for path in (folder / "results/world/infer/RandSampler_tiny-vlm").glob("random-42_validation-60*"):
+        path.unlink()  # `compare` of later tests
+
+
+def _without_rates(told: str) -> str:
+    return re.sub(r", [\d.,]+/s|, ETA [\d:]+", "", told)

@@ -2,15 +2,17 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from icdsel import rates, sources
+from icdsel import compare, rates, sources
 from icdsel import train as training
 from icdsel.cli import app
+from icdsel.compare import ComparisonRow
 from icdsel.plan import dry_run, missing
 from icdsel.settings import load_settings
 from icdsel.sources import Sources, open_sources
@@ -173,6 +175,52 @@ def test_the_table_holds_the_experiments_and_their_baselines_alone_each_the_mean
             assert rows[name, shots]["accuracy"] == pytest.approx(sum(each) / len(each), abs=1e-3)
 
 
+def test_the_table_goes_wherever_that_of_any_comparison_does(told):
+    page, charts = Path("report.html"), Path("plots")
+    words = ["--csv", "t.csv", "--markdown", "t.md", "--html", page, "--plots", charts, "--gallery", "3"]
+    icdsel(*COMMAND, *map(str, words))
+    assert "\nrce,policy,1,30," in Path("t.csv").read_text()
+    assert "| rce |" in Path("t.md").read_text()
+    assert list(charts.glob("*.png"))
+    shown = page.read_text()
+    assert "grpo-frozen" in shown
+    assert "nearest-image" not in shown  # lies there too, but was not compared
+
+
+@pytest.mark.parametrize("lowered", [0.0, 200.0])
+def test_a_variant_that_is_worse_fails_where_that_is_asked_for(told, monkeypatch, lowered):
+    compared = compare.compare
+
+    def compare_lowered(*given: Any, **more: Any) -> list[ComparisonRow]:
+        rows = compared(*given, **more)
+        assert {row.seeds for row in rows if row.selector == "policy"} == {2}
+        # As if every policy were better than it is by 100 points, or worse.
+        return [
+            row if row.difference_high is None else replace(row, difference_high=row.difference_high + 100 - lowered)
+            for row in rows
+        ]
+
+    monkeypatch.setattr(compare, "compare", compare_lowered)
+    said = icdsel(*COMMAND, "--fail-if-worse", code=1 if lowered else 0)
+    assert said.count("is worse than random") == (4 if lowered else 0)
+
+
+def test_rl_data_can_be_named(told):
+    made_before = made()
+    own = Path("results/world/generated_data/rl_data_RandSampler_tiny-vlm.jsonl")
+    Path("same.jsonl").write_bytes(own.read_bytes())
+    assert "nothing to do" in icdsel(*COMMAND, "--rl-data", "same.jsonl", "--dry-run")
+    Path("fewer.jsonl").write_text("".join(own.read_text().splitlines(keepends=True)[:20]))
+    said = icdsel(*COMMAND, "--rl-data", "fewer.jsonl", code=2)
+    assert "rl_data:" in said
+    assert made() == made_before
+    asked = settings()
+    experiments = plan_experiments(asked, "rce", 1)
+    todo = [e.step.todo for e in dry_run(asked, experiments, overwrite=True, rl_data_files=[Path("fewer.jsonl")])]
+    assert todo[1] == ""  # nothing is scored
+    assert "train 1 rce epochs of 16 queries" in todo
+
+
 def test_what_was_recorded_says_how_long_the_next_experiment_takes(told, monkeypatch):
     monkeypatch.setattr(rates.Rates, "_probe", refuse)
     asked = settings()
@@ -207,7 +255,13 @@ def test_what_exists_under_other_settings_stops_it_before_anything_is_done(told)
         (["--train", "grpo-frozn"], "did you mean 'grpo-frozen'"),
         (["--train", "rce", "--shots", "0"], "zero-shot"),
         (["--train", "rce", "--set", "validation-30"], "leave it out with --train"),
+        (["--train", "rce", "--allow-different"], "leave it out with --train"),
+        (["results/world/infer", "--train", "rce"], "PATH chooses among predictions"),
         (["--train", "rce", "--dry-run", "--json", "x.json"], "leave --json out"),
+        (["--train", "rce", "--dry-run", "--html", "x.html", "--fail-if-worse"], "leave --fail-if-worse, --html out"),
+        (["--train", "rce", "--rl-data", "none.jsonl"], "none.jsonl does not exist"),
+        (["--train", "rce", "--rl-data", "none.jsonl", "--dry-run"], "none.jsonl does not exist"),
+        (["--rl-data", "none.jsonl"], "--rl-data has no effect without --train"),
         (["--seeds", "2"], "--seeds has no effect without --train"),
         (["--rce-lr", "1e-3"], "--rce-lr has no effect without --train"),
     ],

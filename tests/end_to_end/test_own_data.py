@@ -195,7 +195,7 @@ def test_a_start_takes_its_sizes_from_the_checkpoint(folder):
     train("--rl-data", "ours.jsonl", "--run", "seed-network", "--recipe", "lever-plus")
     start = folder / "results/okvqa/model_cpk/seed-network/rce_epoch1.pt"
     train("--rl-data", "ours.jsonl", "--run", "started", "--init", start)
-    assert load_policy(folder / "results/okvqa/model_cpk/started/rce_epoch1.pt").config.feed_forward == 0
+    assert load_policy(folder / "results/okvqa/model_cpk/started/rce_epoch1.pt").config.tower == 0
     told = icdsel("train", *ON, "--rl-data", "ours.jsonl", "--init", start, "--num-layers", 2, "--run", "z", code=2)
     assert "num_layers 1" in told and "--num-layers" in told
     original = Path(__file__).parents[1] / "data/rce_epoch1.pt"

@@ -1,0 +1,127 @@
+"""The runs behind the learned rows: their metrics, and the RL data that they were trained on.
+
+What is gone (a run was moved, RL data were removed) is told in a sentence and stops nothing.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from icdsel.errors import RlDataError, RunError
+from icdsel.groups import merge
+from icdsel.page.choices import Chosen
+from icdsel.page.landscape import Landscape, landscape
+from icdsel.provenance import read_side_file
+from icdsel.rl_data import read_rl_data, rl_data_path
+from icdsel.settings import RewardSettings, Settings
+from icdsel.train import METRICS_FILE, SIDE_FILE, runs_dir
+
+
+@dataclass(frozen=True)
+class ShownRun:
+    """A run: its epochs as `metrics.jsonl` has them, and what it was trained on."""
+
+    label: str
+    folder: Path
+    epochs: tuple[Mapping[str, Any], ...]
+    rl_data: tuple[Path, ...]
+    reward: RewardSettings
+
+
+def read_runs(chosen: Sequence[Chosen], settings: Settings) -> tuple[list[ShownRun], list[str]]:
+    """The runs of the learned rows, each once, and a sentence for everything that could not be read."""
+    found: dict[Path, ShownRun] = {}
+    missing: dict[str, None] = {}
+    for row in chosen:
+        if row.selector != "policy":
+            continue
+        folder = _folder(row, settings)
+        if folder is None:
+            missing[f"The run of {row.label} was not found."] = None
+        elif folder not in found:
+            try:
+                found[folder] = _read_run(row.label, folder)
+            except RunError as error:
+                missing[f"The run of {row.label} cannot be shown: {error}"] = None
+    for run in found.values():
+        if not run.epochs:
+            missing[f"{run.folder} holds no {METRICS_FILE}, so it has no training curves."] = None
+    return list(found.values()), list(missing)
+
+
+def _folder(row: Chosen, settings: Settings) -> Path | None:
+    """Beside the row's checkpoint, else the longest name in `model_cpk` that the row's name begins with."""
+    places = [row.checkpoint.parent] if row.checkpoint else []
+    named = [path.parent for path in runs_dir(settings).glob(f"*/{SIDE_FILE}")]
+    fitting = [folder for folder in named if row.name.startswith(f"policy-{folder.name}-")]
+    places += sorted(fitting, key=lambda folder: -len(folder.name))
+    return next((folder for folder in places if (folder / SIDE_FILE).is_file()), None)
+
+
+def _read_run(label: str, folder: Path) -> ShownRun:
+    """A run's folder; without a metrics file it has no epochs.
+
+    Raises:
+        RunError: a file is damaged.
+    """
+    side = read_side_file(folder / SIDE_FILE)
+    path, epochs = folder / METRICS_FILE, []
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            epoch = json.loads(line)
+            _ = str(epoch["phase"]), int(epoch["epoch"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{path}, line {number}: {type(error).__name__} {error}: no metrics of icdsel") from None
+        epochs.append(epoch)
+    try:
+        reward = RewardSettings(**side.get("settings", {}).get("reward", {}))
+    except (ValidationError, TypeError, AttributeError):
+        raise RunError(f"{folder / SIDE_FILE} holds reward settings of another version") from None
+    return ShownRun(label, folder, tuple(epochs), tuple(map(Path, side.get("rl_data", ()))), reward)
+
+
+def read_landscapes(
+    runs: Sequence[ShownRun], settings: Settings, question_ids: Sequence[int] | None
+) -> tuple[list[Landscape], list[str]]:
+    """The landscape of each RL data that a run was trained on, else of those of the settings; and what is missing.
+
+    Args:
+        runs: The runs.
+        settings: Say where RL data lie if no run names them.
+        question_ids: Those of the training split in order, None where the dataset is not there.
+    """
+    wanted = {(run.rl_data, _raw(run.reward)): None for run in runs if run.rl_data}
+    if not wanted:
+        wanted = {((rl_data_path(settings),), _raw(settings.reward)): None}
+    found, missing = [], []
+    modes = {reward.mode for _, reward in wanted}
+    for paths, reward in wanted:
+        source = " + ".join(path.name for path in paths)
+        try:
+            read = [
+                read_rl_data(path, question_ids, skip_fallback=reward.skip_fallback, accept_unsound=True)
+                for path in paths
+            ]
+            groups = merge([data.groups for data in read])
+        except RlDataError as error:
+            missing.append(f"The RL data {source} cannot be shown: {error}")
+            continue
+        rejected: dict[str, int] = {}
+        for data in read:
+            for reason, count in data.rejected.items():
+                rejected[reason] = rejected.get(reason, 0) + count
+        if len(modes) > 1:
+            source += f" ({reward.mode})"
+        found.append(landscape(source, groups, reward, rejected))
+    return found, missing
+
+
+def _raw(reward: RewardSettings) -> RewardSettings:
+    """Only what a pointer's own reward depends on."""
+    own = ("mode", "hard_weight", "soft_weight", "rel_weight", "skip_fallback")
+    return RewardSettings(**{name: getattr(reward, name) for name in own})

@@ -1,0 +1,77 @@
+"""Small pictures for a page, every image once, all of them together below a size."""
+
+import base64
+import io
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from PIL import Image
+
+from icdsel.images import ImageError, open_image
+
+SIDE = 160
+"""Longest side of a thumbnail, in pixels."""
+TOGETHER = 18_000_000
+"""Bytes that all thumbnails of a page have together, as base64."""
+
+# Tried in this order until an image is within its share: longest side, WebP quality.
+_ATTEMPTS = ((SIDE, 80), (SIDE, 60), (SIDE, 40), (128, 40), (96, 30), (64, 20))
+
+
+class Thumbnails:
+    """Collects the images of a page, then makes them small.
+
+    Attributes:
+        missing: Why an image cannot be shown, by path; known after `encode`.
+    """
+
+    def __init__(self, max_pixels: int) -> None:
+        self.missing: dict[Path, str] = {}
+        self._max_pixels = max_pixels
+        self._places: dict[Path, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def place(self, image: Path) -> int:
+        """The number under which the page finds this image."""
+        return self._places.setdefault(image, len(self._places))
+
+    def encode(self, advance: Callable[[int], None]) -> list[str | None]:
+        """WebP as base64 for each number; None where the file is missing or damaged.
+
+        Each image may use its share of what is left of `TOGETHER`, so that the sum stays below.
+        """
+        share = TOGETHER * 3 // 4 // max(1, len(self))  # base64 makes four bytes of three
+        made: list[str | None] = []
+        with ThreadPoolExecutor(4) as pool:
+            for path, content in zip(
+                self._places, pool.map(lambda p: self._small(p, share), self._places), strict=True
+            ):
+                if isinstance(content, ImageError):
+                    self.missing[path] = str(content)
+                made.append(base64.b64encode(content).decode() if isinstance(content, bytes) else None)
+                advance(1)
+        return made
+
+    def _small(self, path: Path, most: int) -> bytes | ImageError:
+        try:
+            image = open_image(path, self._max_pixels)
+        except ImageError as error:
+            return error
+        return small_webp(image, most)
+
+
+def small_webp(image: Image.Image, most: int) -> bytes:
+    """A picture as WebP of at most `most` bytes, or the smallest that is tried; small ones are not enlarged."""
+    content = b""
+    for side, quality in _ATTEMPTS:
+        own = image.copy()
+        own.thumbnail((side, side), Image.Resampling.LANCZOS)
+        file = io.BytesIO()
+        own.save(file, "webp", quality=quality, method=4)
+        content = file.getvalue()
+        if len(content) <= most:
+            break
+    return content

@@ -1,0 +1,225 @@
+"""The runs that a results folder holds: what they were made with, how far they came, how good they are. Reads only."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from icdsel.checkpoint import find_checkpoint
+from icdsel.console import warn
+from icdsel.errors import CheckpointError, RunError
+from icdsel.files import write_json
+from icdsel.infer import read_predictions
+from icdsel.provenance import fingerprint_file, read_side_file
+from icdsel.settings import TABLES, DataSettings, Settings, VlmSettings, unusual
+from icdsel.train import METRICS_FILE, SIDE_FILE
+
+# What says where things lie, or is shown by itself.
+_PLACES = ("preset", "dataset", "data_dir", "image_dir", "results_dir", "on_image_error")
+_MACHINE = ("model", "device", "dtype", "batch_tokens", "image_cache_mb", "image_cache_dir", "image_cache_disk_mb")
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What `icdsel infer` measured of a run's policy over one set of queries."""
+
+    predictions: str
+    """The file."""
+    checkpoint: str
+    set: str
+    n: int
+    accuracy: dict[int, float]
+    """Mean VQA accuracy in points by number of shots."""
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """A run; what is not known is None or empty."""
+
+    name: str
+    dataset: str
+    folder: str
+    state: Literal["finished", "unfinished", "damaged"]
+    problem: str = ""
+    """Why it is damaged."""
+    sampler: str | None = None
+    model: str | None = None
+    settings: tuple[str, ...] = ()
+    """What differs from the default, as in names of runs."""
+    checkpoint: str | None = None
+    """The recommended one."""
+    phase: str | None = None
+    epoch: int | None = None
+    expected_reward: float | None = None
+    oracle_share: float | None = None
+    answered: tuple[Answered, ...] = field(default=())
+    written: str | None = None
+    """When its training began, as ISO 8601."""
+    bytes: int = 0
+
+
+def list_runs(results_dir: Path, dataset: str | None = None) -> list[RunSummary]:
+    """All runs of a results folder, those of all datasets unless one is named, the newest last.
+
+    A run that is damaged is listed with the reason. What was moved aside (`NAME.old-1`) is left out.
+    """
+    name = None if dataset is None else _folder_name(dataset)
+    folders = [
+        folder
+        for folder in results_dir.glob("*/model_cpk/*")
+        if folder.is_dir() and ".old-" not in folder.name and name in (None, folder.parent.parent.name)
+    ]
+    sides = {place: list(_policy_rows(place)) for place in {folder.parent.parent for folder in folders}}
+    runs = [(_summary(folder, sides[folder.parent.parent]), folder.stat().st_mtime) for folder in sorted(folders)]
+    return [run for run, _ in sorted(runs, key=lambda pair: _seconds(pair[0]) or pair[1])]
+
+
+def _folder_name(dataset: str) -> str:
+    """The folder of a dataset under the results."""
+    return Settings.model_construct(data=DataSettings(dataset=dataset)).dataset_dir.name
+
+
+def _seconds(run: RunSummary) -> float | None:
+    return None if run.written is None else datetime.fromisoformat(run.written).timestamp()
+
+
+def age(run: RunSummary, now: datetime) -> str:
+    """How long ago a run's training began, in one unit, such as `3 h ago`; empty where it is not known."""
+    if (began := _seconds(run)) is None:
+        return ""
+    seconds = now.timestamp() - began
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds // length:.0f} {unit} ago"
+    return "just now"
+
+
+def write_runs(runs: Iterable[RunSummary], path: Path) -> None:
+    """Writes the runs as a JSON list."""
+    write_json(path, [asdict(run) for run in runs], indent=1)
+
+
+def _summary(folder: Path, rows: Iterable[tuple[Path, Mapping[str, Any]]]) -> RunSummary:
+    found: dict[str, Any] = {"name": folder.name, "dataset": folder.parent.parent.name, "folder": str(folder)}
+    found["bytes"] = _size(folder)
+    state, problem = "finished", ""
+    try:
+        side = read_side_file(folder / SIDE_FILE)
+        state = "finished" if "finished" in side else "unfinished"
+        found |= _made_with(side)
+        found |= _reached(folder)
+        found["answered"] = tuple(_answered(folder, rows))
+    except (RunError, CheckpointError) as error:
+        # A training that was stopped early has no checkpoint yet.
+        if not (state == "unfinished" and isinstance(error, CheckpointError)):
+            state, problem = "damaged", str(error)
+    return RunSummary(**found, state=state, problem=problem)  # type: ignore[arg-type]
+
+
+def _size(folder: Path) -> int:
+    """Bytes of all files in it."""
+    size = 0
+    for file in folder.rglob("*"):
+        try:
+            size += file.stat().st_size if file.is_file() else 0
+        except FileNotFoundError:  # a checkpoint that is being written was renamed meanwhile
+            continue
+    return size
+
+
+def _made_with(side: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings and time of a run's side file.
+
+    Raises:
+        RunError: they are missing or damaged.
+    """
+    try:
+        tables: dict[str, Any] = {
+            # Settings that this version does not know are passed over.
+            name: table.model_validate({k: v for k, v in side["settings"][name].items() if k in table.model_fields})
+            for name, table in TABLES.items()
+        }
+        written = datetime.fromisoformat(side["environment"]["written"]).isoformat()
+    except (KeyError, TypeError, AttributeError, ValidationError, ValueError) as error:
+        raise RunError(f"its {SIDE_FILE} is damaged: {type(error).__name__} {error}") from None
+    settings = Settings.model_construct(**tables)  # no variables and no icdsel.toml: only what the run says
+    return {
+        "sampler": settings.data.sampler,
+        "model": settings.vlm.model,
+        "settings": _differing(settings),
+        "written": written,
+    }
+
+
+def _differing(settings: Settings) -> tuple[str, ...]:
+    """What differs from the settings that this dataset has by default."""
+    usual = settings.usual()
+    bare = settings.model_copy(update={"vlm": VlmSettings()}).usual()["vlm"]
+    parts: list[str] = [] if settings.data.preset == DataSettings().preset else [settings.data.preset]
+    parts += [] if settings.train.recipe == settings.data.preset else [settings.train.recipe]  # each has its own
+    parts += [] if settings.vlm.model == getattr(bare, "model", None) else [settings.model_name]
+    parts += unusual(settings.data, usual["data"], _PLACES) + unusual(settings.vlm, usual["vlm"], _MACHINE)
+    parts += unusual(settings.proposals, usual["proposals"]) + unusual(settings.reward, usual["reward"])
+    return tuple(parts + unusual(settings.train, usual["train"], ["recipe", "tensorboard"]))
+
+
+def _reached(folder: Path) -> dict[str, Any]:
+    """The recommended checkpoint, and what was measured in its epoch.
+
+    Raises:
+        CheckpointError: there is none.
+        RunError: the file of metrics is damaged.
+    """
+    checkpoint = find_checkpoint(folder)
+    phase, number = checkpoint.stem.split("_epoch")
+    reached: dict[str, Any] = {"checkpoint": checkpoint.name, "phase": phase, "epoch": int(number)}
+    path = folder / METRICS_FILE
+    try:
+        epochs = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        measured = {(epoch["phase"], epoch["epoch"]): epoch for epoch in epochs}.get((phase, int(number)), {})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"its {METRICS_FILE} is missing or damaged: {type(error).__name__} {error}") from None
+    return reached | {name: measured.get(name) for name in ("expected_reward", "oracle_share")}
+
+
+def _policy_rows(dataset_dir: Path) -> Iterable[tuple[Path, Mapping[str, Any]]]:
+    """Side files of the predictions of policies; one that is damaged is told of and passed over."""
+    for path in sorted(dataset_dir.glob("infer/*/policy-*.meta.json")):
+        try:
+            yield path, read_side_file(path)
+        except RunError as error:
+            warn(str(error))
+
+
+def _answered(folder: Path, rows: Iterable[tuple[Path, Mapping[str, Any]]]) -> Iterable[Answered]:
+    """The rows of this run's checkpoints, as they are now: a policy that was trained anew is another one.
+
+    Predictions that are missing or damaged are told of and passed over.
+    """
+    checkpoints = {f"policy-{folder.name}-{path.stem}": path for path in folder.glob("*_epoch*.pt")}
+    for side_path, side in rows:
+        checkpoint = checkpoints.get(str(side.get("name")))
+        if checkpoint is None or side["identity"].get("checkpoint") != fingerprint_file(checkpoint):
+            continue
+        predictions = side_path.with_name(side_path.name.removesuffix(".meta.json") + ".jsonl")
+        try:
+            records = read_predictions(predictions)
+        except (OSError, RunError) as error:
+            warn(str(error))
+            continue
+        scores: dict[int, list[float]] = {}
+        for record in records:
+            if "error" not in record:
+                scores.setdefault(record["shots"], []).append(record["accuracy"])
+        yield Answered(
+            predictions=str(predictions),
+            checkpoint=checkpoint.name,
+            set=str(side.get("set")),
+            n=len({record["question_id"] for record in records}),
+            accuracy={shots: round(100 * fmean(values), 4) for shots, values in sorted(scores.items())},
+        )

@@ -1,0 +1,50 @@
+"""The metrics of a training for TensorBoard, where the extra of that name is installed."""
+
+import importlib.util
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from icdsel.errors import SettingsError
+
+
+def require_tensorboard() -> None:
+    """Sees to it, before any work, that events can be written.
+
+    Raises:
+        SettingsError: TensorBoard is not installed.
+    """
+    if importlib.util.find_spec("tensorboard") is None:
+        raise SettingsError(
+            '--tensorboard needs the library "tensorboard": pip install "icdsel[tensorboard]", or leave the flag out '
+            "(metrics.jsonl holds the same figures)"
+        )
+
+
+class Events:
+    """Curves over the epochs of all phases, counted on from 1; without a writer it does nothing."""
+
+    def __init__(self, writer: Any = None) -> None:
+        self._writer = writer
+        self._epoch = 0
+
+    def write(self, metrics: Mapping[str, float]) -> None:
+        """Takes in the metrics of the next epoch, each a curve of its own."""
+        self._epoch += 1
+        if self._writer:
+            for name, value in metrics.items():
+                self._writer.add_scalar(name, value, self._epoch)
+            self._writer.flush()  # to be looked at while the training goes on
+
+
+@contextmanager
+def open_events(folder: Path | None) -> Iterator[Events]:
+    """Events that are written to `folder`; None writes none."""
+    if folder is None:
+        yield Events()
+        return
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(folder)) as writer:
+        yield Events(writer)
