@@ -1,22 +1,17 @@
 """The command line: flags become settings, a stage does the work, the result is shown. Loads no torch by itself."""
 
-import functools
-import inspect
 import re
 import sys
-import typing
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 import typer
-from pydantic.fields import FieldInfo
 
 from icdsel import __version__
-from icdsel.console import err, note, out, warn
-from icdsel.errors import SettingsError, UserError
-from icdsel.run_log import logged
-from icdsel.settings import TABLES, TINY_VLM, Settings, flag, load_settings, stray_variables, without_effect
+from icdsel.console import note, out, warn
+from icdsel.errors import SettingsError
+from icdsel.options import given_flags, with_settings
+from icdsel.settings import TABLES, TINY_VLM, Settings, with_values
 
 app = typer.Typer(
     name="icdsel",
@@ -27,116 +22,6 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Command = Callable[..., None]
-
-
-def with_settings(*tables: str, leave_out: Iterable[str] = ()) -> Callable[[Command], Command]:
-    """Gives a command a flag for every setting of `tables`; it is called with the resolved `settings`.
-
-    A flag that is not given is None and leaves the setting to `ICDSEL_*`, `icdsel.toml` or its default.
-    """
-    skipped = set(leave_out)
-    fields = {
-        f"{table}__{name}": field
-        for table in tables
-        for name, field in TABLES[table].model_fields.items()
-        if f"{table}.{name}" not in skipped
-    }
-
-    def wrap(command: Command) -> Command:
-        own = [p for p in inspect.signature(command).parameters.values() if p.name != "settings"]
-
-        @functools.wraps(command)
-        @_told_plainly
-        def run(**values: Any) -> None:
-            given: dict[str, dict[str, Any]] = {}
-            for key in fields:
-                table, name = key.split("__")
-                given.setdefault(table, {})[name] = values.pop(key)
-            settings = load_settings(given)
-            for warning in (*stray_variables(), *without_effect(settings, tables)):
-                warn(warning)
-            command(settings=settings, **values)
-
-        added = [_option(key, field) for key, field in fields.items()]
-        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + added
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {p.name: p.annotation for p in parameters}
-        return run
-
-    return wrap
-
-
-def _told_plainly(command: Command) -> Command:
-    """A user's mistake becomes one message and exit code 2, an interruption exit code 130."""
-
-    @functools.wraps(command)
-    def run(*args: Any, **values: Any) -> None:
-        try:
-            logged(command)(*args, **values)
-        except UserError as error:
-            err.print(f"[red]error:[/] {_escaped(str(error))}")
-            raise typer.Exit(2) from None
-        except KeyboardInterrupt:
-            err.print("interrupted; what was finished is kept: give the same command again to go on")
-            raise typer.Exit(130) from None
-        except OSError as error:
-            err.print(f"[red]error:[/] {_escaped(str(error))}")
-            raise typer.Exit(1) from None
-
-    return run
-
-
-def _escaped(text: str) -> str:
-    return text.replace("[", r"\[")
-
-
-def _option(key: str, field: FieldInfo) -> inspect.Parameter:
-    """The option of a setting: name, type, default and help all come from its field."""
-    table, name = key.split("__")
-    spelled = flag(name, field)
-    kinds = _kinds(field.annotation)
-    is_switch = bool in kinds
-    default = field.default
-    if isinstance(default, tuple):
-        default = ",".join(map(str, default))
-    shown = "" if default is None else f" [default: {str(default).lower() if is_switch else default}]"
-    if default == "":
-        shown = " [default: empty]"
-    declared = f"{spelled}/--no-{spelled[2:]}" if is_switch else spelled
-    option = typer.Option(
-        declared,
-        help=f"{field.description}{shown}".replace("\n", " "),
-        metavar=None if is_switch else metavar(field),
-        rich_help_panel=f"Settings: {table}",
-        show_default=False,
-    )
-    annotation = Annotated[bool | None, option] if is_switch else Annotated[str | None, option]
-    return inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-
-
-def _kinds(annotation: Any) -> list[Any]:
-    """The types in an annotation, unions and Annotated taken apart."""
-    if typing.get_origin(annotation) in (tuple, Literal) or not typing.get_args(annotation):
-        return [annotation]
-    if typing.get_origin(annotation) is Annotated:
-        return _kinds(typing.get_args(annotation)[0])
-    return [kind for part in typing.get_args(annotation) if part is not type(None) for kind in _kinds(part)]
-
-
-def metavar(field: FieldInfo) -> str:
-    """What values a setting takes, in short: `INT`, `TEXT`, or the choices."""
-    return _metavar(_kinds(field.annotation))
-
-
-def _metavar(kinds: list[Any]) -> str:
-    kind = kinds[0]
-    if typing.get_origin(kind) is Literal:
-        return "|".join(map(str, typing.get_args(kind)))
-    if typing.get_origin(kind) is tuple:
-        return f"{_metavar(_kinds(typing.get_args(kind)[0]))},…"
-    return {bool: "true|false", int: "INT", float: "FLOAT", Path: "PATH"}.get(kind, "TEXT")
 
 
 @app.callback(invoke_without_command=True)
@@ -294,8 +179,12 @@ def infer(
 
 
 @app.command()
-@with_settings("data", "vlm")
+@with_settings(
+    *("data", "vlm", "proposals", "reward", "train", "infer"),
+    leave_out=["proposals.init", "proposals.query_split", "infer.n", "infer.shots"],
+)
 def compare(
+    context: typer.Context,
     settings: Settings,
     paths: Annotated[
         list[Path] | None,
@@ -305,15 +194,42 @@ def compare(
             show_default=False,
         ),
     ] = None,
+    train: Annotated[
+        str | None,
+        typer.Option(
+            "--train",
+            help="Train these variants where they are missing, answer, and compare them alone: rce, rce-normalized, "
+            "grpo, grpo-frozen, settings of the training such as rce_lr=1e-3, and these joined by +, with commas.",
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", help="With --train: runs of each variant.", min=1)] = 1,
+    rl_data: Annotated[
+        list[Path] | None,
+        typer.Option("--rl-data", help="With --train: RL data to train on; several are put together."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With --train: say what would be done, and how long it should take.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="With --train: move what was made under other settings aside.")
+    ] = False,
     reference: Annotated[
         str | None,
         typer.Option("--reference", help="The row that differences are taken to. [random, else zero-shot]"),
     ] = None,
-    n: Annotated[int | None, typer.Option("--n", help="Compare the rows over this many queries.", min=1)] = None,
+    n: Annotated[
+        int | None,
+        typer.Option(
+            "--n", help="Compare the rows over this many queries; with --train, answer so many, -1 for all. [all; 100]"
+        ),
+    ] = None,
     subset: Annotated[
         str | None, typer.Option("--set", help="Compare the rows over this set, such as validation-800.")
     ] = None,
-    shots: Annotated[str | None, typer.Option("--shots", help="Show these numbers of shots. [all]")] = None,
+    shots: Annotated[
+        str | None,
+        typer.Option("--shots", help="Show these numbers of shots; with --train, answer at them. [all; 1,2,3,4]"),
+    ] = None,
     allow_different: Annotated[
         bool,
         typer.Option(
@@ -341,6 +257,9 @@ def compare(
     Every figure has its 95 % interval; differences have p-values corrected for the size of the table, and the
     smallest difference that so many queries can show.
 
+    With `--train` it first trains and answers what is missing, each variant and seed in a run of its own, and compares
+    these alone; the settings of proposals, reward, training and inference are those that all variants share.
+
     For example:
 
     ```
@@ -349,20 +268,48 @@ def compare(
     icdsel compare --shots 2 --reference nearest-both --json table.json --markdown table.md
     icdsel compare results/world/infer/* --allow-different
     icdsel compare --fail-if-worse --reference nearest-both
+    icdsel compare --train rce,grpo-frozen,rce-normalized+grpo-frozen --seeds 3 --n 800 --shots 1,2 --dry-run
+    icdsel compare --train rce,rce_lr=1e-3,rce_lr=1e-3+batch_size=8 --reference rce --html report.html
     ```
     """
     from icdsel.compare import compare as compare_stage
     from icdsel.compare import learned_and_worse, write_rows
     from icdsel.comparison_tables import screen_tables, write_csv, write_markdown
 
+    _fits_train(context, train)
     try:
         counts = [int(count) for count in shots.split(",")] if shots else []
     except ValueError:
         raise SettingsError(f"--shots takes numbers with commas, as in --shots 1,2, not {shots!r}") from None
     if not paths:
         note(f"Dataset {settings.data.dataset}, model {settings.vlm.model}.")
+    names: dict[Path, str] = {}
+    if train is not None:
+        from icdsel.variants import plan_experiments
+
+        asked = ({"n": n} if n is not None else {}) | ({"shots": counts} if counts else {})
+        settings = with_values(settings, {"infer": asked})
+        experiments = plan_experiments(settings, train, seeds)
+        if dry_run:
+            from icdsel.plan import dry_run as dry_run_stage
+            from icdsel.report import plan_table
+
+            out.print(plan_table(dry_run_stage(settings, experiments, overwrite, rl_data or ())))
+            note(f"Nothing was written but caches: embeddings in {settings.dataset_dir / 'cache'}, the bundled world")
+            return
+        from icdsel.experiments import run_experiments
+
+        names = run_experiments(settings, experiments, overwrite=overwrite, rl_data_files=rl_data or ())
+        n, counts = None, list(settings.infer.shots)
     rows = compare_stage(
-        settings, paths or (), n=n, subset=subset, reference=reference, shots=counts, allow_different=allow_different
+        settings,
+        paths or (),
+        n=n,
+        subset=subset,
+        reference=reference,
+        shots=counts,
+        allow_different=allow_different,
+        names=names,
     )
     out.print(screen_tables(rows), soft_wrap=False)
     for path, write in ((json_file, write_rows), (csv_file, write_csv), (markdown_file, write_markdown)):
@@ -372,7 +319,7 @@ def compare(
     if html or plots:
         from icdsel.page.build import collect, write_page, write_plots
 
-        content = collect(settings, rows, n, subset, counts)
+        content = collect(settings, rows, n, subset, counts, tuple(names))
         if plots:
             note(f"{len(write_plots(content, plots))} charts, PNG and SVG: {plots}")
         if html:
@@ -386,6 +333,23 @@ def compare(
                 f"{row.difference_high:.1f}) below 0"
             )
         raise typer.Exit(1)
+
+
+def _fits_train(context: typer.Context, train: str | None) -> None:
+    """Refuses what would have no effect with `--train`, or without it."""
+    given = given_flags(context)
+    if train is not None:
+        if choosing := [words for words, name in given.items() if name in ("paths", "subset", "allow_different")]:
+            words = "PATH" if choosing[0] == "paths" else choosing[0]
+            raise SettingsError(f"{words} chooses among predictions that lie there: leave it out with --train")
+        showing = ("json_file", "csv_file", "markdown_file", "html", "plots", "gallery", "fail_if_worse")
+        if "--dry-run" in given and (needless := [words for words, name in given.items() if name in showing]):
+            raise SettingsError(f"a dry run makes no table: leave {', '.join(needless)} out with --dry-run")
+        return
+    needing = ("seeds", "rl_data", "dry_run", "overwrite")
+    for words, name in given.items():
+        if name in needing or name.startswith(("proposals__", "reward__", "train__", "infer__")):
+            raise SettingsError(f"{words} has no effect without --train, which trains and answers what is compared")
 
 
 @app.command()

@@ -14,7 +14,8 @@ from icdsel.console import warn
 from icdsel.errors import RunError
 from icdsel.files import write_json
 from icdsel.infer import ALWAYS, predictions_dir
-from icdsel.predictions import Comparable, Scores, mean_by_query, read_comparable
+from icdsel.predictions import Comparable, read_comparable
+from icdsel.row_scores import Scores, mean_over_seeds, shared_metrics
 from icdsel.settings import Settings
 from icdsel.statistics import (
     bootstrap_mean,
@@ -95,6 +96,7 @@ def compare(
     reference: str | None = None,
     shots: Sequence[int] = (),
     allow_different: bool = False,
+    names: Mapping[Path, str] | None = None,
 ) -> list[ComparisonRow]:
     """The table over predictions files; warns where zero-shot or the majority answer are missing.
 
@@ -107,11 +109,14 @@ def compare(
         shots: The numbers of shots to show; all by default. Zero-shot always stands in the table.
         allow_different: Compare different metrics, prompts and models too, and of different queries those that
             all rows share. The rows say so in `differing`.
+        names: The files to compare, instead of `paths`, and what their rows are called. Files of one name (the
+            seeds of an experiment) are one row, their mean query by query.
 
     Raises:
         RunError: nothing to compare, different queries or settings, an unknown reference.
     """
-    found = read_comparable(paths or [predictions_dir(settings)], n=n, subset=subset, allow_different=allow_different)
+    files = list(names) if names else paths or [predictions_dir(settings)]
+    found = read_comparable(files, n=n, subset=subset, allow_different=allow_different, names=names)
     scores = [row for row in found.scores if not shots or row.shots in shots or row.shots == 0]
     if not scores or (shots and not any(row.shots in shots for row in scores)):
         there = ", ".join(map(str, sorted({row.shots for row in found.scores})))
@@ -227,26 +232,12 @@ def _means_over_seeds(rows: Sequence[Scores]) -> list[Scores]:
         match = _SEED.fullmatch(row.name)
         name = (match[1] or f"{match[2]}{match[3]}") if match else row.name
         grouped.setdefault((name, row.place, row.shots), []).append(row)
-    return [
-        replace(
-            same[0],
-            name=f"{name}{MEAN}",
-            by_query=mean_by_query([row.by_query for row in same]),
-            by_other_metric={m: mean_by_query([row.by_other_metric[m] for row in same]) for m in _shared_metrics(same)},
-            seeds=tuple(same),
-        )
-        for (name, _, _), same in grouped.items()
-        if len(same) > 1
-    ]
-
-
-def _shared_metrics(rows: Sequence[Scores]) -> list[str]:
-    return sorted(set.intersection(*(set(row.by_other_metric) for row in rows)))
+    return [mean_over_seeds(f"{name}{MEAN}", same) for (name, _, _), same in grouped.items() if len(same) > 1]
 
 
 def _differing_metrics(rows: Sequence[Scores]) -> list[str]:
     """The metrics that all rows have and that count some answer otherwise than the one they are judged by."""
-    return [metric for metric in _shared_metrics(rows) if any(r.by_query != r.by_other_metric[metric] for r in rows)]
+    return [metric for metric in shared_metrics(rows) if any(r.by_query != r.by_other_metric[metric] for r in rows)]
 
 
 def _line(

@@ -2,7 +2,7 @@
 
 from pydantic.fields import FieldInfo
 
-from icdsel.cli import metavar
+from icdsel.options import metavar
 from icdsel.settings import PRESETS, RECIPES, TABLES, TrainSettings, flag
 
 _HEAD = """# Settings

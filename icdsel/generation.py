@@ -7,6 +7,7 @@ is there and scores what is not.
 """
 
 import json
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -29,6 +30,8 @@ from icdsel.provenance import (
     fingerprint_file,
     identity,
     read_side_file,
+    record_work,
+    stands,
     write_side_file,
 )
 from icdsel.records import Answer, Example, Proposal
@@ -40,6 +43,7 @@ from icdsel.sources import Queries, Sources, open_sources
 from icdsel.vlm import Request
 
 UNIT = 32
+REMEDY = "Use the old settings, --overwrite to move the file aside, or another file (--output, --rl-data)."
 SCORER_VERSION = 3  # part of the identity: raised when the scores of the same prompts, or the draws, change
 
 
@@ -108,23 +112,43 @@ def generate(
     sources = sources or open_sources(settings)
     network = proposer(settings, sources.seen.shape[1])
     made_of = rl_data_identity(settings, sources)
-    remedy = "Use the old settings, --overwrite to move the file aside, or another file (--output, --rl-data)."
     log = path.with_suffix(".log")
-    claim((path, part), side_path(path), made_of, str(path), RlDataError, remedy, overwrite, along=[log])
+    claim((path, part), side_path(path), made_of, str(path), RlDataError, REMEDY, overwrite, along=[log])
     new = not path.exists()
     if new:
         queries = sources.queries(_queries(sources), settings.proposals.query_split, settings.proposals.shots)
         write_side_file(side_path(path), settings, made_of, str(sources.vlm.device))
         log_to(log, str(sources.vlm.device))
         scored = {} if shard else _scored_in_shards(whole, made_of)
-        _write_units(sources, queries, network, part, shard, scored)
+        started = time.monotonic()
+        count = _write_units(sources, queries, network, part, shard, scored)
         part.replace(path)
+        if count:
+            record_work(side_path(path), {"scoring": {"seconds": time.monotonic() - started, "count": count}})
         if told := sources.vlm.images.shortage():
             note(told)
     summary = _summary(path)
     if new:
         log_only(str(summary))
     return summary
+
+
+def unscored(sources: Sources, overwrite: bool = False) -> int:
+    """How many queries `generate` would score under the sources' settings; touches nothing.
+
+    Raises:
+        RlDataError: the file was made under other settings and `overwrite` is False.
+    """
+    path = rl_data_path(sources.settings)
+    part = path.with_name(path.name + ".part")
+    made_of = rl_data_identity(sources.settings, sources)
+    there = stands((path, part), side_path(path), made_of, str(path), RlDataError, REMEDY, overwrite)
+    if there and path.exists():
+        return 0
+    units = _units(_queries(sources))
+    scored = _scored_in_shards(path, made_of)
+    todo = units[_whole_units(part, units)[0] if there else 0 :]
+    return sum(len(unit) for unit in todo if not all(example.question_id in scored for example in unit))
 
 
 def _queries(sources: Sources) -> list[Example]:
@@ -181,12 +205,17 @@ def _write_units(
     part: Path,
     shard: Shard | None,
     scored: Mapping[int, str],
-) -> None:
+) -> int:
+    """Completes the journal; returns how many queries were scored for it now."""
     settings, train = sources.settings, sources.train
     examples = queries.examples
-    units = [examples[at : at + UNIT] for at in range(0, len(examples), UNIT)]
+    units = _units(examples)
     numbers = range(len(units))[shard.number - 1 :: shard.of] if shard else range(len(units))
-    done = _whole_units(part, [units[number] for number in numbers])
+    done, size = _whole_units(part, [units[number] for number in numbers])
+    if part.exists():
+        with part.open("r+b") as file:
+            file.truncate(size)
+    count = 0
     pools = queries.pools
     everyone = [example.question_id for example in train] if pools.shared else []
     if done:
@@ -220,6 +249,12 @@ def _write_units(
             groups = score_unit(sources, unit, told, proposals, lambda made: advance(0, tally(made)))
             append_lines(part, [json.dumps(group, ensure_ascii=False) for group in groups])
             advance(len(unit))
+            count += len(unit)
+    return count
+
+
+def _units(examples: Sequence[Example]) -> list[Sequence[Example]]:
+    return [examples[at : at + UNIT] for at in range(0, len(examples), UNIT)]
 
 
 class Tally:
@@ -242,10 +277,10 @@ def _ids(train: Split, rows: Iterable[int]) -> list[int]:
     return [train[row].question_id for row in rows]
 
 
-def _whole_units(part: Path, units: Sequence[Sequence[Example]]) -> int:
-    """How many units the journal holds; what follows the last whole one is cut off."""
+def _whole_units(part: Path, units: Sequence[Sequence[Example]]) -> tuple[int, int]:
+    """How many whole units the journal begins with, and their size in bytes."""
     if not part.exists():
-        return 0
+        return 0, 0
     lines = part.read_bytes().splitlines(keepends=True)
     done = kept = 0
     for unit in units:
@@ -253,9 +288,7 @@ def _whole_units(part: Path, units: Sequence[Sequence[Example]]) -> int:
             break
         kept += len(unit)
         done += 1
-    with part.open("r+b") as file:
-        file.truncate(sum(map(len, lines[:kept])))
-    return done
+    return done, sum(map(len, lines[:kept]))
 
 
 def _question_id(line: bytes) -> object:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import random
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from icdsel.provenance import (
     fingerprint_file,
     identity,
     read_side_file,
+    record_work,
+    stands,
     write_side_file,
 )
 from icdsel.records import Answer, Example, Pointer
@@ -36,6 +39,7 @@ from icdsel.vlm import Request
 CACHES = ("image_cache_mb", "image_cache_dir", "image_cache_disk_mb")
 # What every selector stands beside.
 ALWAYS: tuple[Selector, ...] = ("zero-shot", "majority")
+REMEDY = "Use --overwrite to move them aside, or --results-dir DIR for another place."
 
 
 @dataclass(frozen=True)
@@ -63,25 +67,31 @@ def predictions_dir(settings: Settings) -> Path:
 
 @logged
 def infer(
-    settings: Settings, run: str | None = None, checkpoint: Path | None = None, overwrite: bool = False
+    settings: Settings,
+    run: str | None = None,
+    checkpoint: Path | None = None,
+    overwrite: bool = False,
+    *,
+    sources: Sources | None = None,
+    beside: Sequence[Selector] = ALWAYS,
 ) -> list[Row]:
-    """Answers the queries with every selector of the settings; zero-shot and majority are always answered too.
+    """Answers the queries with every selector of the settings, and with those that always stand `beside` them.
 
-    Predictions that exist and were made of the same things are kept, so a row is never answered twice.
+    Predictions that exist and were made of the same things are kept, so a row is never answered twice. `sources`,
+    where they are open already, are used as they are (`Sources.under`).
 
     Raises:
         UserError: dataset, model, run or checkpoint are missing or do not fit; a shot count is above a pool.
     """
     asked = settings.infer.selector
-    chosen = (*asked, *(name for name in ALWAYS if name not in asked))
+    chosen = (*asked, *(name for name in beside if name not in asked))
     policy_file = _policy_file(settings, run, checkpoint) if "policy" in chosen else None
-    sources = open_sources(settings)
+    sources = sources.under(settings) if sources else open_sources(settings)
     if policy_file:
         _check_policy(settings, sources, policy_file)
-    queries = sources.queries(_examples(sources), settings.infer.split, max(settings.infer.shots))
+    queries = sources.queries(queries_to_answer(sources), settings.infer.split, max(settings.infer.shots))
     choose = Selectors(sources, queries, policy_file)
-    size = _subset_name(settings, len(queries.examples))
-    rows = [_row(sources, queries, choose, name, policy_file, size, overwrite) for name in chosen]
+    rows = [_row(sources, queries, choose, name, policy_file, overwrite) for name in chosen]
     if told := sources.vlm.images.shortage():
         note(told)
     return rows
@@ -94,30 +104,31 @@ def _row(
     choose: Selectors,
     selector: Selector,
     policy_file: Path | None,
-    subset: str,
     overwrite: bool,
 ) -> Row:
     """One selector's predictions; numbers of shots that were answered before are kept."""
     settings = sources.settings
     label = _label(settings, selector, policy_file)
-    path = predictions_dir(settings) / f"{label}_{subset}.jsonl"
-    side = path.with_suffix(".meta.json")
+    subset = _subset_name(settings, len(queries.examples))
+    path, side = _files(settings, label, subset)
     made_of = _identity(settings, sources, selector, policy_file)
     records: list[dict[str, Any]] = []
-    remedy = "Use --overwrite to move them aside, or --results-dir DIR for another place."
     log = path.with_suffix(".log")
-    if claim((path,), side, made_of, str(path), RunError, remedy, overwrite, along=[log]):
+    if claim((path,), side, made_of, str(path), RunError, REMEDY, overwrite, along=[log]):
         records = read_predictions(path)
-    wanted = (0,) if selector == "zero-shot" else settings.infer.shots
-    answered = {record["shots"] for record in records}
-    missing = [shots for shots in wanted if shots not in answered]
+    wanted = shots_of(selector, settings)
+    missing = _missing(wanted, records)
     if missing:
         log_to(log, str(sources.vlm.device))
+        started = time.monotonic()
         records += _answer(sources, queries, choose, selector, label, missing)
         records.sort(key=lambda record: int(record["shots"]))  # stable: queries keep their order
         write_text(path, "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in records))
         own = {"checkpoint": str(policy_file)} if selector == "policy" else {}  # whose run the page shows
         write_side_file(side, settings, made_of, str(sources.vlm.device), name=label, set=subset, **own)
+        if selector != "majority":
+            images = sum(shots + 1 for shots in missing) * len(queries.examples)
+            record_work(side, {"answering": {"seconds": time.monotonic() - started, "count": images}})
     else:
         note(f"{label}: answered before, {path}")
     scores: dict[int, list[float]] = {}
@@ -129,6 +140,38 @@ def _row(
     told = ", ".join(f"{shots}: {100 * value:.1f}" for shots, value in accuracy.items())
     log_only(f"{label}: VQA accuracy by shots {told}; {failed} calls failed")
     return Row(label, path, accuracy, failed)
+
+
+def unanswered(
+    sources: Sources, count: int, selector: Selector, policy_file: Path | None, overwrite: bool = False
+) -> list[int]:
+    """The numbers of shots at which a selector's row over `count` queries lacks predictions; touches nothing.
+
+    Raises:
+        RunError: the row was made under other settings and `overwrite` is False.
+    """
+    settings = sources.settings
+    label = _label(settings, selector, policy_file)
+    path, side = _files(settings, label, _subset_name(settings, count))
+    made_of = _identity(settings, sources, selector, policy_file)
+    there = stands((path,), side, made_of, str(path), RunError, REMEDY, overwrite)
+    return _missing(shots_of(selector, settings), read_predictions(path) if there else [])
+
+
+def shots_of(selector: Selector, settings: Settings) -> tuple[int, ...]:
+    """The numbers of shots that a selector is asked for."""
+    return (0,) if selector == "zero-shot" else settings.infer.shots
+
+
+def _missing(wanted: Sequence[int], records: Sequence[dict[str, Any]]) -> list[int]:
+    answered = {record["shots"] for record in records}
+    return [shots for shots in wanted if shots not in answered]
+
+
+def _files(settings: Settings, label: str, subset: str) -> tuple[Path, Path]:
+    """A row's predictions and its side file."""
+    path = predictions_dir(settings) / f"{label}_{subset}.jsonl"
+    return path, path.with_suffix(".meta.json")
 
 
 def read_predictions(path: Path) -> list[dict[str, Any]]:
@@ -217,7 +260,7 @@ def _identity(settings: Settings, sources: Sources, selector: str, policy_file: 
     return made_of
 
 
-def _examples(sources: Sources) -> list[Example]:
+def queries_to_answer(sources: Sources) -> list[Example]:
     """The queries to answer."""
     settings = sources.settings
     split = sources.split(settings.infer.split)

@@ -2,16 +2,15 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from icdsel.errors import RunError
 from icdsel.infer import read_predictions
 from icdsel.metrics import METRICS
 from icdsel.provenance import read_side_file
+from icdsel.row_scores import Scores, mean_over_seeds
 
 _OTHER_METRICS = {f"accuracy_{metric}" for metric in METRICS}
 # What rows may always differ in: how their ICDs were chosen, which is what a comparison is about.
@@ -50,37 +49,6 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Scores:
-    """Accuracies in [0, 1] by question_id, of one row at one number of shots.
-
-    A row that is the mean over seeds holds the seeds' rows in `seeds`.
-    """
-
-    name: str
-    selector: str
-    shots: int
-    by_query: Mapping[int, float]
-    by_other_metric: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
-    """The same by the metrics that the row is not judged by, under their names."""
-    metric: str = "official"
-    place: str = ""
-    """What sets the row apart from others of its name: the model, say."""
-    seeds: tuple["Scores", ...] = ()
-
-    @property
-    def title(self) -> str:
-        """The row's name in a table: `name`, or `name @ place`."""
-        return f"{self.name} @ {self.place}" if self.place else self.name
-
-    @property
-    def correct(self) -> dict[int, float]:
-        """Hard correctness by question_id: 1 where the accuracy is above 0; of a mean the share of its seeds."""
-        if self.seeds:
-            return mean_by_query([row.correct for row in self.seeds])
-        return {i: float(score > 0) for i, score in self.by_query.items()}
-
-
-@dataclass(frozen=True)
 class Answered:
     """One file's answers at one number of shots: the queries asked, and the scores of those answered."""
 
@@ -112,7 +80,12 @@ class Comparable:
 
 
 def read_comparable(
-    paths: Sequence[Path], *, n: int | None = None, subset: str | None = None, allow_different: bool = False
+    paths: Sequence[Path],
+    *,
+    n: int | None = None,
+    subset: str | None = None,
+    allow_different: bool = False,
+    names: Mapping[Path, str] | None = None,
 ) -> Comparable:
     """The rows of predictions files, all over the same queries and with distinct titles.
 
@@ -122,11 +95,12 @@ def read_comparable(
         subset: Only rows over the set of this name.
         allow_different: Take rows of different metrics, prompts and models too, and of different queries those
             that all rows share.
+        names: What the rows of each of `paths` are called; those of one name become their mean, query by query.
 
     Raises:
         RunError: there are none, a file is damaged, or they differ and that was not allowed.
     """
-    answered = [row for path in _files(paths) for row in _read(path)]
+    answered = [row for path in _files(paths) for row in _read(path, names[path] if names else None)]
     where = ", ".join(map(str, paths))
     if not answered:
         raise RunError(f"{where}: no predictions in it. Make them with `icdsel infer`.")
@@ -139,17 +113,19 @@ def read_comparable(
     differing = _differing(rows, shared)
     if differing and not (allow_different and shared):
         raise RunError(_refusal(differing, shared))
-    rows = _named_apart(_restricted(rows, shared))
+    rows = _restricted(rows, shared) if names else _named_apart(_restricted(rows, shared))
     sources = list({row.source.path: row.source for row in rows}.values())
-    return Comparable([row.scores for row in rows], len(shared), [line.split("\n")[0] for line in differing], sources)
+    scores = [row.scores for row in rows]
+    told = [line.split("\n")[0] for line in differing]
+    return Comparable(_united(scores) if names else scores, len(shared), told, sources)
 
 
-def mean_by_query(scores: Sequence[Mapping[int, float]]) -> dict[int, float]:
-    """The mean of several rows, query by query; all must hold the same queries."""
-    queries = list(scores[0])
-    # Rounded, so that the order of the seeds makes no two values of one.
-    means = np.mean([[own[i] for i in queries] for own in scores], axis=0).round(12)  # (seeds, n) to (n,)
-    return dict(zip(queries, means.tolist(), strict=True))
+def _united(rows: Sequence[Scores]) -> list[Scores]:
+    """Rows of one name and number of shots as one."""
+    same: dict[tuple[str, int], list[Scores]] = {}
+    for row in rows:
+        same.setdefault((row.name, row.shots), []).append(row)
+    return [mean_over_seeds(own[0].name, own) if len(own) > 1 else own[0] for own in same.values()]
 
 
 def _files(paths: Sequence[Path]) -> list[Path]:
@@ -172,13 +148,13 @@ def _files(paths: Sequence[Path]) -> list[Path]:
     return list({path.resolve(): path for path in found}.values())
 
 
-def _read(path: Path) -> list[Answered]:
-    """A file's rows, by number of shots."""
+def _read(path: Path, name: str | None = None) -> list[Answered]:
+    """A file's rows, by number of shots, called as its side file says unless a name is given."""
     side = read_side_file(path.with_suffix(".meta.json"))
     identity, settings = side["identity"], side.get("settings")
     source = Source(
         path=path,
-        name=str(side.get("name", path.stem)),
+        name=name or str(side.get("name", path.stem)),
         selector=str(identity.get("selector")),
         subset=str(side.get("set", "unnamed")),
         identity=identity,

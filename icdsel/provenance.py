@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import platform
 import subprocess
 import time
@@ -69,6 +70,7 @@ def environment(device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: version(name) for name in libraries},
         "machine": platform.machine(),
+        "cpus": os.cpu_count(),
         "device": device,
         "revision": _git_revision(),
         "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -94,6 +96,14 @@ def write_side_file(path: Path, settings: Settings, made_of: Identity, device: s
         "environment": environment(device),
     }
     write_json(path, content | more, indent=1)
+
+
+def record_work(side_file: Path, work: Mapping[str, Mapping[str, float]]) -> None:
+    """Adds to a side file what the work took: by kind of work the `seconds` and the `count` of what was done.
+
+    No part of an identity: `icdsel.rates` reads it to say how long such work takes on this machine.
+    """
+    write_json(side_file, read_side_file(side_file) | {"work": work}, indent=1)
 
 
 def read_side_file(path: Path) -> dict[str, Any]:
@@ -143,13 +153,30 @@ def claim(
     """
     if not any(path.exists() for path in paths):
         return False
+    if stands(paths, side_file, now, what, error, remedy, overwrite):
+        return True
+    for moved in move_aside(*paths, side_file, *along):
+        note(f"moved what was there to {moved}")
+    return False
+
+
+def stands(
+    paths: Sequence[Path],
+    side_file: Path,
+    now: Identity,
+    what: str,
+    error: type[UserError],
+    remedy: str,
+    overwrite: bool,
+) -> bool:
+    """What `claim` says of `paths`; nothing is moved."""
+    if not any(path.exists() for path in paths):
+        return False
     try:
         require_same(side_file, now, what, error, remedy)
     except UserError:
         if not overwrite:
             raise
-        for moved in move_aside(*paths, side_file, *along):
-            note(f"moved what was there to {moved}")
         return False
     return True
 
@@ -160,7 +187,11 @@ def move_aside(*paths: Path) -> list[Path]:
     number = 1
     while any(path.with_name(f"{path.name}.old-{number}").exists() for path in paths):
         number += 1
-    return [path.rename(path.with_name(f"{path.name}.old-{number}")) for path in existing]
+    moved = []
+    for path in existing:
+        if path.exists():  # a side file has gone with its folder
+            moved.append(path.rename(path.with_name(f"{path.name}.old-{number}")))
+    return moved
 
 
 def announce(settings: Settings, device: str) -> str:

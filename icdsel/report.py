@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from icdsel.infer import Row
+from icdsel.plan import Estimate
 from icdsel.runs import RunSummary, age
 
 
@@ -24,6 +25,32 @@ def inference_table(rows: Sequence[Row]) -> Table:
         cells = [f"{100 * row.accuracy[count]:.1f}" if count in row.accuracy else "" for count in shots]
         table.add_row(row.name + (f" ({row.failed} failed)" if row.failed else ""), *cells)
     return table
+
+
+def plan_table(estimates: Sequence[Estimate]) -> Table:
+    """What is there and what is to be done, with the time that each step should take, and in all."""
+    table = Table(title="What would be done", title_justify="left")
+    table.add_column("step", overflow="fold")
+    table.add_column("to do", overflow="fold")
+    table.add_column("time", justify="right", no_wrap=True)
+    table.add_column("measured")
+    for estimate in estimates:
+        step = estimate.step
+        took = duration(estimate.seconds) if estimate.measured else ""
+        table.add_row(step.what, step.todo or "nothing: it is there", took, estimate.measured)
+    table.add_section()
+    todo = sum(bool(estimate.step.todo) for estimate in estimates[1:])
+    told = f"{todo} of {len(estimates) - 1} steps to do" if todo else "nothing to do"
+    table.add_row("in all", told, duration(sum(estimate.seconds for estimate in estimates)), "")
+    return table
+
+
+def duration(seconds: float) -> str:
+    """As a person says it: `8 s`, `12 min`, `3 h 5 min`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def runs_table(runs: Sequence[RunSummary], now: datetime) -> Table:

@@ -634,6 +634,28 @@ def load_settings(given: Mapping[str, Mapping[str, Any]]) -> Settings:
         raise SettingsError("\n".join(_explain(problem) for problem in _merged(error.errors()))) from None
 
 
+def with_values(settings: Settings, values: Mapping[str, Mapping[str, Any]]) -> Settings:
+    """`settings` with other values by table and name, checked as if they had been given.
+
+    A recipe brings its own values of what the present one filled in.
+
+    Raises:
+        SettingsError: an unknown name, or a value that is not allowed.
+    """
+    changed: dict[str, Table] = {}
+    for table, given in values.items():
+        kept = getattr(settings, table).model_dump()
+        if "recipe" in given:
+            filled_in = {name: getattr(RECIPES[settings.train.recipe], name) for name in TrainSettings.by_recipe}
+            kept = {name: value for name, value in kept.items() if name not in filled_in or filled_in[name] != value}
+        try:
+            changed[table] = TABLES[table].model_validate(kept | dict(given))
+        except ValidationError as error:
+            problems = [problem | {"loc": (table, *problem["loc"])} for problem in error.errors()]
+            raise SettingsError("\n".join(_explain(problem) for problem in _merged(problems))) from None
+    return settings.model_copy(update=changed)
+
+
 def _merged(problems: Iterable[Any]) -> list[Any]:
     """One problem for each setting: what may be this or that is refused as both."""
     merged: dict[tuple[Any, ...], Any] = {}

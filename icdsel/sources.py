@@ -1,5 +1,6 @@
 """What every stage that asks the VLM works on: the training split, the VLM, embeddings and pools."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -55,6 +56,19 @@ class Sources:
     encoded: Encoded | None
     seen: Tensor
     _broken: dict[int, str] = field(default_factory=dict)
+    _splits: dict[str, Split] = field(default_factory=dict)
+
+    def under(self, settings: Settings) -> "Sources":
+        """The same, opened once, for other settings of proposals, training or inference.
+
+        Raises:
+            ValueError: dataset or model were asked for otherwise, so these are not the sources of `settings`.
+        """
+        if (settings.data, settings.vlm) != (self.settings.data, self.settings.vlm):
+            raise ValueError("these sources were opened under other settings of data or vlm")
+        same = copy.copy(self)  # with what was computed already
+        same.__dict__["settings"] = settings
+        return same
 
     @cached_property
     def identity(self) -> dict[str, str | None]:
@@ -73,7 +87,11 @@ class Sources:
 
     def split(self, name: str) -> Split:
         """A split of the dataset."""
-        return self.train if name == "train" else load_split(self.settings.data, name)
+        if name == "train":
+            return self.train
+        if name not in self._splits:
+            self._splits[name] = load_split(self.settings.data, name)
+        return self._splits[name]
 
     @cached_property
     def similar_train(self) -> Embeddings:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,8 @@ from icdsel.provenance import (
     identity,
     move_aside,
     read_side_file,
+    record_work,
+    stands,
     write_side_file,
 )
 from icdsel.records import QueryGroup
@@ -40,6 +43,7 @@ from icdsel.warm_start import warm_groups
 
 SIDE_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
+REMEDY = "Use --run NAME for a run of its own, or --overwrite to move the old one aside."
 LOG_FILE = "log.txt"
 EVENTS_FOLDER = "tensorboard"
 
@@ -111,49 +115,63 @@ def find_run(settings: Settings, name: str | None = None) -> Run:
     return Run(max(fitting)[1])
 
 
+def on_training_queries(settings: Settings) -> Settings:
+    """The same, with proposals for queries of the training split: nothing else is trained on."""
+    proposals = settings.proposals.model_copy(update={"query_split": "train"})
+    return settings.model_copy(update={"proposals": proposals})
+
+
 @logged
 def train(
-    settings: Settings, *, run: str | None = None, rl_data_files: Sequence[Path] = (), overwrite: bool = False
+    settings: Settings,
+    *,
+    run: str | None = None,
+    rl_data_files: Sequence[Path] = (),
+    overwrite: bool = False,
+    sources: Sources | None = None,
 ) -> Run:
     """Trains a policy and writes its run; makes the RL data where no file is named and they are missing.
 
     A run and RL data that were made of the same things stay as they are. `overwrite` moves aside what was not.
+    `sources`, where they are open already, are used as they are (`Sources.under`).
 
     Raises:
         UserError: data, checkpoint or settings do not fit, or the run exists under other settings.
     """
-    proposals = settings.proposals.model_copy(update={"query_split": "train"})  # nothing else is trained on
-    settings = settings.model_copy(update={"proposals": proposals})
+    settings = on_training_queries(settings)
     result = Run(runs_dir(settings) / (run or run_name(settings)))
-    for path in (*rl_data_files, settings.train.init, settings.train.warm_start):
-        if path is not None and not path.is_file():
-            raise RlDataError(f"{path} does not exist: give the path of a file that does")
+    require_files(settings, rl_data_files)
     if settings.train.tensorboard:
         require_tensorboard()
     usual = settings.usual()["train"]
     assert isinstance(usual, TrainSettings)
     start = network_to_start_from(settings.train, usual)
-    sources = open_sources(settings)
+    sources = sources.under(settings) if sources else open_sources(settings)
     table = sources.seen.to(sources.vlm.device)
     seed = settings.data.seed if settings.train.train_seed is None else settings.train.train_seed
     network = start or make_network(settings.train, table.shape[1], seed)
     require_width(network, table.shape[1], settings.train.init)
     network = network.to(table.device)
     files = list(rl_data_files) or [generate(settings, overwrite=overwrite, sources=sources).path]
-    train_part, validation_part = split_groups(_read(files, sources, settings.reward))
+    train_part, validation_part = split_groups(read_groups(files, sources, settings.reward))
     warm = warm_groups(sources, settings.train.warm_start) if settings.train.warm_start else None
     train_groups, validation_groups = (
         make_groups(part, sources.train.row, settings.reward).to(table.device) for part in (train_part, validation_part)
     )
-    made_of = _identity(settings, sources, files)
+    made_of = run_identity(settings, sources, files)
     side = result.folder / SIDE_FILE
-    if _is_trained(result, made_of, overwrite):
-        note(f"run {result.name} is trained already with these settings")
-        return result
+    if claim((result.folder,), side, made_of, f"run {result.name}", RunError, REMEDY, overwrite):
+        if is_finished(result):
+            note(f"run {result.name} is trained already with these settings")
+            return result
+        for moved in move_aside(result.folder):
+            note(f"moved the unfinished run to {moved}")
     write_side_file(side, settings, made_of, str(table.device), pair=settings.pair_name, rl_data=list(map(str, files)))
     log_to(result.folder / LOG_FILE, str(table.device))
     note(f"Training on {len(train_part)} queries, validating on {len(validation_part)}: run {result.name}")
     rows: list[Epoch] = []
+    work: dict[str, dict[str, float]] = {}
+    before = time.monotonic()
     steps = (settings.train.rce_epochs + settings.train.grpo_epochs) * len(train_part)
     steps += settings.train.warm_epochs * len(warm.query) if warm else 0
     folder = result.folder / EVENTS_FOLDER if settings.train.tensorboard else None
@@ -183,6 +201,11 @@ def train(
             append_lines(result.folder / METRICS_FILE, [json.dumps(line)])
             events.write(metrics | {"kl_beta": epoch.kl_beta})
             rows.append(epoch)
+            nonlocal before
+            spent = work.setdefault(epoch.phase, {"seconds": 0.0, "count": 0})
+            spent["seconds"] += time.monotonic() - before
+            spent["count"] += len(warm.query) if warm and epoch.phase == "warm" else len(train_part)
+            before = time.monotonic()
             reached = f"expected reward {metrics['expected_reward']:.3f} ({metrics['oracle_share']:.1%} of the oracle)"
             number = f"{epoch.phase} epoch {epoch.number + 1}"
             advance(0, f"{number}: {metrics['expected_reward']:.2f}, {metrics['oracle_share']:.0%} of oracle")
@@ -201,12 +224,24 @@ def train(
             rollouts=rollouts,
         )
     out.print(_table(rows))
+    record_work(side, work)
     _mark_finished(side)
     log_only(f"recommended checkpoint {result.checkpoint.name}")
     return result
 
 
-def _read(files: Sequence[Path], sources: Sources, reward: RewardSettings) -> list[QueryGroup]:
+def require_files(settings: Settings, rl_data_files: Sequence[Path]) -> None:
+    """Refuses to begin where a file that the training is to read is not there.
+
+    Raises:
+        RlDataError: it names the first such file.
+    """
+    for path in (*rl_data_files, settings.train.init, settings.train.warm_start):
+        if path is not None and not path.is_file():
+            raise RlDataError(f"{path} does not exist: give the path of a file that does")
+
+
+def read_groups(files: Sequence[Path], sources: Sources, reward: RewardSettings) -> list[QueryGroup]:
     """The groups of all files together; says what was left out, and why.
 
     Raises:
@@ -231,20 +266,20 @@ def _read(files: Sequence[Path], sources: Sources, reward: RewardSettings) -> li
     return correct
 
 
-def _is_trained(run: Run, made_of: Identity, overwrite: bool) -> bool:
-    """Whether an existing folder is this very run, finished; moves it aside if it is unfinished or may go.
+def is_finished(run: Run) -> bool:
+    """Whether the run was trained to its end."""
+    side = run.folder / SIDE_FILE
+    return side.exists() and "finished" in read_side_file(side)
+
+
+def is_trained(run: Run, made_of: Identity, overwrite: bool = False) -> bool:
+    """Whether the folder holds this very run, finished; touches nothing.
 
     Raises:
         RunError: the folder holds something else and `overwrite` is False.
     """
-    side = run.folder / SIDE_FILE
-    remedy = "Use --run NAME for a run of its own, or --overwrite to move the old one aside."
-    if claim((run.folder,), side, made_of, f"run {run.name}", RunError, remedy, overwrite):
-        if "finished" in read_side_file(side):
-            return True
-        for moved in move_aside(run.folder):
-            note(f"moved the unfinished run to {moved}")
-    return False
+    there = stands((run.folder,), run.folder / SIDE_FILE, made_of, f"run {run.name}", RunError, REMEDY, overwrite)
+    return there and is_finished(run)
 
 
 def _mark_finished(side: Path) -> None:
@@ -253,7 +288,8 @@ def _mark_finished(side: Path) -> None:
     write_json(side, content | {"finished": max(others, default=0) + 1}, indent=1)
 
 
-def _identity(settings: Settings, sources: Sources, files: Sequence[Path]) -> Identity:
+def run_identity(settings: Settings, sources: Sources, files: Sequence[Path]) -> Identity:
+    """Everything that decides what is trained."""
     init = settings.train.init
     warm = settings.train.warm_start
     silent = ["train.init", "train.warm_start", "train.tensorboard"]

@@ -596,3 +596,37 @@ def test_only_learned_policies_that_are_surely_worse_count(settings: Settings) -
     write(settings, "policy-d_train-seed-1-rce_epoch1", {1: [0.3] * 4}, checkpoint="d")
     write(settings, "policy-d_train-seed-2-rce_epoch1", {1: [0.9] * 4}, checkpoint="e")
     assert [row.name for row in learned_and_worse(compare(settings))] == ["policy-a-rce_epoch1"]
+
+
+# --- named rows -------------------------------------------------------------------------------------------
+
+
+def test_rows_that_are_named_stand_alone_and_seeds_of_one_name_are_their_mean(settings: Settings) -> None:
+    one = write(settings, "policy-a-rce_epoch5", {1: [0.2, 0.4], 2: [1.0, 1.0]}, checkpoint="f00")
+    two = write(settings, "policy-b-rce_epoch5", {1: [0.6, 0.4], 2: [0.0, 1.0]}, checkpoint="f01")
+    # Two seeds may score the same: they count twice.
+    seeds = [write(settings, f"random-{seed}", {1: scores}) for seed, scores in ((42, [0.0, 0.3]), (43, [0.0, 0.3]))]
+    seeds.append(write(settings, "random-44", {1: [0.3, 0.3]}))
+    write(settings, "nearest-image", {1: [0.9, 0.9]})
+    write(settings, "nearest-both", {1: [0.9] * 3})  # of other queries, but nobody asked for it
+    names = {one: "lr=1", two: "lr=1"} | dict.fromkeys(seeds, "random")
+    rows = by_name(compare(settings, names=names))
+    assert {key: row.accuracy for key, row in rows.items()} == {
+        ("lr=1", 1): 40.0,
+        ("lr=1", 2): 75.0,
+        ("random", 1): 20.0,
+    }
+    mean = rows["lr=1", 1]
+    assert (mean.difference, mean.reference, mean.selector) == (20.0, "random", "policy")
+    # It is one question, and a mean over seeds in all that follows.
+    assert (mean.seeds, mean.seed_low, mean.seed_high, mean.part_of) == (2, 30.0, 50.0, None)
+    assert (rows["random", 1].seeds, rows["random", 1].seed_low, rows["random", 1].seed_high) == (3, 15.0, 30.0)
+    assert rows["random", 1].correct == pytest.approx(100 * 4 / 6)
+    assert mean.p_holm == mean.p_value is not None
+    assert by_name(compare(settings, names=names, reference="lr=1"))["random", 1].difference == -20.0
+
+
+def test_a_name_of_one_file_is_that_row(settings: Settings) -> None:
+    path = write(settings, "policy-a-rce_epoch5", {1: [0.2, 0.4]}, checkpoint="f00")
+    [row] = compare(settings, names={path: "rce"}, reference="rce")
+    assert (row.name, row.accuracy, row.seeds, row.seed_low) == ("rce", 30.0, 1, None)

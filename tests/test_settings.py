@@ -439,12 +439,12 @@ try:
     main()
 except SystemExit as end:
     code = end.code
-heavy = sorted({"torch", "transformers", "numpy", "scipy", "PIL"} & set(sys.modules))
+heavy = sorted({"torch", "transformers", "numpy", "scipy", "matplotlib", "PIL"} & set(sys.modules))
 sys.exit(f"code {code}, loaded {heavy}" if code or heavy else 0)
 """
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["--version"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["compare", "--help"], ["--version"]])
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     made = subprocess.run([sys.executable, "-c", _HEAVY, *arguments], capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr

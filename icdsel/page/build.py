@@ -74,6 +74,7 @@ def collect(
     n: int | None = None,
     subset: str | None = None,
     shots: Sequence[int] = (),
+    paths: Sequence[Path] = (),
 ) -> Content:
     """Reads what stands behind the rows of a comparison: predictions, runs, RL data, dataset.
 
@@ -83,11 +84,12 @@ def collect(
         n: As it was given to the comparison, like `subset` and `shots`.
         subset: The set's name.
         shots: Numbers of shots.
+        paths: The predictions files compared; by default all of this dataset, sampler and model.
 
     Raises:
         RunError: predictions are damaged. Nothing else that is missing is an error.
     """
-    chosen = read_choices(settings, n, subset, shots)
+    chosen = read_choices(settings, n, subset, shots, paths)
     missing: dict[str, list[str]] = {}
     train: dict[int, Example] = {}
     queries: dict[int, Example] = {}

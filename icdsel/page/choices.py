@@ -68,7 +68,11 @@ class Usage:
 
 
 def read_choices(
-    settings: Settings, n: int | None = None, subset: str | None = None, shots: Sequence[int] = ()
+    settings: Settings,
+    n: int | None = None,
+    subset: str | None = None,
+    shots: Sequence[int] = (),
+    paths: Sequence[Path] = (),
 ) -> list[Chosen]:
     """The choices behind the comparison's rows, learned selectors first, then the most accurate.
 
@@ -77,12 +81,13 @@ def read_choices(
         n: Those over this many queries only.
         subset: Those over the set of this name only.
         shots: Those at these numbers of shots only, and zero-shot.
+        paths: The predictions files; by default all of this dataset, sampler and model.
 
     Raises:
         RunError: a predictions file or its side file is damaged.
     """
     found: list[Chosen] = []
-    for path in sorted(predictions_dir(settings).glob("*.jsonl")):
+    for path in sorted(paths or predictions_dir(settings).glob("*.jsonl")):
         side = read_side_file(path.with_suffix(".meta.json"))
         name, made_of = str(side.get("name", path.stem)), side["identity"]
         by_shots: dict[int, dict[int, Choice]] = {}
