@@ -2,9 +2,13 @@
 
 import functools
 import inspect
+import signal
+import threading
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, Literal
 
 import typer
@@ -65,14 +69,31 @@ def _told_plainly(command: Command) -> Command:
         except UserError as error:
             err.print(f"[red]error:[/] {_escaped(str(error))}")
             raise typer.Exit(2) from None
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stopped:
             err.print("interrupted; what was finished is kept: give the same command again to go on")
-            raise typer.Exit(130) from None
+            raise typer.Exit(128 + (stopped.args or (signal.SIGINT,))[0]) from None
         except OSError as error:
             err.print(f"[red]error:[/] {_escaped(str(error))}")
             raise typer.Exit(1) from None
 
     return run
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM (a cluster's time is up) ends a command as Ctrl-C does."""
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt(number)
+
+    if threading.current_thread() is not threading.main_thread():  # which alone may set handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _escaped(text: str) -> str:

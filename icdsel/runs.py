@@ -16,8 +16,9 @@ from icdsel.errors import CheckpointError, RunError
 from icdsel.files import write_json
 from icdsel.infer import read_predictions
 from icdsel.provenance import fingerprint_file, read_side_file
+from icdsel.run_journal import METRICS_FILE
 from icdsel.settings import TABLES, DataSettings, Settings, VlmSettings, unusual
-from icdsel.train import METRICS_FILE, SIDE_FILE
+from icdsel.train import SIDE_FILE
 
 # What says where things lie, or is shown by itself.
 _PLACES = ("preset", "dataset", "data_dir", "image_dir", "results_dir", "on_image_error")

@@ -23,18 +23,16 @@ def require_tensorboard() -> None:
 
 
 class Events:
-    """Curves over the epochs of all phases, counted on from 1; without a writer it does nothing."""
+    """Curves over the epochs of all phases; without a writer it does nothing."""
 
     def __init__(self, writer: Any = None) -> None:
         self._writer = writer
-        self._epoch = 0
 
-    def write(self, metrics: Mapping[str, float]) -> None:
-        """Takes in the metrics of the next epoch, each a curve of its own."""
-        self._epoch += 1
+    def write(self, metrics: Mapping[str, float], epoch: int) -> None:
+        """Takes in the metrics of an epoch, counted over all phases from 1, each a curve of its own."""
         if self._writer:
             for name, value in metrics.items():
-                self._writer.add_scalar(name, value, self._epoch)
+                self._writer.add_scalar(name, value, epoch)
             self._writer.flush()  # to be looked at while the training goes on
 
 

@@ -1,24 +1,23 @@
 """The training stage: RL data in, a run's folder with checkpoints and metrics out."""
 
-import json
-import math
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from icdsel import rl_data
-from icdsel.checkpoint import find_checkpoint, load_policy, require_width, save_policy
+from icdsel.checkpoint import find_checkpoint, load_policy, require_width
 from icdsel.console import note, out, progress, warn
 from icdsel.errors import CheckpointError, RlDataError, RunError
-from icdsel.files import append_lines, write_json
+from icdsel.files import write_json
 from icdsel.generation import SCORER_VERSION, generate
 from icdsel.groups import make_groups, merge, split_groups
 from icdsel.lever_plus.rl_data import GT_PROB_NOTE
+from icdsel.lock import locked
 from icdsel.online import JOURNAL, Rollouts, most_calls
 from icdsel.policy import PointerConfig, PointerNetwork
 from icdsel.provenance import (
@@ -26,7 +25,6 @@ from icdsel.provenance import (
     claim,
     fingerprint_file,
     identity,
-    move_aside,
     read_side_file,
     record_work,
     stands,
@@ -34,15 +32,15 @@ from icdsel.provenance import (
 )
 from icdsel.records import QueryGroup
 from icdsel.rewards import is_correct
+from icdsel.run_journal import RunJournal
 from icdsel.run_log import log_only, log_to, logged
 from icdsel.settings import SAMPLER_FILE_NAMES, RewardSettings, Settings, TrainSettings, flag, unusual
 from icdsel.sources import Sources, open_sources
 from icdsel.tensorboard import open_events, require_tensorboard
-from icdsel.training import Epoch, plain, train_policy
+from icdsel.training import train_policy
 from icdsel.warm_start import warm_groups
 
 SIDE_FILE = "run.json"
-METRICS_FILE = "metrics.jsonl"
 REMEDY = "Use --run NAME for a run of its own, or --overwrite to move the old one aside."
 LOG_FILE = "log.txt"
 EVENTS_FOLDER = "tensorboard"
@@ -132,8 +130,9 @@ def train(
 ) -> Run:
     """Trains a policy and writes its run; makes the RL data where no file is named and they are missing.
 
-    A run and RL data that were made of the same things stay as they are. `overwrite` moves aside what was not.
-    `sources`, where they are open already, are used as they are (`Sources.under`).
+    A run and RL data that were made of the same things stay as they are, and an interrupted run goes on after its last
+    epoch. `overwrite` moves aside what was made of other things. `sources`, where they are open already, are used as
+    they are (`Sources.under`).
 
     Raises:
         UserError: data, checkpoint or settings do not fit, or the run exists under other settings.
@@ -160,72 +159,47 @@ def train(
     )
     made_of = run_identity(settings, sources, files)
     side = result.folder / SIDE_FILE
-    if claim((result.folder,), side, made_of, f"run {result.name}", RunError, REMEDY, overwrite):
-        if is_finished(result):
-            note(f"run {result.name} is trained already with these settings")
-            return result
-        for moved in move_aside(result.folder):
-            note(f"moved the unfinished run to {moved}")
-    write_side_file(side, settings, made_of, str(table.device), pair=settings.pair_name, rl_data=list(map(str, files)))
-    log_to(result.folder / LOG_FILE, str(table.device))
-    note(f"Training on {len(train_part)} queries, validating on {len(validation_part)}: run {result.name}")
-    rows: list[Epoch] = []
-    work: dict[str, dict[str, float]] = {}
-    before = time.monotonic()
-    steps = (settings.train.rce_epochs + settings.train.grpo_epochs) * len(train_part)
-    steps += settings.train.warm_epochs * len(warm.query) if warm else 0
-    folder = result.folder / EVENTS_FOLDER if settings.train.tensorboard else None
-    with open_events(folder) as events, progress("Training", steps) as advance:
-        rollouts = None
-        if settings.train.online:
-            note(f"GRPO asks the VLM {most_calls(settings.train, len(train_part)):,} times at most")
-            journal = result.folder / JOURNAL
-            rollouts = Rollouts(sources, train_part, settings.train, settings.reward, seed, journal, advance)
-
-        def keep(epoch: Epoch) -> None:
-            metrics = plain(epoch.metrics)
-            if not all(map(math.isfinite, metrics.values())):
-                raise RunError(
-                    f"{epoch.phase} epoch {epoch.number + 1} diverged (loss {metrics[f'{epoch.phase}_loss']}): the run "
-                    f"stops before its checkpoint is written. Try a smaller --{epoch.phase}-lr"
-                )
-            save_policy(
-                result.folder / f"{epoch.phase}_epoch{epoch.number + 1}.pt",
+    with locked(result.folder, f"run {result.name}", RunError):
+        if claim((result.folder,), side, made_of, f"run {result.name}", RunError, REMEDY, overwrite):
+            if is_finished(result):
+                note(f"run {result.name} is trained already with these settings")
+                return result
+        else:
+            written = {"pair": settings.pair_name, "rl_data": list(map(str, files))}
+            write_side_file(side, settings, made_of, str(table.device), **written)
+        log_to(result.folder / LOG_FILE, str(table.device))
+        note(f"Training on {len(train_part)} queries, validating on {len(validation_part)}: run {result.name}")
+        steps = (settings.train.rce_epochs + settings.train.grpo_epochs) * len(train_part)
+        steps += settings.train.warm_epochs * len(warm.query) if warm else 0
+        folder = result.folder / EVENTS_FOLDER if settings.train.tensorboard else None
+        with open_events(folder) as events, progress("Training", steps) as advance:
+            journal = RunJournal(result.folder, network, events, advance)
+            resume = journal.resume()
+            advance(journal.queries)
+            rollouts = None
+            if settings.train.online:
+                note(f"GRPO asks the VLM {most_calls(settings.train, len(train_part)):,} times at most")
+                online = result.folder / JOURNAL
+                rollouts = Rollouts(sources, train_part, settings.train, settings.reward, seed, online, advance)
+                if resume and resume.phase == "grpo" and resume.epoch is not None:
+                    rollouts.replay(resume.epoch + 1)
+            train_policy(
                 network,
-                epoch=epoch.number,
-                phase=epoch.phase,
-                metrics=metrics,
-                kl_beta=epoch.kl_beta,
+                table,
+                train_groups,
+                validation_groups,
+                settings.train,
+                seed=seed,
+                on_epoch=journal.keep,
+                on_step=journal.step,
+                warm=warm.to(table.device) if warm else None,
+                rollouts=rollouts,
+                resume=resume,
             )
-            line = {"phase": epoch.phase, "epoch": epoch.number + 1, "kl_beta": epoch.kl_beta, **metrics}
-            append_lines(result.folder / METRICS_FILE, [json.dumps(line)])
-            events.write(metrics | {"kl_beta": epoch.kl_beta})
-            rows.append(epoch)
-            nonlocal before
-            spent = work.setdefault(epoch.phase, {"seconds": 0.0, "count": 0})
-            spent["seconds"] += time.monotonic() - before
-            spent["count"] += len(warm.query) if warm and epoch.phase == "warm" else len(train_part)
-            before = time.monotonic()
-            reached = f"expected reward {metrics['expected_reward']:.3f} ({metrics['oracle_share']:.1%} of the oracle)"
-            number = f"{epoch.phase} epoch {epoch.number + 1}"
-            advance(0, f"{number}: {metrics['expected_reward']:.2f}, {metrics['oracle_share']:.0%} of oracle")
-            note(f"{number}: loss {metrics[f'{epoch.phase}_loss']:.3f}, {reached}")
-
-        train_policy(
-            network,
-            table,
-            train_groups,
-            validation_groups,
-            settings.train,
-            seed=seed,
-            on_epoch=keep,
-            on_step=advance,
-            warm=warm.to(table.device) if warm else None,
-            rollouts=rollouts,
-        )
-    out.print(_table(rows))
-    record_work(side, work)
-    _mark_finished(side)
+        out.print(_table(journal.epochs))
+        record_work(side, journal.work)
+        _mark_finished(side)
+        journal.close()
     log_only(f"recommended checkpoint {result.checkpoint.name}")
     return result
 
@@ -356,20 +330,14 @@ def network_to_start_from(settings: TrainSettings, usual: TrainSettings) -> Poin
     return network
 
 
-def _table(epochs: Sequence[Epoch]) -> Table:
-    shown = {name: title for name, title in _COLUMNS.items() if any(name in epoch.metrics for epoch in epochs)}
-    table = Table(
-        title="Loss and, on held-out training queries, expected reward", title_justify="left", box=SIMPLE_HEAD
-    )
+def _table(epochs: Sequence[Mapping[str, Any]]) -> Table:
+    shown = {name: title for name, title in _COLUMNS.items() if any(name in epoch for epoch in epochs)}
+    title = "Loss and, on held-out training queries, expected reward"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     for title in ("epoch", "loss", *shown.values()):
         table.add_column(title, justify="right", no_wrap=True)
     for epoch in epochs:
-        values = [epoch.metrics.get(name) for name in (f"{epoch.phase}_loss", *shown)]
-        table.add_row(f"{epoch.phase} {epoch.number + 1}", *map(_shown, values))
+        values = [epoch.get(name) for name in (f"{epoch['phase']}_loss", *shown)]
+        cells = ("" if v is None else f"{v:,.0f}" if v >= 100 else f"{v:.3f}" for v in values)  # calls, or a figure
+        table.add_row(f"{epoch['phase']} {epoch['epoch']}", *cells)
     return table
-
-
-def _shown(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"

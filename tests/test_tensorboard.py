@@ -61,5 +61,5 @@ def test_without_the_library_nothing_is_begun(tmp_path, monkeypatch):
 def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with open_events(None) as events:
-        events.write({"loss": 1.0})
+        events.write({"loss": 1.0}, 1)
     assert list(tmp_path.iterdir()) == []

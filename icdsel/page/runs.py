@@ -17,8 +17,9 @@ from icdsel.page.choices import Chosen
 from icdsel.page.landscape import Landscape, landscape
 from icdsel.provenance import read_side_file
 from icdsel.rl_data import read_rl_data, rl_data_path
+from icdsel.run_journal import METRICS_FILE
 from icdsel.settings import RewardSettings, Settings
-from icdsel.train import METRICS_FILE, SIDE_FILE, runs_dir
+from icdsel.train import SIDE_FILE, runs_dir
 
 
 @dataclass(frozen=True)

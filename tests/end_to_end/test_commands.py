@@ -267,6 +267,34 @@ def test_an_interrupted_generation_goes_on_to_the_same_bytes(folder):
     assert not part.exists()
 
 
+def test_a_terminated_training_goes_on_to_the_same_bytes(folder):
+    flags = ("--online", "--grpo-epochs", "3", "--grpo-lr", "1e-3", "--online-samples", "3", "--rce-epochs", "2")
+    runs = folder / "results/world/model_cpk"
+    command = [sys.executable, "-m", "icdsel", "train", *flags, "--run", "cut"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (runs / "cut/online.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    with pytest.raises(AssertionError, match="being written by process"):
+        icdsel("train", *flags, "--run", "cut")  # while the other one writes
+    process.send_signal(signal.SIGTERM)
+    told = process.communicate(timeout=60)[1]
+    assert process.returncode == 143, told
+    assert "give the same command again" in told
+    assert (runs / "cut/resume.pt").exists()
+    assert "going on after" in icdsel("train", *flags, "--run", "cut")
+    told = icdsel("train", *flags, "--run", "whole")
+    assert "GRPO asks the VLM 432 times at most" in told
+    names = {path.name for path in (runs / "whole").iterdir()}
+    assert names == {path.name for path in (runs / "cut").iterdir()}
+    assert "resume.pt" not in names and "online.jsonl" in names
+    for name in names - {"log.txt", "run.json"}:
+        assert (runs / "cut" / name).read_bytes() == (runs / "whole" / name).read_bytes(), name
+    assert "trained already" in icdsel("train", *flags, "--run", "cut")
+    shutil.rmtree(runs / "cut")  # other tests look at the run that was trained last
+    shutil.rmtree(runs / "whole")
+
+
 def test_help_has_examples(folder):
     for command in ("gen-rl-data", "train", "convert", "infer", "compare", "runs", "demo"):
         assert f"icdsel {command}" in icdsel(command, "--help")
@@ -277,8 +305,8 @@ def test_shards_put_together_are_the_same_bytes(folder, monkeypatch):
     icdsel("gen-rl-data", "--shard", "2/2", "--output", "parts.jsonl")
     assert Path("parts.shard-2-of-2.jsonl").read_bytes() == b"".join(whole.splitlines(keepends=True)[32:])
     asked = []
-    score = generation._score
-    monkeypatch.setattr(generation, "_score", lambda *args: asked.append(len(args[1])) or score(*args))
+    score = generation.score_unit
+    monkeypatch.setattr(generation, "score_unit", lambda *args: asked.append(len(args[1])) or score(*args))
     told = icdsel("gen-rl-data", "--output", "parts.jsonl")
     assert "28 queries were scored in shards" in told
     assert asked == [32]  # only what no shard had

@@ -143,7 +143,7 @@ def test_it_goes_on_where_it_stopped(told):
     finished = {path: time for path, time in told["made then"].items() if unfinished not in path.parts}
     assert len(finished) > 10
     assert {path: told["made at last"].get(path) for path in finished} == finished
-    assert "moved the unfinished run" in told["done"]
+    assert "going on after rce epoch 1 of an interrupted training" in told["done"]
     assert "experiment 4 of 4: grpo-frozen, seed 43" in told["done"]
     assert told["models loaded"] == 1
 

@@ -1,0 +1,111 @@
+"""What a training writes epoch by epoch, so that a killed one goes on: checkpoints, metrics, and where it stands.
+
+After every epoch come, in this order, its checkpoint, its line of metrics, and `resume.pt` with everything that
+training goes on from. What was written after the last `resume.pt` is written again, the same.
+"""
+
+import json
+import math
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from icdsel.checkpoint import Checkpoint, load_checkpoint, save_policy
+from icdsel.console import Advance, note
+from icdsel.errors import RunError
+from icdsel.files import append_lines, write_text
+from icdsel.policy import PointerNetwork
+from icdsel.tensorboard import Events
+from icdsel.training import Epoch, plain
+
+METRICS_FILE = "metrics.jsonl"
+RESUME_FILE = "resume.pt"
+
+
+class RunJournal:
+    """The files of a run that is being trained.
+
+    Args:
+        folder: The run's folder.
+        network: The policy, on its device.
+        events: Where metrics go for TensorBoard.
+        advance: The progress bar.
+    """
+
+    def __init__(self, folder: Path, network: PointerNetwork, events: Events, advance: Advance) -> None:
+        self._folder, self._network, self._events, self._advance = folder, network, events, advance
+        self._since = time.monotonic()
+        self._taken = 0
+        self.epochs: list[dict[str, Any]] = []
+        """The lines of the metrics file."""
+        self.work: dict[str, dict[str, float]] = {}
+        """Seconds and queries by phase."""
+
+    @property
+    def queries(self) -> int:
+        """Queries taken so far, each as often as it was taken."""
+        return sum(int(spent["count"]) for spent in self.work.values())
+
+    def resume(self) -> Checkpoint | None:
+        """What the last whole epoch of an interrupted training left; the network gets its weights.
+
+        Raises:
+            RunError: the run's files do not belong together.
+        """
+        path = self._folder / RESUME_FILE
+        if not path.exists():
+            (self._folder / METRICS_FILE).unlink(missing_ok=True)
+            return None
+        left = load_checkpoint(path)
+        lines = (self._folder / METRICS_FILE).read_text(encoding="utf-8").splitlines()
+        count = int(left.extra["epochs"])
+        if len(lines) < count:
+            raise RunError(f"{self._folder / METRICS_FILE} lacks epochs that {path} tells of: train with --overwrite")
+        self.epochs = [json.loads(line) for line in lines[:count]]
+        write_text(self._folder / METRICS_FILE, "".join(f"{line}\n" for line in lines[:count]))
+        self.work = left.extra["work"]
+        self._network.load_state_dict(left.network.state_dict())
+        note(f"going on after {left.phase} epoch {(left.epoch or 0) + 1} of an interrupted training")
+        return left
+
+    def step(self, queries: int) -> None:
+        """Counts a step over so many queries."""
+        self._taken += queries
+        self._advance(queries)
+
+    def keep(self, epoch: Epoch) -> None:
+        """Writes what an epoch left.
+
+        Raises:
+            RunError: a metric is not finite; nothing of the epoch is written.
+        """
+        metrics, number = plain(epoch.metrics), epoch.number + 1
+        if not all(map(math.isfinite, metrics.values())):
+            raise RunError(
+                f"{epoch.phase} epoch {number} diverged (loss {metrics[f'{epoch.phase}_loss']}): the run stops before "
+                f"its checkpoint is written. Try a smaller --{epoch.phase}-lr"
+            )
+        save = partial(save_policy, network=self._network, epoch=epoch.number, phase=epoch.phase, kl_beta=epoch.kl_beta)
+        save(self._folder / f"{epoch.phase}_epoch{number}.pt", metrics=metrics)
+        line = {"phase": epoch.phase, "epoch": number, "kl_beta": epoch.kl_beta, **metrics}
+        append_lines(self._folder / METRICS_FILE, [json.dumps(line)])
+        self.epochs.append(line)
+        now = time.monotonic()
+        spent = self.work.setdefault(epoch.phase, {"seconds": 0.0, "count": 0})
+        spent["seconds"] += now - self._since
+        spent["count"] += self._taken
+        self._since, self._taken = now, 0
+        extra = epoch.draws | {"epochs": len(self.epochs), "work": self.work}
+        save(self._folder / RESUME_FILE, metrics={}, optimizer=epoch.optimizer, extra=extra)
+        self._events.write(metrics | {"kl_beta": epoch.kl_beta}, len(self.epochs))
+        reward, share = metrics["expected_reward"], metrics["oracle_share"]
+        self._advance(0, f"{epoch.phase} epoch {number}: {reward:.2f}, {share:.0%} of oracle")
+        note(
+            f"{epoch.phase} epoch {number}: loss {metrics[f'{epoch.phase}_loss']:.3f}, expected reward {reward:.3f} "
+            f"({share:.1%} of the oracle)"
+        )
+
+    def close(self) -> None:
+        """Removes what only an interrupted training needs."""
+        (self._folder / RESUME_FILE).unlink(missing_ok=True)
