@@ -60,12 +60,13 @@ def with_settings(*tables: str, leave_out: Iterable[str] = ()) -> Callable[[Comm
 
 
 def _told_plainly(command: Command) -> Command:
-    """A user's mistake becomes one message and exit code 2, an interruption exit code 130."""
+    """A user's mistake becomes one message and exit code 2, an interruption 130 (Ctrl-C) or 143 (SIGTERM)."""
 
     @functools.wraps(command)
     def run(*args: Any, **values: Any) -> None:
         try:
-            logged(command)(*args, **values)
+            with _terminable():
+                logged(command)(*args, **values)
         except UserError as error:
             err.print(f"[red]error:[/] {_escaped(str(error))}")
             raise typer.Exit(2) from None
