@@ -199,7 +199,8 @@ def compare(
         typer.Option(
             "--train",
             help="Train these variants where they are missing, answer, and compare them alone: rce, rce-normalized, "
-            "grpo, grpo-frozen, settings of the training such as rce_lr=1e-3, and these joined by +, with commas.",
+            "grpo, grpo-frozen, grpo-online, settings of the training such as rce_lr=1e-3, and these joined by +, with "
+            "commas.",
         ),
     ] = None,
     seeds: Annotated[int, typer.Option("--seeds", help="With --train: runs of each variant.", min=1)] = 1,

@@ -8,6 +8,7 @@ from pathlib import Path
 from icdsel.generation import unscored
 from icdsel.groups import split_groups
 from icdsel.infer import queries_to_answer, unanswered
+from icdsel.online import most_calls
 from icdsel.provenance import read_side_file
 from icdsel.rates import PROBED, RECORDED, Rates
 from icdsel.rl_data import rl_data_path
@@ -162,6 +163,10 @@ def _training(
     }
     work = {phase: number * size for phase, (number, size) in epochs.items() if number}
     told = [f"{number} {phase} epochs of {size:,} queries" for phase, (number, size) in epochs.items() if number]
+    if settings.train.online:
+        calls = most_calls(settings.train, queries)
+        work["scoring"] = -(-calls // most_pointers(settings.proposals))  # scoring is counted in queries
+        told.append(f"score up to {calls:,} pointers")
     return Step(what, settings, "train " + ", ".join(told), work)
 
 

@@ -17,6 +17,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "rce-normalized": {"rce_normalized_reward": True},
     "grpo": {"grpo_epochs": 3},
     "grpo-frozen": {"grpo_epochs": 3, "freeze_backbone": True},
+    "grpo-online": {"grpo_epochs": 3, "online": True},
 }
 """What the named variants change of the training settings."""
 
