@@ -6,12 +6,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from icdsel.errors import RunError
 from icdsel.infer import read_predictions
 from icdsel.metrics import METRICS
 from icdsel.provenance import read_side_file
+from icdsel.statistics import mean_by_query
 
 _OTHER_METRICS = {f"accuracy_{metric}" for metric in METRICS}
 # What rows may always differ in: how their ICDs were chosen, which is what a comparison is about.
@@ -38,6 +37,8 @@ class Source:
     identity: Mapping[str, Any]
     settings: Mapping[str, Any]
     """The resolved settings of the `infer` that wrote it, by table; empty where they are not told."""
+    checkpoint: Path | None = None
+    """The policy's, where it is told."""
 
     def value(self, key: str) -> str:
         """The identity's value of `key` in words; a fingerprint by the setting that it stands for."""
@@ -53,7 +54,7 @@ class Source:
 class Scores:
     """Accuracies in [0, 1] by question_id, of one row at one number of shots.
 
-    A row that is the mean over seeds holds the seeds' rows in `seeds`.
+    A row that is the mean over seeds holds the seeds' rows in `seeds`, any other the file that it is from in `path`.
     """
 
     name: str
@@ -66,11 +67,19 @@ class Scores:
     place: str = ""
     """What sets the row apart from others of its name: the model, say."""
     seeds: tuple["Scores", ...] = ()
+    path: Path | None = None
 
     @property
     def title(self) -> str:
         """The row's name in a table: `name`, or `name @ place`."""
         return f"{self.name} @ {self.place}" if self.place else self.name
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The predictions files behind the row: of a mean those of its seeds."""
+        if self.seeds:
+            return tuple(path for row in self.seeds for path in row.files)
+        return (self.path,) if self.path else ()
 
     @property
     def correct(self) -> dict[int, float]:
@@ -112,7 +121,12 @@ class Comparable:
 
 
 def read_comparable(
-    paths: Sequence[Path], *, n: int | None = None, subset: str | None = None, allow_different: bool = False
+    paths: Sequence[Path],
+    *,
+    n: int | None = None,
+    subset: str | None = None,
+    shots: Sequence[int] = (),
+    allow_different: bool = False,
 ) -> Comparable:
     """The rows of predictions files, all over the same queries and with distinct titles.
 
@@ -120,6 +134,7 @@ def read_comparable(
         paths: Predictions files, or folders of them.
         n: Only rows over this many queries.
         subset: Only rows over the set of this name.
+        shots: Only rows at these numbers of shots, and zero-shot; all by default.
         allow_different: Take rows of different metrics, prompts and models too, and of different queries those
             that all rows share.
 
@@ -135,6 +150,15 @@ def read_comparable(
         chosen = [f"over {n} queries"] * (n is not None) + [f"of the set {subset!r}"] * (subset is not None)
         sets = sorted({f"{row.source.subset} ({len(row.asked)} queries)" for row in answered})
         raise RunError(f"{where} holds no predictions {' '.join(chosen)}: there are {', '.join(sets)}")
+    if shots:
+        there = sorted({row.scores.shots for row in rows})
+        if not set(there) & set(shots):
+            wanted = ", ".join(map(str, shots))
+            raise RunError(
+                f"no predictions at {wanted} shots: choose others with --shots (there are "
+                f"{', '.join(map(str, there))}), or make them with `icdsel infer --shots {wanted.replace(' ', '')}`"
+            )
+        rows = [row for row in rows if row.scores.shots in (0, *shots)]
     shared = frozenset.intersection(*(row.asked for row in rows))
     differing = _differing(rows, shared)
     if differing and not (allow_different and shared):
@@ -142,14 +166,6 @@ def read_comparable(
     rows = _named_apart(_restricted(rows, shared))
     sources = list({row.source.path: row.source for row in rows}.values())
     return Comparable([row.scores for row in rows], len(shared), [line.split("\n")[0] for line in differing], sources)
-
-
-def mean_by_query(scores: Sequence[Mapping[int, float]]) -> dict[int, float]:
-    """The mean of several rows, query by query; all must hold the same queries."""
-    queries = list(scores[0])
-    # Rounded, so that the order of the seeds makes no two values of one.
-    means = np.mean([[own[i] for i in queries] for own in scores], axis=0).round(12)  # (seeds, n) to (n,)
-    return dict(zip(queries, means.tolist(), strict=True))
 
 
 def _files(paths: Sequence[Path]) -> list[Path]:
@@ -172,18 +188,24 @@ def _files(paths: Sequence[Path]) -> list[Path]:
     return list({path.resolve(): path for path in found}.values())
 
 
-def _read(path: Path) -> list[Answered]:
-    """A file's rows, by number of shots."""
+def read_source(path: Path) -> Source:
+    """What the side file of a predictions file says; raises RunError where it is missing or damaged."""
     side = read_side_file(path.with_suffix(".meta.json"))
-    identity, settings = side["identity"], side.get("settings")
-    source = Source(
+    identity, settings, checkpoint = side["identity"], side.get("settings"), side.get("checkpoint")
+    return Source(
         path=path,
         name=str(side.get("name", path.stem)),
         selector=str(identity.get("selector")),
         subset=str(side.get("set", "unnamed")),
         identity=identity,
         settings=settings if isinstance(settings, dict) else {},
+        checkpoint=Path(checkpoint) if checkpoint else None,
     )
+
+
+def _read(path: Path) -> list[Answered]:
+    """A file's rows, by number of shots."""
+    source = read_source(path)
     asked: dict[int, set[int]] = {}
     answered: dict[int, dict[int, float]] = {}
     others: dict[int, dict[str, dict[int, float]]] = {}
@@ -195,15 +217,12 @@ def _read(path: Path) -> list[Answered]:
             for key in record.keys() & _OTHER_METRICS:
                 by_metric = others.setdefault(shots, {}).setdefault(key.removeprefix("accuracy_"), {})
                 by_metric[question_id] = float(record[key])
-    metric = str(identity.get("data.metric", "official"))
-    return [
-        Answered(
-            source,
-            Scores(source.name, source.selector, shots, answered.get(shots, {}), others.get(shots, {}), metric),
-            frozenset(questions),
-        )
-        for shots, questions in asked.items()
+    metric = str(source.identity.get("data.metric", "official"))
+    rows = [
+        Scores(source.name, source.selector, shots, answered.get(shots, {}), others.get(shots, {}), metric, path=path)
+        for shots in asked
     ]
+    return [Answered(source, row, frozenset(asked[row.shots])) for row in rows]
 
 
 # --- what may be compared ---------------------------------------------------------------------------------
