@@ -372,7 +372,7 @@ def compare(
     if html or plots:
         from icdsel.page.build import collect, write_page, write_plots
 
-        content = collect(settings, rows, n, subset, counts)
+        content = collect(settings, rows)
         if plots:
             note(f"{len(write_plots(content, plots))} charts, PNG and SVG: {plots}")
         if html:
