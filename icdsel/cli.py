@@ -320,7 +320,7 @@ def compare(
     if html or plots:
         from icdsel.page.build import collect, write_page, write_plots
 
-        content = collect(settings, rows, n, subset, counts, tuple(names))
+        content = collect(settings, rows)
         if plots:
             note(f"{len(write_plots(content, plots))} charts, PNG and SVG: {plots}")
         if html:

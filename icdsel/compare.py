@@ -85,6 +85,8 @@ class ComparisonRow:
     """Queries that every row was asked; those that failed in some row are left out of `n`."""
     differing: tuple[str, ...] = ()
     """What differs between the rows of the table and was allowed to."""
+    files: tuple[str, ...] = ()
+    """The predictions files that the row was made from: of a mean those of its seeds."""
 
 
 def compare(
@@ -116,16 +118,9 @@ def compare(
         RunError: nothing to compare, different queries or settings, an unknown reference.
     """
     files = list(names) if names else paths or [predictions_dir(settings)]
-    found = read_comparable(files, n=n, subset=subset, allow_different=allow_different, names=names)
-    scores = [row for row in found.scores if not shots or row.shots in shots or row.shots == 0]
-    if not scores or (shots and not any(row.shots in shots for row in scores)):
-        there = ", ".join(map(str, sorted({row.shots for row in found.scores})))
-        raise RunError(
-            f"no predictions at {', '.join(map(str, shots))} shots: choose others with --shots (there are {there}), or "
-            f"make them with `icdsel infer --shots {','.join(map(str, shots))}`"
-        )
-    _warn_of_missing_baselines(found, scores)
-    rows = comparison_rows(scores, reference, seed=settings.data.seed)
+    found = read_comparable(files, n=n, subset=subset, shots=shots, allow_different=allow_different, names=names)
+    _warn_of_missing_baselines(found)
+    rows = comparison_rows(found.scores, reference, seed=settings.data.seed)
     return [replace(row, asked=found.asked, differing=tuple(found.differing)) for row in rows]
 
 
@@ -188,11 +183,11 @@ def write_rows(rows: Sequence[ComparisonRow], path: Path) -> None:
     write_json(path, [asdict(row) for row in rows], indent=1)
 
 
-def _warn_of_missing_baselines(found: Comparable, shown: Sequence[Scores]) -> None:
+def _warn_of_missing_baselines(found: Comparable) -> None:
     """Zero-shot and the majority answer belong in every table: without them nobody knows what a gain is worth."""
-    counts = sorted({row.shots for row in shown if row.shots})
+    counts = sorted({row.shots for row in found.scores if row.shots})
     wanted = {"zero-shot": [0], "majority": counts}
-    there = {(row.selector, row.shots) for row in shown}
+    there = {(row.selector, row.shots) for row in found.scores}
     missing = {name: [k for k in wanted[name] if (name, k) not in there] for name in ALWAYS}
     names = [name for name in ALWAYS if missing[name]]
     if names:
@@ -265,6 +260,7 @@ def _line(
         seed_low=_points(min(by_seed)) if by_seed else None,
         seed_high=_points(max(by_seed)) if by_seed else None,
         part_of=part_of,
+        files=tuple(map(str, row.files)),
     )
 
 

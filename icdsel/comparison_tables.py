@@ -40,10 +40,10 @@ def screen_tables(rows: Sequence[ComparisonRow]) -> Group:
         {
             "Δ": lambda row: _signed(row.difference),
             "interval of Δ": lambda row: _span(row.difference_low, row.difference_high, signed=True),
-            "p (Holm)": lambda row: _p(row.p_holm) + _stars(row.p_holm),
+            "p (Holm)": lambda row: p_text(row.p_holm) + stars(row.p_holm),
             "detect": lambda row: "" if row.detectable is None else f"{row.detectable:.1f}",
             "+ / − / =": lambda row: f"{row.wins} / {row.losses} / {row.ties}",
-            "McNemar": lambda row: _p(row.mcnemar_p),
+            "McNemar": lambda row: p_text(row.mcnemar_p),
         },
     )
     notes = [Padding(Text(note, style="dim"), (0, 0, 0, 1)) for note in explanations(rows)]
@@ -90,8 +90,9 @@ def write_csv(rows: Sequence[ComparisonRow], path: Path) -> None:
     flat: list[dict[str, Any]] = []
     for row in rows:
         values = asdict(row)
-        other, differing = values.pop("other_metrics"), values.pop("differing")
-        flat.append(values | {f"accuracy_{name}": other[name] for name in other} | {"differing": "; ".join(differing)})
+        other = values.pop("other_metrics")
+        lists = {name: "; ".join(values.pop(name)) for name in ("differing", "files")}
+        flat.append(values | {f"accuracy_{name}": other[name] for name in other} | lists)
     text = io.StringIO()
     writer = csv.DictWriter(text, list(flat[0]), lineterminator="\n")
     writer.writeheader()
@@ -111,11 +112,11 @@ def write_markdown(rows: Sequence[ComparisonRow], path: Path) -> None:
         **{name: _other_metric(name) for name in rows[0].other_metrics},
         "Δ": lambda row: _signed(row.difference),
         "interval of Δ": lambda row: _span(row.difference_low, row.difference_high, signed=True),
-        "p": lambda row: _p(row.p_value),
-        "p (Holm)": lambda row: _p(row.p_holm) + _stars(row.p_holm).replace("*", "\\*"),
+        "p": lambda row: p_text(row.p_value),
+        "p (Holm)": lambda row: p_text(row.p_holm) + stars(row.p_holm).replace("*", "\\*"),
         "detect": lambda row: "" if row.detectable is None else f"{row.detectable:.1f}",
         "+ / − / =": lambda row: "" if row.wins is None else f"{row.wins} / {row.losses} / {row.ties}",
-        "McNemar": lambda row: _p(row.mcnemar_p),
+        "McNemar": lambda row: p_text(row.mcnemar_p),
     }
     if all(row.seeds == 1 for row in rows):
         del columns["over seeds"]
@@ -179,11 +180,13 @@ def _signed(value: float | None) -> str:
     return "" if value is None else f"{value:+.1f}".replace("-", "−")
 
 
-def _p(value: float | None) -> str:
+def p_text(value: float | None) -> str:
+    """A p-value with three digits, empty where there is none."""
     if value is None:
         return ""
     return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _stars(p: float | None) -> str:
-    return next((stars for bound, stars in _STARS if p is not None and p < bound), "")
+def stars(p: float | None) -> str:
+    """`***` below 0.001, `**` below 0.01, `*` below 0.05."""
+    return next((marks for bound, marks in _STARS if p is not None and p < bound), "")

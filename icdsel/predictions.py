@@ -37,6 +37,8 @@ class Source:
     identity: Mapping[str, Any]
     settings: Mapping[str, Any]
     """The resolved settings of the `infer` that wrote it, by table; empty where they are not told."""
+    checkpoint: Path | None = None
+    """The policy's, where it is told."""
 
     def value(self, key: str) -> str:
         """The identity's value of `key` in words; a fingerprint by the setting that it stands for."""
@@ -84,6 +86,7 @@ def read_comparable(
     *,
     n: int | None = None,
     subset: str | None = None,
+    shots: Sequence[int] = (),
     allow_different: bool = False,
     names: Mapping[Path, str] | None = None,
 ) -> Comparable:
@@ -93,6 +96,7 @@ def read_comparable(
         paths: Predictions files, or folders of them.
         n: Only rows over this many queries.
         subset: Only rows over the set of this name.
+        shots: Only rows at these numbers of shots, and zero-shot; all by default.
         allow_different: Take rows of different metrics, prompts and models too, and of different queries those
             that all rows share.
         names: What the rows of each of `paths` are called; those of one name become their mean, query by query.
@@ -109,6 +113,15 @@ def read_comparable(
         chosen = [f"over {n} queries"] * (n is not None) + [f"of the set {subset!r}"] * (subset is not None)
         sets = sorted({f"{row.source.subset} ({len(row.asked)} queries)" for row in answered})
         raise RunError(f"{where} holds no predictions {' '.join(chosen)}: there are {', '.join(sets)}")
+    if shots:
+        there = sorted({row.scores.shots for row in rows})
+        if not set(there) & set(shots):
+            wanted = ", ".join(map(str, shots))
+            raise RunError(
+                f"no predictions at {wanted} shots: choose others with --shots (there are "
+                f"{', '.join(map(str, there))}), or make them with `icdsel infer --shots {wanted.replace(' ', '')}`"
+            )
+        rows = [row for row in rows if row.scores.shots in (0, *shots)]
     shared = frozenset.intersection(*(row.asked for row in rows))
     differing = _differing(rows, shared)
     if differing and not (allow_different and shared):
@@ -148,18 +161,28 @@ def _files(paths: Sequence[Path]) -> list[Path]:
     return list({path.resolve(): path for path in found}.values())
 
 
-def _read(path: Path, name: str | None = None) -> list[Answered]:
-    """A file's rows, by number of shots, called as its side file says unless a name is given."""
+def read_source(path: Path, name: str | None = None) -> Source:
+    """What the side file of a predictions file says, and the name that is given in place of its own.
+
+    Raises:
+        RunError: the side file is missing or damaged.
+    """
     side = read_side_file(path.with_suffix(".meta.json"))
-    identity, settings = side["identity"], side.get("settings")
-    source = Source(
+    identity, settings, checkpoint = side["identity"], side.get("settings"), side.get("checkpoint")
+    return Source(
         path=path,
         name=name or str(side.get("name", path.stem)),
         selector=str(identity.get("selector")),
         subset=str(side.get("set", "unnamed")),
         identity=identity,
         settings=settings if isinstance(settings, dict) else {},
+        checkpoint=Path(checkpoint) if checkpoint else None,
     )
+
+
+def _read(path: Path, name: str | None = None) -> list[Answered]:
+    """A file's rows, by number of shots, called as its side file says unless a name is given."""
+    source = read_source(path, name)
     asked: dict[int, set[int]] = {}
     answered: dict[int, dict[int, float]] = {}
     others: dict[int, dict[str, dict[int, float]]] = {}
@@ -171,15 +194,12 @@ def _read(path: Path, name: str | None = None) -> list[Answered]:
             for key in record.keys() & _OTHER_METRICS:
                 by_metric = others.setdefault(shots, {}).setdefault(key.removeprefix("accuracy_"), {})
                 by_metric[question_id] = float(record[key])
-    metric = str(identity.get("data.metric", "official"))
-    return [
-        Answered(
-            source,
-            Scores(source.name, source.selector, shots, answered.get(shots, {}), others.get(shots, {}), metric),
-            frozenset(questions),
-        )
-        for shots, questions in asked.items()
+    metric = str(source.identity.get("data.metric", "official"))
+    rows = [
+        Scores(source.name, source.selector, shots, answered.get(shots, {}), others.get(shots, {}), metric, path=path)
+        for shots in asked
     ]
+    return [Answered(source, row, frozenset(asked[row.shots])) for row in rows]
 
 
 # --- what may be compared ---------------------------------------------------------------------------------

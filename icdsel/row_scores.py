@@ -2,15 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
-import numpy as np
+from icdsel.statistics import mean_by_query
 
 
 @dataclass(frozen=True)
 class Scores:
     """Accuracies in [0, 1] by question_id, of one row at one number of shots.
 
-    A row that is the mean over seeds holds the seeds' rows in `seeds`.
+    A row that is the mean over seeds holds the seeds' rows in `seeds`, any other the file that it is from in `path`.
     """
 
     name: str
@@ -23,6 +24,7 @@ class Scores:
     place: str = ""
     """What sets the row apart from others of its name: the model, say."""
     seeds: tuple["Scores", ...] = ()
+    path: Path | None = None
 
     @property
     def title(self) -> str:
@@ -30,19 +32,18 @@ class Scores:
         return f"{self.name} @ {self.place}" if self.place else self.name
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """The predictions files behind the row: of a mean those of its seeds."""
+        if self.seeds:
+            return tuple(path for row in self.seeds for path in row.files)
+        return (self.path,) if self.path else ()
+
+    @property
     def correct(self) -> dict[int, float]:
         """Hard correctness by question_id: 1 where the accuracy is above 0; of a mean the share of its seeds."""
         if self.seeds:
             return mean_by_query([row.correct for row in self.seeds])
         return {i: float(score > 0) for i, score in self.by_query.items()}
-
-
-def mean_by_query(scores: Sequence[Mapping[int, float]]) -> dict[int, float]:
-    """The mean of several rows, query by query; all must hold the same queries."""
-    queries = list(scores[0])
-    # Rounded, so that the order of the seeds makes no two values of one.
-    means = np.mean([[own[i] for i in queries] for own in scores], axis=0).round(12)  # (seeds, n) to (n,)
-    return dict(zip(queries, means.tolist(), strict=True))
 
 
 def mean_over_seeds(name: str, seeds: Sequence[Scores]) -> Scores:
@@ -53,6 +54,7 @@ def mean_over_seeds(name: str, seeds: Sequence[Scores]) -> Scores:
         by_query=mean_by_query([row.by_query for row in seeds]),
         by_other_metric={m: mean_by_query([row.by_other_metric[m] for row in seeds]) for m in shared_metrics(seeds)},
         seeds=tuple(seeds),
+        path=None,
     )
 
 

@@ -9,7 +9,7 @@ of them positive. Both are exact, and as VQA accuracy takes a handful of values,
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +22,7 @@ __all__ = [
     "bootstrap_mean",
     "holm",
     "mcnemar",
+    "mean_by_query",
     "paired_difference",
     "permutation_pvalue",
     "smallest_detectable_difference",
@@ -262,3 +263,11 @@ def _pair(a: ArrayLike, b: ArrayLike) -> tuple[Floats, Floats]:
 def _require_fraction(value: float, name: str) -> None:
     if not 0 < value < 1:
         raise ValueError(f"{name} must be between 0 and 1, not {value}")
+
+
+def mean_by_query(scores: Sequence[Mapping[int, float]]) -> dict[int, float]:
+    """The mean of several rows, query by query; all must hold the same queries."""
+    queries = list(scores[0])
+    # Rounded, so that the order of the seeds makes no two values of one.
+    means = np.mean([[own[i] for i in queries] for own in scores], axis=0).round(12)  # (seeds, n) to (n,)
+    return dict(zip(queries, means.tolist(), strict=True))

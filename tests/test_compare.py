@@ -99,6 +99,7 @@ def test_rows_by_hand(settings: Settings) -> None:
         ties=0,
         mcnemar_p=1.0,  # both are right on all queries
         asked=4,
+        files=(str(predictions_dir(settings) / "policy-run-rce_epoch5_validation-4.jsonl"),),
     )
     # Two of the 16 ways to flip four signs are as extreme, at 1 shot and at 2: Holm doubles the smaller.
     assert rows[1].p_value == rows[3].p_value == pytest.approx(2 / 16, abs=0.01)
@@ -381,6 +382,7 @@ def test_the_json_file_is_a_list_of_rows(settings: Settings, tmp_path: Path) -> 
         "mcnemar_p": 1.0,
         "asked": 4,
         "differing": [],
+        "files": [str(predictions_dir(settings) / "nearest-both_validation-4.jsonl")],
     }
     assert second.keys() == first.keys()
     assert (second["name"], second["difference"]) == ("random-42", None)

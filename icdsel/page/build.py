@@ -13,20 +13,25 @@ from markupsafe import Markup
 
 from icdsel import __version__
 from icdsel.compare import ComparisonRow
+from icdsel.comparison_tables import cautions, explanations, p_text, stars
 from icdsel.console import progress
 from icdsel.datasets import load_split
-from icdsel.errors import DataError
+from icdsel.errors import DataError, SettingsError
 from icdsel.files import write_text
-from icdsel.page.choices import Chosen, Usage, overlap, read_choices, short_name, usage
+from icdsel.page.choices import Chosen, Usage, one_each, overlap, read_choices, usage
+from icdsel.page.comparison_charts import accuracy_chart, difference_chart
+from icdsel.page.findings import findings, verdict
 from icdsel.page.gallery import Demonstration, cards, demonstration, spread
 from icdsel.page.landscape import Landscape
+from icdsel.page.names import row_labels
 from icdsel.page.palette import DARK, LIGHT
-from icdsel.page.plots import Chart, accuracy_chart, difference_chart, landscape_charts, training_charts, usage_chart
+from icdsel.page.plots import Chart, landscape_charts, training_charts, usage_chart
 from icdsel.page.runs import ShownRun, read_landscapes, read_runs
 from icdsel.page.svg import inline_svg, save
 from icdsel.page.thumbnails import Thumbnails
+from icdsel.predictions import Source, read_source
 from icdsel.records import Example
-from icdsel.settings import Settings
+from icdsel.settings import Settings, load_settings
 
 MOST_CHOSEN = 6
 """Training examples shown of each selector's most chosen."""
@@ -36,11 +41,13 @@ MOST_CHOSEN = 6
 class Content:
     """Everything that a page and its charts show, but for pictures and the time.
 
+    `behind` has the settings of the predictions, each dataset, sampler and model once, those of the page first.
     `missing` has for each section the sentences that say what could not be shown.
     """
 
-    settings: Settings
+    behind: Sequence[Settings]
     rows: Sequence[ComparisonRow]
+    labels: Mapping[str, str]
     chosen: Sequence[Chosen]
     usages: Sequence[tuple[Chosen, Usage]]
     runs: Sequence[ShownRun]
@@ -50,15 +57,23 @@ class Content:
     missing: Mapping[str, Sequence[str]]
 
     @property
-    def labels(self) -> dict[str, str]:
-        """The short name of each row's name."""
-        return {row.name: short_name(row.name, self.settings.pair_name) for row in self.rows}
+    def settings(self) -> Settings:
+        """Those of the dataset that is shown."""
+        return self.behind[0]
 
     @property
     def order(self) -> dict[str, int]:
-        """Each name's place, by which it has colour and mark."""
+        """Each name's place, by which it has colour and mark; seeds have their mean's."""
+        leads = {row.name: row.part_of for row in self.rows if row.part_of}
+        leads |= {row.name: row.lead for row in self.chosen if row.part_of}
         names = dict.fromkeys([row.name for row in self.chosen] + [row.name for row in self.rows])
-        return {name: place for place, name in enumerate(names)}
+        places = {lead: place for place, lead in enumerate(dict.fromkeys(leads.get(name, name) for name in names))}
+        return {name: places[leads.get(name, name)] for name in names}
+
+    @property
+    def shown(self) -> list[Chosen]:
+        """The choices that are looked at query by query: of selectors with several seeds those of the first."""
+        return one_each(self.chosen)
 
     @property
     def shots(self) -> int:
@@ -68,55 +83,71 @@ class Content:
         return trained if trained in there else max(there, default=0)
 
 
-def collect(
-    settings: Settings,
-    rows: Sequence[ComparisonRow],
-    n: int | None = None,
-    subset: str | None = None,
-    shots: Sequence[int] = (),
-    paths: Sequence[Path] = (),
-) -> Content:
+def collect(settings: Settings, rows: Sequence[ComparisonRow]) -> Content:
     """Reads what stands behind the rows of a comparison: predictions, runs, RL data, dataset.
 
     Args:
-        settings: Those of the comparison.
-        rows: The comparison.
-        n: As it was given to the comparison, like `subset` and `shots`.
-        subset: The set's name.
-        shots: Numbers of shots.
-        paths: The predictions files compared; by default all of this dataset, sampler and model.
+        settings: Those of the comparison; they say where the dataset lies, if it is the predictions' one.
+        rows: The comparison. Its rows name the files that they are made from, and nothing else is shown.
 
     Raises:
         RunError: predictions are damaged. Nothing else that is missing is an error.
     """
-    chosen = read_choices(settings, n, subset, shots, paths)
+    sources = {file: read_source(Path(file)) for row in rows for file in row.files}
+    behind = _settings_behind(settings, sources.values())
+    settings = behind[0]
+    labels = row_labels(rows, [own.pair_name for own in behind])
+    chosen = read_choices(rows, labels, sources)
     missing: dict[str, list[str]] = {}
     train: dict[int, Example] = {}
     queries: dict[int, Example] = {}
-    try:
-        train = {example.question_id: example for example in load_split(settings.data, "train")}
-        for split in dict.fromkeys(row.split for row in chosen):
-            queries |= {example.question_id: example for example in load_split(settings.data, split)}
-    except DataError as error:
-        missing["data"] = [f"The dataset is not there, so questions and images are not shown: {error}"]
+    if len({source.identity.get("dataset") for source in sources.values()}) > 1:
+        missing["data"] = ["The rows are over different data, so questions and images are not shown."]
+    else:
+        try:
+            train = {example.question_id: example for example in load_split(settings.data, "train")}
+            for split in dict.fromkeys(row.split for row in chosen):
+                queries |= {example.question_id: example for example in load_split(settings.data, split)}
+        except DataError as error:
+            missing["data"] = [f"The dataset is not there, so questions and images are not shown: {error}"]
     runs, missing["training"] = read_runs(chosen, settings)
     if not runs and not missing["training"]:
         missing["training"] = ["No learned selector stands in this comparison, so there are no training curves."]
     landscapes, missing["landscape"] = read_landscapes(runs, settings, sorted(train) or None)
     usages = [(row, usage(row, queries, train)) for row in chosen if row.shots]
-    return Content(settings, rows, chosen, usages, runs, landscapes, queries, train, missing)
+    return Content(behind, rows, labels, chosen, usages, runs, landscapes, queries, train, missing)
+
+
+def _settings_behind(settings: Settings, sources: Iterable[Source]) -> list[Settings]:
+    """Those under which predictions were made, each dataset, sampler and model once; the given ones first if there."""
+
+    def key(own: Settings) -> tuple[str, ...]:
+        return own.data.dataset, own.pair_name, str(own.vlm.model)
+
+    found: dict[tuple[str, ...], Settings] = {}
+    for source in sources:
+        told = {table: source.settings[table] for table in ("data", "vlm", "proposals") if table in source.settings}
+        try:
+            own = load_settings(told) if told else settings
+        except SettingsError:  # written by another version
+            own = settings
+        found.setdefault(key(own), own)
+    if found.pop(key(settings), None):
+        return [settings, *found.values()]
+    return [*found.values()]
 
 
 def charts(content: Content) -> dict[str, list[Chart]]:
     """The charts of each section."""
-    usages = [pair for pair in content.usages if pair[0].shots == content.shots]
+    shown = {row.name for row in content.shown}
+    usages = [pair for pair in content.usages if pair[0].shots == content.shots and pair[0].name in shown]
     difference = difference_chart(content.rows, content.shots, content.labels, content.order)
     return {
         "accuracy": [
             accuracy_chart(content.rows, content.labels, content.order),
             *([difference] if difference else []),
         ],
-        "training": training_charts(content.runs),
+        "training": training_charts(content.runs, content.labels, content.order),
         "landscape": landscape_charts(content.landscapes),
         "choices": [usage_chart(usages, content.order)] if usages else [],
     }
@@ -136,7 +167,7 @@ def write_page(content: Content, path: Path, gallery: int = 200) -> int:
     """Writes the page with a gallery of at most so many queries; returns its size in bytes."""
     thumbnails = Thumbnails(content.settings.data.max_image_pixels)
     asked = sorted({question_id for row in content.chosen for question_id in row.by_query})
-    gallery_cards = cards(content.chosen, spread(asked, gallery), content.queries, content.train, thumbnails)
+    gallery_cards = cards(content.shown, spread(asked, gallery), content.queries, content.train, thumbnails)
     favourites = _favourites(content, thumbnails)
     with progress("Thumbnails", len(thumbnails)) as advance:
         images = thumbnails.encode(advance)
@@ -157,7 +188,14 @@ def write_page(content: Content, path: Path, gallery: int = 200) -> int:
         settings=content.settings,
         rows=content.rows,
         labels=content.labels,
-        names={row.name: (row.label, row.selector) for row in content.chosen},
+        names={row.name: row.label for row in content.shown},
+        folded=any(row.part_of for row in content.chosen),
+        header=_header(content),
+        cautions=cautions(content.rows),
+        explanations=explanations(content.rows),
+        verdict=verdict,
+        p_text=p_text,
+        stars=stars,
         sections=sections,
         missing=content.missing,
         findings=findings(content.rows, content.labels),
@@ -207,36 +245,11 @@ def _style() -> str:
     return f":root {{ {variables(LIGHT)} }}\n{dark}\n{_text('page.css')}"
 
 
-def findings(rows: Sequence[ComparisonRow], labels: Mapping[str, str]) -> list[str]:
-    """What the comparison says of each learned selector at its largest number of shots, in a sentence."""
-    learned: dict[str, ComparisonRow] = {}
-    for row in rows:
-        if row.selector == "policy" and row.shots >= learned.get(row.name, row).shots:
-            learned[row.name] = row
-    told = []
-    for row in learned.values():
-        shots = f"{row.shots} {'shot' if row.shots == 1 else 'shots'}"
-        sentence = f"{labels[row.name]} reaches {row.accuracy:.1f} points at {shots}"
-        if row.difference is None or row.difference_low is None or row.difference_high is None:
-            told.append(f"{sentence}.")
-            continue
-        interval = f"95 % interval {row.difference_low:+.1f} to {row.difference_high:+.1f}"
-        reference = labels.get(row.reference, row.reference)
-        if row.difference_low > 0:
-            verdict = f"better than {reference} by {row.difference:.1f} ({interval})"
-        elif row.difference_high < 0:
-            verdict = f"worse than {reference} by {-row.difference:.1f} ({interval})"
-        else:
-            verdict = f"not told apart from {reference} by these {row.n} queries ({row.difference:+.1f}, {interval})"
-        told.append(f"{sentence}, {verdict}.")
-    return told
-
-
 def _overlaps(content: Content) -> list[tuple[int, list[str], list[list[float | None]]]]:
     """For each number of shots the selectors' names and the mean overlap of each pair."""
     found = []
-    for shots in sorted({row.shots for row in content.chosen if row.shots}):
-        own = [row for row in content.chosen if row.shots == shots]
+    for shots in sorted({row.shots for row in content.shown if row.shots}):
+        own = [row for row in content.shown if row.shots == shots]
         if len(own) > 1:
             matrix = [[overlap(one, other) for other in own] for one in own]
             found.append((shots, [row.label for row in own], matrix))
@@ -246,8 +259,9 @@ def _overlaps(content: Content) -> list[tuple[int, list[str], list[list[float | 
 def _favourites(content: Content, thumbnails: Thumbnails) -> list[tuple[str, list[tuple[Demonstration, int]]]]:
     """Of each selector the training examples that it chose most often, if any more than once."""
     found = []
+    names = {row.name for row in content.shown}
     for chosen, used in content.usages:
-        if chosen.shots != content.shots:
+        if chosen.shots != content.shots or chosen.name not in names:
             continue
         ordered = sorted(used.counts.items(), key=lambda pair: (-pair[1], pair[0]))[:MOST_CHOSEN]
         shown = [(demonstration(i, content.train, thumbnails), count) for i, count in ordered if count > 1]
@@ -255,12 +269,26 @@ def _favourites(content: Content, thumbnails: Thumbnails) -> list[tuple[str, lis
     return found
 
 
+def _header(content: Content) -> dict[str, str]:
+    """What was compared: one of each, unless the comparison was told to allow different ones."""
+    told = {
+        "Dataset": [own.dataset_dir.name for own in content.behind],
+        "Model": [str(own.vlm.model) for own in content.behind],
+        "Metric": [row.metric for row in content.rows],
+        "Reference": [content.labels.get(row.reference, row.reference) for row in content.rows],
+    }
+    header = {}
+    for name, values in told.items():
+        once = list(dict.fromkeys(values))
+        header[f"{name}s" if len(once) > 1 else name] = " and ".join(once)
+    return header
+
+
 def _compared(content: Content) -> dict[str, int]:
     """Which two selectors the gallery sets against each other at first: the learned one and the reference."""
-    names = list(dict.fromkeys(row.name for row in content.chosen))
+    leads = list(dict.fromkeys((row.name, row.lead) for row in content.shown))
     reference = content.rows[0].reference
-    start = reference.split(" (")[0]  # of a mean over seeds the first of them
-    against = [place for place, name in enumerate(names) if name == reference or name.startswith(start)]
-    second = next(iter(against), len(names) - 1)
-    first = next((place for place in range(len(names)) if place != second), 0)
+    against = [place for place, names in enumerate(leads) if reference in names]
+    second = next(iter(against), len(leads) - 1)
+    first = next((place for place in range(len(leads)) if place != second), 0)
     return {"first": first, "second": second}

@@ -1,17 +1,17 @@
 """What each selector chose: how often each training example, how alike for one query, how alike two selectors."""
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from icdsel.infer import predictions_dir, read_predictions
+from icdsel.compare import ComparisonRow
+from icdsel.infer import read_predictions
 from icdsel.metrics import normalize_answer
-from icdsel.provenance import read_side_file
+from icdsel.page.names import seeds_of
+from icdsel.predictions import Source
 from icdsel.records import Example, Pointer
-from icdsel.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -28,17 +28,31 @@ class Choice:
 class Chosen:
     """One selector's choices at one number of shots, by question_id.
 
-    `name` is the row's name in the predictions, `label` the short one that the page shows, `split` the split of the
-    queries, `checkpoint` the policy's, where the predictions tell it.
+    `name` is the row's name in the comparison, `label` the short one that the page shows, `part_of` the name of the
+    mean that the row is a seed of.
     """
 
     name: str
     label: str
-    selector: str
     shots: int
-    split: str
+    source: Source
     by_query: Mapping[int, Choice]
-    checkpoint: Path | None = None
+    part_of: str | None = None
+
+    @property
+    def selector(self) -> str:
+        """How it chooses: `policy`, `random` or another."""
+        return self.source.selector
+
+    @property
+    def split(self) -> str:
+        """That of the queries."""
+        return str(self.source.identity.get("split", "validation"))
+
+    @property
+    def lead(self) -> str:
+        """The row that stands for this one and its other seeds: their mean, or itself."""
+        return self.part_of or self.name
 
 
 @dataclass(frozen=True)
@@ -68,66 +82,68 @@ class Usage:
 
 
 def read_choices(
-    settings: Settings,
-    n: int | None = None,
-    subset: str | None = None,
-    shots: Sequence[int] = (),
-    paths: Sequence[Path] = (),
+    rows: Sequence[ComparisonRow], labels: Mapping[str, str], sources: Mapping[str, Source]
 ) -> list[Chosen]:
-    """The choices behind the comparison's rows, learned selectors first, then the most accurate.
+    """The choices behind a comparison, learned selectors first, then the most accurate.
+
+    They are over the queries that all rows were asked. A mean whose seeds are no rows themselves has its files as
+    seeds.
 
     Args:
-        settings: Say where the predictions lie.
-        n: Those over this many queries only.
-        subset: Those over the set of this name only.
-        shots: Those at these numbers of shots only, and zero-shot.
-        paths: The predictions files; by default all of this dataset, sampler and model.
+        rows: The comparison.
+        labels: The short name of each row's name.
+        sources: What is known of each file that the rows name.
 
     Raises:
-        RunError: a predictions file or its side file is damaged.
+        RunError: a predictions file is damaged.
     """
-    found: list[Chosen] = []
-    for path in sorted(paths or predictions_dir(settings).glob("*.jsonl")):
-        side = read_side_file(path.with_suffix(".meta.json"))
-        name, made_of = str(side.get("name", path.stem)), side["identity"]
-        by_shots: dict[int, dict[int, Choice]] = {}
-        for record in read_predictions(path):
-            icds = tuple(int(i) for i in record.get("icds", ()))
-            if "error" in record:
-                choice = Choice(icds, error=str(record["error"]))
-            else:
-                choice = Choice(icds, str(record.get("prediction", "")), float(record["accuracy"]))
-            by_shots.setdefault(int(record["shots"]), {})[int(record["question_id"])] = choice
-        told = side.get("checkpoint")
-        for count, by_query in by_shots.items():
-            if n in (None, len(by_query)) and subset in (None, side.get("set")) and (count in (0, *shots) or not shots):
-                found.append(
-                    Chosen(
-                        name=name,
-                        label=short_name(name, settings.pair_name),
-                        selector=str(made_of.get("selector")),
-                        shots=count,
-                        split=str(made_of.get("split", "validation")),
-                        by_query=by_query,
-                        checkpoint=Path(told) if told else None,
-                    )
-                )
-    accuracy = _accuracy_by_name(found)
-    return sorted(found, key=lambda row: (row.selector != "policy", -accuracy[row.name], row.name, row.shots))
+    read = {file: _read(Path(file)) for file in sources}
+    shown_by_seeds = {(row.part_of, row.shots) for row in rows}
+    found = []
+    for row in rows:
+        if (row.name, row.shots) in shown_by_seeds:
+            continue
+        for number, file in enumerate(row.files, 1):
+            chosen = Chosen(row.name, labels[row.name], row.shots, sources[file], read[file][row.shots], row.part_of)
+            if (count := len(row.files)) > 1:
+                name, label = f"{row.name}, seed {number}", labels[row.name].removesuffix(seeds_of(count))
+                chosen = replace(chosen, name=name, label=f"{label} (seed {number} of {count})", part_of=row.name)
+            found.append(chosen)
+    shared = set[int]().union(*(row.by_query for row in found)).intersection(*(row.by_query for row in found))
+    found = [replace(row, by_query={i: own for i, own in row.by_query.items() if i in shared}) for row in found]
+    accuracy = _accuracy_by_lead(found)
+    return sorted(found, key=lambda row: (row.selector != "policy", -accuracy[row.lead], row.lead, row.name, row.shots))
 
 
-def _accuracy_by_name(rows: Iterable[Chosen]) -> dict[str, float]:
-    """Mean accuracy over all numbers of shots, 0 where nothing was answered."""
+def one_each(chosen: Iterable[Chosen]) -> list[Chosen]:
+    """Of selectors with several seeds only the first seed, by name."""
+    rows = list(chosen)
+    first: dict[str, str] = {}
+    for row in rows:
+        first[row.lead] = min(row.name, first.get(row.lead, row.name))
+    return [row for row in rows if row.name == first[row.lead]]
+
+
+def _read(path: Path) -> dict[int, dict[int, Choice]]:
+    """The choices of a predictions file by number of shots and question_id."""
+    by_shots: dict[int, dict[int, Choice]] = {}
+    for record in read_predictions(path):
+        icds = tuple(int(i) for i in record.get("icds", ()))
+        if "error" in record:
+            choice = Choice(icds, error=str(record["error"]))
+        else:
+            choice = Choice(icds, str(record.get("prediction", "")), float(record["accuracy"]))
+        by_shots.setdefault(int(record["shots"]), {})[int(record["question_id"])] = choice
+    return by_shots
+
+
+def _accuracy_by_lead(rows: Iterable[Chosen]) -> dict[str, float]:
+    """Mean accuracy over all seeds and numbers of shots, 0 where nothing was answered."""
     scores: dict[str, list[float]] = {}
     for row in rows:
         answered = (choice.accuracy for choice in row.by_query.values() if choice.accuracy is not None)
-        scores.setdefault(row.name, []).extend(answered)
+        scores.setdefault(row.lead, []).extend(answered)
     return {name: sum(values) / len(values) if values else 0.0 for name, values in scores.items()}
-
-
-def short_name(name: str, pair: str) -> str:
-    """A row's name without what all runs of this sampler and model share: `policy: grpo-epochs-3-grpo_epoch3`."""
-    return re.sub(rf"^policy-(v3_{re.escape(pair)}[_-])?", "policy: ", name)
 
 
 def usage(chosen: Chosen, queries: Mapping[int, Example], train: Mapping[int, Example]) -> Usage:

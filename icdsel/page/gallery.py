@@ -23,7 +23,7 @@ class Demonstration:
 class Line:
     """What one selector chose for a query at one number of shots, and what the VLM said."""
 
-    place: int
+    name: str
     label: str
     demonstrations: tuple[Demonstration, ...]
     choice: Choice
@@ -99,7 +99,7 @@ def cards(
                     continue
                 place = names.index(row.name)
                 icds = tuple(demonstration(icd, train, thumbnails) for icd in choice.icds)
-                lines.append(Line(place, row.label, icds, choice))
+                lines.append(Line(row.name, row.label, icds, choice))
                 if choice.accuracy is not None:
                     scores[place][shots] = choice.accuracy
             if lines:

@@ -1,5 +1,7 @@
-"""The charts: figures of matplotlib, each with the numbers that it shows."""
+"""Charts are figures of matplotlib with the numbers that they show; here those of runs, RL data and choices."""
 
+import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -8,12 +10,14 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from icdsel.compare import ComparisonRow
 from icdsel.page.choices import Chosen, Usage
 from icdsel.page.landscape import Landscape
 from icdsel.page.palette import TEXT, colour, dashes, marker
 from icdsel.page.runs import ShownRun
 from icdsel.page.svg import chart_style
+
+Curve = dict[tuple[str, int], float]
+"""Values by phase and epoch."""
 
 WIDTH = 4.3  # inches; 310 points, which a phone shows about one to one
 
@@ -47,121 +51,73 @@ CURVES = {
 """What is drawn of a run's metrics: title and meaning."""
 
 
-def accuracy_chart(rows: Sequence[ComparisonRow], labels: Mapping[str, str], order: Mapping[str, int]) -> Chart:
-    """Accuracy by number of shots with 95 % intervals; zero-shot as a line across.
+def training_charts(runs: Sequence[ShownRun], labels: Mapping[str, str], order: Mapping[str, int]) -> list[Chart]:
+    """A chart for each of `CURVES` that some run has; epochs of all runs share one axis, phase by phase.
+
+    Runs that are seeds of one row are one curve, their mean, in a band from the lowest to the highest.
 
     Args:
-        rows: The comparison.
+        runs: The runs.
         labels: The short name of each row's name.
         order: Each name's place, which gives it colour and mark.
     """
-    names = sorted({row.name for row in rows}, key=order.__getitem__)
-    shown = sorted({row.shots for row in rows if row.shots}) or [0]
-    figure, axes = _figure("accuracy", 2.8, [labels[name] for name in names])
-    for place, name in enumerate(names):
-        own = sorted((row for row in rows if row.name == name), key=lambda row: row.shots)
-        look = _look(order[name], labels[name])
-        if [row.shots for row in own] == [0] and shown != [0]:
-            axes.axhline(own[0].accuracy, linewidth=1.2, color=look["color"], linestyle=":", label=look["label"])
-            continue
-        aside = (place - (len(names) - 1) / 2) * min(0.05, 0.5 / len(names))
-        points = [row.shots + aside for row in own]
-        errors = [[row.accuracy - row.low for row in own], [row.high - row.accuracy for row in own]]
-        axes.errorbar(points, [row.accuracy for row in own], yerr=errors, capsize=3, elinewidth=1.2, **look)
-    axes.set_xticks(shown)
-    axes.set_xlim(shown[0] - 0.4, shown[-1] + 0.4)
-    axes.set_ylim(0, 100)
-    axes.grid(axis="x", visible=False)
-    axes.set_xlabel("demonstrations (shots)")
-    axes.set_ylabel("VQA accuracy (points)")
-    _legend(figure, axes)
-    best = max(rows, key=lambda row: row.accuracy)
-    return Chart(
-        "accuracy",
-        "Accuracy by number of shots",
-        f"VQA accuracy in points with 95 % intervals over {rows[0].n} queries. The highest is {labels[best.name]} at "
-        f"{best.shots} shots with {best.accuracy:.1f}.",
-        figure,
-        ("selector", "shots", "accuracy", "interval"),
-        tuple(
-            (labels[row.name], str(row.shots), f"{row.accuracy:.1f}", f"{row.low:.1f} to {row.high:.1f}")
-            for row in sorted(rows, key=lambda row: (order[row.name], row.shots))
-        ),
-    )
-
-
-def difference_chart(
-    rows: Sequence[ComparisonRow], shots: int, labels: Mapping[str, str], order: Mapping[str, int]
-) -> Chart | None:
-    """Paired differences to the reference with their intervals at one number of shots; None where there is none."""
-    own = [row for row in rows if row.shots in (shots, 0) and row.difference is not None]
-    own.sort(key=lambda row: -(row.difference or 0))
-    if not own:
-        return None
-    figure, axes = _figure("difference", 1.0 + 0.34 * len(own))
-    axes.axvline(0, color=TEXT, linewidth=1)
-    for place, row in enumerate(own):
-        middle, low, high = row.difference or 0, row.difference_low or 0, row.difference_high or 0
-        look = _look(order[row.name], labels[row.name])
-        axes.errorbar([middle], [place], xerr=[[middle - low], [high - middle]], capsize=3, **look)
-    axes.set_yticks(range(len(own)), [_wrapped(labels[row.name]) for row in own])
-    axes.set_ylim(len(own) - 0.5, -0.5)
-    axes.grid(axis="y", visible=False)
-    reference = labels.get(rows[0].reference, rows[0].reference)
-    axes.set_xlabel(f"points above {reference}")
-    above = [labels[row.name] for row in own if (row.difference_low or 0) > 0]
-    named = _shots(shots)
-    return Chart(
-        "difference",
-        f"Difference to {reference} at {named}",
-        f"Paired differences in points at {named} with 95 % intervals. Wholly above 0: {', '.join(above) or 'none'}.",
-        figure,
-        ("selector", "shots", "difference", "interval"),
-        tuple(
-            (
-                labels[row.name],
-                str(row.shots),
-                f"{row.difference:+.1f}",
-                f"{row.difference_low:+.1f} to {row.difference_high:+.1f}",
-            )
-            for row in own
-        ),
-    )
-
-
-def training_charts(runs: Sequence[ShownRun]) -> list[Chart]:
-    """A chart for each of `CURVES` that some run has; epochs of all runs share one axis, phase by phase."""
     ticks = _epochs(runs)
+    groups: dict[str, list[ShownRun]] = {}
+    for run in runs:
+        groups.setdefault(run.lead, []).append(run)
+    names = {lead: own[0].label if len(own) == 1 else labels.get(lead, lead) for lead, own in groups.items()}
     charts = []
     for metric, (title, meaning) in CURVES.items():
-        curves = {run.label: _curve(run, metric) for run in runs}
-        curves = {label: curve for label, curve in curves.items() if curve}
-        if not curves:
+        bands = {lead: _band([_curve(run, metric) for run in own]) for lead, own in groups.items()}
+        bands = {lead: band for lead, band in bands.items() if band}
+        if not bands:
             continue
-        wide = [tick for tick in ticks if any(tick in curve for curve in curves.values())]
-        figure, axes = _figure(f"training-{metric}", 2.1, [run.label for run in runs] if len(runs) > 1 else ())
-        for index, run in enumerate(runs):
-            curve = curves.get(run.label, {})
+        wide = [tick for tick in ticks if any(tick in band for band in bands.values())]
+        figure, axes = new_figure(f"training-{metric}", 2.1, list(names.values()) if len(groups) > 1 else ())
+        for lead, name in names.items():
+            band = bands.get(lead, {})
             # A phase is a curve of its own: what it minimises is another thing.
-            for phase, own in groupby(curve, key=lambda tick: tick[0]):
+            for phase, own in groupby(band, key=lambda tick: tick[0]):
                 places = list(own)
-                look = _look(index, run.label if phase == next(iter(curve))[0] else "_nolegend_")
-                axes.plot([wide.index(tick) for tick in places], [curve[tick] for tick in places], **look)
+                look = look_of(order[lead], name if phase == next(iter(band))[0] else "_nolegend_")
+                x = [wide.index(tick) for tick in places]
+                low, mean, high = zip(*(band[tick] for tick in places), strict=True)
+                axes.plot(x, mean, **look)
+                if len(groups[lead]) > 1:
+                    axes.fill_between(x, low, high, color=look["color"], alpha=0.2, linewidth=0)
         axes.set_xticks(range(len(wide)), [_tick(wide, index) for index in range(len(wide))])
         axes.set_xlim(-0.5, len(wide) - 0.5)
         axes.margins(y=0.15)
         axes.grid(axis="x", visible=False)
-        if len(runs) > 1:
-            _legend(figure, axes)
-        lines = [(label, min(curve.values()), max(curve.values())) for label, curve in curves.items()]
-        told = "; ".join(f"{label} between {least:.3g} and {most:.3g}" for label, least, most in lines)
+        if len(groups) > 1:
+            add_legend(figure, axes)
+        means = {lead: [mean for _, mean, _ in band.values()] for lead, band in bands.items()}
+        told = "; ".join(f"{names[lead]} between {min(own):.3g} and {max(own):.3g}" for lead, own in means.items())
         cells = tuple(
-            (f"{phase} {epoch}", *(_number(curve.get((phase, epoch))) for curve in curves.values()))
+            (f"{phase} {epoch}", *(_banded(band.get((phase, epoch))) for band in bands.values()))
             for phase, epoch in wide
         )
+        columns = ("epoch", *(names[lead] for lead in bands))
         name = f"training-{metric.replace('_', '-')}"
-        charts.append(Chart(name, title, f"{meaning}: {told}.", figure, ("epoch", *curves), cells, meaning))
+        charts.append(Chart(name, title, f"{meaning}: {told}.", figure, columns, cells, meaning))
     return charts
+
+
+def _band(curves: Sequence[Curve]) -> dict[tuple[str, int], tuple[float, float, float]]:
+    """Lowest, mean and highest of the curves that have a point there."""
+    found = {}
+    for tick in dict.fromkeys(tick for curve in curves for tick in curve):
+        values = [curve[tick] for curve in curves if tick in curve]
+        found[tick] = (min(values), math.fsum(values) / len(values), max(values))
+    return found
+
+
+def _banded(point: tuple[float, float, float] | None) -> str:
+    """The mean, with its range where there is one."""
+    if point is None:
+        return ""
+    low, mean, high = point
+    return f"{mean:.4g}" if low == high else f"{mean:.4g} ({low:.4g} to {high:.4g})"
 
 
 def _epochs(runs: Sequence[ShownRun]) -> list[tuple[str, int]]:
@@ -173,8 +129,8 @@ def _epochs(runs: Sequence[ShownRun]) -> list[tuple[str, int]]:
     return sorted(found, key=lambda tick: (phases.index(tick[0]), tick[1]))
 
 
-def _curve(run: ShownRun, metric: str) -> dict[tuple[str, int], float]:
-    values = {}
+def _curve(run: ShownRun, metric: str) -> Curve:
+    values: Curve = {}
     for epoch in run.epochs:
         value = epoch.get(f"{epoch['phase']}_loss" if metric == "loss" else metric)
         if isinstance(value, int | float):
@@ -204,7 +160,7 @@ def _signal_chart(landscapes: Sequence[Landscape]) -> Chart:
         "rewards differ (signal)": "signal",
     }
     sources = [own.source for own in landscapes]
-    figure, axes = _figure("landscape", 1.75 + 0.35 * len(sources), sources if len(sources) > 1 else ())
+    figure, axes = new_figure("landscape", 1.75 + 0.35 * len(sources), sources if len(sources) > 1 else ())
     height = 0.7 / len(landscapes)
     for index, own in enumerate(landscapes):
         shares = [100 * getattr(own, field) / own.queries for field in kinds.values()]
@@ -218,7 +174,7 @@ def _signal_chart(landscapes: Sequence[Landscape]) -> Chart:
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("share of the queries (%)")
     if len(landscapes) > 1:
-        _legend(figure, axes)
+        add_legend(figure, axes)
     first = landscapes[0]
     return Chart(
         "landscape",
@@ -239,16 +195,16 @@ def _methods_chart(own: Landscape, number: int) -> Chart:
         "pointers answered correctly": [*(method.correct for method in methods)],
         "queries where it finds the best": [*(method.best for method in methods)],
     }
-    figure, axes = _figure(name, 0.8 + 0.36 * len(methods), list(shares))
+    figure, axes = new_figure(name, 0.8 + 0.36 * len(methods), list(shares))
     for index, (label, values) in enumerate(shares.items()):
         known = [(100 * value, place) for value, place in zip(values, places, strict=True) if value is not None]
-        look = _look(index, label) | {"linestyle": "none", "markersize": 8}
+        look = look_of(index, label) | {"linestyle": "none", "markersize": 8}
         axes.plot([x for x, _ in known], [y for _, y in known], clip_on=False, **look)
     axes.set_yticks(places, [method.name for method in methods])
     axes.set_ylim(len(methods) - 0.5, -0.5)
     axes.set_xlim(0, 100)
     axes.set_xlabel("share (%)")
-    _legend(figure, axes)
+    add_legend(figure, axes)
     top = methods[0]
     return Chart(
         name,
@@ -263,13 +219,13 @@ def _methods_chart(own: Landscape, number: int) -> Chart:
 
 def usage_chart(usages: Sequence[tuple[Chosen, Usage]], order: Mapping[str, int]) -> Chart:
     """How often the most chosen training examples are chosen, by rank; for selectors at one number of shots."""
-    figure, axes = _figure("usage", 2.4, [chosen.label for chosen, _ in usages])
+    figure, axes = new_figure("usage", 2.4, [chosen.label for chosen, _ in usages])
     ranks = (1, 3, 10, 30, 100, 300)
     for chosen, used in usages:
         counts = sorted(used.counts.values(), reverse=True)
         shares = [100 * count / len(chosen.by_query) for count in counts]
         place = order[chosen.name]
-        look = _look(place, chosen.label)
+        look = look_of(place, chosen.label)
         look["markevery"] = [rank * (place + 1) - 1 for rank in (1, 4, 16, 64) if rank * (place + 1) <= len(shares)]
         axes.plot(range(1, len(shares) + 1), shares, drawstyle="steps-post", **look)
     most = max((len(used.counts) for _, used in usages), default=1)
@@ -280,13 +236,13 @@ def usage_chart(usages: Sequence[tuple[Chosen, Usage]], order: Mapping[str, int]
     axes.set_ylim(bottom=0)
     axes.set_xlabel("training examples, most chosen first (rank)")
     axes.set_ylabel("in % of the prompts")
-    _legend(figure, axes)
+    add_legend(figure, axes)
     shots = usages[0][0].shots
     lead, used = max(usages, key=lambda pair: max(pair[1].counts.values(), default=0) / len(pair[0].by_query))
     share = 100 * max(used.counts.values(), default=0) / len(lead.by_query)
     return Chart(
         "usage",
-        f"How often the most chosen examples are shown ({_shots(shots)})",
+        f"How often the most chosen examples are shown ({shots_text(shots)})",
         f"{lead.label} leans most on one example: it stands in {share:.0f} % of its prompts.",
         figure,
         ("selector", *(f"rank {rank}" for rank in shown)),
@@ -299,21 +255,30 @@ def _at_rank(used: Usage, rank: int) -> str:
     return f"{counts[rank - 1]} times" if rank <= len(counts) else "none"
 
 
-def _figure(name: str, height: float, legend: Sequence[str] = ()) -> tuple[Figure, Axes]:
+def new_figure(name: str, height: float, legend: Sequence[str] = ()) -> tuple[Figure, Axes]:
     """An empty figure with room for these names in a legend below the axes."""
+    lines = -(-len(legend) // 2) if _columns(legend) == 2 else sum(1 + folded(own).count("\n") for own in legend)
     with chart_style(name):
-        figure = Figure(figsize=(WIDTH, height + 0.2 * -(-len(legend) // _columns(legend))), layout="constrained")
+        figure = Figure(figsize=(WIDTH, height + 0.2 * lines), layout="constrained")
         return figure, figure.add_subplot()
 
 
-def _look(index: int, label: str) -> dict[str, Any]:
+def look_of(index: int, label: str) -> dict[str, Any]:
+    """How the line of the selector or run of this index looks."""
     return {"color": colour(index), "marker": marker(index), "linestyle": dashes(index), "label": label}
 
 
-def _legend(figure: Figure, axes: Axes) -> None:
+def add_legend(figure: Figure, axes: Axes) -> None:
+    """Names the lines below the axes."""
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(
-        handles, labels, loc="outside lower center", ncols=_columns(labels), frameon=False, fontsize=9, handlelength=2.4
+        handles,
+        [*map(folded, labels)],
+        loc="outside lower center",
+        ncols=_columns(labels),
+        frameon=False,
+        fontsize=9,
+        handlelength=2.4,
     )
 
 
@@ -322,22 +287,15 @@ def _columns(names: Sequence[str]) -> int:
     return 2 if len(names) > 1 and max(map(len, names)) <= 22 else 1
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
-
-
 def _percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.1f} %"
 
 
-def _shots(shots: int) -> str:
+def shots_text(shots: int) -> str:
+    """`1 shot`, `2 shots`."""
     return f"{shots} {'shot' if shots == 1 else 'shots'}"
 
 
-def _wrapped(label: str) -> str:
-    """On two lines at most, cut at a dash, so that a long name leaves room for the axes."""
-    if len(label) <= 20:
-        return label
-    places = [i + 1 for i, letter in enumerate(label) if letter in "-_ "]
-    at = min(places, key=lambda place: abs(place - len(label) / 2), default=len(label))
-    return f"{label[:at].rstrip()}\n{label[at:]}"
+def folded(label: str, width: int = 46) -> str:
+    """In lines of so many letters, so that a long name leaves room for the axes."""
+    return textwrap.fill(label, width)

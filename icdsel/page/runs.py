@@ -24,8 +24,12 @@ from icdsel.train import SIDE_FILE, runs_dir
 
 @dataclass(frozen=True)
 class ShownRun:
-    """A run: its epochs as `metrics.jsonl` has them, and what it was trained on."""
+    """A run: its epochs as `metrics.jsonl` has them, and what it was trained on.
 
+    `lead` is the name of the row that stands for this run and its other seeds.
+    """
+
+    lead: str
     label: str
     folder: Path
     epochs: tuple[Mapping[str, Any], ...]
@@ -45,7 +49,7 @@ def read_runs(chosen: Sequence[Chosen], settings: Settings) -> tuple[list[ShownR
             missing[f"The run of {row.label} was not found."] = None
         elif folder not in found:
             try:
-                found[folder] = _read_run(row.label, folder)
+                found[folder] = _read_run(row, folder)
             except RunError as error:
                 missing[f"The run of {row.label} cannot be shown: {error}"] = None
     for run in found.values():
@@ -55,15 +59,16 @@ def read_runs(chosen: Sequence[Chosen], settings: Settings) -> tuple[list[ShownR
 
 
 def _folder(row: Chosen, settings: Settings) -> Path | None:
-    """Beside the row's checkpoint, else the longest name in `model_cpk` that the row's name begins with."""
-    places = [row.checkpoint.parent] if row.checkpoint else []
+    """Beside the row's checkpoint, else the longest name in `model_cpk` that its file's name begins with."""
+    checkpoint, file = row.source.checkpoint, row.source.path
+    places = [checkpoint.parent] if checkpoint else []
     named = [path.parent for path in runs_dir(settings).glob(f"*/{SIDE_FILE}")]
-    fitting = [folder for folder in named if row.name.startswith(f"policy-{folder.name}-")]
+    fitting = [folder for folder in named if file.name.startswith(f"policy-{folder.name}-")]
     places += sorted(fitting, key=lambda folder: -len(folder.name))
     return next((folder for folder in places if (folder / SIDE_FILE).is_file()), None)
 
 
-def _read_run(label: str, folder: Path) -> ShownRun:
+def _read_run(row: Chosen, folder: Path) -> ShownRun:
     """A run's folder; without a metrics file it has no epochs.
 
     Raises:
@@ -83,7 +88,7 @@ def _read_run(label: str, folder: Path) -> ShownRun:
         reward = RewardSettings(**side.get("settings", {}).get("reward", {}))
     except (ValidationError, TypeError, AttributeError):
         raise RunError(f"{folder / SIDE_FILE} holds reward settings of another version") from None
-    return ShownRun(label, folder, tuple(epochs), tuple(map(Path, side.get("rl_data", ()))), reward)
+    return ShownRun(row.lead, row.label, folder, tuple(epochs), tuple(map(Path, side.get("rl_data", ()))), reward)
 
 
 def read_landscapes(

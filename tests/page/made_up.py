@@ -16,6 +16,7 @@ from icdsel.settings import Settings, load_settings
 
 RUN = "v3_RandSampler_tiny-vlm_grpo-epochs-1"
 POLICY = f"policy-{RUN}-grpo_epoch1"
+SEEDS = (f"policy-{RUN}_train-seed-43-grpo_epoch1", "random-43", "random-44")
 SELECTORS = (POLICY, "nearest-both", "nearest-image", "nearest-question", "random-42", "zero-shot")
 QUERIES = range(9000, 10000)
 
@@ -48,14 +49,14 @@ def write_dataset(folder: Path, queries: int, train: int = 40, question: str = "
     (folder / "made.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
 
 
-def write_predictions(settings: Settings, name: str, records: Sequence[Mapping[str, Any]], **side: Any) -> None:
-    """Predictions of one row, as `infer` leaves them."""
+def write_predictions(settings: Settings, name: str, records: Sequence[Mapping[str, Any]], /, **side: Any) -> None:
+    """Predictions of one row, as `infer` leaves them; `side` is told beside them, `made_of` in their identity."""
     folder = predictions_dir(settings)
     folder.mkdir(parents=True, exist_ok=True)
     selector = name.split("-")[0] if name.startswith(("policy", "random")) else name
     path = folder / f"{name}_validation.jsonl"
     path.write_text("".join(f"{json.dumps(record)}\n" for record in records))
-    identity = {"dataset": "made", "split": "validation", "selector": selector}
+    identity = {"dataset": "made", "split": "validation", "selector": selector} | side.pop("made_of", {})
     write_json(path.with_suffix(".meta.json"), {"identity": identity, "name": name, "set": "validation", **side})
 
 
@@ -129,12 +130,14 @@ def rl_groups() -> list[dict[str, Any]]:
     ]
 
 
-def made_content(folder: Path, queries: int = 12, shots: Sequence[int] = (1, 2), **how: str) -> Content:
-    """Everything at once; `how` may give `question` and `prediction`."""
+def made_content(
+    folder: Path, queries: int = 12, shots: Sequence[int] = (1, 2), more: Sequence[str] = (), **how: str
+) -> Content:
+    """Everything at once, with `more` selectors; `how` may give `question` and `prediction`."""
     settings = make_settings(folder)
     write_dataset(folder, queries, **({"question": how["question"]} if "question" in how else {}))
     run = write_run(settings)
-    for name in SELECTORS:
+    for name in (*SELECTORS, *more):
         side = {"checkpoint": str(run / "grpo_epoch1.pt")} if name == POLICY else {}
         prediction = how.get("prediction", "colour 1")
         write_predictions(settings, name, choose(name, queries, shots, prediction=prediction), **side)

@@ -17,6 +17,8 @@ from made_up import (
     EVIL,
     POLICY,
     QUERIES,
+    RUN,
+    SEEDS,
     SELECTORS,
     choose,
     made_content,
@@ -71,9 +73,11 @@ def test_everything_that_was_promised_stands_in_the_page(made):
     for told in (
         "help on made<",
         "tiny-vlm",
-        "VQA accuracy, official",
+        "VQA accuracy (official)",
         "random-42",
-        "policy: grpo-epochs-1-grpo_epoch1",
+        "policy: grpo-epochs-1<",
+        "8 differences (* &lt; 0.05, ** &lt; 0.01",
+        "McNemar: exact test of hard correctness, not corrected.",
     ):
         assert told in text
     page = Page(text)
@@ -165,7 +169,7 @@ def test_what_is_missing_is_said_and_the_rest_is_shown(tmp_path):
         write_predictions(settings, name, choose(name, 5, (1,)))
     write_page(collect(settings, compare(settings)), tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
-    assert "The run of policy: grpo-epochs-1-grpo_epoch1 was not found." in text
+    assert "The run of policy: grpo-epochs-1 was not found." in text
     assert "The dataset is not there" in text
     assert "gen-rl-data" in text
     assert len(Page(text).all("article")) == 5
@@ -195,18 +199,68 @@ def test_a_failed_call_is_no_wrong_answer(tmp_path):
     assert re.search(r"! failed</span> <q data-text>out of memory</q>", text)
 
 
-def test_findings_say_better_worse_or_not_told_apart(made, tmp_path):
+def test_a_finding_is_called_one_only_where_interval_and_corrected_p_agree(tmp_path):
     row = next(row for row in made_content(tmp_path).rows if row.selector == "policy" and row.shots == 2)
     labels = {row.name: "mine", row.reference: "theirs"}
 
-    def told(low: float, high: float) -> str:
-        return findings([replace(row, difference=(low + high) / 2, difference_low=low, difference_high=high)], labels)[
-            0
-        ]
+    def told(low: float, high: float, p: float, **more) -> str:
+        made = {"difference": (low + high) / 2, "difference_low": low, "difference_high": high, "detectable": 2.5}
+        return findings([replace(row, p_holm=p, **made, **more)], labels)[0]
 
-    assert "better than theirs by 2.0 (95 % interval +1.0 to +3.0)" in told(1, 3)
-    assert "worse than theirs by 2.0 (95 % interval -3.0 to -1.0)" in told(-3, -1)
-    assert "not told apart from theirs" in told(-1, 3)
+    assert told(1, 3, 0.03).endswith("better than theirs by 2.0 (95 % interval +1.0 to +3.0; corrected p = 0.030).")
+    assert told(-3, -1, 0.0001).endswith("worse than theirs by 2.0 (95 % interval -3.0 to -1.0; corrected p < 0.001).")
+    # The interval alone is no finding: it knows nothing of the other rows of the table.
+    for low, high, p in ((1, 3, 0.05), (-1, 3, 0.01)):
+        assert "not told apart from theirs by these 12 queries" in told(low, high, p)
+        assert told(low, high, p).endswith("with 80 % power they show differences from 2.5 points on.")
+    assert "2 shots (its seeds 40.0 to 60.0)," in told(1, 3, 0.03, seed_low=40.0, seed_high=60.0, seeds=2)
+    assert findings([replace(row, part_of="a mean")], labels) == []
+
+
+def test_seeds_are_folded_behind_their_mean(tmp_path):
+    content = made_content(tmp_path, more=SEEDS)
+    seeds = {POLICY, "random-42", *SEEDS}
+    assert {row.name for row in content.rows if row.part_of} == seeds
+    assert {row.name for row in content.shown} == set(SELECTORS)
+    order = content.order
+    assert order[POLICY] == order[SEEDS[0]] == order[f"policy-{RUN}-grpo_epoch1 (mean over seeds)"] == 0
+    assert order["random-42"] == order["random-44"] != order["nearest-both"]
+    assert len(set(order.values())) == len(SELECTORS)
+    write_page(content, tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    page = Page(text)
+    rows = [attrs.get("class") for attrs in page.all("tr")]
+    assert rows.count("seed") == 2 * len(seeds) + 2 * len(SEEDS)  # of the comparison, and of the choices
+    assert len(page.all("input")) == 2  # the search, and what unfolds them
+    assert "policy: grpo-epochs-1 (2\N{NO-BREAK SPACE}seeds) reaches" in text
+    gallery = text[text.index('id="cards"') :]
+    assert "random-42" in gallery
+    assert "random-43" not in gallery
+    assert all(len(json.loads(attrs["data-scores"])) == len(SELECTORS) for attrs in page.all("article"))
+
+
+def test_the_header_and_a_warning_say_what_differs(tmp_path):
+    settings = make_settings(tmp_path)
+    write_dataset(tmp_path, 4)
+    for name, model, metric, count in (
+        (POLICY, "tiny-vlm", "official", 4),
+        ("random-42", "other/big", "lemmatised", 3),
+    ):
+        told = {"data": {"dataset": settings.data.dataset}, "vlm": {"model": model}}
+        made_of = {"model": model, "data.metric": metric}
+        write_predictions(settings, name, choose(name, count, (1,)), made_of=made_of, settings=told)
+    content = collect(settings, compare(settings, allow_different=True))
+    write_page(content, tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert "<dt>Models</dt><dd>tiny-vlm and other/big</dd>" in text
+    assert re.search("<dt>Metrics</dt><dd>(official and lemmatised|lemmatised and official)</dd>", text)
+    assert "<dt>Dataset</dt><dd>made</dd>" in text
+    assert text.count("Compared although they differ: different") == 3  # queries, model, metric
+    assert len(Page(text).all("article")) == 3  # only what both were asked
+    write_predictions(settings, "zero-shot", choose("zero-shot", 4, ()), made_of={"dataset": "another"})
+    content = collect(settings, compare(settings, allow_different=True))
+    assert "different data" in content.missing["data"][0]
+    assert content.train == content.queries == {}
 
 
 # --- size -------------------------------------------------------------------------------------------------

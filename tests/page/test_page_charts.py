@@ -6,7 +6,7 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
-from made_up import made_content
+from made_up import SEEDS, made_content
 from PIL import Image
 
 from icdsel.page.build import charts, write_plots
@@ -47,7 +47,7 @@ def test_every_section_has_its_charts(content):
 def test_tables_hold_the_numbers_that_are_drawn(content, every_chart):
     by_name = {chart.name: chart for chart in every_chart}
     row = next(row for row in content.rows if row.name == "nearest-both" and row.shots == 2)
-    told = ("nearest-both", "2", f"{row.accuracy:.1f}", f"{row.low:.1f} to {row.high:.1f}")
+    told = ("nearest-both", "2", f"{row.accuracy:.1f}", f"{row.low:.1f} to {row.high:.1f}", "")
     assert told in by_name["accuracy"].table
     assert by_name["training-loss"].table == (("rce 1", "4"), ("rce 2", "3"), ("grpo 1", "-0.01"))
     assert by_name["training-kl"].table == (("grpo 1", "0.01"),)
@@ -113,8 +113,29 @@ def test_looks_are_all_different():
 
 def test_thirty_rows_and_several_runs_can_be_drawn(tmp_path: Path):
     content = made_content(tmp_path)
-    rows = [replace(content.rows[-1], name=f"random-{i}", shots=2) for i in range(30)]
-    runs = [replace(content.runs[0], label=f"run {i}") for i in range(3)]
-    grown = replace(content, rows=[*content.rows, *rows], runs=runs, landscapes=content.landscapes * 2)
+    rows = [replace(content.rows[-1], name=f"other-{i}", shots=2) for i in range(30)]
+    labels = {**content.labels, **{row.name: f"{row.name} of a rather long name, " * 3 for row in rows}}
+    runs = [replace(content.runs[0], lead=rows[i].name, label=f"run {i}") for i in range(3)]
+    grown = replace(content, rows=[*content.rows, *rows], labels=labels, runs=runs, landscapes=content.landscapes * 2)
     assert charts(grown)["training"][0].columns == ("epoch", "run 0", "run 1", "run 2")
     write_plots(grown, tmp_path / "plots")
+
+
+def test_seeds_are_the_range_of_their_mean(tmp_path: Path):
+    content = made_content(tmp_path, more=SEEDS)
+    made = {chart.name: chart for own in charts(content).values() for chart in own}
+    mean = next(row for row in content.rows if row.name == "random (mean over seeds)" and row.shots == 2)
+    label = content.labels[mean.name]
+    assert label == "random (3\N{NO-BREAK SPACE}seeds)"
+    told = (label, "2", f"{mean.accuracy:.1f}", f"{mean.low:.1f} to {mean.high:.1f}")
+    assert (*told, f"{mean.seed_low:.1f} to {mean.seed_high:.1f}") in made["accuracy"].table
+    for name in ("accuracy", "difference"):
+        assert not {"random-42", "random-43"} & {line[0] for line in made[name].table}
+    assert "random-43" not in {line[0] for line in made["usage"].table}
+    # A policy's seeds are one curve of training with a band.
+    seed = replace(content.runs[0], epochs=({"phase": "rce", "epoch": 1, "rce_loss": 6.0},))
+    both = replace(content, runs=[content.runs[0], seed])
+    loss = charts(both)["training"][0]
+    policy = next(label for name, label in content.labels.items() if name == content.runs[0].lead)
+    assert loss.columns == ("epoch", policy)
+    assert loss.table == (("rce 1", "5 (4 to 6)"), ("rce 2", "3"), ("grpo 1", "-0.01"))

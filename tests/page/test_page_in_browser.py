@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_up import EVIL, made_content
+from made_up import EVIL, SEEDS, made_content
 
 from icdsel.page.build import write_page
 
@@ -31,7 +31,7 @@ QUERIES = 12
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("made")
-    content = made_content(folder, queries=QUERIES, question=f"A question with {EVIL}", prediction=EVIL)
+    content = made_content(folder, queries=QUERIES, more=SEEDS, question=f"A question with {EVIL}", prediction=EVIL)
     write_page(content, folder / "report.html")
     return folder / "report.html"
 
@@ -90,7 +90,7 @@ def test_the_gallery_works_by_keyboard(driver, page):
     scores = [json.loads(own) for own in scores]
     assert count(driver) == f"{QUERIES} of {QUERIES} queries shown"
     names = [option.text for option in driver.find_elements(By.CSS_SELECTOR, "#first option")]
-    first, second = names.index("policy: grpo-epochs-1-grpo_epoch1"), names.index("random-42")
+    first, second = names.index("policy: grpo-epochs-1"), names.index("random-42")
     driver.execute_script("document.querySelector('[data-show=all]').focus()")
     expected = {
         "differ": sum(len({own.get("2", own.get("0")) for own in card}) > 1 for card in scores),
@@ -132,6 +132,15 @@ def test_shots_and_search_narrow_what_is_shown(driver, page):
     search.clear()
     search.send_keys("WINDOW.hacked")
     assert shown_cards(driver) == QUERIES
+
+
+def test_seeds_unfold_by_keyboard(driver, page):
+    load(driver, page)
+    seeds = driver.find_elements(By.CSS_SELECTOR, ".comparison .seed")
+    assert len(seeds) == 10
+    assert not any(seed.is_displayed() for seed in seeds)
+    driver.find_element(By.ID, "each-seed").send_keys(Keys.SPACE)
+    assert all(seed.is_displayed() for seed in driver.find_elements(By.CSS_SELECTOR, ".seed"))
 
 
 def test_the_skip_link_is_first_and_leads_to_the_content(driver, page):
@@ -203,6 +212,7 @@ return low;
 def test_all_text_has_contrast(driver, page, scheme):
     load(driver, page, scheme=scheme)
     driver.execute_script("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
+    driver.find_element(By.ID, "each-seed").click()
     ground = driver.execute_script("return getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, re.findall(r"\d+", ground))) > 380) == (scheme == "light")
     assert driver.execute_script(CONTRAST) == []

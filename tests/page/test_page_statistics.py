@@ -1,18 +1,23 @@
 """The statistics of the page, on data small enough to count by hand."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_up import POLICY, RUN, choose, make_settings, rl_groups, write_predictions, write_run
+from made_up import POLICY, QUERIES, RUN, choose, make_settings, rl_groups, write_predictions, write_run
 
-from icdsel.page.choices import Choice, Chosen, effective_number, gini, overlap, read_choices, short_name, usage
+from icdsel.compare import ComparisonRow, compare
+from icdsel.infer import predictions_dir
+from icdsel.page.choices import Choice, Chosen, effective_number, gini, one_each, overlap, read_choices, usage
 from icdsel.page.gallery import spread
 from icdsel.page.landscape import landscape
+from icdsel.page.names import row_labels, short_name
 from icdsel.page.runs import read_landscapes, read_runs
+from icdsel.predictions import Source, read_source
 from icdsel.records import Example, Pointer, QueryGroup
 from icdsel.settings import RewardSettings
 
@@ -21,7 +26,8 @@ counts = st.lists(st.integers(1, 50), min_size=1, max_size=30)
 
 def chosen(icds: Mapping[int, Pointer], name: str = "policy") -> Chosen:
     shots = len(next(iter(icds.values())))
-    return Chosen(name, name, name, shots, "validation", {q: Choice(p, "x", 1.0) for q, p in icds.items()})
+    source = Source(Path("x.jsonl"), name, name, "validation", {}, {})
+    return Chosen(name, name, shots, source, {q: Choice(p, "x", 1.0) for q, p in icds.items()})
 
 
 def example(question_id: int, answer: str) -> Example:
@@ -80,32 +86,103 @@ def test_usage_by_hand():
     assert (alone.distinct_answers, alone.match, alone.total) == (None, None, 2)
 
 
+def read(rows: Sequence[ComparisonRow], pair: str = "RandSampler_tiny-vlm") -> list[Chosen]:
+    sources = {file: read_source(Path(file)) for row in rows for file in row.files}
+    return read_choices(rows, row_labels(rows, [pair]), sources)
+
+
 def test_choices_are_read_learned_first_then_by_accuracy(tmp_path):
     settings = make_settings(tmp_path)
     for name, accuracy in (("random-42", 0.2), (POLICY, 0.1), ("nearest-both", 0.9)):
         rows = [row | {"accuracy": accuracy} for row in choose(name, 4, (1, 2))]
         write_predictions(settings, name, rows, checkpoint="x.pt" if name == POLICY else None)
-    write_predictions(settings, "zero-shot", [{"question_id": 9000, "shots": 0, "icds": [], "error": "out of memory"}])
-    rows = read_choices(settings)
+    zero = [row | {"accuracy": 0.0} for row in choose("zero-shot", 4, ())]
+    zero[0] = {"question_id": 9000, "shots": 0, "icds": [], "error": "out of memory"}
+    write_predictions(settings, "zero-shot", zero)
+    rows = read(compare(settings))
     assert [row.label for row in rows] == [
-        *["policy: grpo-epochs-1-grpo_epoch1"] * 2,
+        *["policy: grpo-epochs-1"] * 2,
         *["nearest-both"] * 2,
         *["random-42"] * 2,
         "zero-shot",
     ]
     assert [row.shots for row in rows] == [1, 2, 1, 2, 1, 2, 0]
-    assert rows[0].checkpoint == Path("x.pt")
+    assert rows[0].source.checkpoint == Path("x.pt")
     assert rows[-1].by_query[9000] == Choice((), error="out of memory")
-    assert {row.shots for row in read_choices(settings, shots=[2])} == {0, 2}
-    assert {row.name for row in read_choices(settings, n=1)} == {"zero-shot"}
-    assert read_choices(settings, subset="other") == []
+    assert {row.shots for row in read(compare(settings, shots=[2]))} == {0, 2}
+
+
+def test_choices_are_those_of_the_comparison(tmp_path):
+    """Other folders and models, rows of one name, different queries: what the table shows, under its names."""
+    one, other = make_settings(tmp_path / "1"), make_settings(tmp_path / "2")
+    write_predictions(one, "random-42", choose("random-42", 5, (1, 2)), made_of={"model": "a"})
+    write_predictions(one, "nearest-both", choose("nearest-both", 5, (1,)), made_of={"model": "a"})
+    write_predictions(other, "random-42", choose("elsewhere", 4, (1,)), made_of={"model": "b"})
+    files = [next(predictions_dir(one).glob("random*.jsonl")), predictions_dir(other)]
+    rows = compare(one, files, allow_different=True)
+    chosen = read(rows)
+    assert {(row.name, row.shots) for row in chosen} == {(row.name, row.shots) for row in rows}
+    assert {row.name for row in chosen} == {"random-42 @ a", "random-42 @ b"}
+    for row in chosen:
+        assert sorted(row.by_query) == list(QUERIES[:4])
+    elsewhere = {line["question_id"]: tuple(line["icds"]) for line in choose("elsewhere", 4, (1,))}
+    there = next(row for row in chosen if row.name == "random-42 @ b")
+    assert {i: choice.icds for i, choice in there.by_query.items()} == elsewhere
+    # Fewer queries at another number of shots than is shown are nobody's concern.
+    write_predictions(one, "random-42", choose("x", 5, (1,)) + choose("x", 2, (2,)), made_of={"model": "a"})
+    assert {len(row.by_query) for row in read(compare(one, shots=[1]))} == {5}
+
+
+def test_seeds_belong_to_their_mean(tmp_path):
+    settings = make_settings(tmp_path)
+    for name in ("random-44", "random-42", "nearest-both"):
+        write_predictions(settings, name, choose(name, 4, (1,)))
+    rows = compare(settings)
+    chosen = read(rows)
+    mean = "random (mean over seeds)"
+    assert {row.name: row.lead for row in chosen} == {
+        "random-42": mean,
+        "random-44": mean,
+        "nearest-both": "nearest-both",
+    }
+    assert {row.name for row in one_each(chosen)} == {"random-42", "nearest-both"}
+    # A mean whose seeds are no rows has its files as seeds.
+    alone = read([replace(row, name="rce") for row in rows if row.name == mean])
+    assert [(row.name, row.label, row.lead) for row in alone] == [
+        ("rce, seed 1", "rce (seed 1 of 2)", "rce"),
+        ("rce, seed 2", "rce (seed 2 of 2)", "rce"),
+    ]
+    assert [row.source.name for row in alone] == ["random-42", "random-44"]
 
 
 def test_short_names():
-    pair = "RandSampler_tiny-vlm"
-    assert short_name(f"policy-v3_{pair}-rce_epoch5", pair) == "policy: rce_epoch5"
-    assert short_name("policy-mine-rce_epoch5", pair) == "policy: mine-rce_epoch5"
-    assert short_name("random (mean over seeds)", pair) == "random (mean over seeds)"
+    pairs = ["MixSampler_tiny-vlm", "RandSampler_tiny-vlm"]
+    run = "policy-v3_RandSampler_tiny-vlm"
+    assert short_name(f"{run}-rce_epoch5", pairs) == "policy: rce_epoch5"
+    assert short_name(f"{run}-rce_epoch5", pairs, False) == "policy: rce_epoch5"
+    long = f"{run}_mode-hard_only_no-gate_freeze-backbone-grpo_epoch3"
+    assert short_name(long, pairs) == "policy: mode-hard_only, no-gate, freeze-backbone, grpo_epoch3"
+    assert short_name(f"{long} (mean over seeds) @ sampler mix", pairs, False) == (
+        "policy: mode-hard_only, no-gate, freeze-backbone @ sampler mix"
+    )
+    assert short_name("policy-mine_too-rce_epoch5", pairs) == "policy: mine_too-rce_epoch5"
+    assert short_name("random (mean over seeds)", pairs) == "random"
+
+
+def test_labels_are_as_short_as_names_allow(tmp_path):
+    settings = make_settings(tmp_path)
+    run = "policy-v3_RandSampler_tiny-vlm_freeze-backbone"
+    for name in (f"{run}-grpo_epoch1", f"{run}-grpo_epoch2", f"{run}_gate-rce_epoch1", "random-1", "random-2"):
+        write_predictions(settings, name, choose(name, 3, (1,)))
+    labels = row_labels(compare(settings), ["RandSampler_tiny-vlm"])
+    assert set(labels.values()) == {
+        "policy: freeze-backbone, grpo_epoch1",
+        "policy: freeze-backbone, grpo_epoch2",
+        "policy: freeze-backbone, gate",
+        "random-1",
+        "random-2",
+        "random (2\N{NO-BREAK SPACE}seeds)",
+    }
 
 
 # --- landscape --------------------------------------------------------------------------------------------
@@ -155,7 +232,7 @@ def test_the_mode_decides_what_a_signal_is():
 
 def policy_rows(settings, **side):
     write_predictions(settings, POLICY, choose(POLICY, 2, (1,)), **side)
-    return read_choices(settings)
+    return read(compare(settings))
 
 
 def test_a_run_is_found_beside_its_checkpoint_or_by_its_name(tmp_path):
@@ -174,7 +251,7 @@ def test_a_run_is_found_beside_its_checkpoint_or_by_its_name(tmp_path):
 def test_what_is_gone_is_told_in_a_sentence(tmp_path):
     settings = make_settings(tmp_path)
     rows = policy_rows(settings)
-    assert read_runs(rows, settings) == ([], ["The run of policy: grpo-epochs-1-grpo_epoch1 was not found."])
+    assert read_runs(rows, settings) == ([], ["The run of policy: grpo-epochs-1 was not found."])
     assert "Make it with `icdsel gen-rl-data`" in read_landscapes([], settings, None)[1][0]
     folder = write_run(settings)
     (folder / "metrics.jsonl").unlink()

@@ -1,0 +1,54 @@
+"""Short names of rows, for a page in which a run's long name would crowd out everything else."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from icdsel.compare import MEAN, ComparisonRow
+from icdsel.settings import every_setting
+
+_SETTING = "|".join(sorted({name.replace("_", "-") for _, name, _ in every_setting()}))
+# Where the name of a run goes on with the next setting; a value may hold underscores itself.
+_NEXT = re.compile(rf"_(?=(?:no-)?(?:{_SETTING})(?:[-_]|$))")
+
+
+def row_labels(rows: Sequence[ComparisonRow], pairs: Iterable[str]) -> dict[str, str]:
+    """The shortest name of each row's name that no other has; of a mean with the number of its seeds.
+
+    Args:
+        rows: The comparison.
+        pairs: `<Sampler>_<Model>` of the predictions.
+    """
+    known = sorted(set(pairs), key=lambda pair: (-len(pair), pair))
+    seeds: dict[str, int] = {}
+    for row in rows:
+        seeds[row.name] = max(row.seeds, seeds.get(row.name, 1))
+    labels = {name: name for name in seeds}
+    for checkpoints in (True, False):
+        shorter = {name: short_name(name, known, checkpoints) + seeds_of(count) for name, count in seeds.items()}
+        told = Counter(shorter.values())
+        labels |= {name: label for name, label in shorter.items() if told[label] == 1}
+    return labels
+
+
+def seeds_of(count: int) -> str:
+    """What stands behind the name of a mean, on one line with it; nothing of a single row."""
+    return f" ({count}\N{NO-BREAK SPACE}seeds)" if count > 1 else ""
+
+
+def short_name(name: str, pairs: Iterable[str], checkpoint: bool = True) -> str:
+    """A row's name without what all runs of these samplers and models share.
+
+    Args:
+        name: `policy-v3_<Sampler>_<Model>_grpo-epochs-3_freeze-backbone-grpo_epoch3`, or of any other selector.
+        pairs: `<Sampler>_<Model>`.
+        checkpoint: Whether to name it, as in `policy: grpo-epochs-3, freeze-backbone, grpo_epoch3`; a run that
+            nothing else tells apart names it anyway.
+    """
+    name, at, place = name.partition(" @ ")
+    bare, end = name.removesuffix(MEAN), f"{at}{place}"
+    for pair in pairs:
+        if run := re.fullmatch(rf"policy-v3_{re.escape(pair)}(?:_(.+))?-([a-z]+_epoch\d+)", bare):
+            settings = [_NEXT.sub(", ", run[1])] if run[1] else []
+            return f"policy: {', '.join(settings + [run[2]] * (checkpoint or not settings))}{end}"
+    return re.sub(r"^policy-", "policy: ", bare) + end
