@@ -146,11 +146,17 @@ def test_the_page_finds_the_run_behind_a_policy_and_the_pictures(folder):
     assert Path("plots/training-kl.svg").is_file()
 
 
-def test_a_policy_that_is_worse_fails_a_check_only_where_that_is_asked_for(folder):
-    # The oracle is far better than a policy that learnt from 60 queries.
-    assert "is worse than" not in icdsel("compare", "--reference", "oracle", "--shots", "2")
-    told = " ".join(icdsel("compare", "--reference", "oracle", "--shots", "2", "--fail-if-worse", code=1).split())
-    assert "grpo_epoch3 at 2 shots is worse than oracle: the difference is -" in told
+def test_a_policy_that_is_worse_fails_a_check_only_where_that_is_asked_for(folder, tmp_path):
+    # The policy's own predictions, with nothing right any more.
+    ours = tmp_path / "infer"
+    shutil.copytree(folder / "results/world/infer/RandSampler_tiny-vlm", ours)
+    for path in ours.glob("policy-*.jsonl"):
+        records = [json.loads(line) | {"accuracy": 0.0} for line in path.read_text().splitlines()]
+        path.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    words = ("compare", ours, "--reference", "majority", "--shots", "2")
+    assert "is worse than" not in icdsel(*words)
+    told = " ".join(icdsel(*words, "--fail-if-worse", code=1).split())
+    assert "grpo_epoch3 at 2 shots is worse than majority: the difference is -" in told
     assert "below 0" in told
     icdsel("compare", "--reference", "zero-shot", "--shots", "2", "--fail-if-worse")
 

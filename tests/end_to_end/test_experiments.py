@@ -52,7 +52,7 @@ def still_to_do(opened: Sources) -> dict[str, str]:
 def made() -> dict[Path, int]:
     """Everything under `results/` but caches, with the time of its last change."""
     paths = [path for path in Path("results").rglob("*") if path.is_file()]
-    return {path: path.stat().st_mtime_ns for path in paths if "cache" not in path.parts}
+    return {path: path.stat().st_mtime_ns for path in paths if "cache" not in path.parts and path.suffix != ".lock"}
 
 
 def accuracy(path: Path, shots: int) -> float:
