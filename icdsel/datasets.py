@@ -9,6 +9,7 @@ from typing import Any
 from icdsel import hub_data
 from icdsel.demo.world import write_world
 from icdsel.errors import DataError
+from icdsel.lock import waiting
 from icdsel.records import Example
 from icdsel.settings import WORLD, DataSettings
 from icdsel.vqa_files import read_json_lines, read_official, read_preprocessed, refuse_repeated
@@ -121,8 +122,11 @@ def _named(settings: DataSettings, split: str, files: SplitFiles) -> list[Exampl
     """The examples of a split of one of `DATASETS`."""
     own = settings.data_dir / settings.dataset
     folders = [own] if settings.dataset == WORLD else [own, settings.data_dir]
-    if settings.dataset == WORLD and not (own / DATASETS[WORLD]["validation"].annotations).exists():
-        write_world(own)
+    last = own / DATASETS[WORLD]["validation"].annotations
+    if settings.dataset == WORLD and not last.exists():
+        with waiting(own, "the bundled world"):
+            if not last.exists():
+                write_world(own)
     for folder in folders:
         paths = folder / files.questions, folder / files.annotations
         if all(path.is_file() for path in paths):

@@ -21,13 +21,14 @@ from torch.nn.functional import normalize
 
 from icdsel.console import note, warn
 from icdsel.errors import DataError, VlmError
-from icdsel.files import write_bytes
+from icdsel.files import remove_leftovers, write_bytes
+from icdsel.lock import waiting
 from icdsel.records import Example
 
 if TYPE_CHECKING:
     from icdsel.encoders import Encoder
 
-PART_ROWS = 8192  # images or questions in a part file, at most this many are computed again after an interruption
+PART_ROWS = 2048  # images or questions in a part file, at most this many are computed again after an interruption
 STEP = 256  # images or questions that an encoder is given at once: how often a progress bar moves
 
 _Item = TypeVar("_Item", bound=Hashable)
@@ -109,10 +110,14 @@ def encode(
     images, image_of = _distinct(example.image for example in examples)
     questions, question_of = _distinct(example.question for example in examples)
     path = cache_dir / f"{split}_embeddings_{_fingerprint(examples, images, image_of, encoder)}.safetensors"
-    kept = _read(path, {"image": len(images), "question": len(questions)})
-    if kept is None:
-        kept = _compute(images, questions, encoder, path, _in_rows(on_done, len(examples), len(images + questions)))
-    else:
+    rows = {"image": len(images), "question": len(questions)}
+    computed = None
+    if (kept := _read(path, rows)) is None:
+        with waiting(path, f"embeddings of {split}"):
+            if (kept := _read(path, rows)) is None:
+                advance = _in_rows(on_done, len(examples), len(images + questions))
+                kept = computed = _compute(images, questions, encoder, path, advance)
+    if computed is None:
         kept = _try_again(kept, images, encoder, path)
         if on_done:
             on_done(len(examples))
@@ -181,6 +186,7 @@ def _compute(
     advance: Callable[[int], None],
 ) -> _Kept:
     parts, cut = path.with_suffix(".parts"), encoder.truncated
+    remove_leftovers(path)
     image, broken = _in_parts("image", images, encoder.embed_images, parts, encoder.name, advance)
     question, _ = _in_parts("question", questions, lambda t: (encoder.embed_texts(t), {}), parts, encoder.name, advance)
     kept = _Kept({"image": image, "question": question}, broken)

@@ -153,7 +153,7 @@ class FeatureCache:
             return
         try:
             yield from zip(paths, self._encode([prepared[path] for path in paths]), strict=True)
-        except (OSError, ValueError) as error:  # what the model cannot take: find which
+        except (OSError, ValueError, RuntimeError) as error:  # what the model or the memory cannot take: find which
             if len(paths) == 1:
                 self._break(paths[0], error)
                 return

@@ -1,5 +1,6 @@
-"""Writing files whole: beside, synced, renamed."""
+"""Writing files whole: beside, synced, renamed. Journals: appended to, synced, cut and at last renamed."""
 
+import glob
 import json
 import os
 from collections.abc import Iterable
@@ -16,14 +17,30 @@ def write_bytes(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(path)
+        move(beside, path)
     finally:
         beside.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
+
+
+def move(path: Path, target: Path) -> None:
+    """Renames a file within its folder, so that the new name survives a power cut."""
+    path.replace(target)
+    _sync_folder(target.parent)
+
+
+def remove_leftovers(*paths: Path) -> None:
+    """Removes what killed processes left of writing these files; only for who alone writes them (`icdsel.lock`)."""
+    for path in paths:
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+            left.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    held = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)  # the rename itself must survive a power cut
+        os.fsync(held)
     finally:
-        os.close(folder)
+        os.close(held)
 
 
 def write_text(path: Path, content: str) -> None:
@@ -36,10 +53,26 @@ def write_json(path: Path, value: Any, indent: int | None = None) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False) + "\n")
 
 
+def journal_of(path: Path) -> Path:
+    """Where a result is journalled until it is whole: `NAME.part` beside it."""
+    return path.with_name(path.name + ".part")
+
+
 def append_lines(path: Path, lines: Iterable[str]) -> None:
     """Appends lines to a journal and syncs it; after a crash at most the last lines are torn."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    new = not path.exists()
     with path.open("ab") as file:
         file.write("".join(f"{line}\n" for line in lines).encode())
         file.flush()
         os.fsync(file.fileno())
+    if new:
+        _sync_folder(path.parent)
+
+
+def cut(path: Path, size: int) -> None:
+    """Cuts a journal to its first `size` bytes, where it exists and is longer."""
+    if path.exists() and path.stat().st_size > size:
+        with path.open("r+b") as file:
+            file.truncate(size)
+            os.fsync(file.fileno())

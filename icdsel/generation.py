@@ -18,8 +18,9 @@ from icdsel.checkpoint import load_policy, require_width
 from icdsel.console import note, progress
 from icdsel.datasets import Split
 from icdsel.errors import CheckpointError, RlDataError
-from icdsel.files import append_lines
+from icdsel.files import append_lines, cut, journal_of, move, remove_leftovers
 from icdsel.lever_plus.samplers import anchors
+from icdsel.lock import locked
 from icdsel.metrics import answer_weights
 from icdsel.policy import CosineNetwork, PointerNetwork
 from icdsel.proposals import propose
@@ -100,37 +101,42 @@ def generate(
     A file that was made of the same things stays as it is. `overwrite` moves one that was not aside.
 
     Raises:
-        RlDataError: the file was made under other settings and `overwrite` is False; every VLM call failed.
+        RlDataError: the file was made under other settings and `overwrite` is False; another process writes it; every
+            VLM call failed.
         UserError: dataset, model or checkpoint are missing or unfit.
     """
     whole = output or rl_data_path(settings)
     path = shard.path(whole) if shard else whole
-    part = path.with_name(path.name + ".part")
+    part = journal_of(path)
     init = settings.proposals.init
     if init and not init.is_file():
         raise CheckpointError(f"--init {init} does not exist")
     sources = sources or open_sources(settings)
     network = proposer(settings, sources.seen.shape[1])
     made_of = rl_data_identity(settings, sources)
-    log = path.with_suffix(".log")
-    claim((path, part), side_path(path), made_of, str(path), RlDataError, REMEDY, overwrite, along=[log])
-    new = not path.exists()
-    if new:
+    made = (path, part), side_path(path), made_of, str(path), RlDataError, REMEDY, overwrite
+    if stands(*made) and path.exists():
+        return _summary(path)
+    with locked(path, str(path), RlDataError):
+        log = path.with_suffix(".log")
+        claim(*made, along=[log])
+        if path.exists():  # another process has just finished it
+            return _summary(path)
+        remove_leftovers(path, side_path(path))
         queries = sources.queries(_queries(sources), settings.proposals.query_split, settings.proposals.shots)
         write_side_file(side_path(path), settings, made_of, str(sources.vlm.device))
         log_to(log, str(sources.vlm.device))
         scored = {} if shard else _scored_in_shards(whole, made_of)
         started = time.monotonic()
         count = _write_units(sources, queries, network, part, shard, scored)
-        part.replace(path)
+        move(part, path)
         if count:
             record_work(side_path(path), {"scoring": {"seconds": time.monotonic() - started, "count": count}})
         if told := sources.vlm.images.shortage():
             note(told)
-    summary = _summary(path)
-    if new:
+        summary = _summary(path)
         log_only(str(summary))
-    return summary
+        return summary
 
 
 def unscored(sources: Sources, overwrite: bool = False) -> int:
@@ -140,7 +146,7 @@ def unscored(sources: Sources, overwrite: bool = False) -> int:
         RlDataError: the file was made under other settings and `overwrite` is False.
     """
     path = rl_data_path(sources.settings)
-    part = path.with_name(path.name + ".part")
+    part = journal_of(path)
     made_of = rl_data_identity(sources.settings, sources)
     there = stands((path, part), side_path(path), made_of, str(path), RlDataError, REMEDY, overwrite)
     if there and path.exists():
@@ -188,7 +194,7 @@ def _scored_in_shards(whole: Path, made_of: Identity) -> dict[int, str]:
         if told := differences(read_side_file(side)["identity"], made_of):
             note(f"{path} is left alone, it was made under other settings: {told[0]}")
             continue
-        for file in (path, path.with_name(path.name + ".part")):
+        for file in (path, journal_of(path)):
             if file.exists():
                 for line in file.read_bytes().splitlines(keepends=True):
                     if isinstance(question_id := _question_id(line), int):
@@ -212,9 +218,7 @@ def _write_units(
     units = _units(examples)
     numbers = range(len(units))[shard.number - 1 :: shard.of] if shard else range(len(units))
     done, size = _whole_units(part, [units[number] for number in numbers])
-    if part.exists():
-        with part.open("r+b") as file:
-            file.truncate(size)
+    cut(part, size)
     count = 0
     pools = queries.pools
     everyone = [example.question_id for example in train] if pools.shared else []

@@ -5,17 +5,18 @@ import json
 import random
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from icdsel.answering import answer_queries, prompt_of, whole_units
 from icdsel.checkpoint import convert, v2_path
-from icdsel.console import note, progress
+from icdsel.console import note
 from icdsel.errors import CheckpointError, RunError
-from icdsel.files import write_text
+from icdsel.files import journal_of, remove_leftovers, write_text
 from icdsel.lever_plus.checkpoints import ConversionWarning
-from icdsel.metrics import majority_answer
+from icdsel.lock import locked
 from icdsel.provenance import (
     Identity,
     claim,
@@ -27,14 +28,12 @@ from icdsel.provenance import (
     stands,
     write_side_file,
 )
-from icdsel.records import Answer, Example, Pointer
+from icdsel.records import Example
 from icdsel.run_log import log_only, log_to, logged
-from icdsel.scoring import accuracies, prediction_of
 from icdsel.selectors import Selectors, random_seed, scored_path
 from icdsel.settings import DataSettings, Selector, Settings, unusual
 from icdsel.sources import Queries, Sources, open_sources
 from icdsel.train import SIDE_FILE, find_run
-from icdsel.vlm import Request
 
 CACHES = ("image_cache_mb", "image_cache_dir", "image_cache_disk_mb")
 # What every selector stands beside.
@@ -55,7 +54,7 @@ class Row:
 def predictions_dir(settings: Settings) -> Path:
     """`results/<dataset>/infer/<Sampler>_<Model>`, with what differs from the default pools and prompts behind it."""
     places = ("preset", "dataset", "sampler", "data_dir", "image_dir", "results_dir", "on_image_error")
-    machine = ("model", "device", "dtype", "batch_tokens", *CACHES)
+    machine = ("model", "device", "dtype", "batch_tokens", "max_failed", *CACHES)
     usual = settings.usual()
     other: list[str] = [] if settings.data.preset == DataSettings().preset else [settings.data.preset]
     other += unusual(settings.data, usual["data"], places) + unusual(settings.vlm, usual["vlm"], machine)
@@ -106,31 +105,38 @@ def _row(
     policy_file: Path | None,
     overwrite: bool,
 ) -> Row:
-    """One selector's predictions; numbers of shots that were answered before are kept."""
+    """One selector's predictions; numbers of shots that were answered before are kept.
+
+    What is new is written to a journal, `NAME.jsonl.part`, and joins what stands in `NAME.jsonl` when it is whole.
+
+    Raises:
+        RunError: another process writes this row, or it was made under other settings.
+    """
     settings = sources.settings
     label = _label(settings, selector, policy_file)
     subset = _subset_name(settings, len(queries.examples))
     path, side = _files(settings, label, subset)
-    made_of = _identity(settings, sources, selector, policy_file)
-    records: list[dict[str, Any]] = []
-    log = path.with_suffix(".log")
-    if claim((path,), side, made_of, str(path), RunError, REMEDY, overwrite, along=[log]):
-        records = read_predictions(path)
+    part = journal_of(path)
+    made = (path, part), side, _identity(settings, sources, selector, policy_file), str(path), RunError, REMEDY
+    own = {"checkpoint": str(policy_file)} if selector == "policy" else {}  # whose run the page shows
+
+    def describe() -> None:
+        write_side_file(side, settings, made[2], str(sources.vlm.device), name=label, set=subset, **own)
+
     wanted = shots_of(selector, settings)
-    missing = _missing(wanted, records)
-    if missing:
-        log_to(log, str(sources.vlm.device))
-        started = time.monotonic()
-        records += _answer(sources, queries, choose, selector, label, missing)
-        records.sort(key=lambda record: int(record["shots"]))  # stable: queries keep their order
-        write_text(path, "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in records))
-        own = {"checkpoint": str(policy_file)} if selector == "policy" else {}  # whose run the page shows
-        write_side_file(side, settings, made_of, str(sources.vlm.device), name=label, set=subset, **own)
-        if selector != "majority":
-            images = sum(shots + 1 for shots in missing) * len(queries.examples)
-            record_work(side, {"answering": {"seconds": time.monotonic() - started, "count": images}})
-    else:
+    records = _read_standing(path) if stands(*made, overwrite) else []
+    if not _missing(wanted, records):
         note(f"{label}: answered before, {path}")
+    if _missing(wanted, records) or part.exists():
+        with locked(path, str(path), RunError):
+            log = path.with_suffix(".log")
+            records = _read_standing(path) if claim(*made, overwrite, along=[log]) else []
+            remove_leftovers(path, side)
+            if missing := _missing(wanted, records):
+                log_to(log, str(sources.vlm.device))
+                records = _complete(sources, queries, choose, label, selector, missing, records, path, describe)
+            if whole_units(part).keys() <= set(map(prompt_of, records)):  # else it is for other numbers of shots
+                part.unlink(missing_ok=True)
     scores: dict[int, list[float]] = {}
     for record in records:
         if "error" not in record and record["shots"] in wanted:
@@ -140,6 +146,31 @@ def _row(
     told = ", ".join(f"{shots}: {100 * value:.1f}" for shots, value in accuracy.items())
     log_only(f"{label}: VQA accuracy by shots {told}; {failed} calls failed")
     return Row(label, path, accuracy, failed)
+
+
+def _complete(
+    sources: Sources,
+    queries: Queries,
+    choose: Selectors,
+    label: str,
+    selector: Selector,
+    missing: Sequence[int],
+    records: Sequence[dict[str, Any]],
+    path: Path,
+    describe: Callable[[], None],
+) -> list[dict[str, Any]]:
+    """Answers at the `missing` numbers of shots, writes the row with what it had, and has the side file written."""
+    if not path.exists():
+        describe()  # without it nobody knows what a journal is made of
+    started = time.monotonic()
+    new, images = answer_queries(sources, queries, choose, selector, label, missing, journal_of(path))
+    made = sorted([*records, *new], key=lambda record: int(record["shots"]))  # stable: queries keep their order
+    write_text(path, "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in made))
+    describe()
+    if images and selector != "majority":
+        work = {"seconds": time.monotonic() - started, "count": images}
+        record_work(path.with_suffix(".meta.json"), {"answering": work})
+    return made
 
 
 def unanswered(
@@ -154,8 +185,9 @@ def unanswered(
     label = _label(settings, selector, policy_file)
     path, side = _files(settings, label, _subset_name(settings, count))
     made_of = _identity(settings, sources, selector, policy_file)
-    there = stands((path,), side, made_of, str(path), RunError, REMEDY, overwrite)
-    return _missing(shots_of(selector, settings), read_predictions(path) if there else [])
+    part = journal_of(path)
+    there = stands((path, part), side, made_of, str(path), RunError, REMEDY, overwrite)
+    return _missing(shots_of(selector, settings), _read_standing(path) if there else [])
 
 
 def shots_of(selector: Selector, settings: Settings) -> tuple[int, ...]:
@@ -174,6 +206,11 @@ def _files(settings: Settings, label: str, subset: str) -> tuple[Path, Path]:
     return path, path.with_suffix(".meta.json")
 
 
+def _read_standing(path: Path) -> list[dict[str, Any]]:
+    """The records of a row; none where so far it has a journal alone."""
+    return read_predictions(path) if path.exists() else []
+
+
 def read_predictions(path: Path) -> list[dict[str, Any]]:
     """The records of a predictions file.
 
@@ -181,7 +218,7 @@ def read_predictions(path: Path) -> list[dict[str, Any]]:
         RunError: a line is damaged.
     """
     records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):  # of bytes: an answer may hold U+2028
         try:
             record = json.loads(line)
             _ = (
@@ -272,50 +309,3 @@ def queries_to_answer(sources: Sources) -> list[Example]:
     if settings.infer.subset == "random":
         rows = sorted(random.Random(settings.data.seed).sample(range(len(split)), wanted))
     return [split[row] for row in rows]
-
-
-def _answer(
-    sources: Sources, queries: Queries, choose: Selectors, selector: Selector, label: str, shot_counts: Sequence[int]
-) -> list[dict[str, Any]]:
-    """Chooses, asks and scores: a record for each query and number of shots."""
-    # The majority answer is that of the nearest neighbours, the strongest choice that needs no training.
-    chooser = "nearest-both" if selector == "majority" else selector
-    pointers = {shots: choose.choose(chooser, shots) for shots in shot_counts}
-    for shots in shot_counts:
-        if all(pointer is None for pointer in pointers[shots]):
-            note(f"{label}: no query has a scored pointer of {shots} ICDs, left out")
-    # A query's prompts stand together: pointers that begin alike are read once up to there.
-    asked = [
-        (query, pointer)
-        for q, query in enumerate(queries.examples)
-        for shots in shot_counts
-        if (pointer := pointers[shots][q]) is not None
-    ]
-    records: dict[int, dict[str, Any]] = {}
-    answered, total = 0, 0.0
-    with progress(label, len(asked)) as advance:
-
-        def score(answers: Mapping[int, Answer]) -> None:
-            nonlocal answered, total
-            for i, answer in answers.items():
-                records[i] = _record(sources.settings, *asked[i], answer)
-                if answer.error is None:
-                    answered, total = answered + 1, total + records[i]["accuracy"]
-            advance(len(answers), f"accuracy {100 * total / answered:.1f}" if answered else "")
-
-        train = sources.train
-        if selector == "majority":  # no VLM
-            majority = (majority_answer([train.by_id(i).answer for i in pointer]) for _, pointer in asked)
-            score(dict(enumerate(map(Answer, majority))))
-        else:
-            sources.vlm.answer([Request(tuple(map(train.by_id, p)), q) for q, p in asked], score)
-    return [records[i] for i in range(len(asked))]
-
-
-def _record(settings: Settings, query: Example, pointer: Pointer, answer: Answer) -> dict[str, Any]:
-    """What is written of an answer: the prediction and its accuracies, or why there is none."""
-    record: dict[str, Any] = {"question_id": query.question_id, "shots": len(pointer), "icds": list(pointer)}
-    if answer.error is not None:
-        return record | {"error": answer.error}
-    prediction = prediction_of(answer, settings.vlm)
-    return record | {"prediction": prediction} | accuracies(prediction, query, settings.data.metric)

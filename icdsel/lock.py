@@ -5,10 +5,10 @@ import fcntl
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from icdsel.console import warn
+from icdsel.console import note, warn
 from icdsel.errors import UserError
 
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
@@ -36,17 +36,59 @@ def locked(result: Path, what: str, error: type[UserError]) -> Iterator[None]:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            owner = os.pread(held, 200, 0).decode(errors="replace").strip() or "another process"
             raise error(
-                f"{what} is being written by {owner}. Wait until it is done and give the command again, or write "
-                f"elsewhere (--results-dir, --run, --output)."
+                f"{what} is being written by {_owner(held)}. Wait until it is done and give the command again, or "
+                f"write elsewhere (--results-dir, --run, --output)."
             ) from None
         except OSError as failure:
             if failure.errno not in _UNSUPPORTED:
                 raise
             warn(f"{path.parent} knows no locks ({failure.strerror}): see that no other process writes {what}")
-        os.ftruncate(held, 0)
-        os.pwrite(held, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        _sign(held)
         yield
     finally:
         os.close(held)  # which ends the lock
+
+
+@contextmanager
+def waiting(result: Path, what: str) -> Iterator[None]:
+    """Holds the lock of `result` as `locked` does, once nobody else has it; no lock is no reason to fail.
+
+    For what several processes may need and any of them can make, such as a cache: who waited looks again whether it
+    is there.
+
+    Args:
+        result: What is written.
+        what: Its name in messages.
+    """
+    path = result.with_name(f".{result.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError:  # a folder that cannot be written: whoever has something to write there will say so
+        yield
+        return
+    try:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            note(f"{what}: waiting for {_owner(held)}, which makes the same")
+            fcntl.flock(held, fcntl.LOCK_EX)
+        except OSError as failure:
+            if failure.errno not in _UNSUPPORTED:
+                raise
+        with suppress(OSError):  # a full disk: whoever has something to write there will say so
+            _sign(held)
+        yield
+    finally:
+        os.close(held)
+
+
+def _sign(held: int) -> None:
+    """Writes down who holds the lock."""
+    os.ftruncate(held, 0)
+    os.pwrite(held, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+
+
+def _owner(held: int) -> str:
+    return os.pread(held, 200, 0).decode(errors="replace").strip() or "another process"

@@ -39,8 +39,8 @@ def fingerprint_file(path: Path) -> str:
 
 def identity(settings: Settings, *tables: str, leave_out: Iterable[str] = ()) -> Identity:
     """The settings of `tables` as a flat mapping, without those that cannot change a result (paths, memory)."""
-    silent = {"data.data_dir", "data.image_dir", "data.results_dir", "vlm.batch_tokens", "vlm.image_cache_mb"}
-    silent |= {"vlm.image_cache_dir", "vlm.image_cache_disk_mb"}
+    silent = {"data.data_dir", "data.image_dir", "data.results_dir", "vlm.batch_tokens", "vlm.max_failed"}
+    silent |= {"vlm.image_cache_mb", "vlm.image_cache_dir", "vlm.image_cache_disk_mb"}
     # Of files and models their fingerprints count, wherever they lie.
     silent |= {"data.train_embeddings", "data.encoder", "data.sampler_encoder"}
     silent |= {"data.preset", "data.on_image_error", "data.max_image_pixels"}  # what they set counts
@@ -129,7 +129,11 @@ def require_same(side_file: Path, now: Identity, what: str, error: type[UserErro
     Raises:
         UserError: of the class `error`; the message names each setting that differs.
     """
-    differing = differences(read_side_file(side_file)["identity"], now)
+    try:
+        made_of = read_side_file(side_file)["identity"]
+    except RunError as problem:
+        raise error(f"what {what} was made of cannot be told: {problem}\n{remedy}") from None
+    differing = differences(made_of, now)
     if differing:
         raise error(f"{what} was made under other settings:\n  " + "\n  ".join(differing) + f"\n{remedy}")
 
@@ -155,7 +159,9 @@ def claim(
         return False
     if stands(paths, side_file, now, what, error, remedy, overwrite):
         return True
-    for moved in move_aside(*paths, side_file, *along):
+    # The side file goes first: without it nothing is taken for data of other settings, should this be cut short.
+    aside = paths if side_file.parent in paths else (side_file, *along, *paths)
+    for moved in move_aside(*aside):
         note(f"moved what was there to {moved}")
     return False
 

@@ -207,6 +207,8 @@ class VlmSettings(Table):
     """Images are shrunk to at most this many pixels. [by the model's processor]"""
     batch_tokens: int = Field(16_384, ge=1)
     """Tokens of prompts that the VLM reads at once; less needs less memory, answers stay the same."""
+    max_failed: float = Field(0.1, ge=0, le=1)
+    """Share of calls that may fail; the run stops where it is more, and what was finished is kept."""
     image_cache_mb: int = Field(1024, ge=0)
     """Memory for the visual features of images already seen."""
     image_cache_dir: Path | None = None

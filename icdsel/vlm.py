@@ -27,6 +27,7 @@ from icdsel.settings import MODEL_ALIASES, TINY_VLM, VlmSettings
 
 TINY_VLM_DIR = Path(__file__).parent / "demo" / "tiny_vlm"
 NOT_FINITE = "the model's logits are not finite"
+FEW = 32  # calls: of fewer, as many may fail as of so many
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ class Vlm(ABC):
             self.images_at_once,
             self._spill(),
         )
+        self._asked = 0
+        self._failures: list[str] = []
         self._fits: int | None = None  # prompts that are tried at once, after the memory did not suffice for more
         eos = model.generation_config.eos_token_id
         self._stops = {*(eos if isinstance(eos, list) else [eos]), processor.tokenizer.eos_token_id} - {None}
@@ -111,9 +114,9 @@ class Vlm(ABC):
     def _within_memory(
         self, batches: Iterable[list[int]], answer: Callable[[list[int]], dict[int, Answer]]
     ) -> Iterator[dict[int, Answer]]:
-        """The answers of batches; one that the device's memory has no room for is halved, and so are later ones.
+        """The answers of batches; one that fails is halved, and for want of memory later ones are too.
 
-        A prompt that does not fit alone fails.
+        A prompt that fails alone has failed.
         """
         for whole in batches:
             most = self._fits or len(whole)
@@ -122,25 +125,30 @@ class Vlm(ABC):
                 batch = parts.popleft()
                 try:
                     yield answer(batch)
-                except torch.OutOfMemoryError as error:
-                    reason = str(error).splitlines()[0]
+                except (torch.OutOfMemoryError, MemoryError) as error:
+                    scarce, reason = True, f"out of memory for a single prompt: {reason_of(error)}"
+                except Exception as error:  # noqa: BLE001 - what a model raises differs; too many stop the run
+                    scarce, reason = False, f"{type(error).__name__}: {reason_of(error)}"
                 else:
                     continue
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()  # after the exception is gone: it held the batch's tensors
                 if len(batch) == 1:
-                    yield {batch[0]: Answer("", error=f"out of memory for a single prompt: {reason}")}
+                    yield {batch[0]: Answer("", error=reason)}
                 else:
                     half = len(batch) // 2
                     parts.extendleft([batch[half:], batch[:half]])
-                    self._fits = half
+                    self._fits = half if scarce else self._fits
 
     def answer(
         self, requests: Sequence[Request], on_answers: Callable[[Mapping[int, Answer]], None] | None = None
     ) -> list[Answer]:
-        """Answer every request and score its references; a request that fails carries its error.
+        """Answer every request and score its references; a request that fails twice carries its error.
 
         `on_answers` is called with answers as they come, by their place in `requests`.
+
+        Raises:
+            VlmError: of all calls so far more failed than `max_failed` allows.
         """
         answers: dict[int, Answer] = {}
         for at in range(0, len(requests), self.chunk):
@@ -148,6 +156,7 @@ class Vlm(ABC):
                 answers |= made
                 if on_answers:
                     on_answers(made)
+            self._stop_if_too_many_failed()
         return [answers[i] for i in range(len(requests))]
 
     def _answer_chunk(self, requests: Sequence[Request], at: int) -> Iterator[dict[int, Answer]]:
@@ -164,7 +173,23 @@ class Vlm(ABC):
                 fine[i] = request
         if failed:
             yield failed
-        yield from self._answer_all(fine)
+        again: list[int] = []
+        for made in self._answer_all(fine):
+            again += [i for i, answer in made.items() if answer.error is not None]
+            yield {i: answer for i, answer in made.items() if answer.error is None}
+        for i in again:  # alone: it may have been the company, or have passed
+            for made in self._answer_all({i: fine[i]}):
+                self._failures += [answer.error for answer in made.values() if answer.error is not None]
+                yield made
+        self._asked += len(fine)
+
+    def _stop_if_too_many_failed(self) -> None:
+        failed, most = len(self._failures), self.settings.max_failed
+        if failed > most * max(self._asked, FEW):
+            raise VlmError(
+                f"{failed} of {self._asked} VLM calls failed, more than --max-failed {most:g} allows; the last: "
+                f"{self._failures[-1]}. What was finished is kept: give the same command again when this is mended."
+            )
 
     @torch.inference_mode()
     def embed_images(self, paths: Sequence[Path]) -> Tensor:

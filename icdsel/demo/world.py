@@ -7,6 +7,7 @@ OK-VQA's (questions, annotations with ten human-like answers, images), so the re
 """
 
 import math
+import os
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -197,7 +198,7 @@ def write_world(folder: Path) -> None:
     The same bytes on every machine with the same Pillow and numpy. The annotations of the last split are
     written last, so a folder that holds them all is whole.
     """
-    first_id = 1
+    first_id, last = 1, [*SPLIT_SIZES][-1]
     for split, size in SPLIT_SIZES.items():
         images = folder / "images" / split
         images.mkdir(parents=True, exist_ok=True)
@@ -207,5 +208,7 @@ def write_world(folder: Path) -> None:
             questions.append(question)
             annotations.append(annotation)
         write_json(folder / f"questions_{split}.json", {"questions": questions})
+        if split == last:
+            os.sync()  # the images, before the file that says they are all there
         write_json(folder / f"annotations_{split}.json", {"annotations": annotations})
         first_id += size
