@@ -390,6 +390,50 @@ def runs(
 
 
 @app.command()
+@with_settings("data", "vlm", "proposals", "reward", leave_out=["proposals.query_split"])
+def check(
+    settings: Settings,
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="PATH",
+            help="Datasets, RL data, runs' folders, checkpoints. [the dataset that is set]",
+            show_default=False,
+        ),
+    ] = None,
+    images: Annotated[bool, typer.Option("--images", help="Open every image of a dataset, too.")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the list to this file too.")] = None,
+) -> None:
+    """Lists what is wrong with a dataset, RL data, a run or a checkpoint; exit code 1 if something must be fixed.
+
+    What a path is, is recognised. No VLM is asked and nothing in a file is run. RL data are held against the dataset
+    and settings of now.
+
+    For example:
+
+    ```
+    icdsel check --dataset okvqa --images
+    icdsel check results/okvqa/generated_data/*.jsonl --dataset okvqa
+    icdsel check results/world/model_cpk/my-run policy.ckpt --json report.json
+    ```
+    """
+    from icdsel.check.findings import report
+    from icdsel.check.paths import check as check_paths
+    from icdsel.files import write_json
+    from icdsel.report import findings_list
+
+    checked = check_paths(settings, paths or (), images)
+    for one in checked:
+        out.print(findings_list(one), soft_wrap=False)
+    if json_file:
+        write_json(json_file, report(checked), indent=1)
+        note(f"Written to {json_file}")
+    if count := sum(one.must_be_fixed for one in checked):
+        warn(f"entries that must be fixed: {count}")
+        raise typer.Exit(1)
+
+
+@app.command()
 @with_settings("data", "vlm")
 def bench(
     settings: Settings,

@@ -8,13 +8,13 @@ from typing import Any
 
 from icdsel import hub_data
 from icdsel.demo.world import write_world
-from icdsel.errors import DataError
+from icdsel.errors import DataError, Refuse, stop
 from icdsel.lock import waiting
 from icdsel.records import Example
 from icdsel.settings import WORLD, DataSettings
-from icdsel.vqa_files import read_json_lines, read_official, read_preprocessed, refuse_repeated
+from icdsel.vqa_files import read_every_split, read_json_lines, read_official, read_preprocessed, refuse_repeated
 
-__all__ = ["DATASETS", "JSON_LINES", "Split", "load_split"]
+__all__ = ["DATASETS", "JSON_LINES", "Split", "load_every_split", "load_split"]
 
 JSON_LINES = ".jsonl"
 
@@ -107,6 +107,39 @@ def load_split(settings: DataSettings, split: str) -> Split:
     if settings.dataset.endswith(JSON_LINES):
         path = _json_lines_file(settings)
         return Split(split, read_json_lines(path, split, settings.image_dir or path.parent, settings.shown_answer))
+    return Split(split, _named(settings, split))
+
+
+def load_every_split(settings: DataSettings, refuse: Refuse) -> dict[str, list[Example]]:
+    """All that can be read of a dataset, by split, sorted by question_id, as `load_split` reads each split.
+
+    Args:
+        settings: As for `load_split`.
+        refuse: Gets every error: of single records, which are then left out (but for repeated question_ids), and
+            of splits, which are then missing.
+    """
+    splits: dict[str, list[Example]] = {}
+    try:
+        if settings.dataset.endswith(JSON_LINES):
+            path = _json_lines_file(settings)
+            splits = read_every_split(path, settings.image_dir or path.parent, settings.shown_answer, refuse)
+    except DataError as error:
+        refuse(error)
+    named = DATASETS.get(settings.dataset, () if settings.dataset.endswith(JSON_LINES) else ("train", "validation"))
+    for split in named:
+        try:
+            if settings.dataset.startswith(hub_data.PREFIX):
+                path = hub_data.fetch_split(settings.dataset, split, settings.data_dir)
+                splits |= read_every_split(path, path.parent, settings.shown_answer, refuse)
+            else:
+                splits[split] = _named(settings, split, refuse)
+        except DataError as error:
+            refuse(error)
+    return {name: sorted(examples, key=lambda example: example.question_id) for name, examples in splits.items()}
+
+
+def _named(settings: DataSettings, split: str, refuse: Refuse = stop) -> list[Example]:
+    """The examples of a split of one of `DATASETS`."""
     if settings.dataset not in DATASETS:
         raise DataError(
             f"unknown dataset {settings.dataset!r}: there are {', '.join(DATASETS)}, files of JSON lines "
@@ -115,11 +148,7 @@ def load_split(settings: DataSettings, split: str) -> Split:
     splits = DATASETS[settings.dataset]
     if split not in splits:
         raise DataError(f"{settings.dataset} has no split {split!r}: there are {', '.join(splits)}")
-    return Split(split, _named(settings, split, splits[split]))
-
-
-def _named(settings: DataSettings, split: str, files: SplitFiles) -> list[Example]:
-    """The examples of a split of one of `DATASETS`."""
+    files = splits[split]
     own = settings.data_dir / settings.dataset
     folders = [own] if settings.dataset == WORLD else [own, settings.data_dir]
     last = own / DATASETS[WORLD]["validation"].annotations
@@ -130,11 +159,12 @@ def _named(settings: DataSettings, split: str, files: SplitFiles) -> list[Exampl
     for folder in folders:
         paths = folder / files.questions, folder / files.annotations
         if all(path.is_file() for path in paths):
-            return read_official(*paths, _image_of(settings, folder, files), settings.shown_answer)
+            return read_official(*paths, _image_of(settings, folder, files), settings.shown_answer, refuse)
     for folder in _preprocessed_folders(settings) if files.preprocessed else ():
         path = folder / files.preprocessed
         if path.is_file():
-            return read_preprocessed(path, settings.dataset, _image_of(settings, folder, files), settings.shown_answer)
+            images = _image_of(settings, folder, files)
+            return read_preprocessed(path, settings.dataset, images, settings.shown_answer, refuse)
     raise _missing(settings, split, files, own if own.is_dir() else folders[-1])
 
 

@@ -1,5 +1,7 @@
 """What a user can cause: one class per kind of mistake, with the remedy in the message."""
 
+from collections.abc import Callable
+
 
 class UserError(Exception):
     """What a user can cause: one class per kind, with the remedy in the message.
@@ -30,3 +32,12 @@ class RunError(UserError):
 
 class VlmError(UserError):
     """A vision-language model cannot be found or used."""
+
+
+Refuse = Callable[[UserError], None]
+"""What a reader does with an error: raise it, or note it and go on without what it is about."""
+
+
+def stop(error: UserError) -> None:
+    """Raises `error`: what readers do unless told otherwise."""
+    raise error

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from icdsel.errors import DataError
+from icdsel.errors import DataError, Refuse, stop
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
@@ -60,8 +60,12 @@ def read_list(path: Path, key: str) -> Iterator[tuple[str, Any]]:
         raise DataError(f'{path}: the list "{key}" is missing or is empty{held}')
 
 
-def read_lines(path: Path) -> Iterator[tuple[str, Any]]:
+def read_lines(path: Path, refuse: Refuse = stop) -> Iterator[tuple[str, Any]]:
     """The values of a file of JSON lines; empty lines and a byte order mark are passed over.
+
+    Args:
+        path: A UTF-8 file.
+        refuse: Gets the error of a damaged line, which is then passed over too.
 
     Yields:
         Where the value stands ("line 3"), and the value.
@@ -74,16 +78,20 @@ def read_lines(path: Path) -> Iterator[tuple[str, Any]]:
             start = 0
             for number, line in enumerate(file, 1):
                 mark = _mark(line) if number == 1 else 0
-                text = _decoded(path, line, mark, start).rstrip(" \t\r\n")
-                if text:
+                begin, start = start, start + len(line)
+                try:
+                    text = _decoded(path, line, mark, begin).rstrip(" \t\r\n")
+                    if not text:
+                        continue
                     at = _Place(text)
-                    try:
-                        value = at.value()
-                        at.end()
-                    except json.JSONDecodeError as error:
-                        raise _damaged(path, error, number, start + mark) from None
+                    value = at.value()
+                    at.end()
+                except DataError as error:
+                    refuse(error)
+                except json.JSONDecodeError as error:
+                    refuse(_damaged(path, error, number, begin + mark))
+                else:
                     yield f"line {number}", value
-                start += len(line)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
 

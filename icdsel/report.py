@@ -5,10 +5,12 @@ from datetime import datetime
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Group
 from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
+from icdsel.check.findings import Checked, plain
 from icdsel.infer import Row
 from icdsel.plan import Estimate
 from icdsel.runs import RunSummary, age
@@ -98,6 +100,27 @@ def _accuracies(run: RunSummary) -> str:
     largest = max(own, key=lambda answered: answered.n)
     lines = [f"{shots}: {accuracy:.1f}" for shots, accuracy in largest.accuracy.items()]
     return "\n".join([*lines, f"n = {largest.n}"])
+
+
+def findings_list(checked: Checked) -> Group:
+    """What is wrong with one path: how often, what, examples, and what to do."""
+    about = f": {checked.about}" if checked.about else ""
+    heading = Text(f"{plain(checked.name)} ({checked.is_a}{about})", style="bold")
+    if not checked.findings:
+        return Group(heading, Text("  nothing is wrong\n", style="green"))
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_header=False, leading=1)
+    table.add_column("severity", no_wrap=True)
+    table.add_column("count", justify="right", no_wrap=True)
+    table.add_column("what", overflow="fold")
+    for finding in checked.findings:
+        grave = finding.severity == "must be fixed"
+        share = f"\n{finding.count / finding.of:.1%}" if finding.of else ""
+        what = Text(finding.problem)
+        for example in finding.examples:
+            what.append(f"\n  {example}", style="dim")
+        what.append(f"\n→ {finding.remedy}")
+        table.add_row(Text(finding.severity, style="red" if grave else "yellow"), f"{finding.count:,}{share}", what)
+    return Group(heading, table)
 
 
 _MEASURED = {

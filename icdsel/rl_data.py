@@ -105,7 +105,7 @@ def read_rl_data(
     groups, rejected = [], Counter[str]()
     for number, record in enumerate(read_records(path), 1):
         try:
-            group = _group(record, rejected)
+            group = read_group(record, rejected)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise RlDataError(f"{path}, line {number}: {type(error).__name__} {error}: no RL data of icdsel") from None
         groups.append(group)
@@ -117,7 +117,12 @@ def read_rl_data(
     return RlData(kept, dict(rejected))
 
 
-def _group(record: Mapping[str, Any], rejected: Counter[str]) -> QueryGroup:
+def read_group(record: Mapping[str, Any], rejected: Counter[str]) -> QueryGroup:
+    """The group of one record, with the candidates that can be trained on; counts the others by reason.
+
+    Raises:
+        KeyError, TypeError, ValueError, OverflowError: it is no record of RL data, or its pool is none.
+    """
     told = record["candidate_pool_ids"]
     pool = None if told == "all" else tuple(int(question_id) for question_id in told)
     excluded = tuple(int(question_id) for question_id in record.get("excluded_ids", ()))

@@ -9,16 +9,24 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeVar
 
-from icdsel.errors import DataError
+from icdsel.errors import DataError, Refuse, stop
 from icdsel.json_records import read_lines, read_list
 from icdsel.metrics import majority_answer
 from icdsel.records import Example
 
-__all__ = ["SPLIT_NAMES", "read_json_lines", "read_official", "read_preprocessed", "refuse_repeated"]
+__all__ = [
+    "SPLIT_NAMES",
+    "RepeatedError",
+    "read_every_split",
+    "read_json_lines",
+    "read_official",
+    "read_preprocessed",
+    "refuse_repeated",
+]
 
 ShownAnswer = Literal["raw", "stemmed"]
 ImageOf = Callable[[int], Path]
@@ -31,10 +39,20 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|data:")
 _ID_LIMIT = 2**63  # question_ids travel in tensors
 
 
+class RepeatedError(DataError):
+    """`ids` stand more than once as question_ids."""
+
+    def __init__(self, where: object, ids: Sequence[int]) -> None:
+        super().__init__(f"{where}: {len(ids)} question_ids stand more than once, first {list(ids[:3])}")
+        self.ids = ids
+
+
 # --- VQA's form and what Lever-Plus makes of it -----------------------------------------------------------
 
 
-def read_official(questions: Path, annotations: Path, image_of: ImageOf, shown: ShownAnswer) -> list[Example]:
+def read_official(
+    questions: Path, annotations: Path, image_of: ImageOf, shown: ShownAnswer, refuse: Refuse = stop
+) -> list[Example]:
     """Read VQA's two files: `{"questions": [...]}` and `{"annotations": [...]}`, joined by question_id.
 
     Args:
@@ -44,6 +62,7 @@ def read_official(questions: Path, annotations: Path, image_of: ImageOf, shown: 
         image_of: Says where the image of an image_id lies.
         shown: What a demonstration answers where nobody says which answer counts: the majority of what people
             wrote ("raw"), or of the field `answer` ("stemmed"; OK-VQA stems it).
+        refuse: Gets the errors of single records; what it lets pass is left out, but for repeated question_ids.
 
     Raises:
         DataError: A file is damaged or not in this form, or the two do not belong together.
@@ -57,7 +76,7 @@ def read_official(questions: Path, annotations: Path, image_of: ImageOf, shown: 
         image_of_question[question_id] = record.get("image_id")
         return question_id
 
-    refuse_repeated(questions, _made(questions, read_list(questions, "questions"), ask))
+    refuse_repeated(questions, _made(questions, read_list(questions, "questions"), ask, refuse), refuse)
     unasked: list[int] = []
 
     def annotate(question_id: int, record: Record) -> Example | None:
@@ -73,19 +92,24 @@ def read_official(questions: Path, annotations: Path, image_of: ImageOf, shown: 
             )
         return example
 
-    made = _made(annotations, read_list(annotations, "annotations"), annotate)
+    made = _made(annotations, read_list(annotations, "annotations"), annotate, refuse)
     examples = [example for example in made if example is not None]
     if unasked or len(examples) < len(asked):
         unanswered = sorted(asked.keys() - {example.question_id for example in examples})
-        raise DataError(
-            f"{questions} and {annotations} do not belong together: {len(unasked)} annotations without a question "
-            f"(first {sorted(unasked)[:3]}), {len(unanswered)} questions without an annotation (first {unanswered[:3]})"
+        refuse(
+            DataError(
+                f"{questions} and {annotations} do not belong together: {len(unasked)} annotations without a question "
+                f"(first {sorted(unasked)[:3]}), {len(unanswered)} questions without an annotation "
+                f"(first {unanswered[:3]})"
+            )
         )
-    refuse_repeated(annotations, (example.question_id for example in examples))
+    refuse_repeated(annotations, (example.question_id for example in examples), refuse)
     return examples
 
 
-def read_preprocessed(path: Path, dataset: str, image_of: ImageOf, shown: ShownAnswer) -> list[Example]:
+def read_preprocessed(
+    path: Path, dataset: str, image_of: ImageOf, shown: ShownAnswer, refuse: Refuse = stop
+) -> list[Example]:
     """Read Lever-Plus's one file a split: VQA's annotations with each one's `question` (specification §1.1).
 
     Args:
@@ -93,6 +117,7 @@ def read_preprocessed(path: Path, dataset: str, image_of: ImageOf, shown: ShownA
         dataset: What it should hold, "okvqa" or "vqav2". Their records differ, and a file of the other is refused.
         image_of: As for `read_official`.
         shown: As for `read_official`.
+        refuse: As for `read_official`.
 
     Raises:
         DataError: The file is damaged, not in this form, or the other dataset's.
@@ -108,8 +133,8 @@ def read_preprocessed(path: Path, dataset: str, image_of: ImageOf, shown: ShownA
             )
         return example
 
-    examples = list(_made(path, read_list(path, "annotations"), make))
-    refuse_repeated(path, (example.question_id for example in examples))
+    examples = list(_made(path, read_list(path, "annotations"), make, refuse))
+    refuse_repeated(path, (example.question_id for example in examples), refuse)
     return examples
 
 
@@ -145,36 +170,8 @@ def read_json_lines(path: Path, split: str, images: Path, shown: ShownAnswer) ->
         DataError: A line is damaged, lacks something or names an image outside of `images`; or none belongs to
             the split.
     """
-    texts = _Texts()
-    paths: dict[str, tuple[Path, int]] = {}
     sizes: Counter[str] = Counter()
-
-    def make(question_id: int, record: Record) -> Example | None:
-        own = "train" if record.get("split") is None else _text(record, "split", texts)
-        own = SPLIT_NAMES.get(own, own)
-        sizes[own] += 1
-        if own != split:
-            return None
-        name = _text(record, "image", texts)
-        if name not in paths:
-            paths[name] = _image(name, images)
-        image, image_id = paths[name]
-        if record.get("image_id") is not None:
-            image_id = _integer(record, "image_id")
-        answers, raw_answers = _answers(record, texts)
-        given = record.get("answer") is not None
-        return Example(
-            question_id=question_id,
-            image_id=image_id,
-            image=image,
-            question=_text(record, "question", texts),
-            answer=_text(record, "answer", texts) if given else _majority(answers, raw_answers, shown),
-            answers=answers,
-            raw_answers=raw_answers,
-        )
-
-    made = _made(path, read_lines(path), make)
-    examples = [example for example in made if example is not None]
+    examples = [example for _, example in _lines(path, split, images, shown, sizes, stop)]
     if not sizes:
         raise DataError(f"{path} is empty: it should hold one JSON object a line")
     if not examples:
@@ -185,6 +182,61 @@ def read_json_lines(path: Path, split: str, images: Path, shown: ShownAnswer) ->
         )
     refuse_repeated(path, (example.question_id for example in examples))
     return examples
+
+
+def read_every_split(path: Path, images: Path, shown: ShownAnswer, refuse: Refuse) -> dict[str, list[Example]]:
+    """Read all splits of a file of JSON lines at once, as `read_json_lines` reads each.
+
+    Args:
+        path: The file.
+        images: As for `read_json_lines`.
+        shown: As for `read_json_lines`.
+        refuse: Gets the errors of single lines; what it lets pass is left out, but for repeated question_ids.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    splits: dict[str, list[Example]] = {}
+    for split, example in _lines(path, None, images, shown, Counter(), refuse):
+        splits.setdefault(split, []).append(example)
+    for split, examples in splits.items():
+        refuse_repeated(f"{path} ({split})", (example.question_id for example in examples), refuse)
+    return splits
+
+
+def _lines(
+    path: Path, wanted: str | None, images: Path, shown: ShownAnswer, sizes: Counter[str], refuse: Refuse
+) -> Iterator[tuple[str, Example]]:
+    """Examples with their splits, of the split that is wanted or of all; counts the lines of each in `sizes`."""
+    texts = _Texts()
+    paths: dict[str, tuple[Path, int]] = {}
+
+    def make(question_id: int, record: Record) -> tuple[str, Example] | None:
+        own = "train" if record.get("split") is None else _text(record, "split", texts)
+        own = SPLIT_NAMES.get(own, own)
+        sizes[own] += 1
+        if wanted not in (None, own):
+            return None
+        name = _text(record, "image", texts)
+        if name not in paths:
+            paths[name] = _image(name, images)
+        image, image_id = paths[name]
+        if record.get("image_id") is not None:
+            image_id = _integer(record, "image_id")
+        answers, raw_answers = _answers(record, texts)
+        given = record.get("answer") is not None
+        return own, Example(
+            question_id=question_id,
+            image_id=image_id,
+            image=image,
+            question=_text(record, "question", texts),
+            answer=_text(record, "answer", texts) if given else _majority(answers, raw_answers, shown),
+            answers=answers,
+            raw_answers=raw_answers,
+        )
+
+    made = _made(path, read_lines(path, refuse), make, refuse)
+    return (found for found in made if found is not None)
 
 
 def _image(name: str, folder: Path) -> tuple[Path, int]:
@@ -212,7 +264,9 @@ def _image(name: str, folder: Path) -> tuple[Path, int]:
 Made = TypeVar("Made")
 
 
-def _made(path: Path, records: Iterable[tuple[str, Any]], make: Callable[[int, Record], Made]) -> Iterator[Made]:
+def _made(
+    path: Path, records: Iterable[tuple[str, Any]], make: Callable[[int, Record], Made], refuse: Refuse
+) -> Iterator[Made]:
     """What `make` makes of each question_id and its record; a ValueError of it is told with the record's place."""
     for place, record in records:
         question_id = None
@@ -220,10 +274,12 @@ def _made(path: Path, records: Iterable[tuple[str, Any]], make: Callable[[int, R
             if not isinstance(record, dict):
                 raise ValueError(f"it is {_shown(record)}, not an object")
             question_id = _integer(record, "question_id")
-            yield make(question_id, record)
+            made = make(question_id, record)
         except ValueError as error:
             named = "" if question_id is None else f" (question {question_id})"
-            raise DataError(f"{path}: {place}{named}: {error}") from None
+            refuse(DataError(f"{path}: {place}{named}: {error}"))
+        else:
+            yield made
 
 
 class _Texts(dict[Any, str]):
@@ -286,8 +342,8 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def refuse_repeated(where: object, question_ids: Iterable[int]) -> None:
-    """Raise DataError where a question_id stands more than once."""
+def refuse_repeated(where: object, question_ids: Iterable[int], refuse: Refuse = stop) -> None:
+    """Refuse that a question_id stands more than once (RepeatedError)."""
     repeated = sorted(question_id for question_id, count in Counter(question_ids).items() if count > 1)
     if repeated:
-        raise DataError(f"{where}: {len(repeated)} question_ids stand more than once, first {repeated[:3]}")
+        refuse(RepeatedError(where, repeated))

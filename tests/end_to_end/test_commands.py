@@ -76,6 +76,22 @@ def test_rl_data_say_where_pointers_come_from_and_how_they_were_scored(folder):
     assert methods == {"cosine-beam", "cosine-sample", "retrieval", "random"}
 
 
+def test_what_the_commands_made_is_in_order_and_damage_is_told(folder, tmp_path):
+    run = folder / "results/world/model_cpk" / RUN
+    data = folder / "results/world/generated_data/rl_data_RandSampler_tiny-vlm.jsonl"
+    icdsel("check", run, data, run / "rce_epoch5.pt", "data/world", "--images", "--json", tmp_path / "report.json")
+    checked = json.loads((tmp_path / "report.json").read_text())["checked"]
+    assert [one["is_a"] for one in checked] == ["run", "RL data", "checkpoint", "dataset"]
+    assert checked[0]["findings"] == checked[3]["findings"] == []
+    assert {finding["severity"] for one in checked for finding in one["findings"]} == {"worth knowing"}
+    assert "nothing is wrong" in icdsel("check")
+    torn = tmp_path / "torn.jsonl"
+    torn.write_bytes(data.read_bytes()[:-100])
+    told = icdsel("check", torn, code=1)
+    assert "must be fixed" in told and "Traceback" not in told
+    assert "does not exist" in icdsel("check", tmp_path / "nothing", code=2)
+
+
 def test_metrics_of_every_epoch_stand_in_a_file(folder):
     lines = (folder / "results/world/model_cpk" / RUN / "metrics.jsonl").read_text().splitlines()
     epochs = [json.loads(line) for line in lines]

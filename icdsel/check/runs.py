@@ -1,0 +1,214 @@
+"""What is wrong with a run's folder, or with a single checkpoint."""
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from torch.serialization import get_unsafe_globals_in_checkpoint
+
+from icdsel.check.findings import EXAMPLES, Checked, Findings, Kind
+from icdsel.check.rl_data import check_journal
+from icdsel.checkpoint import Checkpoint, load_checkpoint
+from icdsel.errors import CheckpointError, DataError, RunError
+from icdsel.json_records import read_lines
+from icdsel.lever_plus.checkpoints import unknown_parts
+from icdsel.online import JOURNAL
+from icdsel.policy import PointerConfig
+from icdsel.provenance import fingerprint_file, read_side_file
+from icdsel.run_journal import METRICS_FILE
+from icdsel.train import SIDE_FILE
+
+EPOCH_FILE = re.compile(r"(warm|rce|grpo)_epoch([1-9]\d{0,8})\.pt")
+_AGAIN = "train it again: icdsel train --overwrite"
+_Epoch = tuple[str, int]
+
+BAD_SIDE_FILE = Kind(f"{SIDE_FILE} is missing or cannot be read", f"copy it again, or {_AGAIN}")
+UNFINISHED = Kind("the training was not finished", "give the same `icdsel train` again")
+LAST_MISSING = Kind("the last epoch's checkpoint is missing", f"an earlier one would be taken for it: {_AGAIN}")
+MISSING = Kind("earlier epochs' checkpoints are missing", "nothing needs them but their comparison", "worth knowing")
+BAD_CHECKPOINT = Kind("checkpoints cannot be used", f"copy them again, or {_AGAIN}")
+MISNAMED = Kind("checkpoints are of another epoch than they are called", "give them their own names again")
+SIZES = Kind("checkpoints are of networks of different sizes", "they are of several runs: take them apart")
+BAD_METRICS = Kind(f"{METRICS_FILE} is damaged", f"its figures cannot be trusted: {_AGAIN}")
+NO_METRICS = Kind(f"epochs without a line in {METRICS_FILE}", f"`icdsel runs` cannot show them: {_AGAIN}")
+RL_DATA_GONE = Kind(
+    "RL data that it was trained on are gone", "the policy works; it cannot be trained again", "worth knowing"
+)
+RL_DATA_CHANGED = Kind(
+    "RL data that it was trained on have changed", "the same command would train another policy", "worth knowing"
+)
+LEFT_BEHIND = Kind("files that were not written whole", "they can be deleted", "worth knowing")
+IGNORED_PARTS = Kind(
+    "parts of the policy that Lever-Plus has no place for",
+    "icdsel uses them; converted, Lever-Plus would ignore them and choose other ICDs",
+    "worth knowing",
+)
+OBJECTS = Kind(
+    "kinds of objects that are no plain data",
+    "icdsel runs none of them; other programs might: open it with nothing else if you do not know who made it",
+    "worth knowing",
+)
+
+
+def check_checkpoint(path: Path) -> Checked:
+    """Lists what is wrong with a checkpoint."""
+    found = Findings()
+    checkpoint = _load(found, path)
+    for part in unknown_parts(checkpoint.network.config) if checkpoint else ():
+        found.add(IGNORED_PARTS, part)
+    return Checked(str(path), "checkpoint", _described(checkpoint) if checkpoint else "", found.listed())
+
+
+def check_run(folder: Path) -> Checked:
+    """Lists what is wrong with a run's folder."""
+    found = Findings()
+    side: Mapping[str, Any] = {}
+    try:
+        side = read_side_file(folder / SIDE_FILE)
+    except RunError as error:
+        found.add(BAD_SIDE_FILE, error)
+    usable: dict[_Epoch, str] = {}
+    sizes: set[PointerConfig] = set()
+    there: set[_Epoch] = set()
+    for path in sorted(folder.iterdir()):
+        if path.name.endswith(".part"):
+            found.add(LEFT_BEHIND, path.name)
+        name = EPOCH_FILE.fullmatch(path.name)
+        if name is None and path.suffix not in (".pt", ".ckpt"):
+            continue
+        checkpoint = _load(found, path)
+        if name is None:
+            continue
+        epoch = (name[1], int(name[2]))
+        there.add(epoch)
+        if checkpoint is not None:
+            usable[epoch] = _described(checkpoint)
+            sizes.add(checkpoint.network.config)
+            _check_name(found, path.name, epoch, checkpoint)
+    if len(sizes) > 1:
+        found.add(SIZES, ", ".join(f"width {size.d_model}, hidden {size.hidden_dim}" for size in sizes), len(sizes))
+    measured = _measured(found, folder / METRICS_FILE)
+    for phase, number in sorted(there - measured):
+        found.add(NO_METRICS, f"{phase} epoch {number}")
+    if side:
+        _check_against(found, side, there)
+    if (folder / JOURNAL).exists():
+        check_journal(found, folder / JOURNAL)
+    told = f"checkpoints: {len(there)}" + (f"; the last: {usable[max(usable, key=_age)]}" if usable else "")
+    return Checked(str(folder), "run", told, found.listed())
+
+
+def _load(found: Findings, path: Path) -> Checkpoint | None:
+    try:
+        checkpoint = load_checkpoint(path)
+    except CheckpointError as error:
+        found.add(BAD_CHECKPOINT, error)
+        return None
+    for name in _objects(path):
+        found.add(OBJECTS, name)
+    return checkpoint
+
+
+def _objects(path: Path) -> Sequence[str]:
+    """What a checkpoint asks for beside tensors and plain values. Nothing of it is imported."""
+    try:
+        return sorted(get_unsafe_globals_in_checkpoint(path))
+    except Exception:  # noqa: BLE001 - torch cannot list the globals of every file that our own reader reads
+        return ()
+
+
+def _described(checkpoint: Checkpoint) -> str:
+    config = checkpoint.network.config
+    parts = [f"pointer network for embeddings of width {config.d_model}", f"hidden {config.hidden_dim}"]
+    parts += [f"layers {config.num_layers}", f"heads {config.num_heads}"]
+    parts += [f"tower {config.tower}"] if config.tower else []
+    parts += ["gate"] if config.gate else []
+    if checkpoint.phase and checkpoint.epoch is not None:
+        parts.append(f"after {checkpoint.phase} epoch {checkpoint.epoch + 1}")
+    return ", ".join(parts)
+
+
+def _check_name(found: Findings, name: str, epoch: _Epoch, checkpoint: Checkpoint) -> None:
+    told = (checkpoint.phase, None if checkpoint.epoch is None else checkpoint.epoch + 1)
+    if None not in told and told != epoch:
+        found.add(MISNAMED, f"{name} is {told[0]} epoch {told[1]}")
+
+
+def _age(epoch: _Epoch) -> tuple[int, int]:
+    """What orders epochs as they are trained."""
+    return ("warm", "rce", "grpo").index(epoch[0]), epoch[1]
+
+
+def _measured(found: Findings, path: Path) -> set[_Epoch]:
+    """The epochs that the metrics tell of."""
+    measured: set[_Epoch] = set()
+    try:
+        for place, line in read_lines(path, lambda error: found.add(BAD_METRICS, error)):
+            try:
+                epoch = str(line["phase"]), int(line["epoch"])
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
+                found.add(BAD_METRICS, f"{place}: {type(error).__name__} {error}")
+                continue
+            if epoch in measured:
+                found.add(BAD_METRICS, f"{place}: {epoch[0]} epoch {epoch[1]} stands there twice")
+            measured.add(epoch)
+            wrong = [name for name, value in line.items() if isinstance(value, float) and not math.isfinite(value)]
+            if wrong:
+                found.add(BAD_METRICS, f"{place}: no finite number: {', '.join(wrong)}")
+    except DataError as error:  # there is no such file
+        found.add(BAD_METRICS, error)
+    return measured
+
+
+def _check_against(found: Findings, side: Mapping[str, Any], there: set[_Epoch]) -> None:
+    """Holds the side file against what is there."""
+    if "finished" not in side:
+        found.add(UNFINISHED)
+    else:
+        planned = _planned(side)
+        last = [phase for phase, count in planned.items() if count][-1:]
+        for phase, count in planned.items():
+            have = {number for kind, number in there if kind == phase and number <= count}
+            lost = count - len(have)
+            if phase in last and count not in have:
+                found.add(LAST_MISSING, f"{phase}_epoch{count}.pt")
+                lost -= 1
+            # The plan of a damaged file may name any number of epochs: only the first that lack are looked for.
+            lacking = (number for number in range(1, count + (phase not in last)) if number not in have)
+            for number in islice(lacking, EXAMPLES):
+                found.add(MISSING, f"{phase}_epoch{number}.pt", 0)
+            found.add(MISSING, count=lost)
+    for path, fingerprint in _rl_data(side):
+        if not path.is_file():
+            found.add(RL_DATA_GONE, path)
+        elif fingerprint_file(path) != fingerprint:
+            found.add(RL_DATA_CHANGED, path)
+
+
+def _planned(side: Mapping[str, Any]) -> dict[str, int]:
+    """How many epochs of each phase were asked for, by the side file; nothing where that is damaged."""
+    try:
+        train = side["settings"]["train"]
+        planned = {"warm": train["warm_epochs"] if train.get("warm_start") else 0}
+        planned |= {"rce": train["rce_epochs"], "grpo": train["grpo_epochs"]}
+    except (KeyError, TypeError, AttributeError):
+        return {}
+    return planned if all(type(count) is int and count >= 0 for count in planned.values()) else {}
+
+
+def _rl_data(side: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
+    """The files of RL data that a run was trained on, with their fingerprints then."""
+    files, fingerprints = side.get("rl_data"), side["identity"].get("rl_data")
+    if not isinstance(files, list) or not isinstance(fingerprints, list):
+        return
+    for file, fingerprint in zip(files, fingerprints, strict=False):
+        if isinstance(file, str) and isinstance(fingerprint, str) and "\0" not in file:
+            yield Path(file), fingerprint
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run's, whole or not."""
+    return (folder / SIDE_FILE).exists() or any(EPOCH_FILE.fullmatch(path.name) for path in folder.iterdir())

@@ -1,0 +1,125 @@
+"""What `check` finds in datasets made by hand."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from icdsel.check import dataset as kinds
+from icdsel.check.findings import Checked, Kind
+from icdsel.check.paths import check
+from icdsel.settings import Settings
+
+TEN = ["cat"] * 9 + ["dog"]
+
+
+def picture(path: Path, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def line(question_id: int, **more: Any) -> dict[str, Any]:
+    return {"question_id": question_id, "image": f"{question_id}.png", "question": "What?", "answers": TEN} | more
+
+
+def checked(folder: Path, *lines: Any, images: bool = False, draw: bool = True) -> Checked:
+    """A dataset of these lines and one more of each split, an image drawn for every name."""
+    records = [line(1), line(2, split="validation"), *lines]
+    for record in records if draw else ():
+        if isinstance(record, dict) and not (folder / record["image"]).exists():
+            picture(folder / record["image"], sum(map(ord, record["image"])))
+    path = folder / "set.jsonl"
+    path.write_text("".join((one if isinstance(one, str) else json.dumps(one)) + "\n" for one in records))
+    [found] = check(Settings(), [path], images)
+    return found
+
+
+def counts(found: Checked) -> dict[str, int]:
+    return {finding.problem: finding.count for finding in found.findings}
+
+
+def test_nothing_is_wrong_with_a_clean_set(tmp_path):
+    found = checked(tmp_path, images=True)
+    assert (found.is_a, found.findings) == ("dataset", ())
+    assert found.about == "questions: train 1, validation 1"
+
+
+@pytest.mark.parametrize(
+    ("more", "kind", "count"),
+    [
+        ([line(3, question=" ")], kinds.NO_QUESTION, 1),
+        ([line(3, answers=["?", " ", ""] + ["."] * 7)], kinds.NO_ANSWER, 1),
+        ([line(3, answers=["the"] * 2 + ["cat"] * 8), line(4, answers=["a"] * 10)], kinds.EMPTY_ANSWERS, 2),
+        ([line(3, answer=" ")], kinds.NOTHING_SHOWN, 1),
+        ([line(3, answers=["cat"] * 9)], kinds.FEW_ANSWERS, 1),
+        ([line(3, image="1.png", question="what? ")], kinds.SAME_QUESTION, 1),
+        ([line(3), line(3, question="Why?"), line(4), line(4, question="Why?")], kinds.REPEATED_IDS, 2),
+        ([line(1, image="5.png", split="val")], kinds.SHARED_IDS, 1),
+        ([line(3, image="1.png", split="val")], kinds.LEAK_ID, 1),
+        ([line(3, image_id=9), line(4, image_id=9, split="tuning")], kinds.LEAK_ID, 1),
+        (["{", line(3, answers=[]), line(4, question=None), "[]"], kinds.UNREADABLE, 4),
+        ([line(10**400, image="3.png")], kinds.UNREADABLE, 1),
+        (["[" * 100_000], kinds.UNREADABLE, 1),
+    ],
+)
+def test_each_kind_is_found_and_counted(tmp_path, more: list[Any], kind: Kind, count: int):
+    found = checked(tmp_path, *more)
+    assert counts(found) == {kind.problem: count}
+    [finding] = found.findings
+    assert finding.severity == kind.severity and finding.examples and finding.remedy
+    assert found.must_be_fixed == (kind.severity == "must be fixed")
+
+
+def test_missing_images_are_found_without_opening_any(tmp_path):
+    found = checked(
+        tmp_path, line(3), line(4, image="photos/4.png"), line(5, image="photos/4.png", question="Why?"), draw=False
+    )
+    assert counts(found) == {kinds.MISSING.problem: 4}
+    assert found.findings[0].of == 4 and "questions: 1" in found.findings[0].examples[0]
+
+
+def test_opened_images_tell_damage_twins_and_leaks_by_content(tmp_path):
+    picture(tmp_path / "3.png", 1)
+    picture(tmp_path / "4.bmp", 1)  # the same picture in another format
+    picture(tmp_path / "5.png", 1)
+    (tmp_path / "6.png").write_bytes((tmp_path / "3.png").read_bytes()[:60])
+    lines = [line(3), line(4, image="4.bmp", split="validation"), line(5), line(6)]
+    assert counts(checked(tmp_path, *lines)) == {}
+    found = counts(checked(tmp_path, *lines, images=True))
+    assert found == {kinds.DAMAGED.problem: 1, kinds.LEAK_CONTENT.problem: 1, kinds.TWINS.problem: 1}
+
+
+def test_missing_splits_and_files(tmp_path):
+    path = tmp_path / "set.jsonl"
+    path.write_text(json.dumps(line(3, split="test")) + "\n")
+    picture(tmp_path / "3.png", 3)
+    [found] = check(Settings(), [path])
+    assert counts(found) == {kinds.NO_SPLIT.problem: 1, kinds.NO_VALIDATION.problem: 1}
+    [found] = check(Settings(data={"dataset": "okvqa", "data_dir": tmp_path}))
+    assert counts(found) == {kinds.UNREADABLE.problem: 2}  # both splits
+
+
+def test_official_files_are_recognised_by_their_names_and_read_to_the_end(tmp_path):
+    questions = [{"question_id": i, "image_id": i, "question": "What?"} for i in range(6)]
+    annotations = [{"question_id": i, "image_id": i, "answers": [{"answer": a} for a in TEN]} for i in range(6)]
+    annotations[2]["answers"], annotations[3]["image_id"], annotations[4] = [], 77, annotations[5]
+    for name in ("train", "val"):
+        shift = 0 if name == "train" else 100
+        for kind, records in (("questions", questions), ("annotations", annotations)):
+            prefix = "OpenEnded_" if kind == "questions" else ""
+            moved = [r | {"question_id": r["question_id"] + shift, "image_id": r["image_id"] + shift} for r in records]
+            (tmp_path / f"{prefix}mscoco_{name}2014_{kind}.json").write_text(json.dumps({kind: moved}))
+        for i in (0, 1, 5):
+            picture(tmp_path / f"{name}2014/COCO_{name}2014_{i + shift:012d}.jpg", i + shift)
+    for path in (tmp_path, tmp_path / "mscoco_val2014_annotations.json"):
+        [found] = check(Settings(), [path], images=True)
+        # No answers, another image, and the questions that are left without an annotation; one id twice.
+        assert counts(found) == {
+            kinds.UNREADABLE.problem: 6,
+            kinds.REPEATED_IDS.problem: 2,
+        }
+        assert found.about == "questions: train 4, validation 4"
