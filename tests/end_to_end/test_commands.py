@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from documented_files import undocumented
 from typer.testing import CliRunner
 
 from icdsel import console, generation
@@ -406,3 +407,10 @@ def test_what_is_reached_so_far_is_told(folder, monkeypatch):
 
 def _without_rates(told: str) -> str:
     return re.sub(r", [\d.,]+/s|, ETA [\d:]+", "", told)
+
+
+def test_every_file_and_field_is_on_the_page_of_files(folder):
+    online = ("--rce-epochs", 1, "--grpo-epochs", 1, "--online", "--online-samples", 1, "--tensorboard")
+    icdsel("train", *online, "--vlm-budget", 20, "--run", "sampled")
+    assert {path.name for path in (folder / "results/world/model_cpk/sampled").iterdir()} >= {"online.jsonl"}
+    assert undocumented(folder) == []
