@@ -18,7 +18,7 @@ from torch import Tensor
 
 from icdsel.errors import VlmError
 from icdsel.images import ImageError, open_image
-from icdsel.pretrained import SAFELY, fingerprint, model_folder, quiet, reason_of
+from icdsel.pretrained import SAFELY, fingerprint, model_folder, names_code, names_kernel, quiet, reason_of
 from icdsel.settings import VLM_ENCODER
 
 if TYPE_CHECKING:
@@ -251,7 +251,14 @@ def load_clip(
 
     with _explained(name):
         folder = model_folder(name, old_weights=True)
-        config = AutoConfig.from_pretrained(str(folder), **SAFELY)
+        try:
+            config = None if names_kernel(folder) else AutoConfig.from_pretrained(str(folder), **SAFELY)
+        except ValueError:
+            if not names_code(folder):
+                raise
+            config = None
+        if config is None:
+            raise ValueError("it needs code of its own, which is never run of an encoder.")
         model = MODEL_MAPPING.get(type(config), None)
         both = hasattr(model, "get_image_features") and hasattr(model, "get_text_features")
         if not both or not hasattr(config, "text_config"):

@@ -1,4 +1,4 @@
-"""Where the files of a model are: a folder, or a name on the hub that is downloaded once. No code of theirs is run."""
+"""Where the files of a model are: a folder, or a name on the hub that is downloaded once. Runs no code in them."""
 
 import hashlib
 import json
@@ -7,22 +7,25 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 
 SAFELY = {"local_files_only": True, "trust_remote_code": False}
-"""How transformers reads what `model_folder` gives."""
+"""How transformers reads what `model_folder` gives, unless a setting trusts its code."""
 DESCRIPTIONS = ("*.json", "*.jinja", "*.txt", "*.model")
 SAFE_WEIGHTS = "*.safetensors"
 OLD_WEIGHTS = "pytorch_model*.bin"
+CODE = "*.py"
 
 
-def model_folder(name: str, old_weights: bool = False) -> Path:
+def model_folder(name: str, old_weights: bool = False, code: bool = False) -> Path:
     """The folder with a model's files; a name on the hub is downloaded unless it was before.
 
     Args:
         name: A folder, or `owner/name` on the hub.
         old_weights: Whether weights of before safetensors will do, which torch reads with `weights_only`.
+        code: Whether Python files of a model on the hub are downloaded too.
 
     Raises:
         OSError: There is no such folder, and no such name that this machine can reach.
@@ -36,14 +39,15 @@ def model_folder(name: str, old_weights: bool = False) -> Path:
     with quiet():
         try:
             known = Path(huggingface_hub.snapshot_download(name, local_files_only=True))
-            if any(_is_whole(known, weights) for weights in wanted):
+            if any(_is_whole(known, weights) for weights in wanted) and (not code or _has_its_code(known)):
                 return known
         except Exception:  # noqa: BLE001 - whatever its cache lacks, the hub is asked next
             pass
         try:
             huggingface_hub.HfApi().model_info(name, timeout=10)  # one question: a download repeats its own for long
             for weights in wanted:
-                folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=[*DESCRIPTIONS, weights]))
+                patterns = [*DESCRIPTIONS, weights, *([CODE] if code else [])]
+                folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
                 if _is_whole(folder, weights):
                     break
         except Exception as error:  # noqa: BLE001 - the hub's library has changed its HTTP client, and so its errors
@@ -59,16 +63,50 @@ def _is_whole(folder: Path, weights: str) -> bool:
     return (folder / "config.json").is_file() and bool(files) and all(file.is_file() for file in files)
 
 
+def names_code(folder: Path) -> bool:
+    """Whether files of a model name Python code of its own."""
+    return any(held.get("auto_map") for held in _objects(folder))
+
+
+def names_kernel(folder: Path) -> bool:
+    """Whether files of a model name code on the hub (owner/name) that transformers would run to compute attention."""
+    implementations = [
+        value for held in _objects(folder) for name, value in held.items() if name.endswith("attn_implementation")
+    ]
+    return "/" in json.dumps(implementations)
+
+
+def _objects(folder: Path) -> list[dict[str, Any]]:
+    """Every object in the configuration files of a model, inner ones too."""
+    found: list[dict[str, Any]] = []
+
+    def keep(held: dict[str, Any]) -> dict[str, Any]:
+        found.append(held)
+        return held
+
+    for path in folder.glob("*config.json"):
+        json.loads(path.read_text(encoding="utf-8"), object_hook=keep)
+    return found
+
+
+def _has_its_code(folder: Path) -> bool:
+    """Whether the Python files are there of a model that was downloaded, if it names any."""
+    return any(folder.glob(CODE)) or not names_code(folder)
+
+
 def reason_of(error: Exception) -> str:
     """Why something failed, for a sentence: the first line of what the library says, or the error's kind."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
-def fingerprint(folder: Path) -> str:
-    """Of every file that says how to read an input, and of the weights: their size, first and last megabyte."""
+def fingerprint(folder: Path, code: bool = False) -> str:
+    """Of every file that says how to read an input, and of the weights: their size, first and last megabyte.
+
+    With `code`, of Python files too.
+    """
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
-        if any(path.match(pattern) for pattern in DESCRIPTIONS):
+        if any(path.match(pattern) for pattern in (*DESCRIPTIONS, *([CODE] if code else []))):
             digest.update(path.name.encode() + path.read_bytes())
         elif path.match(SAFE_WEIGHTS) or path.match(OLD_WEIGHTS):
             size = path.stat().st_size

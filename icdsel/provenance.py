@@ -46,6 +46,8 @@ def identity(settings: Settings, *tables: str, leave_out: Iterable[str] = ()) ->
     silent |= {"data.preset", "data.on_image_error", "data.max_image_pixels"}  # what they set counts
     # Of the model its fingerprint counts, of the arithmetic what the model was loaded in.
     silent |= {"vlm.device", "vlm.model", "vlm.dtype", *leave_out}
+    if not settings.vlm.trust_remote_code:  # results of before there was this setting stay valid
+        silent.add("vlm.trust_remote_code")
     values = settings.model_dump(mode="json", include=set(tables))
     if "data" in values:
         values["data"]["dataset"] = settings.dataset_dir.name
