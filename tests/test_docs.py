@@ -10,6 +10,7 @@ import pytest
 import typer
 from documented_files import sections
 
+from icdsel.check.findings import Checked, Finding, report
 from icdsel.cli import app
 from icdsel.compare import ComparisonRow
 from icdsel.comparison_tables import write_markdown
@@ -68,9 +69,10 @@ def test_every_column_of_a_comparison_is_explained():
     assert {field.name for field in fields(ComparisonRow)} <= names
 
 
-def test_every_field_of_the_list_of_runs_is_explained():
-    names = sections()["Lists of runs and of speeds"].names
-    assert {field.name for kind in (RunSummary, Answered) for field in fields(kind)} <= names
+def test_every_field_of_the_lists_is_explained():
+    names = sections()["Lists of runs, findings and speeds"].names
+    assert {field.name for kind in (RunSummary, Answered, Checked, Finding) for field in fields(kind)} <= names
+    assert report([]).keys() <= names
 
 
 def test_every_training_chart_is_listed():
