@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from icdsel.groups import reward_of
 from icdsel.records import QueryGroup
-from icdsel.rewards import is_correct, pointer_reward
+from icdsel.rewards import is_correct
 from icdsel.settings import RewardSettings
 
 _ROUNDING = 1e-9  # rewards that differ by less are equal
@@ -69,7 +70,7 @@ def landscape(
         settings: How rewards are made.
         rejected: What was left out in reading, by reason.
     """
-    rewards = [[_reward(candidate, settings) for candidate in group.candidates] for group in groups]
+    rewards = [[reward_of(candidate, settings) for candidate in group.candidates] for group in groups]
     correct = [[is_correct(candidate) for candidate in group.candidates] for group in groups]
     return Landscape(
         source=source,
@@ -120,13 +121,3 @@ def _methods(
 
 def _has_signal(rewards: Sequence[float]) -> bool:
     return max(rewards) - min(rewards) > _ROUNDING
-
-
-def _reward(candidate: Mapping[str, object], settings: RewardSettings) -> float:
-    return pointer_reward(
-        candidate,
-        mode=settings.mode,
-        hard_weight=settings.hard_weight,
-        soft_weight=settings.soft_weight,
-        rel_weight=settings.rel_weight,
-    )
