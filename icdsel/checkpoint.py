@@ -26,11 +26,11 @@ __all__ = [
     "Checkpoint",
     "convert",
     "find_checkpoint",
+    "is_converted",
     "load_checkpoint",
     "load_policy",
     "require_width",
     "save_policy",
-    "v2_path",
 ]
 
 _T = TypeVar("_T")
@@ -187,7 +187,7 @@ def convert(path: str | Path, output: str | Path | None = None, legacy_names: bo
     checkpoint = load_checkpoint(path)
     if output is None and path.name.endswith(_V2_SUFFIX):
         raise CheckpointError(f"{path} is converted already; name an output file to write it anew.")
-    target = v2_path(path) if output is None else Path(output)
+    target = _v2_path(path) if output is None else Path(output)
     if target.exists() and target.samefile(path):
         raise CheckpointError(f"{path} would be overwritten by its own conversion; name another output file.")
     network = checkpoint.network
@@ -206,8 +206,25 @@ def convert(path: str | Path, output: str | Path | None = None, legacy_names: bo
     return target
 
 
-def v2_path(path: Path) -> Path:
-    """Where `convert` writes unless told otherwise: beside the checkpoint."""
+def is_converted(path: Path) -> bool:
+    """Whether the conversion beside a checkpoint holds its policy, under whatever names.
+
+    The content tells, not the times of the files: clocks jump, and copies have new times.
+
+    Raises:
+        CheckpointError: As for `load_checkpoint`.
+    """
+    network = load_policy(path)
+    try:
+        converted = load_policy(_v2_path(path))
+    except CheckpointError:
+        return False
+    weights, others = network.state_dict(), converted.state_dict()
+    same = weights.keys() == others.keys() and all(torch.equal(weights[name], others[name]) for name in weights)
+    return same and network.config == converted.config
+
+
+def _v2_path(path: Path) -> Path:
     return path.with_name(path.stem + _V2_SUFFIX)
 
 

@@ -21,7 +21,7 @@ from torch.nn.functional import normalize
 
 from icdsel.console import note, warn
 from icdsel.errors import DataError, VlmError
-from icdsel.files import remove_leftovers, write_bytes
+from icdsel.files import refuse_link, remove_leftovers, size_of, write_bytes
 from icdsel.lock import waiting
 from icdsel.records import Example
 
@@ -139,19 +139,12 @@ def _fingerprint(
     examples: Sequence[Example], images: Sequence[Path], image_of: Sequence[int], encoder: "Encoder"
 ) -> str:
     """Of the encoder and of what it is given; images count by name, size, and which examples share them."""
-    sizes = [_size(image) for image in images]
+    sizes = [size_of(image) for image in images]  # what cannot be reached the encoder tells
     digest = hashlib.sha256(encoder.fingerprint.encode())
     for example, image in zip(examples, image_of, strict=True):
         row = [example.question_id, example.image.name, image, sizes[image], example.question]
         digest.update(json.dumps(row).encode())
     return digest.hexdigest()[:16]
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:  # the encoder will tell
-        return -1
 
 
 def _in_rows(on_done: Callable[[int], None] | None, rows: int, items: int) -> Callable[[int], None]:
@@ -186,6 +179,7 @@ def _compute(
     advance: Callable[[int], None],
 ) -> _Kept:
     parts, cut = path.with_suffix(".parts"), encoder.truncated
+    refuse_link(parts)
     remove_leftovers(path)
     image, broken = _in_parts("image", images, encoder.embed_images, parts, encoder.name, advance)
     question, _ = _in_parts("question", questions, lambda t: (encoder.embed_texts(t), {}), parts, encoder.name, advance)

@@ -1,25 +1,61 @@
-"""Writing files whole: beside, synced, renamed. Journals: appended to, synced, cut and at last renamed."""
+"""Writing files whole: beside, synced, renamed. Journals: appended to, synced, cut and at last renamed.
 
+Nothing is written through a link: a folder from somebody else must not lead out of itself.
+"""
+
+import errno
 import glob
 import json
 import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+_NOT_PLAIN = "it is a link, a pipe or a device, which is not written to: remove it, or write elsewhere"
 
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes `content` to `path` so that a reader sees the old file or the whole new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    beside.unlink(missing_ok=True)  # of a killed process that had the same number
     try:
-        with beside.open("wb") as file:
+        with beside.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         move(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def open_plain(path: str | os.PathLike[str], flags: int) -> int:
+    """Opens a file to write to it, as an `opener` of `open` too; makes it where `flags` say so.
+
+    Raises:
+        OSError: It cannot be opened, or is a link, a pipe or a device.
+    """
+    try:
+        held = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO):
+            raise
+        raise OSError(error.errno, _NOT_PLAIN, str(path)) from None
+    if not stat.S_ISREG(os.fstat(held).st_mode):
+        os.close(held)
+        raise OSError(errno.EINVAL, _NOT_PLAIN, str(path))
+    return held
+
+
+def refuse_link(folder: Path) -> None:
+    """Refuses a link in the place of a folder that is written to.
+
+    Raises:
+        OSError: It is one.
+    """
+    if folder.is_symlink():
+        raise OSError(errno.ELOOP, _NOT_PLAIN, str(folder))
 
 
 def move(path: Path, target: Path) -> None:
@@ -43,6 +79,14 @@ def _sync_folder(folder: Path) -> None:
         os.close(held)
 
 
+def size_of(path: Path) -> int:
+    """Bytes of a file, -1 where there is none that can be reached."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
 def write_text(path: Path, content: str) -> None:
     """Writes `content` as UTF-8, whole (see `write_bytes`)."""
     write_bytes(path, content.encode())
@@ -62,7 +106,7 @@ def append_lines(path: Path, lines: Iterable[str]) -> None:
     """Appends lines to a journal and syncs it; after a crash at most the last lines are torn."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = not path.exists()
-    with path.open("ab") as file:
+    with open(path, "ab", opener=open_plain) as file:
         file.write("".join(f"{line}\n" for line in lines).encode())
         file.flush()
         os.fsync(file.fileno())
@@ -73,6 +117,6 @@ def append_lines(path: Path, lines: Iterable[str]) -> None:
 def cut(path: Path, size: int) -> None:
     """Cuts a journal to its first `size` bytes, where it exists and is longer."""
     if path.exists() and path.stat().st_size > size:
-        with path.open("r+b") as file:
+        with open(path, "r+b", opener=open_plain) as file:
             file.truncate(size)
             os.fsync(file.fileno())

@@ -38,14 +38,13 @@ from icdsel.provenance import (
 from icdsel.records import Answer, Example, Proposal
 from icdsel.rl_data import read_records, rl_data_path, side_path
 from icdsel.run_log import log_only, log_to, logged
-from icdsel.scoring import score_candidate
+from icdsel.scoring import SCORER_VERSION, score_candidate
 from icdsel.settings import Settings
 from icdsel.sources import Queries, Sources, open_sources
 from icdsel.vlm import Request
 
 UNIT = 32
 REMEDY = "Use the old settings, --overwrite to move the file aside, or another file (--output, --rl-data)."
-SCORER_VERSION = 3  # part of the identity: raised when the scores of the same prompts, or the draws, change
 
 
 @dataclass(frozen=True)
@@ -82,9 +81,11 @@ class Summary:
 
 def rl_data_identity(settings: Settings, sources: Sources) -> Identity:
     """Everything that decides the content of the RL data."""
-    init = settings.proposals.init
+    init, split = settings.proposals.init, settings.proposals.query_split
     made_of = identity(settings, "data", "vlm", "proposals", leave_out=["proposals.init"])
     made_of |= sources.identity | {"scorer": SCORER_VERSION}
+    if split != "train":
+        made_of["queries"] = sources.fingerprint(split)
     return made_of | {"init": fingerprint_file(init) if init else None}
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from icdsel.answering import answer_queries, prompt_of, whole_units
-from icdsel.checkpoint import convert, v2_path
-from icdsel.console import note
+from icdsel.checkpoint import convert, is_converted
+from icdsel.console import note, warn
 from icdsel.errors import CheckpointError, RunError
 from icdsel.files import journal_of, remove_leftovers, write_text
 from icdsel.lever_plus.checkpoints import ConversionWarning
@@ -30,6 +30,7 @@ from icdsel.provenance import (
 )
 from icdsel.records import Example
 from icdsel.run_log import log_only, log_to, logged
+from icdsel.scoring import SCORER_VERSION
 from icdsel.selectors import Selectors, random_seed, scored_path
 from icdsel.settings import DataSettings, Selector, Settings, unusual
 from icdsel.sources import Queries, Sources, open_sources
@@ -239,14 +240,13 @@ def _policy_file(settings: Settings, run: str | None, checkpoint: Path | None) -
         return checkpoint
     path = find_run(settings, run).checkpoint
     note(f"Policy: {path}")
-    converted = v2_path(path)
-    if not converted.exists() or converted.stat().st_mtime_ns < path.stat().st_mtime_ns:
-        with warnings.catch_warnings():  # `convert` says what Lever-Plus would ignore to those who ask for it
-            warnings.simplefilter("ignore", ConversionWarning)
-            try:
+    with warnings.catch_warnings():  # `convert` says what Lever-Plus would ignore to those who ask for it
+        warnings.simplefilter("ignore", ConversionWarning)
+        try:
+            if not is_converted(path):
                 convert(path)
-            except PermissionError as error:
-                note(f"not converted for Lever-Plus: {error}")
+        except OSError as error:  # a read-only folder, a full disk: the answers do not need it
+            warn(f"not converted for Lever-Plus: {error}")
     return path
 
 
@@ -287,7 +287,8 @@ def _subset_name(settings: Settings, count: int) -> str:
 
 def _identity(settings: Settings, sources: Sources, selector: str, policy_file: Path | None) -> Identity:
     made_of = identity(settings, "data", "vlm") | sources.identity
-    made_of |= {"split": settings.infer.split, "selector": selector}
+    made_of |= {"split": settings.infer.split, "queries": sources.fingerprint(settings.infer.split)}
+    made_of |= {"selector": selector, "scorer": SCORER_VERSION}
     if selector == "policy" and policy_file is not None:
         made_of["checkpoint"] = fingerprint_file(policy_file)
     if selector.startswith("nearest") or selector == "majority":

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from icdsel.console import note, warn
 from icdsel.errors import UserError
+from icdsel.files import open_plain
 
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 
@@ -31,7 +32,7 @@ def locked(result: Path, what: str, error: type[UserError]) -> Iterator[None]:
     """
     result.parent.mkdir(parents=True, exist_ok=True)
     path = result.with_name(f".{result.name}.lock")
-    held = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    held = open_plain(path, os.O_RDWR | os.O_CREAT)
     try:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -64,7 +65,7 @@ def waiting(result: Path, what: str) -> Iterator[None]:
     path = result.with_name(f".{result.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        held = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        held = open_plain(path, os.O_RDWR | os.O_CREAT)
     except OSError:  # a folder that cannot be written: whoever has something to write there will say so
         yield
         return

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from icdsel.console import Advance
 from icdsel.errors import RlDataError
-from icdsel.files import append_lines
+from icdsel.files import append_lines, cut
 from icdsel.generation import UNIT, Tally, score_unit
 from icdsel.groups import Groups, make_groups, reward_of
 from icdsel.policy import PointerNetwork
@@ -188,9 +188,8 @@ def _read_journal(path: Path) -> dict[tuple[int, int], dict[str, Any]]:
         return {}
     lines = path.read_bytes().splitlines(keepends=True)
     if lines and not lines[-1].endswith(b"\n"):
-        with path.open("r+b") as file:
-            file.truncate(sum(map(len, lines[:-1])))
         lines.pop()
+        cut(path, sum(map(len, lines)))
     records = {}
     for number, line in enumerate(lines, 1):
         try:

@@ -231,7 +231,8 @@ def _kind(key: str) -> str:
     """What an entry of the identity decides, in words."""
     if key.startswith("vlm.") or key == "data.shown_answer":
         return "prompts or decoding"
-    return {"data.metric": "metrics", "model": "models", "dtype": "arithmetic of the model"}.get(key, "data")
+    named = {"data.metric": "metrics", "model": "models", "dtype": "arithmetic of the model", "scorer": "scorers"}
+    return named.get(key, "data")
 
 
 def _some(names: Iterable[str]) -> str:

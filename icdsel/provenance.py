@@ -7,6 +7,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,19 +15,34 @@ from typing import Any
 from icdsel import __version__
 from icdsel.console import note
 from icdsel.errors import RunError, UserError
-from icdsel.files import write_json
+from icdsel.files import size_of, write_json
 from icdsel.records import Example
 from icdsel.settings import WORLD, Settings
 
 Identity = dict[str, Any]
 """Flat and plain: everything that decides the content of a result."""
 
+_IN_WORDS = {
+    "dataset": "the training examples and their images",
+    "queries": "the queries' split and its images",
+    "model": "the VLM's files",
+    "encoder": "the encoder's files",
+    "sampler_encoder": "the files of the samplers' encoder",
+    "scorer": "the version of icdsel's scorer",
+    "train_embeddings": "the file of --train-embeddings",
+    "init": "the checkpoint of --init",
+    "warm_start": "the file of --warm-start",
+    "rl_data": "the RL data",
+    "checkpoint": "the policy's checkpoint",
+}
+"""What the entries of an identity stand for that are no settings; most hold fingerprints."""
+
 
 def fingerprint_examples(examples: Iterable[Example]) -> str:
-    """Of everything an example says; images count by name."""
-    digest = hashlib.sha256()
+    """Of everything an example says; images count by name and size."""
+    digest, size = hashlib.sha256(), cache(size_of)
     for e in examples:
-        row = [e.question_id, e.image_id, e.image.name, e.question, e.answer, *e.answers, *e.raw_answers]
+        row = [e.question_id, e.image_id, e.image.name, size(e.image), e.question, e.answer, e.answers, e.raw_answers]
         digest.update(json.dumps(row).encode())
     return digest.hexdigest()[:16]
 
@@ -58,7 +74,7 @@ def identity(settings: Settings, *tables: str, leave_out: Iterable[str] = ()) ->
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What differs between two identities, one line each."""
     return [
-        f"{name}: {old.get(name)!r} then, {new.get(name)!r} now"
+        f"{name}{f' ({_IN_WORDS[name]})' if name in _IN_WORDS else ''}: {old.get(name)!r} then, {new.get(name)!r} now"
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name)
     ]

@@ -17,6 +17,7 @@ from typing import ParamSpec, TypeVar
 
 from icdsel.console import listeners, warn
 from icdsel.errors import UserError
+from icdsel.files import open_plain
 from icdsel.provenance import environment
 
 _Given = ParamSpec("_Given")
@@ -49,7 +50,7 @@ class _Log:
             return
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("a", encoding="utf-8", errors="replace") as file:
+            with open(self._path, "a", encoding="utf-8", errors="replace", opener=open_plain) as file:
                 file.write(entry)
         except OSError as error:
             self._path = None  # first: the warning is heard too

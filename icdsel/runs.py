@@ -1,7 +1,7 @@
 """The runs that a results folder holds: what they were made with, how far they came, how good they are. Reads only."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -167,6 +167,16 @@ def _differing(settings: Settings) -> tuple[str, ...]:
     parts += unusual(settings.data, usual["data"], _PLACES) + unusual(settings.vlm, usual["vlm"], _MACHINE)
     parts += unusual(settings.proposals, usual["proposals"]) + unusual(settings.reward, usual["reward"])
     return tuple(parts + unusual(settings.train, usual["train"], ["recipe", "tensorboard"]))
+
+
+def trained_on(side: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
+    """The files of RL data that a run was trained on, with their fingerprints then, by its side file."""
+    files, fingerprints = side.get("rl_data"), side["identity"].get("rl_data")
+    if not isinstance(files, list) or not isinstance(fingerprints, list):
+        return
+    for file, fingerprint in zip(files, fingerprints, strict=False):
+        if isinstance(file, str) and isinstance(fingerprint, str) and "\0" not in file:
+            yield Path(file), fingerprint
 
 
 def _reached(folder: Path) -> dict[str, Any]:

@@ -9,6 +9,10 @@ from icdsel.metrics import METRICS, accuracy, answer_weights, relevance
 from icdsel.records import Answer, Example, Proposal
 from icdsel.settings import Metric, VlmSettings
 
+SCORER_VERSION = 3
+"""Part of the identity of what the VLM said: raised when the answers or scores of the same prompts, or the draws of
+pools and proposals, change."""
+
 SCORE_RANGES = {
     "vqa_acc_score": (0.0, 1.0),
     "vqa_correct": (0.0, 1.0),

@@ -57,6 +57,7 @@ class Sources:
     seen: Tensor
     _broken: dict[int, str] = field(default_factory=dict)
     _splits: dict[str, Split] = field(default_factory=dict)
+    _fingerprints: dict[str, str] = field(default_factory=dict)
 
     def under(self, settings: Settings) -> "Sources":
         """The same, opened once, for other settings of proposals, training or inference.
@@ -75,7 +76,7 @@ class Sources:
         """Fingerprints of data, model and encoder, for the identity of what is made of them."""
         own = self.settings.data.train_embeddings
         made_of = {
-            "dataset": fingerprint_examples(self.train),
+            "dataset": self.fingerprint("train"),
             "model": self.vlm.fingerprint,
             "dtype": self.vlm.dtype,
             "encoder": self.encoder.fingerprint,
@@ -84,6 +85,12 @@ class Sources:
         if self.settings.data.sampler != "rand":
             made_of["sampler_encoder"] = self.sampler_encoder.fingerprint
         return made_of
+
+    def fingerprint(self, split: str) -> str:
+        """Of all examples of a split."""
+        if split not in self._fingerprints:
+            self._fingerprints[split] = fingerprint_examples(self.split(split))
+        return self._fingerprints[split]
 
     def split(self, name: str) -> Split:
         """A split of the dataset."""

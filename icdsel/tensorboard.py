@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from icdsel.errors import SettingsError
+from icdsel.files import refuse_link
 
 
 def require_tensorboard() -> None:
@@ -42,6 +43,7 @@ def open_events(folder: Path | None) -> Iterator[Events]:
     if folder is None:
         yield Events()
         return
+    refuse_link(folder)
     from torch.utils.tensorboard import SummaryWriter
 
     with SummaryWriter(str(folder)) as writer:

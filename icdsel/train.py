@@ -14,7 +14,7 @@ from icdsel.checkpoint import find_checkpoint, load_policy, require_width
 from icdsel.console import note, out, progress, warn
 from icdsel.errors import CheckpointError, RlDataError, RunError
 from icdsel.files import write_json
-from icdsel.generation import SCORER_VERSION, generate
+from icdsel.generation import generate
 from icdsel.groups import make_groups, merge, split_groups
 from icdsel.lever_plus.rl_data import GT_PROB_NOTE
 from icdsel.lock import locked
@@ -34,6 +34,7 @@ from icdsel.records import QueryGroup
 from icdsel.rewards import is_correct
 from icdsel.run_journal import RunJournal
 from icdsel.run_log import log_only, log_to, logged
+from icdsel.scoring import SCORER_VERSION
 from icdsel.settings import SAMPLER_FILE_NAMES, RewardSettings, Settings, TrainSettings, flag, unusual
 from icdsel.sources import Sources, open_sources
 from icdsel.tensorboard import open_events, require_tensorboard

@@ -14,7 +14,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from icdsel.checkpoint import convert, find_checkpoint, load_checkpoint, load_policy, save_policy
+from icdsel.checkpoint import convert, find_checkpoint, is_converted, load_checkpoint, load_policy, save_policy
 from icdsel.errors import CheckpointError, UserError
 from icdsel.lever_plus.checkpoints import ConversionWarning, read_inert
 from icdsel.policy import PointerConfig, PointerNetwork
@@ -565,3 +565,17 @@ def test_refuses_weights_that_are_no_numbers(tmp_path: Path, value: float) -> No
         policy.query_proj.weight[0, 0] = value
     with pytest.raises(CheckpointError, match=r"query_proj\.weight holds NaN or infinite"):
         load_policy(save(tmp_path / "rce_epoch1.pt", policy))
+
+
+def test_whether_a_conversion_is_of_this_policy_is_told_by_its_content(tmp_path):
+    path = save(tmp_path / "rce_epoch1.pt", network(seed=1))
+    assert not is_converted(path)
+    written = convert(path, legacy_names=True)
+    assert is_converted(path)
+    os.utime(written, (1, 1))  # a clock that was wrong, a copy
+    assert is_converted(path)
+    save(path, network(seed=2))
+    os.utime(written, (2e9, 2e9))
+    assert not is_converted(path)
+    written.write_bytes(b"torn")
+    assert not is_converted(path)

@@ -9,7 +9,6 @@ from typing import Any
 from icdsel.check.findings import Checked, Findings, Kind, plain
 from icdsel.datasets import Split, load_split
 from icdsel.errors import DataError, RlDataError, RunError, UserError
-from icdsel.generation import SCORER_VERSION
 from icdsel.groups import reward_of
 from icdsel.json_records import read_lines
 from icdsel.lever_plus import rl_data as lever_plus
@@ -17,6 +16,7 @@ from icdsel.provenance import differences, fingerprint_examples, fingerprint_fil
 from icdsel.records import Example, Pointer, QueryGroup
 from icdsel.rewards import fields_of, is_correct
 from icdsel.rl_data import read_group, side_path
+from icdsel.scoring import SCORER_VERSION
 from icdsel.settings import RewardSettings, Settings
 
 PART = ".part"
@@ -103,6 +103,10 @@ class Present:
     def fingerprint(self) -> str:
         """Of the training split, as the identity of RL data holds it."""
         return fingerprint_examples(self.split("train"))
+
+    def queries(self, split: str) -> str | None:
+        """Fingerprint of the split that is asked about, where it is not the training split."""
+        return None if split == "train" else fingerprint_examples(self.split(split))
 
 
 def check_rl_data(path: Path, present: Present) -> Checked:
@@ -343,8 +347,10 @@ def _made_of(found: Findings, side: Path, present: Present) -> Mapping[str, Any]
         found.add(OTHER_DATASET, f"{made_of.get('data.dataset')!r} then, {now['data.dataset']!r} now")
         return made_of
     try:
-        if made_of.get("dataset") != present.fingerprint:
-            found.add(STALE_DATASET, f"fingerprint {made_of.get('dataset')} then, {present.fingerprint} now")
+        queries = present.queries(str(made_of.get("proposals.query_split", "train")))
+        for name, fingerprint in (("dataset", present.fingerprint), ("queries", queries)):
+            for line in differences({name: made_of.get(name)}, {name: fingerprint}):
+                found.add(STALE_DATASET, line)
     except DataError:
         pass  # told where the queries are looked up
     for line in differences({name: value for name, value in made_of.items() if name in now}, now):

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from icdsel.online import JOURNAL
 from icdsel.policy import PointerConfig
 from icdsel.provenance import fingerprint_file, read_side_file
 from icdsel.run_journal import METRICS_FILE
+from icdsel.runs import trained_on
 from icdsel.train import SIDE_FILE
 
 EPOCH_FILE = re.compile(r"(warm|rce|grpo)_epoch([1-9]\d{0,8})\.pt")
@@ -181,7 +182,7 @@ def _check_against(found: Findings, side: Mapping[str, Any], there: set[_Epoch])
             for number in islice(lacking, EXAMPLES):
                 found.add(MISSING, f"{phase}_epoch{number}.pt", 0)
             found.add(MISSING, count=lost)
-    for path, fingerprint in _rl_data(side):
+    for path, fingerprint in trained_on(side):
         if not path.is_file():
             found.add(RL_DATA_GONE, path)
         elif fingerprint_file(path) != fingerprint:
@@ -197,16 +198,6 @@ def _planned(side: Mapping[str, Any]) -> dict[str, int]:
     except (KeyError, TypeError, AttributeError):
         return {}
     return planned if all(type(count) is int and count >= 0 for count in planned.values()) else {}
-
-
-def _rl_data(side: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
-    """The files of RL data that a run was trained on, with their fingerprints then."""
-    files, fingerprints = side.get("rl_data"), side["identity"].get("rl_data")
-    if not isinstance(files, list) or not isinstance(fingerprints, list):
-        return
-    for file, fingerprint in zip(files, fingerprints, strict=False):
-        if isinstance(file, str) and isinstance(fingerprint, str) and "\0" not in file:
-            yield Path(file), fingerprint
 
 
 def is_run(folder: Path) -> bool:

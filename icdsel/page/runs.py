@@ -1,6 +1,8 @@
 """The runs behind the learned rows: their metrics, and the RL data that they were trained on.
 
-What is gone (a run was moved, RL data were removed) is told in a sentence and stops nothing.
+What is gone (a run was moved, RL data were removed) is told in a sentence and stops nothing. Files that a side file
+names are read where they are what it was written of: a folder from somebody else shows nothing that its maker did
+not have.
 """
 
 import json
@@ -15,9 +17,10 @@ from icdsel.errors import RlDataError, RunError
 from icdsel.groups import merge
 from icdsel.page.choices import Chosen
 from icdsel.page.landscape import Landscape, landscape
-from icdsel.provenance import read_side_file
+from icdsel.provenance import fingerprint_file, read_side_file
 from icdsel.rl_data import read_rl_data, rl_data_path
 from icdsel.run_journal import METRICS_FILE
+from icdsel.runs import trained_on
 from icdsel.settings import RewardSettings, Settings
 from icdsel.train import SIDE_FILE, runs_dir
 
@@ -26,14 +29,15 @@ from icdsel.train import SIDE_FILE, runs_dir
 class ShownRun:
     """A run: its epochs as `metrics.jsonl` has them, and what it was trained on.
 
-    `lead` is the name of the row that stands for this run and its other seeds.
+    `lead` is the name of the row that stands for this run and its other seeds; files of RL data come with their
+    fingerprints then.
     """
 
     lead: str
     label: str
     folder: Path
     epochs: tuple[Mapping[str, Any], ...]
-    rl_data: tuple[Path, ...]
+    rl_data: tuple[tuple[Path, str], ...]
     reward: RewardSettings
 
 
@@ -61,11 +65,16 @@ def read_runs(chosen: Sequence[Chosen], settings: Settings) -> tuple[list[ShownR
 def _folder(row: Chosen, settings: Settings) -> Path | None:
     """Beside the row's checkpoint, else the longest name in `model_cpk` that its file's name begins with."""
     checkpoint, file = row.source.checkpoint, row.source.path
-    places = [checkpoint.parent] if checkpoint else []
+    places = [checkpoint.parent] if checkpoint and _is(checkpoint, row.source.identity.get("checkpoint")) else []
     named = [path.parent for path in runs_dir(settings).glob(f"*/{SIDE_FILE}")]
     fitting = [folder for folder in named if file.name.startswith(f"policy-{folder.name}-")]
     places += sorted(fitting, key=lambda folder: -len(folder.name))
     return next((folder for folder in places if (folder / SIDE_FILE).is_file()), None)
+
+
+def _is(path: Path, fingerprint: object) -> bool:
+    """Whether a file is there and has this fingerprint."""
+    return path.is_file() and fingerprint_file(path) == fingerprint
 
 
 def _read_run(row: Chosen, folder: Path) -> ShownRun:
@@ -88,7 +97,7 @@ def _read_run(row: Chosen, folder: Path) -> ShownRun:
         reward = RewardSettings(**side.get("settings", {}).get("reward", {}))
     except (ValidationError, TypeError, AttributeError):
         raise RunError(f"{folder / SIDE_FILE} holds reward settings of another version") from None
-    return ShownRun(row.lead, row.label, folder, tuple(epochs), tuple(map(Path, side.get("rl_data", ()))), reward)
+    return ShownRun(row.lead, row.label, folder, tuple(epochs), tuple(trained_on(side)), reward)
 
 
 def read_landscapes(
@@ -103,15 +112,20 @@ def read_landscapes(
     """
     wanted = {(run.rl_data, _raw(run.reward)): None for run in runs if run.rl_data}
     if not wanted:
-        wanted = {((rl_data_path(settings),), _raw(settings.reward)): None}
+        path = rl_data_path(settings)
+        own = ((path, fingerprint_file(path) if path.is_file() else ""),)
+        wanted = {(own, _raw(settings.reward)): None}
     found, missing = [], []
     modes = {reward.mode for _, reward in wanted}
-    for paths, reward in wanted:
-        source = " + ".join(path.name for path in paths)
+    for files, reward in wanted:
+        source = " + ".join(path.name for path, _ in files)
         try:
+            for path, fingerprint in files:
+                if path.is_file() and not _is(path, fingerprint):
+                    raise RlDataError(f"{path} is not what it was trained on")
             read = [
                 read_rl_data(path, question_ids, skip_fallback=reward.skip_fallback, accept_unsound=True)
-                for path in paths
+                for path, _ in files
             ]
             groups = merge([data.groups for data in read])
         except RlDataError as error:

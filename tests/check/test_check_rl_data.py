@@ -11,8 +11,8 @@ from icdsel.check import rl_data as kinds
 from icdsel.check.findings import Checked, Kind
 from icdsel.check.paths import check
 from icdsel.datasets import load_split
-from icdsel.generation import SCORER_VERSION
 from icdsel.provenance import fingerprint_examples, identity
+from icdsel.scoring import SCORER_VERSION
 from icdsel.settings import Settings
 
 POOL = list(range(10, 20))

@@ -12,6 +12,7 @@ from icdsel.compare import compare
 from icdsel.files import write_json
 from icdsel.infer import predictions_dir
 from icdsel.page.build import Content, collect
+from icdsel.provenance import fingerprint_file
 from icdsel.settings import Settings, load_settings
 
 RUN = "v3_RandSampler_tiny-vlm_grpo-epochs-1"
@@ -101,8 +102,16 @@ def write_run(settings: Settings, name: str = RUN) -> Path:
         | {"kl": 0.01, "std_advantage": 0.7, "no_signal_share": 0.25}
     )
     (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(epoch)}\n" for epoch in epochs))
-    write_json(folder / "run.json", {"identity": {}, "settings": {"reward": {}}, "rl_data": [str(data)]})
+    (folder / "grpo_epoch1.pt").write_bytes(name.encode())
+    made_of = {"rl_data": [fingerprint_file(data)]}
+    write_json(folder / "run.json", {"identity": made_of, "settings": {"reward": {}}, "rl_data": [str(data)]})
     return folder
+
+
+def by_checkpoint(run: Path) -> dict[str, Any]:
+    """What the side file of predictions says of the checkpoint that chose."""
+    path = run / "grpo_epoch1.pt"
+    return {"checkpoint": str(path), "made_of": {"checkpoint": fingerprint_file(path)}}
 
 
 def rl_groups() -> list[dict[str, Any]]:
@@ -138,7 +147,7 @@ def made_content(
     write_dataset(folder, queries, **({"question": how["question"]} if "question" in how else {}))
     run = write_run(settings)
     for name in (*SELECTORS, *more):
-        side = {"checkpoint": str(run / "grpo_epoch1.pt")} if name == POLICY else {}
+        side = by_checkpoint(run) if name == POLICY else {}
         prediction = how.get("prediction", "colour 1")
         write_predictions(settings, name, choose(name, queries, shots, prediction=prediction), **side)
     return collect(settings, compare(settings))

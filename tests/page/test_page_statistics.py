@@ -1,5 +1,6 @@
 """The statistics of the page, on data small enough to count by hand."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_up import POLICY, QUERIES, RUN, choose, make_settings, rl_groups, write_predictions, write_run
+from made_up import POLICY, QUERIES, RUN, by_checkpoint, choose, make_settings, rl_groups, write_predictions, write_run
 
 from icdsel.compare import ComparisonRow, compare
 from icdsel.infer import predictions_dir
@@ -238,7 +239,7 @@ def policy_rows(settings, **side):
 def test_a_run_is_found_beside_its_checkpoint_or_by_its_name(tmp_path):
     settings = make_settings(tmp_path)
     folder = write_run(settings, "elsewhere")
-    rows = policy_rows(settings, checkpoint=str(folder / "grpo_epoch1.pt"))
+    rows = policy_rows(settings, **by_checkpoint(folder))
     runs, missing = read_runs(rows, settings)
     assert ([run.folder for run in runs], missing) == ([folder], [])
     named = write_run(settings, RUN)
@@ -246,6 +247,22 @@ def test_a_run_is_found_beside_its_checkpoint_or_by_its_name(tmp_path):
     assert [run.folder for run in read_runs(rows, settings)[0]] == [named]
     landscapes, missing = read_landscapes(runs, settings, None)
     assert ([made.source for made in landscapes], missing) == (["rl_data_made.jsonl"], [])
+
+
+def test_what_a_side_file_names_is_read_only_if_it_was_made_of_it(tmp_path):
+    settings = make_settings(tmp_path / "handed")
+    mine = write_run(make_settings(tmp_path / "mine"), "private")
+    rows = policy_rows(settings, checkpoint=str(mine / "grpo_epoch1.pt"), made_of={"checkpoint": "0" * 16})
+    assert read_runs(rows, settings) == ([], ["The run of policy: grpo-epochs-1 was not found."])
+    run = write_run(settings)
+    side = json.loads((run / "run.json").read_text())
+    side["rl_data"] = [str(next(tmp_path.glob("mine/**/rl_data_made.jsonl")))]
+    side["identity"]["rl_data"] = ["0" * 16]
+    (run / "run.json").write_text(json.dumps(side))
+    runs, _ = read_runs(rows, settings)
+    assert [found.folder for found in runs] == [run]
+    landscapes, missing = read_landscapes(runs, settings, None)
+    assert landscapes == [] and "is not what it was trained on" in missing[0]
 
 
 def test_what_is_gone_is_told_in_a_sentence(tmp_path):

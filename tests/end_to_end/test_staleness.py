@@ -1,0 +1,168 @@
+"""What was made of other things is never taken for what is asked for now: each command says what differs."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from icdsel import generation, infer
+from icdsel import train as training
+from icdsel.cli import app
+from icdsel.vlm import TINY_VLM_DIR
+
+SMALL = ("--dataset", "set.jsonl", "--model", "./my-model", "--encoder", "vlm", "--pool-size", 8)
+SCORE = ("gen-rl-data", *SMALL, "--queries", 4, "--beam", 1, "--samples", 1, "--retrieval", 1, "--random", 1)
+ANSWER = ("infer", *SMALL, "--n", 4, "--shots", 1, "--selector", "random")
+
+
+def icdsel(*words: object, code: int = 0) -> str:
+    made = CliRunner().invoke(app, [str(word) for word in words])
+    output = made.output + (made.stderr if made.stderr not in made.output else "")
+    assert made.exit_code == code, output + str(made.exception)
+    return output
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A small dataset and a model, with RL data, a run and predictions of both."""
+    folder = tmp_path_factory.mktemp("made")
+    before = Path.cwd()
+    os.chdir(folder)
+    Path("images").mkdir()
+    lines = []
+    for number in range(30):
+        picture = Image.new("RGB", (56, 56), (8 * number, 250 - 8 * number, 40))
+        picture.putpixel((number, 3), (255, 255, 255))
+        picture.save(f"images/{number}.png")
+        lines.append(
+            {
+                "question_id": number,
+                "image": f"images/{number}.png",
+                "question": "what colour?",
+                "answers": ["red", "green"],
+                "split": "train" if number < 24 else "validation",
+            }
+        )
+    Path("set.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    shutil.copytree(TINY_VLM_DIR, "my-model", ignore=shutil.ignore_patterns("__pycache__"))
+    try:
+        icdsel(*SCORE)
+        icdsel("train", *SMALL, *SCORE[-10:], "--rce-epochs", 1, "--run", "mine")
+        icdsel(*ANSWER)
+        yield folder
+    finally:
+        os.chdir(before)
+
+
+@pytest.fixture
+def copy(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(made, tmp_path / "copy", copy_function=shutil.copy2)
+    monkeypatch.chdir(tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def edit(number: int) -> None:
+    """Another answer in one line of the dataset, of the same length."""
+    lines = Path("set.jsonl").read_text().splitlines()
+    lines[number] = lines[number].replace("green", "brown")
+    Path("set.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def repaint(number: int) -> None:
+    Image.effect_noise((56, 56), 90).convert("RGB").save(f"images/{number}.png")
+
+
+def finetune() -> None:
+    """One matrix in the middle of the weights is another."""
+    weights = load_file("my-model/model.safetensors")
+    name = sorted(weights)[len(weights) // 2]
+    weights[name] += 0.01
+    save_file(weights, "my-model/model.safetensors", {"format": "pt"})
+
+
+def rename_template() -> None:
+    """Another prompt by the model's own files."""
+    path = Path("my-model/chat_template.jinja")
+    path.write_text(path.read_text() + "\n")
+
+
+CHANGES: dict[str, tuple[Callable[[], None], tuple[str, ...]]] = {
+    "answer": (lambda: edit(3), ("dataset (the training examples",)),
+    "image": (lambda: repaint(3), ("dataset (the training examples",)),
+    "weights": (finetune, ("model (the VLM's files)", "encoder (the encoder's files)")),
+    "template": (rename_template, ("model (the VLM's files)",)),
+}
+
+
+def predictions() -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path("results").rglob("*.jsonl")}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_everything_made_of_other_data_or_another_model_is_refused(copy: Path, what: str):
+    change, named = CHANGES[what]
+    change()
+    before = predictions()
+    for command in (SCORE, ANSWER, ("train", *SMALL, *SCORE[-10:], "--rce-epochs", 1, "--run", "mine")):
+        told = icdsel(*command, code=2)
+        assert "under other settings" in told and "--overwrite" in told
+        for words in named:
+            assert words in told, told
+    assert predictions() == before
+
+
+def test_overwrite_moves_it_aside_and_makes_it_anew(copy: Path):
+    repaint(3)
+    before = predictions()
+    icdsel(*SCORE, "--overwrite")
+    name = "rl_data_RandSampler_my-model"
+    folder = copy / "results/set/generated_data"
+    assert (folder / f"{name}.jsonl.old-1").read_bytes() == before[f"{name}.jsonl"]
+    assert (folder / f"{name}.meta.json.old-1").is_file()
+    icdsel(*SCORE)  # stands
+
+
+@pytest.mark.parametrize("change", [edit, repaint])
+def test_predictions_for_other_queries_are_refused(copy: Path, change: Callable[[int], None]):
+    change(25)
+    icdsel(*SCORE)  # the training split is the same
+    assert "queries (the queries' split" in icdsel(*ANSWER, code=2)
+
+
+def test_scores_for_other_queries_of_another_split_are_refused(copy: Path):
+    icdsel(*SCORE, "--split", "validation")
+    edit(25)
+    assert "queries (the queries' split" in icdsel(*SCORE, "--split", "validation", code=2)
+    path = "results/set/generated_data/rl_data_RandSampler_my-model_validation.jsonl"
+    assert "the dataset has changed since" in icdsel("check", path, *SMALL, code=1)
+
+
+@pytest.mark.parametrize(("command", "module"), [(SCORE, generation), (ANSWER, infer)])
+def test_another_version_of_the_scorer_is_refused(copy: Path, monkeypatch: pytest.MonkeyPatch, command, module):
+    monkeypatch.setattr(module, "SCORER_VERSION", 0)
+    assert "scorer (the version of icdsel's scorer)" in icdsel(*command, code=2)
+
+
+def test_a_prompt_is_named_by_its_setting(copy: Path):
+    told = icdsel(*SCORE, "--system-prompt", "Be brief.", code=2)
+    assert "vlm.system_prompt" in told and "'Be brief.' now" in told
+
+
+def test_online_training_depends_on_the_scorer(copy: Path, monkeypatch: pytest.MonkeyPatch):
+    online = ("train", *SMALL, *SCORE[-10:], "--rce-epochs", 1, "--grpo-epochs", 1, "--online", "--run", "online")
+    icdsel(*online)
+    monkeypatch.setattr(training, "SCORER_VERSION", 0)
+    assert "scorer (the version" in icdsel(*online, code=2)
+
+
+def test_a_half_made_file_is_not_completed_with_something_else(copy: Path):
+    whole = copy / "results/set/generated_data/rl_data_RandSampler_my-model.jsonl"
+    whole.rename(whole.with_name(whole.name + ".part"))
+    repaint(3)
+    assert "dataset (the training examples" in icdsel(*SCORE, code=2)

@@ -1,0 +1,115 @@
+"""Files appear whole, journals grow and are cut, and nothing is written through a link, a pipe or a device."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from icdsel.console import listeners
+from icdsel.errors import RunError
+from icdsel.files import append_lines, cut, size_of, write_bytes, write_json
+from icdsel.lock import locked
+from icdsel.run_log import log_to, logged
+from icdsel.tensorboard import open_events
+
+MINE = "what nobody else may touch\n"
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    file = tmp_path / "outside" / "mine.txt"
+    file.parent.mkdir()
+    file.write_text(MINE)
+    return file
+
+
+def test_a_link_in_the_place_of_a_result_is_replaced_not_followed(tmp_path: Path, outside: Path):
+    link = tmp_path / "run.json"
+    link.symlink_to(outside)
+    write_bytes(link, b"new")
+    assert outside.read_text() == MINE
+    assert not link.is_symlink() and link.read_bytes() == b"new"
+
+
+def test_a_link_in_the_place_of_the_file_beside_is_not_followed(tmp_path: Path, outside: Path):
+    target = tmp_path / "run.json"
+    target.with_name(f".{target.name}.{os.getpid()}.part").symlink_to(outside)
+    write_bytes(target, b"new")
+    assert outside.read_text() == MINE and target.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize(
+    "write", [lambda path: append_lines(path, ["{}"]), lambda path: cut(path, 0)], ids=["append", "cut"]
+)
+def test_a_journal_that_is_a_link_is_refused(tmp_path: Path, outside: Path, write):
+    link = tmp_path / "rl_data.jsonl.part"
+    link.symlink_to(outside)
+    with pytest.raises(OSError, match="a link") as told:
+        write(link)
+    assert told.value.filename == str(link)
+    assert outside.read_text() == MINE
+
+
+def test_a_journal_that_is_a_pipe_is_refused_at_once(tmp_path: Path):
+    pipe = tmp_path / "rl_data.jsonl.part"
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match="a pipe"):
+        append_lines(pipe, ["{}"])
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)  # now it could be opened
+    try:
+        with pytest.raises(OSError, match="a pipe"):
+            append_lines(pipe, ["{}"])
+    finally:
+        os.close(reader)
+
+
+def test_a_lock_that_is_a_link_is_refused(tmp_path: Path, outside: Path):
+    (tmp_path / ".my-run.lock").symlink_to(outside)
+    with pytest.raises(OSError, match="a link"), locked(tmp_path / "my-run", "run my-run", RunError):
+        pass
+    assert outside.read_text() == MINE
+
+
+def test_a_log_that_is_a_link_is_not_written(tmp_path: Path, outside: Path, capfd: pytest.CaptureFixture[str]):
+    link = tmp_path / "log.txt"
+    link.symlink_to(outside)
+
+    @logged
+    def stage() -> None:
+        log_to(link, "cpu")
+
+    stage()
+    assert outside.read_text() == MINE and not listeners
+    assert "no log is written" in capfd.readouterr().err
+
+
+def test_folders_that_are_links_are_refused(tmp_path: Path, outside: Path):
+    (tmp_path / "tensorboard").symlink_to(outside.parent)
+    with pytest.raises(OSError, match="a link"), open_events(tmp_path / "tensorboard"):
+        pass
+    assert sorted(outside.parent.iterdir()) == [outside]
+
+
+def test_a_journal_is_cut_and_goes_on(tmp_path: Path):
+    path = tmp_path / "new" / "journal.part"
+    append_lines(path, ["one", "zwei ü"])
+    append_lines(path, ["torn"])
+    cut(path, len("one\nzwei ü\n".encode()))
+    append_lines(path, ["three"])
+    assert path.read_text(encoding="utf-8") == "one\nzwei ü\nthree\n"
+    cut(path, 1000)
+    cut(path.with_name("not-there"), 0)
+    assert path.read_text(encoding="utf-8") == "one\nzwei ü\nthree\n"
+
+
+def test_what_cannot_be_written_leaves_the_old_file_and_nothing_beside(tmp_path: Path):
+    path = tmp_path / "table.json"
+    write_json(path, [1])
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(path, [float("nan")])
+    assert path.read_text() == "[1]\n" and list(tmp_path.iterdir()) == [path]
+
+
+def test_sizes(tmp_path: Path):
+    (tmp_path / "file").write_bytes(b"abc")
+    assert [size_of(tmp_path / name) for name in ("file", "none", "file/below")] == [3, -1, -1]
