@@ -5,16 +5,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from icdsel.errors import SettingsError
-from icdsel.settings import TABLES, TINY_VLM, WORLD, DataSettings, Settings, flag, load_settings
-
-# Where a command runs and what it remembers: nobody else's machine needs these.
-_MACHINE = ("device", "batch_tokens", "image_cache_mb", "image_cache_dir", "image_cache_disk_mb")
+from icdsel.settings import TABLES, TINY_VLM, WORLD, DataSettings, Settings, VlmSettings, flag, load_settings
 
 
 def flags(settings: Settings, *tables: str, leave_out: Iterable[str] = ()) -> list[str]:
     """The flags that give the settings of `tables`, without those that are so anyway."""
     usual = settings.usual()
-    skipped = {*_MACHINE, *leave_out}
+    skipped = {*VlmSettings.MACHINE, *leave_out}  # which nobody else's machine needs
     words: list[str] = []
     for table in tables:
         for name, field in TABLES[table].model_fields.items():

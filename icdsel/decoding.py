@@ -41,7 +41,7 @@ class Reader(Protocol):
         """Read one more token (R,) of each row; return the logits (R, V) of what follows, float32."""
 
 
-def decode(logits: Tensor, seen: Tensor | None, reader: Reader, search: Search) -> list[list[int]]:
+def decode(logits: Tensor, seen: Tensor | None, reader: Reader, search: Search) -> list[list[int] | None]:
     """Search the answer of every prompt.
 
     Args:
@@ -51,10 +51,16 @@ def decode(logits: Tensor, seen: Tensor | None, reader: Reader, search: Search) 
         search: How to search.
 
     Returns:
-        The tokens of each answer, without the stop.
+        The tokens of each answer, without the stop; None where logits on the way to it were not finite.
     """
-    found = _greedy(logits, seen, reader, search) if search.num_beams == 1 else _beams(logits, seen, reader, search)
-    return [until(row, search.stops) for row in found.tolist()]
+    answers = _greedy if search.num_beams == 1 else _beams
+    rows, sound = (made.tolist() for made in answers(logits, seen, reader, search))
+    return [until(row, search.stops) if fine else None for row, fine in zip(rows, sound, strict=True)]
+
+
+def are_finite(logits: Tensor) -> Tensor:
+    """Which rows of logits (R, V) a token can be taken from, bool (R,): -∞ rules out a token, NaN or ∞ the row."""
+    return logits.isfinite().any(-1) & ~(logits.isnan() | (logits == torch.inf)).any(-1)
 
 
 def until(tokens: list[int], stops: tuple[int, ...]) -> list[int]:
@@ -70,23 +76,25 @@ def penalised(scores: Tensor, seen: Tensor | None, penalty: float) -> Tensor:
     return torch.where(seen, torch.where(scores < 0, scores * penalty, scores / penalty), scores)
 
 
-def _greedy(logits: Tensor, seen: Tensor | None, reader: Reader, search: Search) -> Tensor:
-    """The likeliest token after the other, (B, T)."""
+def _greedy(logits: Tensor, seen: Tensor | None, reader: Reader, search: Search) -> tuple[Tensor, Tensor]:
+    """The likeliest token after the other, (B, T), and where all logits before the end were finite, (B,)."""
     stops = torch.tensor(search.stops, device=logits.device)
     ended = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
+    sound = ~ended
     taken: list[Tensor] = []
     while True:
+        sound &= ended | are_finite(logits)
         token = penalised(logits, seen, search.repetition_penalty).argmax(-1).masked_fill(ended, search.stops[0])
         taken.append(token)
         ended |= torch.isin(token, stops)
         if len(taken) == search.max_new_tokens or bool(ended.all()):
-            return torch.stack(taken, 1)
+            return torch.stack(taken, 1), sound
         seen = _with(seen, token)
         logits = reader.step(token)
 
 
-def _beams(logits: Tensor, seen: Tensor | None, reader: Reader, search: Search) -> Tensor:
-    """The best finished beam of each prompt, padded with a stop, (B, max_new_tokens).
+def _beams(logits: Tensor, seen: Tensor | None, reader: Reader, search: Search) -> tuple[Tensor, Tensor]:
+    """The best finished beam of each prompt, padded with a stop, (B, max_new_tokens), and where logits were finite.
 
     Each step ranks the continuations of all of a prompt's beams. Of the best `num_beams`, those that end enter
     the finished beams, of which the best `num_beams` are kept; the best that do not end are read on. A prompt is
@@ -101,7 +109,9 @@ def _beams(logits: Tensor, seen: Tensor | None, reader: Reader, search: Search) 
     done_scores = logits.new_full((count, width), -torch.inf)  # best first
     done_tokens = first.new_full((count, width, longest), search.stops[0])
     undecided = first.new_ones(count, dtype=torch.bool)
+    sound = undecided.clone()
     for length in range(1, longest + 1):
+        sound &= ~undecided | are_finite(logits).view(count, -1).all(1)
         log_probs = penalised(logits.log_softmax(-1), seen, search.repetition_penalty)
         beams = open_scores.shape[1]  # 1 in the first step, then `width`
         sums = (open_scores[..., None] + log_probs.view(count, beams, vocabulary)).flatten(1)
@@ -127,7 +137,7 @@ def _beams(logits: Tensor, seen: Tensor | None, reader: Reader, search: Search) 
         token = open_tokens[..., -1].flatten()
         seen = _with(None if seen is None else seen[rows], token)
         logits = reader.step(token)
-    return done_tokens[:, 0]
+    return done_tokens[:, 0], sound
 
 
 def _with(seen: Tensor | None, token: Tensor) -> Tensor | None:

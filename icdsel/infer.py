@@ -32,11 +32,10 @@ from icdsel.records import Example
 from icdsel.run_log import log_only, log_to, logged
 from icdsel.scoring import SCORER_VERSION
 from icdsel.selectors import Selectors, random_seed, scored_path
-from icdsel.settings import DataSettings, Selector, Settings, unusual
+from icdsel.settings import DataSettings, Selector, Settings, VlmSettings, unusual
 from icdsel.sources import Queries, Sources, open_sources
 from icdsel.train import SIDE_FILE, find_run
 
-CACHES = ("image_cache_mb", "image_cache_dir", "image_cache_disk_mb")
 # What every selector stands beside.
 ALWAYS: tuple[Selector, ...] = ("zero-shot", "majority")
 REMEDY = "Use --overwrite to move them aside, or --results-dir DIR for another place."
@@ -55,7 +54,7 @@ class Row:
 def predictions_dir(settings: Settings) -> Path:
     """`results/<dataset>/infer/<Sampler>_<Model>`, with what differs from the default pools and prompts behind it."""
     places = ("preset", "dataset", "sampler", "data_dir", "image_dir", "results_dir", "on_image_error")
-    machine = ("model", "device", "dtype", "batch_tokens", "max_failed", *CACHES)
+    machine = ("model", "dtype", *VlmSettings.MACHINE)
     usual = settings.usual()
     other: list[str] = [] if settings.data.preset == DataSettings().preset else [settings.data.preset]
     other += unusual(settings.data, usual["data"], places) + unusual(settings.vlm, usual["vlm"], machine)

@@ -5,12 +5,17 @@ kept on the model between calls.
 """
 
 from collections.abc import Sequence
+from inspect import signature
 from itertools import islice
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
+
+_CACHE = "cache" if "cache" in signature(Qwen2_5_VLTextModel.forward).parameters else "past_key_values"
+"""What transformers calls the KV cache: `cache` from 5.24 on."""
 
 Scores = tuple[tuple[float, ...], tuple[int, ...]]
 """Of a row's references: log-probs (nats) and numbers of tokens."""
@@ -58,14 +63,14 @@ class KvReader:
             The last hidden states, (R, L, d).
         """
         self._visible = torch.cat([self._visible, own], 1)
-        hidden: Tensor = self._model.model.language_model(
-            inputs_embeds=embeds,
-            position_ids=positions + self.position[:, None],
-            attention_mask=self._visible.long(),
-            past_key_values=self._cache,
-            use_cache=True,
-        ).last_hidden_state
+        hidden = self._forward(embeds, positions + self.position[:, None], self._visible.long())
         self.position = self.position + extents
+        return hidden
+
+    def _forward(self, embeds: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+        """The last hidden states (R, L, d) of a block that joins the cache."""
+        read = {"inputs_embeds": embeds, "position_ids": positions, "attention_mask": mask, _CACHE: self._cache}
+        hidden: Tensor = self._model.model.language_model(**read, use_cache=True).last_hidden_state
         return hidden
 
     def step(self, tokens: Tensor) -> Tensor:
@@ -123,12 +128,7 @@ class KvReader:
                 offsets[r, at : at + n] = torch.arange(n)
                 at += n
         mask = torch.cat([self._visible[:, None].expand(-1, width, -1), own.to(device)], 2)[:, None]  # (R, 1, M, L+M)
-        hidden: Tensor = self._model.model.language_model(
-            inputs_embeds=self._model.get_input_embeddings()(ids.to(device)),
-            position_ids=(self.position[:, None] + offsets.to(device)).expand(3, -1, -1),
-            attention_mask=mask,
-            past_key_values=self._cache,
-            use_cache=True,
-        ).last_hidden_state
+        embeds = self._model.get_input_embeddings()(ids.to(device))  # (R, M, d)
+        hidden = self._forward(embeds, (self.position[:, None] + offsets.to(device)).expand(3, -1, -1), mask)
         self._visible = torch.cat([self._visible, self._visible.new_zeros(count, width)], 1)
         return hidden

@@ -17,7 +17,7 @@ from jinja2 import TemplateError
 from PIL import Image
 from torch import Tensor
 
-from icdsel.decoding import Search, penalised, until
+from icdsel.decoding import Search, are_finite, penalised, until
 from icdsel.errors import VlmError
 from icdsel.feature_cache import Features
 from icdsel.images import ImageError, open_image
@@ -329,8 +329,7 @@ class _Watch:
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Scores (B * num_beams, V) of what follows `input_ids`."""
         count, beams = len(self._ids), len(scores) // len(self._ids)
-        fine = scores.isfinite().any(-1) & ~scores.isnan().any(-1)
-        self.finite &= fine.view(count, beams).all(1)
+        self.finite &= are_finite(scores).view(count, beams).all(1)
         if self._penalty == 1:
             return scores
         seen = torch.zeros(count, scores.shape[1], dtype=torch.bool, device=scores.device)

@@ -17,7 +17,7 @@ from icdsel.console import note
 from icdsel.errors import RunError, UserError
 from icdsel.files import size_of, write_json
 from icdsel.records import Example
-from icdsel.settings import WORLD, Settings
+from icdsel.settings import WORLD, Settings, VlmSettings
 
 Identity = dict[str, Any]
 """Flat and plain: everything that decides the content of a result."""
@@ -55,13 +55,12 @@ def fingerprint_file(path: Path) -> str:
 
 def identity(settings: Settings, *tables: str, leave_out: Iterable[str] = ()) -> Identity:
     """The settings of `tables` as a flat mapping, without those that cannot change a result (paths, memory)."""
-    silent = {"data.data_dir", "data.image_dir", "data.results_dir", "vlm.batch_tokens", "vlm.max_failed"}
-    silent |= {"vlm.image_cache_mb", "vlm.image_cache_dir", "vlm.image_cache_disk_mb"}
+    silent = {"data.data_dir", "data.image_dir", "data.results_dir", *(f"vlm.{name}" for name in VlmSettings.MACHINE)}
     # Of files and models their fingerprints count, wherever they lie.
     silent |= {"data.train_embeddings", "data.encoder", "data.sampler_encoder"}
     silent |= {"data.preset", "data.on_image_error", "data.max_image_pixels"}  # what they set counts
     # Of the model its fingerprint counts, of the arithmetic what the model was loaded in.
-    silent |= {"vlm.device", "vlm.model", "vlm.dtype", *leave_out}
+    silent |= {"vlm.model", "vlm.dtype", *leave_out}
     if not settings.vlm.trust_remote_code:  # results of before there was this setting stay valid
         silent.add("vlm.trust_remote_code")
     values = settings.model_dump(mode="json", include=set(tables))

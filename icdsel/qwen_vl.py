@@ -193,11 +193,12 @@ class QwenVl(Vlm):
         targets = [[(*self._encode(harmless(text)), self._end) for text in row] for row in references]
         scored = reader.score(targets, first)
         answers = decode(logits, self._seen(prompts, logits), reader, self.search)
-        texts = [self.processor.tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
-        finite = first.isfinite().any(-1).logical_and(~first.isnan().any(-1)).tolist()
+        text_of = self.processor.tokenizer.decode
         return [
-            Answer(text, *score) if fine and all(map(math.isfinite, score[0])) else Answer("", error=NOT_FINITE)
-            for text, score, fine in zip(texts, scored, finite, strict=True)
+            Answer("", error=NOT_FINITE)
+            if answer is None or not all(map(math.isfinite, score[0]))
+            else Answer(text_of(answer, skip_special_tokens=True), *score)
+            for answer, score in zip(answers, scored, strict=True)
         ]
 
     def _seen(self, prompts: Sequence[tuple[Block, ...]], logits: Tensor) -> Tensor | None:

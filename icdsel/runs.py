@@ -14,7 +14,7 @@ from icdsel.checkpoint import find_checkpoint
 from icdsel.console import warn
 from icdsel.errors import CheckpointError, RunError
 from icdsel.files import write_json
-from icdsel.infer import CACHES, read_predictions
+from icdsel.infer import read_predictions
 from icdsel.provenance import fingerprint_file, read_side_file
 from icdsel.run_journal import METRICS_FILE
 from icdsel.settings import TABLES, DataSettings, Settings, VlmSettings, unusual
@@ -22,7 +22,7 @@ from icdsel.train import SIDE_FILE
 
 # What says where things lie, or is shown by itself.
 _PLACES = ("preset", "dataset", "data_dir", "image_dir", "results_dir", "on_image_error")
-_MACHINE = ("model", "device", "dtype", "batch_tokens", "max_failed", *CACHES)
+_MACHINE = ("model", "dtype", *VlmSettings.MACHINE)
 
 
 @dataclass(frozen=True)

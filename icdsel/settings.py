@@ -177,6 +177,12 @@ class DataSettings(Table):
 class VlmSettings(Table):
     """The vision-language model that is asked, and how it is asked."""
 
+    MACHINE: ClassVar = (
+        *("device", "batch_tokens", "max_failed", "call_timeout"),
+        *("image_cache_mb", "image_cache_dir", "image_cache_disk_mb"),
+    )
+    """The settings of where the model runs, what it may use and remember: answers do not depend on them."""
+
     model: Annotated[str | None, _alias(MODEL_ALIASES), BeforeValidator(_not_flamingo)] = None
     """A name (`tiny-vlm`, `qwen2.5-vl-3b`), a Hugging Face name or a folder. [by dataset]"""
     trust_remote_code: bool = False
@@ -211,6 +217,8 @@ class VlmSettings(Table):
     """Tokens of prompts that the VLM reads at once; less needs less memory, answers stay the same."""
     max_failed: float = Field(0.1, ge=0, le=1)
     """Share of calls that may fail; the run stops where it is more, and what was finished is kept."""
+    call_timeout: float = Field(1800, gt=0)
+    """Seconds that prompts which are read at once may take; then each is tried alone, and what hangs has failed."""
     image_cache_mb: int = Field(1024, ge=0)
     """Memory for the visual features of images already seen."""
     image_cache_dir: Path | None = None

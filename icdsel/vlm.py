@@ -24,9 +24,12 @@ from icdsel.pretrained import CODE, SAFELY, fingerprint, model_folder, names_cod
 from icdsel.prompts import PromptStyle
 from icdsel.records import Answer, Example
 from icdsel.settings import MODEL_ALIASES, TINY_VLM, VlmSettings
+from icdsel.time_limit import time_limit
 
 TINY_VLM_DIR = Path(__file__).parent / "demo" / "tiny_vlm"
 NOT_FINITE = "the model's logits are not finite"
+HANGS = 3  # batches in a row that take too long: it is not the prompts
+GIVEN_UP = "What was finished is kept: see to the device and give the same command again, or raise --call-timeout."
 FEW = 32  # calls: of fewer, as many may fail as of so many
 OWN_CLASSES = ("AutoModelForImageTextToText", "AutoModelForCausalLM")
 """As what a model may name a class of its own; those that transformers has are the first."""
@@ -118,29 +121,39 @@ class Vlm(ABC):
     ) -> Iterator[dict[int, Answer]]:
         """The answers of batches; one that fails is halved, and for want of memory later ones are too.
 
-        A prompt that fails alone has failed.
+        A prompt that fails alone has failed. Of a batch that takes too long each prompt is tried alone.
+
+        Raises:
+            VlmError: batch after batch takes too long.
         """
+        hung = 0  # batches in a row
         for whole in batches:
             most = self._fits or len(whole)
             parts = deque(whole[at : at + most] for at in range(0, len(whole), most))
             while parts:
                 batch = parts.popleft()
                 try:
-                    yield answer(batch)
+                    with time_limit(self.settings.call_timeout, GIVEN_UP):
+                        answers = answer(batch)
+                except TimeoutError as error:
+                    parted, reason, hung = 1, reason_of(error), hung + 1  # halves would be waited for again and again
+                    if hung == HANGS:
+                        raise VlmError(f"{reason}, {HANGS} times in a row. {GIVEN_UP}") from None
                 except (torch.OutOfMemoryError, MemoryError) as error:
-                    scarce, reason = True, f"out of memory for a single prompt: {reason_of(error)}"
+                    parted, reason = len(batch) // 2, f"out of memory for a single prompt: {reason_of(error)}"
+                    self._fits = parted or self._fits
                 except Exception as error:  # noqa: BLE001 - what a model raises differs; too many stop the run
-                    scarce, reason = False, f"{type(error).__name__}: {reason_of(error)}"
+                    parted, reason = len(batch) // 2, f"{type(error).__name__}: {reason_of(error)}"
                 else:
+                    hung = 0
+                    yield answers
                     continue
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()  # after the exception is gone: it held the batch's tensors
                 if len(batch) == 1:
                     yield {batch[0]: Answer("", error=reason)}
                 else:
-                    half = len(batch) // 2
-                    parts.extendleft([batch[half:], batch[:half]])
-                    self._fits = half if scarce else self._fits
+                    parts.extendleft(reversed([batch[at : at + parted] for at in range(0, len(batch), parted)]))
 
     def answer(
         self, requests: Sequence[Request], on_answers: Callable[[Mapping[int, Answer]], None] | None = None
@@ -174,6 +187,7 @@ class Vlm(ABC):
             else:
                 fine[i] = request
         if failed:
+            self._failures += [answer.error or "" for answer in failed.values()]
             yield failed
         again: list[int] = []
         for made in self._answer_all(fine):
@@ -183,7 +197,7 @@ class Vlm(ABC):
             for made in self._answer_all({i: fine[i]}):
                 self._failures += [answer.error for answer in made.values() if answer.error is not None]
                 yield made
-        self._asked += len(fine)
+        self._asked += len(chunk)
 
     def _stop_if_too_many_failed(self) -> None:
         failed, most = len(self._failures), self.settings.max_failed

@@ -1,0 +1,52 @@
+"""A limit of time for work that may hang: it is interrupted, and where that does not help the process ends."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from icdsel.console import warn
+
+GRACE = 30.0
+"""Seconds that an interrupted call has to return, before the process ends without it."""
+
+
+@contextmanager
+def time_limit(seconds: float, advice: str) -> Iterator[None]:
+    """Interrupts what runs inside after so many seconds, in the main thread; elsewhere there is no limit.
+
+    What hangs outside of Python (a driver, a device that is gone) cannot be interrupted: `GRACE` seconds later the
+    process ends with exit code 1, as if it had been killed. Work that survives being killed survives that.
+
+    Args:
+        seconds: The limit.
+        advice: What the process says before it ends.
+
+    Raises:
+        TimeoutError: The time is up.
+    """
+    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+        yield
+        return
+    too_long = f"no answer of the VLM after {seconds:g} seconds"
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise TimeoutError(too_long)
+
+    def end() -> None:
+        warn(f"{too_long}, and it cannot be interrupted: the process ends. {advice}")
+        os._exit(1)
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    last = threading.Timer(seconds + GRACE, end)
+    last.daemon = True
+    last.start()
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        last.cancel()
