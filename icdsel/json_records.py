@@ -3,12 +3,12 @@
 import codecs
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from icdsel.errors import DataError, Refuse, stop
+from icdsel.errors import DataError, Refuse, UserError, stop
 from icdsel.reading import read_bytes_lines, read_whole
 
 LARGEST_FILE = 2 * 2**30
@@ -20,8 +20,8 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
 
 
-def parsed(content: bytes | str) -> Any:
-    """The value of a JSON text, whose texts can all be written and printed again.
+def parsed(content: bytes | str, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+    """The value of a JSON text, as `json.loads` reads it, whose texts can all be written and printed again.
 
     Raises:
         ValueError: It is no JSON in UTF-8, has lists more than `DEEPEST` deep in one another, a number of thousands of
@@ -29,7 +29,7 @@ def parsed(content: bytes | str) -> Any:
     """
     text = content if isinstance(content, str) else content.decode()
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=object_pairs_hook)
         _require_shallow(value, text, 0, len(text))
     except RecursionError as error:
         raise ValueError(str(error)) from None
@@ -146,6 +146,27 @@ def read_lines(path: Path, refuse: Refuse = stop) -> Iterator[tuple[str, Any]]:
                 yield f"line {number}", value
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def whole_lines(path: Path, error: type[UserError]) -> Iterator[tuple[bytes, Any]]:
+    """The lines of a journal and their values, up to the first that is torn or damaged; none where there is no file.
+
+    Raises:
+        UserError: of the class `error`: the file cannot be read.
+    """
+    if not path.exists():
+        return
+    try:
+        for line in read_bytes_lines(path):
+            try:
+                value = parsed(line)
+            except ValueError:
+                return
+            if not line.endswith(b"\n"):
+                return
+            yield line, value
+    except OSError as problem:
+        raise error(f"{path} cannot be read: {problem.strerror}") from None
 
 
 class _Place:

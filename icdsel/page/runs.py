@@ -3,7 +3,6 @@
 What is gone (a run was moved, RL data were removed) is told in a sentence and stops nothing.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from icdsel.page.choices import Chosen
 from icdsel.page.landscape import Landscape, landscape
 from icdsel.provenance import read_side_file
 from icdsel.rl_data import read_rl_data, rl_data_path
-from icdsel.run_journal import METRICS_FILE
+from icdsel.run_journal import METRICS_FILE, read_metrics
 from icdsel.settings import RewardSettings, Settings
 from icdsel.train import SIDE_FILE, runs_dir
 
@@ -75,18 +74,11 @@ def _read_run(row: Chosen, folder: Path) -> ShownRun:
         RunError: a file is damaged.
     """
     side = read_side_file(folder / SIDE_FILE)
-    path, epochs = folder / METRICS_FILE, []
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    for number, line in enumerate(lines, 1):
-        try:
-            epoch = json.loads(line)
-            _ = str(epoch["phase"]), int(epoch["epoch"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{path}, line {number}: {type(error).__name__} {error}: no metrics of icdsel") from None
-        epochs.append(epoch)
+    path = folder / METRICS_FILE
+    epochs = read_metrics(path) if path.is_file() else []
     try:
         reward = RewardSettings(**side.get("settings", {}).get("reward", {}))
-    except (ValidationError, TypeError, AttributeError):
+    except (ValidationError, TypeError):
         raise RunError(f"{folder / SIDE_FILE} holds reward settings of another version") from None
     return ShownRun(row.lead, row.label, folder, tuple(epochs), tuple(map(Path, side.get("rl_data", ()))), reward)
 
