@@ -268,7 +268,7 @@ def _read(path: Path, rows: Mapping[str, int]) -> _Kept | None:
         if any(table.dtype != torch.float32 or not table.isfinite().all() for table in features.values()):
             raise ValueError("its tables are not finite numbers in float32")
     except (OSError, SafetensorError, ValueError, LookupError, TypeError, AttributeError) as error:
-        note(f"{path} is damaged ({str(error) or type(error).__name__}): computing it again")
+        note(f"{path} is damaged ({str(error)[:200] or type(error).__name__}): computing it again")
         return None
     return _Kept(features, broken)
 
@@ -302,7 +302,7 @@ def read_train_embeddings(path: Path, rows: int) -> Tensor:
                 raise DataError(told)
             vectors = (content if isinstance(content, Tensor) else file.tensor(content)).float()
         except (OSError, SafetensorError, ValueError, LookupError) as error:
-            raise DataError(f"{path} is damaged or no file of tensors ({error}); {expected}") from None
+            raise DataError(f"{path} is damaged or no file of tensors ({str(error)[:200]}); {expected}") from None
     if not vectors.isfinite().all():
         bad = (~vectors.isfinite()).any(1).nonzero()[:, 0].tolist()
         raise DataError(f"{path}: {len(bad)} rows are not finite, first {bad[:3]}; {expected}")

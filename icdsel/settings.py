@@ -690,16 +690,10 @@ def _explain(problem: Any) -> str:
     if dotted not in known:
         return f"[{place[0]}] {message}" if place else message
     spelled = flag(place[1], known[dotted])
-    return f"{spelled} ({dotted}): {message}, got {_told(problem['input'])}"
-
-
-def _told(value: object) -> str:
-    """A value in a message."""
     try:
-        text = repr(value)
+        return f"{spelled} ({dotted}): {message}, got {problem['input']!r}"
     except ValueError:  # an integer of thousands of digits
-        return "a number of thousands of digits"
-    return text if len(text) <= 200 else f"{text[:199]}…"
+        return f"{spelled} ({dotted}): {message}"
 
 
 def without_effect(settings: Settings, tables: Iterable[str]) -> list[str]:

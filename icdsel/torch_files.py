@@ -115,7 +115,7 @@ class TorchFile:
             try:
                 self._storages[stored.record] = bytearray(self._archive.read(stored.record))
             except Exception as error:  # a damaged archive raises nearly anything
-                raise ValueError(str(error) or "it is cut short") from error
+                raise ValueError(str(error)[:200] or "it is cut short") from error
         content = self._storages[stored.record]
         held = len(content) // stored.dtype.itemsize
         reach = stored.offset + sum((size - 1) * step for size, step in zip(stored.shape, stored.stride, strict=True))
@@ -163,7 +163,7 @@ def open_torch_file(path: Path) -> Iterator[TorchFile]:
         try:
             opened = TorchFile(zipfile.ZipFile(file), os.fstat(file.fileno()).st_size)
         except Exception as error:  # a damaged archive or pickle raises nearly anything
-            raise ValueError(str(error) or type(error).__name__) from error
+            raise ValueError(str(error)[:200] or type(error).__name__) from error
         yield opened
 
 
