@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from icdsel.console import note, progress
+from icdsel.errors import RunError
 from icdsel.files import append_lines, cut
+from icdsel.json_records import are_ids, is_id, is_number, whole_lines
 from icdsel.metrics import majority_answer
 from icdsel.records import Answer, Example, Pointer
 from icdsel.scoring import accuracies, prediction_of
@@ -17,6 +19,9 @@ from icdsel.vlm import Request
 
 UNIT = 128
 """Prompts that are asked, and written to the journal, together: an interruption costs no more than these."""
+
+MOST_SHOTS = 10_000
+"""What is believed of a record."""
 
 Prompt = tuple[int, Pointer]
 """Which prompt of a row it is: the query's question_id and the pointer."""
@@ -84,23 +89,50 @@ def answer_queries(
 
 def prompt_of(record: Mapping[str, Any]) -> Prompt:
     """Which prompt a record answers."""
-    return int(record["question_id"]), tuple(record["icds"])
+    return record["question_id"], tuple(record.get("icds", ()))
 
 
 def whole_units(part: Path) -> dict[Prompt, dict[str, Any]]:
-    """The records of a journal's whole units by prompt; what is torn behind them is cut off."""
+    """The records of a journal's whole units by prompt; what is torn behind them is cut off.
+
+    Raises:
+        RunError: the journal cannot be read.
+    """
     found: list[tuple[Prompt, dict[str, Any]]] = []
-    lines = part.read_bytes().splitlines(keepends=True) if part.exists() else []
-    for line in lines:
+    sizes: list[int] = []
+    for line, value in whole_lines(part, RunError):
         try:
-            record = json.loads(line if line.endswith(b"\n") else b"")
-            _ = record.get("error") or float(record["accuracy"])
-            found.append((prompt_of(record), record))
-        except (ValueError, TypeError, KeyError, AttributeError):
+            record = sound_record(value)
+        except ValueError:
             break
+        found.append((prompt_of(record), record))
+        sizes.append(len(line))
     whole = len(found) // UNIT * UNIT  # the last unit of a row may be smaller: it is asked again
-    cut(part, sum(map(len, lines[:whole])))
+    cut(part, sum(sizes[:whole]))
     return dict(found[:whole])
+
+
+def sound_record(value: Any) -> dict[str, Any]:
+    """A record of predictions, all of whose fields are of their kinds.
+
+    Raises:
+        ValueError: it is none; the message says which field is not as it should be.
+    """
+    if not isinstance(value, dict):
+        raise ValueError("it is no object")
+    failed = "error" in value
+    sound = {
+        "question_id": is_id(value.get("question_id")),
+        "shots": is_id(value.get("shots")) and is_number(value.get("shots"), 0, MOST_SHOTS),
+        "icds": are_ids(value.get("icds", [])),
+        "error": not failed or isinstance(value["error"], str),
+        "prediction": isinstance(value.get("prediction", ""), str),
+        "accuracy": failed or is_number(value.get("accuracy"), 0.0, 1.0),
+    }
+    sound |= {name: is_number(value[name], 0.0, 1.0) for name in value if name.startswith("accuracy_")}
+    if wrong := [name for name, fine in sound.items() if not fine]:
+        raise ValueError(f"{wrong[0][:40]} is missing or not of its kind")
+    return value
 
 
 def _record(settings: Settings, query: Example, pointer: Pointer, answer: Answer) -> dict[str, Any]:

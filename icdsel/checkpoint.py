@@ -1,4 +1,4 @@
-"""Checkpoints of the policy: one format written, every format of Lever-Plus read, no code unpickled.
+"""Checkpoints of the policy: one format written, every format of Lever-Plus read, none of their code run.
 
 A checkpoint is a `torch.save` of plain data: Lever-Plus's five keys (`epoch`, counted from 0, `phase`,
 `model_state_dict`, `kl_beta`, `metrics`) and beside them `config`, the sizes of the network, which Lever-Plus
@@ -9,7 +9,8 @@ import io
 import re
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,11 +22,13 @@ from icdsel.errors import CheckpointError
 from icdsel.files import write_bytes
 from icdsel.lever_plus import checkpoints as lever_plus
 from icdsel.policy import PointerConfig, PointerNetwork
+from icdsel.torch_files import StoredTensor, TorchFile, described, open_torch_file
 
 __all__ = [
     "Checkpoint",
     "convert",
     "find_checkpoint",
+    "foreign_objects",
     "is_converted",
     "load_checkpoint",
     "load_policy",
@@ -36,6 +39,7 @@ __all__ = [
 _T = TypeVar("_T")
 _EPOCH_FILE = re.compile(r"(rce|grpo)_epoch(\d+)\.pt")
 _V2_SUFFIX = "_v2format.ckpt"
+_MOST_LAYERS, _WIDEST, _LAST_EPOCH = 256, 2**20, 10**6  # what is believed
 
 
 @dataclass(frozen=True)
@@ -110,10 +114,9 @@ def load_policy(path: str | Path) -> PointerNetwork:
 def load_checkpoint(path: str | Path) -> Checkpoint:
     """Reads a checkpoint: ours, Lever-Plus's ``.pt`` and ``_v2format.ckpt``, or Lightning's ``.ckpt``.
 
-    No code in the file is run. Where it holds more than tensors and plain values, it is read by an unpickler
-    that knows nothing else. Loading is strict: every weight of the network must be there in its shape, and no
-    other. A file without `config` gives the network that its shapes tell, with one head; without a gate in it
-    there is none in the network, which is how such a checkpoint was trained.
+    No code in the file is run (`icdsel.torch_files`). Loading is strict: every weight of the network must be there
+    in its shape, and no other. A file without `config` gives the network that its shapes tell, with one head;
+    without a gate in it there is none in the network, which is how such a checkpoint was trained.
 
     Args:
         path: The file.
@@ -125,27 +128,34 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         CheckpointError: The file is missing, damaged, no checkpoint, or not of a network known here.
     """
     path = Path(path)
-    content = _read(path)
-    try:
-        found = lever_plus.selector_weights(content)
-        weights = {name: _tensor(path, name, value) for name, value in found.items()}
-        config = _config(content.get("config"), weights)
-        if not config.gate:
-            weights = lever_plus.drop_neutral_gate(weights)
-        network = _network(config, weights)
-    except (ValueError, TypeError, KeyError, OSError) as error:
-        raise CheckpointError(
-            f"{path} cannot be used: {error}. Expected a checkpoint of icdsel or Lever-Plus (rce_epochN.pt, "
-            f"grpo_epochN.pt, *{_V2_SUFFIX} or a Lightning .ckpt with a pointer selector)."
-        ) from error
+    with _opened(path) as file:
+        content = file.content
+        if not isinstance(content, dict):
+            raise CheckpointError(
+                f"{path} holds {described(content)}, not a checkpoint's dict. Name a checkpoint, such as "
+                "rce_epoch5.pt in the run's folder."
+            )
+        try:
+            weights = _weights(file, lever_plus.selector_weights(content))
+            config = _config(content.get("config"), weights)
+            if not config.gate:
+                weights = lever_plus.drop_neutral_gate(weights)
+            network = _network(config, weights)
+            told = {name: file.whole(content.get(name)) for name in ("metrics", "optimizer_state_dict", "extra")}
+        except (ValueError, TypeError, KeyError, OSError) as error:
+            raise CheckpointError(
+                f"{path} cannot be used: {error}. Expected a checkpoint of icdsel or Lever-Plus (rce_epochN.pt, "
+                f"grpo_epochN.pt, *{_V2_SUFFIX} or a Lightning .ckpt with a pointer selector)."
+            ) from error
+    epoch = content.get("epoch")
     return Checkpoint(
         network=network,
-        epoch=_of(int, content.get("epoch")),
+        epoch=epoch if type(epoch) is int and 0 <= epoch <= _LAST_EPOCH else None,
         phase=_of(str, content.get("phase")),
-        metrics=_of(dict, content.get("metrics")) or {},
+        metrics=_of(dict, told["metrics"]) or {},
         kl_beta=_of(float, content.get("kl_beta")),
-        optimizer=_of(dict, content.get("optimizer_state_dict")),
-        extra=_of(dict, content.get("extra")) or {},
+        optimizer=_of(dict, told["optimizer_state_dict"]),
+        extra=_of(dict, told["extra"]) or {},
     )
 
 
@@ -250,30 +260,34 @@ def find_checkpoint(run_dir: str | Path) -> Path:
     return run_dir / best[0]
 
 
-def _read(path: Path) -> Mapping[str, Any]:
-    """The dict that a file of `torch.save` holds, without running any code of it."""
+@contextmanager
+def _opened(path: Path) -> Iterator[TorchFile]:
+    """A file of `torch.save`; no code of it is run."""
     if not path.is_file():
         kind = "is a folder, not a checkpoint file" if path.is_dir() else "does not exist"
+        kind = "is a pipe or a device, not a checkpoint file" if path.exists() and not path.is_dir() else kind
         raise CheckpointError(f"{path} {kind}. Name a checkpoint, such as rce_epoch5.pt in the run's folder.")
     if not path.stat().st_size:
         raise CheckpointError(f"{path} is empty: it was not written to its end. Copy or train it again.")
-    content: object
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # noqa: BLE001 - it is damaged or holds more than plain data: the other reader tells
+    with ExitStack() as stack:
         try:
-            content = lever_plus.read_inert(path)
-        except Exception as error:  # a damaged pickle raises nearly anything
+            file = stack.enter_context(open_torch_file(path))
+        except ValueError as error:
             raise CheckpointError(
-                f"{path} is no checkpoint, or a damaged one ({str(error) or type(error).__name__}). Expected "
-                "a file written by icdsel train or Lever-Plus; if it is one, copy or train it again."
+                f"{path} is no checkpoint, or a damaged one ({error}). Expected a file written by icdsel train or "
+                "Lever-Plus (torch 1.6 or later); if it is one, copy or train it again."
             ) from error
-    if not isinstance(content, Mapping):
-        raise CheckpointError(
-            f"{path} holds a {type(content).__name__}, not a checkpoint's dict. Name a checkpoint, such as "
-            "rce_epoch5.pt in the run's folder."
-        )
-    return content
+        yield file
+
+
+def foreign_objects(path: Path) -> list[str]:
+    """The names of what a checkpoint asks for beside tensors and plain values; nothing of it is imported.
+
+    Raises:
+        CheckpointError: As for `load_checkpoint`.
+    """
+    with _opened(path) as file:
+        return file.foreign
 
 
 def _of(kind: type[_T], value: object) -> _T | None:
@@ -281,28 +295,41 @@ def _of(kind: type[_T], value: object) -> _T | None:
     return value if isinstance(value, kind) else None
 
 
-def _tensor(path: Path, name: str, value: object) -> Tensor:
-    """A weight, read and in float32."""
-    try:
-        tensor = value.load(path) if isinstance(value, lever_plus.StoredTensor) else value
-    except Exception as error:  # a damaged archive raises nearly anything
-        raise ValueError(f"{name} is damaged ({str(error) or type(error).__name__})") from error
-    if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or not tensor.is_floating_point():
-        raise ValueError(f"{name} is no tensor of floats")
-    if not tensor.isfinite().all():
-        raise ValueError(f"{name} holds NaN or infinite values: its training went wrong")
-    return tensor.detach().float()
+def _weights(file: TorchFile, found: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights, read and in float32."""
+    for name, value in found.items():
+        if not isinstance(value, StoredTensor) or not value.dtype.is_floating_point:
+            raise ValueError(f"{name[:80]} is no tensor of floats")
+    if sum(value.nbytes for value in found.values()) > file.size:  # what overlaps could be of any size
+        raise ValueError("its weights are larger than the file")
+    weights = {}
+    for name, value in found.items():
+        try:
+            weights[name] = file.tensor(value).float()
+        except ValueError as error:
+            raise ValueError(f"{name[:80]} is damaged ({error})") from error
+        if not weights[name].isfinite().all():
+            raise ValueError(f"{name[:80]} holds NaN or infinite values: its training went wrong")
+    return weights
 
 
 def _config(told: object, weights: Mapping[str, Tensor]) -> PointerConfig:
+    """The sizes of the network, as the file tells them or its weights show them."""
     if told is None:
-        return lever_plus.infer_config(weights)
-    if not isinstance(told, Mapping):
-        raise ValueError(f"its config is a {type(told).__name__}, not a dict")
-    unknown = set(told) - {field.name for field in fields(PointerConfig)}
-    if unknown:
-        raise ValueError(f"its config has {_names(unknown)}, which a newer version of icdsel must have written")
-    return PointerConfig(**told)
+        config = lever_plus.infer_config(weights)
+    else:
+        if not isinstance(told, Mapping):
+            raise ValueError(f"its config is {described(told)}, not a dict")
+        kinds = {field.name: field.type for field in fields(PointerConfig)}
+        if unknown := {str(name) for name in told} - kinds.keys():
+            raise ValueError(f"its config has {_names(unknown)}, which a newer version of icdsel must have written")
+        for name, value in told.items():
+            if type(value) is not kinds[name] and not (kinds[name] is float and type(value) is int):
+                raise ValueError(f"{name} in its config is {described(value)}")
+        config = PointerConfig(**told)
+    if config.num_layers > _MOST_LAYERS or max(config.d_model, config.hidden_dim, config.tower) > _WIDEST:
+        raise ValueError(f"its network has more than {_MOST_LAYERS} layers or is wider than {_WIDEST:,}")
+    return config
 
 
 def _network(config: PointerConfig, weights: Mapping[str, Tensor]) -> PointerNetwork:
@@ -328,7 +355,7 @@ def _network(config: PointerConfig, weights: Mapping[str, Tensor]) -> PointerNet
 
 def _names(names: set[str]) -> str:
     """Names for a message, the first few of many."""
-    listed = sorted(names)
+    listed = [name[:80] for name in sorted(names)]
     return ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")
 
 

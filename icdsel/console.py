@@ -5,12 +5,12 @@ Everything that is said, bars aside, is also handed to `listeners` as plain text
 
 import io
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Protocol
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,6 +20,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 from rich.table import Column
 from rich.text import Text
 
@@ -31,20 +32,44 @@ listeners: list[Callable[[str], None]] = []
 """Called with everything that is said, as plain text."""
 
 
-class _Heard(Console):
+_UNSEEN = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160), 0x2028, 0x2029], "\ufffd")
+_UNSEEN |= dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A), *range(0xD800, 0xE000)], "\ufffd")
+
+
+def shown(text: str) -> str:
+    """A text as it may be shown: what would command a terminal or turn the direction of writing is replaced.
+
+    Questions, answers, names and messages may come from anyone's files.
+    """
+    return text.translate(_UNSEEN)
+
+
+class _Plain(Console):
+    """A console that shows texts as they are: no markup in them counts, and nothing in them commands the terminal."""
+
+    def __init__(self, **how: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, soft_wrap=True, **how)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """The pieces of what is printed; those of the console itself (colours, bars) command the terminal."""
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else shown(text), style, control)
+
+
+class _Heard(_Plain):
     """A console whose words reach the listeners too."""
 
     def print(self, *objects: Any, **how: Any) -> None:
         """Prints `objects` as `rich.console.Console` does."""
         super().print(*objects, **how)
         if listeners:
-            plain = Console(file=io.StringIO(), width=LOG_WIDTH, highlight=False, soft_wrap=True)
+            plain = _Plain(file=io.StringIO(), width=LOG_WIDTH)
             plain.print(*objects)
             _tell(plain.file.getvalue())  # type: ignore[attr-defined]
 
 
-out = _Heard(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = _Heard()
+err = _Plain(stderr=True)
 
 
 class Advance(Protocol):
@@ -78,14 +103,18 @@ def progress(what: str, total: int) -> Iterator[Advance]:
     """
     roomy = err.width >= 100
     columns = (
-        TextColumn("{task.description}", table_column=Column(no_wrap=True, max_width=err.width // (3 if roomy else 5))),
+        TextColumn(
+            "{task.description}",
+            markup=False,
+            table_column=Column(no_wrap=True, max_width=err.width // (3 if roomy else 5)),
+        ),
         BarColumn(bar_width=20 if roomy else 4),
         MofNCompleteColumn(),
         _Rate(),
         *([TimeElapsedColumn()] if roomy else []),
         TextColumn("ETA"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[said]}"),
+        TextColumn("{task.fields[said]}", markup=False),
     )
     with Progress(*columns, console=err, disable=not err.is_terminal) as bar:
         bar.add_task(what, total=total, said="")
@@ -121,6 +150,11 @@ def warn(message: str) -> None:
     _tell(f"warning: {message}")
 
 
+def tell_error(message: str) -> None:
+    """Says on stderr why a command ends."""
+    err.print(Text.assemble(("error: ", "red"), message))
+
+
 def _tell(words: str) -> None:
     for listener in listeners:
-        listener(words)
+        listener(shown(words))

@@ -9,6 +9,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -22,8 +23,10 @@ from torch.nn.functional import normalize
 from icdsel.console import note, warn
 from icdsel.errors import DataError, VlmError
 from icdsel.files import refuse_link, remove_leftovers, size_of, write_bytes
+from icdsel.json_records import parsed
 from icdsel.lock import waiting
 from icdsel.records import Example
+from icdsel.torch_files import Foreign, StoredTensor, described, open_torch_file
 
 if TYPE_CHECKING:
     from icdsel.encoders import Encoder
@@ -243,20 +246,23 @@ def _write(path: Path, kept: _Kept) -> None:
 
 def _read(path: Path, rows: Mapping[str, int]) -> _Kept | None:
     """What `_write` wrote; None, with a note, if it is not tables of so many rows."""
-    if not path.exists():
+    if not path.is_file():
         return None
     try:
         with safe_open(path, framework="pt") as file:
             features = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-            broken = {int(row): str(reason) for row, reason in json.loads(file.metadata()["broken"]).items()}
+            told = parsed(file.metadata()["broken"])
+        broken = {int(row): str(reason) for row, reason in told.items()}
+        if not all(0 <= row < next(iter(rows.values())) for row in broken):
+            raise ValueError("it names images that it does not have")
         shapes = {name: list(table.shape) for name, table in features.items()}
         width = {shape[-1] for shape in shapes.values()}
-        if shapes != {name: [count, *width] for name, count in rows.items()}:
-            raise ValueError(f"its tables are {shapes}")
-        if any(table.dtype != torch.float32 for table in features.values()):
-            raise ValueError("its tables are not float32")
+        if shapes != {name: [count, *width] for name, count in rows.items()} or 0 in width:
+            raise ValueError(f"its tables are {str(shapes)[:200]}")
+        if any(table.dtype != torch.float32 or not table.isfinite().all() for table in features.values()):
+            raise ValueError("its tables are not finite numbers in float32")
     except (OSError, SafetensorError, ValueError, LookupError, TypeError, AttributeError) as error:
-        note(f"{path} is damaged ({str(error) or type(error).__name__}): computing it again")
+        note(f"{path} is damaged ({str(error)[:200] or type(error).__name__}): computing it again")
         return None
     return _Kept(features, broken)
 
@@ -274,33 +280,40 @@ def read_train_embeddings(path: Path, rows: int) -> Tensor:
     expected = f"expected one float tensor [{rows}, d], row i for the i-th training example by question_id"
     if not path.is_file():
         raise DataError(f"{path} is no file: --train-embeddings takes one (.pt or .safetensors)")
-    try:
-        if path.suffix == ".safetensors":
-            held = load_file(path)
-            content: object = next(iter(held.values())) if len(held) == 1 else held
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 - a damaged pickle raises nearly anything
-        if "numpy" in str(error):
-            raise DataError(
-                f"{path} holds a numpy array, which is not read: such a file can run code. If you trust it, convert "
-                f"it: python -c \"import torch; x = torch.load('{path}', weights_only=False); "
-                f"torch.save(torch.as_tensor(x).float(), '{path.with_name('converted.pt')}')\""
-            ) from None
-        raise DataError(f"{path} is damaged or no file of tensors ({type(error).__name__}); {expected}") from None
-    if not isinstance(content, Tensor) or content.layout != torch.strided or not content.is_floating_point():
-        found = f"a {type(content).__name__}"
-        if isinstance(content, Tensor):
-            found = f"a tensor of {content.dtype} ({content.layout})"
-        elif isinstance(content, dict):
-            found = f"{len(content)} entries by name, first {[str(name) for name in list(content)[:3]]}"
-        raise DataError(f"{path} holds {found}; {expected}")
-    if content.ndim != 2 or len(content) != rows or not content.shape[1]:
-        raise DataError(
-            f"{path} holds a tensor {list(content.shape)}; {expected}. Was it made of another dataset or split?"
-        )
-    vectors = content.detach().float()
+    with ExitStack() as stack:
+        try:
+            if path.suffix == ".safetensors":
+                held = load_file(path)
+                content: object = next(iter(held.values())) if len(held) == 1 else held
+            else:
+                file = stack.enter_context(open_torch_file(path))
+                content = file.content
+            if not isinstance(content, Tensor | StoredTensor) or not content.dtype.is_floating_point:
+                raise _no_vectors(path, content, expected)
+            shape = list(content.shape)
+            if len(shape) != 2 or shape[0] != rows or not shape[1]:
+                told = f"{path} holds a tensor {shape}; {expected}. Was it made of another dataset or split?"
+                raise DataError(told)
+            vectors = (content if isinstance(content, Tensor) else file.tensor(content)).float()
+        except (OSError, SafetensorError, ValueError, LookupError) as error:
+            raise DataError(f"{path} is damaged or no file of tensors ({str(error)[:200]}); {expected}") from None
     if not vectors.isfinite().all():
         bad = (~vectors.isfinite()).any(1).nonzero()[:, 0].tolist()
         raise DataError(f"{path}: {len(bad)} rows are not finite, first {bad[:3]}; {expected}")
     return vectors
+
+
+def _no_vectors(path: Path, content: object, expected: str) -> DataError:
+    """What a file holds in the place of vectors."""
+    found = described(content)
+    if isinstance(content, Foreign) and "numpy" in found:
+        return DataError(
+            f"{path} holds a numpy array, which is not read: such a file can run code. If you trust it, convert "
+            f"it: python -c \"import torch; x = torch.load('{path}', weights_only=False); "
+            f"torch.save(torch.as_tensor(x).float(), '{path.with_name('converted.pt')}')\""
+        )
+    if isinstance(content, Tensor | StoredTensor):
+        found = f"a tensor of {content.dtype}"
+    elif isinstance(content, dict):
+        found = f"{len(content)} entries by name, first {[str(name)[:80] for name in list(content)[:3]]}"
+    return DataError(f"{path} holds {found}; {expected}")

@@ -13,12 +13,20 @@ from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from icdsel.errors import VlmError
 from icdsel.images import ImageError, open_image
-from icdsel.pretrained import SAFELY, fingerprint, model_folder, names_code, names_kernel, quiet, reason_of
+from icdsel.pretrained import (
+    SAFELY,
+    fingerprint,
+    model_folder,
+    names_code,
+    names_kernel,
+    quiet,
+    reason_of,
+    require_sound,
+)
 from icdsel.settings import VLM_ENCODER
 
 if TYPE_CHECKING:
@@ -251,6 +259,7 @@ def load_clip(
 
     with _explained(name):
         folder = model_folder(name, old_weights=True)
+        require_sound(folder)
         try:
             config = None if names_kernel(folder) else AutoConfig.from_pretrained(str(folder), **SAFELY)
         except ValueError:
@@ -263,7 +272,7 @@ def load_clip(
         both = hasattr(model, "get_image_features") and hasattr(model, "get_text_features")
         if not both or not hasattr(config, "text_config"):
             raise ValueError(f"it is a {config.model_type}, which does not embed both images and texts.")
-    return ClipEncoder(name, folder, config, device, max_image_pixels, dtype)
+        return ClipEncoder(name, folder, config, device, max_image_pixels, dtype)
 
 
 @contextmanager
@@ -274,12 +283,14 @@ def _explained(name: str) -> Iterator[None]:
             yield
     except UnpicklingError:
         raise VlmError(f"{name!r} has weights that hold code, which is not run: take another --encoder") from None
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+    except VlmError:
+        raise
+    except Exception as error:  # damaged files lead transformers to errors of many kinds
         raise VlmError(
             f"cannot load the encoder {name!r}: {reason_of(error)}. Give a folder (--encoder /path/to/clip), a Hugging "
             f"Face name that this machine can reach, or --encoder {VLM_ENCODER}, which needs no second model "
             f"(--sampler-encoder takes the same)."
-        ) from None
+        ) from error
 
 
 def _digest(*parts: str | int | None) -> str:

@@ -2,12 +2,19 @@
 
 from collections.abc import Callable
 
+_LONGEST = 3000  # characters
+
 
 class UserError(Exception):
     """What a user can cause: one class per kind, with the remedy in the message.
 
-    The command line prints the message alone and exits; anything that is not a `UserError` is a bug.
+    The command line prints the message alone and exits; anything that is not a `UserError` is a bug. A message that
+    quotes a file is shortened in its middle: the remedy stands at its end.
     """
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        return message if len(message) <= _LONGEST else f"{message[: _LONGEST // 2]} … {message[-_LONGEST // 2 :]}"
 
 
 class CheckpointError(UserError):

@@ -186,11 +186,13 @@ class FeatureCache:
     def _unspill(self, path: Path) -> bool:
         """Whether the features of an image could be taken back from disk."""
         file = self._file(path)
-        if file is None or not file.exists():
+        if file is None or not file.is_file():
             return False
         try:
             ((grid, features),) = load_file(file).items()
             rows, columns = map(int, grid.split("x"))
+            if features.ndim != 2 or min(rows, columns) < 1 or len(features) != rows * columns:
+                raise ValueError("the tokens are not those of the grid")
         except (SafetensorError, ValueError, OSError):
             file.unlink(missing_ok=True)  # damaged: it is made anew
             return False

@@ -83,7 +83,7 @@ def size_of(path: Path) -> int:
     """Bytes of a file, -1 where there is none that can be reached."""
     try:
         return path.stat().st_size
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a name that no file can have here
         return -1
 
 

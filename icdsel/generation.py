@@ -8,6 +8,7 @@ is there and scores what is not.
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -19,6 +20,7 @@ from icdsel.console import note, progress
 from icdsel.datasets import Split
 from icdsel.errors import CheckpointError, RlDataError
 from icdsel.files import append_lines, cut, journal_of, move, remove_leftovers
+from icdsel.json_records import whole_lines
 from icdsel.lever_plus.samplers import anchors
 from icdsel.lock import locked
 from icdsel.metrics import answer_weights
@@ -36,7 +38,7 @@ from icdsel.provenance import (
     write_side_file,
 )
 from icdsel.records import Answer, Example, Proposal
-from icdsel.rl_data import read_records, rl_data_path, side_path
+from icdsel.rl_data import NO_RECORD, read_group, read_records, rl_data_path, side_path
 from icdsel.run_log import log_only, log_to, logged
 from icdsel.scoring import SCORER_VERSION, score_candidate
 from icdsel.settings import Settings
@@ -197,8 +199,8 @@ def _scored_in_shards(whole: Path, made_of: Identity) -> dict[int, str]:
             continue
         for file in (path, journal_of(path)):
             if file.exists():
-                for line in file.read_bytes().splitlines(keepends=True):
-                    if isinstance(question_id := _question_id(line), int):
+                for line, value in whole_lines(file, RlDataError):
+                    if (question_id := _question_id(value)) is not None:
                         lines[question_id] = line.decode().rstrip("\n")
     if lines:
         note(f"{len(lines)} queries were scored in shards")
@@ -284,23 +286,22 @@ def _ids(train: Split, rows: Iterable[int]) -> list[int]:
 
 def _whole_units(part: Path, units: Sequence[Sequence[Example]]) -> tuple[int, int]:
     """How many whole units the journal begins with, and their size in bytes."""
-    if not part.exists():
-        return 0, 0
-    lines = part.read_bytes().splitlines(keepends=True)
-    done = kept = 0
+    lines = whole_lines(part, RlDataError)
+    done = size = 0
     for unit in units:
-        if [_question_id(line) for line in lines[kept : kept + len(unit)]] != [query.question_id for query in unit]:
+        kept = [(_question_id(value), len(line)) for line, value in islice(lines, len(unit))]
+        if [question_id for question_id, _ in kept] != [query.question_id for query in unit]:
             break
-        kept += len(unit)
+        size += sum(length for _, length in kept)
         done += 1
-    return done, sum(map(len, lines[:kept]))
+    return done, size
 
 
-def _question_id(line: bytes) -> object:
-    """Of a journal's line; None where it is torn."""
+def _question_id(value: Any) -> int | None:
+    """Of a record of RL data; None where it is none."""
     try:
-        return json.loads(line)["question_id"] if line.endswith(b"\n") else None
-    except (ValueError, TypeError, KeyError):
+        return read_group(value, Counter()).question_id
+    except NO_RECORD:
         return None
 
 
@@ -361,14 +362,17 @@ def score_unit(
 
 def _summary(path: Path) -> Summary:
     records = list(read_records(path))
-    groups = [record["pointer_candidates"] for record in records]
-    scored = [[c for c in group if "error" not in c] for group in groups]
-    total = sum(map(len, scored))
-    return Summary(
-        path=path,
-        queries=len(groups),
-        pointers=total,
-        failed=sum(map(len, groups)) - total,
-        correct=sum(c["vqa_correct"] for group in scored for c in group) / max(1, total),
-        signal=sum(len({c["vqa_acc_score"] for c in group}) > 1 for group in scored) / max(1, len(scored)),
-    )
+    try:
+        groups = [record["pointer_candidates"] for record in records]
+        scored = [[c for c in group if "error" not in c] for group in groups]
+        total = sum(map(len, scored))
+        return Summary(
+            path=path,
+            queries=len(groups),
+            pointers=total,
+            failed=sum(map(len, groups)) - total,
+            correct=sum(float(c["vqa_correct"]) for group in scored for c in group) / max(1, total),
+            signal=sum(len({float(c["vqa_acc_score"]) for c in group}) > 1 for group in scored) / max(1, len(scored)),
+        )
+    except (*NO_RECORD, OverflowError) as error:
+        raise RlDataError(f"{path} is damaged ({type(error).__name__} {error}). {REMEDY}") from None

@@ -32,8 +32,8 @@ def fetch_split(dataset: str, split: str, data_dir: Path) -> Path:
     Of the columns these are read: `image`; `question`; `answers` (texts, or records with `answer` and perhaps
     `raw_answer`); `answer`, `multiple_choice_answer` or `label`, the answer that counts (and, without `answers`,
     the only one); `question_id`, `questionId` or `id`, the first that holds a different integer for every row,
-    else the row's number; `image_id`, where it is an integer. A row without an image names a file that is not
-    there.
+    else the row's number; `image_id`, where it is an integer. A row without an image, or with
+    one that is a file elsewhere than where the library keeps what it fetched, names a file that is not there.
 
     Args:
         dataset: `hub:owner/name` or `hub:owner/name:configuration`.
@@ -54,9 +54,12 @@ def fetch_split(dataset: str, split: str, data_dir: Path) -> Path:
     table = _table(name, configuration, split)
     lines = []
     with progress(f"Writing {name}, {split}", len(table)) as advance:
-        for record in _records(table, folder, split):
-            lines.append(json.dumps(record, ensure_ascii=False) + "\n")
-            advance(1)
+        try:
+            for record in _records(table, folder, split, _own_folders(name)):
+                lines.append(json.dumps(record, ensure_ascii=False) + "\n")
+                advance(1)
+        except (TypeError, ValueError) as error:  # dates, bytes, records of columns of different lengths
+            raise DataError(f"{name}, {split}, row {len(lines)}: it holds something else than texts: {error}") from None
     os.sync()  # the images, before the file that says they are all there
     write_text(path, "".join(lines))
     return path
@@ -90,7 +93,16 @@ def _table(name: str, configuration: str | None, split: str) -> Any:
     return table.cast_column("image", datasets.Image(decode=False))
 
 
-def _records(table: Any, folder: Path, split: str) -> Iterator[dict[str, Any]]:
+def _own_folders(name: str) -> list[Path]:
+    """Where the library keeps what it fetched of a dataset."""
+    import datasets
+    from huggingface_hub import constants
+
+    hub = Path(constants.HF_HUB_CACHE) / f"datasets--{name.replace('/', '--')}"
+    return [place.resolve() for place in (Path(datasets.config.HF_DATASETS_CACHE), hub)]
+
+
+def _records(table: Any, folder: Path, split: str, own_folders: list[Path]) -> Iterator[dict[str, Any]]:
     """Lines of JSON lines; the images are written on the way."""
     answer_column = next((column for column in _ANSWER_COLUMNS if column in table.features), "")
     class_name = getattr(table.features.get(answer_column), "int2str", None)
@@ -98,7 +110,7 @@ def _records(table: Any, folder: Path, split: str) -> Iterator[dict[str, Any]]:
     for number, (question_id, row) in enumerate(zip(_ids(table), table.select_columns(sorted(read)), strict=True)):
         record = {
             "question_id": question_id,
-            "image": _write_image(row["image"], folder, Path("images") / split, number),
+            "image": _write_image(row["image"], folder, Path("images") / split, number, own_folders),
             "question": row["question"],
             "split": split,
         }
@@ -146,11 +158,16 @@ def _answers(value: Any) -> Any:
     ]
 
 
-def _write_image(image: Mapping[str, Any] | None, folder: Path, below: Path, number: int) -> str:
-    """Write an image's bytes under their digest, and return the path from `folder` on."""
+def _write_image(
+    image: Mapping[str, Any] | None, folder: Path, below: Path, number: int, own_folders: list[Path]
+) -> str:
+    """Write an image's bytes under their digest, and return the path from `folder` on.
+
+    A path without bytes counts only in `own_folders`: a table from the hub could name any file of this machine.
+    """
     image = image or {}
     content, source = image.get("bytes"), Path(image.get("path") or "")
-    if content is None and source.is_file():
+    if content is None and source.is_file() and any(source.resolve().is_relative_to(own) for own in own_folders):
         content = source.read_bytes()
     if content is None:
         return str(below / f"row-{number}-has-no-image")

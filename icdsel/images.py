@@ -1,5 +1,6 @@
 """Image files become RGB pictures; whatever is wrong with a file is said in one sentence."""
 
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,8 +9,14 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from icdsel.reading import open_file
+
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
 """What is read, by Pillow's names (MPO, the JPEG of some cameras, and PGM and PBM are among them)."""
+
+_SPARE, _PER_PIXEL = 64 * 2**20, 16  # bytes of a file at most: so many, and for each pixel of the limit
+_MOST_SCANS = 100  # of a JPEG; programs write 10 or so
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]", re.DOTALL)  # less those that stand within a scan
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -36,24 +43,32 @@ def open_image(path: Path, max_pixels: int) -> Image.Image:
 
     Args:
         path: The file. Its content counts, not its name's ending; of formats, `FORMATS` alone are tried.
-        max_pixels: Larger pictures (width × height) are refused before they are decoded. This limit stands in
-            the place of Pillow's own. Safe to call from several threads.
+        max_pixels: Larger pictures (width × height) are refused before they are decoded, and files of more than 64
+            MiB and 16 bytes for each of these pixels before they are opened. This limit stands in the place of
+            Pillow's own. Safe to call from several threads.
 
     Raises:
-        ImageError: There is no such file or it is no image, is damaged, cut short or above the limit.
+        ImageError: There is no such file or it is no image, is damaged, cut short or above the limit, or a JPEG of
+            more than 100 scans.
     """
     try:
         if not path.is_file():
             raise ImageError(f"{path} is a folder or a device, no file" if path.exists() else f"{path} is missing")
         if path.stat().st_size == 0:
             raise ImageError(f"{path} is empty (0 bytes)")
-        with _without_pillows_limit(), Image.open(path, formats=FORMATS) as image:
+        if (size := path.stat().st_size) > (most := _SPARE + _PER_PIXEL * max_pixels):
+            raise ImageError(f"{path} has {size:,} bytes, {most:,} at most are read (by --max-image-pixels)")
+        with _without_pillows_limit(), open_file(path) as file, Image.open(file, formats=FORMATS) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise ImageError(
                     f"{path} has {width}×{height} = {width * height} pixels, above the limit of {max_pixels}: "
                     "make the image smaller, or raise --max-image-pixels"
                 )
+            if image.format in ("JPEG", "MPO"):
+                file.seek(0)
+                if (scans := _scans(file.read())) > _MOST_SCANS:
+                    raise ImageError(f"{path} draws its picture in {scans} scans, {_MOST_SCANS} at most are read")
             image.load()
             rgb = _rgb(image)
             turn = _TURNS.get(_orientation(image))
@@ -69,6 +84,19 @@ def open_image(path: Path, max_pixels: int) -> Image.Image:
     rgb = rgb if turn is None else rgb.transpose(turn)
     rgb.info = {}
     return rgb
+
+
+def _scans(content: bytes) -> int:
+    """In how many passes a JPEG draws its picture: one takes a hundred bytes, and as long as the picture is large."""
+    place = count = 0
+    while found := _MARKER.search(content, place):
+        marker = found[0][1]
+        if marker == 0xD9:  # the end
+            break
+        alone = marker == 0xD8
+        place = found.end() + (0 if alone else int.from_bytes(content[found.end() : found.end() + 2]))
+        count += marker == 0xDA
+    return count
 
 
 def _beginning(path: Path) -> bytes:

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from icdsel.answering import answer_queries, prompt_of, whole_units
+from icdsel.answering import answer_queries, prompt_of, sound_record, whole_units
 from icdsel.checkpoint import convert, is_converted
 from icdsel.console import note, warn
 from icdsel.errors import CheckpointError, RunError
 from icdsel.files import journal_of, remove_leftovers, write_text
+from icdsel.json_records import parsed
 from icdsel.lever_plus.checkpoints import ConversionWarning
 from icdsel.lock import locked
 from icdsel.provenance import (
@@ -28,6 +29,7 @@ from icdsel.provenance import (
     stands,
     write_side_file,
 )
+from icdsel.reading import read_bytes_lines
 from icdsel.records import Example
 from icdsel.run_log import log_only, log_to, logged
 from icdsel.scoring import SCORER_VERSION
@@ -215,20 +217,17 @@ def read_predictions(path: Path) -> list[dict[str, Any]]:
     """The records of a predictions file.
 
     Raises:
-        RunError: a line is damaged.
+        RunError: it cannot be read, or a line is damaged.
     """
     records = []
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):  # of bytes: an answer may hold U+2028
-        try:
-            record = json.loads(line)
-            _ = (
-                int(record["question_id"]),
-                int(record["shots"]),
-                record.get("error") or float(record["accuracy"]),
-            )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise RunError(f"{path}, line {number}: {type(error).__name__} {error}: no prediction of icdsel") from None
-        records.append(record)
+    try:
+        for number, line in enumerate(read_bytes_lines(path), 1):
+            try:
+                records.append(sound_record(parsed(line)))
+            except ValueError as error:
+                raise RunError(f"{path}, line {number}: {error}: no prediction of icdsel") from None
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror}") from None
     return records
 
 

@@ -1,16 +1,68 @@
-"""Large JSON files as records, one after the other; what is damaged is named by file, line and byte."""
+"""JSON from files: values, and large files as records one after the other; what is damaged is named by its place."""
 
 import codecs
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
-from icdsel.errors import DataError, Refuse, stop
+from icdsel.errors import DataError, Refuse, UserError, stop
+from icdsel.reading import read_bytes_lines, read_whole
 
+LARGEST_FILE = 2 * 2**30
+"""Bytes of a file that is one JSON value, at most; the largest of VQAv2 has 0.4 GB."""
+DEEPEST = 64
+"""Lists and objects within one another, at most."""
+_HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
+
+
+def parsed(content: bytes | str, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+    """The value of a JSON text, as `json.loads` reads it, whose texts can all be written and printed again.
+
+    Raises:
+        ValueError: It is no JSON in UTF-8, has lists more than `DEEPEST` deep in one another, a number of thousands of
+            digits, or a text with half of a pair of code units.
+    """
+    text = content if isinstance(content, str) else content.decode()
+    try:
+        value = json.loads(text, object_pairs_hook=object_pairs_hook)
+        _require_shallow(value, text, 0, len(text))
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
+    if _HALF_PAIR.search(text):
+        json.dumps(value, ensure_ascii=False).encode()  # UnicodeEncodeError
+    return value
+
+
+def _require_shallow(value: Any, text: str, start: int, end: int) -> None:
+    """Raises RecursionError where a value, read from `text[start:end]`, is deeper than `DEEPEST`."""
+    if text.count("[", start, end) + text.count("{", start, end) <= DEEPEST:
+        return
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        inner = [held.values() if isinstance(held, dict) else held for held in level if isinstance(held, dict | list)]
+        level = list(chain.from_iterable(inner))
+    if level:
+        raise RecursionError(f"lists and objects are more than {DEEPEST} deep in one another")
+
+
+def is_id(value: object) -> TypeGuard[int]:
+    """Whether a value is an integer of 64 bits, as ids travel in tensors (True is an integer too, but no id)."""
+    return type(value) is int and -(2**63) <= value < 2**63
+
+
+def are_ids(value: object) -> TypeGuard[list[int]]:
+    """Whether a value is a list of integers of 64 bits."""
+    return isinstance(value, list) and all(map(is_id, value))
+
+
+def is_number(value: object, least: float, most: float) -> TypeGuard[float]:
+    """Whether a value is a number from `least` to `most`; NaN lies nowhere, and True is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
 
 
 def read_list(path: Path, key: str) -> Iterator[tuple[str, Any]]:
@@ -29,7 +81,7 @@ def read_list(path: Path, key: str) -> Iterator[tuple[str, Any]]:
         DataError: The file cannot be read, is damaged anywhere, or has no such list or an empty one.
     """
     try:
-        content = path.read_bytes()
+        content = read_whole(path, LARGEST_FILE)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
     if not content.strip():
@@ -56,7 +108,8 @@ def read_list(path: Path, key: str) -> Iterator[tuple[str, Any]]:
     except json.JSONDecodeError as error:
         raise _damaged(path, error, 1, mark) from None
     if not found:
-        held = f" (at its top level there are: {', '.join(others[:8])})" if others else ""
+        names = ", ".join(name[:40] for name in others[:8])
+        held = f" (at its top level there are: {names})" if others else ""
         raise DataError(f'{path}: the list "{key}" is missing or is empty{held}')
 
 
@@ -74,26 +127,46 @@ def read_lines(path: Path, refuse: Refuse = stop) -> Iterator[tuple[str, Any]]:
         DataError: The file cannot be read, or a line is damaged.
     """
     try:
-        with path.open("rb") as file:
-            start = 0
-            for number, line in enumerate(file, 1):
-                mark = _mark(line) if number == 1 else 0
-                begin, start = start, start + len(line)
-                try:
-                    text = _decoded(path, line, mark, begin).rstrip(" \t\r\n")
-                    if not text:
-                        continue
-                    at = _Place(text)
-                    value = at.value()
-                    at.end()
-                except DataError as error:
-                    refuse(error)
-                except json.JSONDecodeError as error:
-                    refuse(_damaged(path, error, number, begin + mark))
-                else:
-                    yield f"line {number}", value
+        start = 0
+        for number, line in enumerate(read_bytes_lines(path), 1):
+            mark = _mark(line) if number == 1 else 0
+            begin, start = start, start + len(line)
+            try:
+                text = _decoded(path, line, mark, begin).rstrip(" \t\r\n")
+                if not text:
+                    continue
+                at = _Place(text)
+                value = at.value()
+                at.end()
+            except DataError as error:
+                refuse(error)
+            except json.JSONDecodeError as error:
+                refuse(_damaged(path, error, number, begin + mark))
+            else:
+                yield f"line {number}", value
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def whole_lines(path: Path, error: type[UserError]) -> Iterator[tuple[bytes, Any]]:
+    """The lines of a journal and their values, up to the first that is torn or damaged; none where there is no file.
+
+    Raises:
+        UserError: of the class `error`: the file cannot be read.
+    """
+    if not path.exists():
+        return
+    try:
+        for line in read_bytes_lines(path):
+            try:
+                value = parsed(line)
+            except ValueError:
+                return
+            if not line.endswith(b"\n"):
+                return
+            yield line, value
+    except OSError as problem:
+        raise error(f"{path} cannot be read: {problem.strerror}") from None
 
 
 class _Place:
@@ -137,12 +210,14 @@ class _Place:
     def value(self) -> Any:
         """Move past a value and return it."""
         self.peek()
+        start = self._at
         try:
-            value, self._at = _DECODER.raw_decode(self._text, self._at)
+            value, self._at = _DECODER.raw_decode(self._text, start)
+            _require_shallow(value, self._text, start, self._at)
         except json.JSONDecodeError:
             raise
         except (ValueError, RecursionError) as error:  # an integer of thousands of digits, thousands of brackets
-            raise json.JSONDecodeError(str(error), self._text, self._at) from None
+            raise json.JSONDecodeError(str(error), self._text, start) from None
         return value
 
     def end(self) -> None:

@@ -8,6 +8,7 @@ not asked again either.
 
 import json
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,8 +22,12 @@ from icdsel.errors import RlDataError
 from icdsel.files import append_lines, cut
 from icdsel.generation import UNIT, Tally, score_unit
 from icdsel.groups import Groups, make_groups, reward_of
+from icdsel.json_records import is_id, parsed
+from icdsel.lever_plus.rl_data import FAILED
 from icdsel.policy import PointerNetwork
+from icdsel.reading import read_bytes_lines
 from icdsel.records import Pointer, Proposal, QueryGroup
+from icdsel.rl_data import NO_RECORD, read_group
 from icdsel.settings import RewardSettings, TrainSettings
 from icdsel.sources import Sources
 
@@ -164,7 +169,9 @@ class Rollouts:
 
     def _take_in(self, q: int, record: Mapping[str, Any]) -> None:
         """Puts what was scored of a query to what is known."""
-        scored = record["pointer_candidates"]
+        scored, pool = record["pointer_candidates"], self._groups[q].pool
+        if pool is not None and not {icd for candidate in scored for icd in candidate["pointer"]} <= set(pool):
+            raise RlDataError(f"{self._journal}: a pointer of query {record['question_id']} is not in its pool")
         fine = tuple(candidate for candidate in scored if "error" not in candidate)
         self.calls += len(scored)
         self._groups[q] = replace(self._groups[q], candidates=self._groups[q].candidates + fine)
@@ -186,20 +193,24 @@ def _read_journal(path: Path) -> dict[tuple[int, int], dict[str, Any]]:
     """The records of a journal by epoch and query; a torn last line is cut off."""
     if not path.exists():
         return {}
-    lines = path.read_bytes().splitlines(keepends=True)
-    if lines and not lines[-1].endswith(b"\n"):
-        lines.pop()
-        cut(path, sum(map(len, lines)))
-    records = {}
-    for number, line in enumerate(lines, 1):
-        try:
-            record = json.loads(line)
-            records[int(record["online_epoch"]), int(record["question_id"])] = record
-        except (ValueError, KeyError, TypeError) as error:
-            raise RlDataError(
-                f"{path}, line {number}: {type(error).__name__} {error}: the journal is damaged. Train with "
-                "--overwrite, which moves the run aside."
-            ) from None
+    records, size = {}, 0
+    try:
+        for line in read_bytes_lines(path):
+            if not line.endswith(b"\n"):
+                break
+            record = parsed(line)
+            rejected = Counter[str]()
+            question_id = read_group(record, rejected).question_id
+            if not is_id(record["online_epoch"]) or rejected.keys() - {FAILED}:
+                raise ValueError("its epoch is no integer, or a pointer could not be trained on")
+            records[record["online_epoch"], question_id] = record
+            size += len(line)
+    except (*NO_RECORD, OSError) as error:
+        raise RlDataError(
+            f"{path}, line {len(records) + 1}: {type(error).__name__} {error}: the journal is damaged. Train with "
+            "--overwrite, which moves the run aside."
+        ) from None
+    cut(path, size)
     return records
 
 

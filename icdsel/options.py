@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import typer
 from pydantic.fields import FieldInfo
 
-from icdsel.console import err, warn
+from icdsel.console import err, tell_error, warn
 from icdsel.errors import UserError
 from icdsel.run_log import logged
 from icdsel.settings import TABLES, flag, load_settings, stray_variables, without_effect
@@ -68,13 +68,13 @@ def _told_plainly(command: Command) -> Command:
             with _terminable():
                 logged(command)(*args, **values)
         except UserError as error:
-            err.print(f"[red]error:[/] {_escaped(str(error))}")
+            tell_error(str(error))
             raise typer.Exit(2) from None
         except KeyboardInterrupt as stopped:
             err.print("interrupted; what was finished is kept: give the same command again to go on")
             raise typer.Exit(128 + (stopped.args or (signal.SIGINT,))[0]) from None
         except OSError as error:
-            err.print(f"[red]error:[/] {_escaped(str(error))}")
+            tell_error(str(error))
             raise typer.Exit(1) from None
 
     return run
@@ -95,10 +95,6 @@ def _terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("[", r"\[")
 
 
 def _option(key: str, field: FieldInfo) -> inspect.Parameter:

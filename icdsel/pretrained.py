@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,9 @@ from typing import Any
 
 import huggingface_hub
 
+from icdsel.json_records import parsed
+from icdsel.reading import open_file, read_whole
+
 SAFELY = {"local_files_only": True, "trust_remote_code": False}
 """How transformers reads what `model_folder` gives, unless a setting trusts its code."""
 DESCRIPTIONS = ("*.json", "*.jinja", "*.txt", "*.model")
@@ -18,6 +22,9 @@ SAFE_WEIGHTS = "*.safetensors"
 SAMPLED_FROM = 2**26  # bytes: smaller weights are read whole for their fingerprint, of larger ones a part of each MiB
 OLD_WEIGHTS = "pytorch_model*.bin"
 CODE = "*.py"
+_LARGEST_JSON = 256 * 2**20  # bytes of a description at most; tokenizers have some 20 MB
+_LAYERS = re.compile(r"layers$|^depths?$|^n_layer$")
+_MOST_LAYERS = 1000
 
 
 def model_folder(name: str, old_weights: bool = False, code: bool = False) -> Path:
@@ -60,8 +67,49 @@ def _is_whole(folder: Path, weights: str) -> bool:
     """Whether a downloaded folder has a configuration and all of its weights."""
     files = list(folder.glob(weights))
     for index in folder.glob(f"{weights.removeprefix('pytorch_model')}.index.json"):
-        files += [folder / shard for shard in set(json.loads(index.read_text())["weight_map"].values())]
+        files += [folder / shard for shard in _shards(index)]
     return (folder / "config.json").is_file() and bool(files) and all(file.is_file() for file in files)
+
+
+def _shards(index: Path) -> set[str]:
+    """The files in an index of weights.
+
+    Raises:
+        ValueError: It is damaged, or names a file that is not beside it.
+    """
+    held = _value(index)
+    shards = held.get("weight_map") if isinstance(held, dict) else None
+    if not isinstance(shards, dict) or not all(isinstance(name, str) and name for name in shards.values()):
+        raise ValueError(f"{index.name} is damaged: it has no weight_map of file names")
+    if outside := [name for name in shards.values() if Path(name).name != name]:
+        raise ValueError(f"{index.name} names a file that is not beside it, {outside[0][:80]!a}")
+    return set(shards.values())
+
+
+def require_sound(folder: Path) -> None:
+    """Refuses model files that name files elsewhere, or a model too deep to be one.
+
+    Raises:
+        ValueError: It says which.
+    """
+    for index in folder.glob("*.index.json"):
+        _shards(index)
+    for held in _objects(folder):
+        for name, value in held.items():
+            if _LAYERS.search(name) and isinstance(value, int) and value > _MOST_LAYERS:
+                raise ValueError(f"its configuration tells of more than {_MOST_LAYERS} layers ({name[:40]})")
+
+
+def _value(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        ValueError: It cannot be read.
+    """
+    try:
+        return parsed(read_whole(path, _LARGEST_JSON))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path.name} cannot be read: {error}") from None
 
 
 def names_code(folder: Path) -> bool:
@@ -79,14 +127,13 @@ def names_kernel(folder: Path) -> bool:
 
 def _objects(folder: Path) -> list[dict[str, Any]]:
     """Every object in the configuration files of a model, inner ones too."""
+    left = [_value(path) for path in folder.glob("*config.json")]
     found: list[dict[str, Any]] = []
-
-    def keep(held: dict[str, Any]) -> dict[str, Any]:
-        found.append(held)
-        return held
-
-    for path in folder.glob("*config.json"):
-        json.loads(path.read_text(encoding="utf-8"), object_hook=keep)
+    while left:
+        held = left.pop()
+        if isinstance(held, dict):
+            found.append(held)
+        left += held.values() if isinstance(held, dict) else held if isinstance(held, list) else ()
     return found
 
 
@@ -109,12 +156,12 @@ def fingerprint(folder: Path, code: bool = False) -> str:
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if any(path.match(pattern) for pattern in (*DESCRIPTIONS, *([CODE] if code else []))):
-            digest.update(path.name.encode() + path.read_bytes())
+            digest.update(os.fsencode(path.name) + read_whole(path, _LARGEST_JSON))
         elif path.match(SAFE_WEIGHTS) or path.match(OLD_WEIGHTS):
             size = path.stat().st_size
-            digest.update(f"{path.name}:{size}:".encode())
+            digest.update(os.fsencode(path.name) + f":{size}:".encode())
             step = size if size < SAMPLED_FROM else 2**20
-            with path.open("rb") as file:
+            with open_file(path) as file:
                 for start in range(0, size, step or 1):
                     file.seek(start)
                     digest.update(file.read(size if step == size else 2**12))

@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -16,9 +16,13 @@ from icdsel import __version__
 from icdsel.console import note
 from icdsel.errors import RunError, UserError
 from icdsel.files import size_of, write_json
+from icdsel.json_records import is_id, is_number, parsed
+from icdsel.reading import read_whole
 from icdsel.records import Example
 from icdsel.settings import WORLD, Settings, VlmSettings
 
+LARGEST_SIDE_FILE = 16 * 2**20
+"""Bytes of a side file at most."""
 Identity = dict[str, Any]
 """Flat and plain: everything that decides the content of a result."""
 
@@ -130,14 +134,42 @@ def read_side_file(path: Path) -> dict[str, Any]:
         RunError: it is missing or damaged.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parsed(read_whole(path, LARGEST_SIDE_FILE))
     except FileNotFoundError:
         raise RunError(f"{path} is missing: what it describes was not written by icdsel, or is incomplete") from None
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
         raise RunError(f"{path} cannot be read: {error}") from None
     if not isinstance(content, dict) or not isinstance(content.get("identity"), dict):
         raise RunError(f"{path} holds no identity: it was not written by icdsel")
+    if wrong := [name for name in content if name in _KINDS and not _KINDS[name](content[name])]:
+        raise RunError(f"{path} is damaged: {wrong[0]} in it is not of its kind")
     return content
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and "\0" not in value  # which no path holds
+
+
+def _are_tables(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(table, dict) for table in value.values())
+
+
+_KINDS: dict[str, Callable[[Any], bool]] = {
+    "settings": _are_tables,
+    "environment": lambda value: isinstance(value, dict),
+    "work": lambda value: (
+        _are_tables(value) and all(is_number(number, 0, 2**53) for spent in value.values() for number in spent.values())
+    ),
+    "finished": lambda value: is_id(value) and value > 0,
+    "rl_data": lambda value: isinstance(value, list) and all(map(_is_text, value)),
+    "checkpoint": _is_text,
+    "name": _is_text,
+    "pair": _is_text,
+    "set": _is_text,
+}
+"""What else than the identity may stand in a side file."""
 
 
 def require_same(side_file: Path, now: Identity, what: str, error: type[UserError], remedy: str) -> None:

@@ -1,6 +1,5 @@
 """RL data: for each query its pool, and candidate pointers with what the VLM answered. One JSON line a query."""
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,12 +9,17 @@ from typing import Any
 from icdsel.datasets import load_split
 from icdsel.errors import RlDataError
 from icdsel.files import write_json
-from icdsel.lever_plus.rl_data import is_lever_plus, read_lever_plus
+from icdsel.json_records import are_ids, parsed
+from icdsel.lever_plus.rl_data import FAILED, is_lever_plus, read_lever_plus
 from icdsel.lever_plus.rl_data_writer import lever_plus_json
 from icdsel.provenance import read_side_file
+from icdsel.reading import read_bytes_lines
 from icdsel.records import QueryGroup
 from icdsel.scoring import has_sound_scores
 from icdsel.settings import Settings
+
+NO_RECORD = (KeyError, TypeError, ValueError, AttributeError)
+"""What `read_group` raises where something is no record of RL data, or its pool is none."""
 
 
 @dataclass(frozen=True)
@@ -44,17 +48,19 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
         found = sorted(other.name for other in path.parent.glob("rl_data_*.json*")) if path.parent.is_dir() else []
         there = f"{path.parent} holds {', '.join(found)}" if found else f"{path.parent} holds no RL data"
         raise RlDataError(f"{path} does not exist; {there}. Make it with `icdsel gen-rl-data`.")
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
+    try:
+        for number, line in enumerate(read_bytes_lines(path), 1):
             if not line.strip():
                 continue
             try:
-                record = json.loads(line)
+                record = parsed(line)
             except ValueError as error:
                 raise RlDataError(f"{path}, line {number}: {error}") from None
             if not isinstance(record, dict):
                 raise RlDataError(f"{path}, line {number}: not an object")
             yield record
+    except OSError as error:
+        raise RlDataError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def convert(settings: Settings, path: Path, output: Path | None = None) -> Path:
@@ -70,7 +76,11 @@ def convert(settings: Settings, path: Path, output: Path | None = None) -> Path:
     ]
     made_of = read_side_file(side_path(path))["identity"] if side_path(path).exists() else {}
     target = output or path.with_suffix(".json")
-    write_json(target, lever_plus_json(records, load_split(settings.data, "train").row, {"made_of": made_of}))
+    written = lever_plus_json(records, load_split(settings.data, "train").row, {"made_of": made_of})
+    try:
+        write_json(target, written)
+    except ValueError as error:
+        raise RlDataError(f"{path} holds numbers that no JSON may: {error}") from None
     return target
 
 
@@ -106,7 +116,7 @@ def read_rl_data(
     for number, record in enumerate(read_records(path), 1):
         try:
             group = read_group(record, rejected)
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+        except NO_RECORD as error:
             raise RlDataError(f"{path}, line {number}: {type(error).__name__} {error}: no RL data of icdsel") from None
         groups.append(group)
     if not groups:
@@ -121,18 +131,24 @@ def read_group(record: Mapping[str, Any], rejected: Counter[str]) -> QueryGroup:
     """The group of one record, with the candidates that can be trained on; counts the others by reason.
 
     Raises:
-        KeyError, TypeError, ValueError, OverflowError: it is no record of RL data, or its pool is none.
+        KeyError, TypeError, ValueError, AttributeError: `NO_RECORD`.
     """
-    told = record["candidate_pool_ids"]
-    pool = None if told == "all" else tuple(int(question_id) for question_id in told)
-    excluded = tuple(int(question_id) for question_id in record.get("excluded_ids", ()))
-    if pool is not None and (len(set(pool)) < len(pool) or int(record["question_id"]) in pool):
+    told, excluded = record["candidate_pool_ids"], record.get("excluded_ids", [])
+    question_id, image_id, question, answers = (record[n] for n in ("question_id", "image_id", "question", "answers"))
+    if not are_ids([question_id, image_id]) or not are_ids(excluded) or not (told == "all" or are_ids(told)):
+        raise ValueError("an id of it, or of its pool, is no integer of 64 bits")
+    if not isinstance(answers, list) or not all(isinstance(text, str) for text in (question, *answers)):
+        raise TypeError("its question is no text, or its answers are none")
+    pool = None if told == "all" else tuple(told)
+    if pool is not None and (len(set(pool)) < len(pool) or question_id in pool):
         raise ValueError("its pool holds an example twice, or the query itself")
     kept = []
     for candidate in record["pointer_candidates"]:
         pointer = candidate["pointer"]
+        if not are_ids(pointer):
+            raise ValueError("a pointer of it is no list of integers of 64 bits")
         if candidate.get("eval_failed"):
-            rejected["the VLM call failed"] += 1
+            rejected[FAILED] += 1
         elif set(pointer) & set(excluded) if pool is None else not set(pointer) <= set(pool):
             rejected["an ICD is not in the pool"] += 1
         elif len(set(pointer)) < len(pointer) or not pointer:
@@ -142,11 +158,11 @@ def read_group(record: Mapping[str, Any], rejected: Counter[str]) -> QueryGroup:
         else:
             kept.append(candidate)
     return QueryGroup(
-        question_id=int(record["question_id"]),
-        image_id=int(record["image_id"]),
-        question=str(record["question"]),
-        answers=tuple(map(str, record["answers"])),
+        question_id=question_id,
+        image_id=image_id,
+        question=question,
+        answers=tuple(answers),
         pool=pool,
         candidates=tuple(kept),
-        excluded=excluded,
+        excluded=tuple(excluded),
     )

@@ -8,16 +8,19 @@ import json
 import math
 import time
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from icdsel.checkpoint import Checkpoint, load_checkpoint, save_policy
 from icdsel.console import Advance, note
 from icdsel.errors import RunError
-from icdsel.files import append_lines, write_text
+from icdsel.files import append_lines, write_bytes
+from icdsel.json_records import is_id, is_number, parsed, whole_lines
 from icdsel.policy import PointerNetwork
+from icdsel.reading import read_bytes_lines
 from icdsel.tensorboard import Events
-from icdsel.training import Epoch, plain
+from icdsel.training import PHASES, Epoch, plain
 
 METRICS_FILE = "metrics.jsonl"
 RESUME_FILE = "resume.pt"
@@ -58,12 +61,14 @@ class RunJournal:
             (self._folder / METRICS_FILE).unlink(missing_ok=True)
             return None
         left = load_checkpoint(path)
-        lines = (self._folder / METRICS_FILE).read_text(encoding="utf-8").splitlines()
-        count = int(left.extra["epochs"])
+        if not _is_whole(left, self._network):
+            raise RunError(f"{path} is not what this training goes on from, or is damaged: train with --overwrite")
+        metrics, count = self._folder / METRICS_FILE, left.extra["epochs"]
+        lines = list(islice(whole_lines(metrics, RunError), count))
         if len(lines) < count:
-            raise RunError(f"{self._folder / METRICS_FILE} lacks epochs that {path} tells of: train with --overwrite")
-        self.epochs = [json.loads(line) for line in lines[:count]]
-        write_text(self._folder / METRICS_FILE, "".join(f"{line}\n" for line in lines[:count]))
+            raise RunError(f"{metrics} lacks epochs that {path} tells of: train with --overwrite")
+        self.epochs = [_sound(metrics, number, epoch) for number, (_, epoch) in enumerate(lines, 1)]
+        write_bytes(metrics, b"".join(line for line, _ in lines))
         self.work = left.extra["work"]
         self._network.load_state_dict(left.network.state_dict())
         note(f"going on after {left.phase} epoch {(left.epoch or 0) + 1} of an interrupted training")
@@ -109,3 +114,43 @@ class RunJournal:
     def close(self) -> None:
         """Removes what only an interrupted training needs."""
         (self._folder / RESUME_FILE).unlink(missing_ok=True)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics file.
+
+    Raises:
+        RunError: it cannot be read, or a line is damaged.
+    """
+    try:
+        return [_sound(path, number, parsed(line)) for number, line in enumerate(read_bytes_lines(path), 1)]
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} is missing or damaged: {error}") from None
+
+
+def _sound(path: Path, number: int, epoch: Any) -> dict[str, Any]:
+    """A line of metrics, if all in it is of its kind: a phase, a number of an epoch, and finite numbers."""
+    told = dict(epoch) if isinstance(epoch, dict) else {}
+    if not isinstance(told.pop("phase", None), str) or not is_id(told.pop("epoch", None)):
+        raise RunError(f"{path}, line {number}: it names no phase and epoch: no metrics of icdsel")
+    if wrong := [name for name, value in told.items() if value is not None and not is_number(value, -1e300, 1e300)]:
+        raise RunError(f"{path}, line {number}: {wrong[0][:40]} is no finite number")
+    sound: dict[str, Any] = epoch
+    return sound
+
+
+def _is_whole(left: Checkpoint, network: PointerNetwork) -> bool:
+    """Whether a checkpoint is of this network and says how far its training came."""
+    count, work = left.extra.get("epochs"), left.extra.get("work")
+    here, there = ({n: value.shape for n, value in made.state_dict().items()} for made in (network, left.network))
+    return (
+        here == there
+        and left.phase in PHASES
+        and left.epoch is not None
+        and is_number(left.kl_beta, 0.0, 1e300)
+        and is_id(count)
+        and count >= 0
+        and isinstance(work, dict)
+        and all(isinstance(spent, dict) and spent.keys() == {"seconds", "count"} for spent in work.values())
+        and all(is_number(value, 0, 2**53) for spent in work.values() for value in spent.values())
+    )

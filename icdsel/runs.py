@@ -1,6 +1,5 @@
 """The runs that a results folder holds: what they were made with, how far they came, how good they are. Reads only."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -16,7 +15,7 @@ from icdsel.errors import CheckpointError, RunError
 from icdsel.files import write_json
 from icdsel.infer import read_predictions
 from icdsel.provenance import fingerprint_file, read_side_file
-from icdsel.run_journal import METRICS_FILE
+from icdsel.run_journal import METRICS_FILE, read_metrics
 from icdsel.settings import TABLES, DataSettings, Settings, VlmSettings, unusual
 from icdsel.train import SIDE_FILE
 
@@ -145,9 +144,11 @@ def _made_with(side: Mapping[str, Any]) -> dict[str, Any]:
             name: table.model_validate({k: v for k, v in side["settings"][name].items() if k in table.model_fields})
             for name, table in TABLES.items()
         }
-        written = datetime.fromisoformat(side["environment"]["written"]).isoformat()
-    except (KeyError, TypeError, AttributeError, ValidationError, ValueError) as error:
-        raise RunError(f"its {SIDE_FILE} is damaged: {type(error).__name__} {error}") from None
+        began = datetime.fromisoformat(side["environment"]["written"])
+        written = began.isoformat()
+        began.timestamp()
+    except (KeyError, TypeError, AttributeError, ValidationError, ValueError, OverflowError, OSError) as error:
+        raise RunError(f"its {SIDE_FILE} is damaged: {type(error).__name__} {str(error)[:200]}") from None
     settings = Settings.model_construct(**tables)  # no variables and no icdsel.toml: only what the run says
     return {
         "sampler": settings.data.sampler,
@@ -189,12 +190,8 @@ def _reached(folder: Path) -> dict[str, Any]:
     checkpoint = find_checkpoint(folder)
     phase, number = checkpoint.stem.split("_epoch")
     reached: dict[str, Any] = {"checkpoint": checkpoint.name, "phase": phase, "epoch": int(number)}
-    path = folder / METRICS_FILE
-    try:
-        epochs = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        measured = {(epoch["phase"], epoch["epoch"]): epoch for epoch in epochs}.get((phase, int(number)), {})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"its {METRICS_FILE} is missing or damaged: {type(error).__name__} {error}") from None
+    epochs = read_metrics(folder / METRICS_FILE)
+    measured = {(epoch["phase"], epoch["epoch"]): epoch for epoch in epochs}.get((phase, int(number)), {})
     return reached | {name: measured.get(name) for name in ("expected_reward", "oracle_share")}
 
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from icdsel.json_records import is_number
 from icdsel.lever_plus.answers import cut_answer
 from icdsel.metrics import METRICS, accuracy, answer_weights, relevance
 from icdsel.records import Answer, Example, Proposal
@@ -25,7 +26,7 @@ SCORE_RANGES = {
 def has_sound_scores(candidate: Mapping[str, Any]) -> bool:
     """Whether the accuracy is there and every score is a number within its range (or None)."""
     return candidate.get("vqa_acc_score") is not None and all(
-        isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most  # NaN lies nowhere
+        is_number(value, least, most)
         for name, (least, most) in SCORE_RANGES.items()
         if (value := candidate.get(name)) is not None
     )

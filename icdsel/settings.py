@@ -644,6 +644,8 @@ def load_settings(given: Mapping[str, Mapping[str, Any]]) -> Settings:
         raise SettingsError(f"{CONFIG_FILE} is not UTF-8: byte {error.start}") from None
     except ValidationError as error:
         raise SettingsError("\n".join(_explain(problem) for problem in _merged(error.errors()))) from None
+    except (OSError, ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
+        raise SettingsError(f"{CONFIG_FILE} cannot be read: {error}") from None
 
 
 def with_values(settings: Settings, values: Mapping[str, Mapping[str, Any]]) -> Settings:
@@ -696,7 +698,10 @@ def _explain(problem: Any) -> str:
     if dotted not in known:
         return f"[{place[0]}] {message}" if place else message
     spelled = flag(place[1], known[dotted])
-    return f"{spelled} ({dotted}): {message}, got {problem['input']!r}"
+    try:
+        return f"{spelled} ({dotted}): {message}, got {problem['input']!r}"
+    except ValueError:  # an integer of thousands of digits
+        return f"{spelled} ({dotted}): {message}"
 
 
 def without_effect(settings: Settings, tables: Iterable[str]) -> list[str]:

@@ -5,7 +5,7 @@ gathers its rows, and what is measured stays a tensor until the epoch ends.
 """
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from icdsel.checkpoint import Checkpoint
+from icdsel.errors import RunError
 from icdsel.groups import Groups
 from icdsel.losses import adapt_kl_beta, grpo_loss, rce_loss, rce_temperature
 from icdsel.policy import PointerNetwork, pointer_log_prob
@@ -79,8 +80,6 @@ def train_policy(
     """
     torch.manual_seed(seed)  # dropout
     order = torch.Generator().manual_seed(seed)
-    if resume is not None:
-        _set_draws(resume.extra, order)
 
     def batches(groups: Groups) -> Iterator[tuple[Tensor, Groups]]:
         rows = torch.randperm(len(groups), generator=order) if shuffle else torch.arange(len(groups))
@@ -89,8 +88,12 @@ def train_policy(
             on_step(len(chunk))
 
     start = copy.deepcopy(network)
-    if resume is not None and "start" in resume.extra:
-        start.load_state_dict(resume.extra["start"])
+    if resume is not None:
+        try:
+            _set_draws(resume.extra, order)
+            start.load_state_dict(resume.extra.get("start", start.state_dict()))
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise _not_whole(type(error).__name__) from None
     loop = _Loop(network, start, table, train, validation, settings, batches, on_epoch, rollouts, order, resume)
     if warm is not None:
         _warm_up(loop, warm)
@@ -128,9 +131,13 @@ class _Loop:
 
     def optimizer(self, phase: str, parameters: Iterable[Tensor], lr: float) -> torch.optim.Optimizer:
         """A phase's optimizer, as the interruption left it."""
-        made = torch.optim.AdamW(parameters, lr=lr)
+        moved = list(parameters)
+        made = torch.optim.AdamW(moved, lr=lr)
         if self.resume is not None and self.resume.phase == phase and self.resume.optimizer is not None:
-            made.load_state_dict(self.resume.optimizer)
+            state = self.resume.optimizer.get("state")
+            if not _fits(state, moved):
+                raise _not_whole("its optimizer is of another network")
+            made.load_state_dict({"state": state, "param_groups": made.state_dict()["param_groups"]})
         return made
 
     def end(self, phase: str, number: int, metrics: dict[str, float], beta: float, made: torch.optim.Optimizer) -> None:
@@ -141,6 +148,24 @@ class _Loop:
         if self.settings.grpo_epochs:
             draws["start"] = self.start.state_dict()
         self.on_epoch(Epoch(phase, number, metrics, beta, made, draws))
+
+
+def _fits(state: object, parameters: Sequence[Tensor]) -> bool:
+    """Whether a state of AdamW is one of these parameters."""
+    kept = ("step", "exp_avg", "exp_avg_sq")
+    return isinstance(state, dict) and all(
+        type(place) is int
+        and 0 <= place < len(parameters)
+        and isinstance(own, dict)
+        and own.keys() == set(kept)
+        and all(isinstance(value, Tensor) and value.dtype == torch.float32 for value in own.values())
+        and [own[name].shape for name in kept] == [(), parameters[place].shape, parameters[place].shape]
+        for place, own in state.items()
+    )
+
+
+def _not_whole(why: str) -> RunError:
+    return RunError(f"what the interrupted training left is damaged ({why}): train with --overwrite")
 
 
 def _set_draws(draws: Mapping[str, Any], order: torch.Generator) -> None:

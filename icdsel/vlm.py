@@ -14,13 +14,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from icdsel.decoding import Search
 from icdsel.errors import VlmError
 from icdsel.feature_cache import FeatureCache, Features, Spill
-from icdsel.pretrained import CODE, SAFELY, fingerprint, model_folder, names_code, names_kernel, quiet, reason_of
+from icdsel.pretrained import (
+    CODE,
+    SAFELY,
+    fingerprint,
+    model_folder,
+    names_code,
+    names_kernel,
+    quiet,
+    reason_of,
+    require_sound,
+)
 from icdsel.prompts import PromptStyle
 from icdsel.records import Answer, Example
 from icdsel.settings import MODEL_ALIASES, TINY_VLM, VlmSettings
@@ -320,20 +329,22 @@ def load_vlm(settings: VlmSettings, max_image_pixels: int) -> Vlm:
         folder = TINY_VLM_DIR if name == TINY_VLM else model_folder(name, code=settings.trust_remote_code)
         with quiet():
             processor, model = _read(name, folder, dtype, settings.trust_remote_code)
+        made_of = fingerprint(folder, code=settings.trust_remote_code)
     except _NeedsCode:
         code = ", ".join(sorted(path.name for path in folder.glob(CODE))) or "code in another place"
         raise VlmError(
             f"the model {name!r} needs code of its own ({code}), which is not run: read it in {folder}, and where you "
             f"trust it, add --trust-remote-code. Without it: --model qwen2.5-vl-3b, or --model {TINY_VLM}"
         ) from None
-    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+    except VlmError:
+        raise
+    except Exception as error:  # damaged files lead transformers to errors of many kinds
         raise VlmError(
             f"cannot load the model {name!r}: {reason_of(error)}. "
             f"Give a folder (--model /path/to/model), a Hugging Face name that this machine can reach, a short name "
             f"({', '.join(MODEL_ALIASES)}), or --model {TINY_VLM} (bundled)."
-        ) from None
+        ) from error
     kind = QwenVl if type(model) is Qwen2_5_VLForConditionalGeneration else OtherVlm
-    made_of = fingerprint(folder, code=settings.trust_remote_code)
     return kind(model.to(device).eval(), processor, settings, name, made_of, max_image_pixels)
 
 
@@ -347,6 +358,7 @@ def _read(name: str, folder: Path, dtype: torch.dtype, trust_code: bool) -> tupl
     from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig, AutoProcessor
 
     source, how = str(folder), SAFELY | {"trust_remote_code": trust_code}
+    require_sound(folder)
     if names_kernel(folder) and not trust_code:
         raise _NeedsCode
     needs_code = _NeedsCode if names_code(folder) and not trust_code else ValueError

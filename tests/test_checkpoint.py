@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from icdsel.checkpoint import convert, find_checkpoint, is_converted, load_checkpoint, load_policy, save_policy
 from icdsel.errors import CheckpointError, UserError
-from icdsel.lever_plus.checkpoints import ConversionWarning, read_inert
+from icdsel.lever_plus.checkpoints import ConversionWarning
 from icdsel.policy import PointerConfig, PointerNetwork
+from icdsel.torch_files import open_torch_file
 
 DATA = Path(__file__).parent / "data"
 LEVER_PLUS = [
@@ -96,9 +97,9 @@ def test_loads_what_lever_plus_wrote(name: str) -> None:
         assert (checkpoint.phase, checkpoint.epoch) == (phase, int(epoch) - 1)
         assert f"{phase}_loss" in checkpoint.metrics and isinstance(checkpoint.kl_beta, float)
     state = policy.state_dict()
-    raw = read_inert(DATA / name)
-    stored = raw.get("model_state_dict", raw.get("state_dict"))
-    assert any(torch.equal(v.load(DATA / name), state["query_proj.weight"]) for v in stored.values())
+    with open_torch_file(DATA / name) as file:
+        stored = file.content.get("model_state_dict", file.content.get("state_dict"))
+        assert any(torch.equal(file.tensor(value), state["query_proj.weight"]) for value in stored.values())
 
 
 def test_its_converted_checkpoint_is_the_same_policy() -> None:

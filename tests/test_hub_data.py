@@ -116,12 +116,27 @@ def test_images_are_not_decoded(tmp_path: Path, hub: Any, monkeypatch: pytest.Mo
     assert elsewhere.image.name == "row-2-has-no-image" and not elsewhere.image.exists()
 
 
-def test_images_in_files(tmp_path: Path, hub: Any) -> None:
-    (tmp_path / "a.png").write_bytes(png("green"))
-    pictures = [{"bytes": None, "path": str(tmp_path / "a.png")}] * 3
+def test_images_in_files_that_the_library_fetched(tmp_path: Path, hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
+    (cache / "a.png").write_bytes(png("green"))
+    (tmp_path / "secret").write_bytes(b"password")
+    (cache / "link.png").symlink_to(tmp_path / "secret")
+    paths = [cache / "a.png", tmp_path / "secret", cache / "link.png"]
+    pictures = [{"bytes": None, "path": str(path)} for path in paths]
     hub["owner/name", None] = {"train": table(SIMPLE, answers=ANSWERS, image=pictures)}
-    assert load(tmp_path)[0].image.read_bytes() == png("green")
-    assert load(tmp_path)[0].image.suffix == ".png"
+    own, elsewhere, linked = load(tmp_path)
+    assert own.image.read_bytes() == png("green") and own.image.suffix == ".png"
+    # A table names what it likes: another file of this machine is not taken for an image.
+    assert not elsewhere.image.exists() and not linked.image.exists()
+
+
+def test_what_is_no_text_is_refused(tmp_path: Path, hub: Any) -> None:
+    hub["owner/name", None] = {
+        "train": table(SIMPLE | {"question": datasets.Value("binary")}, answers=ANSWERS, question=[b"a", b"b", b"c"])
+    }
+    assert "row 0: it holds something else than texts" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["list", "columns"])

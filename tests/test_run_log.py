@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from rich.table import Table
+from rich.text import Text
 
 from icdsel import console
 from icdsel.console import note, out, progress, warn
@@ -31,7 +32,7 @@ def test_a_log_holds_all_that_was_said_from_the_beginning_on(tmp_path, monkeypat
         log_to(path, "cpu")
         warn("mind [this]")
         table = Table("word")
-        table.add_row("[red]in a table[/]")
+        table.add_row(Text("in a table", style="red"))
         out.print(table)
         log_only("unseen")
         return 7

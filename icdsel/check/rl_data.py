@@ -15,6 +15,7 @@ from icdsel.lever_plus import rl_data as lever_plus
 from icdsel.provenance import differences, fingerprint_examples, fingerprint_file, identity, read_side_file
 from icdsel.records import Example, Pointer, QueryGroup
 from icdsel.rewards import fields_of, is_correct
+from icdsel.rl_data import NO_RECORD as NOT_ONE
 from icdsel.rl_data import read_group, side_path
 from icdsel.scoring import SCORER_VERSION
 from icdsel.settings import RewardSettings, Settings
@@ -186,7 +187,7 @@ def _groups(found: Findings, path: Path, queries: "_Queries | None") -> Iterator
                 queries.look_at_record(record)
             try:
                 yield read_group(record, rejected)
-            except (KeyError, TypeError, ValueError, OverflowError) as error:
+            except NOT_ONE as error:
                 found.add(NO_RECORD, f"{place}: {type(error).__name__} {error}")
     except DataError as error:  # of the whole file
         found.add(UNREADABLE, error)

@@ -2,16 +2,14 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from torch.serialization import get_unsafe_globals_in_checkpoint
-
 from icdsel.check.findings import EXAMPLES, Checked, Findings, Kind
 from icdsel.check.rl_data import check_journal
-from icdsel.checkpoint import Checkpoint, load_checkpoint
+from icdsel.checkpoint import Checkpoint, foreign_objects, load_checkpoint
 from icdsel.errors import CheckpointError, DataError, RunError
 from icdsel.json_records import read_lines
 from icdsel.lever_plus.checkpoints import unknown_parts
@@ -108,17 +106,9 @@ def _load(found: Findings, path: Path) -> Checkpoint | None:
     except CheckpointError as error:
         found.add(BAD_CHECKPOINT, error)
         return None
-    for name in _objects(path):
+    for name in foreign_objects(path):
         found.add(OBJECTS, name)
     return checkpoint
-
-
-def _objects(path: Path) -> Sequence[str]:
-    """What a checkpoint asks for beside tensors and plain values. Nothing of it is imported."""
-    try:
-        return sorted(get_unsafe_globals_in_checkpoint(path))
-    except Exception:  # noqa: BLE001 - torch cannot list the globals of every file that our own reader reads
-        return ()
 
 
 def _described(checkpoint: Checkpoint) -> str:

@@ -6,12 +6,8 @@ OmegaConf objects beside the selector. Parameter names come with and without the
 around the selector, and from two ages. `selector_weights` makes one thing of all of them.
 """
 
-import pickle
-import zipfile
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -21,10 +17,8 @@ from icdsel.policy import PointerConfig
 
 __all__ = [
     "ConversionWarning",
-    "StoredTensor",
     "drop_neutral_gate",
     "infer_config",
-    "read_inert",
     "selector_weights",
     "unknown_parts",
     "v2_format",
@@ -71,10 +65,10 @@ def selector_weights(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
             if name.startswith(old):
                 name = new + name.removeprefix(old)
         if name in weights:
-            raise ValueError(f"it holds {name} twice, under its old and its new name")
+            raise ValueError(f"it holds {name[:80]} twice, under its old and its new name")
         weights[name] = value
     if "query_proj.weight" not in weights:
-        found = ", ".join(str(name) for name in list(state)[:5]) or "nothing"
+        found = ", ".join(str(name)[:80] for name in list(state)[:5]) or "nothing"
         raise ValueError(f"it holds no pointer selector (no query_proj.weight; it begins with: {found})")
     return weights
 
@@ -162,140 +156,3 @@ def unknown_parts(config: PointerConfig) -> list[str]:
     if config.num_heads > 1:
         parts.append(f"{config.num_heads} attention heads")
     return parts
-
-
-# --- reading pickles without running them -----------------------------------------------------------------
-
-_DTYPES = {
-    "FloatStorage": torch.float32,
-    "DoubleStorage": torch.float64,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-}
-
-
-@dataclass(frozen=True)
-class StoredTensor:
-    """A tensor that still lies in its file: weights beside the selector's (CLIP) are never read."""
-
-    record: str
-    dtype: torch.dtype
-    offset: int
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-
-    def load(self, archive: Path) -> Tensor:
-        """Reads the tensor from the file that named it.
-
-        Raises:
-            Exception: What `zipfile` and `torch` raise on a damaged file, which is nearly anything.
-        """
-        with zipfile.ZipFile(archive) as file:
-            content = bytearray(file.read(self.record))
-        if not content:
-            raise ValueError(f"the storage {self.record} is empty")
-        values = torch.frombuffer(content, dtype=torch.uint8).view(self.dtype)
-        reach = sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
-        if min(self.offset, *self.shape, *self.stride, 0) < 0 or self.offset + reach >= len(values):
-            raise ValueError(f"the tensor at {self.record} does not fit its storage")
-        return values.as_strided(self.shape, self.stride, self.offset).clone()
-
-
-class _Inert:
-    """Stands for whatever a pickle names that is no tensor or plain container: it can only be ignored."""
-
-    def __new__(cls, *_args: object, **_kwargs: object) -> "_Inert":
-        return super().__new__(cls)
-
-    def __init__(self, *_args: object, **_kwargs: object) -> None:
-        pass
-
-    def __call__(self, *_args: object, **_kwargs: object) -> "_Inert":
-        return self
-
-    def __setstate__(self, _state: object) -> None:
-        pass
-
-    def __setitem__(self, _key: object, _value: object) -> None:
-        pass
-
-    def append(self, _item: object) -> None:
-        """Takes the place of `list.append`, which a pickle may call."""
-
-    extend = add = append
-
-
-@dataclass(frozen=True)
-class _Storage:
-    record: str
-    dtype: torch.dtype
-
-
-class _InertUnpickler(pickle.Unpickler):
-    """Builds tensors' descriptions and plain containers; every other global becomes a placeholder.
-
-    No module is imported and no global is called: what `find_class` returns is all that a pickle can reach.
-    """
-
-    def __init__(self, file: Any, prefix: str) -> None:
-        super().__init__(file)
-        self._prefix = prefix
-
-    def find_class(self, module: str, name: str) -> Callable[..., Any] | torch.dtype:
-        """The stand-in for a global."""
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        if module == "torch._utils" and name in ("_rebuild_tensor", "_rebuild_tensor_v2"):
-            return self._tensor
-        if module == "torch._utils" and name == "_rebuild_parameter":
-            return self._parameter
-        if module == "torch" and name in _DTYPES:
-            return _DTYPES[name]
-        return type(f"Inert[{module}.{name}]", (_Inert,), {})
-
-    def persistent_load(self, pid: Any) -> _Storage:
-        """A storage, as `torch.save` refers to it: ('storage', type, key, location, size)."""
-        _, dtype, key, *_ = pid
-        if not isinstance(dtype, torch.dtype) or not isinstance(key, str):
-            raise pickle.UnpicklingError(f"a storage of an unknown kind: {pid!r}")
-        return _Storage(f"{self._prefix}data/{key}", dtype)
-
-    # Bound methods: a pickle can set attributes of a function, but not of these.
-
-    def _tensor(
-        self, storage: _Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object
-    ) -> StoredTensor:
-        return StoredTensor(storage.record, storage.dtype, offset, tuple(size), tuple(stride))
-
-    def _parameter(self, data: object, *_: object) -> object:
-        return data
-
-
-def read_inert(path: Path) -> object:
-    """Reads a file of `torch.save` that holds more than tensors and plain values, and runs none of it.
-
-    Args:
-        path: A checkpoint in torch's zip format (torch 1.6 and later).
-
-    Returns:
-        Its content: plain containers and values, `StoredTensor` for tensors, placeholders for anything else.
-
-    Raises:
-        Exception: What `zipfile` and `pickle` raise on a damaged file, which is nearly anything.
-    """
-    with zipfile.ZipFile(path) as file:
-        pickles = [name for name in file.namelist() if name.rsplit("/", 1)[-1] == "data.pkl"]
-        if len(pickles) != 1:
-            raise ValueError("no archive of torch.save (it has no data.pkl)")
-        prefix = pickles[0].removesuffix("data.pkl")
-        if f"{prefix}byteorder" in file.namelist() and file.read(f"{prefix}byteorder") != b"little":
-            raise ValueError("written on a big-endian machine")
-        with file.open(pickles[0]) as content:
-            loaded: object = _InertUnpickler(content, prefix).load()
-            return loaded

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from icdsel.errors import RlDataError
+from icdsel.json_records import LARGEST_FILE, is_id, is_number, parsed
+from icdsel.reading import open_file, read_whole
 from icdsel.records import QueryGroup
 from icdsel.scoring import has_sound_scores
 
@@ -72,7 +74,7 @@ def is_lever_plus(path: Path) -> bool:
     if not path.is_file():
         return False
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             return _FIRST_KEY.match(file.read(_START)) is not None
     except OSError as error:
         raise RlDataError(f"{path} cannot be read: {error.strerror}") from None
@@ -205,7 +207,7 @@ def read_info_score(path: Path, question_ids: Sequence[int] | None) -> tuple[lis
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        content = path.read_bytes()
+        content = read_whole(path, LARGEST_FILE)
     except FileNotFoundError:
         raise RlDataError(f"{path} does not exist: give the path of a file that does") from None
     except OSError as error:
@@ -213,7 +215,7 @@ def _load(path: Path) -> dict[str, Any]:
     text = ""
     try:
         text = content.decode("utf-8-sig")
-        loaded = json.loads(text, object_pairs_hook=_unique)
+        loaded = parsed(text, object_pairs_hook=_unique)
     except UnicodeDecodeError as error:
         raise RlDataError(f"{path} is not UTF-8: byte {error.start}") from None
     except json.JSONDecodeError as error:
@@ -223,8 +225,6 @@ def _load(path: Path) -> dict[str, Any]:
         ) from None
     except ValueError as error:  # a number of thousands of digits, a key that stands twice
         raise RlDataError(f"{path} cannot be read as JSON: {error}") from None
-    except RecursionError:
-        raise RlDataError(f"{path} cannot be read as JSON: it is nested too deeply") from None
     if not isinstance(loaded, dict):
         raise RlDataError(f"{path} holds a {type(loaded).__name__}; expected {_expected(_RL)}")
     return loaded
@@ -385,7 +385,7 @@ def _scores(candidate: Mapping[str, Any], rules: _Rules, counts: Counter[str]) -
 
 
 def _number(value: object, least: float, most: float) -> float:
-    if not isinstance(value, int | float) or not least <= value <= most:  # NaN lies nowhere
+    if not is_number(value, least, most):
         raise _Rejected(NO_SCORE)
     return float(value)
 
@@ -400,7 +400,7 @@ def _group(
     image_id, question, answers = (query.get(name) for name in ("image_id", "question", "gt_answers_raw"))
     return QueryGroup(
         question_id=question_id,
-        image_id=image_id if isinstance(image_id, int) else -1,
+        image_id=image_id if is_id(image_id) else -1,
         question=question if isinstance(question, str) else "",
         answers=tuple(a for a in answers if isinstance(a, str)) if isinstance(answers, list) else (),
         pool=pool,

@@ -5,7 +5,6 @@ names are read where they are what it was written of: a folder from somebody els
 not have.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from icdsel.page.choices import Chosen
 from icdsel.page.landscape import Landscape, landscape
 from icdsel.provenance import fingerprint_file, read_side_file
 from icdsel.rl_data import read_rl_data, rl_data_path
-from icdsel.run_journal import METRICS_FILE
+from icdsel.run_journal import METRICS_FILE, read_metrics
 from icdsel.runs import trained_on
 from icdsel.settings import RewardSettings, Settings
 from icdsel.train import SIDE_FILE, runs_dir
@@ -84,18 +83,11 @@ def _read_run(row: Chosen, folder: Path) -> ShownRun:
         RunError: a file is damaged.
     """
     side = read_side_file(folder / SIDE_FILE)
-    path, epochs = folder / METRICS_FILE, []
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    for number, line in enumerate(lines, 1):
-        try:
-            epoch = json.loads(line)
-            _ = str(epoch["phase"]), int(epoch["epoch"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{path}, line {number}: {type(error).__name__} {error}: no metrics of icdsel") from None
-        epochs.append(epoch)
+    path = folder / METRICS_FILE
+    epochs = read_metrics(path) if path.is_file() else []
     try:
         reward = RewardSettings(**side.get("settings", {}).get("reward", {}))
-    except (ValidationError, TypeError, AttributeError):
+    except (ValidationError, TypeError):
         raise RunError(f"{folder / SIDE_FILE} holds reward settings of another version") from None
     return ShownRun(row.lead, row.label, folder, tuple(epochs), tuple(trained_on(side)), reward)
 

@@ -116,7 +116,7 @@ def test_rl_data_that_are_gone_or_changed_and_what_was_left_behind(run, tmp_path
     assert counts(looked_at(run)) == {kinds.RL_DATA_CHANGED.problem: 1, kinds.LEFT_BEHIND.problem: 1}
     change(run, rl_data=["/nowhere/\0", 7, "gone.jsonl"])
     (tmp_path / "rl.jsonl").unlink()
-    assert counts(looked_at(run)) == {kinds.LEFT_BEHIND.problem: 1}
+    assert counts(looked_at(run)) == {kinds.LEFT_BEHIND.problem: 1, kinds.BAD_SIDE_FILE.problem: 1}
     change(run, rl_data=["gone.jsonl"])
     assert kinds.RL_DATA_GONE.problem in counts(looked_at(run))
 

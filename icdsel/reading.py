@@ -1,0 +1,58 @@
+"""Opening files that others have made: regular files alone, and no more of them than there should be."""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+LONGEST_LINE = 64 * 2**20
+"""Bytes of a line at most: some hundred times the longest that RL data of a large dataset have."""
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Opens a file for reading.
+
+    Raises:
+        OSError: It cannot be opened, or is none: a pipe would keep its reader waiting, a device would never end.
+    """
+    try:
+        held = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # without it a pipe is not even opened before it is written
+    except ValueError as error:  # a zero byte in its name
+        raise OSError(errno.EINVAL, str(error), str(path)) from None
+    mode = os.fstat(held).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(held)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        raise OSError(errno.EINVAL, "it is a pipe or a device, no file", str(path))
+    return os.fdopen(held, "rb")
+
+
+def read_whole(path: Path, most: int) -> bytes:
+    """The content of a file of at most `most` bytes.
+
+    Raises:
+        OSError: As for `open_file`, or it is larger.
+    """
+    with open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise OSError(errno.EFBIG, f"it has {size:,} bytes, {most:,} at most are read", str(path))
+        return file.read()
+
+
+def read_bytes_lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file with their ends, one after the other.
+
+    Raises:
+        OSError: As for `open_file`, or a line is longer than `LONGEST_LINE`.
+    """
+    with open_file(path) as file:
+        number = 0
+        while line := file.readline(LONGEST_LINE + 1):
+            number += 1
+            if len(line) > LONGEST_LINE:
+                raise OSError(errno.EFBIG, f"line {number} is longer than {LONGEST_LINE:,} bytes", str(path))
+            yield line

@@ -1,0 +1,134 @@
+"""Runs the readers for long: `python -m tests.fuzz.run [READER…] --cases 1000000 --minutes 60 --seed 1`.
+
+Each chunk of cases runs in a process of its own: one that is killed by its input is a failure like any other. What
+fails is kept in a folder, and `--again FILE` reads it once more.
+"""
+
+import argparse
+import json
+import os
+import pickle
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from importlib.metadata import version
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+
+from icdsel.console import err
+
+from .harness import Reader, Report, answer_to, fuzz, limited_memory, warm
+from .readers import READERS
+
+CHUNK = 50_000
+IN_MEMORY = Path("/dev/shm")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("readers", nargs="*", help=f"any of {', '.join(reader.name for reader in READERS)}")
+    parser.add_argument("--cases", type=int, default=1_000_000, help="of each reader, at most")
+    parser.add_argument("--minutes", type=float, default=60, help="for each reader, at most")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="write the counts to this file")
+    parser.add_argument("--failures", type=Path, default=Path("fuzz-failures"), help="where failing inputs are kept")
+    parser.add_argument("--again", type=Path, help="read this input once more (name its reader)")
+    given = parser.parse_args()
+    chosen = [reader for reader in READERS if not given.readers or reader.name in given.readers]
+    if not chosen or len(chosen) < len(set(given.readers)):
+        parser.error(f"there are: {', '.join(reader.name for reader in READERS)}")
+    torch.set_num_threads(1)
+    err.quiet = True  # notes of the readers
+    if given.again:
+        return _again(chosen[0], given.again)
+    counts = []
+    for reader in chosen:
+        counts.append(_run(reader, given))
+        print(json.dumps(counts[-1]), flush=True)
+        if given.json:
+            given.json.write_text(json.dumps({"versions": _versions(), "readers": counts}, indent=1) + "\n")
+    return int(any(count["failures"] for count in counts))
+
+
+def _run(reader: Reader, given: argparse.Namespace) -> dict[str, Any]:
+    """All chunks of one reader; its counts."""
+    outcomes: Counter[str] = Counter()
+    corpus: list[bytes] = []
+    cases = failures = chunk = 0
+    seconds = 0.0
+    with tempfile.TemporaryDirectory() as place:
+        warm(reader, Path(place))
+    while cases < given.cases and seconds < 60 * given.minutes and failures < 100:
+        chunk += 1
+        at_most = min(CHUNK, given.cases - cases), 60 * given.minutes - seconds
+        folder = Path(tempfile.mkdtemp(prefix="icdsel-fuzz-", dir=IN_MEMORY if IN_MEMORY.is_dir() else None))
+        started = time.monotonic()
+        report, killed = _in_a_process(reader, folder, Random(f"{given.seed}-{reader.name}-{chunk}"), *at_most, corpus)
+        seconds += time.monotonic() - started
+        found = report.failures
+        if killed:
+            path = reader.prepare(Path(tempfile.mkdtemp(dir=folder)))
+            last = next(iter(folder.rglob(path.name)), None)
+            found = [*found, (f"the process ended with {killed}", last.read_bytes() if last else b"")]
+        shutil.rmtree(folder, ignore_errors=True)
+        for number, (why, content) in enumerate(found, failures + 1):
+            given.failures.mkdir(parents=True, exist_ok=True)
+            (given.failures / f"{reader.name}-{given.seed}-{number}").write_bytes(content)
+            (given.failures / f"{reader.name}-{given.seed}-{number}.txt").write_text(why, errors="replace")
+        cases, failures = cases + report.cases, failures + len(found)
+        outcomes += report.outcomes
+        corpus = (corpus + report.corpus)[-4000:]
+    told = {"reader": reader.name, "cases": cases, "seconds": round(seconds, 1), "outcomes": dict(outcomes)}
+    return told | {"failures": failures, "corpus": len(corpus), "seed": given.seed}
+
+
+def _in_a_process(
+    reader: Reader, folder: Path, random: Random, cases: int, seconds: float, corpus: list[bytes]
+) -> tuple[Report, int]:
+    """A chunk, and what its process ended with where it did not come to its end."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        ended = 1
+        try:
+            sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - libraries warn of every damaged file
+            with limited_memory():
+                report = fuzz(reader, folder, random, cases, seconds, corpus)
+            with os.fdopen(writing, "wb") as file:
+                pickle.dump(report, file)
+            ended = 0
+        finally:
+            os._exit(ended)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as file:
+        content = file.read()
+    _, status = os.waitpid(child, 0)
+    if status or not content:
+        return Report(), status or 1
+    made: Report = pickle.loads(content)  # noqa: S301 - of our own child
+    return made, 0
+
+
+def _again(reader: Reader, file: Path) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        path = reader.prepare(Path(folder))
+        path.write_bytes(file.read_bytes())
+        answer, failure = answer_to(reader, path)
+    print(answer, failure, sep="\n")
+    return int(bool(failure))
+
+
+def _versions() -> dict[str, str]:
+    libraries = ("torch", "numpy", "pillow", "safetensors", "pydantic")
+    return {"python": platform.python_version()} | {name: version(name) for name in libraries}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
