@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from icdsel.errors import CheckpointError
-from icdsel.files import write_bytes
+from icdsel.files import remove_leftovers, write_bytes
 from icdsel.lever_plus import checkpoints as lever_plus
+from icdsel.lock import waiting
 from icdsel.policy import PointerConfig, PointerNetwork
 
 __all__ = [
@@ -202,7 +203,9 @@ def convert(path: str | Path, output: str | Path | None = None, legacy_names: bo
             lever_plus.ConversionWarning,
             stacklevel=2,
         )
-    write_bytes(target, _serialise(content))
+    with waiting(target, f"conversion of {path}"):
+        remove_leftovers(target)
+        write_bytes(target, _serialise(content))
     return target
 
 

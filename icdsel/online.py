@@ -18,7 +18,7 @@ from torch import Tensor
 
 from icdsel.console import Advance
 from icdsel.errors import RlDataError
-from icdsel.files import append_lines
+from icdsel.files import append_lines, cut
 from icdsel.generation import UNIT, Tally, score_unit
 from icdsel.groups import Groups, make_groups, reward_of
 from icdsel.policy import PointerNetwork
@@ -63,6 +63,8 @@ class Rollouts:
         self._journal, self._say = journal, say
         self._at_most = most_calls(train, len(groups))
         self._journalled = _read_journal(journal)
+        self._taken = 0
+        """Bytes of the journal whose records are known."""
         self.calls = 0
         """VLM calls so far, failed ones included."""
 
@@ -151,13 +153,13 @@ class Rollouts:
     ) -> None:
         """Scores the pointers of some queries, by their places; what comes of it is written and joins what is known."""
         ids = {q: self._groups[q].question_id for q in asked}
-        new = {q: made for q, made in asked.items() if (epoch, ids[q]) not in self._journalled}
-        if new:
-            queries = [self._sources.train.by_id(ids[q]) for q in new]
-            pools = [_pool(self._groups[q]) for q in new]
-            records = score_unit(self._sources, queries, pools, list(new.values()), on_scored)
+        if not all((epoch, question_id) in self._journalled for question_id in ids.values()):
+            cut(self._journal, self._taken)  # a torn unit is asked again whole: the batch decides the last digits
+            queries = [self._sources.train.by_id(question_id) for question_id in ids.values()]
+            pools = [_pool(self._groups[q]) for q in asked]
+            records = score_unit(self._sources, queries, pools, list(asked.values()), on_scored)
             records = [{"online_epoch": epoch} | record for record in records]
-            append_lines(self._journal, [json.dumps(record, ensure_ascii=False) for record in records])
+            append_lines(self._journal, map(_line, records))
             self._journalled |= {(epoch, record["question_id"]): record for record in records}
         for q in asked:
             self._take_in(q, self._journalled[epoch, ids[q]])
@@ -167,6 +169,7 @@ class Rollouts:
         scored = record["pointer_candidates"]
         fine = tuple(candidate for candidate in scored if "error" not in candidate)
         self.calls += len(scored)
+        self._taken += len(_line(record).encode()) + 1
         self._groups[q] = replace(self._groups[q], candidates=self._groups[q].candidates + fine)
         self._rewards[q] |= dict.fromkeys(tuple(candidate["pointer"]) for candidate in scored)
         self._rewards[q] |= {tuple(candidate["pointer"]): reward_of(candidate, self._reward) for candidate in fine}
@@ -202,6 +205,10 @@ def _read_journal(path: Path) -> dict[tuple[int, int], dict[str, Any]]:
                 "--overwrite, which moves the run aside."
             ) from None
     return records
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, ensure_ascii=False)
 
 
 def _pool(group: QueryGroup) -> dict[str, Any]:

@@ -9,9 +9,10 @@ from typing import Any
 
 from icdsel.datasets import load_split
 from icdsel.errors import RlDataError
-from icdsel.files import write_json
+from icdsel.files import remove_leftovers, write_json
 from icdsel.lever_plus.rl_data import is_lever_plus, read_lever_plus
 from icdsel.lever_plus.rl_data_writer import lever_plus_json
+from icdsel.lock import waiting
 from icdsel.provenance import read_side_file
 from icdsel.records import QueryGroup
 from icdsel.scoring import has_sound_scores
@@ -70,7 +71,10 @@ def convert(settings: Settings, path: Path, output: Path | None = None) -> Path:
     ]
     made_of = read_side_file(side_path(path))["identity"] if side_path(path).exists() else {}
     target = output or path.with_suffix(".json")
-    write_json(target, lever_plus_json(records, load_split(settings.data, "train").row, {"made_of": made_of}))
+    content = lever_plus_json(records, load_split(settings.data, "train").row, {"made_of": made_of})
+    with waiting(target, f"conversion of {path}"):
+        remove_leftovers(target)
+        write_json(target, content)
     return target
 
 

@@ -28,10 +28,16 @@ def main() -> None:
         began = time.monotonic()
         shop = Workshop(Path(place) / "shop", tuple(asked.stage))
         wrong = [f"{command.words}: {rule}" for command in shop.commands for rule in command.broken_rules]
-        for by, count in ((signal.SIGKILL, asked.kills), (signal.SIGINT, asked.signals), (signal.SIGTERM, asked.signals)):
+        for by, count in (
+            (signal.SIGKILL, asked.kills),
+            (signal.SIGINT, asked.signals),
+            (signal.SIGTERM, asked.signals),
+        ):
             if count:
                 rng = random.Random(f"{asked.seed}-{by.name}")
-                wrong += _table(by.name, shop, lambda command, most: shop.end_again_and_again(command, rng, by, most), count)  # noqa: B023
+                wrong += _table(
+                    by.name, shop, lambda command, most: shop.end_again_and_again(command, rng, by, most), count
+                )  # noqa: B023
         if asked.sweep:
             wrong += _table("ends", shop, lambda command, _: _sweep(shop, command, asked.sweep), 0)
         print(f"\n{(time.monotonic() - began) / 60:.1f} minutes")
@@ -52,7 +58,9 @@ def _table(what: str, shop: Workshop, end: Callable[[Undisturbed, int], Tally], 
                 print(f"{command.words}: {made.wrong}", file=sys.stderr, flush=True)
         if sum(tally.ended for tally in tallies) >= count:
             break
-    print(f"\n| stage | undisturbed, s | operations on files | {what} | starts | files that differ |\n|---|--:|--:|--:|--:|--:|")
+    print(
+        f"\n| stage | undisturbed, s | operations on files | {what} | starts | files that differ |\n|---|--:|--:|--:|--:|--:|"
+    )
     for stage in STAGES:
         own = [(c, t) for c, t in zip(shop.commands, tallies, strict=True) if c.stage is stage]
         if own:
@@ -60,8 +68,15 @@ def _table(what: str, shop: Workshop, end: Callable[[Undisturbed, int], Tally], 
             ended, started = sum(t.ended for _, t in own), sum(t.started for _, t in own)
             bad = sum(len(t.wrong) for _, t in own)
             print(f"| {stage.name} | {seconds:.1f} | {operations} | {ended} | {started} | {bad} |")
-    print(f"| all | | | {sum(t.ended for t in tallies)} | {sum(t.started for t in tallies)} | {sum(len(t.wrong) for t in tallies)} |", flush=True)
-    return [f"{command.words}: {line}" for command, tally in zip(shop.commands, tallies, strict=True) for line in tally.wrong]
+    print(
+        f"| all | | | {sum(t.ended for t in tallies)} | {sum(t.started for t in tallies)} | {sum(len(t.wrong) for t in tallies)} |",
+        flush=True,
+    )
+    return [
+        f"{command.words}: {line}"
+        for command, tally in zip(shop.commands, tallies, strict=True)
+        for line in tally.wrong
+    ]
 
 
 def _sweep(shop: Workshop, command: Undisturbed, every: int) -> Tally:

@@ -104,9 +104,7 @@ class Workshop:
             return [f"exit code {code}: {self.said.read_text()[-600:]}"]
         return differing(results(folder), command.results)
 
-    def end_again_and_again(
-        self, command: Undisturbed, rng: random.Random, by: signal.Signals, at_most: int
-    ) -> Tally:
+    def end_again_and_again(self, command: Undisturbed, rng: random.Random, by: signal.Signals, at_most: int) -> Tally:
         """Ends a command at random instants, until it has come to its end by itself; then looks at what it left.
 
         Half of the instants are moments, half operations on files, of which writes are done half way.
@@ -139,4 +137,3 @@ class Workshop:
                 continue
             tally.wrong.append(f"exit code {code} after {by.name} ({first or moment}): {said[-3000:]}")
             return tally
-

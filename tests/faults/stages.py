@@ -94,7 +94,7 @@ def results(folder: Path) -> dict[str, Any]:
             found.setdefault(str(path.parent.relative_to(folder)), _curves(path.parent))
         elif path.name == "log.txt" or path.suffix == ".log" or ".log.old-" in path.name:
             found[name] = "a log"
-        elif ".meta.json" in path.name or path.name == "run.json":
+        elif path.name[0] != "." and (".meta.json" in path.name or path.name == "run.json"):
             found[name] = {k: v for k, v in json.loads(path.read_bytes()).items() if k not in ("environment", "work")}
         else:
             found[name] = path.read_bytes()
@@ -114,7 +114,9 @@ def differing(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
     """The names of files that are not as they should be, and what is wrong."""
     wrong = [f"{name} is missing" for name in expected.keys() - found.keys()]
     wrong += [f"{name} is left over" for name in found.keys() - expected.keys()]
-    return sorted(wrong + [f"{name} differs" for name in expected.keys() & found.keys() if expected[name] != found[name]])
+    return sorted(
+        wrong + [f"{name} differs" for name in expected.keys() & found.keys() if expected[name] != found[name]]
+    )
 
 
 def environment(stage: Stage, world: Path) -> dict[str, str]:

@@ -17,7 +17,10 @@ _IMPORTED = [
     *("icdsel.other_vlm", "icdsel.plan", "icdsel.qwen_vl", "icdsel.report", "icdsel.variants"),
     *("transformers.models.auto.processing_auto", "transformers.models.qwen2.tokenization_qwen2"),
     *("transformers.models.qwen2_5_vl.modeling_qwen2_5_vl", "transformers.models.qwen2_5_vl.processing_qwen2_5_vl"),
-    *("transformers.models.qwen2_vl.image_processing_qwen2_vl", "transformers.models.qwen2_vl.video_processing_qwen2_vl"),
+    *(
+        "transformers.models.qwen2_vl.image_processing_qwen2_vl",
+        "transformers.models.qwen2_vl.video_processing_qwen2_vl",
+    ),
     "torch.utils.tensorboard",
 ]
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
