@@ -1,4 +1,4 @@
-"""What a process does to files, seen before it happens: every creation, write, sync, renaming and removal below a folder.
+"""What a process does to files, seen before it happens: creations, writes, syncs, renamings, removals below a folder.
 
 Nothing is stood in for: the operations are done as they are, on the level of the system's calls. Whoever watches is
 told of each before it is done, and after.
@@ -141,4 +141,4 @@ def watch(folder: Path, watcher: Watcher) -> None:
 
 def of_descriptor(descriptor: int) -> Path:
     """The path of what is open."""
-    return Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+    return Path(f"/proc/self/fd/{descriptor}").readlink()

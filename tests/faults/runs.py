@@ -18,7 +18,7 @@ from .warm import Command
 GOES_ON = "give the same command again to go on"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Undisturbed:
     """A command that nothing happened to: where it began, what it left, how long it took."""
 
@@ -104,7 +104,9 @@ class Workshop:
             return [f"exit code {code}: {self.said.read_text()[-600:]}"]
         return differing(results(folder), command.results)
 
-    def end_again_and_again(self, command: Undisturbed, rng: random.Random, by: signal.Signals, at_most: int) -> Tally:
+    def end_again_and_again(
+        self, command: Undisturbed, rng: random.Random, by: signal.Signals, at_most: int = 4
+    ) -> Tally:
         """Ends a command at random instants, until it has come to its end by itself; then looks at what it left.
 
         Half of the instants are moments, half operations on files, of which writes are done half way.

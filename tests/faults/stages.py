@@ -48,7 +48,7 @@ STAGES = (
     Stage("gen-rl-data", (("gen-rl-data",),)),
     Stage(
         "shards",
-        tuple(("gen-rl-data", "--output", "parts.jsonl", *part) for part in (("--shard", "2/2"), ("--shard", "1/2"), ())),
+        tuple(("gen-rl-data", "-o", "parts.jsonl", *part) for part in (("--shard", "2/2"), ("--shard", "1/2"), ())),
     ),
     Stage(
         "train",

@@ -79,7 +79,7 @@ def _run(
     os.environ |= environment
     os.chdir(folder)
     sys.argv = ["icdsel", *words]
-    from icdsel.cli import main
+    from icdsel.__main__ import main
 
     tell.send(None)
     if first:
