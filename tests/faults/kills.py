@@ -1,6 +1,7 @@
-"""Ends every stage at random instants, again and again.
+"""Ends every stage at random instants, again and again, and gives the same commands again.
 
-`python -m tests.faults.kills --kills 200 --signals 40 --sweep 1 --seed 1`, run from the checkout. Prints a table; exits with 1 where anything is not as in an undisturbed run.
+`python -m tests.faults.kills --kills 200 --signals 40 --sweep 1 --seed 1`, run from the checkout, prints tables and
+exits with 1 where anything is not as in an undisturbed run.
 """
 
 import argparse
