@@ -72,7 +72,7 @@ def _sweep(shop: Workshop, command: Undisturbed, every: int) -> Tally:
         tally.ended, tally.started = tally.ended + 1, tally.started + 1
         wrong = [f"operation {number}, {told}, {kept}: {line}" for line in shop.goes_on(command, image)]
         tally.wrong += wrong
-        print(command.words, number, told, kept, wrong, file=sys.stderr, flush=True)
+        print(command.stage.name, number, told, kept, wrong, file=sys.stderr, flush=True)
     return tally
 
 
