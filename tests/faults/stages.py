@@ -74,7 +74,7 @@ STAGES = (
         "compare --train",
         (("compare", "--train", "rce,grpo-frozen", *_RUN, "--n", 16, "--shots", 1, "--json", "table.json"),),
     ),
-    Stage("--overwrite", (("gen-rl-data", "--queries", 40, "--overwrite"), ("train", *_RUN, "--batch-size", 4,
+    Stage("overwriting", (("gen-rl-data", "--queries", 40, "--overwrite"), ("train", *_RUN, "--batch-size", 4,
                           "--grpo-epochs", 1, "--run", "plain", "--overwrite"))),
 )  # fmt: skip
 
