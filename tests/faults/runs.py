@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .instants import Disk, EndAt, Image, restore
-from .stages import STAGES, Stage, Words, differing, environment, results
+from .stages import Stage, Words, differing, environment, needed, results
 from .warm import Command
 
 GOES_ON = "give the same command again to go on"
@@ -54,8 +54,7 @@ class Workshop:
         self.commands: list[Undisturbed] = []
         work = place / "undisturbed"
         work.mkdir(parents=True)
-        last = max(i for i, stage in enumerate(STAGES) if not stages or stage.name in stages)
-        for stage in STAGES[: last + 1]:
+        for stage in needed(stages):
             for name, content in stage.files.items():
                 (work / name).write_text(content)
             for words in stage.commands:

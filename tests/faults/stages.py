@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ Words = tuple[object, ...]
 
 # Two pointers a query: what is looked at is how a stage writes, not what.
 _FEW = "[proposals]\nqueries = {queries}\nbeam = 1\nsamples = 1\nretrieval = 0\nrandom = 0\n"
-_RUN = ("--rl-data", "results/world/generated_data/rl_data_RandSampler_tiny-vlm.jsonl", "--rce-epochs", 2)
+_FILE = "results/world/generated_data/rl_data_RandSampler_tiny-vlm.jsonl"
+_RUN = ("--rl-data", _FILE, "--rce-epochs", 2)
+_WARM = ("--warm-start", "beams.json", "--warm-epochs", 2)
 
 
 @dataclass(frozen=True)
@@ -19,11 +22,23 @@ class Stage:
     """Commands that are given one after the other, in a folder in which the stages before it were run."""
 
     name: str
+    needs: str
+    """The last of the stages that have to be run before."""
     commands: tuple[Words, ...]
     own_world: bool = False
     """Whether the bundled world is made in the folder, too."""
     files: dict[str, str] = field(default_factory=dict)
     """What lies in the folder beside what the stages before left."""
+
+
+def needed(names: Iterable[str]) -> list[Stage]:
+    """Stages by name and those that have to be run before, in order; all where none is named."""
+    by_name = {stage.name: stage for stage in STAGES}
+    found = set(names) or by_name.keys()
+    for stage in reversed(STAGES):
+        if stage.name in found and stage.needs:
+            found |= {stage.needs}
+    return [stage for stage in STAGES if stage.name in found]
 
 
 def _beams(train: int = 2400) -> str:
@@ -37,46 +52,49 @@ def _beams(train: int = 2400) -> str:
     )  # fmt: skip
 
 
+_WORLD, _DATA, _TRAIN = "bundled world", "gen-rl-data", "train"
 STAGES = (
     Stage(
-        "bundled world",
+        _WORLD,
+        "",
         (("gen-rl-data", "--queries", 2, "--output", "first.jsonl"),),
         own_world=True,
         files={"icdsel.toml": _FEW.format(queries=96)},
     ),
-    Stage("embeddings", (("gen-rl-data", "--queries", 2, "--results-dir", "elsewhere"),)),
-    Stage("gen-rl-data", (("gen-rl-data",),)),
+    Stage("embeddings", _WORLD, (("gen-rl-data", "--queries", 2, "--results-dir", "elsewhere"),)),
+    Stage(_DATA, _WORLD, (("gen-rl-data",),)),
     Stage(
         "shards",
+        _WORLD,
         tuple(("gen-rl-data", "-o", "parts.jsonl", *part) for part in (("--shard", "2/2"), ("--shard", "1/2"), ())),
     ),
     Stage(
-        "train",
-        (
-            ("train", *_RUN, "--warm-start", "beams.json", "--warm-epochs", 2, "--grpo-epochs", 2, "--freeze-backbone",
-             "--tensorboard", "--run", "plain"),
-        ),
+        _TRAIN,
+        _DATA,
+        (("train", *_RUN, *_WARM, "--grpo-epochs", 2, "--freeze-backbone", "--tensorboard", "--run", "plain"),),
         files={"beams.json": _beams()},
     ),
     Stage(
         "train --online",
+        _DATA,
         (("train", *_RUN, "--grpo-epochs", 2, "--online", "--online-samples", 2, "--run", "online"),),
     ),
-    Stage("infer", (("infer", "--run", "plain", "--selector", "policy,random", "--n", 100, "--shots", "1,2"),)),
-    Stage(
-        "convert",
-        (
-            ("convert", "grpo_epoch1.pt", "--run", "plain"),
-            ("convert", "results/world/generated_data/rl_data_RandSampler_tiny-vlm.jsonl"),
-        ),
-    ),
+    Stage("infer", _TRAIN, (("infer", "--run", "plain", "--selector", "policy,random", "--n", 100, "--shots", "1,2"),)),
+    Stage("convert", _TRAIN, (("convert", "grpo_epoch1.pt", "--run", "plain"), ("convert", _FILE))),
     Stage(
         "compare --train",
+        _DATA,
         (("compare", "--train", "rce,grpo-frozen", *_RUN, "--n", 16, "--shots", 1, "--json", "table.json"),),
     ),
-    Stage("overwriting", (("gen-rl-data", "--queries", 40, "--overwrite"), ("train", *_RUN, "--batch-size", 4,
-                          "--grpo-epochs", 1, "--run", "plain", "--overwrite"))),
-)  # fmt: skip
+    Stage(
+        "overwriting",
+        _TRAIN,
+        (
+            ("gen-rl-data", "--queries", 40, "--overwrite"),
+            ("train", *_RUN, "--batch-size", 4, "--run", "plain", "--overwrite"),
+        ),
+    ),
+)
 
 
 def results(folder: Path) -> dict[str, Any]:
