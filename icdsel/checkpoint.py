@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from icdsel.errors import CheckpointError
-from icdsel.files import write_bytes
+from icdsel.files import remove_leftovers, write_bytes
 from icdsel.lever_plus import checkpoints as lever_plus
+from icdsel.lock import waiting
 from icdsel.policy import PointerConfig, PointerNetwork
 from icdsel.torch_files import StoredTensor, TorchFile, described, open_torch_file
 
@@ -212,7 +213,9 @@ def convert(path: str | Path, output: str | Path | None = None, legacy_names: bo
             lever_plus.ConversionWarning,
             stacklevel=2,
         )
-    write_bytes(target, _serialise(content))
+    with waiting(target, f"conversion of {path}"):
+        remove_leftovers(target)
+        write_bytes(target, _serialise(content))
     return target
 
 

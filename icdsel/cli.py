@@ -1,7 +1,6 @@
 """The command line: flags become settings, a stage does the work, the result is shown. Loads no torch by itself."""
 
 import re
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -522,15 +521,3 @@ def _end(settings: Settings, failed: int = 0) -> None:
     if failed:
         warn(f"{failed} VLM calls failed; the reasons stand in the file")
         raise typer.Exit(1)
-
-
-def main() -> None:
-    """The program's entry point."""
-    try:
-        app()
-    except KeyboardInterrupt:
-        sys.exit(130)
-
-
-if __name__ == "__main__":
-    main()

@@ -31,7 +31,7 @@ from icdsel.torch_files import Foreign, StoredTensor, described, open_torch_file
 if TYPE_CHECKING:
     from icdsel.encoders import Encoder
 
-PART_ROWS = 2048  # images or questions in a part file, at most this many are computed again after an interruption
+PART_ROWS = 512  # images or questions in a part file, at most this many are computed again after an interruption
 STEP = 256  # images or questions that an encoder is given at once: how often a progress bar moves
 
 _Item = TypeVar("_Item", bound=Hashable)
@@ -114,12 +114,14 @@ def encode(
     questions, question_of = _distinct(example.question for example in examples)
     path = cache_dir / f"{split}_embeddings_{_fingerprint(examples, images, image_of, encoder)}.safetensors"
     rows = {"image": len(images), "question": len(questions)}
+    parts = path.with_suffix(".parts")
     computed = None
-    if (kept := _read(path, rows)) is None:
+    if (kept := _read(path, rows)) is None or parts.exists():
         with waiting(path, f"embeddings of {split}"):
             if (kept := _read(path, rows)) is None:
                 advance = _in_rows(on_done, len(examples), len(images + questions))
-                kept = computed = _compute(images, questions, encoder, path, advance)
+                kept = computed = _compute(images, questions, encoder, path, parts, advance)
+            shutil.rmtree(parts, ignore_errors=True)  # of no use any more, and of no harm
     if computed is None:
         kept = _try_again(kept, images, encoder, path)
         if on_done:
@@ -179,16 +181,16 @@ def _compute(
     questions: Sequence[str],
     encoder: "Encoder",
     path: Path,
+    parts: Path,
     advance: Callable[[int], None],
 ) -> _Kept:
-    parts, cut = path.with_suffix(".parts"), encoder.truncated
     refuse_link(parts)
+    cut = encoder.truncated
     remove_leftovers(path)
     image, broken = _in_parts("image", images, encoder.embed_images, parts, encoder.name, advance)
     question, _ = _in_parts("question", questions, lambda t: (encoder.embed_texts(t), {}), parts, encoder.name, advance)
     kept = _Kept({"image": image, "question": question}, broken)
     _write(path, kept)
-    shutil.rmtree(parts, ignore_errors=True)  # of no use any more, and of no harm
     if encoder.truncated > cut:
         warn(f"{encoder.truncated - cut} questions are longer than {encoder.name} reads and were cut")
     return kept

@@ -17,7 +17,7 @@ _NOT_PLAIN = "it is a link, a pipe or a device, which is not written to: remove 
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes `content` to `path` so that a reader sees the old file or the whole new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     beside.unlink(missing_ok=True)  # of a killed process that had the same number
     try:
@@ -58,8 +58,16 @@ def refuse_link(folder: Path) -> None:
         raise OSError(errno.ELOOP, _NOT_PLAIN, str(folder))
 
 
+def make_folder(folder: Path) -> None:
+    """Makes a folder, and those that it lies in, so that they survive a power cut."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync_folder(folder.parent)
+
+
 def move(path: Path, target: Path) -> None:
-    """Renames a file within its folder, so that the new name survives a power cut."""
+    """Renames a file or folder within its folder, so that the new name survives a power cut."""
     path.replace(target)
     _sync_folder(target.parent)
 
@@ -104,7 +112,7 @@ def journal_of(path: Path) -> Path:
 
 def append_lines(path: Path, lines: Iterable[str]) -> None:
     """Appends lines to a journal and syncs it; after a crash at most the last lines are torn."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     new = not path.exists()
     with open(path, "ab", opener=open_plain) as file:
         file.write("".join(f"{line}\n" for line in lines).encode())

@@ -132,9 +132,9 @@ def generate(
         scored = {} if shard else _scored_in_shards(whole, made_of)
         started = time.monotonic()
         count = _write_units(sources, queries, network, part, shard, scored)
-        move(part, path)
         if count:
             record_work(side_path(path), {"scoring": {"seconds": time.monotonic() - started, "count": count}})
+        move(part, path)  # the last that is written: who finds it has nothing to tidy
         if told := sources.vlm.images.shortage():
             note(told)
         summary = _summary(path)

@@ -5,7 +5,7 @@ import json
 import random
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,10 +121,6 @@ def _row(
     part = journal_of(path)
     made = (path, part), side, _identity(settings, sources, selector, policy_file), str(path), RunError, REMEDY
     own = {"checkpoint": str(policy_file)} if selector == "policy" else {}  # whose run the page shows
-
-    def describe() -> None:
-        write_side_file(side, settings, made[2], str(sources.vlm.device), name=label, set=subset, **own)
-
     wanted = shots_of(selector, settings)
     records = _read_standing(path) if stands(*made, overwrite) else []
     if not _missing(wanted, records):
@@ -135,8 +131,10 @@ def _row(
             records = _read_standing(path) if claim(*made, overwrite, along=[log]) else []
             remove_leftovers(path, side)
             if missing := _missing(wanted, records):
+                # Before its journal: without it nobody knows what that is made of.
+                write_side_file(side, settings, made[2], str(sources.vlm.device), name=label, set=subset, **own)
                 log_to(log, str(sources.vlm.device))
-                records = _complete(sources, queries, choose, label, selector, missing, records, path, describe)
+                records = _complete(sources, queries, choose, label, selector, missing, records, path)
             if whole_units(part).keys() <= set(map(prompt_of, records)):  # else it is for other numbers of shots
                 part.unlink(missing_ok=True)
     scores: dict[int, list[float]] = {}
@@ -159,19 +157,15 @@ def _complete(
     missing: Sequence[int],
     records: Sequence[dict[str, Any]],
     path: Path,
-    describe: Callable[[], None],
 ) -> list[dict[str, Any]]:
-    """Answers at the `missing` numbers of shots, writes the row with what it had, and has the side file written."""
-    if not path.exists():
-        describe()  # without it nobody knows what a journal is made of
+    """Answers at the `missing` numbers of shots, and writes the row with what it had."""
     started = time.monotonic()
     new, images = answer_queries(sources, queries, choose, selector, label, missing, journal_of(path))
     made = sorted([*records, *new], key=lambda record: int(record["shots"]))  # stable: queries keep their order
-    write_text(path, "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in made))
-    describe()
     if images and selector != "majority":
         work = {"seconds": time.monotonic() - started, "count": images}
         record_work(path.with_suffix(".meta.json"), {"answering": work})
+    write_text(path, "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in made))
     return made
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from icdsel.console import note, warn
 from icdsel.errors import UserError
-from icdsel.files import open_plain
+from icdsel.files import make_folder, open_plain
 
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 
@@ -30,7 +30,7 @@ def locked(result: Path, what: str, error: type[UserError]) -> Iterator[None]:
     Raises:
         UserError: Another process holds the lock; the message names it.
     """
-    result.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(result.parent)
     path = result.with_name(f".{result.name}.lock")
     held = open_plain(path, os.O_RDWR | os.O_CREAT)
     try:
@@ -64,7 +64,7 @@ def waiting(result: Path, what: str) -> Iterator[None]:
     """
     path = result.with_name(f".{result.name}.lock")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         held = open_plain(path, os.O_RDWR | os.O_CREAT)
     except OSError:  # a folder that cannot be written: whoever has something to write there will say so
         yield

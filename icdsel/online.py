@@ -68,6 +68,8 @@ class Rollouts:
         self._journal, self._say = journal, say
         self._at_most = most_calls(train, len(groups))
         self._journalled = _read_journal(journal)
+        self._taken = 0
+        """Bytes of the journal whose records are known."""
         self.calls = 0
         """VLM calls so far, failed ones included."""
 
@@ -156,13 +158,13 @@ class Rollouts:
     ) -> None:
         """Scores the pointers of some queries, by their places; what comes of it is written and joins what is known."""
         ids = {q: self._groups[q].question_id for q in asked}
-        new = {q: made for q, made in asked.items() if (epoch, ids[q]) not in self._journalled}
-        if new:
-            queries = [self._sources.train.by_id(ids[q]) for q in new]
-            pools = [_pool(self._groups[q]) for q in new]
-            records = score_unit(self._sources, queries, pools, list(new.values()), on_scored)
+        if not all((epoch, question_id) in self._journalled for question_id in ids.values()):
+            cut(self._journal, self._taken)  # a torn unit is asked again whole: the batch decides the last digits
+            queries = [self._sources.train.by_id(question_id) for question_id in ids.values()]
+            pools = [_pool(self._groups[q]) for q in asked]
+            records = score_unit(self._sources, queries, pools, list(asked.values()), on_scored)
             records = [{"online_epoch": epoch} | record for record in records]
-            append_lines(self._journal, [json.dumps(record, ensure_ascii=False) for record in records])
+            append_lines(self._journal, map(_line, records))
             self._journalled |= {(epoch, record["question_id"]): record for record in records}
         for q in asked:
             self._take_in(q, self._journalled[epoch, ids[q]])
@@ -174,6 +176,7 @@ class Rollouts:
             raise RlDataError(f"{self._journal}: a pointer of query {record['question_id']} is not in its pool")
         fine = tuple(candidate for candidate in scored if "error" not in candidate)
         self.calls += len(scored)
+        self._taken += len(_line(record).encode()) + 1
         self._groups[q] = replace(self._groups[q], candidates=self._groups[q].candidates + fine)
         self._rewards[q] |= dict.fromkeys(tuple(candidate["pointer"]) for candidate in scored)
         self._rewards[q] |= {tuple(candidate["pointer"]): reward_of(candidate, self._reward) for candidate in fine}
@@ -212,6 +215,10 @@ def _read_journal(path: Path) -> dict[tuple[int, int], dict[str, Any]]:
         ) from None
     cut(path, size)
     return records
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, ensure_ascii=False)
 
 
 def _pool(group: QueryGroup) -> dict[str, Any]:

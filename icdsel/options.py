@@ -5,10 +5,9 @@ import inspect
 import signal
 import threading
 import typing
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any, Literal
 
 import typer
@@ -16,6 +15,7 @@ from pydantic.fields import FieldInfo
 
 from icdsel.console import err, tell_error, warn
 from icdsel.errors import UserError
+from icdsel.interruption import INTERRUPTED, raised
 from icdsel.run_log import logged
 from icdsel.settings import TABLES, flag, load_settings, stray_variables, without_effect
 
@@ -65,36 +65,20 @@ def _told_plainly(command: Command) -> Command:
     @functools.wraps(command)
     def run(*args: Any, **values: Any) -> None:
         try:
-            with _terminable():
+            main_thread = threading.current_thread() is threading.main_thread()  # which alone may handle signals
+            with raised() if main_thread else nullcontext():
                 logged(command)(*args, **values)
         except UserError as error:
             tell_error(str(error))
             raise typer.Exit(2) from None
         except KeyboardInterrupt as stopped:
-            err.print("interrupted; what was finished is kept: give the same command again to go on")
+            err.print(INTERRUPTED)
             raise typer.Exit(128 + (stopped.args or (signal.SIGINT,))[0]) from None
         except OSError as error:
             tell_error(str(error))
             raise typer.Exit(1) from None
 
     return run
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM (a cluster's time is up) ends a command as Ctrl-C does."""
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt(number)
-
-    if threading.current_thread() is not threading.main_thread():  # which alone may set handlers
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _option(key: str, field: FieldInfo) -> inspect.Parameter:

@@ -15,7 +15,7 @@ from typing import Any
 from icdsel import __version__
 from icdsel.console import note
 from icdsel.errors import RunError, UserError
-from icdsel.files import size_of, write_json
+from icdsel.files import move, size_of, write_json
 from icdsel.json_records import is_id, is_number, parsed
 from icdsel.reading import read_whole
 from icdsel.records import Example
@@ -204,7 +204,7 @@ def claim(
     Raises:
         UserError: of the class `error`; it was made of other things, or cannot be told, and `overwrite` is False.
     """
-    if not any(path.exists() for path in paths):
+    if not any(map(_is_there, paths)):
         return False
     if stands(paths, side_file, now, what, error, remedy, overwrite):
         return True
@@ -225,7 +225,7 @@ def stands(
     overwrite: bool,
 ) -> bool:
     """What `claim` says of `paths`; nothing is moved."""
-    if not any(path.exists() for path in paths):
+    if not any(map(_is_there, paths)):
         return False
     try:
         require_same(side_file, now, what, error, remedy)
@@ -236,16 +236,25 @@ def stands(
     return True
 
 
+def _is_there(path: Path) -> bool:
+    """Whether something is at `path`; a folder is nothing where a killed process came no further than hidden files."""
+    return any(inside.name[0] != "." for inside in path.iterdir()) if path.is_dir() else path.exists()
+
+
 def move_aside(*paths: Path) -> list[Path]:
-    """Renames what exists of `paths` to `NAME.old-1`, `.old-2`, …, one number for all; returns the new names."""
+    """Renames what exists of `paths` to `NAME.old-1`, `.old-2`, …, one number for all; returns the new names.
+
+    What a move that was cut short left behind goes where the rest of it is.
+    """
     existing = [path for path in paths if path.exists()]
     number = 1
-    while any(path.with_name(f"{path.name}.old-{number}").exists() for path in paths):
+    while any(path.with_name(f"{path.name}.old-{number}").exists() for path in existing):
         number += 1
     moved = []
     for path in existing:
         if path.exists():  # a side file has gone with its folder
-            moved.append(path.rename(path.with_name(f"{path.name}.old-{number}")))
+            moved.append(path.with_name(f"{path.name}.old-{number}"))
+            move(path, moved[-1])
     return moved
 
 

@@ -8,10 +8,11 @@ from typing import Any
 
 from icdsel.datasets import load_split
 from icdsel.errors import RlDataError
-from icdsel.files import write_json
+from icdsel.files import remove_leftovers, write_json
 from icdsel.json_records import are_ids, parsed
 from icdsel.lever_plus.rl_data import FAILED, is_lever_plus, read_lever_plus
 from icdsel.lever_plus.rl_data_writer import lever_plus_json
+from icdsel.lock import waiting
 from icdsel.provenance import read_side_file
 from icdsel.reading import read_bytes_lines
 from icdsel.records import QueryGroup
@@ -76,11 +77,13 @@ def convert(settings: Settings, path: Path, output: Path | None = None) -> Path:
     ]
     made_of = read_side_file(side_path(path))["identity"] if side_path(path).exists() else {}
     target = output or path.with_suffix(".json")
-    written = lever_plus_json(records, load_split(settings.data, "train").row, {"made_of": made_of})
-    try:
-        write_json(target, written)
-    except ValueError as error:
-        raise RlDataError(f"{path} holds numbers that no JSON may: {error}") from None
+    content = lever_plus_json(records, load_split(settings.data, "train").row, {"made_of": made_of})
+    with waiting(target, f"conversion of {path}"):
+        remove_leftovers(target)
+        try:
+            write_json(target, content)
+        except ValueError as error:
+            raise RlDataError(f"{path} holds numbers that no JSON may: {error}") from None
     return target
 
 

@@ -7,6 +7,7 @@ training goes on from. What was written after the last `resume.pt` is written ag
 import json
 import math
 import time
+from collections.abc import Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 from icdsel.checkpoint import Checkpoint, load_checkpoint, save_policy
 from icdsel.console import Advance, note
 from icdsel.errors import RunError
-from icdsel.files import append_lines, write_bytes
+from icdsel.files import append_lines, remove_leftovers, write_bytes
 from icdsel.json_records import is_id, is_number, parsed, whole_lines
 from icdsel.policy import PointerNetwork
 from icdsel.reading import read_bytes_lines
@@ -69,6 +70,8 @@ class RunJournal:
             raise RunError(f"{metrics} lacks epochs that {path} tells of: train with --overwrite")
         self.epochs = [_sound(metrics, number, epoch) for number, (_, epoch) in enumerate(lines, 1)]
         write_bytes(metrics, b"".join(line for line, _ in lines))
+        for number, line in enumerate(self.epochs, 1):
+            self._show(line, number)
         self.work = left.extra["work"]
         self._network.load_state_dict(left.network.state_dict())
         note(f"going on after {left.phase} epoch {(left.epoch or 0) + 1} of an interrupted training")
@@ -103,7 +106,7 @@ class RunJournal:
         self._since, self._taken = now, 0
         extra = epoch.draws | {"epochs": len(self.epochs), "work": self.work}
         save(self._folder / RESUME_FILE, metrics={}, optimizer=epoch.optimizer, extra=extra)
-        self._events.write(metrics | {"kl_beta": epoch.kl_beta}, len(self.epochs))
+        self._show(line, len(self.epochs))
         reward, share = metrics["expected_reward"], metrics["oracle_share"]
         self._advance(0, f"{epoch.phase} epoch {number}: {reward:.2f}, {share:.0%} of oracle")
         note(
@@ -111,9 +114,14 @@ class RunJournal:
             f"({share:.1%} of the oracle)"
         )
 
-    def close(self) -> None:
-        """Removes what only an interrupted training needs."""
-        (self._folder / RESUME_FILE).unlink(missing_ok=True)
+    def _show(self, line: Mapping[str, Any], number: int) -> None:
+        self._events.write({name: value for name, value in line.items() if name not in ("phase", "epoch")}, number)
+
+
+def tidy(folder: Path) -> None:
+    """Removes from a trained run what killed processes left, and at last what only an interrupted training needs."""
+    remove_leftovers(*(path for path in folder.iterdir() if path.suffix in (".pt", ".json", ".jsonl")))
+    (folder / RESUME_FILE).unlink(missing_ok=True)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

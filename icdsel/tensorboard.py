@@ -1,6 +1,7 @@
 """The metrics of a training for TensorBoard, where the extra of that name is installed."""
 
 import importlib.util
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,12 +40,13 @@ class Events:
 
 @contextmanager
 def open_events(folder: Path | None) -> Iterator[Events]:
-    """Events that are written to `folder`; None writes none."""
+    """Events that are written to `folder`, anew; None writes none."""
     if folder is None:
         yield Events()
         return
     refuse_link(folder)
     from torch.utils.tensorboard import SummaryWriter
 
+    shutil.rmtree(folder, ignore_errors=True)  # an interrupted training may lack an epoch: who goes on has them all
     with SummaryWriter(str(folder)) as writer:
         yield Events(writer)

@@ -32,7 +32,7 @@ from icdsel.provenance import (
 )
 from icdsel.records import QueryGroup
 from icdsel.rewards import is_correct
-from icdsel.run_journal import RunJournal
+from icdsel.run_journal import RunJournal, tidy
 from icdsel.run_log import log_only, log_to, logged
 from icdsel.scoring import SCORER_VERSION
 from icdsel.settings import SAMPLER_FILE_NAMES, RewardSettings, Settings, TrainSettings, flag, unusual
@@ -163,6 +163,7 @@ def train(
     with locked(result.folder, f"run {result.name}", RunError):
         if claim((result.folder,), side, made_of, f"run {result.name}", RunError, REMEDY, overwrite):
             if is_finished(result):
+                tidy(result.folder)  # whoever finished it may have been killed before
                 note(f"run {result.name} is trained already with these settings")
                 return result
         else:
@@ -200,7 +201,7 @@ def train(
         out.print(_table(journal.epochs))
         record_work(side, journal.work)
         _mark_finished(side)
-        journal.close()
+        tidy(result.folder)
     log_only(f"recommended checkpoint {result.checkpoint.name}")
     return result
 

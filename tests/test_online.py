@@ -166,22 +166,23 @@ def test_the_journal_is_rl_data(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kept", [3, 6, 10])
 def test_what_the_journal_holds_is_not_asked_again(tmp_path: Path, kept: int, torn: int) -> None:
     # The journal of three epochs, cut off after some lines, in the middle of one even: going on asks about the rest
-    # alone, and ends with the same journal and the same groups.
+    # alone, in the same units (here an epoch's), and ends with the same journal and the same groups.
     (tmp_path / "whole").mkdir()
     vlm = Asked()
     made = rollouts(tmp_path / "whole", vlm)
     for epoch in range(3):
         expected, report = made(network(epoch), TABLE, epoch)
     lines = (tmp_path / "whole/online.jsonl").read_bytes().splitlines(keepends=True)
-    first_epoch = sum(b'"online_epoch": 0' in line for line in lines)
+    ends = [sum(json.loads(line)["online_epoch"] < epoch for line in lines) for epoch in range(3)]
+    whole = max(end for end in ends if end <= kept)
     (tmp_path / "online.jsonl").write_bytes(b"".join(lines[:kept]) + lines[kept][:torn])
     again = Asked()
     resumed = rollouts(tmp_path, again)
-    begin = int(kept >= first_epoch)
+    begin = int(whole > 0)
     resumed.replay(begin)
     for epoch in range(begin, 3):
         found, told = resumed(network(epoch), TABLE, epoch)
-    assert again.pointers == vlm.pointers[sum(len(json.loads(line)["pointer_candidates"]) for line in lines[:kept]) :]
+    assert again.pointers == vlm.pointers[sum(len(json.loads(line)["pointer_candidates"]) for line in lines[:whole]) :]
     assert (tmp_path / "online.jsonl").read_bytes() == (tmp_path / "whole/online.jsonl").read_bytes()
     assert told["vlm_calls"] == report["vlm_calls"]
     assert torch.equal(found.pointers, expected.pointers)

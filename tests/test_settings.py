@@ -433,7 +433,7 @@ def test_the_flags_that_replace_the_old_variables_exist() -> None:
 
 _HEAVY = """
 import sys
-from icdsel.cli import main
+from icdsel.__main__ import main
 sys.argv = ["icdsel", *sys.argv[1:]]
 try:
     main()

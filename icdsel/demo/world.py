@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from icdsel.files import write_json
+from icdsel.files import remove_leftovers, write_json
 
 WORLD_SEED = 20_251_210
 SPLIT_SIZES = {"train": 2400, "tuning": 1000, "validation": 1000}
@@ -200,6 +200,7 @@ def write_world(folder: Path) -> None:
     """
     first_id, last = 1, [*SPLIT_SIZES][-1]
     for split, size in SPLIT_SIZES.items():
+        remove_leftovers(folder / f"questions_{split}.json", folder / f"annotations_{split}.json")
         images = folder / "images" / split
         images.mkdir(parents=True, exist_ok=True)
         questions, annotations = [], []

@@ -48,7 +48,8 @@ def test_the_three_lines_leave_what_the_mission_names(folder):
     run = folder / "results/world/model_cpk" / RUN
     wanted = {f"rce_epoch{i}.pt" for i in range(1, 6)} | {f"grpo_epoch{i}.pt" for i in range(1, 4)}
     converted = {"rce_epoch5_v2format.ckpt", "grpo_epoch3_v2format.ckpt"}  # the latter by `infer`
-    assert wanted | converted | {"metrics.jsonl", "run.json", "log.txt"} == {path.name for path in run.iterdir()}
+    left = {path.name for path in run.iterdir() if not path.name.endswith(".lock")}
+    assert wanted | converted | {"metrics.jsonl", "run.json", "log.txt"} == left
     assert (folder / "results/world/generated_data/rl_data_RandSampler_tiny-vlm.jsonl").is_file()
     predictions = {path.name for path in (folder / "results/world/infer/RandSampler_tiny-vlm").glob("*.jsonl")}
     assert predictions == {

@@ -1,0 +1,1 @@
+"""Faults on purpose: commands are killed, cut from the disk's power, and given again."""

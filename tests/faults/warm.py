@@ -1,0 +1,87 @@
+"""Commands in processes that are forked warm: torch and transformers are imported there, and nothing has run.
+
+Starting Python and importing takes longer than most commands on the bundled world take to work, so a kill at a random
+instant of a cold process would nearly always hit an import.
+"""
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+_IMPORTED = [
+    *("icdsel.cli", "icdsel.compare", "icdsel.experiments", "icdsel.generation", "icdsel.infer", "icdsel.train"),
+    *("icdsel.other_vlm", "icdsel.plan", "icdsel.qwen_vl", "icdsel.report", "icdsel.variants"),
+    *("transformers.models.auto.processing_auto", "transformers.models.qwen2.tokenization_qwen2"),
+    *("transformers.models.qwen2_5_vl.modeling_qwen2_5_vl", "transformers.models.qwen2_5_vl.processing_qwen2_5_vl"),
+    *(
+        "transformers.models.qwen2_vl.image_processing_qwen2_vl",
+        "transformers.models.qwen2_vl.video_processing_qwen2_vl",
+    ),
+    "torch.utils.tensorboard",
+]
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+"""No thread may run where a process is forked, and the same number of threads gives the same bits."""
+
+os.environ |= ONE_THREAD  # before the server of forks is started, which inherits them
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(_IMPORTED)
+
+
+class Command:
+    """`icdsel WORDS` in a folder, running.
+
+    Args:
+        words: The command line, without the program's name.
+        folder: The working directory.
+        said: What stdout and stderr are appended to.
+        environment: Variables.
+        first: Called in the process before the command begins.
+    """
+
+    def __init__(
+        self,
+        words: Sequence[object],
+        folder: Path,
+        said: Path,
+        environment: dict[str, str],
+        first: Callable[[], Any] | None = None,
+    ) -> None:
+        begun, tell = _context.Pipe(duplex=False)
+        args = (list(map(str, words)), folder, said, environment, first, tell)
+        self.process = _context.Process(target=_run, args=args)
+        self.process.start()
+        tell.close()
+        if not begun.poll(120):
+            raise TimeoutError("the process did not begin")
+        begun.recv()
+
+    def wait(self, seconds: float | None = None) -> int | None:
+        """The exit code (minus a signal's number), or None after so many seconds."""
+        self.process.join(seconds)
+        return self.process.exitcode
+
+
+def _run(
+    words: list[str],
+    folder: Path,
+    said: Path,
+    environment: dict[str, str],
+    first: Callable[[], Any] | None,
+    tell: Connection,
+) -> None:
+    held = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(held, 1)
+    os.dup2(held, 2)
+    os.environ |= environment
+    os.chdir(folder)
+    sys.argv = ["icdsel", *words]
+    from icdsel.__main__ import main
+
+    tell.send(None)
+    if first:
+        first()
+    main()
