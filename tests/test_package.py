@@ -140,7 +140,10 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
     declared = [*PROJECT["project"]["dependencies"], *extras["hub"], *extras["tensorboard"]]
     names = {re.split(r"[<>=!~ ]", requirement)[0] for requirement in declared}
     foreign = set(imported()) - set(sys.stdlib_module_names) - {"icdsel"}
-    owners = packages_distributions()
-    needed = {name.lower().replace("_", "-") for module in foreign for name in owners.get(module, [module])}
+    owners = {
+        module: {name.lower().replace("_", "-") for name in installed}
+        for module, installed in packages_distributions().items()
+    }
+    assert {module for module in foreign if not owners.get(module, {module}) & names} == set()
     # Of TensorBoard only torch's writer is used, which imports it.
-    assert needed == names - NOT_IMPORTED - {"tensorboard"}
+    assert names.difference(*(owners.get(module, {module}) for module in foreign)) == NOT_IMPORTED | {"tensorboard"}
