@@ -24,7 +24,7 @@ SHIPPED = {
     "icdsel/py.typed",
 }
 NOT_IMPORTED = {
-    "torchvision",  # the image processors of transformers need it
+    "torchvision",  # transformers' processor of Qwen2.5-VL needs it
     "qwen-vl-utils",  # for those who prompt Qwen2.5-VL by hand beside icdsel
 }
 
