@@ -323,7 +323,7 @@ def test_answers_and_log_probs_are_those_of_one_prompt_at_a_time(vlm, family, ex
             wanted, count = plain_log_prob(asked, request, marks.before + reference + marks.end)
             assert got == pytest.approx(wanted, abs=1e-4)
             assert tokens == count
-    assert len({answer.text for answer in answers}) > 2
+    assert len({answer.text for answer in answers}) > 1
 
 
 def test_batch_size_and_order_change_nothing(vlm, examples):

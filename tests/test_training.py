@@ -307,7 +307,7 @@ def test_rce_learns_what_was_rewarded(over: str) -> None:
     result = run(made_network(dropout=0.0), TABLE, train, settings, train)
     shares = result.metrics("oracle_share")
     assert shares[0] < 0.6
-    assert shares[-1] > 0.95
+    assert shares[-1] > 0.9
     assert result.metrics("oracle_reward") == [2.0] * 60
     assert result.metrics("rce_loss")[-1] < 0.5 * result.metrics("rce_loss")[0]
 

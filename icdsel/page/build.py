@@ -18,6 +18,7 @@ from icdsel.console import progress
 from icdsel.datasets import load_split
 from icdsel.errors import DataError, SettingsError
 from icdsel.files import write_text
+from icdsel.hub_data import PREFIX
 from icdsel.page.choices import Chosen, Usage, one_each, overlap, read_choices, usage
 from icdsel.page.comparison_charts import accuracy_chart, difference_chart
 from icdsel.page.findings import findings, verdict
@@ -95,7 +96,7 @@ def collect(settings: Settings, rows: Sequence[ComparisonRow]) -> Content:
     """
     sources = {file: read_source(Path(file)) for row in rows for file in row.files}
     behind = _settings_behind(settings, sources.values())
-    settings = behind[0]
+    asked, settings = settings, behind[0]
     labels = row_labels(rows, [own.pair_name for own in behind])
     chosen = read_choices(rows, labels, sources)
     missing: dict[str, list[str]] = {}
@@ -105,6 +106,9 @@ def collect(settings: Settings, rows: Sequence[ComparisonRow]) -> Content:
         missing["data"] = ["The rows are over different data, so questions and images are not shown."]
     else:
         try:
+            if settings.data.dataset.startswith(PREFIX) and settings.data.dataset != asked.data.dataset:
+                name = settings.data.dataset  # told by files that may be anybody's
+                raise DataError(f"{name} is fetched only where it is asked for: --dataset {name}")
             train = {example.question_id: example for example in load_split(settings.data, "train")}
             for split in dict.fromkeys(row.split for row in chosen):
                 queries |= {example.question_id: example for example in load_split(settings.data, split)}

@@ -176,6 +176,19 @@ def test_what_is_missing_is_said_and_the_rest_is_shown(tmp_path):
     assert "Query 9000" in text
 
 
+def test_a_dataset_of_the_hub_that_the_predictions_alone_name_is_not_fetched(tmp_path, monkeypatch):
+    fetched = []
+    monkeypatch.setattr("icdsel.hub_data.fetch_split", lambda name, *_: fetched.append(name) or tmp_path / "none.jsonl")
+    settings = make_settings(tmp_path)
+    write_predictions(settings, "random-42", choose("random-42", 2, (1,)), settings={"data": {"dataset": "hub:a/b"}})
+    content = collect(settings, compare(settings))
+    assert "hub:a/b is fetched only where it is asked for: --dataset hub:a/b" in content.missing["data"][0]
+    assert fetched == []
+    named = settings.model_copy(update={"data": settings.data.model_copy(update={"dataset": "hub:a/b"})})
+    collect(named, compare(settings))
+    assert fetched == ["hub:a/b"]
+
+
 def test_images_that_are_gone_are_counted_and_left_out(tmp_path):
     content = made_content(tmp_path, queries=3)
     (tmp_path / "images/9000.png").unlink()
