@@ -172,12 +172,9 @@ def _differing(settings: Settings) -> tuple[str, ...]:
 
 def trained_on(side: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
     """The files of RL data that a run was trained on, with their fingerprints then, by its side file."""
-    files, fingerprints = side.get("rl_data"), side["identity"].get("rl_data")
-    if not isinstance(files, list) or not isinstance(fingerprints, list):
-        return
-    for file, fingerprint in zip(files, fingerprints, strict=False):
-        if isinstance(file, str) and isinstance(fingerprint, str) and "\0" not in file:
-            yield Path(file), fingerprint
+    fingerprints = side["identity"].get("rl_data")
+    if isinstance(fingerprints, list):
+        yield from zip(map(Path, side.get("rl_data", ())), fingerprints, strict=False)
 
 
 def _reached(folder: Path) -> dict[str, Any]:

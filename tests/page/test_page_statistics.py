@@ -96,7 +96,7 @@ def test_choices_are_read_learned_first_then_by_accuracy(tmp_path):
     settings = make_settings(tmp_path)
     for name, accuracy in (("random-42", 0.2), (POLICY, 0.1), ("nearest-both", 0.9)):
         rows = [row | {"accuracy": accuracy} for row in choose(name, 4, (1, 2))]
-        write_predictions(settings, name, rows, checkpoint="x.pt" if name == POLICY else None)
+        write_predictions(settings, name, rows, **({"checkpoint": "x.pt"} if name == POLICY else {}))
     zero = [row | {"accuracy": 0.0} for row in choose("zero-shot", 4, ())]
     zero[0] = {"question_id": 9000, "shots": 0, "icds": [], "error": "out of memory"}
     write_predictions(settings, "zero-shot", zero)
