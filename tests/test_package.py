@@ -9,7 +9,7 @@ import sys
 import tarfile
 import tomllib
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -125,21 +125,27 @@ def test_the_backend_that_is_tested_is_the_one_that_builds():
     assert set(PROJECT["build-system"]["requires"]) < set(PROJECT["project"]["optional-dependencies"]["test"])
 
 
-def imported() -> Iterator[str]:
-    """The modules that the package imports, by their first name."""
+def imported(walk: Callable[[ast.Module], Iterable[ast.AST]] = ast.walk) -> Iterator[tuple[str, str]]:
+    """The modules that the package imports, with their first name; `walk` says which parts of a file count."""
     for path in (ROOT / "icdsel").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                yield from (name.name.split(".")[0] for name in node.names)
-            elif isinstance(node, ast.ImportFrom) and not node.level:
-                yield str(node.module).split(".")[0]
+        for node in walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [name.name for name in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names = [str(node.module)]
+            yield from ((name, name.split(".")[0]) for name in names)
+
+
+def test_extras_are_imported_only_where_they_are_used():
+    extras = {"datasets", "tensorboard", "torch.utils.tensorboard"}
+    assert extras & {name for name, _ in imported()} == {"datasets", "torch.utils.tensorboard"}
+    assert extras & {name for name, _ in imported(lambda module: module.body)} == set()
 
 
 def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
     extras = PROJECT["project"]["optional-dependencies"]
     declared = [*PROJECT["project"]["dependencies"], *extras["hub"], *extras["tensorboard"]]
     names = {re.split(r"[<>=!~ ]", requirement)[0] for requirement in declared}
-    foreign = set(imported()) - set(sys.stdlib_module_names) - {"icdsel"}
+    foreign = {first for _, first in imported()} - set(sys.stdlib_module_names) - {"icdsel"}
     owners = {
         module: {name.lower().replace("_", "-") for name in installed}
         for module, installed in packages_distributions().items()
