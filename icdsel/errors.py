@@ -1,5 +1,6 @@
 """What a user can cause: one class per kind of mistake, with the remedy in the message."""
 
+import errno
 from collections.abc import Callable
 
 _LONGEST = 3000  # characters
@@ -39,6 +40,21 @@ class RunError(UserError):
 
 class VlmError(UserError):
     """A vision-language model cannot be found or used."""
+
+
+_REMEDIES = {
+    errno.ENOSPC: "Make room, or write elsewhere (--results-dir, --output).",
+    errno.EDQUOT: "Make room, or write elsewhere (--results-dir, --output).",
+    errno.EROFS: "Write elsewhere (--results-dir, --output).",
+    errno.EACCES: "Have the rights to it, or name another place (--results-dir, --output).",
+    errno.EPERM: "Have the rights to it, or name another place (--results-dir, --output).",
+}
+
+
+def of_system(error: OSError) -> str:
+    """What the system refused, about which file, and what to do: a full disk, a folder that is read-only."""
+    reason = f"{error.filename}: {error.strerror}" if error.filename is not None and error.strerror else str(error)
+    return f"{reason}. {_REMEDIES.get(error.errno or 0, '')}".strip()
 
 
 Refuse = Callable[[UserError], None]

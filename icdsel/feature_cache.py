@@ -14,6 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from icdsel.console import warn
+from icdsel.errors import of_system
 from icdsel.files import write_bytes
 from icdsel.images import ImageError
 
@@ -180,7 +182,11 @@ class FeatureCache:
             return
         if self._spilled + features.nbytes <= self._spill.budget_bytes:
             rows, columns = self._grids[path]
-            write_bytes(file, save({f"{rows}x{columns}": features.cpu()}))
+            try:
+                write_bytes(file, save({f"{rows}x{columns}": features.cpu()}))
+            except OSError as error:  # a full disk: it serves to save time alone
+                warn(f"visual features are kept on disk no longer: {of_system(error)}")
+                self._spill = None
             self._spilled += features.nbytes
 
     def _unspill(self, path: Path) -> bool:

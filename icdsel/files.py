@@ -8,10 +8,12 @@ import glob
 import json
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+_ESCAPED = "surrogateescape"  # names of files in an alphabet that the system was not told of keep their bytes
 _NOT_PLAIN = "it is a link, a pipe or a device, which is not written to: remove it, or write elsewhere"
 
 
@@ -21,13 +23,23 @@ def write_bytes(path: Path, content: bytes) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     beside.unlink(missing_ok=True)  # of a killed process that had the same number
     try:
-        with beside.open("xb") as file:
+        with _named(path), beside.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         move(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Names the file that could not be written: an error of writing to it, unlike one of opening it, does not."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def open_plain(path: str | os.PathLike[str], flags: int) -> int:
@@ -97,7 +109,7 @@ def size_of(path: Path) -> int:
 
 def write_text(path: Path, content: str) -> None:
     """Writes `content` as UTF-8, whole (see `write_bytes`)."""
-    write_bytes(path, content.encode())
+    write_bytes(path, content.encode(errors=_ESCAPED))
 
 
 def write_json(path: Path, value: Any, indent: int | None = None) -> None:
@@ -114,8 +126,8 @@ def append_lines(path: Path, lines: Iterable[str]) -> None:
     """Appends lines to a journal and syncs it; after a crash at most the last lines are torn."""
     make_folder(path.parent)
     new = not path.exists()
-    with open(path, "ab", opener=open_plain) as file:
-        file.write("".join(f"{line}\n" for line in lines).encode())
+    with _named(path), open(path, "ab", opener=open_plain) as file:
+        file.write("".join(f"{line}\n" for line in lines).encode(errors=_ESCAPED))
         file.flush()
         os.fsync(file.fileno())
     if new:

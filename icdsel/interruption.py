@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-INTERRUPTED = "interrupted; what was finished is kept: give the same command again to go on"
+KEPT = "what was finished is kept: give the same command again to go on"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def leave(number: int, _frame: FrameType | None) -> None:
     """A handler that ends the process at once, as a kill does, which what is written survives at any instant."""
-    os.write(2, f"{INTERRUPTED}\n".encode())  # past Python's buffers, which may be in use
+    os.write(2, f"interrupted; {KEPT}\n".encode())  # past Python's buffers, which may be in use
     os._exit(128 + number)
 
 

@@ -6,7 +6,7 @@ import signal
 import threading
 import typing
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,8 +14,8 @@ import typer
 from pydantic.fields import FieldInfo
 
 from icdsel.console import err, tell_error, warn
-from icdsel.errors import UserError
-from icdsel.interruption import INTERRUPTED, raised
+from icdsel.errors import UserError, of_system
+from icdsel.interruption import KEPT, raised
 from icdsel.run_log import logged
 from icdsel.settings import TABLES, flag, load_settings, stray_variables, without_effect
 
@@ -72,10 +72,11 @@ def _told_plainly(command: Command) -> Command:
             tell_error(str(error))
             raise typer.Exit(2) from None
         except KeyboardInterrupt as stopped:
-            err.print(INTERRUPTED)
+            err.print(f"interrupted; {KEPT}")
             raise typer.Exit(128 + (stopped.args or (signal.SIGINT,))[0]) from None
         except OSError as error:
-            tell_error(str(error))
+            with suppress(OSError):  # it may be stderr that cannot be written
+                tell_error(f"{of_system(error)} {KEPT.capitalize()}")
             raise typer.Exit(1) from None
 
     return run

@@ -118,6 +118,11 @@ class RunJournal:
         self._events.write({name: value for name, value in line.items() if name not in ("phase", "epoch")}, number)
 
 
+def is_tidy(folder: Path) -> bool:
+    """Whether there is nothing for `tidy` to do."""
+    return not (folder / RESUME_FILE).exists() and not any(folder.glob(".*.part"))
+
+
 def tidy(folder: Path) -> None:
     """Removes from a trained run what killed processes left, and at last what only an interrupted training needs."""
     remove_leftovers(*(path for path in folder.iterdir() if path.suffix in (".pt", ".json", ".jsonl")))

@@ -32,7 +32,7 @@ from icdsel.provenance import (
 )
 from icdsel.records import QueryGroup
 from icdsel.rewards import is_correct
-from icdsel.run_journal import RunJournal, tidy
+from icdsel.run_journal import RunJournal, is_tidy, tidy
 from icdsel.run_log import log_only, log_to, logged
 from icdsel.scoring import SCORER_VERSION
 from icdsel.settings import SAMPLER_FILE_NAMES, RewardSettings, Settings, TrainSettings, flag, unusual
@@ -160,11 +160,15 @@ def train(
     )
     made_of = run_identity(settings, sources, files)
     side = result.folder / SIDE_FILE
+    trained = f"run {result.name} is trained already with these settings"
+    if is_trained(result, made_of, overwrite) and is_tidy(result.folder):  # which may be read-only
+        note(trained)
+        return result
     with locked(result.folder, f"run {result.name}", RunError):
         if claim((result.folder,), side, made_of, f"run {result.name}", RunError, REMEDY, overwrite):
             if is_finished(result):
                 tidy(result.folder)  # whoever finished it may have been killed before
-                note(f"run {result.name} is trained already with these settings")
+                note(trained)
                 return result
         else:
             written = {"pair": settings.pair_name, "rl_data": list(map(str, files))}
@@ -198,10 +202,10 @@ def train(
                 rollouts=rollouts,
                 resume=resume,
             )
-        out.print(_table(journal.epochs))
         record_work(side, journal.work)
         _mark_finished(side)
         tidy(result.folder)
+        out.print(_table(journal.epochs))  # at last: there may be nobody to print to
     log_only(f"recommended checkpoint {result.checkpoint.name}")
     return result
 
