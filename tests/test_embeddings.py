@@ -278,6 +278,16 @@ def test_a_damaged_part_is_made_again(tmp_path, large, capsys):
     assert str(part) in capsys.readouterr().err
 
 
+def test_parts_that_a_kill_left_beside_the_whole_are_removed(tmp_path):
+    encode(many(4, 6, 12), Letters(), tmp_path, "train")
+    parts = the_file(tmp_path).with_suffix(".parts")
+    parts.mkdir()
+    (parts / "image-00000.safetensors").write_bytes(b"of no use")
+    encoder = Letters()
+    encode(many(4, 6, 12), encoder, tmp_path, "train")
+    assert not parts.exists() and not encoder.seen
+
+
 def test_a_kill_while_a_file_is_written_leaves_nothing_that_is_taken_for_it(tmp_path, monkeypatch):
     def killed(path: Path, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

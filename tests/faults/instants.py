@@ -20,19 +20,21 @@ without the contents ("hollow")."""
 
 @dataclass
 class EndAt:
-    """Has this process end by a signal at its `number`-th operation below a folder, before it or half way through."""
+    """Has this process get a signal at its `number`-th operation below a folder, before it or half way through."""
 
     folder: Path
     number: int
     by: signal.Signals = signal.SIGKILL
     half: bool = False
+    on: str = ""
+    """Counts operations on files alone whose names end so."""
     seen: int = 0
 
     def __call__(self) -> None:
         watch(self.folder, self)
 
     def before(self, operation: Operation) -> None:
-        self.seen += 1
+        self.seen += operation.path.name.endswith(self.on)
         if self.seen == self.number:
             if self.half and operation.kind == "write":
                 held = os.open(operation.path, os.O_WRONLY)

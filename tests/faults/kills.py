@@ -17,6 +17,9 @@ from pathlib import Path
 from .runs import Tally, Undisturbed, Workshop
 from .stages import STAGES
 
+MOST = 300
+"""Operations of a command that a sweep ends it at."""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -30,6 +33,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         shop = Workshop(Path(place) / "shop", tuple(asked.stage))
         wrong = [f"{command.words}: {rule}" for command in shop.commands for rule in command.broken_rules]
+        for command in shop.commands:
+            wrong += [f"in a cold process, {command.words}: {line}" for line in shop.cold(command)]
         for by, count in (("SIGKILL", asked.kills), ("SIGINT", asked.signals), ("SIGTERM", asked.signals)):
             if count:
                 rng = random.Random(f"{asked.seed}-{by}")
@@ -68,9 +73,12 @@ def _counts(tallies: Iterable[Sequence[Tally]]) -> str:
 def _sweep(shop: Workshop, command: Undisturbed, every: int) -> Tally:
     """Gives a command again on what an end at each `every`-th of its operations would leave."""
     tally = Tally()
+    every = max(every, command.operations // MOST)
     for number, told, kept, image in shop.images(command, frozenset(range(1, command.operations + 2, every))):
         tally.ended, tally.started = tally.ended + 1, tally.started + 1
-        wrong = [f"operation {number}, {told}, {kept}: {line}" for line in shop.goes_on(command, image)]
+        wrong = [
+            f"operation {number}, {told}, {kept}: {line}" for line in shop.goes_on(command, image, kept != "killed")
+        ]
         tally.wrong += wrong
         print(command.stage.name, number, told, kept, wrong, file=sys.stderr, flush=True)
     return tally

@@ -5,6 +5,8 @@ import pickle
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -46,10 +48,11 @@ class Workshop:
     Args:
         place: An empty folder.
         stages: The names of those that are looked at; those before them are run, too.
+        data: A folder with a world that is made already; by default it is made.
     """
 
-    def __init__(self, place: Path, stages: tuple[str, ...] = ()) -> None:
-        self.place, self.world = place, place / "data"
+    def __init__(self, place: Path, stages: tuple[str, ...] = (), data: Path | None = None) -> None:
+        self.place, self.world = place, data or place / "data"
         self.said = place / "said.txt"
         self.commands: list[Undisturbed] = []
         work = place / "undisturbed"
@@ -57,9 +60,9 @@ class Workshop:
         for stage in needed(stages):
             for name, content in stage.files.items():
                 (work / name).write_text(content)
-            for words in stage.commands:
+            for words in () if data and stage.own_world else stage.commands:
                 self._undisturbed(stage, words, work, not stages or stage.name in stages)
-            if stage.own_world:
+            if stage.own_world and not data:
                 (work / "data").rename(self.world)
                 (work / "first.jsonl").unlink()
 
@@ -92,8 +95,11 @@ class Workshop:
         _, images, _ = pickle.loads(disk.written_to.read_bytes())  # noqa: S301 - of our own
         return images
 
-    def goes_on(self, command: Undisturbed, image: Image) -> list[str]:
-        """What is wrong after the same command was given again on what an end left."""
+    def goes_on(self, command: Undisturbed, image: Image, cut: bool = False) -> list[str]:
+        """What is wrong after the same command was given again on what an end left, or a power cut.
+
+        TensorBoard's files are not synced, by nobody; what they show stands in the file of metrics.
+        """
         folder = self.place / "again"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
@@ -101,6 +107,17 @@ class Workshop:
         code = self.run(command.stage, command.words, folder).wait()
         if code != 0:
             return [f"exit code {code}: {self.said.read_text()[-600:]}"]
+        wrong = differing(results(folder), command.results)
+        return [line for line in wrong if not (cut and "/tensorboard " in line)]
+
+    def cold(self, command: Undisturbed) -> list[str]:
+        """What is wrong after a command was given as a user gives it."""
+        folder = self.place / "cold"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(command.start, folder)
+        words = [sys.executable, "-m", "icdsel", *map(str, command.words)]
+        variables = os.environ | environment(command.stage, self.world)
+        subprocess.run(words, cwd=folder, env=variables, check=True, capture_output=True)
         return differing(results(folder), command.results)
 
     def end_again_and_again(

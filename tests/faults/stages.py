@@ -41,7 +41,7 @@ def needed(names: Iterable[str]) -> list[Stage]:
     return [stage for stage in STAGES if stage.name in found]
 
 
-def _beams(train: int = 2400) -> str:
+def _beams(train: int = 100) -> str:
     """InfoScore's beams of some training queries, by rank."""
     return json.dumps(
         {
@@ -59,7 +59,7 @@ STAGES = (
         "",
         (("gen-rl-data", "--queries", 2, "--output", "first.jsonl"),),
         own_world=True,
-        files={"icdsel.toml": _FEW.format(queries=96)},
+        files={"icdsel.toml": _FEW.format(queries=72)},
     ),
     Stage("embeddings", _WORLD, (("gen-rl-data", "--queries", 2, "--results-dir", "elsewhere"),)),
     Stage(_DATA, _WORLD, (("gen-rl-data",),)),
@@ -79,7 +79,7 @@ STAGES = (
         _DATA,
         (("train", *_RUN, "--grpo-epochs", 2, "--online", "--online-samples", 2, "--run", "online"),),
     ),
-    Stage("infer", _TRAIN, (("infer", "--run", "plain", "--selector", "policy,random", "--n", 100, "--shots", "1,2"),)),
+    Stage("infer", _TRAIN, (("infer", "--run", "plain", "--selector", "policy", "--n", 70, "--shots", "1,2"),)),
     Stage("convert", _TRAIN, (("convert", "grpo_epoch1.pt", "--run", "plain"), ("convert", _FILE))),
     Stage(
         "compare --train",

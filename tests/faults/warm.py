@@ -52,7 +52,7 @@ class Command:
     ) -> None:
         begun, tell = _context.Pipe(duplex=False)
         args = (list(map(str, words)), folder, said, environment, first, tell)
-        self.process = _context.Process(target=_run, args=args)
+        self.process = _context.Process(target=_run, args=args, daemon=True)
         self.process.start()
         tell.close()
         if not begun.poll(120):
