@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-
 _LONGEST = 3000  # characters
 
 

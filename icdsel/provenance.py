@@ -16,7 +16,7 @@ from icdsel.console import note
 from icdsel.errors import RunError, UserError
 from icdsel.files import write_json
 from icdsel.json_records import is_id, is_number, parsed
-from icdsel.reading import read_whole
+from icdsel.reading import open_file, read_whole
 from icdsel.records import Example
 from icdsel.settings import WORLD, Settings
 
@@ -37,7 +37,7 @@ def fingerprint_examples(examples: Iterable[Example]) -> str:
 
 def fingerprint_file(path: Path) -> str:
     """Of a file's content."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 

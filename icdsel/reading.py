@@ -4,14 +4,14 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 LONGEST_LINE = 64 * 2**20
 """Bytes of a line at most: some hundred times the longest that RL data of a large dataset have."""
 
 
-def open_file(path: Path) -> BinaryIO:
+def open_file(path: Path) -> BufferedReader:
     """Opens a file for reading.
 
     Raises:

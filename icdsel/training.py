@@ -160,6 +160,7 @@ def _fits(state: object, parameters: Sequence[Tensor]) -> bool:
         and own.keys() == set(kept)
         and all(isinstance(value, Tensor) and value.dtype == torch.float32 for value in own.values())
         and [own[name].shape for name in kept] == [(), parameters[place].shape, parameters[place].shape]
+        and 0 <= float(own["step"]) < 2**53
         for place, own in state.items()
     )
 

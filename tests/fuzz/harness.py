@@ -36,7 +36,7 @@ class Reader:
         prepare: Writes what belongs beside the file into an empty folder, and says where the file goes.
         seeds: Whole and broken inputs to begin with.
         mutate: Makes further ones of them.
-        read: Reads the file, and uses what came of it as the program does.
+        read: Reads the file, and uses what came of it as the program does; False where it was passed over.
         refusals: What it may raise.
     """
 
@@ -120,8 +120,8 @@ def answer_to(reader: Reader, path: Path) -> tuple[str, str]:
     before = _peak()
     try:
         with _limited(SECONDS_A_CASE):
-            reader.read(path)
-        answer, failure = "read", ""
+            used = reader.read(path)
+        answer, failure = "read" if used is not False else "left", ""
     except reader.refusals as error:
         answer, failure = f"{type(error).__name__}: {_form(str(error))}", _wrong_refusal(error, str(path))
     except Hang as error:
