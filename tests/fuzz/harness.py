@@ -155,7 +155,10 @@ def _form(message: str) -> str:
 
 
 def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """The most memory that this process held since `limited_memory`, in bytes."""
+    found = re.search(rb"VmHWM:\s+(\d+)", Path("/proc/self/status").read_bytes())
+    assert found is not None
+    return int(found[1]) * 1024
 
 
 @contextmanager
@@ -178,6 +181,7 @@ def limited_memory() -> Iterator[None]:
     held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY, before[1]))
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is told anew
     try:
         yield
     finally:
