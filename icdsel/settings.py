@@ -132,6 +132,15 @@ class Table(BaseModel):
         extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
     )
 
+    @model_validator(mode="after")
+    def _can_be_written(self) -> Self:
+        for name, value in self:
+            if isinstance(value, int) and not -(2**63) <= value < 2**63:
+                raise ValueError(f"{name} is beyond 64 bits")
+            if isinstance(value, str | Path) and "\0" in str(value):
+                raise ValueError(f"{name} holds a zero byte")
+        return self
+
 
 class DataSettings(Table):
     """Which examples, which pools, and where files lie."""
