@@ -92,7 +92,7 @@ def train_policy(
         try:
             _set_draws(resume.extra, order)
             start.load_state_dict(resume.extra.get("start", start.state_dict()))
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise _not_whole(type(error).__name__) from None
     loop = _Loop(network, start, table, train, validation, settings, batches, on_epoch, rollouts, order, resume)
     if warm is not None:

@@ -129,6 +129,7 @@ def test_files_of_before_torch_1_6_are_refused(tmp_path: Path) -> None:
 
 
 MANY = 2**18
+LAUGHS = b")q\0" + b"h\0h\0\x86q\0" * 60
 
 
 @pytest.mark.parametrize(
@@ -148,6 +149,11 @@ MANY = 2**18
         pytest.param(b"\x8c\x02os\x8c\x06system\x93X\x02\x00\x00\x00id\x85R", id="a call by another step"),
         pytest.param(b"\x82\x01", id="a number for a class"),
         pytest.param(b"P1\n", id="a storage by name"),
+        # Lists of lists of lists, each of them twice: text of them has no end.
+        pytest.param(LAUGHS + b"h\0h\0\x93", id="laughs for a name"),
+        pytest.param(LAUGHS + b"h\0Q", id="laughs for a storage"),
+        pytest.param(LAUGHS + b"ctorch._utils\n_rebuild_tensor_v2\nh\0R", id="laughs for a tensor"),
+        pytest.param(b"}X\x05\0\0\0extra" + LAUGHS + b"h\0s", id="laughs for more"),
     ],
 )
 def test_no_pickle_takes_what_it_declares(tmp_path: Path, steps: bytes) -> None:
@@ -162,6 +168,10 @@ def test_a_checkpoint_with_hostile_parts_beside_its_weights_is_read_around_them(
     checkpoint = load_checkpoint(path)
     assert (checkpoint.epoch, checkpoint.phase, checkpoint.kl_beta) == (None, None, None)
     assert "deep in one another" in refusal(path, torch_file(with_weights() | {"extra": {"x": nested}}))
+    laughs: Any = ()
+    for _ in range(50):
+        laughs = (laughs, laughs)
+    assert "more than its size allows" in refusal(path, torch_file(with_weights() | {"extra": {"x": laughs}}))
 
 
 def test_what_a_checkpoint_asks_for_is_told_and_not_imported(tmp_path: Path) -> None:
@@ -181,6 +191,7 @@ def test_what_a_checkpoint_asks_for_is_told_and_not_imported(tmp_path: Path) -> 
         lambda c: c["extra"].update(rng=torch.zeros(3)),
         lambda c: c["extra"].update(order=torch.zeros(5, dtype=torch.uint8)),
         lambda c: c["extra"].update(start={"x": 1}),
+        lambda c: c["extra"].update(start={7: 1}),
         lambda c: c.update(phase="sft"),
         lambda c: c.update(kl_beta=None),
         lambda c: c["optimizer_state_dict"].update(state={0: {"step": 1}}),
