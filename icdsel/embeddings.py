@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -31,6 +31,8 @@ from icdsel.torch_files import Foreign, StoredTensor, described, open_torch_file
 if TYPE_CHECKING:
     from icdsel.encoders import Encoder
 
+WIDEST = 2**16
+"""Of vectors that a file holds, at most."""
 PART_ROWS = 512  # images or questions in a part file, at most this many are computed again after an interruption
 STEP = 256  # images or questions that an encoder is given at once: how often a progress bar moves
 
@@ -252,15 +254,15 @@ def _read(path: Path, rows: Mapping[str, int]) -> _Kept | None:
         return None
     try:
         with safe_open(path, framework="pt") as file:
-            features = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - it is no dict
+            width = {shape[-1] for shape in shapes.values()}
+            if shapes != {name: [count, *width] for name, count in rows.items()} or not 0 < max(width) <= WIDEST:
+                raise ValueError(f"its tables are {str(shapes)[:200]}")
+            features = {name: file.get_tensor(name) for name in rows}
             told = parsed(file.metadata()["broken"])
         broken = {int(row): str(reason) for row, reason in told.items()}
         if not all(0 <= row < next(iter(rows.values())) for row in broken):
             raise ValueError("it names images that it does not have")
-        shapes = {name: list(table.shape) for name, table in features.items()}
-        width = {shape[-1] for shape in shapes.values()}
-        if shapes != {name: [count, *width] for name, count in rows.items()} or 0 in width:
-            raise ValueError(f"its tables are {str(shapes)[:200]}")
         if any(table.dtype != torch.float32 or not table.isfinite().all() for table in features.values()):
             raise ValueError("its tables are not finite numbers in float32")
     except (OSError, SafetensorError, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -284,19 +286,25 @@ def read_train_embeddings(path: Path, rows: int) -> Tensor:
         raise DataError(f"{path} is no file: --train-embeddings takes one (.pt or .safetensors)")
     with ExitStack() as stack:
         try:
+            content: object
             if path.suffix == ".safetensors":
-                held = load_file(path)
-                content: object = next(iter(held.values())) if len(held) == 1 else held
+                tables = stack.enter_context(safe_open(path, framework="pt"))
+                names = list(tables.keys())
+                content = tables.get_slice(names[0]) if len(names) == 1 else dict.fromkeys(names)
+                shape = None if isinstance(content, dict) else content.get_shape()
             else:
                 file = stack.enter_context(open_torch_file(path))
                 content = file.content
-            if not isinstance(content, Tensor | StoredTensor) or not content.dtype.is_floating_point:
+                shape = list(content.shape) if isinstance(content, StoredTensor) else None
+            if shape is None or (isinstance(content, StoredTensor) and not content.dtype.is_floating_point):
                 raise _no_vectors(path, content, expected)
-            shape = list(content.shape)
-            if len(shape) != 2 or shape[0] != rows or not shape[1]:
+            if len(shape) != 2 or shape[0] != rows or not 0 < shape[1] <= WIDEST:
                 told = f"{path} holds a tensor {shape}; {expected}. Was it made of another dataset or split?"
                 raise DataError(told)
-            vectors = (content if isinstance(content, Tensor) else file.tensor(content)).float()
+            vectors = file.tensor(content) if isinstance(content, StoredTensor) else tables.get_tensor(names[0])
+            if not vectors.is_floating_point():
+                raise _no_vectors(path, vectors, expected)
+            vectors = vectors.float()
         except (OSError, SafetensorError, ValueError, LookupError) as error:
             raise DataError(f"{path} is damaged or no file of tensors ({str(error)[:200]}); {expected}") from None
     if not vectors.isfinite().all():

@@ -17,7 +17,7 @@ from icdsel.console import note
 from icdsel.errors import RunError, UserError
 from icdsel.files import move, size_of, write_json
 from icdsel.json_records import is_id, is_number, parsed
-from icdsel.reading import read_whole
+from icdsel.reading import is_path, open_file, read_whole
 from icdsel.records import Example
 from icdsel.settings import WORLD, Settings, VlmSettings
 
@@ -53,7 +53,7 @@ def fingerprint_examples(examples: Iterable[Example]) -> str:
 
 def fingerprint_file(path: Path) -> str:
     """Of a file's content."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
@@ -148,8 +148,8 @@ def read_side_file(path: Path) -> dict[str, Any]:
     return content
 
 
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and "\0" not in value  # which no path holds
+def _is_path(value: object) -> bool:
+    return isinstance(value, str) and is_path(value)
 
 
 def _are_tables(value: object) -> bool:
@@ -163,11 +163,11 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
         _are_tables(value) and all(is_number(number, 0, 2**53) for spent in value.values() for number in spent.values())
     ),
     "finished": lambda value: is_id(value) and value > 0,
-    "rl_data": lambda value: isinstance(value, list) and all(map(_is_text, value)),
-    "checkpoint": _is_text,
-    "name": _is_text,
-    "pair": _is_text,
-    "set": _is_text,
+    "rl_data": lambda value: isinstance(value, list) and all(map(_is_path, value)),
+    "checkpoint": _is_path,
+    "name": _is_path,
+    "pair": _is_path,
+    "set": _is_path,
 }
 """What else than the identity may stand in a side file."""
 

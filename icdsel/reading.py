@@ -4,14 +4,20 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 LONGEST_LINE = 64 * 2**20
 """Bytes of a line at most: some hundred times the longest that RL data of a large dataset have."""
 
 
-def open_file(path: Path) -> BinaryIO:
+def is_path(text: str) -> bool:
+    """Whether a text may be a file's path on any machine; asking for a longer one is an error, not a missing file."""
+    names = text.encode(errors="replace").split(b"/")
+    return "\0" not in text and sum(map(len, names)) < 2048 and max(map(len, names)) <= 255
+
+
+def open_file(path: Path) -> BufferedReader:
     """Opens a file for reading.
 
     Raises:

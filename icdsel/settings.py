@@ -26,6 +26,7 @@ from pydantic_settings import (
 from icdsel.errors import SettingsError
 
 CONFIG_FILE = Path("icdsel.toml")
+_LARGEST_FILE = 2**20  # bytes
 ENV_PREFIX = "ICDSEL_"
 
 WORLD = "world"
@@ -130,6 +131,15 @@ class Table(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
     )
+
+    @model_validator(mode="after")
+    def _can_be_written(self) -> Self:
+        for name, value in self:
+            if isinstance(value, int) and not -(2**63) <= value < 2**63:
+                raise ValueError(f"{name} is beyond 64 bits")
+            if isinstance(value, str | Path) and "\0" in str(value):
+                raise ValueError(f"{name} holds a zero byte")
+        return self
 
 
 class DataSettings(Table):
@@ -637,6 +647,8 @@ def load_settings(given: Mapping[str, Mapping[str, Any]]) -> Settings:
         table: {name: value for name, value in values.items() if value is not None} for table, values in given.items()
     }
     try:
+        if CONFIG_FILE.is_file() and (size := CONFIG_FILE.stat().st_size) > _LARGEST_FILE:
+            raise SettingsError(f"{CONFIG_FILE} has {size:,} bytes, {_LARGEST_FILE:,} at most are read")
         return Settings(**{table: values for table, values in flags.items() if values})  # type: ignore[arg-type]
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{CONFIG_FILE} is not valid TOML: {error}") from None

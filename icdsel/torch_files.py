@@ -231,7 +231,9 @@ class _Machine:
             case "GLOBAL":
                 stack.append(self._global(argument.replace(" ", ".", 1)))
             case "STACK_GLOBAL":
-                stack.append(self._global(".".join(map(str, self._pop(2)))))
+                module, called = self._pop(2)
+                told = isinstance(module, str) and isinstance(called, str)
+                stack.append(self._global(f"{module}.{called}") if told else _foreign())
             case "REDUCE":
                 stack.append(self._called(*self._pop(2)))
             case "NEWOBJ":

@@ -92,7 +92,7 @@ def train_policy(
         try:
             _set_draws(resume.extra, order)
             start.load_state_dict(resume.extra.get("start", start.state_dict()))
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise _not_whole(type(error).__name__) from None
     loop = _Loop(network, start, table, train, validation, settings, batches, on_epoch, rollouts, order, resume)
     if warm is not None:
@@ -160,6 +160,7 @@ def _fits(state: object, parameters: Sequence[Tensor]) -> bool:
         and own.keys() == set(kept)
         and all(isinstance(value, Tensor) and value.dtype == torch.float32 for value in own.values())
         and [own[name].shape for name in kept] == [(), parameters[place].shape, parameters[place].shape]
+        and 0 <= float(own["step"]) < 2**53
         for place, own in state.items()
     )
 

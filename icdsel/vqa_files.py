@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar
 from icdsel.errors import DataError, Refuse, stop
 from icdsel.json_records import read_lines, read_list
 from icdsel.metrics import majority_answer
+from icdsel.reading import is_path
 from icdsel.records import Example
 
 __all__ = [
@@ -36,7 +37,6 @@ SPLIT_NAMES = {"val": "validation"}
 """Other names of splits, where data name them themselves."""
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|data:")
-_LONGEST_NAME = 255  # bytes of a file's name
 _ID_LIMIT = 2**63  # question_ids travel in tensors
 
 
@@ -254,7 +254,7 @@ def _image(name: str, folder: Path) -> tuple[Path, int]:
             f"its image {_shown(name)} leaves the folder of the images: write the path from that folder on, and say "
             "which it is with --image-dir"
         )
-    if "\0" in name or not path.parts or max(len(part.encode()) for part in path.parts) > _LONGEST_NAME:
+    if not path.parts or not is_path(name):
         raise ValueError(f"its image is {_shown(name)}, which is no path")
     digest = hashlib.sha256(str(path).encode()).hexdigest()
     return folder / path, int(digest[:13], 16)  # 52 bits: exact in JSON's numbers too

@@ -36,7 +36,7 @@ class Reader:
         prepare: Writes what belongs beside the file into an empty folder, and says where the file goes.
         seeds: Whole and broken inputs to begin with.
         mutate: Makes further ones of them.
-        read: Reads the file, and uses what came of it as the program does.
+        read: Reads the file, and uses what came of it as the program does; False where it was passed over.
         refusals: What it may raise.
     """
 
@@ -120,8 +120,8 @@ def answer_to(reader: Reader, path: Path) -> tuple[str, str]:
     before = _peak()
     try:
         with _limited(SECONDS_A_CASE):
-            reader.read(path)
-        answer, failure = "read", ""
+            used = reader.read(path)
+        answer, failure = "read" if used is not False else "left", ""
     except reader.refusals as error:
         answer, failure = f"{type(error).__name__}: {_form(str(error))}", _wrong_refusal(error, str(path))
     except Hang as error:
@@ -155,7 +155,10 @@ def _form(message: str) -> str:
 
 
 def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """The most memory that this process held since `limited_memory`, in bytes."""
+    found = re.search(rb"VmHWM:\s+(\d+)", Path("/proc/self/status").read_bytes())
+    assert found is not None
+    return int(found[1]) * 1024
 
 
 @contextmanager
@@ -178,6 +181,7 @@ def limited_memory() -> Iterator[None]:
     held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY, before[1]))
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is told anew
     try:
         yield
     finally:

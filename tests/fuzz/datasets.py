@@ -1,0 +1,120 @@
+"""Datasets in their forms."""
+
+import contextlib
+import json
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from icdsel.datasets import load_every_split, load_split
+from icdsel.errors import DataError
+from icdsel.records import Example
+from icdsel.settings import DataSettings
+
+from .common import alone, json_of, lines_of
+from .harness import Reader
+from .mutate import damaged_json, damaged_lines
+
+
+def annotation(question_id: int, image_id: int, **more: Any) -> dict[str, Any]:
+    answers = [{"answer_id": i, "raw_answer": "riding", "answer": "rid"} for i in range(3)]
+    return {"question_id": question_id, "image_id": image_id, "answers": answers, "question_type": "one"} | more
+
+
+ANNOTATIONS = [annotation(204, 10), annotation(305, 30), annotation(101, 10)]
+QUESTIONS = [
+    {"question_id": i, "image_id": j, "question": f"What is {i}?"} for i, j in ((204, 10), (305, 30), (101, 10))
+]
+OFFICIAL = {
+    "questions": "OpenEnded_mscoco_train2014_questions.json",
+    "annotations": "mscoco_train2014_annotations.json",
+}
+
+
+def official(folder: Path, mutated: str) -> Path:
+    (folder / "okvqa").mkdir()
+    for name, content in (("questions", QUESTIONS), ("annotations", ANNOTATIONS)):
+        (folder / "okvqa" / OFFICIAL[name]).write_text(json.dumps({"info": {}, name: content}))
+    return folder / "okvqa" / OFFICIAL[mutated]
+
+
+def preprocessed(folder: Path) -> Path:
+    (folder / "okvqa/okvqa_hf").mkdir(parents=True)
+    return folder / "okvqa/okvqa_hf/vqav2_mscoco_train2014.json"
+
+
+def use_dataset(path: Path) -> None:
+    folder = next(parent for parent in path.parents if (parent / "okvqa").is_dir())
+    _use_split(DataSettings(dataset="okvqa", data_dir=folder))
+
+
+def use_json_lines(path: Path) -> None:
+    _use_split(DataSettings(dataset=str(path)))
+
+
+def _use_split(settings: DataSettings) -> None:
+    refused: list[DataError] = []
+    with contextlib.suppress(DataError):
+        load_every_split(settings, refused.append)  # type: ignore[arg-type]
+    split = load_split(settings, "train")
+    torch.tensor([example.question_id for example in split])
+    for example in split:
+        told = [example.question, example.answer, *example.answers, *example.raw_answers, str(example.image_id)]
+        " ".join(told).encode()
+        example.image.exists()
+        assert path_below(example, settings)
+
+
+def path_below(example: Example, settings: DataSettings) -> bool:
+    """Whether an image lies in the folder of the data."""
+    folder = Path(settings.dataset).parent if settings.dataset.endswith(".jsonl") else settings.data_dir
+    return os.path.normpath(example.image).startswith(os.path.normpath(folder) + "/")
+
+
+JSON_LINES = [
+    {"question_id": 1, "image": "a/b.png", "question": "Which?", "answers": ["x", "y"], "split": "train"},
+    {"question_id": 2, "image": "c.png", "question": "What?", "answers": [{"answer": "x", "raw_answer": "xs"}]},
+    {
+        "question_id": 3,
+        "image": "c.png",
+        "question": "Who?",
+        "answers": ["z"],
+        "answer": "z",
+        "image_id": 5,
+        "split": "val",
+    },
+]
+
+READERS = [
+    Reader(
+        "official-questions",
+        partial(official, mutated="questions"),
+        json_of({"questions": QUESTIONS}),
+        damaged_json,
+        use_dataset,
+        (DataError,),
+    ),
+    Reader(
+        "official-annotations",
+        partial(official, mutated="annotations"),
+        json_of({"annotations": ANNOTATIONS}),
+        damaged_json,
+        use_dataset,
+        (DataError,),
+    ),
+    Reader(
+        "preprocessed",
+        preprocessed,
+        json_of(
+            {"annotations": [annotation(i, 5, question="?") for i in (1, 2)]},
+            {"annotations": [annotation(1, 5, question="?", multiple_choice_answer="x")]},
+        ),
+        damaged_json,
+        use_dataset,
+        (DataError,),
+    ),
+    Reader("json-lines", alone("x.jsonl"), lines_of(*JSON_LINES), damaged_lines, use_json_lines, (DataError,)),
+]

@@ -1,0 +1,69 @@
+"""Journals of unfinished work."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+from icdsel import answering, generation, online
+from icdsel.errors import RlDataError, RunError
+from icdsel.settings import RewardSettings, TrainSettings
+
+from .common import alone, lines_of, nothing
+from .harness import Reader
+from .mutate import damaged_lines
+from .results import prediction
+from .rl_data import RL_RECORDS, in_tensors
+
+
+def use_answers_journal(path: Path) -> bool:
+    kept = answering.whole_units(path)
+    for (question_id, icds), record in kept.items():
+        f"{question_id} {sum(icds)} {record['shots'] + 1}".encode()
+    return bool(kept)
+
+
+def use_generation_journal(path: Path) -> None:
+    queries = [SimpleNamespace(question_id=i) for i in (100, 101, 102)]
+    units = [[query] for query in queries]
+    done, size = generation._whole_units(path, units)  # type: ignore[arg-type]
+    assert 0 <= done <= 3 and size <= path.stat().st_size
+    path.rename(path.with_name("x.shard-1-of-2.jsonl"))
+    for line in generation._scored_in_shards(path.with_name("x.jsonl"), {}).values():
+        json.loads(line)
+    generation._summary(path.with_name("x.shard-1-of-2.jsonl"))
+
+
+def shard(folder: Path) -> Path:
+    (folder / "x.shard-1-of-2.meta.json").write_text(json.dumps({"identity": {}}))
+    return folder / "x.jsonl.part"
+
+
+def use_online_journal(path: Path) -> None:
+    online._read_journal(path)
+    sources = SimpleNamespace(train=None, vlm=None, settings=None)
+    groups = [generation.read_group(record, Counter()) for record in RL_RECORDS[:2]]
+    settings = TrainSettings(online=True, grpo_epochs=3)
+    made = online.Rollouts(sources, groups, settings, RewardSettings(), 1, path, nothing)  # type: ignore[arg-type]
+    made.replay(1)
+    in_tensors(made._groups)
+
+
+_STAMPED = [{"online_epoch": 0} | record for record in RL_RECORDS[:2]]
+_UNIT = [prediction(i, 2) for i in range(answering.UNIT)]
+
+
+READERS = [
+    Reader(
+        "answers-journal",
+        alone("x.part"),
+        lines_of(*_UNIT, *_UNIT[:3]),
+        damaged_lines,
+        use_answers_journal,
+        (RunError,),
+    ),
+    Reader("generation-journal", shard, lines_of(*RL_RECORDS), damaged_lines, use_generation_journal, (RlDataError,)),
+    Reader(
+        "online-journal", alone("online.jsonl"), lines_of(*_STAMPED), damaged_lines, use_online_journal, (RlDataError,)
+    ),
+]

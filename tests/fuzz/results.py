@@ -1,0 +1,147 @@
+"""Predictions, side files and runs."""
+
+import contextlib
+import io
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from rich.console import Console
+
+from icdsel import run_journal
+from icdsel.compare import compare
+from icdsel.comparison_tables import screen_tables
+from icdsel.errors import RunError
+from icdsel.page.runs import _read_run
+from icdsel.predictions import read_comparable
+from icdsel.provenance import read_side_file, require_same
+from icdsel.report import runs_table
+from icdsel.runs import list_runs
+from icdsel.settings import Settings
+
+from .common import IDS, json_of, lines, lines_of
+from .harness import Reader
+from .mutate import damaged_json, damaged_lines
+
+NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
+
+
+def screen() -> Console:
+    return Console(file=io.StringIO(), width=100, force_terminal=True)
+
+
+def prediction(question_id: int, shots: int, **more: Any) -> dict[str, Any]:
+    told = {"question_id": question_id, "shots": shots, "icds": IDS[:shots], "prediction": "a", "accuracy": 0.6}
+    return told | {"accuracy_openflamingo": 1.0} | more
+
+
+PREDICTIONS = [
+    *(prediction(i, shots) for shots in (1, 2) for i in range(4)),
+    {"question_id": 5, "shots": 2, "icds": [100, 101], "error": "no memory"},
+]
+SETTINGS = Settings()
+
+
+def side_file(**more: Any) -> dict[str, Any]:
+    identity = {"selector": "policy", "data.metric": "official", "dataset": "abc", "split": "validation", "model": "x"}
+    environment = {"written": "2026-05-01T10:00:00+0000", "machine": "x", "cpus": 2}
+    told = {"identity": identity, "settings": SETTINGS.model_dump(mode="json"), "environment": environment}
+    return told | {"name": "policy-run-rce_epoch1", "set": "validation-4", "finished": 1} | more
+
+
+def shortened(side: Mapping[str, Any]) -> dict[str, Any]:
+    """With few settings, so that damage comes to other parts as often."""
+    tables = {name: dict(list(table.items())[:4]) for name, table in side["settings"].items()}
+    return dict(side) | {"settings": tables}
+
+
+def answered(folder: Path, mutated: str) -> Path:
+    path = folder / "policy-run-rce_epoch1_validation-4.jsonl"
+    path.write_bytes(lines(*PREDICTIONS))
+    path.with_suffix(".meta.json").write_text(json.dumps(side_file()))
+    other = folder / "random-1_validation-4.jsonl"
+    other.write_bytes(lines(*PREDICTIONS))
+    made_of = side_file()["identity"] | {"selector": "random"}
+    other.with_suffix(".meta.json").write_text(json.dumps(side_file(name="random-1", identity=made_of)))
+    return path.with_name(path.stem + mutated)
+
+
+def use_predictions(path: Path) -> None:
+    size = path.stat().st_size
+    read_comparable([path.parent], allow_different=size % 2 == 0)
+    if size % 64 == 0:
+        screen().print(screen_tables(compare(SETTINGS, [path.parent], allow_different=True)))
+    side = next(path.parent.glob("policy*.meta.json"))
+    with contextlib.suppress(RunError):
+        require_same(side, {"data.metric": "official"}, "it", RunError, "remedy")
+
+
+def run_folder(folder: Path, mutated: str) -> Path:
+    run = folder / "world/model_cpk/run"
+    run.mkdir(parents=True)
+    (run / "run.json").write_text(json.dumps(side_file(pair="RandSampler_tiny-vlm", rl_data=["a.jsonl"])))
+    epochs = [
+        {"phase": "rce", "epoch": i, "expected_reward": i / 10, "oracle_share": i / 5, "kl_beta": 0.1} for i in (1, 2)
+    ]
+    (run / "metrics.jsonl").write_bytes(lines(*epochs))
+    (run / "rce_epoch1.pt").write_bytes(b"x")
+    return run / mutated
+
+
+def use_run(path: Path) -> None:
+    run, results = path.parent, path.parents[3]
+    found = list_runs(results)
+    if path.stat().st_size % 8 == 0:
+        screen().print(runs_table(found, NOON))
+    read_side_file(run / "run.json")
+    row = SimpleNamespace(lead="a", label="a")
+    shown = _read_run(row, run)  # type: ignore[arg-type]
+    for other in shown.rl_data:
+        other.is_file()
+
+
+def use_metrics(path: Path) -> None:
+    for epoch in run_journal.read_metrics(path):
+        f"{epoch['phase']} {epoch['epoch'] + 1}".encode()
+
+
+READERS = [
+    Reader(
+        "predictions",
+        partial(answered, mutated=".jsonl"),
+        lines_of(*PREDICTIONS),
+        damaged_lines,
+        use_predictions,
+        (RunError,),
+    ),
+    Reader(
+        "side-file",
+        partial(answered, mutated=".meta.json"),
+        json_of(side_file(), shortened(side_file(checkpoint="x.pt", work={"answering": {"seconds": 1.0, "count": 2}}))),
+        damaged_json,
+        use_predictions,
+        (RunError,),
+    ),
+    Reader(
+        "run-json",
+        partial(run_folder, mutated="run.json"),
+        json_of(shortened(side_file(pair="x", rl_data=["a.jsonl"])), side_file()),
+        damaged_json,
+        use_run,
+        (RunError,),
+    ),
+    Reader(
+        "metrics",
+        partial(run_folder, mutated="metrics.jsonl"),
+        lines_of(
+            {"phase": "rce", "epoch": 1, "expected_reward": 0.5, "oracle_share": 0.5}, {"phase": "grpo", "epoch": 1}
+        ),
+        damaged_lines,
+        lambda path: (use_run(path), use_metrics(path)),
+        (RunError,),
+    ),
+]

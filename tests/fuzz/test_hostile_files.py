@@ -1,0 +1,363 @@
+"""Files made to do harm, and those that the fuzzer found: what each of them did before is said beside it."""
+
+import io
+import json
+import pickle
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from icdsel import online
+from icdsel.checkpoint import foreign_objects, load_checkpoint, load_policy
+from icdsel.embeddings import read_train_embeddings
+from icdsel.errors import CheckpointError, DataError, RlDataError, RunError, SettingsError, UserError
+from icdsel.generation import _summary
+from icdsel.images import ImageError, open_image
+from icdsel.infer import read_predictions
+from icdsel.pretrained import require_sound
+from icdsel.provenance import read_side_file
+from icdsel.rl_data import read_rl_data
+from icdsel.run_journal import read_metrics
+from icdsel.settings import load_settings
+
+from .common import lines
+from .harness import answer_to, limited_memory
+from .mutate import packed
+from .readers import READERS
+from .results import PREDICTIONS, prediction, side_file
+from .rl_data import RL_RECORDS, candidate, rl_record
+from .tensors import network, resume_files, torch_file
+
+# --- files of torch.save ----------------------------------------------------------------------------------
+
+
+def pickled(steps: bytes) -> bytes:
+    """A file of torch.save with this pickle."""
+    return packed([("archive/data.pkl", b"\x80\x02" + steps + b".")])
+
+
+def refusal(path: Path, content: bytes) -> str:
+    path.write_bytes(content)
+    with limited_memory(), pytest.raises(CheckpointError) as told:
+        load_checkpoint(path)
+    return str(told.value)
+
+
+def with_weights(**more: torch.Tensor) -> dict[str, Any]:
+    return {"model_state_dict": network().state_dict() | more}
+
+
+def test_a_small_storage_is_not_made_much_of(tmp_path: Path) -> None:
+    """Steps of 0 made terabytes of four bytes, as soon as NaN was looked for."""
+    bomb = torch.zeros(1).as_strided((10**6, 10**6), (0, 0))
+    told = refusal(tmp_path / "x.pt", torch_file(with_weights(**{"query_proj.weight": bomb})))
+    assert "larger than the file" in told
+    small = torch.zeros(1).as_strided((4, 4), (0, 0))
+    assert "does not fit its storage" in refusal(
+        tmp_path / "x.pt", torch_file(with_weights(**{"query_proj.weight": small}))
+    )
+    (tmp_path / "v.pt").write_bytes(torch_file(torch.zeros(1).as_strided((5, 60_000), (0, 0))))
+    with limited_memory(), pytest.raises(DataError, match="does not fit its storage"):
+        read_train_embeddings(tmp_path / "v.pt", 5)
+
+
+def test_one_storage_does_not_count_for_many_weights(tmp_path: Path) -> None:
+    """Each weight was copied: a thousand names of one large storage took a thousand times its size."""
+    shared = torch.zeros(300, 300)
+    weights = {f"cross_attn_layers.{i}.in_proj_weight": shared for i in range(100)}
+    assert "larger than the file" in refusal(tmp_path / "x.pt", torch_file(with_weights(**weights)))
+    extra = torch_file(with_weights() | {"extra": {f"{i}": shared for i in range(100)}})
+    assert "more than its size allows" in refusal(tmp_path / "x.pt", extra)
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"num_layers": 10**9}, "more than 256 layers"),  # a billion layers were built
+        ({"d_model": 2**40}, "wider than"),
+        ({"hidden_dim": "a"}, "hidden_dim in its config is a str"),
+        ({"gate": 1}, "gate in its config is a int"),
+        ({"num_layers": True}, "num_layers in its config is a bool"),
+        ({"dropout": float("nan")}, "dropout must be in"),
+        ({"tower": -1}, "tower must be at least 0"),
+        ({3: 4}, "its config has 3"),
+    ],
+)
+def test_the_sizes_that_a_checkpoint_tells_are_looked_at_first(tmp_path: Path, config: dict, told: str) -> None:
+    content = with_weights() | {"config": vars(network().config) | config}
+    assert told in refusal(tmp_path / "x.pt", torch_file(content))
+
+
+def test_a_checkpoint_of_very_many_layers_is_refused(tmp_path: Path) -> None:
+    weights = {f"cross_attn_layers.{i}.in_proj_bias": torch.zeros(1) for i in range(300)}
+    assert "more than 256 layers" in refusal(tmp_path / "x.pt", torch_file(with_weights(**weights)))
+
+
+def test_packed_archives_are_refused(tmp_path: Path) -> None:
+    """A few kilobytes became as many gigabytes as its directory said."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(torch_file(with_weights()))) as whole, zipfile.ZipFile(made, "w") as file:
+        for info in whole.infolist():
+            file.writestr(info.filename, whole.read(info), zipfile.ZIP_DEFLATED)
+        file.writestr("archive/data/99", bytes(10**8), zipfile.ZIP_DEFLATED)
+    assert "are compressed" in refusal(tmp_path / "x.pt", made.getvalue())
+
+
+def test_records_that_lie_over_one_another_are_refused(tmp_path: Path) -> None:
+    """Many names of one place in the file made it as large as they were many."""
+    content = packed([("archive/data.pkl", b"\x80\x02}."), ("archive/data/0", bytes(5000))])
+    at = content.index(b"PK\x01\x02")
+    directory, end = content[at : content.rindex(b"PK\x05\x06")], content[content.rindex(b"PK\x05\x06") :]
+    second = directory[directory.rindex(b"PK\x01\x02") :]
+    many = directory + second * 50
+    end = end[:8] + struct.pack("<HHII", 52, 52, len(many), at) + end[20:]
+    assert "larger than the file" in refusal(tmp_path / "x.pt", content[:at] + many + end)
+
+
+def test_files_of_before_torch_1_6_are_refused(tmp_path: Path) -> None:
+    """Their storages are allocated as they are declared."""
+    old = torch_file(with_weights(), _use_new_zipfile_serialization=False)
+    assert "torch 1.6 or later" in refusal(tmp_path / "x.pt", old)
+
+
+MANY = 2**18
+LAUGHS = b")q\0" + b"h\0h\0\x86q\0" * 60
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        pytest.param(b"}r\xff\xff\xff\x7f", id="a memo of two billion entries"),  # took 32 GB
+        pytest.param(b"\x96" + struct.pack("<Q", 2**34), id="a bytearray of 16 GB"),
+        pytest.param(b"\x8d" + struct.pack("<Q", 2**62), id="a text of exabytes"),
+        pytest.param(b"\x8b\xff\xff\xff\x7f", id="an integer of two billion bytes"),
+        pytest.param(b"\x95" + b"\xff" * 8, id="a frame without end"),
+        pytest.param(b"})" + b"\x85" * MANY + b"Ns", id="a key of very many tuples"),  # the process died
+        pytest.param(b"]" * MANY + b"a" * (MANY - 1), id="very many lists in one another"),
+        pytest.param(b"]q\x00h\x00a", id="a list of itself"),
+        pytest.param(b"}" * 5_000_000, id="five million dicts"),
+        pytest.param(b"cos\nsystem\n" * 50_000, id="names without end"),  # each made a class
+        pytest.param(b"cos\nsystem\nX\x02\x00\x00\x00id\x85R", id="a call"),
+        pytest.param(b"\x8c\x02os\x8c\x06system\x93X\x02\x00\x00\x00id\x85R", id="a call by another step"),
+        pytest.param(b"\x82\x01", id="a number for a class"),
+        pytest.param(b"P1\n", id="a storage by name"),
+        # Lists of lists of lists, each of them twice: text of them has no end.
+        pytest.param(LAUGHS + b"h\0h\0\x93", id="laughs for a name"),
+        pytest.param(LAUGHS + b"h\0Q", id="laughs for a storage"),
+        pytest.param(LAUGHS + b"ctorch._utils\n_rebuild_tensor_v2\nh\0R", id="laughs for a tensor"),
+        pytest.param(b"}X\x05\0\0\0extra" + LAUGHS + b"h\0s", id="laughs for more"),
+    ],
+)
+def test_no_pickle_takes_what_it_declares(tmp_path: Path, steps: bytes) -> None:
+    refusal(tmp_path / "x.pt", pickled(steps))
+
+
+def test_a_checkpoint_with_hostile_parts_beside_its_weights_is_read_around_them(tmp_path: Path) -> None:
+    nested: list[Any] = []
+    nested.append(nested)
+    path = tmp_path / "x.pt"
+    path.write_bytes(torch_file(with_weights() | {"x": nested, "epoch": 10**5000, "phase": b"rce", "kl_beta": "much"}))
+    checkpoint = load_checkpoint(path)
+    assert (checkpoint.epoch, checkpoint.phase, checkpoint.kl_beta) == (None, None, None)
+    assert "deep in one another" in refusal(path, torch_file(with_weights() | {"extra": {"x": nested}}))
+    laughs: Any = ()
+    for _ in range(50):
+        laughs = (laughs, laughs)
+    assert "more than its size allows" in refusal(path, torch_file(with_weights() | {"extra": {"x": laughs}}))
+
+
+def test_what_a_checkpoint_asks_for_is_told_and_not_imported(tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    path.write_bytes(torch_file(with_weights() | {"a": np.float64(1.0), "b": {1, 2}, "c": pickle.Pickler}))
+    assert load_policy(path).config.d_model == 3
+    assert "pickle.Pickler" in foreign_objects(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: c["extra"].update(epochs="1"),
+        lambda c: c["extra"].pop("epochs"),
+        lambda c: c["extra"].update(work={"rce": {"seconds": "x", "count": 1}}),
+        lambda c: c["extra"].update(work=[1]),
+        lambda c: c["extra"].update(rng=torch.zeros(3)),
+        lambda c: c["extra"].update(order=torch.zeros(5, dtype=torch.uint8)),
+        lambda c: c["extra"].update(start={"x": 1}),
+        lambda c: c["extra"].update(start={7: 1}),
+        lambda c: c.update(phase="sft"),
+        lambda c: c.update(kl_beta=None),
+        lambda c: c["optimizer_state_dict"].update(state={0: {"step": 1}}),
+        lambda c: c["optimizer_state_dict"].update(state=[1]),
+        lambda c: next(iter(c["optimizer_state_dict"]["state"].values())).update(step=torch.tensor(-(2.0**80))),
+    ],
+)
+def test_what_training_goes_on_from_is_of_its_kind(tmp_path: Path, change: Callable[[dict], object]) -> None:
+    """Each of these was a traceback; a count of steps below zero only at the first step."""
+    reader = next(reader for reader in READERS if reader.name == "resume")
+    content = torch.load(io.BytesIO(resume_files()[0]), weights_only=True)
+    change(content)
+    path = reader.prepare(tmp_path)
+    for bytes_more in range(8):  # the reader trains on where a file's size says so
+        path.write_bytes(torch_file(content | {"x": "x" * bytes_more}))
+        with pytest.raises((RunError, CheckpointError)):
+            reader.read(path)
+
+
+# --- JSON -------------------------------------------------------------------------------------------------
+
+DEEP = "[" * 70 + "]" * 70
+VERY_DEEP = "[" * 100_000 + "]" * 100_000
+LONG_NUMBER = "9" * 5000
+
+
+def read_group_of(path: Path) -> object:
+    return online._read_journal(path)
+
+
+@pytest.mark.parametrize("value", [DEEP, VERY_DEEP, LONG_NUMBER, '"\\ud800"', "1e999", "NaN", "true", '{"a": [1]}'])
+@pytest.mark.parametrize(
+    ("read", "record", "field", "error"),
+    [
+        (read_rl_data, RL_RECORDS[0], "question_id", RlDataError),
+        (read_rl_data, RL_RECORDS[0], "candidate_pool_ids", RlDataError),
+        (read_rl_data, RL_RECORDS[0], "answers", RlDataError),
+        (read_group_of, {"online_epoch": 0} | RL_RECORDS[0], "online_epoch", RlDataError),
+        (read_predictions, prediction(1, 2), "question_id", RunError),
+        (read_predictions, prediction(1, 2), "accuracy", RunError),
+        (read_predictions, prediction(1, 2), "accuracy_openflamingo", RunError),
+        (read_predictions, prediction(1, 2), "icds", RunError),
+        (read_predictions, prediction(1, 2), "shots", RunError),
+        (read_metrics, {"phase": "rce", "epoch": 1, "kl": 0.1}, "epoch", RunError),
+        (read_metrics, {"phase": "rce", "epoch": 1, "kl": 0.1}, "phase", RunError),
+        (read_metrics, {"phase": "rce", "epoch": 1, "kl": 0.1}, "kl", RunError),
+        (read_side_file, side_file(), "identity", RunError),
+        (read_side_file, side_file(), "finished", RunError),
+        (read_side_file, side_file(), "settings", RunError),
+        (read_side_file, side_file(), "name", RunError),
+    ],
+)
+def test_a_field_of_another_kind_is_refused(
+    tmp_path: Path, read: Callable[[Path], object], record: dict, field: str, error: type[UserError], value: str
+) -> None:
+    if value == '{"a": [1]}' and field in ("identity", "kl"):
+        value = "7" if field == "identity" else value
+    if value == "true" and field == "settings":
+        value = "[]"
+    path = tmp_path / "x"
+    path.write_text(json.dumps(record | {field: "HERE"}).replace('"HERE"', value) + "\n")
+    with pytest.raises(error) as told:
+        read(path)
+    str(told.value).encode()
+    assert len(str(told.value)) < 1000
+
+
+def test_numbers_are_not_rounded_to_ids(tmp_path: Path) -> None:
+    """`1.5` and `true` were taken for the question 1."""
+    for wrong in (1.5, True, "1"):
+        (tmp_path / "p.jsonl").write_bytes(lines(prediction(1, 2) | {"question_id": wrong}))
+        with pytest.raises(RunError, match="line 1: question_id"):
+            read_predictions(tmp_path / "p.jsonl")
+        (tmp_path / "r.jsonl").write_bytes(lines(rl_record(100, [candidate(110, wrong)])))
+        with pytest.raises(RlDataError, match="no list of integers"):
+            read_rl_data(tmp_path / "r.jsonl")
+
+
+def test_a_summary_of_damaged_rl_data_is_an_error_for_a_person(tmp_path: Path) -> None:
+    """What an interrupted command had written, and somebody changed, was summed up unread."""
+    for wrong in (None, {}, [], "a" * 5000):
+        (tmp_path / "x.jsonl").write_bytes(lines(rl_record(100, [candidate(110, 111, vqa_correct=wrong)])))
+        with pytest.raises(RlDataError, match="is damaged"):
+            _summary(tmp_path / "x.jsonl")
+
+
+def test_a_long_name_in_a_file_is_no_path(tmp_path: Path) -> None:
+    """Asking whether such a file is there raised an error of the system."""
+    (tmp_path / "x.meta.json").write_text(json.dumps(side_file(rl_data=["a" * 300])))
+    with pytest.raises(RunError, match="rl_data in it is not of its kind"):
+        read_side_file(tmp_path / "x.meta.json")
+
+
+def test_messages_are_short_whatever_they_quote(tmp_path: Path) -> None:
+    assert len(str(UserError("x" * 10**6 + "the remedy"))) < 4000
+    assert str(UserError("x" * 10**6 + "the remedy")).endswith("the remedy")
+    (tmp_path / "p.jsonl").write_bytes(lines(*PREDICTIONS, {"a" * 10**6: 1}))
+    with pytest.raises(RunError):
+        read_predictions(tmp_path / "p.jsonl")
+
+
+@pytest.mark.parametrize(
+    "content", [f"[data]\nseed = {LONG_NUMBER}", "[data]\nseed = 0x" + "f" * 6000, "a = " + "[" * 5000]
+)
+def test_settings_that_python_cannot_read_are_an_error_for_a_person(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "icdsel.toml").write_text(content)
+    with pytest.raises(SettingsError) as told:
+        load_settings({})
+    assert len(str(told.value)) < 1000
+
+
+# --- images -----------------------------------------------------------------------------------------------
+
+
+def test_a_jpeg_of_very_many_scans_is_refused(tmp_path: Path) -> None:
+    """A megabyte kept a core busy for minutes: every scan of some 100 bytes is decoded over the whole picture."""
+    made = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(made, "JPEG", progressive=True)
+    content = made.getvalue()
+    last = content[content.rindex(b"\xff\xda") : -2]
+    (tmp_path / "x.jpg").write_bytes(content[:-2] + last * 80 + content[-2:])
+    assert open_image(tmp_path / "x.jpg", 10**6).size == (64, 64)
+    (tmp_path / "x.jpg").write_bytes(content[:-2] + last * 200 + content[-2:])
+    with pytest.raises(ImageError, match="scans, 100 at most"):
+        open_image(tmp_path / "x.jpg", 10**6)
+
+
+def test_a_file_far_larger_than_any_picture_of_the_limit_is_refused(tmp_path: Path) -> None:
+    Image.new("RGB", (9, 9)).save(tmp_path / "x.bmp")
+    with (tmp_path / "x.bmp").open("ab") as file:
+        file.truncate(2**30)
+    with limited_memory(), pytest.raises(ImageError, match="bytes, 67,124,864 at most are read"):
+        open_image(tmp_path / "x.bmp", 1000)
+
+
+def test_a_png_that_unpacks_to_gigabytes_is_refused_or_read_within_memory(tmp_path: Path) -> None:
+    reader = next(reader for reader in READERS if reader.name == "image")
+    made = io.BytesIO()
+    Image.new("RGB", (9, 9)).save(made, "PNG")
+    held = b"k\0\0" + zlib.compress(bytes(10**8))
+    chunk = struct.pack(">I", len(held)) + b"zTXt" + held + struct.pack(">I", zlib.crc32(b"zTXt" + held))
+    path = tmp_path / "x.png"
+    path.write_bytes(made.getvalue()[:33] + chunk * 8 + made.getvalue()[33:])
+    with limited_memory():
+        answer, failure = answer_to(reader, path)
+    assert not failure and answer.startswith(("ImageError", "read"))
+
+
+# --- files of models --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("model.safetensors.index.json", {"weight_map": {"a": "../../secret.safetensors"}}, "not beside it"),
+        ("model.safetensors.index.json", {"weight_map": {"a": "/etc/passwd"}}, "not beside it"),
+        ("model.safetensors.index.json", {"weight_map": {"a": 3}}, "no weight_map"),
+        ("model.safetensors.index.json", [1], "no weight_map"),
+        ("config.json", {"text_config": {"num_hidden_layers": 10**9}}, "more than 1000 layers"),
+        ("config.json", {"x": json.loads(DEEP)}, "deep in one another"),
+    ],
+)
+def test_model_files_are_looked_at_before_they_are_loaded(tmp_path: Path, name: str, content: Any, told: str) -> None:
+    (tmp_path / name).write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=told):
+        require_sound(tmp_path)
