@@ -247,7 +247,7 @@ def find_checkpoint(run_dir: str | Path) -> Path:
     Last by number: what was copied or touched later is not better for it.
 
     Raises:
-        CheckpointError: The folder or a checkpoint in it is missing.
+        CheckpointError: The folder or a checkpoint in it is missing, or the checkpoint is a link to another folder.
     """
     run_dir = Path(run_dir)
     if not run_dir.is_dir():
@@ -260,7 +260,13 @@ def find_checkpoint(run_dir: str | Path) -> Path:
             "Train the run (icdsel train), or name a checkpoint file."
         )
     best = max(found, key=lambda match: (match[1] == "grpo", int(match[2])))
-    return run_dir / best[0]
+    path = run_dir / best[0]
+    if not path.resolve().is_relative_to(run_dir.resolve()):
+        raise CheckpointError(
+            f"{path} is a link that leads out of its run, to {path.resolve()}. If that is the policy that you want, "
+            "name it with --checkpoint."
+        )
+    return path
 
 
 @contextmanager

@@ -33,6 +33,8 @@ def flags(settings: Settings, *tables: str, leave_out: Iterable[str] = ()) -> li
 def infer_command(settings: Mapping[str, Mapping[str, Any]], selectors: Iterable[str], shots: Iterable[int]) -> str:
     """The `icdsel infer` that answers the same queries in the same way by other selectors.
 
+    It never trusts a model's code: the settings may be anybody's, and `infer` says what it needs.
+
     Args:
         settings: The resolved settings of an `infer`, by table, as its side file holds them.
         selectors: Who is to choose.
@@ -41,7 +43,7 @@ def infer_command(settings: Mapping[str, Mapping[str, Any]], selectors: Iterable
     words = ["icdsel", "infer"]
     try:
         asked = load_settings({table: values for table, values in settings.items() if table in TABLES})
-        words += flags(asked, "data", "vlm")
+        words += flags(asked, "data", "vlm", leave_out=["trust_remote_code"])
         words += flags(asked, "infer", leave_out=["selector", "shots", "random_seed"])
     except SettingsError:  # written by another version: what it has in common is in the side file for people to read
         pass

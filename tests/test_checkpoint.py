@@ -568,6 +568,18 @@ def test_refuses_weights_that_are_no_numbers(tmp_path: Path, value: float) -> No
         load_policy(save(tmp_path / "rce_epoch1.pt", policy))
 
 
+def test_a_checkpoint_that_is_a_link_out_of_its_run_is_not_taken(tmp_path):
+    elsewhere = save(tmp_path / "elsewhere.pt", network())
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "rce_epoch1.pt").symlink_to(elsewhere)
+    with pytest.raises(CheckpointError, match=r"link that leads out of its run.*elsewhere\.pt.*--checkpoint"):
+        find_checkpoint(run)
+    save(run / "kept.pt", network())
+    (run / "rce_epoch2.pt").symlink_to("kept.pt")
+    assert find_checkpoint(run) == run / "rce_epoch2.pt"
+
+
 def test_whether_a_conversion_is_of_this_policy_is_told_by_its_content(tmp_path):
     path = save(tmp_path / "rce_epoch1.pt", network(seed=1))
     assert not is_converted(path)

@@ -41,9 +41,11 @@ def test_what_is_usual_needs_no_flag(tmp_path, monkeypatch):
 
 def test_infer_is_typed_with_the_settings_of_a_side_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    settings = load_settings({"data": {"data_dir": "my data"}, "infer": {"n": 800, "selector": "oracle"}})
+    mine = {"data": {"data_dir": "my data"}, "vlm": {"trust_remote_code": True}}
+    settings = load_settings(mine | {"infer": {"n": 800, "selector": "oracle"}})
     typed = infer_command(settings.model_dump(mode="json"), ["zero-shot", "majority"], [1, 2])
     words = ["--data-dir", "my data", "--n", "800", "--selector", "zero-shot,majority", "--shots", "1,2"]
     assert shlex.split(typed) == ["icdsel", "infer", *words]
-    # Settings that another version wrote say nothing.
+    # The code of a model is trusted by who types --trust-remote-code, not by a file. Settings that another version
+    # wrote say nothing.
     assert infer_command({"data": {"colour": 1}}, ["majority"], []) == "icdsel infer --selector majority"

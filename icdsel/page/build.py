@@ -31,6 +31,7 @@ from icdsel.page.runs import ShownRun, read_landscapes, read_runs
 from icdsel.page.svg import inline_svg, save
 from icdsel.page.thumbnails import Thumbnails
 from icdsel.predictions import Source, read_source
+from icdsel.provenance import fingerprint_examples
 from icdsel.records import Example
 from icdsel.settings import Settings, load_settings
 
@@ -102,14 +103,18 @@ def collect(settings: Settings, rows: Sequence[ComparisonRow]) -> Content:
     missing: dict[str, list[str]] = {}
     train: dict[int, Example] = {}
     queries: dict[int, Example] = {}
-    if len({source.identity.get("dataset") for source in sources.values()}) > 1:
+    datasets = {source.identity.get("dataset") for source in sources.values()}
+    if len(datasets) > 1:
         missing["data"] = ["The rows are over different data, so questions and images are not shown."]
     else:
         try:
             if settings.data.dataset.startswith(PREFIX) and settings.data.dataset != asked.data.dataset:
                 name = settings.data.dataset  # told by files that may be anybody's
                 raise DataError(f"{name} is fetched only where it is asked for: --dataset {name}")
-            train = {example.question_id: example for example in load_split(settings.data, "train")}
+            pool = load_split(settings.data, "train")
+            if fingerprint_examples(pool) not in datasets:
+                raise DataError("its training examples or their images are not those that were chosen from")
+            train = {example.question_id: example for example in pool}
             for split in dict.fromkeys(row.split for row in chosen):
                 queries |= {example.question_id: example for example in load_split(settings.data, split)}
         except DataError as error:

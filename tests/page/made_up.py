@@ -9,10 +9,12 @@ from typing import Any
 from PIL import Image
 
 from icdsel.compare import compare
+from icdsel.datasets import load_split
+from icdsel.errors import DataError
 from icdsel.files import write_json
 from icdsel.infer import predictions_dir
 from icdsel.page.build import Content, collect
-from icdsel.provenance import fingerprint_file
+from icdsel.provenance import fingerprint_examples, fingerprint_file
 from icdsel.settings import Settings, load_settings
 
 RUN = "v3_RandSampler_tiny-vlm_grpo-epochs-1"
@@ -57,8 +59,16 @@ def write_predictions(settings: Settings, name: str, records: Sequence[Mapping[s
     selector = name.split("-")[0] if name.startswith(("policy", "random")) else name
     path = folder / f"{name}_validation.jsonl"
     path.write_text("".join(f"{json.dumps(record)}\n" for record in records))
-    identity = {"dataset": "made", "split": "validation", "selector": selector} | side.pop("made_of", {})
+    identity = {"dataset": _dataset(settings), "split": "validation", "selector": selector} | side.pop("made_of", {})
     write_json(path.with_suffix(".meta.json"), {"identity": identity, "name": name, "set": "validation", **side})
+
+
+def _dataset(settings: Settings) -> str:
+    """What predictions say that they chose from."""
+    try:
+        return fingerprint_examples(load_split(settings.data, "train"))
+    except DataError:  # none was made
+        return "made"
 
 
 def choose(

@@ -189,6 +189,15 @@ def test_a_dataset_of_the_hub_that_the_predictions_alone_name_is_not_fetched(tmp
     assert fetched == ["hub:a/b"]
 
 
+def test_a_dataset_that_the_predictions_were_not_made_of_is_not_shown(tmp_path):
+    content = made_content(tmp_path, queries=3)
+    assert content.train and not content.missing.get("data")
+    (tmp_path / "made.jsonl").write_text((tmp_path / "made.jsonl").read_text().replace("colour 1", "my secret"))
+    changed = collect(content.settings, content.rows)
+    assert not changed.train and not changed.queries
+    assert "not those that were chosen from" in changed.missing["data"][0]
+
+
 def test_images_that_are_gone_are_counted_and_left_out(tmp_path):
     content = made_content(tmp_path, queries=3)
     (tmp_path / "images/9000.png").unlink()
