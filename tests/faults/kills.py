@@ -52,6 +52,7 @@ def _table(what: str, shop: Workshop, end: Callable[[Undisturbed], Tally], count
     """Ends all commands in turn until there were `count` ends; those of a stage stand in one row."""
     tallies = {command: [end(command)] for command in shop.commands}
     while sum(tally.ended for own in tallies.values() for tally in own) < count:
+        print(f"{what}: {sum(tally.ended for own in tallies.values() for tally in own)} of {count}", file=sys.stderr)
         for command, own in tallies.items():
             own.append(end(command))
     print(f"\n| stage | undisturbed, s | operations on files | {what} | starts | files that differ |")
