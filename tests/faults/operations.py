@@ -77,7 +77,7 @@ def watch(folder: Path, watcher: Watcher) -> None:
         values = dict(zip(("encoding", "errors", "newline", "closefd", "opener"), args, strict=False)) | named_args
         plain = mode.replace("b", "").replace("t", "")
         how = {name: values.pop(name) for name in ("closefd", "opener") if name in values}
-        if isinstance(file, int):
+        if isinstance(file, int) or "opener" in how:  # which `opened_descriptor` tells of
             raw = Raw(file, plain, **how)
         else:
             path = named(file)
