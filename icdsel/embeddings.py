@@ -237,7 +237,9 @@ def _try_again(kept: _Kept, images: Sequence[Path], encoder: "Encoder", path: Pa
     image = kept.features["image"].clone()
     image[places] = features
     now = _Kept(kept.features | {"image": image}, {places[i]: reason for i, reason in reasons.items()})
-    _write(path, now)
+    with waiting(path, "embeddings of images that can be read now"):
+        remove_leftovers(path)
+        _write(path, now)
     return now
 
 

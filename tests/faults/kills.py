@@ -1,6 +1,6 @@
 """Ends every stage at random instants, again and again, and gives the same commands again.
 
-`python -m tests.faults.kills --kills 200 --signals 40 --sweep 1 --seed 1`, run from the checkout, prints tables and
+`python -m tests.faults.kills --kills 200 --signals 40 --sweep 40 --seed 1`, run from the checkout, prints tables and
 exits with 1 where anything is not as in an undisturbed run.
 """
 
@@ -17,15 +17,12 @@ from pathlib import Path
 from .runs import Tally, Undisturbed, Workshop
 from .stages import STAGES
 
-MOST = 300
-"""Operations of a command that a sweep ends it at."""
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=0, help="SIGKILLs over all commands at least")
     parser.add_argument("--signals", type=int, default=0, help="SIGINTs, and as many SIGTERMs, at least")
-    parser.add_argument("--sweep", type=int, default=0, metavar="N", help="ends at every N-th operation on files")
+    parser.add_argument("--sweep", type=int, default=0, metavar="N", help="ends at N operations of each command")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stage", action="append", default=[], choices=[stage.name for stage in STAGES])
     asked = parser.parse_args()
@@ -41,7 +38,7 @@ def main() -> None:
                 end = partial(shop.end_again_and_again, rng=rng, by=signal.Signals[by])
                 wrong += _table(by, shop, end, count)
         if asked.sweep:
-            wrong += _table("ends by a sweep", shop, partial(_sweep, shop, every=asked.sweep), 0)
+            wrong += _table("ends by a sweep", shop, partial(_sweep, shop, most=asked.sweep), 0)
     print(f"\n{(time.monotonic() - began) / 60:.1f} minutes")
     for line in wrong:
         print(f"WRONG: {line}")
@@ -52,6 +49,7 @@ def _table(what: str, shop: Workshop, end: Callable[[Undisturbed], Tally], count
     """Ends all commands in turn until there were `count` ends; those of a stage stand in one row."""
     tallies = {command: [end(command)] for command in shop.commands}
     while sum(tally.ended for own in tallies.values() for tally in own) < count:
+        print(f"{what}: {sum(tally.ended for own in tallies.values() for tally in own)} of {count}", file=sys.stderr)
         for command, own in tallies.items():
             own.append(end(command))
     print(f"\n| stage | undisturbed, s | operations on files | {what} | starts | files that differ |")
@@ -70,10 +68,10 @@ def _counts(tallies: Iterable[Sequence[Tally]]) -> str:
     return f"{sum(t.ended for t in every)} | {sum(t.started for t in every)} | {sum(len(t.wrong) for t in every)}"
 
 
-def _sweep(shop: Workshop, command: Undisturbed, every: int) -> Tally:
-    """Gives a command again on what an end at each `every`-th of its operations would leave."""
+def _sweep(shop: Workshop, command: Undisturbed, most: int) -> Tally:
+    """Gives a command again on what an end at operations over all its length, so many at most, would leave."""
     tally = Tally()
-    every = max(every, command.operations // MOST)
+    every = -(-(command.operations + 1) // most)
     for number, told, kept, image in shop.images(command, frozenset(range(1, command.operations + 2, every))):
         tally.ended, tally.started = tally.ended + 1, tally.started + 1
         wrong = [
