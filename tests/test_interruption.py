@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from icdsel.interruption import INTERRUPTED
+from icdsel.interruption import KEPT
 
 # A library that takes whatever comes out of an import for a module that is missing, as some do.
 SWALLOWS = """
@@ -62,13 +62,13 @@ def test_a_signal_within_an_import_ends_the_process(by: signal.Signals, tmp_path
     half_way = "import os, sys, time\nos.kill(os.getpid(), int(sys.argv[1]))\ntime.sleep(10)\n"
     (tmp_path / "interrupted_half_way.py").write_text(half_way)
     made = python(SWALLOWS, by, tmp_path)
-    assert (made.returncode, made.stdout, made.stderr) == (128 + by, "", f"{INTERRUPTED}\n")
+    assert (made.returncode, made.stdout, made.stderr) == (128 + by, "", f"interrupted; {KEPT}\n")
 
 
 @BOTH
 def test_a_second_signal_is_not_waited_for(by: signal.Signals, tmp_path: Path) -> None:
     made = python(TWICE, by, tmp_path)
-    assert (made.returncode, made.stderr) == (128 + by, f"{INTERRUPTED}\n")
+    assert (made.returncode, made.stderr) == (128 + by, f"interrupted; {KEPT}\n")
 
 
 def test_a_signal_that_a_shell_has_ignored_stays_ignored(tmp_path: Path) -> None:
