@@ -93,6 +93,9 @@ def require_sound(folder: Path) -> None:
     Raises:
         ValueError: It says which.
     """
+    for path in (found for pattern in DESCRIPTIONS for found in folder.glob(pattern)):
+        if not path.is_file() or path.stat().st_size > _LARGEST_JSON:
+            raise ValueError(f"{path.name} is no file, or has more than {_LARGEST_JSON:,} bytes")
     for index in folder.glob("*.index.json"):
         _shards(index)
     for held in _objects(folder):

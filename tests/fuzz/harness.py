@@ -166,7 +166,7 @@ def _limited(seconds: float) -> Iterator[None]:
     def stop(_number: int, _frame: FrameType | None) -> None:
         raise Hang
 
-    # On a busy machine a short case may take long: its own time counts, and where it waits for something ten times that.
+    # On a busy machine a short case may take long: its own time counts, and ten times that where it waits.
     limits = ((signal.SIGPROF, signal.ITIMER_PROF, seconds), (signal.SIGALRM, signal.ITIMER_REAL, 10 * seconds))
     before: list[Any] = [signal.signal(number, stop) for number, _, _ in limits]
     for _, timer, limit in limits:
