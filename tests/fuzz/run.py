@@ -43,6 +43,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="where counts are kept, to go on from")
     parser.add_argument("--failures", type=Path, default=Path("fuzz-failures"), help="where failing inputs are kept")
     parser.add_argument("--again", type=Path, help="read this input once more (name its reader)")
+    parser.add_argument("--table", action="store_true", help="show the counts of --json as they stand in the docs")
     given = parser.parse_args()
     chosen = [reader for reader in READERS if not given.readers or reader.name in given.readers]
     if not chosen or len(chosen) < len(set(given.readers)):
@@ -54,6 +55,9 @@ def main() -> int:
     counts: dict[str, Any] = {}
     if given.json and given.json.exists():
         counts = json.loads(given.json.read_text())["readers"]
+    if given.table:
+        print(_table(counts))
+        return 0
     for reader in chosen:
         for count in _run(reader, given, counts.get(reader.name, {})):
             counts[reader.name] = count
@@ -61,6 +65,17 @@ def main() -> int:
                 given.json.write_text(json.dumps({"versions": _versions(), "readers": counts}, indent=1) + "\n")
         print(reader.name, json.dumps(counts.get(reader.name)), flush=True)
     return int(any(count["failures"] for count in counts.values()))
+
+
+def _table(counts: Mapping[str, Mapping[str, Any]]) -> str:
+    """The counts in Markdown."""
+    rows = ["| reader | cases | seconds | read | refused | passed over | failures |", "|---|---|---|---|---|---|---|"]
+    for name, count in counts.items():
+        told = count["outcomes"]
+        read, left = told.get("read", 0), told.get("left", 0)
+        figures = (count["cases"], round(count["seconds"]), read, count["cases"] - read - left, left, count["failures"])
+        rows.append(f"| `{name}` | " + " | ".join(f"{figure:,}" for figure in figures) + " |")
+    return "\n".join(rows)
 
 
 def _run(reader: Reader, given: argparse.Namespace, so_far: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
