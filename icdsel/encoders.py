@@ -26,6 +26,7 @@ from icdsel.pretrained import (
     quiet,
     reason_of,
     require_sound,
+    require_weights,
 )
 from icdsel.settings import VLM_ENCODER
 
@@ -141,6 +142,7 @@ class ClipEncoder:
         from transformers import AutoModel
 
         with _explained(self.name):
+            require_weights(self._folder, AutoModel, self._config)
             # Weights of before safetensors are read by torch with `weights_only`, transformers' default.
             model, notes = AutoModel.from_pretrained(
                 str(self._folder), dtype=self.dtype, output_loading_info=True, **SAFELY

@@ -13,6 +13,8 @@ from icdsel.records import QueryGroup
 from icdsel.rewards import fields_of, normalize_rewards, pointer_reward
 from icdsel.settings import RewardSettings
 
+_PADDING = 64  # times the values that tensors may have places for
+
 
 @dataclass(frozen=True)
 class Groups:
@@ -93,8 +95,8 @@ def make_groups(groups: Sequence[QueryGroup], row: Mapping[int, int], settings: 
     """Tensors of `groups`; `row` maps question_ids to rows of the table of embeddings.
 
     Raises:
-        RlDataError: a question_id is not in the table, pointers differ in length, or a score that the reward needs
-            is missing.
+        RlDataError: a question_id is not in the table, pointers differ in length, a score that the reward needs is
+            missing, or one query is far larger than the others.
     """
     ids = {i for group in groups for i in (group.question_id, *(group.pool or ()))}
     ids |= {i for group in groups for candidate in group.candidates for i in candidate["pointer"]}
@@ -112,6 +114,15 @@ def make_groups(groups: Sequence[QueryGroup], row: Mapping[int, int], settings: 
     lengths = {len(candidate["pointer"]) for group in groups for candidate in group.candidates}
     if len(lengths) != 1:
         raise RlDataError(f"pointers of different lengths {sorted(lengths)} cannot be trained on together")
+    for what, sizes in (
+        ("pointers", [len(g.candidates) for g in groups]),
+        ("pool", [len(g.pool or ()) for g in groups]),
+    ):
+        if len(groups) * max(sizes) > _PADDING * sum(sizes) + 2**20:  # tensors are as large for every query
+            raise RlDataError(
+                f"one query's {what} of {max(sizes):,} are far more than the others' (in all {sum(sizes):,} of "
+                f"{len(groups):,} queries): leave it out, or train on it in a file of its own"
+            )
     shots, most = lengths.pop(), max(len(g.candidates) for g in groups)
     pool, mask = _pools(groups, row)
     pointers = torch.full((len(groups), most, shots), -1)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import torch
 
 from icdsel.json_records import parsed
 from icdsel.reading import open_file, read_whole
@@ -25,6 +26,7 @@ CODE = "*.py"
 _LARGEST_JSON = 256 * 2**20  # bytes of a description at most; tokenizers have some 20 MB
 _LAYERS = re.compile(r"layers$|^depths?$|^n_layer$")
 _MOST_LAYERS = 1000
+_PARAMETERS_A_BYTE = 4  # at most; packed weights have two
 
 
 def model_folder(name: str, old_weights: bool = False, code: bool = False) -> Path:
@@ -92,12 +94,33 @@ def require_sound(folder: Path) -> None:
     Raises:
         ValueError: It says which.
     """
+    for path in (found for pattern in DESCRIPTIONS for found in folder.glob(pattern)):
+        if not path.is_file() or path.stat().st_size > _LARGEST_JSON:
+            raise ValueError(f"{path.name} is no file, or has more than {_LARGEST_JSON:,} bytes")
     for index in folder.glob("*.index.json"):
         _shards(index)
     for held in _objects(folder):
         for name, value in held.items():
             if _LAYERS.search(name) and isinstance(value, int) and value > _MOST_LAYERS:
                 raise ValueError(f"its configuration tells of more than {_MOST_LAYERS} layers ({name[:40]})")
+
+
+def require_weights(folder: Path, auto: Any, config: Any) -> None:
+    """Refuses a model whose configuration describes far more than its files hold: what lacks would be made anew.
+
+    Args:
+        folder: Where the files are.
+        auto: The class of transformers that loads it.
+        config: The configuration.
+
+    Raises:
+        ValueError: It tells how much there is of each.
+    """
+    with torch.device("meta"):  # sizes alone
+        parameters = sum(parameter.numel() for parameter in auto.from_config(config).parameters())
+    size = sum(path.stat().st_size for weights in (SAFE_WEIGHTS, OLD_WEIGHTS) for path in folder.glob(weights))
+    if parameters > _PARAMETERS_A_BYTE * size:
+        raise ValueError(f"its configuration describes {parameters:,} parameters, its weights have {size:,} bytes")
 
 
 def _value(path: Path) -> Any:
@@ -180,5 +203,9 @@ def quiet() -> Iterator[None]:
     hub.setLevel(logging.CRITICAL)
     try:
         yield
+    except BaseException as error:
+        if type(error).__name__ == "PanicException":  # of the tokenizers, written in Rust: no Exception
+            raise RuntimeError(str(error)) from error
+        raise
     finally:
         hub.setLevel(level)

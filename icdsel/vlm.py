@@ -29,6 +29,7 @@ from icdsel.pretrained import (
     quiet,
     reason_of,
     require_sound,
+    require_weights,
 )
 from icdsel.prompts import PromptStyle
 from icdsel.records import Answer, Example
@@ -330,6 +331,8 @@ def load_vlm(settings: VlmSettings, max_image_pixels: int) -> Vlm:
         with quiet():
             processor, model = _read(name, folder, dtype, settings.trust_remote_code)
         made_of = fingerprint(folder, code=settings.trust_remote_code)
+        kind = QwenVl if type(model) is Qwen2_5_VLForConditionalGeneration else OtherVlm
+        return kind(model.to(device).eval(), processor, settings, name, made_of, max_image_pixels)
     except _NeedsCode:
         code = ", ".join(sorted(path.name for path in folder.glob(CODE))) or "code in another place"
         raise VlmError(
@@ -344,8 +347,6 @@ def load_vlm(settings: VlmSettings, max_image_pixels: int) -> Vlm:
             f"Give a folder (--model /path/to/model), a Hugging Face name that this machine can reach, a short name "
             f"({', '.join(MODEL_ALIASES)}), or --model {TINY_VLM} (bundled)."
         ) from error
-    kind = QwenVl if type(model) is Qwen2_5_VLForConditionalGeneration else OtherVlm
-    return kind(model.to(device).eval(), processor, settings, name, made_of, max_image_pixels)
 
 
 class _NeedsCode(Exception):
@@ -382,6 +383,8 @@ def _read(name: str, folder: Path, dtype: torch.dtype, trust_code: bool) -> tupl
     if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
         raise VlmError(f"{name} has no processor for images and text (processor_config.json)")
     auto = getattr(transformers, OWN_CLASSES[0] if known else own[0])
+    if known:
+        require_weights(folder, auto, config)
     model, notes = auto.from_pretrained(source, dtype=dtype, use_safetensors=True, output_loading_info=True, **how)
     if notes["missing_keys"]:
         missing = sorted(notes["missing_keys"])

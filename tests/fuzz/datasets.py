@@ -14,7 +14,7 @@ from icdsel.errors import DataError
 from icdsel.records import Example
 from icdsel.settings import DataSettings
 
-from .common import alone, json_of, lines_of
+from .common import alone, json_of, lines_of, look_at
 from .harness import Reader
 from .mutate import damaged_json, damaged_lines
 
@@ -52,6 +52,7 @@ def use_dataset(path: Path) -> None:
 
 
 def use_json_lines(path: Path) -> None:
+    look_at(path)
     _use_split(DataSettings(dataset=str(path)))
 
 

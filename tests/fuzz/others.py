@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ from typing import Any
 import torch
 from PIL import Image
 
-from icdsel.errors import SettingsError
+from icdsel.errors import SettingsError, VlmError
 from icdsel.images import FORMATS, ImageError, open_image
 from icdsel.pretrained import fingerprint, names_code, names_kernel, require_sound
-from icdsel.settings import load_settings
+from icdsel.settings import VlmSettings, load_settings
+from icdsel.vlm import TINY_VLM_DIR, load_vlm
 
 from .common import alone, json_of
 from .harness import Reader
@@ -121,6 +123,25 @@ def use_model_files(path: Path) -> None:
     fingerprint(path.parent)
 
 
+VLM_FILES = ("config.json", "tokenizer.json", "processor_config.json", "tokenizer_config.json")
+
+
+def vlm_files(folder: Path, mutated: str) -> Path:
+    shutil.copytree(TINY_VLM_DIR, folder / "vlm")
+    return folder / "vlm" / mutated
+
+
+def use_vlm(path: Path) -> None:
+    load_vlm(VlmSettings(model=str(path.parent), device="cpu"), MOST_PIXELS)
+
+
+def vlm_reader(name: str) -> Reader:
+    """The whole loading of the bundled VLM, with one of its files damaged."""
+    seeds = [(TINY_VLM_DIR / name).read_bytes()]
+    prepare = partial(vlm_files, mutated=name)
+    return Reader(f"vlm-{name.removesuffix('.json')}", prepare, lambda: seeds, damaged_json, use_vlm, (VlmError,))
+
+
 READERS = [
     Reader("image", alone("x.png"), pictures, damaged_image, use_image, (ImageError,)),
     Reader("settings", alone("icdsel.toml"), lambda: TOML_SEEDS, damaged_bytes, use_settings, (SettingsError,)),
@@ -140,4 +161,5 @@ READERS = [
         use_model_files,
         (ValueError,),
     ),
+    *map(vlm_reader, VLM_FILES),
 ]

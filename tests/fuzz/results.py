@@ -23,7 +23,7 @@ from icdsel.report import runs_table
 from icdsel.runs import list_runs
 from icdsel.settings import Settings
 
-from .common import IDS, json_of, lines, lines_of
+from .common import IDS, json_of, lines, lines_of, look_at
 from .harness import Reader
 from .mutate import damaged_json, damaged_lines
 
@@ -94,6 +94,8 @@ def run_folder(folder: Path, mutated: str) -> Path:
 
 def use_run(path: Path) -> None:
     run, results = path.parent, path.parents[3]
+    if path.stat().st_size % 8 == 1:
+        look_at(run)
     found = list_runs(results)
     if path.stat().st_size % 8 == 0:
         screen().print(runs_table(found, NOON))

@@ -11,7 +11,7 @@ from icdsel.lever_plus.rl_data_writer import lever_plus_json
 from icdsel.rl_data import read_rl_data
 from icdsel.settings import RewardSettings
 
-from .common import ROW, alone, json_of, lines_of
+from .common import ROW, alone, json_of, lines_of, look_at
 from .harness import Reader
 from .mutate import damaged_json, damaged_lines
 
@@ -37,6 +37,7 @@ RL_RECORDS = [
 
 
 def use_rl_data(path: Path) -> None:
+    look_at(path)
     data = read_rl_data(path)
     groups = merge([data.groups, data.groups])
     in_tensors(groups)
@@ -83,6 +84,7 @@ INFO_SCORE = [
 
 
 def use_lever_plus(path: Path) -> None:
+    look_at(path)
     whole = path.stat().st_size % 2 == 0
     data = read_rl_data(path, list(range(200)) if whole else None, accept_unsound=whole, skip_fallback=not whole)
     for group in data.groups:

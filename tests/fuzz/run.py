@@ -1,7 +1,8 @@
-"""Runs the readers for long: `python -m tests.fuzz.run [READER…] --cases 1000000 --minutes 60 --seed 1`.
+"""Runs the readers for long: `python -m tests.fuzz.run [READER…] --cases 1000000 --minutes 120 --json counts.json`.
 
-Each chunk of cases runs in a process of its own: one that is killed by its input is a failure like any other. What
-fails is kept in a folder, and `--again FILE` reads it once more.
+Counts are kept in the file of `--json`: the same command goes on from them. Each chunk of cases runs in a process of
+its own: one that is killed by its input is a failure like any other. What fails is kept in a folder, and
+`--again FILE` reads it once more.
 """
 
 import argparse
@@ -9,11 +10,14 @@ import json
 import os
 import pickle
 import platform
+import select
 import shutil
+import signal
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from random import Random
@@ -26,7 +30,7 @@ from icdsel.console import err
 from .harness import Reader, Report, answer_to, fuzz, limited_memory, warm
 from .readers import READERS
 
-CHUNK = 50_000
+CHUNK = 50_000, 120.0  # cases and seconds that a process takes
 IN_MEMORY = Path("/dev/shm")
 
 
@@ -34,11 +38,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("readers", nargs="*", help=f"any of {', '.join(reader.name for reader in READERS)}")
     parser.add_argument("--cases", type=int, default=1_000_000, help="of each reader, at most")
-    parser.add_argument("--minutes", type=float, default=60, help="for each reader, at most")
+    parser.add_argument("--minutes", type=float, default=120, help="for each reader, at most")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--json", type=Path, help="write the counts to this file")
+    parser.add_argument("--json", type=Path, help="where counts are kept, to go on from")
     parser.add_argument("--failures", type=Path, default=Path("fuzz-failures"), help="where failing inputs are kept")
     parser.add_argument("--again", type=Path, help="read this input once more (name its reader)")
+    parser.add_argument("--table", action="store_true", help="show the counts of --json as they stand in the docs")
     given = parser.parse_args()
     chosen = [reader for reader in READERS if not given.readers or reader.name in given.readers]
     if not chosen or len(chosen) < len(set(given.readers)):
@@ -47,26 +52,42 @@ def main() -> int:
     err.quiet = True  # notes of the readers
     if given.again:
         return _again(chosen[0], given.again)
-    counts = []
+    counts: dict[str, Any] = {}
+    if given.json and given.json.exists():
+        counts = json.loads(given.json.read_text())["readers"]
+    if given.table:
+        print(_table(counts))
+        return 0
     for reader in chosen:
-        counts.append(_run(reader, given))
-        print(json.dumps(counts[-1]), flush=True)
-        if given.json:
-            given.json.write_text(json.dumps({"versions": _versions(), "readers": counts}, indent=1) + "\n")
-    return int(any(count["failures"] for count in counts))
+        for count in _run(reader, given, counts.get(reader.name, {})):
+            counts[reader.name] = count
+            if given.json:
+                given.json.write_text(json.dumps({"versions": _versions(), "readers": counts}, indent=1) + "\n")
+        print(reader.name, json.dumps(counts.get(reader.name)), flush=True)
+    return int(any(count["failures"] for count in counts.values()))
 
 
-def _run(reader: Reader, given: argparse.Namespace) -> dict[str, Any]:
-    """All chunks of one reader; its counts."""
-    outcomes: Counter[str] = Counter()
+def _table(counts: Mapping[str, Mapping[str, Any]]) -> str:
+    """The counts in Markdown."""
+    rows = ["| reader | cases | seconds | read | refused | passed over | failures |", "|---|---|---|---|---|---|---|"]
+    for name, count in counts.items():
+        told = count["outcomes"]
+        read, left = told.get("read", 0), told.get("left", 0)
+        figures = (count["cases"], round(count["seconds"]), read, count["cases"] - read - left, left, count["failures"])
+        rows.append(f"| `{name}` | " + " | ".join(f"{figure:,}" for figure in figures) + " |")
+    return "\n".join(rows)
+
+
+def _run(reader: Reader, given: argparse.Namespace, so_far: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The counts of one reader after each chunk."""
+    outcomes = Counter[str](so_far.get("outcomes", {}))
+    cases, seconds, failures, chunk = (so_far.get(name, 0) for name in ("cases", "seconds", "failures", "chunks"))
     corpus: list[bytes] = []
-    cases = failures = chunk = 0
-    seconds = 0.0
     with tempfile.TemporaryDirectory() as place:
         warm(reader, Path(place))
     while cases < given.cases and seconds < 60 * given.minutes and failures < 100:
         chunk += 1
-        at_most = min(CHUNK, given.cases - cases), 60 * given.minutes - seconds
+        at_most = min(CHUNK[0], given.cases - cases), min(CHUNK[1], 60 * given.minutes - seconds)
         folder = Path(tempfile.mkdtemp(prefix="icdsel-fuzz-", dir=IN_MEMORY if IN_MEMORY.is_dir() else None))
         started = time.monotonic()
         report, killed = _in_a_process(reader, folder, Random(f"{given.seed}-{reader.name}-{chunk}"), *at_most, corpus)
@@ -84,8 +105,8 @@ def _run(reader: Reader, given: argparse.Namespace) -> dict[str, Any]:
         cases, failures = cases + report.cases, failures + len(found)
         outcomes += report.outcomes
         corpus = (corpus + report.corpus)[-4000:]
-    told = {"reader": reader.name, "cases": cases, "seconds": round(seconds, 1), "outcomes": dict(outcomes)}
-    return told | {"failures": failures, "corpus": len(corpus), "seed": given.seed}
+        told = {"cases": cases, "seconds": round(seconds, 1), "outcomes": dict(outcomes)}
+        yield told | {"failures": failures, "chunks": chunk, "seed": given.seed}
 
 
 def _in_a_process(
@@ -108,6 +129,8 @@ def _in_a_process(
             os._exit(ended)
     os.close(writing)
     with os.fdopen(reading, "rb") as file:
+        if not select.select([file], [], [], 2 * seconds + 600)[0]:  # stuck where no signal of Python's is heard
+            os.kill(child, signal.SIGKILL)
         content = file.read()
     _, status = os.waitpid(child, 0)
     if status or not content:

@@ -22,7 +22,7 @@ from icdsel.run_journal import RunJournal
 from icdsel.settings import RewardSettings, TrainSettings
 from icdsel.training import Epoch, train_policy
 
-from .common import DATA, ROW, alone, lines, nothing
+from .common import DATA, ROW, alone, lines, look_at, nothing
 from .harness import Reader
 from .mutate import damaged_safetensors, damaged_torch_file
 from .rl_data import rl_record
@@ -62,6 +62,7 @@ def checkpoints() -> list[bytes]:
 
 
 def use_checkpoint(path: Path) -> None:
+    look_at(path)
     checkpoint = load_checkpoint(path)
     f"{checkpoint.epoch} {checkpoint.phase} {checkpoint.kl_beta} {checkpoint.network.config}".encode()
     foreign_objects(path)

@@ -6,7 +6,9 @@ import pickle
 import struct
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +22,14 @@ from icdsel.checkpoint import foreign_objects, load_checkpoint, load_policy
 from icdsel.embeddings import read_train_embeddings
 from icdsel.errors import CheckpointError, DataError, RlDataError, RunError, SettingsError, UserError
 from icdsel.generation import _summary
+from icdsel.groups import make_groups
 from icdsel.images import ImageError, open_image
 from icdsel.infer import read_predictions
 from icdsel.pretrained import require_sound
 from icdsel.provenance import read_side_file
-from icdsel.rl_data import read_rl_data
+from icdsel.rl_data import read_group, read_rl_data
 from icdsel.run_journal import read_metrics
-from icdsel.settings import load_settings
+from icdsel.settings import RewardSettings, load_settings
 
 from .common import lines
 from .harness import answer_to, limited_memory
@@ -268,6 +271,20 @@ def test_numbers_are_not_rounded_to_ids(tmp_path: Path) -> None:
         (tmp_path / "r.jsonl").write_bytes(lines(rl_record(100, [candidate(110, wrong)])))
         with pytest.raises(RlDataError, match="no list of integers"):
             read_rl_data(tmp_path / "r.jsonl")
+
+
+def test_one_large_query_does_not_make_tensors_of_all_as_large(tmp_path: Path) -> None:
+    """A file of a few megabytes took as many gigabytes: every query got places for as many pointers as the largest."""
+    large = rl_record(100, [candidate(110, 111)] * 5000)
+    groups = [
+        read_group(large, Counter()),
+        *(read_group(rl_record(i, [candidate(112, 113)]), Counter()) for i in range(101, 105)),
+    ]
+    small = [replace(groups[1], question_id=i) for i in range(100, 100_100)]
+    row = {i: i for i in range(100, 100_100)}
+    with limited_memory(), pytest.raises(RlDataError, match="pointers of 5,000 are far more"):
+        make_groups([*small, groups[0]], row, RewardSettings())
+    assert len(make_groups(groups, row, RewardSettings())) == len(groups)
 
 
 def test_a_summary_of_damaged_rl_data_is_an_error_for_a_person(tmp_path: Path) -> None:
