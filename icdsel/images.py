@@ -4,12 +4,13 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from icdsel.reading import open_file
+from icdsel.reading import read_whole
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
 """What is read, by Pillow's names (MPO, the JPEG of some cameras, and PGM and PBM are among them)."""
@@ -58,17 +59,17 @@ def open_image(path: Path, max_pixels: int) -> Image.Image:
             raise ImageError(f"{path} is empty (0 bytes)")
         if (size := path.stat().st_size) > (most := _SPARE + _PER_PIXEL * max_pixels):
             raise ImageError(f"{path} has {size:,} bytes, {most:,} at most are read (by --max-image-pixels)")
-        with _without_pillows_limit(), open_file(path) as file, Image.open(file, formats=FORMATS) as image:
+        content = read_whole(path, most)
+        # Pillow gets no more bytes than there are; for a read of a file it would allocate what a chunk declares.
+        with _without_pillows_limit(), Image.open(BytesIO(content), formats=FORMATS) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise ImageError(
                     f"{path} has {width}×{height} = {width * height} pixels, above the limit of {max_pixels}: "
                     "make the image smaller, or raise --max-image-pixels"
                 )
-            if image.format in ("JPEG", "MPO"):
-                file.seek(0)
-                if (scans := _scans(file.read())) > _MOST_SCANS:
-                    raise ImageError(f"{path} draws its picture in {scans} scans, {_MOST_SCANS} at most are read")
+            if image.format in ("JPEG", "MPO") and (scans := _scans(content)) > _MOST_SCANS:
+                raise ImageError(f"{path} draws its picture in {scans} scans, {_MOST_SCANS} at most are read")
             image.load()
             rgb = _rgb(image)
             turn = _TURNS.get(_orientation(image))

@@ -120,8 +120,8 @@ def _not_flamingo(model: object) -> object:
 
 
 def _not_retired(mode: object) -> object:
-    if mode in RETIRED_MODES:
-        raise ValueError(f"this mode is retired ({RETIRED_MODES[str(mode)]}); use hard_plus_soft")
+    if isinstance(mode, str) and mode in RETIRED_MODES:
+        raise ValueError(f"this mode is retired ({RETIRED_MODES[mode]}); use hard_plus_soft")
     return mode
 
 

@@ -16,6 +16,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
@@ -31,6 +32,7 @@ from .harness import Reader, Report, answer_to, fuzz, limited_memory, warm
 from .readers import READERS
 
 CHUNK = 50_000, 120.0  # cases and seconds that a process takes
+TRACEBACK = "traceback.txt"  # of a process that ended before its time
 IN_MEMORY = Path("/dev/shm")
 
 
@@ -95,8 +97,9 @@ def _run(reader: Reader, given: argparse.Namespace, so_far: Mapping[str, Any]) -
         found = report.failures
         if killed:
             path = reader.prepare(Path(tempfile.mkdtemp(dir=folder)))
-            last = next(iter(folder.rglob(path.name)), None)
-            found = [*found, (f"the process ended with {killed}", last.read_bytes() if last else b"")]
+            last, where = next(iter(folder.rglob(path.name)), None), folder / TRACEBACK
+            told = f"the process ended with {killed}\n{where.read_text() if where.exists() else ''}"
+            found = [*found, (told, last.read_bytes() if last else b"")]
         shutil.rmtree(folder, ignore_errors=True)
         for number, (why, content) in enumerate(found, failures + 1):
             given.failures.mkdir(parents=True, exist_ok=True)
@@ -105,8 +108,8 @@ def _run(reader: Reader, given: argparse.Namespace, so_far: Mapping[str, Any]) -
         cases, failures = cases + report.cases, failures + len(found)
         outcomes += report.outcomes
         corpus = (corpus + report.corpus)[-4000:]
-        told = {"cases": cases, "seconds": round(seconds, 1), "outcomes": dict(outcomes)}
-        yield told | {"failures": failures, "chunks": chunk, "seed": given.seed}
+        count = {"cases": cases, "seconds": round(seconds, 1), "outcomes": dict(outcomes)}
+        yield count | {"failures": failures, "chunks": chunk, "seed": given.seed}
 
 
 def _in_a_process(
@@ -119,12 +122,14 @@ def _in_a_process(
         os.close(reading)
         ended = 1
         try:
-            sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - libraries warn of every damaged file
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libraries warn of every damaged file
             with limited_memory():
                 report = fuzz(reader, folder, random, cases, seconds, corpus)
             with os.fdopen(writing, "wb") as file:
                 pickle.dump(report, file)
             ended = 0
+        except BaseException:  # noqa: BLE001 - told to the parent
+            (folder / TRACEBACK).write_text(traceback.format_exc())
         finally:
             os._exit(ended)
     os.close(writing)
@@ -141,9 +146,11 @@ def _in_a_process(
 
 def _again(reader: Reader, file: Path) -> int:
     with tempfile.TemporaryDirectory() as folder:
-        path = reader.prepare(Path(folder))
+        warm(reader, Path(folder))
+        path = reader.prepare(Path(tempfile.mkdtemp(dir=folder)))
         path.write_bytes(file.read_bytes())
-        answer, failure = answer_to(reader, path)
+        with limited_memory():
+            answer, failure = answer_to(reader, path)
     print(answer, failure, sep="\n")
     return int(bool(failure))
 

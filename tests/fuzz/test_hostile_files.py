@@ -302,6 +302,13 @@ def test_a_long_name_in_a_file_is_no_path(tmp_path: Path) -> None:
         read_side_file(tmp_path / "x.meta.json")
 
 
+@pytest.mark.parametrize("mode", [["hard"], {"hard": 1}, 3])
+def test_a_mode_of_another_kind_is_an_error_for_a_person(mode: Any) -> None:
+    """It comes from a side file of predictions where `compare` says how the run is answered for."""
+    with pytest.raises(SettingsError, match=r"reward\.mode"):
+        load_settings({"reward": {"mode": mode}})
+
+
 def test_messages_are_short_whatever_they_quote(tmp_path: Path) -> None:
     assert len(str(UserError("x" * 10**6 + "the remedy"))) < 4000
     assert str(UserError("x" * 10**6 + "the remedy")).endswith("the remedy")
@@ -358,6 +365,18 @@ def test_a_png_that_unpacks_to_gigabytes_is_refused_or_read_within_memory(tmp_pa
     with limited_memory():
         answer, failure = answer_to(reader, path)
     assert not failure and answer.startswith(("ImageError", "read"))
+
+
+def test_no_memory_is_taken_that_a_chunk_only_declares(tmp_path: Path) -> None:
+    """Pillow asked the file for all that the last chunk declared, and as much was allocated before it was read."""
+    made = io.BytesIO()
+    Image.effect_noise((9, 9), 50).save(made, "PNG")
+    place = made.getvalue().index(b"IDAT") - 4
+    path = tmp_path / "x.png"
+    path.write_bytes(made.getvalue()[:place] + struct.pack(">I", 2**30) + made.getvalue()[place + 4 :])
+    open_image(path, 10**6)  # the libraries are loaded
+    with limited_memory():
+        assert open_image(path, 10**6).size == (9, 9)
 
 
 # --- files of models --------------------------------------------------------------------------------------
