@@ -83,24 +83,24 @@ def check_dataset(settings: DataSettings, name: str, images: bool) -> Checked:
         found.add(NO_SPLIT, f"there are {', '.join(splits)}")
     if splits and "validation" not in splits and not found.found(UNREADABLE):
         found.add(NO_VALIDATION, f"there are {', '.join(splits)}")
-    for split, examples in splits.items():
-        _check_questions(found, split, examples)
+    _check_questions(found, splits)
     _check_shared(found, splits)
     _check_images(found, splits, settings.max_image_pixels if images else None)
     told = ", ".join(f"{plain(split)} {len(examples):,}" for split, examples in splits.items())
     return Checked(name, "dataset", f"questions: {told}" if splits else "", found.listed())
 
 
-def _check_questions(found: Findings, split: str, examples: Sequence[Example]) -> None:
-    asked: dict[tuple[Path, str], int] = {}
+def _check_questions(found: Findings, splits: Mapping[str, Sequence[Example]]) -> None:
+    asked: dict[tuple[str, Path, str], int] = {}
     vanishes: dict[str, bool] = {}  # by answer: there are far fewer different ones than answers
-    for example in examples:
+    total = sum(map(len, splits.values()))
+    for split, example in ((split, example) for split, examples in splits.items() for example in examples):
         place = f"{split}, question {example.question_id}"
         if not example.question.strip():
             found.add(NO_QUESTION, place)
-        first = asked.setdefault((example.image, example.question.strip().lower()), example.question_id)
+        first = asked.setdefault((split, example.image, example.question.strip().lower()), example.question_id)
         if first != example.question_id:
-            found.add(SAME_QUESTION, f"{place} as question {first}: {example.question}", of=len(examples))
+            found.add(SAME_QUESTION, f"{place} as question {first}: {example.question}", of=total)
         answers = {*example.answers, *example.raw_answers}
         for answer in answers - vanishes.keys():
             vanishes[answer] = not normalize_answer(answer)
@@ -108,11 +108,11 @@ def _check_questions(found: Findings, split: str, examples: Sequence[Example]) -
         if not any(sign.isalnum() for answer in answers for sign in answer):
             found.add(NO_ANSWER, f"{place}: {', '.join(map(repr, nothing))}")
         elif nothing:
-            found.add(EMPTY_ANSWERS, f"{place}: {', '.join(map(repr, nothing))}", of=len(examples))
+            found.add(EMPTY_ANSWERS, f"{place}: {', '.join(map(repr, nothing))}", of=total)
         if not example.answer.strip():
             found.add(NOTHING_SHOWN, place)
         if len(example.answers) < ANSWERS:
-            found.add(FEW_ANSWERS, f"{place}: {len(example.answers)}", of=len(examples))
+            found.add(FEW_ANSWERS, f"{place}: {len(example.answers)}", of=total)
 
 
 def _check_shared(found: Findings, splits: Mapping[str, Sequence[Example]]) -> None:

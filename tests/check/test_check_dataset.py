@@ -74,6 +74,12 @@ def test_each_kind_is_found_and_counted(tmp_path, more: list[Any], kind: Kind, c
     assert found.must_be_fixed == (kind.severity == "must be fixed")
 
 
+def test_the_share_is_of_the_questions_of_all_splits(tmp_path):
+    few = {"answers": ["cat"] * 9}
+    [finding] = checked(tmp_path, line(3, **few), line(4, **few), line(5, split="validation", **few)).findings
+    assert (finding.problem, finding.count, finding.of) == (kinds.FEW_ANSWERS.problem, 3, 5)
+
+
 def test_missing_images_are_found_without_opening_any(tmp_path):
     found = checked(
         tmp_path, line(3), line(4, image="photos/4.png"), line(5, image="photos/4.png", question="Why?"), draw=False
