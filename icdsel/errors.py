@@ -42,6 +42,10 @@ class VlmError(UserError):
     """A vision-language model cannot be found or used."""
 
 
+class CallsError(VlmError):
+    """Calls of a vision-language model fail, or hang, too often to go on: nothing wrong was asked for."""
+
+
 _REMEDIES = {
     errno.ENOSPC: "Make room, or write elsewhere (--results-dir, --output).",
     errno.EDQUOT: "Make room, or write elsewhere (--results-dir, --output).",

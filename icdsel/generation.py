@@ -18,7 +18,7 @@ from typing import Any
 from icdsel.checkpoint import load_policy, require_width
 from icdsel.console import note, progress
 from icdsel.datasets import Split
-from icdsel.errors import CheckpointError, RlDataError
+from icdsel.errors import CallsError, CheckpointError, RlDataError
 from icdsel.files import append_lines, cut, journal_of, move, remove_leftovers
 from icdsel.json_records import whole_lines
 from icdsel.lever_plus.samplers import anchors
@@ -104,8 +104,8 @@ def generate(
     A file that was made of the same things stays as it is. `overwrite` moves one that was not aside.
 
     Raises:
-        RlDataError: the file was made under other settings and `overwrite` is False; another process writes it; every
-            VLM call failed.
+        RlDataError: the file was made under other settings and `overwrite` is False; another process writes it.
+        CallsError: too many VLM calls failed.
         UserError: dataset, model or checkpoint are missing or unfit.
     """
     whole = output or rl_data_path(settings)
@@ -325,7 +325,7 @@ def score_unit(
         The RL data's record of each query.
 
     Raises:
-        RlDataError: every VLM call failed.
+        CallsError: every VLM call failed.
     """
     settings = sources.settings
     asked = [(query, proposal) for query, made in zip(queries, proposals, strict=True) for proposal in made]
@@ -345,7 +345,7 @@ def score_unit(
     sources.vlm.answer(requests, score)
     failed = [candidate["error"] for candidate in scored.values() if "error" in candidate]
     if asked and len(failed) == len(asked):
-        raise RlDataError(f"every VLM call of a unit failed, e.g.: {failed[0]}")
+        raise CallsError(f"every VLM call of a unit failed, e.g.: {failed[0]}")
     candidates = (scored[i] for i in range(len(asked)))
     return [
         {

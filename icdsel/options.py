@@ -14,7 +14,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from icdsel.console import err, tell_error, warn
-from icdsel.errors import UserError, of_system
+from icdsel.errors import CallsError, UserError, of_system
 from icdsel.interruption import KEPT, raised
 from icdsel.run_log import logged
 from icdsel.settings import TABLES, flag, load_settings, stray_variables, without_effect
@@ -60,7 +60,10 @@ def with_settings(*tables: str, leave_out: Iterable[str] = ()) -> Callable[[Comm
 
 
 def _told_plainly(command: Command) -> Command:
-    """A user's mistake becomes one message and exit code 2, an interruption 130 (Ctrl-C) or 143 (SIGTERM)."""
+    """A user's mistake becomes one message and exit code 2, an interruption 130 (Ctrl-C) or 143 (SIGTERM).
+
+    It is 1 where the machine or the VLM fails.
+    """
 
     @functools.wraps(command)
     def run(*args: Any, **values: Any) -> None:
@@ -70,7 +73,7 @@ def _told_plainly(command: Command) -> Command:
                 logged(command)(*args, **values)
         except UserError as error:
             tell_error(str(error))
-            raise typer.Exit(2) from None
+            raise typer.Exit(1 if isinstance(error, CallsError) else 2) from None
         except KeyboardInterrupt as stopped:
             err.print(f"interrupted; {KEPT}")
             raise typer.Exit(128 + (stopped.args or (signal.SIGINT,))[0]) from None

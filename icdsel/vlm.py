@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from icdsel.decoding import Search
-from icdsel.errors import VlmError
+from icdsel.errors import CallsError, VlmError
 from icdsel.feature_cache import FeatureCache, Features, Spill
 from icdsel.pretrained import (
     CODE,
@@ -134,7 +134,7 @@ class Vlm(ABC):
         A prompt that fails alone has failed. Of a batch that takes too long each prompt is tried alone.
 
         Raises:
-            VlmError: batch after batch takes too long.
+            CallsError: batch after batch takes too long.
         """
         hung = 0  # batches in a row
         for whole in batches:
@@ -148,7 +148,7 @@ class Vlm(ABC):
                 except TimeoutError as error:
                     parted, reason, hung = 1, reason_of(error), hung + 1  # halves would be waited for again and again
                     if hung == HANGS:
-                        raise VlmError(f"{reason}, {HANGS} times in a row. {GIVEN_UP}") from None
+                        raise CallsError(f"{reason}, {HANGS} times in a row. {GIVEN_UP}") from None
                 except (torch.OutOfMemoryError, MemoryError) as error:
                     parted, reason = len(batch) // 2, f"out of memory for a single prompt: {reason_of(error)}"
                     self._fits = parted or self._fits
@@ -173,7 +173,7 @@ class Vlm(ABC):
         `on_answers` is called with answers as they come, by their place in `requests`.
 
         Raises:
-            VlmError: of all calls so far more failed than `max_failed` allows.
+            CallsError: of all calls so far more failed than `max_failed` allows.
         """
         answers: dict[int, Answer] = {}
         for at in range(0, len(requests), self.chunk):
@@ -212,7 +212,7 @@ class Vlm(ABC):
     def _stop_if_too_many_failed(self) -> None:
         failed, most = len(self._failures), self.settings.max_failed
         if failed > most * max(self._asked, FEW):
-            raise VlmError(
+            raise CallsError(
                 f"{failed} of {self._asked} VLM calls failed, more than --max-failed {most:g} allows; the last: "
                 f"{self._failures[-1]}. What was finished is kept: give the same command again when this is mended."
             )

@@ -26,6 +26,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stage", action="append", default=[], choices=[stage.name for stage in STAGES])
     asked = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins with it ignored
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as place:
         shop = Workshop(Path(place) / "shop", tuple(asked.stage))

@@ -6,15 +6,21 @@ leaves.
 
 import fcntl
 import io
+import itertools
 import os
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from icdsel.qwen_vl import QwenVl
+from icdsel.records import Answer
 
 from .stages import differing, results
 from .warm import Command
@@ -130,6 +136,30 @@ def test_a_read_only_folder(small_disk: Place, whole: Place):
     for words in COMMANDS[:3]:  # it is all there
         code, said = small_disk.run(words)
         assert code == 0, said
+
+
+def vanish(images: Path) -> None:
+    """The images are gone when the VLM is asked for the second time."""
+    ask, count = QwenVl.answer, itertools.count()
+
+    def answer(*given: Any) -> list[Answer]:
+        if next(count) == 1:
+            images.rename(images.with_name("elsewhere"))
+        return ask(*given)
+
+    QwenVl.answer = answer  # type: ignore[method-assign]
+
+
+def test_a_dataset_that_vanishes(begun: Place, whole: Place):
+    images = begun.world / "world" / "images"
+    for words in (COMMANDS[0], COMMANDS[2]):
+        if words is COMMANDS[2]:
+            assert [begun.run(before)[0] for before in COMMANDS[:2]] == [0, 0]
+        code, said = begun.run(words, partial(vanish, images))
+        images.with_name("elsewhere").rename(images)
+        assert code == 1 and "is missing. What was finished is kept: give the same command again" in said, said
+        assert "VLM calls failed, more than --max-failed 0.1 allows" in said and "Traceback" not in said
+    goes_on_to_the_end(begun, whole)
 
 
 def nobody_reads() -> None:
