@@ -4,19 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
-
-from icdsel.cli import app
+from command_line import icdsel
 
 SMALL = ("--queries", 2, "--pointers", 3, "--images", 8, "--plain", 3, "--neighbours", 200, "--train-queries", 4)
 SMALL += ("--proposal-pool", 50)
-
-
-def icdsel(*words: object, code: int = 0) -> str:
-    made = CliRunner().invoke(app, [str(word) for word in words])
-    output = made.output + (made.stderr if made.stderr not in made.output else "")
-    assert made.exit_code == code, output + str(made.exception)
-    return output
 
 
 @pytest.mark.parametrize(

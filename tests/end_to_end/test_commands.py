@@ -11,21 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
+from command_line import icdsel
 from documented_files import undocumented
-from typer.testing import CliRunner
 
 from icdsel import console, generation
-from icdsel.cli import app
 
 RUN = "v3_RandSampler_tiny-vlm_grpo-epochs-3_freeze-backbone"
-
-
-def icdsel(*words: object, code: int = 0) -> str:
-    """Runs a command in this process; its whole output."""
-    made = CliRunner().invoke(app, [str(word) for word in words])
-    output = made.output + (made.stderr if made.stderr not in made.output else "")
-    assert made.exit_code == code, output + str(made.exception)
-    return output
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+from command_line import icdsel
 
 from icdsel import compare, rates, sources
 from icdsel import train as training
-from icdsel.cli import app
 from icdsel.compare import ComparisonRow
 from icdsel.plan import dry_run, missing
 from icdsel.settings import load_settings
@@ -31,12 +30,6 @@ STEPS = [
     *(f"{name}: answers" for name in BASELINES),
     *(f"{name}: {what}" for name in EXPERIMENTS for what in ("training", "answers")),
 ]
-
-
-def icdsel(*words: str, code: int = 0) -> str:
-    made = CliRunner().invoke(app, words)
-    assert made.exit_code == code, made.output + str(made.exception)
-    return made.output  # both streams
 
 
 def settings():

@@ -6,23 +6,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+from command_line import icdsel
 from PIL import Image
-from typer.testing import CliRunner
 
 from icdsel.checkpoint import load_policy
-from icdsel.cli import app
 from icdsel.demo.world import write_world
 
 TRAIN, VALIDATION = 120, 30
 ON = ("--dataset", "okvqa", "--model", "tiny-vlm", "--pool-size", 20, "--queries", 24)
 PROPOSE = ("--beam", 2, "--samples", 1, "--retrieval", 2)
-
-
-def icdsel(*words: object, code: int = 0) -> str:
-    made = CliRunner().invoke(app, [str(word) for word in words])
-    output = made.output + (made.stderr if made.stderr not in made.output else "")
-    assert made.exit_code == code, output + str(made.exception)
-    return output
 
 
 def write_okvqa(folder: Path) -> None:

@@ -7,25 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from command_line import icdsel
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from typer.testing import CliRunner
 
 from icdsel import generation, infer
 from icdsel import train as training
-from icdsel.cli import app
 from icdsel.vlm import TINY_VLM_DIR
 
 SMALL = ("--dataset", "set.jsonl", "--model", "./my-model", "--encoder", "vlm", "--pool-size", 8)
 SCORE = ("gen-rl-data", *SMALL, "--queries", 4, "--beam", 1, "--samples", 1, "--retrieval", 1, "--random", 1)
 ANSWER = ("infer", *SMALL, "--n", 4, "--shots", 1, "--selector", "random")
-
-
-def icdsel(*words: object, code: int = 0) -> str:
-    made = CliRunner().invoke(app, [str(word) for word in words])
-    output = made.output + (made.stderr if made.stderr not in made.output else "")
-    assert made.exit_code == code, output + str(made.exception)
-    return output
 
 
 @pytest.fixture(scope="module")
