@@ -71,14 +71,14 @@ def fuzz(reader: Reader, folder: Path, random: Random, cases: int, seconds: floa
         folder: Empty, on a file system in memory where there is one.
         random: Decides everything.
         cases: How many at most.
-        seconds: How long at most.
+        seconds: Of computing, at most.
         corpus: Inputs to begin with, beside the seeds.
     """
     path = reader.prepare(folder)
     seeds, report = reader.seeds(), Report()
     known = seeds + corpus
     answers: set[str] = set()
-    started = time.monotonic()
+    started = time.process_time()
     waiting = list(known)  # each of them as it is, first
     fine: list[bytes] = []  # what was read without complaint
     while report.cases < cases and (report.seconds < seconds or waiting):
@@ -102,7 +102,7 @@ def fuzz(reader: Reader, folder: Path, random: Random, cases: int, seconds: floa
             if report.cases > len(seeds) + len(corpus):
                 known.append(content)
                 report.corpus.append(content)
-        report.seconds = time.monotonic() - started
+        report.seconds = time.process_time() - started
     return report
 
 

@@ -15,7 +15,6 @@ import shutil
 import signal
 import sys
 import tempfile
-import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -31,7 +30,7 @@ from icdsel.console import err
 from .harness import Reader, Report, answer_to, fuzz, limited_memory, warm
 from .readers import READERS
 
-CHUNK = 50_000, 120.0  # cases and seconds that a process takes
+CHUNK = 50_000, 120.0  # cases and seconds of computing that a process takes
 TRACEBACK = "traceback.txt"  # of a process that ended before its time
 IN_MEMORY = Path("/dev/shm")
 
@@ -40,7 +39,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("readers", nargs="*", help=f"any of {', '.join(reader.name for reader in READERS)}")
     parser.add_argument("--cases", type=int, default=1_000_000, help="of each reader, at most")
-    parser.add_argument("--minutes", type=float, default=120, help="for each reader, at most")
+    parser.add_argument("--minutes", type=float, default=120, help="of computing for each reader, at most")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, help="where counts are kept, to go on from")
     parser.add_argument("--failures", type=Path, default=Path("fuzz-failures"), help="where failing inputs are kept")
@@ -91,9 +90,8 @@ def _run(reader: Reader, given: argparse.Namespace, so_far: Mapping[str, Any]) -
         chunk += 1
         at_most = min(CHUNK[0], given.cases - cases), min(CHUNK[1], 60 * given.minutes - seconds)
         folder = Path(tempfile.mkdtemp(prefix="icdsel-fuzz-", dir=IN_MEMORY if IN_MEMORY.is_dir() else None))
-        started = time.monotonic()
         report, killed = _in_a_process(reader, folder, Random(f"{given.seed}-{reader.name}-{chunk}"), *at_most, corpus)
-        seconds += time.monotonic() - started
+        seconds += report.seconds
         found = report.failures
         if killed:
             path = reader.prepare(Path(tempfile.mkdtemp(dir=folder)))
@@ -134,7 +132,7 @@ def _in_a_process(
             os._exit(ended)
     os.close(writing)
     with os.fdopen(reading, "rb") as file:
-        if not select.select([file], [], [], 2 * seconds + 600)[0]:  # stuck where no signal of Python's is heard
+        if not select.select([file], [], [], 10 * seconds + 600)[0]:  # stuck where no signal of Python's is heard
             os.kill(child, signal.SIGKILL)
         content = file.read()
     _, status = os.waitpid(child, 0)
