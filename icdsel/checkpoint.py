@@ -6,6 +6,7 @@ left to be guessed from the shapes. The same content always gives the same bytes
 """
 
 import io
+import os
 import re
 import sys
 import warnings
@@ -247,7 +248,7 @@ def find_checkpoint(run_dir: str | Path) -> Path:
     Last by number: what was copied or touched later is not better for it.
 
     Raises:
-        CheckpointError: The folder or a checkpoint in it is missing, or the checkpoint is a link to another folder.
+        CheckpointError: The folder or a checkpoint in it is missing, or the checkpoint is no file or a link to another folder.
     """
     run_dir = Path(run_dir)
     if not run_dir.is_dir():
@@ -261,11 +262,14 @@ def find_checkpoint(run_dir: str | Path) -> Path:
         )
     best = max(found, key=lambda match: (match[1] == "grpo", int(match[2])))
     path = run_dir / best[0]
-    if not path.resolve().is_relative_to(run_dir.resolve()):
+    leads_to = Path(os.path.realpath(path))
+    if not leads_to.is_relative_to(os.path.realpath(run_dir)):
         raise CheckpointError(
-            f"{path} is a link that leads out of its run, to {path.resolve()}. If that is the policy that you want, "
+            f"{path} is a link that leads out of its run, to {leads_to}. If that is the policy that you want, "
             "name it with --checkpoint."
         )
+    if not path.is_file():
+        raise CheckpointError(f"{path} is no file, or a link that leads nowhere: remove it.")
     return path
 
 

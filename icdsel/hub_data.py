@@ -10,7 +10,7 @@ from typing import Any
 
 from icdsel.console import progress
 from icdsel.errors import DataError
-from icdsel.files import write_text
+from icdsel.files import write_bytes, write_text
 from icdsel.vqa_files import SPLIT_NAMES
 
 PREFIX = "hub:"
@@ -175,8 +175,5 @@ def _write_image(
     name = hashlib.sha256(content).hexdigest()[:32] + (ending if ending in _ENDINGS else "")
     path = folder / below / name
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{name}.{os.getpid()}.part")
-        beside.write_bytes(content)
-        beside.replace(path)
+        write_bytes(path, content)
     return str(below / name)

@@ -1,6 +1,7 @@
 """Predictions as `infer` leaves them: found, read, checked against one another, and named apart."""
 
 import hashlib
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -158,7 +159,7 @@ def _files(paths: Sequence[Path]) -> list[Path]:
                 f"{path} {'' if path.exists() else 'does not exist and '}holds no predictions. Make them with "
                 "`icdsel infer`, or name files or folders of predictions: `icdsel compare results/world/infer/*`."
             )
-    return list({path.resolve(): path for path in found}.values())
+    return list({os.path.realpath(path): path for path in found}.values())
 
 
 def read_source(path: Path, name: str | None = None) -> Source:

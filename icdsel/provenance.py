@@ -52,9 +52,26 @@ def fingerprint_examples(examples: Iterable[Example]) -> str:
 
 
 def fingerprint_file(path: Path) -> str:
-    """Of a file's content."""
+    """Of a file's content, of as many bytes as the system says it has: some that are no files on a disk never end.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    digest = hashlib.sha256()
     with open_file(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        left = os.fstat(file.fileno()).st_size
+        while left > 0 and (part := file.read(min(left, 2**20))):
+            digest.update(part)
+            left -= len(part)
+    return digest.hexdigest()[:16]
+
+
+def has_fingerprint(path: Path, fingerprint: object) -> bool:
+    """Whether there is such a file, which can be read, and its content is that of the fingerprint."""
+    try:
+        return path.is_file() and fingerprint_file(path) == fingerprint
+    except OSError:
+        return False
 
 
 def identity(settings: Settings, *tables: str, leave_out: Iterable[str] = ()) -> Identity:

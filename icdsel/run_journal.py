@@ -68,7 +68,7 @@ class RunJournal:
         lines = list(islice(whole_lines(metrics, RunError), count))
         if len(lines) < count:
             raise RunError(f"{metrics} lacks epochs that {path} tells of: train with --overwrite")
-        self.epochs = [_sound(metrics, number, epoch) for number, (_, epoch) in enumerate(lines, 1)]
+        self.epochs = [sound_epoch(f"{metrics}, line {number}", epoch) for number, (_, epoch) in enumerate(lines, 1)]
         write_bytes(metrics, b"".join(line for line, _ in lines))
         for number, line in enumerate(self.epochs, 1):
             self._show(line, number)
@@ -136,18 +136,24 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         RunError: it cannot be read, or a line is damaged.
     """
     try:
-        return [_sound(path, number, parsed(line)) for number, line in enumerate(read_bytes_lines(path), 1)]
+        return [
+            sound_epoch(f"{path}, line {number}", parsed(line)) for number, line in enumerate(read_bytes_lines(path), 1)
+        ]
     except (OSError, ValueError) as error:
         raise RunError(f"{path} is missing or damaged: {error}") from None
 
 
-def _sound(path: Path, number: int, epoch: Any) -> dict[str, Any]:
-    """A line of metrics, if all in it is of its kind: a phase, a number of an epoch, and finite numbers."""
+def sound_epoch(place: str, epoch: Any) -> dict[str, Any]:
+    """A line of metrics, if all in it is of its kind: a phase, a number of an epoch, and finite numbers.
+
+    Raises:
+        RunError: It is not; the message begins with `place`.
+    """
     told = dict(epoch) if isinstance(epoch, dict) else {}
     if not isinstance(told.pop("phase", None), str) or not is_id(told.pop("epoch", None)):
-        raise RunError(f"{path}, line {number}: it names no phase and epoch: no metrics of icdsel")
+        raise RunError(f"{place}: it names no phase and epoch: no metrics of icdsel")
     if wrong := [name for name, value in told.items() if value is not None and not is_number(value, -1e300, 1e300)]:
-        raise RunError(f"{path}, line {number}: {wrong[0][:40]} is no finite number")
+        raise RunError(f"{place}: {wrong[0][:40]} is no finite number")
     sound: dict[str, Any] = epoch
     return sound
 

@@ -1,6 +1,7 @@
 """The runs that a results folder holds: what they were made with, how far they came, how good they are. Reads only."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +15,7 @@ from icdsel.console import warn
 from icdsel.errors import CheckpointError, RunError
 from icdsel.files import write_json
 from icdsel.infer import read_predictions
-from icdsel.provenance import fingerprint_file, read_side_file
+from icdsel.provenance import has_fingerprint, read_side_file
 from icdsel.run_journal import METRICS_FILE, read_metrics
 from icdsel.settings import TABLES, DataSettings, Settings, VlmSettings, unusual
 from icdsel.train import SIDE_FILE
@@ -122,13 +123,11 @@ def _summary(folder: Path, rows: Iterable[tuple[Path, Mapping[str, Any]]]) -> Ru
 
 
 def _size(folder: Path) -> int:
-    """Bytes of all files in it."""
+    """Bytes of the files in it and in the folders in it; links count as themselves."""
     size = 0
-    for file in folder.rglob("*"):
-        try:
-            size += file.stat().st_size if file.is_file() else 0
-        except FileNotFoundError:  # a checkpoint that is being written was renamed meanwhile
-            continue
+    for file in (*folder.glob("*"), *folder.glob("*/*")):
+        with suppress(OSError):  # one that is being written is renamed meanwhile, another may not be looked at
+            size += file.lstat().st_size if not file.is_dir() else 0
     return size
 
 
@@ -209,7 +208,7 @@ def _answered(folder: Path, rows: Iterable[tuple[Path, Mapping[str, Any]]]) -> I
     checkpoints = {f"policy-{folder.name}-{path.stem}": path for path in folder.glob("*_epoch*.pt")}
     for side_path, side in rows:
         checkpoint = checkpoints.get(str(side.get("name")))
-        if checkpoint is None or side["identity"].get("checkpoint") != fingerprint_file(checkpoint):
+        if checkpoint is None or not has_fingerprint(checkpoint, side["identity"].get("checkpoint")):
             continue
         predictions = side_path.with_name(side_path.name.removesuffix(".meta.json") + ".jsonl")
         try:

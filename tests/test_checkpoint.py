@@ -575,6 +575,10 @@ def test_a_checkpoint_that_is_a_link_out_of_its_run_is_not_taken(tmp_path):
     (run / "rce_epoch1.pt").symlink_to(elsewhere)
     with pytest.raises(CheckpointError, match=r"link that leads out of its run.*elsewhere\.pt.*--checkpoint"):
         find_checkpoint(run)
+    (run / "rce_epoch3.pt").symlink_to("rce_epoch3.pt")
+    with pytest.raises(CheckpointError, match=r"rce_epoch3\.pt is no file"):
+        find_checkpoint(run)
+    (run / "rce_epoch3.pt").unlink()
     save(run / "kept.pt", network())
     (run / "rce_epoch2.pt").symlink_to("kept.pt")
     assert find_checkpoint(run) == run / "rce_epoch2.pt"

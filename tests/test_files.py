@@ -1,11 +1,13 @@
 """Files appear whole, journals grow and are cut, and nothing is written through a link, a pipe or a device."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from icdsel.console import listeners
+from icdsel.demo import world
 from icdsel.errors import RunError
 from icdsel.files import append_lines, cut, size_of, write_bytes, write_json
 from icdsel.lock import locked
@@ -108,6 +110,27 @@ def test_what_cannot_be_written_leaves_the_old_file_and_nothing_beside(tmp_path:
     with pytest.raises(ValueError, match="JSON"):
         write_json(path, [float("nan")])
     assert path.read_text() == "[1]\n" and list(tmp_path.iterdir()) == [path]
+
+
+def test_the_world_is_not_written_through_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world, "SPLIT_SIZES", {"train": 2})
+    (tmp_path / "secret").write_text("mine")
+    images = tmp_path / "world" / "images" / "train"
+    images.mkdir(parents=True)
+    (images / "000000000001.png").symlink_to(tmp_path / "secret")
+    world.write_world(tmp_path / "world")
+    assert (tmp_path / "secret").read_text() == "mine"
+    assert (images / "000000000001.png").read_bytes()[1:4] == b"PNG"
+    (tmp_path / "elsewhere").mkdir()
+    for place in ("world", "world/images", "world/images/train"):
+        shutil.rmtree(tmp_path / "world")
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(OSError, match="it is a link"):
+            world.write_world(tmp_path / "world")
+        assert not [*(tmp_path / "elsewhere").iterdir()]
+        (tmp_path / place).unlink()
+        (tmp_path / "world").mkdir(exist_ok=True)
 
 
 def test_sizes(tmp_path: Path):

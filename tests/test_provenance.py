@@ -1,16 +1,24 @@
 """What moving aside and claiming make of what a killed process left."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
 
 from icdsel.errors import RunError
 from icdsel.files import write_json
-from icdsel.provenance import claim, move_aside
+from icdsel.provenance import claim, fingerprint_file, has_fingerprint, move_aside
 
 
 def claimed(run: Path, overwrite: bool = False) -> bool:
     return claim((run,), run / "run.json", {"data.seed": 1}, "run x", RunError, "Use --overwrite.", overwrite)
+
+
+def test_the_fingerprint_of_what_never_ends() -> None:
+    """A regular file for the system, of no size, that gives hundreds of gigabytes; another that cannot be read."""
+    assert fingerprint_file(Path("/proc/self/pagemap")) == hashlib.sha256().hexdigest()[:16]
+    assert not has_fingerprint(Path("/proc/self/mem"), "0" * 16)
+    assert not has_fingerprint(Path("nowhere"), None)
 
 
 def test_a_move_that_was_cut_short_is_gone_on_with_under_the_same_number(tmp_path: Path) -> None:

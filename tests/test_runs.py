@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,16 @@ def lose_side(run: Path) -> None:
     (run / "run.json").unlink()
 
 
+def lead_in_a_circle(run: Path) -> None:
+    (run / "grpo_epoch1.pt").symlink_to("grpo_epoch1.pt")
+
+
+def lead_out(run: Path) -> None:
+    """A link in the run's place, to a folder whose files are not counted one by one."""
+    shutil.rmtree(run)
+    run.symlink_to("/")
+
+
 def lose_checkpoints(run: Path) -> None:
     for path in run.glob("*.pt"):
         path.unlink()
@@ -147,6 +158,8 @@ def damage_metrics(run: Path) -> None:
         (lose_side, "run.json is missing"),
         (lose_checkpoints, "No checkpoint"),
         (damage_metrics, "metrics.jsonl"),
+        (lead_in_a_circle, "grpo_epoch1.pt is no file"),
+        (lead_out, "run.json is missing"),
     ],
 )
 def test_a_damaged_run_says_why_and_hides_no_other(tmp_path, damage, told):

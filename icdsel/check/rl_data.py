@@ -54,6 +54,7 @@ OWN_IMAGE_ALLOWED = Kind(
 FAILED = Kind("VLM calls failed", "training leaves them out; make the data again to repeat the calls", "worth knowing")
 REPEATED_POINTER = Kind("pointers stand more than once in their query", "they count double", "worth knowing")
 POOL_SIZES = Kind("pools of other sizes than most", "training pads them", "worth knowing")
+UNKNOWN_IN_POOL = Kind("pools with an example that is not in the training split", _DATASET)
 MIXED_POOLS = Kind("pools of a few examples beside pools of the whole split", "train on them one after the other")
 LENGTHS = Kind("pointers of another length than most", "they cannot be trained on together: keep those of one length")
 NO_SCORE = Kind(
@@ -272,6 +273,8 @@ class _Queries:
         if not group.derived:
             self._sizes[size] += 1
             self._size_example.setdefault(size, question_id)
+        if self.train is not None and not self.train.row.keys() >= set(group.pool or ()):
+            found.add(UNKNOWN_IN_POOL, f"query {question_id}")
         query = _example(self._split, question_id)
         if self._split and query is None:
             found.add(OTHER_SPLIT, f"query {question_id} is not in {self._split.name}")

@@ -1,6 +1,5 @@
 """What is wrong with a run's folder, or with a single checkpoint."""
 
-import math
 import re
 from collections.abc import Mapping
 from itertools import islice
@@ -15,8 +14,8 @@ from icdsel.json_records import read_lines
 from icdsel.lever_plus.checkpoints import unknown_parts
 from icdsel.online import JOURNAL
 from icdsel.policy import PointerConfig
-from icdsel.provenance import fingerprint_file, read_side_file
-from icdsel.run_journal import METRICS_FILE
+from icdsel.provenance import has_fingerprint, read_side_file
+from icdsel.run_journal import METRICS_FILE, sound_epoch
 from icdsel.runs import trained_on
 from icdsel.train import SIDE_FILE
 
@@ -139,16 +138,15 @@ def _measured(found: Findings, path: Path) -> set[_Epoch]:
     try:
         for place, line in read_lines(path, lambda error: found.add(BAD_METRICS, error)):
             try:
-                epoch = str(line["phase"]), int(line["epoch"])
-            except (KeyError, TypeError, ValueError, OverflowError) as error:
-                found.add(BAD_METRICS, f"{place}: {type(error).__name__} {error}")
-                continue
-            if epoch in measured:
-                found.add(BAD_METRICS, f"{place}: {epoch[0]} epoch {epoch[1]} stands there twice")
-            measured.add(epoch)
-            wrong = [name for name, value in line.items() if isinstance(value, float) and not math.isfinite(value)]
-            if wrong:
-                found.add(BAD_METRICS, f"{place}: no finite number: {', '.join(wrong)}")
+                sound_epoch(place, line)
+            except RunError as error:
+                found.add(BAD_METRICS, error)
+            told = (line.get("phase"), line.get("epoch")) if isinstance(line, dict) else ()
+            match told:
+                case str(phase), int(number):
+                    if (phase, number) in measured:
+                        found.add(BAD_METRICS, f"{place}: {phase} epoch {number} stands there twice")
+                    measured.add((phase, number))
     except DataError as error:  # there is no such file
         found.add(BAD_METRICS, error)
     return measured
@@ -175,7 +173,7 @@ def _check_against(found: Findings, side: Mapping[str, Any], there: set[_Epoch])
     for path, fingerprint in trained_on(side):
         if not path.is_file():
             found.add(RL_DATA_GONE, path)
-        elif fingerprint_file(path) != fingerprint:
+        elif not has_fingerprint(path, fingerprint):
             found.add(RL_DATA_CHANGED, path)
 
 

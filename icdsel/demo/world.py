@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from icdsel.files import remove_leftovers, write_json
+from icdsel.files import refuse_link, remove_leftovers, write_json
 
 WORLD_SEED = 20_251_210
 SPLIT_SIZES = {"train": 2400, "tuning": 1000, "validation": 1000}
@@ -197,15 +197,23 @@ def write_world(folder: Path) -> None:
 
     The same bytes on every machine with the same Pillow and numpy. The annotations of the last split are
     written last, so a folder that holds them all is whole.
+
+    Raises:
+        OSError: It cannot be written, or a folder of it is a link.
     """
     first_id, last = 1, [*SPLIT_SIZES][-1]
     for split, size in SPLIT_SIZES.items():
         remove_leftovers(folder / f"questions_{split}.json", folder / f"annotations_{split}.json")
         images = folder / "images" / split
-        images.mkdir(parents=True, exist_ok=True)
+        for place in (folder, images.parent, images):
+            refuse_link(place)
+            place.mkdir(parents=True, exist_ok=True)
         questions, annotations = [], []
         for question, annotation, image in _records(split, first_id):
-            image.save(images / f"{question['image_id']:012d}.png")
+            path = images / f"{question['image_id']:012d}.png"
+            path.unlink(missing_ok=True)  # a link in its place would lead elsewhere
+            with path.open("xb") as file:
+                image.save(file, "PNG")
             questions.append(question)
             annotations.append(annotation)
         write_json(folder / f"questions_{split}.json", {"questions": questions})

@@ -16,7 +16,7 @@ from icdsel.errors import RlDataError, RunError
 from icdsel.groups import merge
 from icdsel.page.choices import Chosen
 from icdsel.page.landscape import Landscape, landscape
-from icdsel.provenance import fingerprint_file, read_side_file
+from icdsel.provenance import fingerprint_file, has_fingerprint, read_side_file
 from icdsel.rl_data import read_rl_data, rl_data_path
 from icdsel.run_journal import METRICS_FILE, read_metrics
 from icdsel.runs import trained_on
@@ -64,16 +64,12 @@ def read_runs(chosen: Sequence[Chosen], settings: Settings) -> tuple[list[ShownR
 def _folder(row: Chosen, settings: Settings) -> Path | None:
     """Beside the row's checkpoint, else the longest name in `model_cpk` that its file's name begins with."""
     checkpoint, file = row.source.checkpoint, row.source.path
-    places = [checkpoint.parent] if checkpoint and _is(checkpoint, row.source.identity.get("checkpoint")) else []
+    known = checkpoint and has_fingerprint(checkpoint, row.source.identity.get("checkpoint"))
+    places = [checkpoint.parent] if checkpoint and known else []
     named = [path.parent for path in runs_dir(settings).glob(f"*/{SIDE_FILE}")]
     fitting = [folder for folder in named if file.name.startswith(f"policy-{folder.name}-")]
     places += sorted(fitting, key=lambda folder: -len(folder.name))
     return next((folder for folder in places if (folder / SIDE_FILE).is_file()), None)
-
-
-def _is(path: Path, fingerprint: object) -> bool:
-    """Whether a file is there and has this fingerprint."""
-    return path.is_file() and fingerprint_file(path) == fingerprint
 
 
 def _read_run(row: Chosen, folder: Path) -> ShownRun:
@@ -113,7 +109,7 @@ def read_landscapes(
         source = " + ".join(path.name for path, _ in files)
         try:
             for path, fingerprint in files:
-                if path.is_file() and not _is(path, fingerprint):
+                if path.is_file() and not has_fingerprint(path, fingerprint):
                     raise RlDataError(f"{path} is not what it was trained on")
             read = [
                 read_rl_data(path, question_ids, skip_fallback=reward.skip_fallback, accept_unsound=True)

@@ -116,6 +116,7 @@ def test_rejected_candidates_by_reason_and_failed_calls_by_theirs(settings):
 def test_ids_of_another_dataset(settings):
     told = counts(checked(settings, query(900, [10, 901], [12, 10], candidate_pool_ids=[*POOL, 901])))
     assert told[kinds.OTHER_SPLIT.problem] == told[kinds.UNKNOWN_ICD.problem] == 1
+    assert told[kinds.UNKNOWN_IN_POOL.problem] == 1
 
 
 def test_pointers_of_several_lengths_and_lacking_scores(settings):

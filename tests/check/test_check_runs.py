@@ -106,6 +106,11 @@ def test_metrics(run):
     found = looked_at(run)
     assert counts(found) == {kinds.BAD_METRICS.problem: 3, kinds.NO_METRICS.problem: 1}
     assert any("grpo epoch 1" in example for finding in found.findings for example in finding.examples)
+    # What other commands refuse.
+    (run / "metrics.jsonl").write_text("\n".join([*lines[:-1], '{"phase": "grpo", "epoch": 1, "kl": "low"}']))
+    assert counts(looked_at(run)) == {kinds.BAD_METRICS.problem: 1}
+    (run / "metrics.jsonl").write_text("\n".join([*lines[:-1], '{"phase": "grpo", "epoch": "1", "kl": 0.1}']))
+    assert counts(looked_at(run)) == {kinds.BAD_METRICS.problem: 1, kinds.NO_METRICS.problem: 1}
     (run / "metrics.jsonl").unlink()
     assert counts(looked_at(run)) == {kinds.BAD_METRICS.problem: 1, kinds.NO_METRICS.problem: 3}
 
