@@ -248,7 +248,7 @@ def find_checkpoint(run_dir: str | Path) -> Path:
     Last by number: what was copied or touched later is not better for it.
 
     Raises:
-        CheckpointError: The folder or a checkpoint in it is missing, or the checkpoint is no file or a link to another folder.
+        CheckpointError: The folder or a checkpoint in it is missing, or it is no file or a link to another folder.
     """
     run_dir = Path(run_dir)
     if not run_dir.is_dir():

@@ -154,7 +154,10 @@ class FeatureCache:
         if not paths:
             return
         try:
-            yield from zip(paths, self._encode([prepared[path] for path in paths]), strict=True)
+            made = self._encode([prepared[path] for path in paths])
+            if not all(features.isfinite().all() for features, _ in made):
+                raise ValueError("the model gives NaN or infinite values for it")
+            yield from zip(paths, made, strict=True)
         except (OSError, ValueError, RuntimeError) as error:  # what the model or the memory cannot take: find which
             if len(paths) == 1:
                 self._break(paths[0], error)
@@ -199,6 +202,8 @@ class FeatureCache:
             rows, columns = map(int, grid.split("x"))
             if features.ndim != 2 or min(rows, columns) < 1 or len(features) != rows * columns:
                 raise ValueError("the tokens are not those of the grid")
+            if not features.isfinite().all():
+                raise ValueError("there are tokens that are not finite")
         except (SafetensorError, ValueError, OSError):
             file.unlink(missing_ok=True)  # damaged: it is made anew
             return False

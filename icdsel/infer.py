@@ -253,7 +253,7 @@ def _check_policy(settings: Settings, sources: Sources, policy_file: Path) -> No
         return
     trained = read_side_file(side)["identity"]
     now = identity(settings, "data") | sources.identity
-    binding = ("data.dataset", "data.embed", "dataset", "model", "encoder")
+    binding = ("data.dataset", "data.embed", "dataset", "model", "encoder", "train_embeddings")
     told = differences(*({name: made_of.get(name) for name in binding} for made_of in (trained, now)))
     if told:
         raise CheckpointError(

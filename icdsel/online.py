@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from icdsel.console import Advance
+from icdsel.console import Advance, warn
 from icdsel.errors import RlDataError
 from icdsel.files import append_lines, cut
 from icdsel.generation import UNIT, Tally, score_unit
@@ -193,7 +193,11 @@ def most_calls(train: TrainSettings, queries: int) -> int:
 
 
 def _read_journal(path: Path) -> dict[tuple[int, int], dict[str, Any]]:
-    """The records of a journal by epoch and query; a torn last line is cut off."""
+    """The records of a journal by epoch and query; from a line on that is torn or damaged it is cut off.
+
+    Raises:
+        RlDataError: It cannot be read.
+    """
     if not path.exists():
         return {}
     records, size = {}, 0
@@ -208,11 +212,10 @@ def _read_journal(path: Path) -> dict[tuple[int, int], dict[str, Any]]:
                 raise ValueError("its epoch is no integer, or a pointer could not be trained on")
             records[record["online_epoch"], question_id] = record
             size += len(line)
-    except (*NO_RECORD, OSError) as error:
-        raise RlDataError(
-            f"{path}, line {len(records) + 1}: {type(error).__name__} {error}: the journal is damaged. Train with "
-            "--overwrite, which moves the run aside."
-        ) from None
+    except NO_RECORD as error:
+        warn(f"{path}, line {len(records) + 1}: {type(error).__name__} {error}: from here on the VLM is asked again")
+    except OSError as error:
+        raise RlDataError(f"{path} cannot be read: {error}") from None
     cut(path, size)
     return records
 

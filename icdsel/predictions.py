@@ -272,7 +272,9 @@ def _restricted(rows: Sequence[Answered], shared: frozenset[int]) -> list[Answer
     """Only the queries that every row was asked and has an answer to: a failed VLM call is no wrong answer."""
     common = shared.intersection(*(row.scores.by_query for row in rows))
     if not common:
-        raise RunError("no query was answered by every row: some of them failed; answer them again with --overwrite")
+        raise RunError(
+            "no query was answered by every row, as some failed: move their files away and answer them again"
+        )
 
     def kept(scores: Mapping[int, float]) -> dict[int, float]:
         return {i: score for i, score in scores.items() if i in common}

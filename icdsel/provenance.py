@@ -33,6 +33,7 @@ _IN_WORDS = {
     "encoder": "the encoder's files",
     "sampler_encoder": "the files of the samplers' encoder",
     "scorer": "the version of icdsel's scorer",
+    "broken_images": "the images that cannot be read",
     "train_embeddings": "the file of --train-embeddings",
     "init": "the checkpoint of --init",
     "warm_start": "the file of --warm-start",
@@ -120,9 +121,12 @@ def _git_revision() -> str | None:
     here = Path(__file__).parent
     if not (here.parent / ".git").exists():
         return None
-    made = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, check=False
-    )
+    try:
+        made = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, check=False
+        )
+    except OSError:  # there is no git
+        return None
     return made.stdout.strip() or None
 
 

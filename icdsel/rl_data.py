@@ -77,6 +77,8 @@ def convert(settings: Settings, path: Path, output: Path | None = None) -> Path:
     ]
     made_of = read_side_file(side_path(path))["identity"] if side_path(path).exists() else {}
     target = output or path.with_suffix(".json")
+    if target.exists() and target.samefile(path):
+        raise RlDataError(f"{target} is the file to be converted: name another one with --output")
     content = lever_plus_json(records, load_split(settings.data, "train").row, {"made_of": made_of})
     with waiting(target, f"conversion of {path}"):
         remove_leftovers(target)
@@ -123,7 +125,7 @@ def read_rl_data(
             raise RlDataError(f"{path}, line {number}: {type(error).__name__} {error}: no RL data of icdsel") from None
         groups.append(group)
     if not groups:
-        raise RlDataError(f"{path} is empty. Make it anew with `icdsel gen-rl-data --overwrite`.")
+        raise RlDataError(f"{path} is empty. Move it away and make it anew: `icdsel gen-rl-data`.")
     kept = tuple(group for group in groups if group.candidates)
     if not kept:
         raise RlDataError(f"{path}: no candidate can be used ({dict(rejected)})")

@@ -25,6 +25,7 @@ from icdsel.training import PHASES, Epoch, plain
 
 METRICS_FILE = "metrics.jsonl"
 RESUME_FILE = "resume.pt"
+ANEW = "move the run's folder away, and give the same command again"
 
 
 class RunJournal:
@@ -63,11 +64,11 @@ class RunJournal:
             return None
         left = load_checkpoint(path)
         if not _is_whole(left, self._network):
-            raise RunError(f"{path} is not what this training goes on from, or is damaged: train with --overwrite")
+            raise RunError(f"{path} is not what this training goes on from, or is damaged: {ANEW}")
         metrics, count = self._folder / METRICS_FILE, left.extra["epochs"]
         lines = list(islice(whole_lines(metrics, RunError), count))
         if len(lines) < count:
-            raise RunError(f"{metrics} lacks epochs that {path} tells of: train with --overwrite")
+            raise RunError(f"{metrics} lacks epochs that {path} tells of: {ANEW}")
         self.epochs = [sound_epoch(f"{metrics}, line {number}", epoch) for number, (_, epoch) in enumerate(lines, 1)]
         write_bytes(metrics, b"".join(line for line, _ in lines))
         for number, line in enumerate(self.epochs, 1):

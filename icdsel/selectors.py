@@ -16,6 +16,7 @@ from icdsel.errors import RlDataError
 from icdsel.neighbours import nearest_rows
 from icdsel.provenance import differences, identity, read_side_file
 from icdsel.records import Pointer
+from icdsel.scoring import SCORER_VERSION
 from icdsel.settings import Settings
 from icdsel.sources import Queries, Sources
 from icdsel.topk import stable_topk
@@ -116,6 +117,7 @@ class Selectors:
                 f"--queries {len(self.queries.examples)}`, with the same pools and prompts, makes them. ({error})"
             ) from None
         now = identity(settings, "data", "vlm") | self.sources.identity
+        now |= {"queries": self.sources.fingerprint(split), "scorer": SCORER_VERSION}
         scored = read_side_file(rl_data.side_path(path))["identity"]
         if told := differences({name: scored.get(name) for name in now}, now):
             raise RlDataError(

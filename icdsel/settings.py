@@ -227,7 +227,7 @@ class VlmSettings(Table):
     """Tokens of prompts that the VLM reads at once; less needs less memory, answers stay the same."""
     max_failed: float = Field(0.1, ge=0, le=1)
     """Share of calls that may fail; the run stops where it is more, and what was finished is kept."""
-    call_timeout: float = Field(1800, gt=0)
+    call_timeout: float = Field(1800, ge=0.01, le=1e7)
     """Seconds that prompts which are read at once may take; then each is tried alone, and what hangs has failed."""
     image_cache_mb: int = Field(1024, ge=0)
     """Memory for the visual features of images already seen."""

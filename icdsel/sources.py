@@ -1,6 +1,7 @@
 """What every stage that asks the VLM works on: the training split, the VLM, embeddings and pools."""
 
 import copy
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -82,6 +83,8 @@ class Sources:
             "encoder": self.encoder.fingerprint,
             "train_embeddings": fingerprint_file(own) if own else None,
         }
+        if self._broken:  # they are in no pool
+            made_of["broken_images"] = hashlib.sha256(repr(sorted(self._broken)).encode()).hexdigest()[:16]
         if self.settings.data.sampler != "rand":
             made_of["sampler_encoder"] = self.sampler_encoder.fingerprint
         return made_of

@@ -36,17 +36,22 @@ def time_limit(seconds: float, advice: str) -> Iterator[None]:
         raise TimeoutError(too_long)
 
     def end() -> None:
-        warn(f"{too_long}, and it cannot be interrupted: the process ends. {advice}")
-        os._exit(1)
+        if done.wait(seconds) or done.wait(GRACE):  # one after the other: a process may be stopped for longer than both
+            return
+        try:
+            warn(f"{too_long}, and it cannot be interrupted: the process ends. {advice}")
+        finally:
+            os._exit(1)
 
+    done = threading.Event()
     before = signal.signal(signal.SIGALRM, interrupt)
-    last = threading.Timer(seconds + GRACE, end)
-    last.daemon = True
-    last.start()
+    threading.Thread(target=end, daemon=True).start()
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-        last.cancel()
+        done.set()
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0)  # the alarm may ring until then
+        finally:
+            signal.signal(signal.SIGALRM, before)

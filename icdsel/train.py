@@ -1,6 +1,6 @@
 """The training stage: RL data in, a run's folder with checkpoints and metrics out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -102,8 +102,7 @@ def find_run(settings: Settings, name: str | None = None) -> Run:
         there = f"there are: {', '.join(sorted(known))}" if known else "there are none"
         raise RunError(f"no run {name!r} in {folder} ({there}). Train it with `icdsel train --run {name}`.")
     fitting = []
-    for path in known.values():
-        side = read_side_file(path)
+    for path, side in _whole(known.values()):
         if side.get("pair") == settings.pair_name and "finished" in side:
             fitting.append((side["finished"], path.parent))
     if not fitting:
@@ -112,6 +111,15 @@ def find_run(settings: Settings, name: str | None = None) -> Run:
         others = f" {folder} holds other runs: {', '.join(sorted(known))}." if known else ""
         raise RunError(f"no finished run for {what}.{others} Train one with `icdsel train`.")
     return Run(max(fitting)[1])
+
+
+def _whole(paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Side files of runs; one that is damaged is told of and passed over."""
+    for path in paths:
+        try:
+            yield path, read_side_file(path)
+        except RunError as error:
+            warn(str(error))
 
 
 def on_training_queries(settings: Settings) -> Settings:
@@ -189,6 +197,11 @@ def train(
                 rollouts = Rollouts(sources, train_part, settings.train, settings.reward, seed, online, advance)
                 if resume and resume.phase == "grpo" and resume.epoch is not None:
                     rollouts.replay(resume.epoch + 1)
+                    if rollouts.calls != journal.epochs[-1].get("vlm_calls"):
+                        raise RunError(
+                            f"{online} lacks answers that earlier epochs were trained on: put it back, or move the "
+                            "run's folder away, and give the same command again"
+                        )
             train_policy(
                 network,
                 table,
@@ -264,7 +277,7 @@ def is_trained(run: Run, made_of: Identity, overwrite: bool = False) -> bool:
 
 def _mark_finished(side: Path) -> None:
     content = read_side_file(side)
-    others = [read_side_file(path).get("finished", 0) for path in side.parent.parent.glob(f"*/{SIDE_FILE}")]
+    others = [other.get("finished", 0) for _, other in _whole(side.parent.parent.glob(f"*/{SIDE_FILE}"))]
     write_json(side, content | {"finished": max(others, default=0) + 1}, indent=1)
 
 

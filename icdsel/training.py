@@ -166,7 +166,9 @@ def _fits(state: object, parameters: Sequence[Tensor]) -> bool:
 
 
 def _not_whole(why: str) -> RunError:
-    return RunError(f"what the interrupted training left is damaged ({why}): train with --overwrite")
+    return RunError(
+        f"what the interrupted training left is damaged ({why}): move its run away, and give the same command again"
+    )
 
 
 def _set_draws(draws: Mapping[str, Any], order: torch.Generator) -> None:

@@ -68,6 +68,11 @@ def plan_experiments(settings: Settings, variants: str, seeds: int) -> list[Expe
         for other, same in by_variant.items():
             if same == changed:
                 raise SettingsError(f"--train: {other!r} and {variant!r} are the same training: leave one of them out")
+            if run_name(same) == run_name(changed):
+                raise SettingsError(
+                    f"--train: {other!r} and {variant!r} would be one run, {run_name(changed)}: its name tells of "
+                    "files their names alone, of numbers six digits. Rename a file, or take another number"
+                )
         by_variant[variant] = changed
     told = set(without_effect(settings, _VARIED))
     for variant, changed in by_variant.items():

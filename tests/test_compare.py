@@ -324,7 +324,7 @@ def test_a_failed_call_is_no_wrong_answer(settings: Settings) -> None:
     # n counts what was asked.
     assert by_name(compare(settings, n=4)) == rows
     write(settings, "zero-shot", {0: [0.6] * 4}, failed=[101, 103])
-    with pytest.raises(RunError, match=r"no query was answered by every row.*--overwrite"):
+    with pytest.raises(RunError, match=r"no query was answered by every row.*move their files away"):
         compare(settings)
 
 

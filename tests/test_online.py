@@ -145,9 +145,10 @@ def test_failed_calls_count_but_teach_nothing_and_are_not_repeated(tmp_path: Pat
     assert read_rl_data(tmp_path / "online.jsonl").rejected == {"the VLM call failed": failed}
 
 
-def test_a_vlm_that_fails_always_stops_the_training(tmp_path: Path) -> None:
-    with pytest.raises(RlDataError, match="no memory"):
-        rollouts(tmp_path, Asked(fails=lambda request: True))(network(), TABLE, 0)
+def test_calls_that_all_fail_are_recorded_for_the_vlm_stops_where_they_are_many(tmp_path: Path) -> None:
+    _, report = rollouts(tmp_path, Asked(fails=lambda request: True))(network(), TABLE, 0)
+    with pytest.raises(RlDataError, match=rf"no candidate can be used.*failed': {report['vlm_calls']:.0f}"):
+        read_rl_data(tmp_path / "online.jsonl")
 
 
 def test_the_journal_is_rl_data(tmp_path: Path) -> None:
@@ -188,10 +189,15 @@ def test_what_the_journal_holds_is_not_asked_again(tmp_path: Path, kept: int, to
     assert torch.equal(found.pointers, expected.pointers)
 
 
-def test_a_damaged_journal_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "online.jsonl").write_text('{"online_epoch": 0}\n')
-    with pytest.raises(RlDataError, match=r"online.jsonl, line 1: .*damaged"):
-        rollouts(tmp_path, Asked())
+def test_from_a_damaged_line_on_the_vlm_is_asked_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rollouts(tmp_path, Asked())(network(), TABLE, 0)
+    journal = tmp_path / "online.jsonl"
+    whole = journal.read_bytes()
+    journal.write_bytes(whole.splitlines(keepends=True)[0] + b"\0" * 300 + b'"}\n')  # as after a power cut
+    again = Asked()
+    rollouts(tmp_path, again)(network(), TABLE, 0)
+    assert "online.jsonl, line 2: " in capsys.readouterr().err
+    assert journal.read_bytes() == whole
 
 
 def test_training_online_finds_what_the_data_did_not_hold(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from icdsel.scoring import SCORER_VERSION
 from icdsel.settings import RewardSettings, Settings
 
 PART = ".part"
-_AGAIN = "make them again: icdsel gen-rl-data --overwrite"
+_AGAIN = "move them away and make them again: icdsel gen-rl-data"
 _DATASET = "name the dataset that they were made of with --dataset"
 
 UNREADABLE = Kind("files or lines that cannot be read", f"training stops at them: {_AGAIN}")

@@ -20,7 +20,7 @@ from icdsel.runs import trained_on
 from icdsel.train import SIDE_FILE
 
 EPOCH_FILE = re.compile(r"(warm|rce|grpo)_epoch([1-9]\d{0,8})\.pt")
-_AGAIN = "train it again: icdsel train --overwrite"
+_AGAIN = "move the run away and train it again: icdsel train"
 _Epoch = tuple[str, int]
 
 BAD_SIDE_FILE = Kind(f"{SIDE_FILE} is missing or cannot be read", f"copy it again, or {_AGAIN}")
