@@ -7,6 +7,7 @@ is kept in a file, and an interrupted run goes on where it was.
 
 import hashlib
 import json
+import shlex
 import shutil
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -319,10 +320,13 @@ def _no_vectors(path: Path, content: object, expected: str) -> DataError:
     """What a file holds in the place of vectors."""
     found = described(content)
     if isinstance(content, Foreign) and "numpy" in found:
+        code = (
+            f"import torch; x = torch.load({str(path)!r}, weights_only=False); "
+            f"torch.save(torch.as_tensor(x).float(), {str(path.with_name('converted.pt'))!r})"
+        )
         return DataError(
             f"{path} holds a numpy array, which is not read: such a file can run code. If you trust it, convert "
-            f"it: python -c \"import torch; x = torch.load('{path}', weights_only=False); "
-            f"torch.save(torch.as_tensor(x).float(), '{path.with_name('converted.pt')}')\""
+            f"it: python -c {shlex.quote(code)}"
         )
     if isinstance(content, Tensor | StoredTensor):
         found = f"a tensor of {content.dtype}"

@@ -113,8 +113,12 @@ def write_text(path: Path, content: str) -> None:
 
 
 def write_json(path: Path, value: Any, indent: int | None = None) -> None:
-    """Writes `value` as JSON, whole (see `write_bytes`); NaN and infinities are refused (ValueError)."""
-    write_text(path, json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False) + "\n")
+    """Writes `value` as JSON, whole (see `write_bytes`); NaN and infinities are refused (ValueError).
+
+    Names of files that are not UTF-8 stand in it escaped, as Python holds them.
+    """
+    text = json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False) + "\n"
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def journal_of(path: Path) -> Path:

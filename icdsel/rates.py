@@ -86,7 +86,8 @@ class Rates:
                 side = read_side_file(path)
             except RunError:  # damaged: whoever needs what it describes will say so
                 continue
-            same_machine = all(side["environment"].get(name) == here[name] for name in ("machine", "cpus", "device"))
+            there = side.get("environment", {})
+            same_machine = all(there.get(name) == here[name] for name in ("machine", "cpus", "device"))
             if same_machine and all(side["identity"].get(name) == value for name, value in needed.items()):
                 spent = side.get("work", {}).get(kind, {})
                 count, seconds = count + spent.get("count", 0), seconds + spent.get("seconds", 0)

@@ -173,7 +173,7 @@ def trained_on(side: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
     """The files of RL data that a run was trained on, with their fingerprints then, by its side file."""
     fingerprints = side["identity"].get("rl_data")
     if isinstance(fingerprints, list):
-        yield from zip(map(Path, side.get("rl_data", ())), fingerprints, strict=False)
+        yield from zip(map(Path, side.get("rl_data", ())), map(str, fingerprints), strict=False)
 
 
 def _reached(folder: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Embeddings of a split: what is computed, kept, resumed, and read from Lever-Plus."""
 
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -352,13 +353,17 @@ def test_what_is_no_tensor_of_vectors_is_refused(tmp_path, content, told):
     assert "[4, d]" in str(error.value)
 
 
-def test_a_numpy_array_is_refused_and_its_conversion_works(tmp_path):
-    path = tmp_path / "a.pt"
+@pytest.mark.parametrize("name", ["a", "it's", '"; touch hacked; "', "$(touch hacked)`touch hacked`"])
+def test_a_numpy_array_is_refused_and_its_conversion_works(tmp_path, name):
+    path = tmp_path / name / "a.pt"
+    path.parent.mkdir()
     torch.save(np.ones((4, 2), np.float32), path)
     with pytest.raises(DataError, match="numpy") as error:
         read_train_embeddings(path, 4)
-    command = str(error.value).split('python -c "')[1].split('"')[0]
-    exec(command)
+    command = "python -c " + str(error.value).split("python -c ")[1]
+    pasted = ["sh", "-c", f'python() {{ printf %s "$2"; }}; {command}']
+    exec(subprocess.run(pasted, cwd=tmp_path, capture_output=True, text=True, check=True).stdout)
+    assert not (tmp_path / "hacked").exists()
     assert torch.equal(read_train_embeddings(path.with_name("converted.pt"), 4), torch.ones(4, 2))
 
 

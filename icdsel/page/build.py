@@ -17,7 +17,7 @@ from icdsel.comparison_tables import cautions, explanations, p_text, stars
 from icdsel.console import progress
 from icdsel.datasets import load_split
 from icdsel.errors import DataError, SettingsError
-from icdsel.files import write_text
+from icdsel.files import write_bytes
 from icdsel.hub_data import PREFIX
 from icdsel.page.choices import Chosen, Usage, one_each, overlap, read_choices, usage
 from icdsel.page.comparison_charts import accuracy_chart, difference_chart
@@ -28,12 +28,12 @@ from icdsel.page.names import row_labels
 from icdsel.page.palette import DARK, LIGHT
 from icdsel.page.plots import Chart, landscape_charts, training_charts, usage_chart
 from icdsel.page.runs import ShownRun, read_landscapes, read_runs
-from icdsel.page.svg import inline_svg, save
+from icdsel.page.svg import chart_style, inline_svg, save
 from icdsel.page.thumbnails import Thumbnails
 from icdsel.predictions import Source, read_source
 from icdsel.provenance import fingerprint_examples
 from icdsel.records import Example
-from icdsel.settings import Settings, load_settings
+from icdsel.settings import WORLD, Settings, load_settings
 
 MOST_CHOSEN = 6
 """Training examples shown of each selector's most chosen."""
@@ -43,10 +43,12 @@ MOST_CHOSEN = 6
 class Content:
     """Everything that a page and its charts show, but for pictures and the time.
 
-    `behind` has the settings of the predictions, each dataset, sampler and model once, those of the page first.
+    `asked` has the settings of the comparison. `behind` has those of the predictions, each dataset, sampler and model
+    once, those of the page first.
     `missing` has for each section the sentences that say what could not be shown.
     """
 
+    asked: Settings
     behind: Sequence[Settings]
     rows: Sequence[ComparisonRow]
     labels: Mapping[str, str]
@@ -103,7 +105,7 @@ def collect(settings: Settings, rows: Sequence[ComparisonRow]) -> Content:
     missing: dict[str, list[str]] = {}
     train: dict[int, Example] = {}
     queries: dict[int, Example] = {}
-    datasets = {source.identity.get("dataset") for source in sources.values()}
+    datasets = {repr(source.identity.get("dataset")) for source in sources.values()}
     if len(datasets) > 1:
         missing["data"] = ["The rows are over different data, so questions and images are not shown."]
     else:
@@ -112,7 +114,7 @@ def collect(settings: Settings, rows: Sequence[ComparisonRow]) -> Content:
                 name = settings.data.dataset  # told by files that may be anybody's
                 raise DataError(f"{name} is fetched only where it is asked for: --dataset {name}")
             pool = load_split(settings.data, "train")
-            if fingerprint_examples(pool) not in datasets:
+            if repr(fingerprint_examples(pool)) not in datasets:
                 raise DataError("its training examples or their images are not those that were chosen from")
             train = {example.question_id: example for example in pool}
             for split in dict.fromkeys(row.split for row in chosen):
@@ -124,7 +126,7 @@ def collect(settings: Settings, rows: Sequence[ComparisonRow]) -> Content:
         missing["training"] = ["No learned selector stands in this comparison, so there are no training curves."]
     landscapes, missing["landscape"] = read_landscapes(runs, settings, sorted(train) or None)
     usages = [(row, usage(row, queries, train)) for row in chosen if row.shots]
-    return Content(behind, rows, labels, chosen, usages, runs, landscapes, queries, train, missing)
+    return Content(asked, behind, rows, labels, chosen, usages, runs, landscapes, queries, train, missing)
 
 
 def _settings_behind(settings: Settings, sources: Iterable[Source]) -> list[Settings]:
@@ -137,7 +139,7 @@ def _settings_behind(settings: Settings, sources: Iterable[Source]) -> list[Sett
     for source in sources:
         told = {table: source.settings[table] for table in ("data", "vlm", "proposals") if table in source.settings}
         try:
-            own = load_settings(told) if told else settings
+            own = _read_only(load_settings(told), settings) if told else settings
         except SettingsError:  # written by another version
             own = settings
         found.setdefault(key(own), own)
@@ -146,6 +148,19 @@ def _settings_behind(settings: Settings, sources: Iterable[Source]) -> list[Sett
     return [*found.values()]
 
 
+def _read_only(told: Settings, own: Settings) -> Settings:
+    """What files tell that may be anybody's, under one's own limits; nothing is written where they say.
+
+    A dataset that lies elsewhere is read there. What is made where it is missing (the world, those of the hub) is
+    looked for in one's own folder alone.
+    """
+    made = told.data.dataset == WORLD or told.data.dataset.startswith(PREFIX)
+    kept = ("results_dir", "max_image_pixels", *(("data_dir", "image_dir") if made else ()))
+    data = told.data.model_copy(update={name: getattr(own.data, name) for name in kept})
+    return told.model_copy(update={"data": data})
+
+
+@chart_style("charts")
 def charts(content: Content) -> dict[str, list[Chart]]:
     """The charts of each section."""
     shown = {row.name for row in content.shown}
@@ -174,7 +189,7 @@ def write_plots(content: Content, folder: Path) -> list[str]:
 
 def write_page(content: Content, path: Path, gallery: int = 200) -> int:
     """Writes the page with a gallery of at most so many queries; returns its size in bytes."""
-    thumbnails = Thumbnails(content.settings.data.max_image_pixels)
+    thumbnails = Thumbnails(content.asked.data.max_image_pixels)
     asked = sorted({question_id for row in content.chosen for question_id in row.by_query})
     gallery_cards = cards(content.shown, spread(asked, gallery), content.queries, content.train, thumbnails)
     favourites = _favourites(content, thumbnails)
@@ -221,7 +236,7 @@ def write_page(content: Content, path: Path, gallery: int = 200) -> int:
         version=__version__,
         written=time.strftime("%Y-%m-%d %H:%M %Z").strip(),
     )
-    write_text(path, page)
+    write_bytes(path, page.encode(errors="replace"))  # names of files may be no UTF-8
     return path.stat().st_size
 
 

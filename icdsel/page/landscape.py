@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from icdsel.check.findings import plain
+from icdsel.console import shown
 from icdsel.groups import reward_of
 from icdsel.records import QueryGroup
 from icdsel.rewards import is_correct
@@ -73,7 +75,7 @@ def landscape(
     rewards = [[reward_of(candidate, settings) for candidate in group.candidates] for group in groups]
     correct = [[is_correct(candidate) for candidate in group.candidates] for group in groups]
     return Landscape(
-        source=source,
+        source=shown(source),
         queries=len(groups),
         pointers=sum(map(len, rewards)),
         none_correct=sum(not any(own) for own in correct),
@@ -95,7 +97,7 @@ def _methods(
     for q, group in enumerate(groups):
         highest = max(rewards[q])
         for candidate, reward, right in zip(group.candidates, rewards[q], correct[q], strict=True):
-            name = str(candidate.get("gen_method") or "unnamed")
+            name = plain(candidate.get("gen_method") or "unnamed")
             made.setdefault(name, []).append((q, reward, float(candidate["vqa_acc_score"]), right))
             if _has_signal(rewards[q]) and reward >= highest - _ROUNDING:
                 best.setdefault(q, set()).add(name)

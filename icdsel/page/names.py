@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from icdsel.compare import MEAN, ComparisonRow
+from icdsel.console import shown
 from icdsel.settings import every_setting
 
 _SETTING = "|".join(sorted({name.replace("_", "-") for _, name, _ in every_setting()}))
@@ -23,9 +24,10 @@ def row_labels(rows: Sequence[ComparisonRow], pairs: Iterable[str]) -> dict[str,
     seeds: dict[str, int] = {}
     for row in rows:
         seeds[row.name] = max(row.seeds, seeds.get(row.name, 1))
-    labels = {name: name for name in seeds}
+    labels = {name: shown(name) for name in seeds}
     for checkpoints in (True, False):
-        shorter = {name: short_name(name, known, checkpoints) + seeds_of(count) for name, count in seeds.items()}
+        short = {name: short_name(name, known, checkpoints) for name in seeds}
+        shorter = {name: shown(short[name]) + seeds_of(count) for name, count in seeds.items()}
         told = Counter(shorter.values())
         labels |= {name: label for name, label in shorter.items() if told[label] == 1}
     return labels

@@ -10,6 +10,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from icdsel.check.findings import plain
 from icdsel.page.choices import Chosen, Usage
 from icdsel.page.landscape import Landscape
 from icdsel.page.palette import TEXT, colour, dashes, marker
@@ -142,8 +143,8 @@ def _tick(ticks: Sequence[tuple[str, int]], index: int) -> str:
     """The epoch, and below the first of a phase the phase; of many epochs about a dozen are named."""
     phase, epoch = ticks[index]
     first = index == 0 or ticks[index - 1][0] != phase
-    shown = first or epoch % max(1, -(-len(ticks) // 12)) == 0
-    return (str(epoch) if shown else "") + (f"\n{phase}" if first else "")
+    named = first or epoch % max(1, -(-len(ticks) // 12)) == 0
+    return (str(epoch) if named else "") + (f"\n{plain(phase)}" if first else "")
 
 
 def landscape_charts(landscapes: Sequence[Landscape]) -> list[Chart]:

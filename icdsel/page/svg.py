@@ -41,6 +41,7 @@ def chart_style(name: str) -> Iterator[None]:
         "grid.color": LINE,
         "grid.linewidth": 0.8,
         "text.color": TEXT,
+        "text.parse_math": False,  # a name may hold dollars
         "xtick.color": TEXT,
         "ytick.color": TEXT,
         "legend.frameon": False,

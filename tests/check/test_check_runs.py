@@ -18,6 +18,7 @@ from icdsel.check.findings import Checked, plain, report
 from icdsel.check.paths import UNKNOWN, check
 from icdsel.checkpoint import save_policy
 from icdsel.errors import UserError
+from icdsel.files import write_json
 from icdsel.policy import PointerConfig, PointerNetwork
 from icdsel.provenance import fingerprint_file
 from icdsel.settings import Settings
@@ -182,6 +183,15 @@ def test_what_is_nothing_known_is_an_entry_and_what_is_not_there_a_mistake(tmp_p
     (tmp_path / "rl.jsonl.part").write_text("")
     with pytest.raises(UserError, match=r"rl\.jsonl does not exist; there is .*rl\.jsonl\.part"):
         check(Settings(), [tmp_path / "rl.jsonl"])
+
+
+def test_a_path_that_is_not_utf_8_stands_in_the_list(tmp_path):
+    """The list was a file that no reader of JSON takes."""
+    path = tmp_path / os.fsdecode(b"a\xff.md")
+    path.write_text("# hello")
+    write_json(tmp_path / "list.json", report(check(Settings(), [path])))
+    [told] = json.loads((tmp_path / "list.json").read_text(encoding="utf-8"))["checked"]
+    assert Path(told["name"]) == path
 
 
 def test_examples_are_fit_for_any_terminal():

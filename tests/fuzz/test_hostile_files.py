@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,8 @@ from icdsel.groups import make_groups
 from icdsel.images import ImageError, open_image
 from icdsel.infer import read_predictions
 from icdsel.pretrained import require_sound
-from icdsel.provenance import read_side_file
+from icdsel.provenance import environment, read_side_file
+from icdsel.rates import RECORDED, Rate, Rates
 from icdsel.rl_data import read_group, read_rl_data
 from icdsel.run_journal import read_metrics
 from icdsel.settings import RewardSettings, load_settings
@@ -300,6 +302,19 @@ def test_a_long_name_in_a_file_is_no_path(tmp_path: Path) -> None:
     (tmp_path / "x.meta.json").write_text(json.dumps(side_file(rl_data=["a" * 300])))
     with pytest.raises(RunError, match="rl_data in it is not of its kind"):
         read_side_file(tmp_path / "x.meta.json")
+
+
+@pytest.mark.parametrize("more", [{}, {"environment": {}}, {"environment": {"cpus": [1]}, "work": {"answering": {}}}])
+def test_a_rate_is_that_of_the_side_files_that_tell_one(tmp_path: Path, more: dict[str, Any]) -> None:
+    """A side file without the machine that it was written on was a traceback."""
+    settings = load_settings({"data": {"results_dir": str(tmp_path)}})
+    folder = settings.dataset_dir / "infer/x"
+    folder.mkdir(parents=True)
+    told = {"identity": {}, "environment": environment("cpu"), "work": {"answering": {"count": 6, "seconds": 3}}}
+    for name, content in (("a", {"identity": {}} | more), ("b", told)):
+        (folder / f"{name}.meta.json").write_text(json.dumps(content))
+    rates = Rates(SimpleNamespace(settings=settings, vlm=SimpleNamespace(device="cpu")))  # type: ignore[arg-type]
+    assert rates._recorded("answering", {}) == Rate(2.0, RECORDED)
 
 
 @pytest.mark.parametrize("mode", [["hard"], {"hard": 1}, 3])

@@ -25,6 +25,7 @@ from made_up import (
     make_settings,
     write_dataset,
     write_predictions,
+    write_run,
 )
 from PIL import Image
 from typer.testing import CliRunner
@@ -34,6 +35,7 @@ from icdsel.compare import compare
 from icdsel.page import thumbnails
 from icdsel.page.build import collect, findings, write_page
 from icdsel.page.thumbnails import Thumbnails, small_webp
+from icdsel.settings import load_settings
 
 
 class Page(HTMLParser):
@@ -187,6 +189,57 @@ def test_a_dataset_of_the_hub_that_the_predictions_alone_name_is_not_fetched(tmp
     named = settings.model_copy(update={"data": settings.data.model_copy(update={"dataset": "hub:a/b"})})
     collect(named, compare(settings))
     assert fetched == ["hub:a/b"]
+
+
+@pytest.mark.parametrize("name", ["world", "hub:a/b"])
+def test_what_is_made_for_a_page_is_made_in_ones_own_folder(tmp_path, monkeypatch, name):
+    """The world was written, and a dataset of the hub fetched, wherever the side files said."""
+    written = []
+    for writer in ("icdsel.hub_data.fetch_split", "icdsel.datasets.write_world"):
+        monkeypatch.setattr(writer, lambda *words: written.append(words[-1]) or tmp_path / "none.jsonl")
+    monkeypatch.chdir(tmp_path)
+    own = {"dataset": name, "data_dir": "mine", "results_dir": str(tmp_path / "results")}
+    told = own | {"data_dir": str(tmp_path / "theirs"), "image_dir": "theirs", "results_dir": "theirs"}
+    write_predictions(
+        made := make_settings(tmp_path),
+        "random-42",
+        choose("random-42", 2, (1,)),
+        settings={"data": told, "vlm": {"model": "a/b"}},
+    )
+    content = collect(load_settings({"data": own, "vlm": {"model": "tiny-vlm"}}), compare(made))
+    assert written == [Path("mine", *(["world"] if name == "world" else []))]
+    data = content.settings.data
+    assert (data.data_dir, data.image_dir, data.results_dir) == (Path("mine"), None, tmp_path / "results")
+    assert not (tmp_path / "theirs").exists()
+
+
+def test_ones_own_limit_of_pixels_holds_for_the_images_of_others(tmp_path):
+    settings = make_settings(tmp_path)
+    write_dataset(tmp_path, 3)
+    told = {"dataset": str(tmp_path / "made.jsonl"), "max_image_pixels": 10**12}
+    side = {"settings": {"data": told, "vlm": {"model": "another/model"}}}
+    write_predictions(settings, "random-42", choose("random-42", 3, (1,)), **side)
+    own = settings.model_copy(update={"data": settings.data.model_copy(update={"max_image_pixels": 1000})})
+    content = collect(own, compare(settings))
+    assert content.queries and content.settings.vlm.model == "another/model"
+    write_page(content, tmp_path / "report.html")
+    assert set(json.loads(next(c for _, c in Page((tmp_path / "report.html").read_text()).inside if c[0] == "["))) == {
+        None
+    }
+
+
+def test_a_fingerprint_of_another_kind_is_that_of_no_data(tmp_path):
+    """A list of records for a fingerprint was a traceback."""
+    settings = make_settings(tmp_path)
+    write_dataset(tmp_path, 2)
+    run = write_run(settings)
+    side = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(side | {"identity": {"rl_data": [{"a": [1]}]}}))
+    for name in (POLICY, "random-42"):
+        write_predictions(settings, name, choose(name, 2, (1,)), made_of={"dataset": [{"a": 1}]})
+    content = collect(settings, compare(settings))
+    assert "not those that were chosen from" in content.missing["data"][0]
+    assert "is not what it was trained on" in content.missing["landscape"][0]
 
 
 def test_a_dataset_that_the_predictions_were_not_made_of_is_not_shown(tmp_path):

@@ -1,17 +1,31 @@
 """Charts: what they show, how they stand in a page, and that the same numbers give the same bytes."""
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
-from made_up import SEEDS, made_content
+from made_up import (
+    POLICY,
+    SEEDS,
+    choose,
+    made_content,
+    make_settings,
+    write_dataset,
+    write_predictions,
+    write_run,
+)
 from PIL import Image
 
-from icdsel.page.build import charts, write_plots
+from icdsel.compare import compare
+from icdsel.infer import predictions_dir
+from icdsel.page.build import charts, collect, write_page, write_plots
+from icdsel.page.landscape import landscape
 from icdsel.page.palette import DARK, LIGHT, colour, dashes, marker
 from icdsel.page.svg import inline_svg
+from icdsel.rl_data import read_rl_data
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -86,6 +100,28 @@ def test_the_same_numbers_give_the_same_bytes(tmp_path):
     assert len(files) == 2 * len(names)
     image = Image.open(tmp_path / "once/accuracy.png").convert("RGB")
     assert image.getpixel((0, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("evil", ["x$\\alphafoo$y", "a\x08\x01b", "a\ufffe\uffffb", "\udcff", "\u202e\n" * 9])
+def test_names_and_texts_of_others_can_be_drawn(tmp_path: Path, evil: str):
+    """Each of these stopped the page or its charts: dollars as formulas, the others in the font or in the SVG."""
+    settings = make_settings(tmp_path)
+    write_dataset(tmp_path, 3)
+    run = write_run(settings)
+    for path in (run / "metrics.jsonl", settings.dataset_dir / "generated_data/rl_data_made.jsonl"):
+        told = json.dumps(evil.replace("\udcff", ""))[1:-1]  # no reader takes half of a pair
+        path.write_text(path.read_text().replace('"rce"', f'"{told}"').replace("cosine-beam", told))
+    data = path.rename(path.with_name(f"{evil}.jsonl"))
+    for name in (POLICY, "random-42"):
+        write_predictions(settings, name, choose(name, 3, (1, 2)))
+    names = {path: f"{evil} {path.stem}" for path in sorted(predictions_dir(settings).glob("*.jsonl"))}
+    content = collect(settings, compare(settings, names=names))
+    drawn = landscape(data.name, read_rl_data(data).groups, settings.reward, {})
+    content = replace(content, landscapes=[drawn, drawn])
+    assert content.runs
+    write_plots(content, tmp_path / "plots")
+    write_page(content, tmp_path / "report.html")
+    (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def luminance(hexadecimal: str) -> float:
