@@ -7,11 +7,16 @@ import pytest
 
 from icdsel.errors import RunError
 from icdsel.files import write_json
-from icdsel.provenance import claim, fingerprint_file, has_fingerprint, move_aside
+from icdsel.provenance import claim, environment, fingerprint_file, has_fingerprint, move_aside
 
 
 def claimed(run: Path, overwrite: bool = False) -> bool:
     return claim((run,), run / "run.json", {"data.seed": 1}, "run x", RunError, "Use --overwrite.", overwrite)
+
+
+def test_a_machine_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert environment("cpu")["revision"] is None
 
 
 def test_the_fingerprint_of_what_never_ends() -> None:

@@ -9,13 +9,21 @@ import pytest
 from icdsel.errors import RlDataError
 from icdsel.metrics import answer_weights
 from icdsel.records import Answer, Example, Proposal
-from icdsel.rl_data import read_rl_data
+from icdsel.rl_data import convert, read_rl_data
 from icdsel.scoring import accuracies, prediction_of, score_candidate
-from icdsel.settings import VlmSettings
+from icdsel.settings import Settings, VlmSettings
 
 ANSWERS = ("doni",) * 7 + ("gesa",) * 2 + ("no code",)
 QUERY = Example(5, 5, Path("5.png"), "Which code?", "doni", ANSWERS)
 PROPOSAL = Proposal((11, 12), "cosine-beam", rank=0, log_prob=-1.23456789)
+
+
+def test_data_are_not_replaced_by_their_conversion(tmp_path):
+    path = tmp_path / "rl.jsonl"
+    path.write_text("{}\n")
+    with pytest.raises(RlDataError, match="is the file to be converted"):
+        convert(Settings(), path, path)
+    assert path.read_text() == "{}\n"
 
 
 def test_the_right_answers_probability_weighs_every_human_answer():

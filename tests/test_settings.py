@@ -691,6 +691,12 @@ def test_a_size_is_a_number_or_all() -> None:
         load_settings({"data": {"pool_size": "some"}})
 
 
+@pytest.mark.parametrize("seconds", [0, 1e-9, 1e10])
+def test_a_limit_of_time_is_one_that_a_timer_can_keep(seconds: float) -> None:
+    with pytest.raises(SettingsError, match="--call-timeout"):
+        load_settings({"vlm": {"call_timeout": seconds}})
+
+
 def test_what_may_be_this_or_that_is_refused_in_one_line() -> None:
     with pytest.raises(SettingsError) as caught:
         load_settings({"data": {"pool_size": "0"}})

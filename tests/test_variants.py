@@ -105,6 +105,7 @@ def test_seeds_go_on_from_the_settings_own_and_each_has_a_run_of_its_own(setting
         ("rce,grpo,grpo+clip_epsilon=0.2", "'grpo' and 'grpo+clip_epsilon=0.2' are the same training"),
         ("rce,rce", "the same training"),
         ("rce_epochs=0", "nothing would be trained"),
+        ("init=a/x.pt,init=b/x.pt", "would be one run"),
     ],
 )
 def test_mistakes_are_told_by_name(settings: Settings, variants: str, told: str) -> None:

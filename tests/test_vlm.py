@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from icdsel.decoding import until
 from icdsel.demo import world
@@ -335,8 +336,6 @@ def test_a_model_that_answers_nothing_about_images_is_refused_by_name(tmp_path: 
 
 
 def test_damaged_and_missing_weights_are_a_clear_mistake(tmp_path):
-    from safetensors.torch import load_file, save_file
-
     shutil.copytree(TINY_VLM_DIR, tmp_path / "vlm")
     [path] = (tmp_path / "vlm").glob("*.safetensors")
     weights = load_file(path)
@@ -455,6 +454,29 @@ def test_features_leave_the_memory_for_a_folder_and_come_back(vlm, examples, tmp
     damaged = again()
     assert damaged.answer(requests[:1])[0].text == vlm.answer(requests[:1])[0].text
     assert damaged.images.encoded == 1
+
+
+def test_features_that_are_not_finite_are_made_again_and_never_kept(vlm, examples, tmp_path, monkeypatch):
+    told = vlm.settings.model_copy(update={"image_cache_mb": 0, "image_cache_dir": tmp_path / "kept"})
+    shaken = type(vlm)(vlm.model, vlm.processor, told, vlm.name, vlm.fingerprint, MAX_IMAGE_PIXELS)
+    whole, sizes = shaken._encode_images, []
+
+    def encode(prepared):
+        sizes.append(len(prepared))
+        return [(features * (torch.nan if len(sizes) == 1 else 1), grid) for features, grid in whole(prepared)]
+
+    monkeypatch.setattr(shaken.images, "_encode", encode)
+    requests = [Request((example,), example, ("doni",)) for example in examples[:3]]
+    assert [a.text for a in shaken.answer(requests)] == [a.text for a in vlm.answer(requests)]
+    assert sizes == [3, 1, 1, 1]
+    for request in requests:
+        shaken.answer([request])
+    for number, file in enumerate((tmp_path / "kept").iterdir()):
+        [(grid, features)] = load_file(file).items()
+        save_file({grid: features * (1 if number else torch.nan)}, file)
+    later = type(vlm)(vlm.model, vlm.processor, told, vlm.name, vlm.fingerprint, MAX_IMAGE_PIXELS)
+    assert [a.text for a in later.answer(requests)] == [a.text for a in vlm.answer(requests)]
+    assert later.images.encoded == 1
 
 
 def test_a_full_folder_takes_no_more(vlm, examples, tmp_path):

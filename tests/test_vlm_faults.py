@@ -189,4 +189,6 @@ def test_a_call_that_cannot_be_interrupted_ends_the_process(tmp_path: Path):
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 1 and "Traceback" not in ended.stderr
+    with Path("/dev/full").open("w") as full:  # nothing can be said
+        assert subprocess.run([sys.executable, "-c", program], stderr=full, timeout=60, check=False).returncode == 1
     assert "cannot be interrupted: the process ends. Give the command again." in ended.stderr

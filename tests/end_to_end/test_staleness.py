@@ -129,8 +129,14 @@ def test_predictions_for_other_queries_are_refused(copy: Path, change: Callable[
 
 def test_scores_for_other_queries_of_another_split_are_refused(copy: Path):
     icdsel(*SCORE, "--split", "validation")
+    icdsel(*ANSWER[:-2], "--selector", "oracle")
     edit(25)
     assert "queries (the queries' split" in icdsel(*SCORE, "--split", "validation", code=2)
+    oracle = icdsel(*ANSWER[:-2], "--selector", "oracle", "--results-dir", "elsewhere", code=2)
+    assert "gen-rl-data --split validation" in oracle  # it takes none from another place
+    for path in Path("results/set/infer").glob("*/oracle*"):
+        path.unlink()
+    assert "queries (the queries' split" in icdsel(*ANSWER[:-2], "--selector", "oracle", code=2)
     path = "results/set/generated_data/rl_data_RandSampler_my-model_validation.jsonl"
     assert "the dataset has changed since" in icdsel("check", path, *SMALL, code=1)
 
@@ -151,6 +157,29 @@ def test_online_training_depends_on_the_scorer(copy: Path, monkeypatch: pytest.M
     icdsel(*online)
     monkeypatch.setattr(training, "SCORER_VERSION", 0)
     assert "scorer (the version" in icdsel(*online, code=2)
+
+
+def test_images_that_cannot_be_read_count(copy: Path):
+    skip = ("--on-image-error", "skip")
+    icdsel(*SCORE, *skip)  # made with all images: none had to be skipped
+    size = Path("images/3.png").stat().st_size
+    Path("images/3.png").write_bytes(bytes(size))
+    shutil.rmtree("results/set/cache")  # the embeddings, by which an image has its place in a pool
+    assert "broken_images (the images that cannot be read): None then" in icdsel(*SCORE, *skip, code=2)
+
+
+def test_data_have_a_name_that_their_side_file_can_be_made_of(copy: Path):
+    assert "end in .jsonl" in icdsel(*SCORE, "--output", "round_0.5", code=2)
+    assert not [*copy.glob("round*")]
+
+
+def test_a_damaged_run_beside_it_stops_no_training(copy: Path):
+    other = Path("results/set/model_cpk/other/run.json")
+    other.parent.mkdir()
+    other.write_bytes(b"")
+    told = icdsel("train", *SMALL, *SCORE[-10:], "--rce-epochs", 1, "--run", "new", "--train-seed", 1)
+    assert "other/run.json" in told
+    icdsel(*ANSWER[:-2], "--selector", "policy")
 
 
 def test_a_half_made_file_is_not_completed_with_something_else(copy: Path):
