@@ -2,6 +2,7 @@
 
 import re
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -60,14 +61,12 @@ def open_image(path: Path, max_pixels: int) -> Image.Image:
         if (size := path.stat().st_size) > (most := _SPARE + _PER_PIXEL * max_pixels):
             raise ImageError(f"{path} has {size:,} bytes, {most:,} at most are read (by --max-image-pixels)")
         content = read_whole(path, most)
+        above = f"pixels, above the limit of {max_pixels}: make the image smaller, or raise --max-image-pixels"
         # Pillow gets no more bytes than there are; for a read of a file it would allocate what a chunk declares.
-        with _without_pillows_limit(), Image.open(BytesIO(content), formats=FORMATS) as image:
+        with _pillows_limit(max_pixels), Image.open(BytesIO(content), formats=FORMATS) as image:
             width, height = image.size
             if width * height > max_pixels:
-                raise ImageError(
-                    f"{path} has {width}×{height} = {width * height} pixels, above the limit of {max_pixels}: "
-                    "make the image smaller, or raise --max-image-pixels"
-                )
+                raise ImageError(f"{path} has {width}×{height} = {width * height} {above}")
             if image.format in ("JPEG", "MPO") and (scans := _scans(content)) > _MOST_SCANS:
                 raise ImageError(f"{path} draws its picture in {scans} scans, {_MOST_SCANS} at most are read")
             image.load()
@@ -75,6 +74,8 @@ def open_image(path: Path, max_pixels: int) -> Image.Image:
             turn = _TURNS.get(_orientation(image))
     except ImageError:
         raise
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{path} has {re.findall('[0-9]+', str(error))[0]} {above}") from None
     except UnidentifiedImageError:
         raise ImageError(
             f"{path} is no image of a kind that is read ({', '.join(FORMATS)}), or its beginning is damaged; "
@@ -134,26 +135,24 @@ def _orientation(image: Image.Image) -> int:
 
 
 _LOCK = threading.Lock()
-_readers = 0
-_pillows_limit: int | None = None
+_limits: list[int] = []
+_its_own = Image.MAX_IMAGE_PIXELS
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # of what is refused then
 
 
 @contextmanager
-def _without_pillows_limit() -> Iterator[None]:
-    """Pillow's limit off while any thread is inside.
+def _pillows_limit(max_pixels: int) -> Iterator[None]:
+    """Pillow's limit at `max_pixels` while any thread is inside; of several the largest.
 
-    It is one for the whole process, warns at half of what it refuses, and refuses without a picture's width and
-    height.
+    It is one for the whole process, refuses twice as much, and does so without a picture's width and height. But it is
+    the only one for what some formats allocate when they are opened.
     """
-    global _readers, _pillows_limit
     with _LOCK:
-        if _readers == 0:
-            _pillows_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        _readers += 1
+        _limits.append(max_pixels)
+        Image.MAX_IMAGE_PIXELS = max(_limits)
     try:
         yield
     finally:
         with _LOCK:
-            _readers -= 1
-            if _readers == 0:
-                Image.MAX_IMAGE_PIXELS = _pillows_limit
+            _limits.remove(max_pixels)
+            Image.MAX_IMAGE_PIXELS = max(_limits, default=_its_own)

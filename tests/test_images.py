@@ -179,7 +179,7 @@ def test_the_size_is_checked_before_anything_is_decoded(tmp_path: Path, recwarn:
     path = tmp_path / "bomb.png"
     path.write_bytes(header_only_png(20_000, 20_000))
     told = refusal(path)
-    for part in ("20000×20000", "400000000", "limit of 100000000", "--max-image-pixels"):
+    for part in ("400000000 pixels", "limit of 100000000", "--max-image-pixels"):
         assert part in told
     # A limit above Pillow's own counts too: what is wrong now is what the file holds.
     assert "limit" not in refusal(path, 400_000_000)

@@ -223,10 +223,6 @@ VERY_DEEP = "[" * 100_000 + "]" * 100_000
 LONG_NUMBER = "9" * 5000
 
 
-def read_group_of(path: Path) -> object:
-    return online._read_journal(path)
-
-
 @pytest.mark.parametrize("value", [DEEP, VERY_DEEP, LONG_NUMBER, '"\\ud800"', "1e999", "NaN", "true", '{"a": [1]}'])
 @pytest.mark.parametrize(
     ("read", "record", "field", "error"),
@@ -234,7 +230,6 @@ def read_group_of(path: Path) -> object:
         (read_rl_data, RL_RECORDS[0], "question_id", RlDataError),
         (read_rl_data, RL_RECORDS[0], "candidate_pool_ids", RlDataError),
         (read_rl_data, RL_RECORDS[0], "answers", RlDataError),
-        (read_group_of, {"online_epoch": 0} | RL_RECORDS[0], "online_epoch", RlDataError),
         (read_predictions, prediction(1, 2), "question_id", RunError),
         (read_predictions, prediction(1, 2), "accuracy", RunError),
         (read_predictions, prediction(1, 2), "accuracy_openflamingo", RunError),
@@ -262,6 +257,14 @@ def test_a_field_of_another_kind_is_refused(
         read(path)
     str(told.value).encode()
     assert len(str(told.value)) < 1000
+
+
+@pytest.mark.parametrize("value", [DEEP, VERY_DEEP, LONG_NUMBER, "1e999", "NaN", "true", '{"a": [1]}'])
+def test_a_line_of_a_journal_with_a_field_of_another_kind_is_cut_off(tmp_path: Path, value: str) -> None:
+    path, sound = tmp_path / "online.jsonl", lines({"online_epoch": 0} | RL_RECORDS[0])
+    path.write_bytes(sound + lines({"online_epoch": "here"} | RL_RECORDS[1]).replace(b'"here"', value.encode()))
+    assert len(online._read_journal(path)) == 1
+    assert path.read_bytes() == sound
 
 
 def test_numbers_are_not_rounded_to_ids(tmp_path: Path) -> None:
@@ -392,6 +395,16 @@ def test_no_memory_is_taken_that_a_chunk_only_declares(tmp_path: Path) -> None:
     open_image(path, 10**6)  # the libraries are loaded
     with limited_memory():
         assert open_image(path, 10**6).size == (9, 9)
+
+
+def test_no_memory_is_taken_that_a_gif_declares(tmp_path: Path) -> None:
+    """Pillow allocates a frame's size when it opens the file, before anybody can look at the size."""
+    path = tmp_path / "x.gif"
+    screen, control = struct.pack("<HHBBB", 1, 1, 0, 0, 0), b"!\xf9\x04\x08\0\0\0\0"  # "restore to background"
+    frame = b"," + struct.pack("<HHHHB", 0, 0, 65_535, 65_535, 0) + b"\x02\x02L\x01\0;"
+    path.write_bytes(b"GIF89a" + screen + control + frame)
+    with limited_memory(), pytest.raises(ImageError, match="4294836225 pixels, above the limit of 1000000: "):
+        open_image(path, 10**6)
 
 
 # --- files of models --------------------------------------------------------------------------------------
