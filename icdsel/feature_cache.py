@@ -144,7 +144,7 @@ class FeatureCache:
             if path not in self._read_ahead:
                 self._submit([path])
             found = self._read_ahead.pop(path).result()[path]
-            if isinstance(found, OSError | ValueError):
+            if isinstance(found, Exception):
                 self._break(path, found)
             else:
                 prepared[path] = found
@@ -158,7 +158,7 @@ class FeatureCache:
             if not all(features.isfinite().all() for features, _ in made):
                 raise ValueError("the model gives NaN or infinite values for it")
             yield from zip(paths, made, strict=True)
-        except (OSError, ValueError, RuntimeError) as error:  # what the model or the memory cannot take: find which
+        except Exception as error:  # noqa: BLE001 - what the model or the memory cannot take: find which
             if len(paths) == 1:
                 self._break(paths[0], error)
                 return
@@ -166,8 +166,7 @@ class FeatureCache:
                 yield from self._encode_each([path], prepared)
 
     def _break(self, path: Path, error: Exception) -> None:
-        reason = str(error) or type(error).__name__
-        self.broken[path] = reason if isinstance(error, ImageError) else f"{path}: {reason}"
+        self.broken[path] = str(error) if isinstance(error, ImageError) else f"{path}: {type(error).__name__}: {error}"
 
     # ---- on disk ----
 

@@ -21,6 +21,7 @@ from icdsel.decoding import Search, are_finite, penalised, until
 from icdsel.errors import VlmError
 from icdsel.feature_cache import Features
 from icdsel.images import ImageError, open_image
+from icdsel.pretrained import reason_of
 from icdsel.prompts import Message, chat_messages, harmless
 from icdsel.records import Answer, Example
 from icdsel.settings import CLIP_B32, VlmSettings
@@ -89,7 +90,7 @@ class OtherVlm(Vlm):
         for path in paths:
             try:
                 found.append(self.processor.image_processor(images=[self._picture(path)], return_tensors="pt"))
-            except (ImageError, ValueError) as error:
+            except Exception as error:  # noqa: BLE001 - told with the image
                 found.append(error)
         return found
 
@@ -210,9 +211,14 @@ class OtherVlm(Vlm):
     # ---- answers ----
 
     def _answer_all(self, requests: Mapping[int, Request]) -> Iterator[dict[int, Answer]]:
-        texts = {i: self._text(request) for i, request in requests.items()}
+        texts: dict[int, str] = {}
+        for i, request in requests.items():
+            try:
+                texts[i] = self._text(request)
+            except Exception as error:  # noqa: BLE001 - what a template raises differs; too many stop the run
+                yield {i: Answer("", error=f"{type(error).__name__}: {reason_of(error)}")}
         count = self.processor.tokenizer.encode
-        lengths = {i: len(count(texts[i])) + len(r.shown) * self._image_tokens for i, r in requests.items()}
+        lengths = {i: len(count(text)) + len(requests[i].shown) * self._image_tokens for i, text in texts.items()}
         yield from self._within_memory(
             batches([[i] for i in lengths], lengths, self.settings.batch_tokens),
             lambda batch: dict(pair for made in self._answer_or_split(batch, requests, texts) for pair in made.items()),

@@ -22,8 +22,9 @@ from icdsel.feature_cache import Features
 from icdsel.images import ImageError, open_image
 from icdsel.kv_reader import KvReader
 from icdsel.prefix_tree import prefix_tree
-from icdsel.prompts import chat_messages, harmless
-from icdsel.records import Answer
+from icdsel.pretrained import reason_of
+from icdsel.prompts import Message, chat_messages, harmless
+from icdsel.records import Answer, Example
 from icdsel.settings import VlmSettings
 from icdsel.vlm import NOT_FINITE, Request, Vlm, batches
 
@@ -65,18 +66,36 @@ class QwenVl(Vlm):
         # Byte-level BPE never merges across special tokens: the pieces between them can be encoded one by one.
         special = sorted(processor.tokenizer.get_added_vocab(), key=len, reverse=True)
         self._special = re.compile("(" + "|".join(map(re.escape, special)) + ")")
+        limits = {"shortest_edge": settings.min_pixels, "longest_edge": settings.max_pixels}
+        self._size = dict(processor.image_processor.size) | {k: v for k, v in limits.items() if v}
+        if self._size["shortest_edge"] > max_image_pixels:
+            raise ValueError(f"its processor enlarges every picture to {self._size['shortest_edge']} pixels")
+        self._try_two_pictures()
+
+    def _try_two_pictures(self) -> None:
+        """Makes a prompt with two pictures, so that a model that cannot be asked is refused before it is.
+
+        Raises:
+            Exception: Whatever the model's files lead to.
+        """
+        picture = Image.new("RGB", (64, 48), "gray")
+        self._encode_images(self._prepared([picture, picture]))
+        shown = Example(0, 0, Path("none"), "What is this?", "grey", ("grey",))
+        messages = chat_messages([shown], shown, self.style)
+        text = self._render(messages)
+        asked = messages[-1]["content"][-1]["text"].strip()
+        if (count := self._special.split(text).count(self._image_mark)) != 2 or asked not in text:
+            raise ValueError(f"its chat template shows {count} of two images, or leaves out what is asked")
 
     # ---- images ----
 
+    def _prepared(self, pictures: Sequence[Image.Image]) -> list[Any]:
+        """What the vision tower takes of pictures: patches and their grid of each."""
+        inputs = self.processor.image_processor(images=list(pictures), size=self._size, return_tensors="pt")
+        grids = inputs["image_grid_thw"]  # (N, 3)
+        return list(zip(inputs["pixel_values"].split(grids.prod(1).tolist()), grids, strict=True))
+
     def _prepare_images(self, paths: Sequence[Path]) -> list[Any]:
-        limits = {"shortest_edge": self.settings.min_pixels, "longest_edge": self.settings.max_pixels}
-        size = dict(self.processor.image_processor.size) | {k: v for k, v in limits.items() if v}
-
-        def made(pictures: Sequence[Image.Image]) -> list[Any]:
-            inputs = self.processor.image_processor(images=list(pictures), size=size, return_tensors="pt")
-            grids = inputs["image_grid_thw"]  # (N, 3)
-            return list(zip(inputs["pixel_values"].split(grids.prod(1).tolist()), grids, strict=True))
-
         found: list[Any] = []
         for path in paths:
             try:
@@ -85,9 +104,9 @@ class QwenVl(Vlm):
                 found.append(error)
         pictures = [picture for picture in found if isinstance(picture, Image.Image)]
         try:
-            prepared = iter(made(pictures) if pictures else [])
-        except ValueError:  # one of them is of a shape that the processor refuses: find which
-            return [_tried(made, each) if isinstance(each, Image.Image) else each for each in found]
+            prepared = iter(self._prepared(pictures) if pictures else [])
+        except Exception:  # noqa: BLE001 - one of them is of a shape that the processor refuses: find which
+            return [_tried(self._prepared, each) if isinstance(each, Image.Image) else each for each in found]
         return [next(prepared) if isinstance(each, Image.Image) else each for each in found]
 
     @torch.inference_mode()
@@ -104,15 +123,25 @@ class QwenVl(Vlm):
 
     # ---- prompts ----
 
+    def _render(self, messages: Sequence[Message]) -> str:
+        text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return str(text)
+
     def _prompt(self, request: Request) -> tuple[Block, ...]:
-        text = self.processor.apply_chat_template(
-            chat_messages(request.icds, request.query, self.style), tokenize=False, add_generation_prompt=True
-        )
+        """The blocks of a request's prompt.
+
+        Raises:
+            Exception: Of the model's template; ValueError: it shows more images or fewer than there are.
+        """
+        text = self._render(chat_messages(request.icds, request.query, self.style))
         blocks: list[Block] = []
         ids: list[int] = []
         image, grid = None, (0, 0)
         upcoming = iter(request.shown)
-        for piece in filter(None, self._special.split(text)):
+        pieces = self._special.split(text)
+        if (count := pieces.count(self._image_mark)) != len(request.shown):
+            raise ValueError(f"the chat template shows {count} of {len(request.shown)} images")
+        for piece in filter(None, pieces):
             if piece != self._image_mark:
                 ids += self._encode(piece)
                 continue
@@ -125,11 +154,17 @@ class QwenVl(Vlm):
     # ---- answers ----
 
     def _answer_all(self, requests: Mapping[int, Request]) -> Iterator[dict[int, Answer]]:
-        prompts = {i: self._prompt(request) for i, request in requests.items()}
+        prompts: dict[int, tuple[Block, ...]] = {}
+        for i, request in requests.items():
+            try:
+                prompts[i] = self._prompt(request)
+            except Exception as error:  # noqa: BLE001 - what a template raises differs; too many stop the run
+                yield {i: Answer("", error=f"{type(error).__name__}: {reason_of(error)}")}
         # Prompts of one query stay together: they are the ones that begin alike.
         queries: dict[tuple[int, Path], list[int]] = {}
-        for i, request in requests.items():
-            queries.setdefault((request.query.question_id, request.query.image), []).append(i)
+        for i in prompts:
+            query = requests[i].query
+            queries.setdefault((query.question_id, query.image), []).append(i)
         lengths = {i: sum(len(block.ids) for block in blocks) for i, blocks in prompts.items()}
         yield from self._within_memory(
             batches(queries.values(), lengths, self.settings.batch_tokens),
@@ -215,5 +250,5 @@ def _tried(make: Callable[[Sequence[Image.Image]], list[Any]], picture: Image.Im
     """What is made of one picture, or why nothing can be."""
     try:
         return make([picture])[0]
-    except ValueError as error:
+    except Exception as error:  # noqa: BLE001 - it is told with the image
         return error

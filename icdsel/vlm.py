@@ -94,6 +94,8 @@ class Vlm(ABC):
         self._fits: int | None = None  # prompts that are tried at once, after the memory did not suffice for more
         eos = model.generation_config.eos_token_id
         self._stops = {*(eos if isinstance(eos, list) else [eos]), processor.tokenizer.eos_token_id} - {None}
+        if not all(isinstance(stop, int) for stop in self._stops):
+            raise ValueError(f"its end of an answer (eos_token_id) is {eos!r}, no token's number")
         # Text between special tokens recurs in thousands of prompts.
         self._encode = lru_cache(65_536)(
             lambda piece: tuple(processor.tokenizer.encode(piece, add_special_tokens=False))

@@ -37,6 +37,8 @@ SPLIT_NAMES = {"val": "validation"}
 """Other names of splits, where data name them themselves."""
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|data:")
+MOST_ANSWERS = 1000
+"""Of a question; ten are usual."""
 _ID_LIMIT = 2**63  # question_ids travel in tensors
 
 
@@ -320,6 +322,8 @@ def _answers(record: Record, texts: _Texts) -> tuple[tuple[str, ...], tuple[str,
     if not isinstance(told, list) or not told:
         wrong = 'it has no "answers"' if told is None else f'its "answers" are {_shown(told)}'
         raise ValueError(f"{wrong}: at least one is needed, in a list")
+    if len(told) > MOST_ANSWERS:
+        raise ValueError(f'it has {len(told):,} "answers", {MOST_ANSWERS:,} at most are compared with a prediction')
     try:
         if isinstance(told[0], str):
             return tuple([texts[answer] for answer in told]), ()

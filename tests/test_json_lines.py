@@ -150,6 +150,7 @@ def test_images_elsewhere_are_refused(tmp_path: Path, image: Any, part: str) -> 
         (line(2, image_id="x"), "line 2 (question 2): its \"image_id\" is 'x', not an integer"),
         (line(2, question=None), 'line 2 (question 2): it has no "question"'),
         (line(2, answers=[]), 'line 2 (question 2): its "answers" are []: at least one is needed'),
+        (line(2, answers=["a"] * 1001), 'line 2 (question 2): it has 1,001 "answers", 1,000 at most'),
         (line(2, answers="cat"), "line 2 (question 2): its \"answers\" are 'cat'"),
         (line(2, answers=["cat", None]), 'line 2 (question 2): its "answers" are ["cat", null]: each must be a text'),
         (line(2, answer=3), 'line 2 (question 2): its "answer" is 3, not a text'),

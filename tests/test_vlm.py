@@ -479,6 +479,23 @@ def test_features_that_are_not_finite_are_made_again_and_never_kept(vlm, example
     assert later.images.encoded == 1
 
 
+def test_a_template_that_fails_for_one_prompt_fails_that_call(vlm, examples, monkeypatch):
+    requests = [Request((example,), example, ("doni",)) for example in examples[:4]]
+    expected = vlm.answer(requests)
+    render = vlm._render
+
+    def fails_once(messages):
+        if messages[-1]["content"][0]["image"] == examples[2].image:
+            raise ZeroDivisionError("in the template")
+        return render(messages)
+
+    monkeypatch.setattr(vlm, "_render", fails_once)
+    monkeypatch.setattr(vlm, "_failures", [])
+    answers = vlm.answer(requests)
+    assert answers[2].error == "ZeroDivisionError: in the template"
+    assert [answers[i].text for i in (0, 1, 3)] == [expected[i].text for i in (0, 1, 3)]
+
+
 def test_a_full_folder_takes_no_more(vlm, examples, tmp_path):
     told = {"image_cache_mb": 0, "image_cache_dir": tmp_path / "kept", "image_cache_disk_mb": 0}
     settings = vlm.settings.model_copy(update=told)

@@ -1,5 +1,6 @@
 """The gallery: for some queries what each selector chose and what came of it."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -119,5 +120,4 @@ def cards(
 
 def _counted(answers: Sequence[str]) -> tuple[tuple[str, int], ...]:
     """Each answer with how many people gave it, the most frequent first."""
-    counts = {answer: answers.count(answer) for answer in dict.fromkeys(answers)}
-    return tuple(sorted(counts.items(), key=lambda pair: -pair[1]))
+    return tuple(Counter(answers).most_common())

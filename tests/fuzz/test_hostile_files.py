@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import shutil
 import struct
 import zipfile
 import zlib
@@ -21,7 +22,7 @@ from PIL import Image
 from icdsel import online
 from icdsel.checkpoint import foreign_objects, load_checkpoint, load_policy
 from icdsel.embeddings import read_train_embeddings
-from icdsel.errors import CheckpointError, DataError, RlDataError, RunError, SettingsError, UserError
+from icdsel.errors import CheckpointError, DataError, RlDataError, RunError, SettingsError, UserError, VlmError
 from icdsel.generation import _summary
 from icdsel.groups import make_groups
 from icdsel.images import ImageError, open_image
@@ -31,7 +32,8 @@ from icdsel.provenance import environment, read_side_file
 from icdsel.rates import RECORDED, Rate, Rates
 from icdsel.rl_data import read_group, read_rl_data
 from icdsel.run_journal import read_metrics
-from icdsel.settings import RewardSettings, load_settings
+from icdsel.settings import RewardSettings, VlmSettings, load_settings
+from icdsel.vlm import TINY_VLM_DIR, load_vlm
 
 from .common import lines
 from .harness import answer_to, limited_memory
@@ -425,3 +427,41 @@ def test_model_files_are_looked_at_before_they_are_loaded(tmp_path: Path, name: 
     (tmp_path / name).write_text(json.dumps(content))
     with pytest.raises(ValueError, match=told):
         require_sound(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "value", "told"),
+    [
+        ("processor_config.json", ("image_processor", "patch_size"), 0, "division by zero"),
+        ("processor_config.json", ("image_processor", "patch_size"), -14, "shape"),
+        ("processor_config.json", ("image_processor", "resample"), 99, "99"),
+        (
+            "processor_config.json",
+            ("image_processor", "size"),
+            {"shortest_edge": 10**10, "longest_edge": 10**11},
+            "larges",
+        ),
+        ("config.json", ("vision_config", "window_size"), 0, "zero"),
+        ("generation_config.json", ("eos_token_id",), ["a", 2], "no token's number"),
+        ("chat_template.jinja", (), "{{ 1 / 0 }}", "division by zero"),
+        ("chat_template.jinja", (), "{{ raise_exception('not today') }}", "not today"),
+        ("chat_template.jinja", (), "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
+        ("chat_template.jinja", (), "hello", "shows 0 of two images"),
+    ],
+)
+def test_a_model_that_cannot_be_asked_is_refused_when_it_is_loaded(
+    tmp_path: Path, name: str, place: tuple[str, ...], value: Any, told: str
+) -> None:
+    """All of them ended in a traceback at the first prompt, but the last, which answered without having seen it."""
+    folder = tmp_path / "model"
+    shutil.copytree(TINY_VLM_DIR, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    if place:
+        content = json.loads((folder / name).read_text())
+        inner = content
+        for key in place[:-1]:
+            inner = inner[key]
+        inner[place[-1]] = value
+        value = json.dumps(content)
+    (folder / name).write_text(value)
+    with pytest.raises(VlmError, match=told):
+        load_vlm(VlmSettings(model=str(folder), device="cpu"), 10**8)
