@@ -146,7 +146,7 @@ def _changed_once(random: Random, value: Any) -> Any:
 def _instead(random: Random, value: Any) -> Any:
     match random.randrange(6):
         case 0 if isinstance(value, int | float):
-            return value + random.choice((-1, 1, 0.5, 2**40))
+            return value + random.choice((-1, 1, 2**40) if abs(value) > 2**60 else (-1, 1, 0.5, 2**40))
         case 1:
             return [value]
         case 2:
