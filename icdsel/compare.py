@@ -15,6 +15,7 @@ from icdsel.errors import RunError
 from icdsel.files import write_json
 from icdsel.infer import ALWAYS, predictions_dir
 from icdsel.predictions import Comparable, read_comparable
+from icdsel.provenance import has_fingerprint
 from icdsel.row_scores import Scores, mean_over_seeds, shared_metrics
 from icdsel.settings import Settings
 from icdsel.statistics import (
@@ -120,6 +121,10 @@ def compare(
     files = list(names) if names else paths or [predictions_dir(settings)]
     found = read_comparable(files, n=n, subset=subset, shots=shots, allow_different=allow_different, names=names)
     _warn_of_missing_baselines(found)
+    for source in found.sources:
+        policy = source.checkpoint
+        if policy and policy.is_file() and not has_fingerprint(policy, source.identity.get("checkpoint")):
+            warn(f"{source.path} was answered by another policy than {policy} is now: `icdsel infer --overwrite`")
     rows = comparison_rows(found.scores, reference, seed=settings.data.seed)
     return [replace(row, asked=found.asked, differing=tuple(found.differing)) for row in rows]
 

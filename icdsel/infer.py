@@ -36,7 +36,7 @@ from icdsel.scoring import SCORER_VERSION
 from icdsel.selectors import Selectors, random_seed, scored_path
 from icdsel.settings import DataSettings, Selector, Settings, VlmSettings, unusual
 from icdsel.sources import Queries, Sources, open_sources
-from icdsel.train import SIDE_FILE, find_run
+from icdsel.train import SIDE_FILE, find_run, is_finished
 
 # What every selector stands beside.
 ALWAYS: tuple[Selector, ...] = ("zero-shot", "majority")
@@ -230,8 +230,11 @@ def _policy_file(settings: Settings, run: str | None, checkpoint: Path | None) -
         if not checkpoint.is_file():
             raise CheckpointError(f"--checkpoint {checkpoint} does not exist")
         return checkpoint
-    path = find_run(settings, run).checkpoint
+    found = find_run(settings, run)
+    path = found.checkpoint
     note(f"Policy: {path}")
+    if not is_finished(found):
+        warn(f"run {found.name} was not trained to its end: give its `icdsel train` again to finish it")
     with warnings.catch_warnings():  # `convert` says what Lever-Plus would ignore to those who ask for it
         warnings.simplefilter("ignore", ConversionWarning)
         try:

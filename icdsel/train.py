@@ -1,5 +1,6 @@
 """The training stage: RL data in, a run's folder with checkpoints and metrics out."""
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,6 +43,7 @@ from icdsel.training import train_policy
 from icdsel.warm_start import warm_groups
 
 SIDE_FILE = "run.json"
+_LONGEST_NAME = 120
 REMEDY = "Use --run NAME for a run of its own, or --overwrite to move the old one aside."
 LOG_FILE = "log.txt"
 EVENTS_FOLDER = "tensorboard"
@@ -85,7 +87,15 @@ def run_name(settings: Settings) -> str:
     usual = settings.usual()
     parts += unusual(settings.reward, usual["reward"])
     parts += unusual(settings.train, usual["train"], leave_out=["recipe", "tensorboard"])
-    return "_".join([f"v3_{settings.pair_name}", *parts])
+    return _shortened("_".join([f"v3_{settings.pair_name}", *parts]))
+
+
+def _shortened(name: str) -> str:
+    """A name of 120 letters at most, for longer ones stand in those of files that are made for a run.
+
+    Where it has more, its end gives way to a digest of it all.
+    """
+    return name if len(name) <= _LONGEST_NAME else f"{name[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
 def find_run(settings: Settings, name: str | None = None) -> Run:
@@ -147,6 +157,8 @@ def train(
         UserError: data, checkpoint or settings do not fit, or the run exists under other settings.
     """
     settings = on_training_queries(settings)
+    if run and len(run.encode()) > _LONGEST_NAME:  # what is answered with it has longer names
+        raise RunError(f"--run {run} is too long a name: {_LONGEST_NAME} letters at most")
     result = Run(runs_dir(settings) / (run or run_name(settings)))
     require_files(settings, rl_data_files)
     if settings.train.tensorboard:

@@ -133,7 +133,8 @@ class Vlm(ABC):
     ) -> Iterator[dict[int, Answer]]:
         """The answers of batches; one that fails is halved, and for want of memory later ones are too.
 
-        A prompt that fails alone has failed. Of a batch that takes too long each prompt is tried alone.
+        A prompt that fails alone has failed. Of a batch that takes too long each prompt is tried alone, until one of
+        them takes too long again: what is left of it has failed as well, and is asked once more by itself.
 
         Raises:
             CallsError: batch after batch takes too long.
@@ -151,6 +152,9 @@ class Vlm(ABC):
                     parted, reason, hung = 1, reason_of(error), hung + 1  # halves would be waited for again and again
                     if hung == HANGS:
                         raise CallsError(f"{reason}, {HANGS} times in a row. {GIVEN_UP}") from None
+                    if len(batch) == 1 and parts:  # the others of its batch have their turn alone, later
+                        yield {i: Answer("", error=reason) for part in parts for i in part}
+                        parts.clear()
                 except (torch.OutOfMemoryError, MemoryError) as error:
                     parted, reason = len(batch) // 2, f"out of memory for a single prompt: {reason_of(error)}"
                     self._fits = parted or self._fits

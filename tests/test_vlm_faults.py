@@ -160,6 +160,17 @@ def vlm_batch(vlm, requests):
     return caught[0]
 
 
+def test_a_query_all_of_whose_prompts_hang_stops_no_run(vlm, loaded, requests, monkeypatch):
+    vlm.settings = vlm.settings.model_copy(update={"call_timeout": 0.5, "max_failed": 0.5})
+    of_one_query = [Request(request.icds, requests[BAD].query, ("doni",)) for request in requests[10:14]]
+    asked = [*requests[:6], *of_one_query, *requests[20:30]]
+    break_batches(vlm, monkeypatch, lambda prompts: time.sleep(60) if prompts.keys() & {6, 7, 8, 9} else None)
+    answers = vlm.answer(asked)
+    assert [i for i, answer in enumerate(answers) if answer.error] == [6, 7, 8, 9]
+    expected = loaded.answer(asked)
+    assert all(ours.text == theirs.text for ours, theirs in zip(answers, expected, strict=True) if not ours.error)
+
+
 def test_a_device_that_is_gone_stops_the_run_soon(vlm, requests, monkeypatch):
     vlm.settings = vlm.settings.model_copy(update={"call_timeout": 0.3})
     sizes = break_batches(vlm, monkeypatch, lambda _: time.sleep(60))

@@ -159,6 +159,29 @@ def test_online_training_depends_on_the_scorer(copy: Path, monkeypatch: pytest.M
     assert "scorer (the version" in icdsel(*online, code=2)
 
 
+def test_answers_of_a_policy_that_is_another_now_are_told(copy: Path):
+    train = ("train", *SMALL, *SCORE[-10:], "--rce-epochs", 1, "--run", "mine")
+    answers = icdsel(*ANSWER[:-2], "--selector", "policy,random", "--run", "mine")
+    assert "not trained to its end" not in answers
+    assert "another policy" not in icdsel("compare", *SMALL)
+    icdsel(*train, "--train-seed", 1, "--overwrite")
+    assert "was answered by another policy" in " ".join(icdsel("compare", *SMALL).split())
+
+
+def test_a_run_that_was_not_finished_is_told(copy: Path):
+    side = Path("results/set/model_cpk/mine/run.json")
+    side.write_text(json.dumps({k: v for k, v in json.loads(side.read_text()).items() if k != "finished"}))
+    assert "run mine was not trained to its end" in icdsel(*ANSWER[:-2], "--selector", "policy", "--run", "mine")
+
+
+def test_long_names_of_runs(copy: Path):
+    assert "120 letters at most" in icdsel("train", *SMALL, *SCORE[-10:], "--run", "x" * 121, code=2)
+    more = ("--rce-epochs", 1, "--rce-lr", 1.23456e-3, "--rce-temp-start", 1.23456, "--rce-temp-end", 0.123456)
+    icdsel("train", *SMALL, *SCORE[-10:], *more, "--hidden-dim", 64, "--grpo-lr", 1.23456e-5, "--dropout", 0.123456)
+    assert max(len(path.name) for path in Path("results/set/model_cpk").iterdir() if path.is_dir()) <= 120
+    icdsel(*ANSWER[:-2], "--selector", "policy")
+
+
 def test_images_that_cannot_be_read_count(copy: Path):
     skip = ("--on-image-error", "skip")
     icdsel(*SCORE, *skip)  # made with all images: none had to be skipped
