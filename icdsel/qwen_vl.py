@@ -28,6 +28,9 @@ from icdsel.records import Answer, Example
 from icdsel.settings import VlmSettings
 from icdsel.vlm import NOT_FINITE, Request, Vlm, batches
 
+_SIZES = "patch_size", "merge_size", "temporal_patch_size"
+_LARGEST_SIZE = 1024  # of patches; they have 14 pixels and are merged two by two
+
 
 @dataclass(frozen=True)
 class Block:
@@ -61,7 +64,10 @@ class QwenVl(Vlm):
         super().__init__(model, processor, settings, name, fingerprint, max_image_pixels)
         self._image_token: int = model.config.image_token_id
         self._image_mark: str = processor.image_token
-        self._merge: int = processor.image_processor.merge_size
+        sizes = {name: getattr(processor.image_processor, name) for name in _SIZES}
+        if wrong := [name for name, value in sizes.items() if type(value) is not int or not 0 < value <= _LARGEST_SIZE]:
+            raise ValueError(f"{wrong[0]} of its processor is {str(sizes[wrong[0]])[:40]}")
+        self._merge = sizes["merge_size"]
         self._end: int = processor.tokenizer.eos_token_id
         # Byte-level BPE never merges across special tokens: the pieces between them can be encoded one by one.
         special = sorted(processor.tokenizer.get_added_vocab(), key=len, reverse=True)

@@ -432,8 +432,9 @@ def test_model_files_are_looked_at_before_they_are_loaded(tmp_path: Path, name: 
 @pytest.mark.parametrize(
     ("name", "place", "value", "told"),
     [
-        ("processor_config.json", ("image_processor", "patch_size"), 0, "division by zero"),
-        ("processor_config.json", ("image_processor", "patch_size"), -14, "shape"),
+        ("processor_config.json", ("image_processor", "patch_size"), 0, "patch_size of its processor is 0"),
+        ("processor_config.json", ("image_processor", "patch_size"), 10**12, "patch_size of its processor"),
+        ("processor_config.json", ("image_processor", "merge_size"), [2], "merge_size of its processor"),
         ("processor_config.json", ("image_processor", "resample"), 99, "99"),
         (
             "processor_config.json",
