@@ -14,7 +14,7 @@ from icdsel.answering import answer_queries, prompt_of, sound_record, whole_unit
 from icdsel.checkpoint import convert, is_converted
 from icdsel.console import note, warn
 from icdsel.errors import CheckpointError, RunError
-from icdsel.files import journal_of, remove_leftovers, write_text
+from icdsel.files import journal_of, refuse_link, remove_leftovers, write_text
 from icdsel.json_records import parsed
 from icdsel.lever_plus.checkpoints import ConversionWarning
 from icdsel.lock import locked
@@ -239,6 +239,7 @@ def _policy_file(settings: Settings, run: str | None, checkpoint: Path | None) -
         warnings.simplefilter("ignore", ConversionWarning)
         try:
             if not is_converted(path):
+                refuse_link(path.parent)
                 convert(path)
         except OSError as error:  # a read-only folder, a full disk: the answers do not need it
             warn(f"not converted for Lever-Plus: {error}")

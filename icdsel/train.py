@@ -14,7 +14,7 @@ from icdsel import rl_data
 from icdsel.checkpoint import find_checkpoint, load_policy, require_width
 from icdsel.console import note, out, progress, warn
 from icdsel.errors import CheckpointError, RlDataError, RunError
-from icdsel.files import write_json
+from icdsel.files import refuse_link, write_json
 from icdsel.generation import generate
 from icdsel.groups import make_groups, merge, split_groups
 from icdsel.lever_plus.rl_data import GT_PROB_NOTE
@@ -160,6 +160,7 @@ def train(
     if run and len(run.encode()) > _LONGEST_NAME:  # what is answered with it has longer names
         raise RunError(f"--run {run} is too long a name: {_LONGEST_NAME} letters at most")
     result = Run(runs_dir(settings) / (run or run_name(settings)))
+    refuse_link(result.folder)
     require_files(settings, rl_data_files)
     if settings.train.tensorboard:
         require_tensorboard()

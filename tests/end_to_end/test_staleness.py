@@ -174,6 +174,27 @@ def test_a_run_that_was_not_finished_is_told(copy: Path):
     assert "run mine was not trained to its end" in icdsel(*ANSWER[:-2], "--selector", "policy", "--run", "mine")
 
 
+def test_a_link_in_the_place_of_a_run_is_read_and_not_written_through(copy: Path):
+    run = Path("results/set/model_cpk/mine")
+    run.rename("elsewhere")
+    run.symlink_to(copy / "elsewhere")
+    before = {path.name for path in Path("elsewhere").iterdir()}
+    train = ("train", *SMALL, *SCORE[-10:], "--rce-epochs", 1, "--run", "mine", "--train-seed", 1, "--overwrite")
+    assert "it is a link" in " ".join(icdsel(*train, code=1).split())
+    told = icdsel(*ANSWER[:-2], "--selector", "policy", "--run", "mine")
+    assert "not converted for Lever-Plus" in told and "it is a link" in " ".join(told.split())
+    assert {path.name for path in Path("elsewhere").iterdir()} == before
+
+
+def test_policies_are_answered_with_the_embeddings_that_they_were_trained_on(copy: Path):
+    side = Path("results/set/model_cpk/mine/run.json")
+    content = json.loads(side.read_text())
+    content["identity"]["train_embeddings"] = "0123456789abcdef"
+    side.write_text(json.dumps(content))
+    told = icdsel(*ANSWER[:-2], "--selector", "policy", "--run", "mine", code=2)
+    assert "train_embeddings (the file of --train-embeddings): '0123456789abcdef' then, None now" in told
+
+
 def test_long_names_of_runs(copy: Path):
     assert "120 letters at most" in icdsel("train", *SMALL, *SCORE[-10:], "--run", "x" * 121, code=2)
     more = ("--rce-epochs", 1, "--rce-lr", 1.23456e-3, "--rce-temp-start", 1.23456, "--rce-temp-end", 0.123456)
