@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from icdsel.errors import VlmError
+from icdsel.errors import CallsError, VlmError
 from icdsel.images import ImageError, open_image
 from icdsel.pretrained import (
     SAFELY,
@@ -101,6 +101,8 @@ class VlmEncoder:
         for at in range(0, len(paths), BATCH):  # not all at once: the cache holds whatever is asked for in one go
             images.load(paths[at : at + BATCH])
             for i, path in enumerate(paths[at : at + BATCH], at):
+                if path in images.lacked_memory:
+                    raise CallsError(f"{images.broken[path]}. Free memory of the device, or take another (--device)")
                 if path in images.broken:
                     broken[i] = images.broken[path]
                 else:

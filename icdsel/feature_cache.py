@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -72,13 +73,19 @@ class FeatureCache:
         self._spilled = sum(path.stat().st_size for path in spill.folder.glob("*.safetensors")) if spill else 0
         self.broken: dict[Path, str] = {}
         """Images that cannot be read, and why; the reason names the file."""
+        self.lacked_memory: set[Path] = set()
+        """Those of them for which memory did not suffice: `load` tries them anew."""
         self.encoded = 0
         """Images that went through the vision tower, again-encoded ones included."""
         self.encoded_again = 0
 
     def load(self, paths: Iterable[Path]) -> None:
         """Make sure that the features of `paths` are there; images that cannot be read go into `broken`."""
-        wanted = [path for path in dict.fromkeys(paths) if path not in self.broken]
+        asked = dict.fromkeys(paths)
+        for path in self.lacked_memory & asked.keys():
+            del self.broken[path]
+        self.lacked_memory -= asked.keys()
+        wanted = [path for path in asked if path not in self.broken]
         for path in wanted:
             if path in self._kept:
                 self._kept.move_to_end(path)
@@ -166,6 +173,8 @@ class FeatureCache:
                 yield from self._encode_each([path], prepared)
 
     def _break(self, path: Path, error: Exception) -> None:
+        if isinstance(error, MemoryError | torch.OutOfMemoryError):
+            self.lacked_memory.add(path)
         self.broken[path] = str(error) if isinstance(error, ImageError) else f"{path}: {type(error).__name__}: {error}"
 
     # ---- on disk ----

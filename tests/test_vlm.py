@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from icdsel.decoding import until
 from icdsel.demo import world
 from icdsel.demo.tokenizer import build_processor
-from icdsel.errors import VlmError
+from icdsel.encoders import VlmEncoder
+from icdsel.errors import CallsError, VlmError
 from icdsel.prompts import chat_messages
 from icdsel.qwen_vl import QwenVl
 from icdsel.records import Example
@@ -477,6 +478,26 @@ def test_features_that_are_not_finite_are_made_again_and_never_kept(vlm, example
     later = type(vlm)(vlm.model, vlm.processor, told, vlm.name, vlm.fingerprint, MAX_IMAGE_PIXELS)
     assert [a.text for a in later.answer(requests)] == [a.text for a in vlm.answer(requests)]
     assert later.images.encoded == 1
+
+
+def test_an_image_without_memory_is_tried_anew(vlm, examples, monkeypatch):
+    own = type(vlm)(vlm.model, vlm.processor, vlm.settings, vlm.name, vlm.fingerprint, MAX_IMAGE_PIXELS)
+    whole, tried = own._encode_images, []
+
+    def encode(prepared):
+        tried.append(len(prepared))
+        if len(tried) < 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(prepared)
+
+    monkeypatch.setattr(own.images, "_encode", encode)
+    first = Request((), examples[0])
+    [failed] = own.answer([first])
+    assert "OutOfMemoryError: CUDA out of memory" in failed.error
+    with pytest.raises(CallsError, match=r"out of memory.*--device"):
+        VlmEncoder(lambda: own).embed_images([examples[0].image])
+    assert own.answer([first])[0].text == vlm.answer([first])[0].text
+    assert tried == [1, 1, 1]
 
 
 def test_a_template_that_fails_for_one_prompt_fails_that_call(vlm, examples, monkeypatch):
