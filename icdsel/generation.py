@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from icdsel.checkpoint import load_policy, require_width
-from icdsel.console import note, progress
+from icdsel.console import note, progress, warn
 from icdsel.datasets import Split
 from icdsel.errors import CheckpointError, RlDataError
 from icdsel.files import append_lines, cut, journal_of, move, remove_leftovers
@@ -195,6 +195,9 @@ def proposer(settings: Settings, d_model: int) -> PointerNetwork:
 def _scored_in_shards(whole: Path, made_of: Identity) -> dict[int, str]:
     """Lines by question_id of all shards of the same data, finished or not."""
     lines: dict[int, str] = {}
+    for path in sorted(whole.parent.glob(f"{glob.escape(whole.stem)}.shard-*-of-*.jsonl")):
+        if not side_path(path).exists():
+            warn(f"{path} is left alone: how it was made stands in {side_path(path).name}, which is not beside it")
     for side in sorted(whole.parent.glob(f"{glob.escape(whole.stem)}.shard-*-of-*.meta.json")):
         path = side.with_name(side.name.removesuffix(".meta.json") + ".jsonl")
         if told := differences(read_side_file(side)["identity"], made_of):

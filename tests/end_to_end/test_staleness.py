@@ -226,6 +226,30 @@ def test_a_damaged_run_beside_it_stops_no_training(copy: Path):
     icdsel(*ANSWER[:-2], "--selector", "policy")
 
 
+def test_shards_without_their_side_files_are_told_of(copy: Path):
+    shard = ("--output", "parts[1].jsonl", "--shard", "1/2")
+    icdsel(*SCORE, *shard)
+    assert "queries were scored in shards" in icdsel(*SCORE, *shard[:2])
+    Path("parts[1].jsonl").unlink()
+    Path("parts[1].shard-1-of-2.meta.json").unlink()
+    assert "is left alone: how it was made stands in" in " ".join(icdsel(*SCORE, *shard[:2]).split())
+
+
+def test_an_interrupted_online_training_misses_its_journal(copy: Path, monkeypatch: pytest.MonkeyPatch):
+    online = ("train", *SMALL, *SCORE[-10:], "--rce-epochs", 1, "--grpo-epochs", 1, "--online", "--run", "online")
+    with monkeypatch.context() as patch:  # as if it had been killed after its last epoch
+        patch.setattr(training, "_mark_finished", lambda side: None)
+        patch.setattr(training, "tidy", lambda folder: None)
+        icdsel(*online)
+    journal = Path("results/set/model_cpk/online/online.jsonl")
+    kept = journal.read_bytes()
+    assert kept
+    journal.unlink()
+    assert "lacks answers that earlier epochs were trained on" in " ".join(icdsel(*online, code=2).split())
+    journal.write_bytes(kept)
+    icdsel(*online)
+
+
 def test_a_half_made_file_is_not_completed_with_something_else(copy: Path):
     whole = copy / "results/set/generated_data/rl_data_RandSampler_my-model.jsonl"
     whole.rename(whole.with_name(whole.name + ".part"))
