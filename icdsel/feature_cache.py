@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from icdsel.console import warn
-from icdsel.errors import of_system
+from icdsel.errors import UserError, of_system
 from icdsel.files import write_bytes
 from icdsel.images import ImageError
 
@@ -165,6 +165,8 @@ class FeatureCache:
             if not all(features.isfinite().all() for features, _ in made):
                 raise ValueError("the model gives NaN or infinite values for it")
             yield from zip(paths, made, strict=True)
+        except UserError:  # of no single image, and with its remedy
+            raise
         except Exception as error:  # noqa: BLE001 - what the model or the memory cannot take: find which
             if len(paths) == 1:
                 self._break(paths[0], error)

@@ -101,7 +101,13 @@ def vqa_accuracy(prediction: str, answers: Sequence[str], variant: str = "offici
     Raises:
         ValueError: There is no answer, or the variant is unknown.
     """
-    matches = _matches(prediction, answers, variant)
+    normalize = _normalizer(answers, variant)
+    predicted = normalize(prediction)
+    return _accuracy([normalize(answer) == predicted for answer in answers])
+
+
+def _accuracy(matches: Sequence[bool]) -> float:
+    """Return the accuracy of a prediction that matches some of the human answers, in their order."""
     if len(matches) == 1:
         return float(matches[0])
     total = sum(matches)
@@ -145,8 +151,17 @@ def answer_weights(answers: Sequence[str], variant: str = "official") -> dict[st
     Raises:
         ValueError: There is no answer, or the variant is unknown.
     """
-    _require_answers(answers)
-    return {answer: vqa_accuracy(answer, answers, variant) for answer in dict.fromkeys(answers)}
+    normalize = _normalizer(answers, variant)
+    normalized = [normalize(answer) for answer in answers]
+    weights: dict[tuple[str, int], float] = {}
+    of_text: dict[str, float] = {}
+    for text, count in Counter(normalized).items():
+        # Where the matches stand changes the sum, in its last bit, for two or three of them alone.
+        kind = (text if count in (2, 3) else "", min(count, 4))
+        if kind not in weights:
+            weights[kind] = _accuracy([other == text for other in normalized])
+        of_text[text] = weights[kind]
+    return {answer: of_text[text] for answer, text in zip(answers, normalized, strict=True)}
 
 
 def majority_answer(answers: Sequence[str]) -> str:
@@ -220,15 +235,12 @@ def edit_similarity(prediction: str, answer: str) -> float:
     return SequenceMatcher(None, predicted, expected).ratio()
 
 
-def _matches(prediction: str, answers: Sequence[str], variant: str) -> list[bool]:
-    """Return for each human answer whether the prediction matches it."""
+def _normalizer(answers: Sequence[str], variant: str) -> Callable[[str], str]:
+    """Return how strings are normalised before they are compared with these human answers."""
     _require_answers(answers)
     if variant not in VARIANTS:
         raise ValueError(f"unknown VQA accuracy variant {variant!r}; choose one of: {', '.join(VARIANTS)}")
-    tidied = [_tidy(answer) for answer in answers]
-    normalize = normalize_answer if variant == "openflamingo" or len(set(tidied)) > 1 else _tidy
-    predicted = normalize(prediction)
-    return [normalize(answer) == predicted for answer in tidied]
+    return normalize_answer if variant == "openflamingo" or len(set(map(_tidy, answers))) > 1 else _tidy
 
 
 def _tidy(text: str) -> str:

@@ -28,8 +28,7 @@ from icdsel.records import Answer, Example
 from icdsel.settings import VlmSettings
 from icdsel.vlm import NOT_FINITE, Request, Vlm, batches
 
-_SIZES = "patch_size", "merge_size", "temporal_patch_size"
-_LARGEST_SIZE = 1024  # of patches; they have 14 pixels and are merged two by two
+_MOST_ENLARGED = 2**20  # pixels that a model's files may have small images enlarged to, unless `min_pixels` is set
 
 
 @dataclass(frozen=True)
@@ -64,18 +63,24 @@ class QwenVl(Vlm):
         super().__init__(model, processor, settings, name, fingerprint, max_image_pixels)
         self._image_token: int = model.config.image_token_id
         self._image_mark: str = processor.image_token
-        sizes = {name: getattr(processor.image_processor, name) for name in _SIZES}
-        if wrong := [name for name, value in sizes.items() if type(value) is not int or not 0 < value <= _LARGEST_SIZE]:
-            raise ValueError(f"{wrong[0]} of its processor is {str(sizes[wrong[0]])[:40]}")
-        self._merge = sizes["merge_size"]
+        cuts, looks = processor.image_processor, model.config.vision_config
+        cut = (cuts.patch_size, cuts.merge_size, cuts.temporal_patch_size)
+        if cut != (read := (looks.patch_size, looks.spatial_merge_size, looks.temporal_patch_size)):
+            raise ValueError(f"its processor cuts images into patches by {str(cut)[:80]}, the model by {read}")
+        self._merge: int = looks.spatial_merge_size
         self._end: int = processor.tokenizer.eos_token_id
+        if self._end is None:
+            raise ValueError("its tokenizer has no token that ends an answer (eos_token in tokenizer_config.json)")
         # Byte-level BPE never merges across special tokens: the pieces between them can be encoded one by one.
         special = sorted(processor.tokenizer.get_added_vocab(), key=len, reverse=True)
         self._special = re.compile("(" + "|".join(map(re.escape, special)) + ")")
         limits = {"shortest_edge": settings.min_pixels, "longest_edge": settings.max_pixels}
         self._size = dict(processor.image_processor.size) | {k: v for k, v in limits.items() if v}
-        if self._size["shortest_edge"] > max_image_pixels:
-            raise ValueError(f"its processor enlarges every picture to {self._size['shortest_edge']} pixels")
+        if not settings.min_pixels and self._size["shortest_edge"] > _MOST_ENLARGED:
+            raise ValueError(
+                f"its processor enlarges every picture to {self._size['shortest_edge']:,} pixels, above "
+                f"{_MOST_ENLARGED:,} (--min-pixels says to how many)"
+            )
         self._try_two_pictures()
 
     def _try_two_pictures(self) -> None:
@@ -86,12 +91,13 @@ class QwenVl(Vlm):
         """
         picture = Image.new("RGB", (64, 48), "gray")
         self._encode_images(self._prepared([picture, picture]))
-        shown = Example(0, 0, Path("none"), "What is this?", "grey", ("grey",))
-        messages = chat_messages([shown], shown, self.style)
-        text = self._render(messages)
-        asked = messages[-1]["content"][-1]["text"].strip()
-        if (count := self._special.split(text).count(self._image_mark)) != 2 or asked not in text:
-            raise ValueError(f"its chat template shows {count} of two images, or leaves out what is asked")
+        icd = Example(0, 0, Path("none"), "What is this?", "grey", ("grey",))
+        query = Example(1, 1, Path("none"), "And that?", "", ("grey",))
+        text = self._render(chat_messages([icd], query, self.style))
+        lost = [part for part in (icd.question, icd.answer, query.question) if part not in text]
+        if (count := self._special.split(text).count(self._image_mark)) != 2 or lost:
+            raise ValueError(f"its chat template shows {count} of two images" + (f", not {lost[0]!r}" if lost else ""))
+        self.embed_texts([text, ""])
 
     # ---- images ----
 

@@ -94,7 +94,7 @@ class Vlm(ABC):
         self._fits: int | None = None  # prompts that are tried at once, after the memory did not suffice for more
         eos = model.generation_config.eos_token_id
         self._stops = {*(eos if isinstance(eos, list) else [eos]), processor.tokenizer.eos_token_id} - {None}
-        if not all(isinstance(stop, int) for stop in self._stops):
+        if not all(type(stop) is int and stop >= 0 for stop in self._stops):
             raise ValueError(f"its end of an answer (eos_token_id) is {eos!r}, no token's number")
         # Text between special tokens recurs in thousands of prompts.
         self._encode = lru_cache(65_536)(
@@ -338,7 +338,8 @@ def load_vlm(settings: VlmSettings, max_image_pixels: int) -> Vlm:
             processor, model = _read(name, folder, dtype, settings.trust_remote_code)
         made_of = fingerprint(folder, code=settings.trust_remote_code)
         kind = QwenVl if type(model) is Qwen2_5_VLForConditionalGeneration else OtherVlm
-        return kind(model.to(device).eval(), processor, settings, name, made_of, max_image_pixels)
+        with quiet():  # it is tried
+            return kind(model.to(device).eval(), processor, settings, name, made_of, max_image_pixels)
     except _NeedsCode:
         code = ", ".join(sorted(path.name for path in folder.glob(CODE))) or "code in another place"
         raise VlmError(

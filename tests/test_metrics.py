@@ -1,5 +1,6 @@
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,23 @@ def test_answer_weights_are_the_accuracies_of_the_answers_in_first_seen_order():
     weights = answer_weights(answers)
     assert list(weights) == ["cat", "dog", "The cat", "owl"]
     assert list(weights.values()) == pytest.approx([0.6, 1.0, 0.6, 0.9], abs=1e-15)
+
+
+@given(answer_lists, st.sampled_from(VARIANTS))
+@settings(max_examples=200, deadline=None)
+def test_answer_weights_are_the_accuracies_to_the_last_bit(answers, variant):
+    weights = {answer: vqa_accuracy(answer, answers, variant) for answer in answers}
+    assert list(answer_weights(answers, variant).items()) == list(weights.items())
+
+
+def test_weights_of_many_distinct_answers_take_time_in_their_number():
+    """8,000 took 37 s, in the square of their number."""
+    answers = [f"answer {i}" for i in range(20_000)]
+    start = time.process_time()
+    weights = answer_weights(answers)
+    assert time.process_time() - start < 5
+    assert len(weights) == 20_000
+    assert weights["answer 7"] == pytest.approx(19_999 / 3 / 20_000)
 
 
 def test_majority_answer_takes_the_first_seen_of_equally_common_ones():

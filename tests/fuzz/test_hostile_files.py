@@ -23,6 +23,7 @@ from icdsel import online
 from icdsel.checkpoint import foreign_objects, load_checkpoint, load_policy
 from icdsel.embeddings import read_train_embeddings
 from icdsel.errors import CheckpointError, DataError, RlDataError, RunError, SettingsError, UserError, VlmError
+from icdsel.feature_cache import FeatureCache
 from icdsel.generation import _summary
 from icdsel.groups import make_groups
 from icdsel.images import ImageError, open_image
@@ -429,25 +430,51 @@ def test_model_files_are_looked_at_before_they_are_loaded(tmp_path: Path, name: 
         require_sound(tmp_path)
 
 
+TEMPLATE = (TINY_VLM_DIR / "chat_template.jinja").read_text()
+
+
 @pytest.mark.parametrize(
     ("name", "place", "value", "told"),
     [
-        ("processor_config.json", ("image_processor", "patch_size"), 0, "patch_size of its processor is 0"),
-        ("processor_config.json", ("image_processor", "patch_size"), 10**12, "patch_size of its processor"),
-        ("processor_config.json", ("image_processor", "merge_size"), [2], "merge_size of its processor"),
+        ("processor_config.json", ("image_processor", "patch_size"), 0, r"into patches by \(0, 2, 2\)"),
+        ("processor_config.json", ("image_processor", "patch_size"), -14, "into patches"),
+        ("processor_config.json", ("image_processor", "patch_size"), 700, "into patches"),
+        ("processor_config.json", ("image_processor", "merge_size"), [2], "into patches"),
+        ("processor_config.json", ("image_processor", "merge_size"), 700, "into patches"),
+        ("processor_config.json", ("image_processor", "temporal_patch_size"), 0, "into patches"),
+        ("processor_config.json", ("image_processor", "rescale_factor"), "x", "unsupported operand"),
         ("processor_config.json", ("image_processor", "resample"), 99, "99"),
         (
             "processor_config.json",
             ("image_processor", "size"),
             {"shortest_edge": 10**10, "longest_edge": 10**11},
-            "larges",
+            "enlarges every picture",
+        ),
+        (
+            "processor_config.json",
+            ("image_processor", "size"),
+            {"shortest_edge": 9 * 10**7, "longest_edge": 10**8},
+            "--min-pixels",
+        ),
+        (
+            "processor_config.json",
+            ("image_processor", "size"),
+            {"shortest_edge": "a", "longest_edge": "b"},
+            "not supported between",
         ),
         ("config.json", ("vision_config", "window_size"), 0, "zero"),
         ("generation_config.json", ("eos_token_id",), ["a", 2], "no token's number"),
+        ("generation_config.json", ("eos_token_id",), [-7], "no token's number"),
+        ("tokenizer_config.json", ("eos_token",), None, "no token that ends an answer"),
         ("chat_template.jinja", (), "{{ 1 / 0 }}", "division by zero"),
         ("chat_template.jinja", (), "{{ raise_exception('not today') }}", "not today"),
         ("chat_template.jinja", (), "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
+        ("chat_template.jinja", (), "{{ messages + 1 }}", "concatenate"),
+        ("chat_template.jinja", (), "{% for i in range(10**9) %}x{% endfor %}", "Range too big"),
+        ("chat_template.jinja", (), "", "chat template"),
         ("chat_template.jinja", (), "hello", "shows 0 of two images"),
+        ("chat_template.jinja", (), TEMPLATE + "<|image_pad|>", "shows 3 of two images"),
+        ("chat_template.jinja", (), TEMPLATE.replace("part.text", "part.text[:3]"), "not 'What is this"),
     ],
 )
 def test_a_model_that_cannot_be_asked_is_refused_when_it_is_loaded(
@@ -464,5 +491,24 @@ def test_a_model_that_cannot_be_asked_is_refused_when_it_is_loaded(
         inner[place[-1]] = value
         value = json.dumps(content)
     (folder / name).write_text(value)
-    with pytest.raises(VlmError, match=told):
+    with limited_memory(), pytest.raises(VlmError, match=told):
         load_vlm(VlmSettings(model=str(folder), device="cpu"), 10**8)
+
+
+def test_small_images_are_enlarged_as_far_as_the_user_says(tmp_path: Path) -> None:
+    shutil.copytree(TINY_VLM_DIR, tmp_path / "m")
+    path = tmp_path / "m" / "processor_config.json"
+    content = json.loads(path.read_text())
+    content["image_processor"]["size"] = {"shortest_edge": 2**21, "longest_edge": 2**22}
+    path.write_text(json.dumps(content))
+    assert load_vlm(VlmSettings(model=str(path.parent), device="cpu", min_pixels=3136), 10**8).settings.min_pixels
+
+
+def test_what_is_wrong_with_no_single_image_is_told_as_it_is() -> None:
+    """A model without features of single images said so as the fault of an image."""
+
+    def encode(prepared: Any) -> Any:
+        raise VlmError("name another encoder")
+
+    with pytest.raises(VlmError, match=r"^name another encoder$"):
+        FeatureCache(list, encode, 10**6).load([Path("a")])
