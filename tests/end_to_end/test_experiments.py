@@ -205,7 +205,7 @@ def test_rl_data_can_be_named(told):
     assert "nothing to do" in icdsel(*COMMAND, "--rl-data", "same.jsonl", "--dry-run")
     Path("fewer.jsonl").write_text("".join(own.read_text().splitlines(keepends=True)[:20]))
     said = icdsel(*COMMAND, "--rl-data", "fewer.jsonl", code=2)
-    assert "rl_data:" in said
+    assert "rl_data (the RL data):" in said
     assert made() == made_before
     asked = settings()
     experiments = plan_experiments(asked, "rce", 1)
