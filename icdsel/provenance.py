@@ -6,14 +6,14 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from icdsel import __version__
-from icdsel.console import note
+from icdsel.console import note, warn
 from icdsel.errors import RunError, UserError
 from icdsel.files import move, size_of, write_json
 from icdsel.json_records import is_id, is_number, parsed
@@ -167,6 +167,15 @@ def read_side_file(path: Path) -> dict[str, Any]:
     if wrong := [name for name in content if name in _KINDS and not _KINDS[name](content[name])]:
         raise RunError(f"{path} is damaged: {wrong[0]} in it is not of its kind")
     return content
+
+
+def read_side_files(paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Side files with their content; one that is damaged is told of and passed over."""
+    for path in paths:
+        try:
+            yield path, read_side_file(path)
+        except RunError as error:
+            warn(str(error))
 
 
 def _is_path(value: object) -> bool:

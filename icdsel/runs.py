@@ -15,7 +15,7 @@ from icdsel.console import warn
 from icdsel.errors import CheckpointError, RunError
 from icdsel.files import write_json
 from icdsel.infer import read_predictions
-from icdsel.provenance import has_fingerprint, read_side_file
+from icdsel.provenance import has_fingerprint, read_side_file, read_side_files
 from icdsel.run_journal import METRICS_FILE, read_metrics
 from icdsel.settings import TABLES, DataSettings, Settings, VlmSettings, unusual
 from icdsel.train import SIDE_FILE
@@ -75,7 +75,10 @@ def list_runs(results_dir: Path, dataset: str | None = None) -> list[RunSummary]
         for folder in results_dir.glob("*/model_cpk/*")
         if folder.is_dir() and ".old-" not in folder.name and name in (None, folder.parent.parent.name)
     ]
-    sides = {place: list(_policy_rows(place)) for place in {folder.parent.parent for folder in folders}}
+    sides = {
+        place: list(read_side_files(sorted(place.glob("infer/*/policy-*.meta.json"))))
+        for place in {folder.parent.parent for folder in folders}
+    }
     runs = [(_summary(folder, sides[folder.parent.parent]), folder.stat().st_mtime) for folder in sorted(folders)]
     return [run for run, _ in sorted(runs, key=lambda pair: _seconds(pair[0]) or pair[1])]
 
@@ -189,15 +192,6 @@ def _reached(folder: Path) -> dict[str, Any]:
     epochs = read_metrics(folder / METRICS_FILE)
     measured = {(epoch["phase"], epoch["epoch"]): epoch for epoch in epochs}.get((phase, int(number)), {})
     return reached | {name: measured.get(name) for name in ("expected_reward", "oracle_share")}
-
-
-def _policy_rows(dataset_dir: Path) -> Iterable[tuple[Path, Mapping[str, Any]]]:
-    """Side files of the predictions of policies; one that is damaged is told of and passed over."""
-    for path in sorted(dataset_dir.glob("infer/*/policy-*.meta.json")):
-        try:
-            yield path, read_side_file(path)
-        except RunError as error:
-            warn(str(error))
 
 
 def _answered(folder: Path, rows: Iterable[tuple[Path, Mapping[str, Any]]]) -> Iterable[Answered]:

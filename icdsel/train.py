@@ -1,7 +1,7 @@
 """The training stage: RL data in, a run's folder with checkpoints and metrics out."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from icdsel.provenance import (
     fingerprint_file,
     identity,
     read_side_file,
+    read_side_files,
     record_work,
     stands,
     write_side_file,
@@ -112,7 +113,7 @@ def find_run(settings: Settings, name: str | None = None) -> Run:
         there = f"there are: {', '.join(sorted(known))}" if known else "there are none"
         raise RunError(f"no run {name!r} in {folder} ({there}). Train it with `icdsel train --run {name}`.")
     fitting = []
-    for path, side in _whole(known.values()):
+    for path, side in read_side_files(known.values()):
         if side.get("pair") == settings.pair_name and "finished" in side:
             fitting.append((side["finished"], path.parent))
     if not fitting:
@@ -121,15 +122,6 @@ def find_run(settings: Settings, name: str | None = None) -> Run:
         others = f" {folder} holds other runs: {', '.join(sorted(known))}." if known else ""
         raise RunError(f"no finished run for {what}.{others} Train one with `icdsel train`.")
     return Run(max(fitting)[1])
-
-
-def _whole(paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Side files of runs; one that is damaged is told of and passed over."""
-    for path in paths:
-        try:
-            yield path, read_side_file(path)
-        except RunError as error:
-            warn(str(error))
 
 
 def on_training_queries(settings: Settings) -> Settings:
@@ -290,7 +282,7 @@ def is_trained(run: Run, made_of: Identity, overwrite: bool = False) -> bool:
 
 def _mark_finished(side: Path) -> None:
     content = read_side_file(side)
-    others = [other.get("finished", 0) for _, other in _whole(side.parent.parent.glob(f"*/{SIDE_FILE}"))]
+    others = [other.get("finished", 0) for _, other in read_side_files(side.parent.parent.glob(f"*/{SIDE_FILE}"))]
     write_json(side, content | {"finished": max(others, default=0) + 1}, indent=1)
 
 
