@@ -21,11 +21,10 @@ from icdsel.decoding import Search, are_finite, penalised, until
 from icdsel.errors import VlmError
 from icdsel.feature_cache import Features
 from icdsel.images import ImageError, open_image
-from icdsel.pretrained import reason_of
 from icdsel.prompts import Message, chat_messages, harmless
 from icdsel.records import Answer, Example
 from icdsel.settings import CLIP_B32, VlmSettings
-from icdsel.vlm import NOT_FINITE, Request, Vlm, batches
+from icdsel.vlm import NOT_FINITE, Request, Vlm, batches, prompts_of
 
 MARK = "QZX"  # a text that no chat template holds
 
@@ -211,12 +210,9 @@ class OtherVlm(Vlm):
     # ---- answers ----
 
     def _answer_all(self, requests: Mapping[int, Request]) -> Iterator[dict[int, Answer]]:
-        texts: dict[int, str] = {}
-        for i, request in requests.items():
-            try:
-                texts[i] = self._text(request)
-            except Exception as error:  # noqa: BLE001 - what a template raises differs; too many stop the run
-                yield {i: Answer("", error=f"{type(error).__name__}: {reason_of(error)}")}
+        texts, failed = prompts_of(requests, self._text)
+        if failed:
+            yield failed
         count = self.processor.tokenizer.encode
         lengths = {i: len(count(text)) + len(requests[i].shown) * self._image_tokens for i, text in texts.items()}
         yield from self._within_memory(

@@ -22,11 +22,10 @@ from icdsel.feature_cache import Features
 from icdsel.images import ImageError, open_image
 from icdsel.kv_reader import KvReader
 from icdsel.prefix_tree import prefix_tree
-from icdsel.pretrained import reason_of
 from icdsel.prompts import Message, chat_messages, harmless
 from icdsel.records import Answer, Example
 from icdsel.settings import VlmSettings
-from icdsel.vlm import NOT_FINITE, Request, Vlm, batches
+from icdsel.vlm import NOT_FINITE, Request, Vlm, batches, prompts_of
 
 _MOST_ENLARGED = 2**20  # pixels that a model's files may have small images enlarged to, unless `min_pixels` is set
 
@@ -166,12 +165,9 @@ class QwenVl(Vlm):
     # ---- answers ----
 
     def _answer_all(self, requests: Mapping[int, Request]) -> Iterator[dict[int, Answer]]:
-        prompts: dict[int, tuple[Block, ...]] = {}
-        for i, request in requests.items():
-            try:
-                prompts[i] = self._prompt(request)
-            except Exception as error:  # noqa: BLE001 - what a template raises differs; too many stop the run
-                yield {i: Answer("", error=f"{type(error).__name__}: {reason_of(error)}")}
+        prompts, failed = prompts_of(requests, self._prompt)
+        if failed:
+            yield failed
         # Prompts of one query stay together: they are the ones that begin alike.
         queries: dict[tuple[int, Path], list[int]] = {}
         for i in prompts:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -40,6 +40,7 @@ TINY_VLM_DIR = Path(__file__).parent / "demo" / "tiny_vlm"
 NOT_FINITE = "the model's logits are not finite"
 HANGS = 3  # batches in a row that take too long: it is not the prompts
 GIVEN_UP = "What was finished is kept: see to the device and give the same command again, or raise --call-timeout."
+_Prompt = TypeVar("_Prompt")
 FEW = 32  # calls: of fewer, as many may fail as of so many
 OWN_CLASSES = ("AutoModelForImageTextToText", "AutoModelForCausalLM")
 """As what a model may name a class of its own; those that transformers has are the first."""
@@ -266,6 +267,20 @@ class Vlm(ABC):
 
 def _images(requests: Sequence[Request]) -> list[Path]:
     return list(dict.fromkeys(example.image for request in requests for example in request.shown))
+
+
+def prompts_of(
+    requests: Mapping[int, Request], make: Callable[[Request], _Prompt]
+) -> tuple[dict[int, _Prompt], dict[int, Answer]]:
+    """The prompts of requests, and the answers of those whose prompt cannot be made: failures with their reasons."""
+    prompts: dict[int, _Prompt] = {}
+    failed: dict[int, Answer] = {}
+    for i, request in requests.items():
+        try:
+            prompts[i] = make(request)
+        except Exception as error:  # noqa: BLE001 - what a template raises differs; too many stop the run
+            failed[i] = Answer("", error=f"{type(error).__name__}: {reason_of(error)}")
+    return prompts, failed
 
 
 def batches(groups: Iterable[Sequence[int]], lengths: Mapping[int, int], budget: int) -> Iterator[list[int]]:
