@@ -29,6 +29,7 @@ from icdsel.pretrained import (
     require_weights,
 )
 from icdsel.settings import VLM_ENCODER
+from icdsel.time_limit import GIVEN_UP
 
 if TYPE_CHECKING:
     from icdsel.vlm import Vlm
@@ -103,6 +104,8 @@ class VlmEncoder:
             for i, path in enumerate(paths[at : at + BATCH], at):
                 if path in images.lacked_memory:
                     raise CallsError(f"{images.broken[path]}. Free memory of the device, or take another (--device)")
+                if path in images.hung:
+                    raise CallsError(f"{images.broken[path]}. {GIVEN_UP}")
                 if path in images.broken:
                     broken[i] = images.broken[path]
                 else:

@@ -75,6 +75,8 @@ class FeatureCache:
         """Images that cannot be read, and why; the reason names the file."""
         self.lacked_memory: set[Path] = set()
         """Those of them for which memory did not suffice: `load` tries them anew."""
+        self.hung: set[Path] = set()
+        """Those of them that took too long; each is waited for only once."""
         self.encoded = 0
         """Images that went through the vision tower, again-encoded ones included."""
         self.encoded_again = 0
@@ -177,6 +179,8 @@ class FeatureCache:
     def _break(self, path: Path, error: Exception) -> None:
         if isinstance(error, MemoryError | torch.OutOfMemoryError):
             self.lacked_memory.add(path)
+        elif isinstance(error, TimeoutError):
+            self.hung.add(path)
         self.broken[path] = str(error) if isinstance(error, ImageError) else f"{path}: {type(error).__name__}: {error}"
 
     # ---- on disk ----

@@ -1,4 +1,4 @@
-"""A limit of time for work that may hang: it is interrupted, and where that does not help the process ends."""
+"""A limit of time for calls of a model, which may hang: interrupted, and where that does not help the process ends."""
 
 import os
 import signal
@@ -11,18 +11,16 @@ from icdsel.console import warn
 
 GRACE = 30.0
 """Seconds that an interrupted call has to return, before the process ends without it."""
+GIVEN_UP = "What was finished is kept: see to the device and give the same command again, or raise --call-timeout."
+"""What to tell whoever waited."""
 
 
 @contextmanager
-def time_limit(seconds: float, advice: str) -> Iterator[None]:
+def time_limit(seconds: float) -> Iterator[None]:
     """Interrupts what runs inside after so many seconds, in the main thread; elsewhere there is no limit.
 
     What hangs outside of Python (a driver, a device that is gone) cannot be interrupted: `GRACE` seconds later the
     process ends with exit code 1, as if it had been killed. Work that survives being killed survives that.
-
-    Args:
-        seconds: The limit.
-        advice: What the process says before it ends.
 
     Raises:
         TimeoutError: The time is up.
@@ -39,7 +37,7 @@ def time_limit(seconds: float, advice: str) -> Iterator[None]:
         if done.wait(seconds) or done.wait(GRACE):  # one after the other: a process may be stopped for longer than both
             return
         try:
-            warn(f"{too_long}, and it cannot be interrupted: the process ends. {advice}")
+            warn(f"{too_long}, and it cannot be interrupted: the process ends. {GIVEN_UP}")
         finally:
             os._exit(1)
 

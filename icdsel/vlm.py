@@ -8,6 +8,7 @@ can load by `icdsel.other_vlm`.
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -34,12 +35,11 @@ from icdsel.pretrained import (
 from icdsel.prompts import PromptStyle
 from icdsel.records import Answer, Example
 from icdsel.settings import MODEL_ALIASES, TINY_VLM, VlmSettings
-from icdsel.time_limit import time_limit
+from icdsel.time_limit import GIVEN_UP, time_limit
 
 TINY_VLM_DIR = Path(__file__).parent / "demo" / "tiny_vlm"
 NOT_FINITE = "the model's logits are not finite"
-HANGS = 3  # batches in a row that take too long: it is not the prompts
-GIVEN_UP = "What was finished is kept: see to the device and give the same command again, or raise --call-timeout."
+HANGS = 3  # calls in a row that take too long: it is not what they were given
 _Prompt = TypeVar("_Prompt")
 FEW = 32  # calls: of fewer, as many may fail as of so many
 OWN_CLASSES = ("AutoModelForImageTextToText", "AutoModelForCausalLM")
@@ -85,12 +85,13 @@ class Vlm(ABC):
         )
         self.images = FeatureCache(
             self._prepare_images,
-            self._encode_images,
+            self._encode_in_time,
             settings.image_cache_mb * 2**20,
             self.images_at_once,
             self._spill(),
         )
         self._asked = 0
+        self._hung = 0  # calls in a row
         self._failures: list[str] = []
         self._fits: int | None = None  # prompts that are tried at once, after the memory did not suffice for more
         eos = model.generation_config.eos_token_id
@@ -129,6 +130,28 @@ class Vlm(ABC):
         name = f"{self.fingerprint}-{self.dtype}-{settings.min_pixels}-{settings.max_pixels}-{self.max_image_pixels}"
         return Spill(folder, settings.image_cache_disk_mb * 2**20, name)
 
+    @contextmanager
+    def _in_time(self) -> Iterator[None]:
+        """Interrupts a call of the model that takes too long.
+
+        Raises:
+            TimeoutError: it did.
+            CallsError: so did those before it.
+        """
+        try:
+            with time_limit(self.settings.call_timeout):
+                yield
+        except TimeoutError as error:
+            self._hung += 1
+            if self._hung == HANGS:
+                raise CallsError(f"{error}, {HANGS} times in a row. {GIVEN_UP}") from None
+            raise
+        self._hung = 0
+
+    def _encode_in_time(self, prepared: Sequence[Any]) -> list[Features]:
+        with self._in_time():
+            return self._encode_images(prepared)
+
     def _within_memory(
         self, batches: Iterable[list[int]], answer: Callable[[list[int]], dict[int, Answer]]
     ) -> Iterator[dict[int, Answer]]:
@@ -140,19 +163,19 @@ class Vlm(ABC):
         Raises:
             CallsError: batch after batch takes too long.
         """
-        hung = 0  # batches in a row
+        self._hung = 0  # prompts that are asked once more do not stop the run
         for whole in batches:
             most = self._fits or len(whole)
             parts = deque(whole[at : at + most] for at in range(0, len(whole), most))
             while parts:
                 batch = parts.popleft()
                 try:
-                    with time_limit(self.settings.call_timeout, GIVEN_UP):
+                    with self._in_time():
                         answers = answer(batch)
+                except CallsError:
+                    raise
                 except TimeoutError as error:
-                    parted, reason, hung = 1, reason_of(error), hung + 1  # halves would be waited for again and again
-                    if hung == HANGS:
-                        raise CallsError(f"{reason}, {HANGS} times in a row. {GIVEN_UP}") from None
+                    parted, reason = 1, reason_of(error)  # halves would be waited for again and again
                     if len(batch) == 1 and parts:  # the others of its batch have their turn alone, later
                         yield {i: Answer("", error=reason) for part in parts for i in part}
                         parts.clear()
@@ -162,7 +185,6 @@ class Vlm(ABC):
                 except Exception as error:  # noqa: BLE001 - what a model raises differs; too many stop the run
                     parted, reason = len(batch) // 2, f"{type(error).__name__}: {reason_of(error)}"
                 else:
-                    hung = 0
                     yield answers
                     continue
                 if self.device.type == "cuda":

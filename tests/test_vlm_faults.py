@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from icdsel.demo import world
-from icdsel.errors import VlmError
+from icdsel.encoders import VlmEncoder
+from icdsel.errors import CallsError, VlmError
 from icdsel.qwen_vl import QwenVl
 from icdsel.records import Example
 from icdsel.settings import VlmSettings
@@ -180,6 +181,34 @@ def test_a_device_that_is_gone_stops_the_run_soon(vlm, requests, monkeypatch):
     assert len(sizes) == 3 and time.monotonic() - started < 10
 
 
+def test_an_image_that_hangs_in_the_vision_tower_fails_alone(vlm, loaded, requests, monkeypatch):
+    vlm.settings = vlm.settings.model_copy(update={"call_timeout": 0.5})
+    whole, bad = vlm._encode_images, vlm._prepare_images([requests[BAD].query.image])[0][0]
+
+    def encode(prepared):
+        if any(torch.equal(patches, bad) for patches, _ in prepared):
+            time.sleep(60)
+        return whole(prepared)
+
+    monkeypatch.setattr(vlm, "_encode_images", encode)
+    answers = vlm.answer(requests)
+    assert [i for i, answer in enumerate(answers) if answer.error] == [BAD, BAD + 1]  # its query, and as an ICD
+    assert str(requests[BAD].query.image) in answers[BAD].error and "after 0.5 seconds" in answers[BAD].error
+    expected = loaded.answer(requests)
+    assert all(ours.text == theirs.text for ours, theirs in zip(answers, expected, strict=True) if not ours.error)
+
+
+def test_a_vision_tower_that_is_gone_stops_the_run_soon(vlm, requests, monkeypatch):
+    vlm.settings = vlm.settings.model_copy(update={"call_timeout": 0.3})
+    monkeypatch.setattr(vlm, "_encode_images", lambda _: time.sleep(60))
+    with pytest.raises(CallsError, match=r"0.png: .* after 0.3 seconds. What was finished is kept"):
+        VlmEncoder(lambda: vlm).embed_images([requests[0].query.image])
+    started = time.monotonic()
+    with pytest.raises(CallsError, match=r"no answer of the VLM after 0.3 seconds, 3 times in a row.*--call-timeout"):
+        vlm.answer(requests)
+    assert time.monotonic() - started < 10
+
+
 def test_a_dataset_that_vanishes_stops_the_run(vlm, requests, tmp_path):
     gone = [
         Request(request.icds, Example(i, i, tmp_path / f"{i}.png", "?", "a", ("a",)), ())
@@ -194,7 +223,7 @@ def test_a_call_that_cannot_be_interrupted_ends_the_process(tmp_path: Path):
     program = (
         "import signal, icdsel.time_limit as limit\n"
         "limit.GRACE = 0.5\n"
-        "with limit.time_limit(0.3, 'Give the command again.'):\n"
+        "with limit.time_limit(0.3):\n"
         "    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})\n"
         "    signal.sigwait({signal.SIGUSR1})\n"
     )
@@ -202,4 +231,4 @@ def test_a_call_that_cannot_be_interrupted_ends_the_process(tmp_path: Path):
     assert ended.returncode == 1 and "Traceback" not in ended.stderr
     with Path("/dev/full").open("w") as full:  # nothing can be said
         assert subprocess.run([sys.executable, "-c", program], stderr=full, timeout=60, check=False).returncode == 1
-    assert "cannot be interrupted: the process ends. Give the command again." in ended.stderr
+    assert "cannot be interrupted: the process ends. What was finished is kept" in ended.stderr
