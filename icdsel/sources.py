@@ -17,7 +17,8 @@ from icdsel.pools import Pools, build_pools
 from icdsel.provenance import announce, fingerprint_examples, fingerprint_file
 from icdsel.records import Example
 from icdsel.settings import CLIP_B32, VLM_ENCODER, Settings
-from icdsel.vlm import Vlm, load_vlm
+from icdsel.vlm import Vlm
+from icdsel.vlm_loading import load_vlm
 
 
 @dataclass(frozen=True)

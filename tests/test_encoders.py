@@ -36,7 +36,8 @@ from icdsel.encoders import BATCH, ClipEncoder, VlmEncoder, load_clip
 from icdsel.errors import VlmError
 from icdsel.records import Example
 from icdsel.settings import VlmSettings
-from icdsel.vlm import TINY_VLM_DIR, Vlm, load_vlm
+from icdsel.vlm import Vlm
+from icdsel.vlm_loading import TINY_VLM_DIR, load_vlm
 
 CPU = torch.device("cpu")
 MANY_PIXELS = 1_000_000

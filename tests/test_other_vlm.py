@@ -18,7 +18,8 @@ from icdsel.prompts import chat_messages
 from icdsel.qwen_vl import QwenVl
 from icdsel.records import Example
 from icdsel.settings import VlmSettings
-from icdsel.vlm import Request, load_vlm
+from icdsel.vlm import Request
+from icdsel.vlm_loading import load_vlm
 
 MAX_IMAGE_PIXELS = 1_000_000
 TEXT = {

@@ -12,7 +12,8 @@ from icdsel.errors import VlmError
 from icdsel.pretrained import fingerprint, model_folder
 from icdsel.provenance import identity
 from icdsel.settings import VlmSettings, load_settings
-from icdsel.vlm import TINY_VLM_DIR, Vlm, load_vlm, resolve_device
+from icdsel.vlm import Vlm
+from icdsel.vlm_loading import TINY_VLM_DIR, load_vlm, resolve_device
 
 PIXELS = 1_000_000
 

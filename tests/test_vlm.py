@@ -21,7 +21,8 @@ from icdsel.prompts import chat_messages
 from icdsel.qwen_vl import QwenVl
 from icdsel.records import Example
 from icdsel.settings import VlmSettings
-from icdsel.vlm import TINY_VLM_DIR, Request, Vlm, load_vlm, resolve_device
+from icdsel.vlm import Request, Vlm
+from icdsel.vlm_loading import TINY_VLM_DIR, load_vlm, resolve_device
 
 MAX_IMAGE_PIXELS = 1_000_000
 

@@ -17,7 +17,8 @@ from icdsel.errors import CallsError, VlmError
 from icdsel.qwen_vl import QwenVl
 from icdsel.records import Example
 from icdsel.settings import VlmSettings
-from icdsel.vlm import NOT_FINITE, Request, Vlm, load_vlm
+from icdsel.vlm import NOT_FINITE, Request, Vlm
+from icdsel.vlm_loading import load_vlm
 
 COUNT = 40
 BAD = 7  # the number of the prompt that something is wrong with

@@ -10,7 +10,8 @@ from icdsel.demo import world
 from icdsel.metrics import normalize_answer, vqa_accuracy
 from icdsel.records import Example
 from icdsel.settings import DataSettings, VlmSettings
-from icdsel.vlm import TINY_VLM_DIR, Request, load_vlm
+from icdsel.vlm import Request
+from icdsel.vlm_loading import TINY_VLM_DIR, load_vlm
 
 
 def test_codes_are_sixteen_different_words_that_the_metric_leaves_alone():

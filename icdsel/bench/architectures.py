@@ -7,7 +7,7 @@ import torch
 from icdsel.demo.tokenizer import build_processor
 from icdsel.qwen_vl import QwenVl
 from icdsel.settings import VlmSettings
-from icdsel.vlm import resolve_device, resolve_dtype
+from icdsel.vlm_loading import resolve_device, resolve_dtype
 
 QWEN_3B = "qwen2.5-vl-3b"
 TINY = "tiny"

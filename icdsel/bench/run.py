@@ -32,7 +32,8 @@ from icdsel.records import Answer, Example
 from icdsel.settings import ProposalSettings, Settings, TrainSettings
 from icdsel.train import make_network
 from icdsel.training import train_policy
-from icdsel.vlm import Request, Vlm, load_vlm
+from icdsel.vlm import Request, Vlm
+from icdsel.vlm_loading import load_vlm
 
 ANSWERS = ("doni", "gesa", "a red kite")  # references of a query
 Figures = dict[str, float | int | None]

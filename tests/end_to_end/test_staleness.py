@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from icdsel import generation, infer
 from icdsel import train as training
-from icdsel.vlm import TINY_VLM_DIR
+from icdsel.vlm_loading import TINY_VLM_DIR
 
 SMALL = ("--dataset", "set.jsonl", "--model", "./my-model", "--encoder", "vlm", "--pool-size", 8)
 SCORE = ("gen-rl-data", *SMALL, "--queries", 4, "--beam", 1, "--samples", 1, "--retrieval", 1, "--random", 1)

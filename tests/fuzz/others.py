@@ -16,7 +16,7 @@ from icdsel.errors import SettingsError, VlmError
 from icdsel.images import FORMATS, ImageError, open_image
 from icdsel.pretrained import fingerprint, names_code, names_kernel, require_sound
 from icdsel.settings import VlmSettings, load_settings
-from icdsel.vlm import TINY_VLM_DIR, load_vlm
+from icdsel.vlm_loading import TINY_VLM_DIR, load_vlm
 
 from .common import alone, json_of
 from .harness import Reader

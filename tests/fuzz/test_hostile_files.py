@@ -34,7 +34,7 @@ from icdsel.rates import RECORDED, Rate, Rates
 from icdsel.rl_data import read_group, read_rl_data
 from icdsel.run_journal import read_metrics
 from icdsel.settings import RewardSettings, VlmSettings, load_settings
-from icdsel.vlm import TINY_VLM_DIR, load_vlm
+from icdsel.vlm_loading import TINY_VLM_DIR, load_vlm
 
 from .common import lines
 from .harness import answer_to, limited_memory
