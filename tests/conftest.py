@@ -6,6 +6,10 @@ import pytest
 
 from icdsel.settings import ENV_PREFIX, OLD_VARIABLES
 
+# Tests run beside one another: threads of torch that wait for one another would only slow them. It has to be said
+# before torch is loaded, here and in the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session", autouse=True)
 def nothing_exported() -> Iterator[None]:

@@ -8,11 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
-import torch
 from command_line import icdsel
 from documented_files import undocumented
 
@@ -284,10 +282,7 @@ def test_an_interrupted_generation_goes_on_to_the_same_bytes(folder):
     assert not part.exists()
 
 
-def test_a_terminated_training_goes_on_to_the_same_bytes(folder, monkeypatch, request):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as in this process now: their number decides the last bits
-    request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
-    torch.set_num_threads(1)
+def test_a_terminated_training_goes_on_to_the_same_bytes(folder):
     flags = ("--online", "--grpo-epochs", "3", "--grpo-lr", "1e-3", "--online-samples", "3", "--rce-epochs", "2")
     runs = folder / "results/world/model_cpk"
     command = [sys.executable, "-m", "icdsel", "train", *flags, "--run", "cut"]
