@@ -231,11 +231,12 @@ def _write_units(
     count = 0
     pools = queries.pools
     everyone = [example.question_id for example in train] if pools.shared else []
-    if done:
-        note(f"going on after {done * UNIT} queries of an interrupted run")
+    before = sum(len(units[number]) for number in numbers[:done])
+    if before:
+        note(f"going on after {before} queries of an interrupted run")
     tally = Tally()
     with progress("Scoring queries", sum(len(units[number]) for number in numbers)) as advance:
-        advance(done * UNIT)
+        advance(before)
         for number in numbers[done:]:
             unit, at = units[number], number * UNIT
             if all(example.question_id in scored for example in unit):

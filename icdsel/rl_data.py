@@ -3,12 +3,13 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
 from icdsel.datasets import load_split
 from icdsel.errors import RlDataError
-from icdsel.files import remove_leftovers, write_json
+from icdsel.files import journal_of, remove_leftovers, write_json
 from icdsel.json_records import are_ids, parsed
 from icdsel.lever_plus.rl_data import FAILED, is_lever_plus, read_lever_plus
 from icdsel.lever_plus.rl_data_writer import lever_plus_json
@@ -56,12 +57,21 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
             try:
                 record = parsed(line)
             except ValueError as error:
-                raise RlDataError(f"{path}, line {number}: {error}") from None
+                # Without the place that is told of it: it is one within the line.
+                reason = error.msg.removesuffix(" starting at") if isinstance(error, JSONDecodeError) else error
+                raise RlDataError(f"{path}, line {number} is damaged: {reason}.{_mending(path)}") from None
             if not isinstance(record, dict):
                 raise RlDataError(f"{path}, line {number}: not an object")
             yield record
     except OSError as error:
         raise RlDataError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _mending(path: Path) -> str:
+    """How to keep what is whole of damaged RL data of one's own."""
+    if not side_path(path).exists():
+        return ""
+    return f" Rename it to {journal_of(path).name}, and the command that made it goes on after the lines before that."
 
 
 def convert(settings: Settings, path: Path, output: Path | None = None) -> Path:

@@ -108,7 +108,7 @@ def test_what_cannot_be_trained_on_is_rejected_and_counted(tmp_path):
     [
         ("", "is empty"),
         ("[1]\n", "line 1: not an object"),
-        (line([{"pointer": [11, 12], "vqa_acc_score": 1.0}]) + "{", "line 2"),
+        (line([{"pointer": [11, 12], "vqa_acc_score": 1.0}]) + "{", "line 2 is damaged: Expecting property name"),
         (line([]), "no candidate can be used"),
         (line([{"vqa_acc_score": 1.0}]), "line 1: KeyError 'pointer'"),
         (line([], candidate_pool_ids=["x"]), "line 1: ValueError"),

@@ -33,6 +33,11 @@ TORN = Kind(
 UNFINISHED = Kind(
     "a journal of an unfinished command", "give the command again: it goes on from there", "worth knowing"
 )
+DAMAGED = Kind(
+    "lines that are damaged",
+    "training stops at them: rename the file to NAME.jsonl.part, and the command that made it goes on after the lines "
+    "before them",
+)
 NO_RECORD = Kind("lines that are no RL data, or whose pool is none", f"training stops at them: {_AGAIN}")
 EMPTY = Kind("no candidate can be used", _AGAIN)
 NO_DATASET = Kind(
@@ -177,7 +182,7 @@ def check_lever_plus(path: Path, present: Present) -> Checked:
 
 def _groups(found: Findings, path: Path, queries: "_Queries | None") -> Iterator[QueryGroup]:
     """What can be read of a file, or of a journal where no `queries` are given; what cannot is noted."""
-    torn = TORN if queries is None or path.name.endswith(PART) else UNREADABLE
+    torn = TORN if queries is None or path.name.endswith(PART) else DAMAGED
     rejected = Counter[str]()
     try:
         for place, record in read_lines(path, lambda error: found.add(torn, _without(path, error))):

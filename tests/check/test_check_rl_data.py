@@ -73,7 +73,7 @@ FAILED = {"pointer": [12, 14], "eval_failed": True, "error": "out of memory"}
 @pytest.mark.parametrize(
     ("record", "kind", "count"),
     [
-        ("{\n", kinds.UNREADABLE, 1),
+        ("{\n", kinds.DAMAGED, 1),
         ("[1]\n", kinds.NO_RECORD, 1),
         ({"question_id": 2, "candidate_pool_ids": "all"}, kinds.NO_RECORD, 1),
         (query(2, [10, 12], [12, 10], candidate_pool_ids=[*POOL, 2]), kinds.NO_RECORD, 1),

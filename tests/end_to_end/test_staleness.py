@@ -255,3 +255,16 @@ def test_a_half_made_file_is_not_completed_with_something_else(copy: Path):
     whole.rename(whole.with_name(whole.name + ".part"))
     repaint(3)
     assert "dataset (the training examples" in icdsel(*SCORE, code=2)
+
+
+def test_damaged_data_are_mended_as_the_message_says(copy: Path):
+    """What hours of scoring have made is not lost with the end of a file."""
+    path = copy / "results/set/generated_data/rl_data_RandSampler_my-model.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-20])
+    count = len(whole.splitlines())
+    told = icdsel("train", *SMALL, "--rl-data", path, "--rce-epochs", 1, "--run", "mine", code=2)
+    assert f"line {count} is damaged" in told and f"Rename it to {path.name}.part" in told
+    path.rename(path.with_name(path.name + ".part"))
+    icdsel(*SCORE)
+    assert path.read_bytes() == whole
