@@ -101,13 +101,12 @@ def check_run(folder: Path) -> Checked:
 
 def _load(found: Findings, path: Path) -> Checkpoint | None:
     try:
-        checkpoint = load_checkpoint(path)
+        for name in foreign_objects(path):
+            found.add(OBJECTS, name)
+        return load_checkpoint(path)
     except CheckpointError as error:
         found.add(BAD_CHECKPOINT, error)
         return None
-    for name in foreign_objects(path):
-        found.add(OBJECTS, name)
-    return checkpoint
 
 
 def _described(checkpoint: Checkpoint) -> str:

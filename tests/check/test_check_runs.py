@@ -168,6 +168,9 @@ def test_a_checkpoint_that_tries_to_run_code_is_told_and_runs_none(tmp_path):
         file.writestr("x/data.pkl", pickle.dumps(Evil(tmp_path / "p")))
     found = looked_at(tmp_path / "evil.pt")
     assert [f.examples for f in found.findings if f.problem == kinds.OBJECTS.problem] == [(f"{os.name}.mkdir",)]
+    torch.save({"model": Evil(tmp_path / "p")}, tmp_path / "unfit.pt")
+    found = looked_at(tmp_path / "unfit.pt")
+    assert found.must_be_fixed == 1 and kinds.OBJECTS.problem in counts(found)
     assert looked_at(tmp_path / "bare.pt").must_be_fixed == looked_at(tmp_path / "zip.pt").must_be_fixed == 1
     assert not (tmp_path / "p").exists()
 
