@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from icdsel.checkpoint import load_policy, require_width
+from icdsel.claims import Result
 from icdsel.console import note, progress, warn
 from icdsel.datasets import Split
 from icdsel.errors import CheckpointError, RlDataError
@@ -29,13 +30,11 @@ from icdsel.policy import CosineNetwork, PointerNetwork
 from icdsel.proposals import propose
 from icdsel.provenance import (
     Identity,
-    claim,
     differences,
     fingerprint_file,
     identity,
     read_side_file,
     record_work,
-    stands,
     write_side_file,
 )
 from icdsel.records import Answer, Example, Proposal
@@ -120,12 +119,12 @@ def generate(
     sources = sources or open_sources(settings)
     network = proposer(settings, sources.seen.shape[1])
     made_of = rl_data_identity(settings, sources)
-    made = (path, part), side_path(path), made_of, str(path), RlDataError, REMEDY, overwrite
-    if stands(*made) and path.exists():
+    result = _result(path, made_of)
+    if result.stands(overwrite) and path.exists():
         return _summary(path)
     with locked(path, str(path), RlDataError):
         log = path.with_suffix(".log")
-        claim(*made, along=[log])
+        result.claim(overwrite, along=[log])
         if path.exists():  # another process has just finished it
             return _summary(path)
         remove_leftovers(path, side_path(path))
@@ -154,13 +153,17 @@ def unscored(sources: Sources, overwrite: bool = False) -> int:
     path = rl_data_path(sources.settings)
     part = journal_of(path)
     made_of = rl_data_identity(sources.settings, sources)
-    there = stands((path, part), side_path(path), made_of, str(path), RlDataError, REMEDY, overwrite)
+    there = _result(path, made_of).stands(overwrite)
     if there and path.exists():
         return 0
     units = _units(_queries(sources))
     scored = _scored_in_shards(path, made_of)
     todo = units[_whole_units(part, units)[0] if there else 0 :]
     return sum(len(unit) for unit in todo if not all(example.question_id in scored for example in unit))
+
+
+def _result(path: Path, made_of: Identity) -> Result:
+    return Result(str(path), (path, journal_of(path)), side_path(path), made_of, RlDataError, REMEDY)
 
 
 def _queries(sources: Sources) -> list[Example]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from icdsel.answering import answer_queries, prompt_of, sound_record, whole_units
 from icdsel.checkpoint import convert, is_converted
+from icdsel.claims import Result
 from icdsel.console import note, warn
 from icdsel.errors import CheckpointError, RunError
 from icdsel.files import journal_of, refuse_link, remove_leftovers, write_text
@@ -20,13 +21,11 @@ from icdsel.lever_plus.checkpoints import ConversionWarning
 from icdsel.lock import locked
 from icdsel.provenance import (
     Identity,
-    claim,
     differences,
     fingerprint_file,
     identity,
     read_side_file,
     record_work,
-    stands,
     write_side_file,
 )
 from icdsel.reading import read_bytes_lines
@@ -119,20 +118,20 @@ def _row(
     subset = _subset_name(settings, len(queries.examples))
     path, side = _files(settings, label, subset)
     part = journal_of(path)
-    made = (path, part), side, _identity(settings, sources, selector, policy_file), str(path), RunError, REMEDY
+    result = _result(path, side, _identity(settings, sources, selector, policy_file))
     own = {"checkpoint": str(policy_file)} if selector == "policy" else {}  # whose run the page shows
     wanted = shots_of(selector, settings)
-    records = _read_standing(path) if stands(*made, overwrite) else []
+    records = _read_standing(path) if result.stands(overwrite) else []
     if not _missing(wanted, records):
         note(f"{label}: answered before, {path}")
     if _missing(wanted, records) or part.exists():
         with locked(path, str(path), RunError):
             log = path.with_suffix(".log")
-            records = _read_standing(path) if claim(*made, overwrite, along=[log]) else []
+            records = _read_standing(path) if result.claim(overwrite, along=[log]) else []
             remove_leftovers(path, side)
             if missing := _missing(wanted, records):
                 # Before its journal: without it nobody knows what that is made of.
-                write_side_file(side, settings, made[2], str(sources.vlm.device), name=label, set=subset, **own)
+                write_side_file(side, settings, result.made_of, str(sources.vlm.device), name=label, set=subset, **own)
                 log_to(log, str(sources.vlm.device))
                 records = _complete(sources, queries, choose, label, selector, missing, records, path)
             if whole_units(part).keys() <= set(map(prompt_of, records)):  # else it is for other numbers of shots
@@ -146,6 +145,10 @@ def _row(
     told = ", ".join(f"{shots}: {100 * value:.1f}" for shots, value in accuracy.items())
     log_only(f"{label}: VQA accuracy by shots {told}; {failed} calls failed")
     return Row(label, path, accuracy, failed)
+
+
+def _result(path: Path, side: Path, made_of: Identity) -> Result:
+    return Result(str(path), (path, journal_of(path)), side, made_of, RunError, REMEDY)
 
 
 def _complete(
@@ -180,9 +183,7 @@ def unanswered(
     settings = sources.settings
     label = _label(settings, selector, policy_file)
     path, side = _files(settings, label, _subset_name(settings, count))
-    made_of = _identity(settings, sources, selector, policy_file)
-    part = journal_of(path)
-    there = stands((path, part), side, made_of, str(path), RunError, REMEDY, overwrite)
+    there = _result(path, side, _identity(settings, sources, selector, policy_file)).stands(overwrite)
     return _missing(shots_of(selector, settings), _read_standing(path) if there else [])
 
 

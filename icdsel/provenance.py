@@ -6,16 +6,16 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from icdsel import __version__
-from icdsel.console import note, warn
-from icdsel.errors import RunError, UserError
-from icdsel.files import move, size_of, write_json
+from icdsel.console import warn
+from icdsel.errors import RunError
+from icdsel.files import size_of, write_json
 from icdsel.json_records import is_id, is_number, parsed
 from icdsel.reading import is_path, open_file, read_whole
 from icdsel.records import Example
@@ -200,92 +200,6 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
     "set": _is_path,
 }
 """What else than the identity may stand in a side file."""
-
-
-def require_same(side_file: Path, now: Identity, what: str, error: type[UserError], remedy: str) -> None:
-    """Refuses to go on with a result that was made from something else.
-
-    Raises:
-        UserError: of the class `error`; the message names each setting that differs.
-    """
-    try:
-        made_of = read_side_file(side_file)["identity"]
-    except RunError as problem:
-        raise error(f"what {what} was made of cannot be told: {problem}\n{remedy}") from None
-    differing = differences(made_of, now)
-    if differing:
-        raise error(f"{what} was made under other settings:\n  " + "\n  ".join(differing) + f"\n{remedy}")
-
-
-def claim(
-    paths: Sequence[Path],
-    side_file: Path,
-    now: Identity,
-    what: str,
-    error: type[UserError],
-    remedy: str,
-    overwrite: bool,
-    along: Sequence[Path] = (),
-) -> bool:
-    """Whether something made of the same things stands at `paths` already.
-
-    What was made of other things is moved aside, side file and what goes `along` too, where `overwrite` says so.
-
-    Raises:
-        UserError: of the class `error`; it was made of other things, or cannot be told, and `overwrite` is False.
-    """
-    if not any(map(_is_there, paths)):
-        return False
-    if stands(paths, side_file, now, what, error, remedy, overwrite):
-        return True
-    # The side file goes first: without it nothing is taken for data of other settings, should this be cut short.
-    aside = paths if side_file.parent in paths else (side_file, *along, *paths)
-    for moved in move_aside(*aside):
-        note(f"moved what was there to {moved}")
-    return False
-
-
-def stands(
-    paths: Sequence[Path],
-    side_file: Path,
-    now: Identity,
-    what: str,
-    error: type[UserError],
-    remedy: str,
-    overwrite: bool,
-) -> bool:
-    """What `claim` says of `paths`; nothing is moved."""
-    if not any(map(_is_there, paths)):
-        return False
-    try:
-        require_same(side_file, now, what, error, remedy)
-    except UserError:
-        if not overwrite:
-            raise
-        return False
-    return True
-
-
-def _is_there(path: Path) -> bool:
-    """Whether something is at `path`; a folder is nothing where a killed process came no further than hidden files."""
-    return any(inside.name[0] != "." for inside in path.iterdir()) if path.is_dir() else path.exists()
-
-
-def move_aside(*paths: Path) -> list[Path]:
-    """Renames what exists of `paths` to `NAME.old-1`, `.old-2`, …, one number for all; returns the new names.
-
-    What a move that was cut short left behind goes where the rest of it is.
-    """
-    existing = [path for path in paths if path.exists()]
-    number = 1
-    while any(path.with_name(f"{path.name}.old-{number}").exists() for path in existing):
-        number += 1
-    moved = []
-    for path in existing:
-        if path.exists():  # a side file has gone with its folder
-            moved.append(path.with_name(f"{path.name}.old-{number}"))
-            move(path, moved[-1])
-    return moved
 
 
 def announce(settings: Settings, device: str) -> str:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from icdsel import rl_data
 from icdsel.checkpoint import find_checkpoint, load_policy, require_width
+from icdsel.claims import Result
 from icdsel.console import note, out, progress, warn
 from icdsel.errors import CheckpointError, RlDataError, RunError
 from icdsel.files import refuse_link, write_json
@@ -23,13 +24,11 @@ from icdsel.online import JOURNAL, Rollouts, most_calls
 from icdsel.policy import PointerConfig, PointerNetwork
 from icdsel.provenance import (
     Identity,
-    claim,
     fingerprint_file,
     identity,
     read_side_file,
     read_side_files,
     record_work,
-    stands,
     write_side_file,
 )
 from icdsel.records import QueryGroup
@@ -178,7 +177,7 @@ def train(
         note(trained)
         return result
     with locked(result.folder, f"run {result.name}", RunError):
-        if claim((result.folder,), side, made_of, f"run {result.name}", RunError, REMEDY, overwrite):
+        if _result_of(result, made_of).claim(overwrite):
             if is_finished(result):
                 tidy(result.folder)  # whoever finished it may have been killed before
                 note(trained)
@@ -276,8 +275,11 @@ def is_trained(run: Run, made_of: Identity, overwrite: bool = False) -> bool:
     Raises:
         RunError: the folder holds something else and `overwrite` is False.
     """
-    there = stands((run.folder,), run.folder / SIDE_FILE, made_of, f"run {run.name}", RunError, REMEDY, overwrite)
-    return there and is_finished(run)
+    return _result_of(run, made_of).stands(overwrite) and is_finished(run)
+
+
+def _result_of(run: Run, made_of: Identity) -> Result:
+    return Result(f"run {run.name}", (run.folder,), run.folder / SIDE_FILE, made_of, RunError, REMEDY)
 
 
 def _mark_finished(side: Path) -> None:

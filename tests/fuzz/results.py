@@ -13,12 +13,13 @@ from typing import Any
 from rich.console import Console
 
 from icdsel import run_journal
+from icdsel.claims import Result
 from icdsel.compare import compare
 from icdsel.comparison_tables import screen_tables
 from icdsel.errors import RunError
 from icdsel.page.runs import _read_run
 from icdsel.predictions import read_comparable
-from icdsel.provenance import read_side_file, require_same
+from icdsel.provenance import read_side_file
 from icdsel.report import runs_table
 from icdsel.runs import list_runs
 from icdsel.settings import Settings
@@ -77,7 +78,7 @@ def use_predictions(path: Path) -> None:
         screen().print(screen_tables(compare(SETTINGS, [path.parent], allow_different=True)))
     side = next(path.parent.glob("policy*.meta.json"))
     with contextlib.suppress(RunError):
-        require_same(side, {"data.metric": "official"}, "it", RunError, "remedy")
+        Result("it", (path,), side, {"data.metric": "official"}, RunError, "remedy").stands(False)
 
 
 def run_folder(folder: Path, mutated: str) -> Path:
