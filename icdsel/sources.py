@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from icdsel.console import note, progress, warn
@@ -184,6 +185,8 @@ def open_sources(settings: Settings) -> Sources:
         DataError: the dataset is not there or damaged, or an image cannot be read.
         VlmError: a model is not there or cannot be used.
     """
+    # Told the number of threads, MKL keeps to it, where it may else take fewer for a product and round it otherwise.
+    torch.set_num_threads(torch.get_num_threads())
     data = settings.data
     train = load_split(data, "train")
     vlm = load_vlm(settings.vlm, data.max_image_pixels)
