@@ -35,6 +35,7 @@ from icdsel.provenance import (
     identity,
     read_side_file,
     record_work,
+    unchanged,
     write_side_file,
 )
 from icdsel.records import Answer, Example, Proposal
@@ -117,8 +118,9 @@ def generate(
     if init and not init.is_file():
         raise CheckpointError(f"--init {init} does not exist")
     sources = sources or open_sources(settings)
-    network = proposer(settings, sources.seen.shape[1])
-    made_of = rl_data_identity(settings, sources)
+    with unchanged(init):
+        network = proposer(settings, sources.seen.shape[1])
+        made_of = rl_data_identity(settings, sources)
     result = _result(path, made_of)
     if result.stands(overwrite) and path.exists():
         return _summary(path)

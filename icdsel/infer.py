@@ -118,7 +118,7 @@ def _row(
     subset = _subset_name(settings, len(queries.examples))
     path, side = _files(settings, label, subset)
     part = journal_of(path)
-    result = _result(path, side, _identity(settings, sources, selector, policy_file))
+    result = _result(path, side, _identity(settings, sources, selector, choose.fingerprint(selector)))
     own = {"checkpoint": str(policy_file)} if selector == "policy" else {}  # whose run the page shows
     wanted = shots_of(selector, settings)
     records = _read_standing(path) if result.stands(overwrite) else []
@@ -183,7 +183,9 @@ def unanswered(
     settings = sources.settings
     label = _label(settings, selector, policy_file)
     path, side = _files(settings, label, _subset_name(settings, count))
-    there = _result(path, side, _identity(settings, sources, selector, policy_file)).stands(overwrite)
+    chosen_by = policy_file if selector == "policy" else scored_path(settings) if selector == "oracle" else None
+    fingerprint = fingerprint_file(chosen_by) if chosen_by and chosen_by.is_file() else None
+    there = _result(path, side, _identity(settings, sources, selector, fingerprint)).stands(overwrite)
     return _missing(shots_of(selector, settings), _read_standing(path) if there else [])
 
 
@@ -282,16 +284,15 @@ def _subset_name(settings: Settings, count: int) -> str:
     return f"{settings.infer.split}-{count}{kind}"
 
 
-def _identity(settings: Settings, sources: Sources, selector: str, policy_file: Path | None) -> Identity:
+def _identity(settings: Settings, sources: Sources, selector: str, chosen_by: str | None) -> Identity:
+    """Everything that decides a row; `chosen_by` is the fingerprint of the file that the selector chooses by."""
     made_of = identity(settings, "data", "vlm") | sources.identity
     made_of |= {"split": settings.infer.split, "queries": sources.fingerprint(settings.infer.split)}
     made_of |= {"selector": selector, "scorer": SCORER_VERSION}
-    if selector == "policy" and policy_file is not None:
-        made_of["checkpoint"] = fingerprint_file(policy_file)
     if selector.startswith("nearest") or selector == "majority":
         made_of["sampler_encoder"] = sources.sampler_encoder.fingerprint
-    if selector == "oracle" and (path := scored_path(settings)).is_file():
-        made_of["rl_data"] = fingerprint_file(path)
+    if chosen_by is not None:
+        made_of["checkpoint" if selector == "policy" else "rl_data"] = chosen_by
     return made_of
 
 

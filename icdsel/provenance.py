@@ -7,6 +7,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -65,6 +66,24 @@ def fingerprint_file(path: Path) -> str:
             digest.update(part)
             left -= len(part)
     return digest.hexdigest()[:16]
+
+
+@contextmanager
+def unchanged(*paths: Path | None) -> Iterator[None]:
+    """What is read of files and fingerprinted within it is of one content: another may put a new one in their place.
+
+    Raises:
+        RunError: A file changed meanwhile; the message names it.
+    """
+    before = {}
+    for path in paths:
+        if path is not None:
+            with suppress(OSError):  # whoever is to read it says what it lacks
+                before[path] = fingerprint_file(path)
+    yield
+    for path, fingerprint in before.items():
+        if not has_fingerprint(path, fingerprint):
+            raise RunError(f"{path} was changed while it was read: give the same command again")
 
 
 def has_fingerprint(path: Path, fingerprint: object) -> bool:

@@ -14,7 +14,8 @@ from icdsel.checkpoint import load_policy, require_width
 from icdsel.embeddings import Embeddings
 from icdsel.errors import RlDataError
 from icdsel.neighbours import nearest_rows
-from icdsel.provenance import differences, identity, read_side_file
+from icdsel.policy import PointerNetwork
+from icdsel.provenance import differences, fingerprint_file, has_fingerprint, identity, read_side_file, unchanged
 from icdsel.records import Pointer
 from icdsel.scoring import SCORER_VERSION
 from icdsel.settings import Settings
@@ -41,8 +42,13 @@ class Selectors:
     def __init__(self, sources: Sources, queries: Queries, policy_file: Path | None) -> None:
         self.sources, self.queries = sources, queries
         self._rankings: dict[str, list[list[int]]] = {}
-        self.network = load_policy(policy_file).eval() if policy_file else None
-        if self.network is not None:
+        self.network: PointerNetwork | None = None
+        self.fingerprints: dict[str, str | None] = {}
+        """Of the file that a selector chooses by, as it was read: hours later another one may lie there."""
+        if policy_file:
+            with unchanged(policy_file):
+                self.network = load_policy(policy_file).eval()
+                self.fingerprints["policy"] = fingerprint_file(policy_file)
             require_width(self.network, queries.seen.shape[1], policy_file)
 
     def choose(self, selector: str, shots: int) -> list[Pointer | None]:
@@ -103,6 +109,13 @@ class Selectors:
     def _similar(self) -> Embeddings:
         return self.sources.similar(self.queries.examples, self.sources.settings.infer.split)
 
+    def fingerprint(self, selector: str) -> str | None:
+        """Of the file that a selector chooses by: a checkpoint, for the oracle RL data; None where it has none."""
+        if selector == "oracle" and selector not in self.fingerprints:
+            path = scored_path(self.sources.settings)
+            self.fingerprints[selector] = fingerprint_file(path) if path.is_file() else None
+        return self.fingerprints.get(selector)
+
     @cached_property
     def _scored(self) -> dict[int, list[tuple[tuple[float, float], Pointer]]]:
         """The scored pointers of each query, with accuracy and the right answer's probability."""
@@ -123,6 +136,8 @@ class Selectors:
             raise RlDataError(
                 f"{path}, which the oracle chooses from, was made under other settings:\n  " + "\n  ".join(told)
             )
+        if not has_fingerprint(path, self.fingerprint("oracle")):
+            raise RlDataError(f"{path} was changed while it was read: give the same command again")
         return {
             group.question_id: [
                 ((c["vqa_acc_score"], c.get("vqa_gt_prob") or 0.0), tuple(c["pointer"])) for c in group.candidates

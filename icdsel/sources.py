@@ -15,7 +15,7 @@ from icdsel.embeddings import Embeddings, Encoded, encode, read_train_embeddings
 from icdsel.encoders import Encoder, VlmEncoder, load_clip
 from icdsel.errors import DataError
 from icdsel.pools import Pools, build_pools
-from icdsel.provenance import announce, fingerprint_examples, fingerprint_file
+from icdsel.provenance import announce, fingerprint_examples, fingerprint_file, unchanged
 from icdsel.records import Example
 from icdsel.settings import CLIP_B32, VLM_ENCODER, Settings
 from icdsel.vlm import Vlm
@@ -49,6 +49,7 @@ class Sources:
         sampler_encoder: What embeds them for samplers and nearest neighbours.
         encoded: Raw features of the training split; None where its embeddings were given.
         seen: Its embeddings as the selector sees them, float32 (N, d).
+        embeddings_file: Fingerprint of the file that they were given in.
     """
 
     settings: Settings
@@ -58,6 +59,7 @@ class Sources:
     sampler_encoder: Encoder
     encoded: Encoded | None
     seen: Tensor
+    embeddings_file: str | None = None
     _broken: dict[int, str] = field(default_factory=dict)
     _splits: dict[str, Split] = field(default_factory=dict)
     _fingerprints: dict[str, str] = field(default_factory=dict)
@@ -77,13 +79,12 @@ class Sources:
     @cached_property
     def identity(self) -> dict[str, str | None]:
         """Fingerprints of data, model and encoder, for the identity of what is made of them."""
-        own = self.settings.data.train_embeddings
         made_of = {
             "dataset": self.fingerprint("train"),
             "model": self.vlm.fingerprint,
             "dtype": self.vlm.dtype,
             "encoder": self.encoder.fingerprint,
-            "train_embeddings": fingerprint_file(own) if own else None,
+            "train_embeddings": self.embeddings_file,
         }
         if self._broken:  # they are in no pool
             made_of["broken_images"] = hashlib.sha256(repr(sorted(self._broken)).encode()).hexdigest()[:16]
@@ -200,6 +201,7 @@ def open_sources(settings: Settings) -> Sources:
     encoder = load_encoder(data.encoder)
     sampler_encoder = encoder if data.sampler_encoder == data.encoder else load_encoder(data.sampler_encoder)
     broken: dict[int, str] = {}
+    embeddings_file = None
     if data.train_embeddings is None:
         encoded = _encode(settings, encoder, train, "train", broken)
         seen = encoded.relative_to(encoded, encoder.centred).of(data.embed)
@@ -209,6 +211,8 @@ def open_sources(settings: Settings) -> Sources:
             f"in --encoder {CLIP_B32} (now it is {data.encoder!r})"
         )
     else:
-        seen = read_train_embeddings(data.train_embeddings, len(train))
+        with unchanged(data.train_embeddings):
+            seen = read_train_embeddings(data.train_embeddings, len(train))
+            embeddings_file = fingerprint_file(data.train_embeddings)
         encoded = None
-    return Sources(settings, vlm, train, encoder, sampler_encoder, encoded, seen, broken)
+    return Sources(settings, vlm, train, encoder, sampler_encoder, encoded, seen, embeddings_file, broken)

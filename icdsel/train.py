@@ -29,6 +29,7 @@ from icdsel.provenance import (
     read_side_file,
     read_side_files,
     record_work,
+    unchanged,
     write_side_file,
 )
 from icdsel.records import QueryGroup
@@ -161,16 +162,20 @@ def train(
     sources = sources.under(settings) if sources else open_sources(settings)
     table = sources.seen.to(sources.vlm.device)
     seed = settings.data.seed if settings.train.train_seed is None else settings.train.train_seed
+    if start is not None:  # what is unfit is refused before hours of scoring
+        require_width(start, table.shape[1], settings.train.init)
+    files = list(rl_data_files) or [generate(settings, overwrite=overwrite, sources=sources).path]
+    with unchanged(*files, settings.train.init, settings.train.warm_start):
+        start = network_to_start_from(settings.train, usual)  # as it is now: scoring may have taken hours
+        train_part, validation_part = split_groups(read_groups(files, sources, settings.reward))
+        warm = warm_groups(sources, settings.train.warm_start) if settings.train.warm_start else None
+        made_of = run_identity(settings, sources, files)
     network = start or make_network(settings.train, table.shape[1], seed)
     require_width(network, table.shape[1], settings.train.init)
     network = network.to(table.device)
-    files = list(rl_data_files) or [generate(settings, overwrite=overwrite, sources=sources).path]
-    train_part, validation_part = split_groups(read_groups(files, sources, settings.reward))
-    warm = warm_groups(sources, settings.train.warm_start) if settings.train.warm_start else None
     train_groups, validation_groups = (
         make_groups(part, sources.train.row, settings.reward).to(table.device) for part in (train_part, validation_part)
     )
-    made_of = run_identity(settings, sources, files)
     side = result.folder / SIDE_FILE
     trained = f"run {result.name} is trained already with these settings"
     if is_trained(result, made_of, overwrite) and is_tidy(result.folder):  # which may be read-only

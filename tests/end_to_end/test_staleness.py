@@ -13,6 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from icdsel import generation, infer
 from icdsel import train as training
+from icdsel.errors import RunError
+from icdsel.provenance import fingerprint_file, unchanged
 from icdsel.vlm_loading import TINY_VLM_DIR
 
 SMALL = ("--dataset", "set.jsonl", "--model", "./my-model", "--encoder", "vlm", "--pool-size", 8)
@@ -268,3 +270,52 @@ def test_damaged_data_are_mended_as_the_message_says(copy: Path):
     path.rename(path.with_name(path.name + ".part"))
     icdsel(*SCORE)
     assert path.read_bytes() == whole
+
+
+TRAIN = ("train", *SMALL, *SCORE[-10:], "--rce-epochs", 1)
+
+
+def test_a_policy_that_is_replaced_while_other_rows_are_answered(copy: Path, monkeypatch: pytest.MonkeyPatch):
+    row, trained = infer._row, []
+
+    def train_first(sources, queries, choose, selector, *others):
+        if not trained:
+            trained.append(selector)
+            icdsel(*TRAIN, "--run", "mine", "--rce-lr", 0.01, "--overwrite")
+        return row(sources, queries, choose, selector, *others)
+
+    old = fingerprint_file(Path("results/set/model_cpk/mine/rce_epoch1.pt"))
+    monkeypatch.setattr(infer, "_row", train_first)
+    icdsel(*ANSWER[:-1], "random,policy")
+    assert trained == ["random"]
+    [side] = Path("results").rglob("policy-mine-*.meta.json")
+    assert json.loads(side.read_text())["identity"]["checkpoint"] == old
+    monkeypatch.setattr(infer, "_row", row)
+    assert "checkpoint (the policy's checkpoint)" in icdsel(*ANSWER[:-1], "policy", code=2)
+
+
+def test_a_start_that_is_replaced_while_pointers_are_scored(copy: Path, monkeypatch: pytest.MonkeyPatch):
+    runs = Path("results/set/model_cpk")
+    icdsel(*TRAIN, "--run", "other", "--rce-lr", 0.01)
+    shutil.copy(runs / "mine/rce_epoch1.pt", "start.pt")
+    score = training.generate
+
+    def replace_it(*told, **how):
+        shutil.copy(runs / "other/rce_epoch1.pt", "start.pt")
+        return score(*told, **how)
+
+    monkeypatch.setattr(training, "generate", replace_it)
+    icdsel(*TRAIN, "--run", "meanwhile", "--init", "start.pt")
+    icdsel(*TRAIN, "--run", "before", "--init", "start.pt")
+    made = [runs / run for run in ("meanwhile", "before")]
+    assert len({(run / "rce_epoch1.pt").read_bytes() for run in made}) == 1
+    assert len({json.loads((run / "run.json").read_text())["identity"]["init"] for run in made}) == 1
+
+
+def test_a_file_that_changes_while_it_is_read(tmp_path: Path):
+    file = tmp_path / "file"
+    file.write_text("one")
+    with unchanged(file, tmp_path / "not there", None):
+        assert file.read_text() == "one"
+    with pytest.raises(RunError, match="changed while it was read"), unchanged(file):
+        file.write_text("two")
