@@ -193,14 +193,16 @@ def most_calls(train: TrainSettings, queries: int) -> int:
 
 
 def _read_journal(path: Path) -> dict[tuple[int, int], dict[str, Any]]:
-    """The records of a journal by epoch and query; from a line on that is torn or damaged it is cut off.
+    """The records of a journal by epoch and query, up to a line that is torn or damaged.
+
+    Nothing is cut off yet: it may turn out that the training cannot go on without what stands behind that line.
 
     Raises:
         RlDataError: It cannot be read.
     """
     if not path.exists():
         return {}
-    records, size = {}, 0
+    records = {}
     try:
         for line in read_bytes_lines(path):
             if not line.endswith(b"\n"):
@@ -211,12 +213,10 @@ def _read_journal(path: Path) -> dict[tuple[int, int], dict[str, Any]]:
             if not is_id(record["online_epoch"]) or rejected.keys() - {FAILED}:
                 raise ValueError("its epoch is no integer, or a pointer could not be trained on")
             records[record["online_epoch"], question_id] = record
-            size += len(line)
     except NO_RECORD as error:
         warn(f"{path}, line {len(records) + 1}: {type(error).__name__} {error}: from here on the VLM is asked again")
     except OSError as error:
         raise RlDataError(f"{path} cannot be read: {error}") from None
-    cut(path, size)
     return records
 
 

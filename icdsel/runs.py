@@ -18,7 +18,7 @@ from icdsel.infer import read_predictions
 from icdsel.provenance import has_fingerprint, read_side_file, read_side_files
 from icdsel.run_journal import METRICS_FILE, read_metrics
 from icdsel.settings import TABLES, DataSettings, Settings, VlmSettings, unusual
-from icdsel.train import SIDE_FILE
+from icdsel.train import SIDE_FILE, Run, is_finished
 
 # What says where things lie, or is shown by itself.
 _PLACES = ("preset", "dataset", "data_dir", "image_dir", "results_dir", "on_image_error")
@@ -118,6 +118,8 @@ def _summary(folder: Path, rows: Iterable[tuple[Path, Mapping[str, Any]]]) -> Ru
         found |= _made_with(side)
         found |= _reached(folder)
         found["answered"] = tuple(_answered(folder, rows))
+        if state == "finished" and not is_finished(Run(folder)):
+            raise RunError("its last checkpoint is gone: give its `icdsel train` again")
     except (RunError, CheckpointError) as error:
         # A training that was stopped early has no checkpoint yet.
         if not (state == "unfinished" and isinstance(error, CheckpointError)):

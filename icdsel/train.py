@@ -18,6 +18,7 @@ from icdsel.errors import CheckpointError, RlDataError, RunError
 from icdsel.files import refuse_link, write_json
 from icdsel.generation import generate
 from icdsel.groups import make_groups, merge, split_groups
+from icdsel.json_records import is_id
 from icdsel.lever_plus.rl_data import GT_PROB_NOTE
 from icdsel.lock import locked
 from icdsel.online import JOURNAL, Rollouts, most_calls
@@ -187,6 +188,8 @@ def train(
                 tidy(result.folder)  # whoever finished it may have been killed before
                 note(trained)
                 return result
+            if "finished" in read_side_file(side):
+                warn(f"run {result.name} was finished, but its last checkpoint is gone: it is trained again")
         else:
             written = {"pair": settings.pair_name, "rl_data": list(map(str, files))}
             write_side_file(side, settings, made_of, str(table.device), **written)
@@ -269,9 +272,23 @@ def read_groups(files: Sequence[Path], sources: Sources, reward: RewardSettings)
 
 
 def is_finished(run: Run) -> bool:
-    """Whether the run was trained to its end."""
+    """Whether the run was trained to its end, and the checkpoint of that is there."""
     side = run.folder / SIDE_FILE
-    return side.exists() and "finished" in read_side_file(side)
+    if not side.exists() or "finished" not in (content := read_side_file(side)):
+        return False
+    last = [f"{phase}_epoch{count}.pt" for phase, count in planned_epochs(content).items() if count][-1:]
+    return all((run.folder / name).is_file() for name in last)
+
+
+def planned_epochs(side: Mapping[str, Any]) -> dict[str, int]:
+    """How many epochs of each phase were asked for, by a run's side file; nothing where that is damaged."""
+    try:
+        train = side["settings"]["train"]
+        planned = {"warm": train["warm_epochs"] if train.get("warm_start") else 0}
+        planned |= {"rce": train["rce_epochs"], "grpo": train["grpo_epochs"]}
+    except (KeyError, TypeError, AttributeError):
+        return {}
+    return planned if all(is_id(count) and count >= 0 for count in planned.values()) else {}
 
 
 def is_trained(run: Run, made_of: Identity, overwrite: bool = False) -> bool:

@@ -194,9 +194,14 @@ def test_from_a_damaged_line_on_the_vlm_is_asked_again(tmp_path: Path, capsys: p
     journal = tmp_path / "online.jsonl"
     whole = journal.read_bytes()
     journal.write_bytes(whole.splitlines(keepends=True)[0] + b"\0" * 300 + b'"}\n')  # as after a power cut
+    damaged = journal.read_bytes()
     again = Asked()
-    rollouts(tmp_path, again)(network(), TABLE, 0)
+    resumed = rollouts(tmp_path, again)
     assert "online.jsonl, line 2: " in capsys.readouterr().err
+    assert (
+        journal.read_bytes() == damaged
+    )  # the training may need what it lacks now: nothing is cut before that is known
+    resumed(network(), TABLE, 0)
     assert journal.read_bytes() == whole
 
 

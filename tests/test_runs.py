@@ -21,7 +21,7 @@ NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 def write_run(
     results: Path, name: str, *, hours: float = 1, finished: bool = True, dataset: str = "world", **tables: Any
 ) -> Path:
-    """A run that began so many hours before noon, with two RCE epochs."""
+    """A run that began so many hours before noon, with the last two of its five RCE epochs."""
     folder = results / dataset / "model_cpk" / name
     folder.mkdir(parents=True)
     settings = Settings(data={"dataset": dataset} | tables.pop("data", {}), **tables)
@@ -32,10 +32,10 @@ def write_run(
     }
     (folder / "run.json").write_text(json.dumps(side | ({"finished": 1} if finished else {})))
     epochs = [
-        {"phase": "rce", "epoch": i, "expected_reward": i / 10, "oracle_share": i / 5, "kl_beta": 0.1} for i in (1, 2)
+        {"phase": "rce", "epoch": i, "expected_reward": i / 10, "oracle_share": i / 5, "kl_beta": 0.1} for i in (4, 5)
     ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(epoch) + "\n" for epoch in epochs))
-    for i in (1, 2):
+    for i in (4, 5):
         (folder / f"rce_epoch{i}.pt").write_bytes(f"{name} {i}".encode())
     return folder
 
@@ -68,17 +68,17 @@ def test_runs_stand_by_age_with_what_was_measured_of_their_last_checkpoint(tmp_p
     new = write_run(tmp_path, "new", hours=1, train={"rce_lr": 0.001})
     old = write_run(tmp_path, "new-er", hours=50, dataset="okvqa", vlm={"model": "tiny-vlm"})
     (tmp_path / "world/model_cpk/new.old-1").mkdir()
-    write_answers(new, 2, {1: [1.0, 0.0], 2: [1.0, 0.6]})
-    write_answers(new, 1, {1: [0.0, 0.0]})
+    write_answers(new, 5, {1: [1.0, 0.0], 2: [1.0, 0.6]})
+    write_answers(new, 4, {1: [0.0, 0.0]})
     first, second = list_runs(tmp_path)
     assert (first.name, second.name) == ("new-er", "new")
     assert (first.dataset, first.settings, first.answered) == ("okvqa", ("tiny-vlm",), ())
     assert second.settings == ("rce-lr-0.001",)
-    assert (second.state, second.checkpoint, second.phase, second.epoch) == ("finished", "rce_epoch2.pt", "rce", 2)
-    assert (second.expected_reward, second.oracle_share) == (0.2, 0.4)
+    assert (second.state, second.checkpoint, second.phase, second.epoch) == ("finished", "rce_epoch5.pt", "rce", 5)
+    assert (second.expected_reward, second.oracle_share) == (0.5, 1.0)
     assert {a.checkpoint: a.accuracy for a in second.answered} == {
-        "rce_epoch1.pt": {1: 0.0},
-        "rce_epoch2.pt": {1: 50.0, 2: 80.0},
+        "rce_epoch4.pt": {1: 0.0},
+        "rce_epoch5.pt": {1: 50.0, 2: 80.0},
     }
     assert second.bytes == sum(path.stat().st_size for path in new.iterdir())
     assert [run.name for run in list_runs(tmp_path, "okvqa")] == ["new-er"]
@@ -104,13 +104,13 @@ def test_a_run_says_nothing_that_its_dataset_preset_and_recipe_decide(tmp_path):
 
 def test_answers_of_a_policy_that_was_trained_anew_do_not_count(tmp_path, capsys):
     run = write_run(tmp_path, "run")
-    path = write_answers(run, 2, {1: [1.0]})
+    path = write_answers(run, 5, {1: [1.0]})
     [found] = list_runs(tmp_path)
     assert len(found.answered) == 1
-    (run / "rce_epoch2.pt").write_bytes(b"another")
+    (run / "rce_epoch5.pt").write_bytes(b"another")
     [found] = list_runs(tmp_path)
     assert found.answered == ()
-    write_answers(run, 2, {1: [1.0]})
+    write_answers(run, 5, {1: [1.0]})
     path.write_text("torn")
     [found] = list_runs(tmp_path)
     assert (found.state, found.answered) == ("finished", ())
@@ -146,6 +146,10 @@ def lose_checkpoints(run: Path) -> None:
         path.unlink()
 
 
+def lose_the_last_checkpoint(run: Path) -> None:
+    (run / "rce_epoch5.pt").unlink()
+
+
 def damage_metrics(run: Path) -> None:
     (run / "metrics.jsonl").write_text('{"phase": "rce", "epoch": 1}\n[1]\n')
 
@@ -157,6 +161,7 @@ def damage_metrics(run: Path) -> None:
         (damage_setting, "rce_epochs"),
         (lose_side, "run.json is missing"),
         (lose_checkpoints, "No checkpoint"),
+        (lose_the_last_checkpoint, "its last checkpoint is gone"),
         (damage_metrics, "metrics.jsonl"),
         (lead_in_a_circle, "grpo_epoch1.pt is no file"),
         (lead_out, "run.json is missing"),
@@ -207,11 +212,11 @@ def test_the_table_stays_within_the_screen_and_cuts_no_figure(tmp_path, width):
     name = "v3_RandSampler_tiny-vlm_grpo-epochs-3_freeze-backbone_rce-normalized-reward"
     run = write_run(tmp_path, name, train={"rce_normalized_reward": True, "num_layers": 2}, dataset="okvqa")
     write_run(tmp_path, "other")
-    write_answers(run, 2, {1: [1.0, 0.0], 4: [1.0, 1.0]})
+    write_answers(run, 5, {1: [1.0, 0.0], 4: [1.0, 1.0]})
     table = shown(list_runs(tmp_path), width)
     lines = table.splitlines()
     assert max(map(len, lines)) <= width
     assert "…" not in table
-    for figure in ("rce 2", "0.200", "40% of", "1: 50.0", "4: 100.0", "n = 2", "1 h ago", "num-layers-2"):
+    for figure in ("rce 5", "0.500", "100% of", "1: 50.0", "4: 100.0", "n = 2", "1 h ago", "num-layers-2"):
         assert figure in table
     assert name[:16] in table  # it goes on in the next lines

@@ -17,7 +17,7 @@ from icdsel.policy import PointerConfig
 from icdsel.provenance import has_fingerprint, read_side_file
 from icdsel.run_journal import METRICS_FILE, sound_epoch
 from icdsel.runs import trained_on
-from icdsel.train import SIDE_FILE
+from icdsel.train import SIDE_FILE, planned_epochs
 
 EPOCH_FILE = re.compile(r"(warm|rce|grpo)_epoch([1-9]\d{0,8})\.pt")
 _AGAIN = "move the run away and train it again: icdsel train"
@@ -25,7 +25,7 @@ _Epoch = tuple[str, int]
 
 BAD_SIDE_FILE = Kind(f"{SIDE_FILE} is missing or cannot be read", f"copy it again, or {_AGAIN}")
 UNFINISHED = Kind("the training was not finished", "give the same `icdsel train` again")
-LAST_MISSING = Kind("the last epoch's checkpoint is missing", f"an earlier one would be taken for it: {_AGAIN}")
+LAST_MISSING = Kind("the last epoch's checkpoint is missing", "give the same `icdsel train` again, or copy it again")
 MISSING = Kind("earlier epochs' checkpoints are missing", "nothing needs them but their comparison", "worth knowing")
 BAD_CHECKPOINT = Kind("checkpoints cannot be used", f"copy them again, or {_AGAIN}")
 MISNAMED = Kind("checkpoints are of another epoch than they are called", "give them their own names again")
@@ -89,8 +89,9 @@ def check_run(folder: Path) -> Checked:
     if len(sizes) > 1:
         found.add(SIZES, ", ".join(f"width {size.d_model}, hidden {size.hidden_dim}" for size in sizes), len(sizes))
     measured = _measured(found, folder / METRICS_FILE)
-    for phase, number in sorted(there - measured):
-        found.add(NO_METRICS, f"{phase} epoch {number}")
+    if "finished" in side or not side:  # else what its last epoch left may not be all there yet
+        for phase, number in sorted(there - measured):
+            found.add(NO_METRICS, f"{phase} epoch {number}")
     if side:
         _check_against(found, side, there)
     if (folder / JOURNAL).exists():
@@ -156,7 +157,7 @@ def _check_against(found: Findings, side: Mapping[str, Any], there: set[_Epoch])
     if "finished" not in side:
         found.add(UNFINISHED)
     else:
-        planned = _planned(side)
+        planned = planned_epochs(side)
         last = [phase for phase, count in planned.items() if count][-1:]
         for phase, count in planned.items():
             have = {number for kind, number in there if kind == phase and number <= count}
@@ -174,17 +175,6 @@ def _check_against(found: Findings, side: Mapping[str, Any], there: set[_Epoch])
             found.add(RL_DATA_GONE, path)
         elif not has_fingerprint(path, fingerprint):
             found.add(RL_DATA_CHANGED, path)
-
-
-def _planned(side: Mapping[str, Any]) -> dict[str, int]:
-    """How many epochs of each phase were asked for, by the side file; nothing where that is damaged."""
-    try:
-        train = side["settings"]["train"]
-        planned = {"warm": train["warm_epochs"] if train.get("warm_start") else 0}
-        planned |= {"rce": train["rce_epochs"], "grpo": train["grpo_epochs"]}
-    except (KeyError, TypeError, AttributeError):
-        return {}
-    return planned if all(type(count) is int and count >= 0 for count in planned.values()) else {}
 
 
 def is_run(folder: Path) -> bool:

@@ -74,6 +74,10 @@ def test_run_json(run):
     del side["finished"]
     (run / "run.json").write_text(json.dumps(side))
     assert counts(looked_at(run)) == {kinds.UNFINISHED.problem: 1}
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(lines[:-1]))  # killed between a checkpoint and its line
+    assert counts(looked_at(run)) == {kinds.UNFINISHED.problem: 1}
+    (run / "metrics.jsonl").write_text("".join(lines))
     (run / "run.json").write_text("[")
     assert counts(looked_at(run)) == {kinds.BAD_SIDE_FILE.problem: 1}
     (run / "run.json").unlink()

@@ -319,3 +319,16 @@ def test_a_file_that_changes_while_it_is_read(tmp_path: Path):
         assert file.read_text() == "one"
     with pytest.raises(RunError, match="changed while it was read"), unchanged(file):
         file.write_text("two")
+
+
+def test_a_finished_run_without_its_last_checkpoint_is_trained_again(copy: Path):
+    two = (*TRAIN[:-1], 2, "--run", "two")
+    icdsel(*two)
+    run = Path("results/set/model_cpk/two")
+    before = {path.name: path.read_bytes() for path in run.glob("*epoch*")}
+    (run / "rce_epoch2.pt").unlink()
+    assert "two was not trained to its end" in icdsel(*ANSWER[:-1], "policy", "--run", "two")
+    assert "its last checkpoint is gone: it is trained again" in icdsel(*two)
+    assert {path.name: path.read_bytes() for path in run.glob("*epoch?.pt")} == {
+        name: content for name, content in before.items() if name.endswith(".pt")
+    }
