@@ -9,7 +9,6 @@ is there and scores what is not.
 import glob
 import json
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -20,7 +19,7 @@ from icdsel.checkpoint import load_policy, require_width
 from icdsel.claims import Result
 from icdsel.console import note, progress, warn
 from icdsel.datasets import Split
-from icdsel.errors import CheckpointError, RlDataError
+from icdsel.errors import CheckpointError, RlDataError, RunError
 from icdsel.files import append_lines, cut, journal_of, move, remove_leftovers
 from icdsel.json_records import whole_lines
 from icdsel.lever_plus.samplers import anchors
@@ -39,7 +38,8 @@ from icdsel.provenance import (
     write_side_file,
 )
 from icdsel.records import Answer, Example, Proposal
-from icdsel.rl_data import NO_RECORD, read_group, read_records, rl_data_path, side_path
+from icdsel.rl_data import rl_data_path, side_path
+from icdsel.rl_journal import Summary, question_id_of, summary_of, whole_units
 from icdsel.run_log import log_only, log_to, logged
 from icdsel.scoring import SCORER_VERSION, score_candidate
 from icdsel.settings import Settings
@@ -60,26 +60,6 @@ class Shard:
     def path(self, whole: Path) -> Path:
         """The shard's file, beside the whole one."""
         return whole.with_name(f"{whole.stem}.shard-{self.number}-of-{self.of}.jsonl")
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What a generation did."""
-
-    path: Path
-    queries: int
-    pointers: int
-    failed: int
-    correct: float
-    """Share of pointers that the VLM answered with soft accuracy above 0."""
-    signal: float
-    """Share of queries whose pointers differ in accuracy."""
-
-    def __str__(self) -> str:
-        return (
-            f"{self.path}: {self.pointers} scored pointers of {self.queries} queries, {self.correct:.1%} answered "
-            f"correctly, {self.signal:.1%} of the queries have a signal, {self.failed} calls failed"
-        )
 
 
 def rl_data_identity(settings: Settings, sources: Sources) -> Identity:
@@ -123,25 +103,27 @@ def generate(
         made_of = rl_data_identity(settings, sources)
     result = _result(path, made_of)
     if result.stands(overwrite) and path.exists():
-        return _summary(path)
+        return summary_of(path)
     with locked(path, str(path), RlDataError):
         log = path.with_suffix(".log")
         result.claim(overwrite, along=[log])
         if path.exists():  # another process has just finished it
-            return _summary(path)
+            return summary_of(path)
         remove_leftovers(path, side_path(path))
         queries = sources.queries(_queries(sources), settings.proposals.query_split, settings.proposals.shots)
-        write_side_file(side_path(path), settings, made_of, str(sources.vlm.device))
+        units = _units(queries.examples)[shard.number - 1 :: shard.of] if shard else _units(queries.examples)
+        count = sum(map(len, units))
+        write_side_file(side_path(path), settings, made_of, str(sources.vlm.device), queries=count)
         log_to(log, str(sources.vlm.device))
         scored = {} if shard else _scored_in_shards(whole, made_of)
         started = time.monotonic()
-        count = _write_units(sources, queries, network, part, shard, scored)
-        if count:
-            record_work(side_path(path), {"scoring": {"seconds": time.monotonic() - started, "count": count}})
+        done = _write_units(sources, queries, network, part, shard, scored)
+        if done:
+            record_work(side_path(path), {"scoring": {"seconds": time.monotonic() - started, "count": done}})
         move(part, path)  # the last that is written: who finds it has nothing to tidy
         if told := sources.vlm.images.shortage():
             note(told)
-        summary = _summary(path)
+        summary = summary_of(path)
         log_only(str(summary))
         return summary
 
@@ -160,7 +142,7 @@ def unscored(sources: Sources, overwrite: bool = False) -> int:
         return 0
     units = _units(_queries(sources))
     scored = _scored_in_shards(path, made_of)
-    todo = units[_whole_units(part, units)[0] if there else 0 :]
+    todo = units[whole_units(part, units)[0] if there else 0 :]
     return sum(len(unit) for unit in todo if not all(example.question_id in scored for example in unit))
 
 
@@ -205,13 +187,18 @@ def _scored_in_shards(whole: Path, made_of: Identity) -> dict[int, str]:
             warn(f"{path} is left alone: how it was made stands in {side_path(path).name}, which is not beside it")
     for side in sorted(whole.parent.glob(f"{glob.escape(whole.stem)}.shard-*-of-*.meta.json")):
         path = side.with_name(side.name.removesuffix(".meta.json") + ".jsonl")
-        if told := differences(read_side_file(side)["identity"], made_of):
+        try:
+            told = differences(read_side_file(side)["identity"], made_of)
+        except RunError as error:
+            warn(f"{path} is left alone, its queries are scored anew: {error}")
+            continue
+        if told:
             note(f"{path} is left alone, it was made under other settings: {told[0]}")
             continue
         for file in (path, journal_of(path)):
             if file.exists():
                 for line, value in whole_lines(file, RlDataError):
-                    if (question_id := _question_id(value)) is not None:
+                    if (question_id := question_id_of(value)) is not None:
                         lines[question_id] = line.decode().rstrip("\n")
     if lines:
         note(f"{len(lines)} queries were scored in shards")
@@ -231,7 +218,7 @@ def _write_units(
     examples = queries.examples
     units = _units(examples)
     numbers = range(len(units))[shard.number - 1 :: shard.of] if shard else range(len(units))
-    done, size = _whole_units(part, [units[number] for number in numbers])
+    done, size = whole_units(part, [units[number] for number in numbers])
     cut(part, size)
     count = 0
     pools = queries.pools
@@ -296,27 +283,6 @@ def _ids(train: Split, rows: Iterable[int]) -> list[int]:
     return [train[row].question_id for row in rows]
 
 
-def _whole_units(part: Path, units: Sequence[Sequence[Example]]) -> tuple[int, int]:
-    """How many whole units the journal begins with, and their size in bytes."""
-    lines = whole_lines(part, RlDataError)
-    done = size = 0
-    for unit in units:
-        kept = [(_question_id(value), len(line)) for line, value in islice(lines, len(unit))]
-        if [question_id for question_id, _ in kept] != [query.question_id for query in unit]:
-            break
-        size += sum(length for _, length in kept)
-        done += 1
-    return done, size
-
-
-def _question_id(value: Any) -> int | None:
-    """Of a record of RL data; None where it is none."""
-    try:
-        return read_group(value, Counter()).question_id
-    except NO_RECORD:
-        return None
-
-
 def score_unit(
     sources: Sources,
     queries: Sequence[Example],
@@ -367,21 +333,3 @@ def score_unit(
         }
         for query, pool, made in zip(queries, pools, proposals, strict=True)
     ]
-
-
-def _summary(path: Path) -> Summary:
-    records = list(read_records(path))
-    try:
-        groups = [record["pointer_candidates"] for record in records]
-        scored = [[c for c in group if "error" not in c] for group in groups]
-        total = sum(map(len, scored))
-        return Summary(
-            path=path,
-            queries=len(groups),
-            pointers=total,
-            failed=sum(map(len, groups)) - total,
-            correct=sum(float(c["vqa_correct"]) for group in scored for c in group) / max(1, total),
-            signal=sum(len({float(c["vqa_acc_score"]) for c in group}) > 1 for group in scored) / max(1, len(scored)),
-        )
-    except (*NO_RECORD, OverflowError) as error:
-        raise RlDataError(f"{path} is damaged ({type(error).__name__} {error}). {REMEDY}") from None

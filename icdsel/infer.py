@@ -5,6 +5,7 @@ import json
 import random
 import time
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,7 @@ from icdsel.train import SIDE_FILE, find_run, is_finished
 
 # What every selector stands beside.
 ALWAYS: tuple[Selector, ...] = ("zero-shot", "majority")
+MENDING = "Move it away: the `icdsel infer` that made it then answers its queries again."
 REMEDY = "Use --overwrite to move them aside, or --results-dir DIR for another place."
 
 
@@ -121,13 +123,14 @@ def _row(
     result = _result(path, side, _identity(settings, sources, selector, choose.fingerprint(selector)))
     own = {"checkpoint": str(policy_file)} if selector == "policy" else {}  # whose run the page shows
     wanted = shots_of(selector, settings)
-    records = _read_standing(path) if result.stands(overwrite) else []
+    count = None if selector == "oracle" else len(queries.examples)  # which has no pointer for some
+    records = _read_standing(path, count) if result.stands(overwrite) else []
     if not _missing(wanted, records):
         note(f"{label}: answered before, {path}")
     if _missing(wanted, records) or part.exists():
         with locked(path, str(path), RunError):
             log = path.with_suffix(".log")
-            records = _read_standing(path) if result.claim(overwrite, along=[log]) else []
+            records = _read_standing(path, count) if result.claim(overwrite, along=[log]) else []
             remove_leftovers(path, side)
             if missing := _missing(wanted, records):
                 # Before its journal: without it nobody knows what that is made of.
@@ -186,7 +189,8 @@ def unanswered(
     chosen_by = policy_file if selector == "policy" else scored_path(settings) if selector == "oracle" else None
     fingerprint = fingerprint_file(chosen_by) if chosen_by and chosen_by.is_file() else None
     there = _result(path, side, _identity(settings, sources, selector, fingerprint)).stands(overwrite)
-    return _missing(shots_of(selector, settings), _read_standing(path) if there else [])
+    whole = None if selector == "oracle" else count
+    return _missing(shots_of(selector, settings), _read_standing(path, whole) if there else [])
 
 
 def shots_of(selector: Selector, settings: Settings) -> tuple[int, ...]:
@@ -205,9 +209,17 @@ def _files(settings: Settings, label: str, subset: str) -> tuple[Path, Path]:
     return path, path.with_suffix(".meta.json")
 
 
-def _read_standing(path: Path) -> list[dict[str, Any]]:
-    """The records of a row; none where so far it has a journal alone."""
-    return read_predictions(path) if path.exists() else []
+def _read_standing(path: Path, queries: int | None) -> list[dict[str, Any]]:
+    """The records of a row; none where so far it has a journal alone.
+
+    Raises:
+        RunError: it is damaged, or lacks some of the `queries` at a number of shots.
+    """
+    records = read_predictions(path) if path.exists() else []
+    for shots, count in Counter(record["shots"] for record in records).items():
+        if queries is not None and count != queries:
+            raise RunError(f"{path} holds {count} of {queries} answers at {shots} shots: it was cut. {MENDING}")
+    return records
 
 
 def read_predictions(path: Path) -> list[dict[str, Any]]:
@@ -222,7 +234,7 @@ def read_predictions(path: Path) -> list[dict[str, Any]]:
             try:
                 records.append(sound_record(parsed(line)))
             except ValueError as error:
-                raise RunError(f"{path}, line {number}: {error}: no prediction of icdsel") from None
+                raise RunError(f"{path}, line {number}: {error}: no prediction of icdsel. {MENDING}") from None
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror}") from None
     return records

@@ -212,6 +212,7 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
         _are_tables(value) and all(is_number(number, 0, 2**53) for spent in value.values() for number in spent.values())
     ),
     "finished": lambda value: is_id(value) and value > 0,
+    "queries": lambda value: is_id(value) and value >= 0,
     "rl_data": lambda value: isinstance(value, list) and all(map(_is_path, value)),
     "checkpoint": _is_path,
     "name": _is_path,

@@ -2,13 +2,14 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
 from icdsel.datasets import load_split
-from icdsel.errors import RlDataError
+from icdsel.errors import RlDataError, RunError
 from icdsel.files import journal_of, remove_leftovers, write_json
 from icdsel.json_records import are_ids, parsed
 from icdsel.lever_plus.rl_data import FAILED, is_lever_plus, read_lever_plus
@@ -59,7 +60,7 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
             except ValueError as error:
                 # Without the place that is told of it: it is one within the line.
                 reason = error.msg.removesuffix(" starting at") if isinstance(error, JSONDecodeError) else error
-                raise RlDataError(f"{path}, line {number} is damaged: {reason}.{_mending(path)}") from None
+                raise RlDataError(f"{path}, line {number} is damaged: {reason}.{mending(path)}") from None
             if not isinstance(record, dict):
                 raise RlDataError(f"{path}, line {number}: not an object")
             yield record
@@ -67,7 +68,25 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
         raise RlDataError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _mending(path: Path) -> str:
+def require_whole(path: Path, queries: int) -> None:
+    """Refuses a file that lacks queries which its side file tells of: it was cut after it was finished.
+
+    Raises:
+        RlDataError: It says how many.
+    """
+    if (told := told_queries(path)) is not None and queries < told:
+        raise RlDataError(f"{path} holds {queries} of {told} queries: it was cut.{mending(path)}")
+
+
+def told_queries(path: Path) -> int | None:
+    """How many queries a file is to hold, by its side file; None where that does not tell."""
+    with suppress(RunError):
+        told: int | None = read_side_file(side_path(path)).get("queries")
+        return told
+    return None
+
+
+def mending(path: Path) -> str:
     """How to keep what is whole of damaged RL data of one's own."""
     if not side_path(path).exists():
         return ""
@@ -134,6 +153,7 @@ def read_rl_data(
         except NO_RECORD as error:
             raise RlDataError(f"{path}, line {number}: {type(error).__name__} {error}: no RL data of icdsel") from None
         groups.append(group)
+    require_whole(path, len(groups))
     if not groups:
         raise RlDataError(f"{path} is empty. Move it away and make it anew: `icdsel gen-rl-data`.")
     kept = tuple(group for group in groups if group.candidates)

@@ -16,7 +16,7 @@ from icdsel.provenance import differences, fingerprint_examples, fingerprint_fil
 from icdsel.records import Example, Pointer, QueryGroup
 from icdsel.rewards import fields_of, is_correct
 from icdsel.rl_data import NO_RECORD as NOT_ONE
-from icdsel.rl_data import read_group, side_path
+from icdsel.rl_data import read_group, side_path, told_queries
 from icdsel.scoring import SCORER_VERSION
 from icdsel.settings import RewardSettings, Settings
 
@@ -24,6 +24,10 @@ PART = ".part"
 _AGAIN = "move them away and make them again: icdsel gen-rl-data"
 _DATASET = "name the dataset that they were made of with --dataset"
 
+CUT = Kind(
+    "queries are lacking: the file was cut after it was finished",
+    "rename it to NAME.jsonl.part, and the command that made it goes on after what is there",
+)
 UNREADABLE = Kind("files or lines that cannot be read", f"training stops at them: {_AGAIN}")
 TORN = Kind(
     "lines of a journal that were not written whole",
@@ -133,8 +137,12 @@ def check_rl_data(path: Path, present: Present) -> Checked:
     queries = _Queries(found, present.settings.reward, allowed)
     if not found.found(OTHER_DATASET):
         queries.look_up_in(present, str(made_of.get("proposals.query_split", "train")))
+    count = 0
     for group in _groups(found, path, queries):
         queries.take(group)
+        count += 1
+    if path == whole and (told := told_queries(path)) is not None and not found.found(DAMAGED):
+        found.add(CUT, count=max(0, told - count), of=told)
     return Checked(str(path), "RL data", queries.finish(), found.listed())
 
 

@@ -332,3 +332,47 @@ def test_a_finished_run_without_its_last_checkpoint_is_trained_again(copy: Path)
     assert {path.name: path.read_bytes() for path in run.glob("*epoch?.pt")} == {
         name: content for name, content in before.items() if name.endswith(".pt")
     }
+
+
+def test_what_was_cut_after_it_was_finished_is_not_whole(copy: Path):
+    path = Path("results/set/generated_data/rl_data_RandSampler_my-model.jsonl")
+    whole = path.read_bytes()
+    path.write_bytes(b"".join(whole.splitlines(keepends=True)[:3]))
+    for command in (SCORE, (*TRAIN, "--run", "new"), ("train", *SMALL, "--rl-data", path, "--run", "newer")):
+        assert "holds 3 of 4 queries: it was cut. Rename it to" in " ".join(icdsel(*command, code=2).split())
+    assert "must be fixed 1 queries are lacking" in " ".join(icdsel("check", path, *SMALL, code=1).split())
+    path.rename(f"{path}.part")
+    icdsel(*SCORE)
+    assert path.read_bytes() == whole
+
+    [answers] = Path("results").rglob("random-*.jsonl")
+    whole = answers.read_bytes()
+    answers.write_bytes(b"".join(whole.splitlines(keepends=True)[:3]))
+    assert "holds 3 of 4 answers at 1 shots: it was cut. Move it away" in " ".join(icdsel(*ANSWER, code=2).split())
+    answers.unlink()
+    icdsel(*ANSWER)
+    assert answers.read_bytes() == whole
+
+
+def test_a_record_that_no_score_can_be_read_of_is_made_again(copy: Path):
+    path = Path("results/set/generated_data/rl_data_RandSampler_my-model.jsonl")
+    whole = path.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    lines[1] = lines[1].replace(b"vqa_acc_score", b"vqa_Acc_score", 1)
+    path.write_bytes(b"".join(lines))
+    told = " ".join(icdsel(*SCORE, code=2).split())
+    assert "line 2 is damaged: a score is no number" in told and f"Rename it to {path.name}.part" in told
+    path.rename(f"{path}.part")
+    icdsel(*SCORE)
+    assert path.read_bytes() == whole
+
+
+def test_a_shard_whose_side_file_is_damaged_is_left_alone(copy: Path):
+    path = Path("results/set/generated_data/rl_data_RandSampler_my-model.jsonl")
+    whole = path.read_bytes()
+    path.unlink()
+    icdsel(*SCORE, "--shard", "1/1")
+    side = path.with_name("rl_data_RandSampler_my-model.shard-1-of-1.meta.json")
+    side.write_text(side.read_text()[:40])
+    assert "is left alone, its queries are scored anew" in icdsel(*SCORE)
+    assert path.read_bytes() == whole

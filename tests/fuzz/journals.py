@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
-from icdsel import answering, generation, online
+from icdsel import answering, generation, online, rl_data, rl_journal
 from icdsel.errors import RlDataError, RunError
 from icdsel.settings import RewardSettings, TrainSettings
 
@@ -26,12 +26,12 @@ def use_answers_journal(path: Path) -> bool:
 def use_generation_journal(path: Path) -> None:
     queries = [SimpleNamespace(question_id=i) for i in (100, 101, 102)]
     units = [[query] for query in queries]
-    done, size = generation._whole_units(path, units)  # type: ignore[arg-type]
+    done, size = rl_journal.whole_units(path, units)  # type: ignore[arg-type]
     assert 0 <= done <= 3 and size <= path.stat().st_size
     path.rename(path.with_name("x.shard-1-of-2.jsonl"))
     for line in generation._scored_in_shards(path.with_name("x.jsonl"), {}).values():
         json.loads(line)
-    generation._summary(path.with_name("x.shard-1-of-2.jsonl"))
+    rl_journal.summary_of(path.with_name("x.shard-1-of-2.jsonl"))
 
 
 def shard(folder: Path) -> Path:
@@ -42,7 +42,7 @@ def shard(folder: Path) -> Path:
 def use_online_journal(path: Path) -> None:
     online._read_journal(path)
     sources = SimpleNamespace(train=None, vlm=None, settings=None)
-    groups = [generation.read_group(record, Counter()) for record in RL_RECORDS[:2]]
+    groups = [rl_data.read_group(record, Counter()) for record in RL_RECORDS[:2]]
     settings = TrainSettings(online=True, grpo_epochs=3)
     made = online.Rollouts(sources, groups, settings, RewardSettings(), 1, path, nothing)  # type: ignore[arg-type]
     made.replay(1)

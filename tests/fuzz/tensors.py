@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from icdsel import embeddings, generation
+from icdsel import embeddings, rl_data
 from icdsel.checkpoint import convert, foreign_objects, load_checkpoint, save_policy
 from icdsel.errors import CheckpointError, DataError, RunError
 from icdsel.feature_cache import FeatureCache, Spill
@@ -122,7 +122,7 @@ def use_resume(path: Path) -> None:
 def _groups() -> Any:
     scored = [{"pointer": [110, 111], "vqa_acc_score": 1.0}, {"pointer": [111, 112], "vqa_acc_score": 0.0}]
     record = rl_record(100, scored)
-    return make_groups([generation.read_group(record, Counter())], ROW, RewardSettings())
+    return make_groups([rl_data.read_group(record, Counter())], ROW, RewardSettings())
 
 
 @cache
