@@ -97,7 +97,7 @@ def train(
 
     made = train_stage(settings, run=run, rl_data_files=rl_data or (), overwrite=overwrite)
     out.print(f"{made.folder}: recommended checkpoint {made.checkpoint.name}")
-    _end(settings)
+    _end(settings, failed=made.failed)
 
 
 @app.command()
@@ -284,6 +284,7 @@ def compare(
     if not paths:
         note(f"Dataset {settings.data.dataset}, model {settings.vlm.model}.")
     names: dict[Path, str] = {}
+    failed = 0
     if train is not None:
         from icdsel.variants import plan_experiments
 
@@ -299,7 +300,7 @@ def compare(
             return
         from icdsel.experiments import run_experiments
 
-        names = run_experiments(settings, experiments, overwrite=overwrite, rl_data_files=rl_data or ())
+        names, failed = run_experiments(settings, experiments, overwrite=overwrite, rl_data_files=rl_data or ())
         n, counts = None, list(settings.infer.shots)
     rows = compare_stage(
         settings,
@@ -324,14 +325,15 @@ def compare(
             note(f"{len(write_plots(content, plots))} charts, PNG and SVG: {plots}")
         if html:
             note(f"Page: {html} ({write_page(content, html, gallery) / 1e6:.1f} MB)")
-    _end(settings)
-    if fail_if_worse and (worse := learned_and_worse(rows)):
-        for row in worse:
-            warn(
-                f"{row.name} at {row.shots} shots is worse than {row.reference}: the difference is "
-                f"{row.difference:.1f} points, its whole interval ({row.difference_low:.1f} … "
-                f"{row.difference_high:.1f}) below 0"
-            )
+    worse = learned_and_worse(rows) if fail_if_worse else []
+    for row in worse:
+        warn(
+            f"{row.name} at {row.shots} shots is worse than {row.reference}: the difference is "
+            f"{row.difference:.1f} points, its whole interval ({row.difference_low:.1f} … "
+            f"{row.difference_high:.1f}) below 0"
+        )
+    _end(settings, failed=failed)
+    if worse:
         raise typer.Exit(1)
 
 
@@ -519,5 +521,5 @@ def _end(settings: Settings, failed: int = 0) -> None:
     if hint := own_data_hint(settings):
         note(hint)
     if failed:
-        warn(f"{failed} VLM calls failed; the reasons stand in the file")
+        warn(f"{failed} VLM calls failed; the reasons stand beside their answers, in the files of this command")
         raise typer.Exit(1)

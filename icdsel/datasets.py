@@ -178,6 +178,11 @@ def _preprocessed_folders(settings: DataSettings) -> list[Path]:
 def _missing(settings: DataSettings, split: str, files: SplitFiles, folder: Path) -> DataError:
     missing = [path for path in (folder / files.questions, folder / files.annotations) if not path.is_file()]
     found = sorted(path.name for path in folder.glob("*"))[:8] if folder.is_dir() else []
+    if settings.dataset == WORLD:
+        return DataError(
+            f"the bundled world is not complete. Missing: {', '.join(map(str, missing))}. Move {folder} away: it is "
+            "made again."
+        )
     instead = ""
     if files.preprocessed:
         below = ", ".join(str(place) for place in _preprocessed_folders(settings))

@@ -61,6 +61,15 @@ def of_system(error: OSError) -> str:
     return f"{reason}. {_REMEDIES.get(error.errno or 0, '')}".strip()
 
 
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says that the memory did not suffice; of torch's, that of the CPU has no class of its own."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
+    )
+
+
 Refuse = Callable[[UserError], None]
 """What a reader does with an error: raise it, or note it and go on without what it is about."""
 

@@ -7,7 +7,7 @@ already is used again, so an interrupted comparison goes on where it stopped.
 from collections.abc import Sequence
 from pathlib import Path
 
-from icdsel.console import note, warn
+from icdsel.console import note
 from icdsel.infer import Row, infer
 from icdsel.plan import missing, require_all_files
 from icdsel.settings import Settings
@@ -22,7 +22,7 @@ def run_experiments(
     *,
     overwrite: bool = False,
     rl_data_files: Sequence[Path] = (),
-) -> dict[Path, str]:
+) -> tuple[dict[Path, str], int]:
     """Trains and answers what is missing.
 
     Args:
@@ -33,7 +33,8 @@ def run_experiments(
 
     Returns:
         The predictions of the variants and of the baselines beside them, and what their rows are called: those of
-        one variant by its name, those of `random` by that, so that `compare` makes each the mean over its seeds.
+        one variant by its name, those of `random` by that, so that `compare` makes each the mean over its seeds; and
+        how many VLM calls failed, whose queries count for no row.
 
     Raises:
         UserError: something exists under other settings or is missing, which is told before anything is trained, or a
@@ -60,8 +61,7 @@ def run_experiments(
         run = train(
             experiment.settings, run=experiment.run, rl_data_files=rl_data_files, overwrite=overwrite, sources=sources
         )
+        failed += run.failed
         rows = infer(answering(experiment), run.name, beside=(), overwrite=overwrite, sources=sources)
         keep(rows, experiment.variant)
-    if failed:
-        warn(f"{failed} VLM calls failed: their queries count for no row; the reasons stand in the predictions")
-    return names
+    return names, failed

@@ -72,6 +72,7 @@ class Rollouts:
         """Bytes of the journal whose records are known."""
         self.calls = 0
         """VLM calls so far, failed ones included."""
+        self.failed = 0
 
     def replay(self, epochs: int) -> None:
         """Takes in what the first epochs of an interrupted training scored, instead of running them again.
@@ -176,6 +177,7 @@ class Rollouts:
             raise RlDataError(f"{self._journal}: a pointer of query {record['question_id']} is not in its pool")
         fine = tuple(candidate for candidate in scored if "error" not in candidate)
         self.calls += len(scored)
+        self.failed += len(scored) - len(fine)
         self._taken += len(_line(record).encode()) + 1
         self._groups[q] = replace(self._groups[q], candidates=self._groups[q].candidates + fine)
         self._rewards[q] |= dict.fromkeys(tuple(candidate["pointer"]) for candidate in scored)

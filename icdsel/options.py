@@ -14,7 +14,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from icdsel.console import err, tell_error, warn
-from icdsel.errors import CallsError, UserError, of_system
+from icdsel.errors import CallsError, UserError, lacks_memory, of_system
 from icdsel.interruption import KEPT, raised
 from icdsel.run_log import logged
 from icdsel.settings import TABLES, flag, load_settings, stray_variables, without_effect
@@ -77,6 +77,13 @@ def _told_plainly(command: Command) -> Command:
         except KeyboardInterrupt as stopped:
             err.print(f"interrupted; {KEPT}")
             raise typer.Exit(128 + (stopped.args or (signal.SIGINT,))[0]) from None
+        except (MemoryError, RuntimeError) as error:
+            if not lacks_memory(error):
+                raise
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            less = "Ask for less (--batch-size, --hidden-dim, --tower; --batch-tokens of the VLM), or free some."
+            tell_error(f"the memory does not suffice: {reason}. {less} {KEPT.capitalize()}")
+            raise typer.Exit(1) from None
         except OSError as error:
             with suppress(OSError):  # it may be stderr that cannot be written
                 tell_error(f"{of_system(error)} {KEPT.capitalize()}")

@@ -15,7 +15,7 @@ from typing import Any
 
 from icdsel.checkpoint import Checkpoint, load_checkpoint, save_policy
 from icdsel.console import Advance, note
-from icdsel.errors import RunError
+from icdsel.errors import CheckpointError, RunError
 from icdsel.files import append_lines, remove_leftovers, write_bytes
 from icdsel.json_records import is_id, is_number, parsed, whole_lines
 from icdsel.policy import PointerNetwork
@@ -62,7 +62,10 @@ class RunJournal:
         if not path.exists():
             (self._folder / METRICS_FILE).unlink(missing_ok=True)
             return None
-        left = load_checkpoint(path)
+        try:
+            left = load_checkpoint(path)
+        except CheckpointError as error:
+            raise RunError(f"this training cannot go on: {ANEW}. {error}") from None
         if not _is_whole(left, self._network):
             raise RunError(f"{path} is not what this training goes on from, or is damaged: {ANEW}")
         metrics, count = self._folder / METRICS_FILE, left.extra["epochs"]

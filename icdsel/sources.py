@@ -169,7 +169,8 @@ def _encode(
         encoded = encode(examples, encoder, settings.dataset_dir / "cache", name, advance)
     if encoded.broken:
         first = list(encoded.broken.values())[:3]
-        told = f"{len(encoded.broken)} of {len(examples)} {name} examples have an image that cannot be read:\n  "
+        told = f"{len(encoded.broken)} of {len(examples)} {name} examples have an image that cannot be read, or that "
+        told += "the model fails at:\n  "
         told += "\n  ".join(first) + ("\n  …" if len(encoded.broken) > len(first) else "")
         if settings.data.on_image_error == "stop":
             raise DataError(f"{told}\nRepair them, say where images lie (--image-dir), or use --on-image-error skip.")

@@ -63,9 +63,15 @@ _COLUMNS = {
 
 @dataclass(frozen=True)
 class Run:
-    """A folder with checkpoints."""
+    """A folder with checkpoints.
+
+    Attributes:
+        folder: Where they lie.
+        failed: VLM calls that failed, of those that this training made: for RL data, and online.
+    """
 
     folder: Path
+    failed: int = 0
 
     @property
     def name(self) -> str:
@@ -150,6 +156,8 @@ def train(
         UserError: data, checkpoint or settings do not fit, or the run exists under other settings.
     """
     settings = on_training_queries(settings)
+    if run is not None and (run in ("", "..") or Path(run).name != run):  # it would lie among no others
+        raise RunError(f"--run {run} is no name of a folder: it may hold no / and must not be empty")
     if run and len(run.encode()) > _LONGEST_NAME:  # what is answered with it has longer names
         raise RunError(f"--run {run} is too long a name: {_LONGEST_NAME} letters at most")
     result = Run(runs_dir(settings) / (run or run_name(settings)))
@@ -165,7 +173,11 @@ def train(
     seed = settings.data.seed if settings.train.train_seed is None else settings.train.train_seed
     if start is not None:  # what is unfit is refused before hours of scoring
         require_width(start, table.shape[1], settings.train.init)
-    files = list(rl_data_files) or [generate(settings, overwrite=overwrite, sources=sources).path]
+    failed = 0
+    if not (files := list(rl_data_files)):
+        known = rl_data.rl_data_path(settings).exists()  # then their failures were told when they were made
+        made = generate(settings, overwrite=overwrite, sources=sources)
+        files, failed = [made.path], 0 if known else made.failed
     with unchanged(*files, settings.train.init, settings.train.warm_start):
         start = network_to_start_from(settings.train, usual)  # as it is now: scoring may have taken hours
         train_part, validation_part = split_groups(read_groups(files, sources, settings.reward))
@@ -181,13 +193,13 @@ def train(
     trained = f"run {result.name} is trained already with these settings"
     if is_trained(result, made_of, overwrite) and is_tidy(result.folder):  # which may be read-only
         note(trained)
-        return result
+        return replace(result, failed=failed)
     with locked(result.folder, f"run {result.name}", RunError):
         if _result_of(result, made_of).claim(overwrite):
             if is_finished(result):
                 tidy(result.folder)  # whoever finished it may have been killed before
                 note(trained)
-                return result
+                return replace(result, failed=failed)
             if "finished" in read_side_file(side):
                 warn(f"run {result.name} was finished, but its last checkpoint is gone: it is trained again")
         else:
@@ -232,7 +244,7 @@ def train(
         tidy(result.folder)
         out.print(_table(journal.epochs))  # at last: there may be nobody to print to
     log_only(f"recommended checkpoint {result.checkpoint.name}")
-    return result
+    return replace(result, failed=failed + (rollouts.failed if rollouts else 0))
 
 
 def require_files(settings: Settings, rl_data_files: Sequence[Path]) -> None:

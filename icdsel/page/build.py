@@ -87,6 +87,9 @@ class Content:
         return trained if trained in there else max(there, default=0)
 
 
+_ELSEWHERE = ". If images lie elsewhere, say where: --image-dir DIR"
+
+
 def collect(settings: Settings, rows: Sequence[ComparisonRow]) -> Content:
     """Reads what stands behind the rows of a comparison: predictions, runs, RL data, dataset.
 
@@ -115,10 +118,16 @@ def collect(settings: Settings, rows: Sequence[ComparisonRow]) -> Content:
                 raise DataError(f"{name} is fetched only where it is asked for: --dataset {name}")
             pool = load_split(settings.data, "train")
             if repr(fingerprint_examples(pool)) not in datasets:
-                raise DataError("its training examples or their images are not those that were chosen from")
-            train = {example.question_id: example for example in pool}
+                raise DataError(
+                    f"its training examples or their images are not those that were chosen from{_ELSEWHERE}"
+                )
             for split in dict.fromkeys(row.split for row in chosen):
-                queries |= {example.question_id: example for example in load_split(settings.data, split)}
+                asked_about = load_split(settings.data, split)
+                told = {repr(row.source.identity.get("queries")) for row in chosen if row.split == split}
+                if told != {repr(fingerprint_examples(asked_about))}:
+                    raise DataError(f"its {split} queries or their images are not those that were answered{_ELSEWHERE}")
+                queries |= {example.question_id: example for example in asked_about}
+            train = {example.question_id: example for example in pool}
         except DataError as error:
             missing["data"] = [f"The dataset is not there, so questions and images are not shown: {error}"]
     runs, missing["training"] = read_runs(chosen, settings)
@@ -152,10 +161,14 @@ def _read_only(told: Settings, own: Settings) -> Settings:
     """What files tell that may be anybody's, under one's own limits; nothing is written where they say.
 
     A dataset that lies elsewhere is read there. What is made where it is missing (the world, those of the hub) is
-    looked for in one's own folder alone.
+    looked for in one's own folder alone. Nor do they name a folder of images anywhere: a page that is handed on would
+    show pictures of one's own.
     """
     made = told.data.dataset == WORLD or told.data.dataset.startswith(PREFIX)
-    kept = ("results_dir", "max_image_pixels", *(("data_dir", "image_dir") if made else ()))
+    kept = ["results_dir", "max_image_pixels", *(["data_dir"] if made else [])]
+    images = told.data.image_dir
+    if made or (images is not None and not images.resolve().is_relative_to(Path.cwd())):
+        kept.append("image_dir")
     data = told.data.model_copy(update={name: getattr(own.data, name) for name in kept})
     return told.model_copy(update={"data": data})
 

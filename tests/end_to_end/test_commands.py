@@ -219,6 +219,8 @@ def test_rl_data_of_other_settings_are_refused_by_the_name_of_the_setting(folder
         (["compare", "--reference", "nobody"], "zero-shot"),
         (["compare", "--n", "77"], "77"),
         (["train", "--no-such-flag"], "--no-such-flag"),
+        (["train", "--run", "../elsewhere"], "no name of a folder"),
+        (["train", "--run", ".."], "no name of a folder"),
     ],
 )
 def test_mistakes_get_one_message_and_exit_code_2(folder, words, told):

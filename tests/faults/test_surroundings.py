@@ -268,3 +268,75 @@ def test_a_clock_that_jumps(begun: Place, whole: Place):
         os.utime(path, (1, 1) if number % 3 else (4e9, 4e9))
     goes_on_to_the_end(begun, whole)
     assert results(begun.folder) == before
+
+
+def some_calls_fail() -> None:
+    whole = QwenVl._answer_batch
+
+    def answer(vlm: QwenVl, prompts: dict[int, Any], *others: Any) -> Any:
+        if 11 in prompts:
+            raise RuntimeError("device-side assert")
+        return whole(vlm, prompts, *others)
+
+    QwenVl._answer_batch = answer  # type: ignore[method-assign]
+
+
+def test_calls_that_fail_in_a_training_are_counted(begun: Place):
+    online = ("--grpo-epochs", 1, "--online", "--online-samples", 2, "--run", "online")
+    code, said = begun.run(("train", "--rce-epochs", 1, *online), some_calls_fail)
+    failed = [b'"error": "RuntimeError: device-side assert"' in line for line in _lines(begun, "online.jsonl")]
+    scored = [line.count(b'"error"') for line in _lines(begun, "rl_data_RandSampler_tiny-vlm.jsonl")]
+    assert any(failed) and sum(scored)
+    assert code == 1 and f"{sum(failed) + sum(scored)} VLM calls failed" in said, said
+    code, said = begun.run(("train", "--rce-epochs", 1, "--run", "plain"))  # those of the RL data were told
+    assert code == 0 and "calls failed" not in said, said
+    code, said = begun.run(
+        ("compare", "--train", "rce,grpo-online", "--rce-epochs", 1, "--n", 8, "--shots", 1), some_calls_fail
+    )
+    assert code == 1 and "VLM calls failed" in said, said
+
+
+def _lines(place: Place, name: str) -> list[bytes]:
+    [path] = place.folder.rglob(name)
+    return path.read_bytes().splitlines()
+
+
+def no_room() -> None:
+    from icdsel import training
+
+    def update(*_: Any) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory\nand more")
+
+    training._update = update  # type: ignore[assignment]
+
+
+def test_a_training_that_the_memory_does_not_suffice_for(begun: Place, whole: Place):
+    assert begun.run(COMMANDS[0])[0] == 0
+    code, said = begun.run(COMMANDS[1], no_room)
+    assert code == 1 and "the memory does not suffice: [enforce" in said and "--hidden-dim" in said, said
+    assert GOES_ON in said and "Traceback" not in said and "and more" not in said
+    goes_on_to_the_end(begun, whole)
+
+
+def dies_after_an_epoch() -> None:
+    from icdsel.run_journal import RunJournal
+
+    RunJournal._show = lambda *_: os._exit(1)  # type: ignore[method-assign]
+
+
+def test_what_training_goes_on_from_is_damaged(begun: Place):
+    assert begun.run(("train", "--rce-epochs", 2), dies_after_an_epoch)[0] == 1
+    [left] = begun.folder.rglob("resume.pt")
+    left.write_bytes(left.read_bytes()[:1000])
+    code, said = begun.run(("train", "--rce-epochs", 2))
+    assert code == 2 and "this training cannot go on: move the run's folder away" in said, said
+
+
+def test_a_world_that_lost_a_file(begun: Place, tmp_path: Path):
+    place = Place(begun.folder, tmp_path / "data")
+    (tmp_path / "data/world").mkdir(parents=True)
+    for file in (begun.world / "world").glob("*.json"):
+        shutil.copy(file, tmp_path / "data/world")
+    (tmp_path / "data/world/annotations_train.json").unlink()
+    code, said = place.run(("gen-rl-data",))
+    assert code == 2 and "is made again" in said and "annotations_train.json" in said, said

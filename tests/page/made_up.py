@@ -59,14 +59,15 @@ def write_predictions(settings: Settings, name: str, records: Sequence[Mapping[s
     selector = name.split("-")[0] if name.startswith(("policy", "random")) else name
     path = folder / f"{name}_validation.jsonl"
     path.write_text("".join(f"{json.dumps(record)}\n" for record in records))
-    identity = {"dataset": _dataset(settings), "split": "validation", "selector": selector} | side.pop("made_of", {})
+    told = {"dataset": _fingerprint(settings, "train"), "queries": _fingerprint(settings, "validation")}
+    identity = told | {"split": "validation", "selector": selector} | side.pop("made_of", {})
     write_json(path.with_suffix(".meta.json"), {"identity": identity, "name": name, "set": "validation", **side})
 
 
-def _dataset(settings: Settings) -> str:
-    """What predictions say that they chose from."""
+def _fingerprint(settings: Settings, split: str) -> str:
+    """What predictions say of a split that they chose from, or answered."""
     try:
-        return fingerprint_examples(load_split(settings.data, "train"))
+        return fingerprint_examples(load_split(settings.data, split))
     except DataError:  # none was made
         return "made"
 

@@ -251,6 +251,27 @@ def test_a_dataset_that_the_predictions_were_not_made_of_is_not_shown(tmp_path):
     assert "not those that were chosen from" in changed.missing["data"][0]
 
 
+def test_queries_that_were_not_answered_are_not_shown(tmp_path):
+    """The queries' pictures were taken from wherever the predictions said, without looking whether they were these."""
+    content = made_content(tmp_path, queries=3)
+    Image.new("RGB", (640, 480)).save(tmp_path / "images/9000.png")
+    changed = collect(content.settings, content.rows)
+    assert not changed.train and not changed.queries
+    assert "validation queries or their images are not those that were answered" in changed.missing["data"][0]
+
+
+@pytest.mark.parametrize("theirs", [True, False])
+def test_pictures_come_from_no_folder_that_is_named_by_files(tmp_path, monkeypatch, theirs):
+    settings = make_settings(tmp_path)
+    write_dataset(tmp_path, 3)
+    told = {"dataset": str(tmp_path / "made.jsonl"), "image_dir": str(tmp_path / "private")}
+    side = {"settings": {"data": told, "vlm": {"model": "another/model"}}}
+    write_predictions(settings, "random-42", choose("random-42", 3, (1,)), **side)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere" if theirs else tmp_path)
+    assert collect(settings, compare(settings)).settings.data.image_dir == (None if theirs else tmp_path / "private")
+
+
 def test_images_that_are_gone_are_counted_and_left_out(tmp_path):
     content = made_content(tmp_path, queries=3)
     (tmp_path / "images/9000.png").unlink()
