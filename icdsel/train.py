@@ -20,7 +20,7 @@ from icdsel.generation import generate
 from icdsel.groups import make_groups, merge, split_groups
 from icdsel.json_records import is_id
 from icdsel.lever_plus.rl_data import GT_PROB_NOTE
-from icdsel.lock import locked
+from icdsel.lock import locked, waiting
 from icdsel.online import JOURNAL, Rollouts, most_calls
 from icdsel.policy import PointerConfig, PointerNetwork
 from icdsel.provenance import (
@@ -317,9 +317,11 @@ def _result_of(run: Run, made_of: Identity) -> Result:
 
 
 def _mark_finished(side: Path) -> None:
-    content = read_side_file(side)
-    others = [other.get("finished", 0) for _, other in read_side_files(side.parent.parent.glob(f"*/{SIDE_FILE}"))]
-    write_json(side, content | {"finished": max(others, default=0) + 1}, indent=1)
+    runs = side.parent.parent
+    with waiting(runs, "the order of runs"):  # no two are the last
+        content = read_side_file(side)
+        others = [other.get("finished", 0) for _, other in read_side_files(runs.glob(f"*/{SIDE_FILE}"))]
+        write_json(side, content | {"finished": max(others, default=0) + 1}, indent=1)
 
 
 def run_identity(settings: Settings, sources: Sources, files: Sequence[Path]) -> Identity:

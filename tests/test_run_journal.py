@@ -1,5 +1,13 @@
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from icdsel import train
+from icdsel.files import write_json
+from icdsel.provenance import read_side_file
 from icdsel.run_journal import tidy
 
 
@@ -12,3 +20,20 @@ def test_a_trained_run_is_left_without_what_interruptions_need_and_leave(tmp_pat
     tidy(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept + others)
     tidy(tmp_path)
+
+
+def test_of_trainings_that_finish_at_one_time_one_is_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sides = [tmp_path / "model_cpk" / name / train.SIDE_FILE for name in "ab"]
+    for side in sides:
+        write_json(side, {"identity": {}})
+    look = train.read_side_files
+
+    def slowly(paths: Any) -> Any:
+        found = list(look(paths))
+        time.sleep(0.1)
+        return found
+
+    monkeypatch.setattr(train, "read_side_files", slowly)
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(train._mark_finished, sides))
+    assert sorted(read_side_file(side)["finished"] for side in sides) == [1, 2]
