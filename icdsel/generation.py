@@ -37,6 +37,7 @@ from icdsel.provenance import (
     record_work,
     write_side_file,
 )
+from icdsel.reading import why_no_file
 from icdsel.records import Answer, Example, Proposal
 from icdsel.rl_data import NO_RECORD, read_group, read_records, rl_data_path, side_path
 from icdsel.run_log import log_only, log_to, logged
@@ -115,7 +116,7 @@ def generate(
     part = journal_of(path)
     init = settings.proposals.init
     if init and not init.is_file():
-        raise CheckpointError(f"--init {init} does not exist")
+        raise CheckpointError(f"--init {init} {why_no_file(init)}")
     sources = sources or open_sources(settings)
     network = proposer(settings, sources.seen.shape[1])
     made_of = rl_data_identity(settings, sources)

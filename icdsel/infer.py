@@ -28,7 +28,7 @@ from icdsel.provenance import (
     record_work,
     write_side_file,
 )
-from icdsel.reading import read_bytes_lines
+from icdsel.reading import read_bytes_lines, why_no_file
 from icdsel.records import Example
 from icdsel.run_log import log_only, log_to, logged
 from icdsel.scoring import SCORER_VERSION
@@ -229,7 +229,7 @@ def read_predictions(path: Path) -> list[dict[str, Any]]:
 def _policy_file(settings: Settings, run: str | None, checkpoint: Path | None) -> Path:
     if checkpoint is not None:
         if not checkpoint.is_file():
-            raise CheckpointError(f"--checkpoint {checkpoint} does not exist")
+            raise CheckpointError(f"--checkpoint {checkpoint} {why_no_file(checkpoint)}")
         return checkpoint
     found = find_run(settings, run)
     path = found.checkpoint

@@ -17,6 +17,13 @@ def is_path(text: str) -> bool:
     return "\0" not in text and sum(map(len, names)) < 2048 and max(map(len, names)) <= 255
 
 
+def why_no_file(path: Path) -> str:
+    """What is the matter with a path where `is_file` finds none, for a sentence that begins with the path."""
+    if path.is_dir():
+        return "is a folder, no file"
+    return "is a pipe or a device, no file" if path.exists() else "does not exist"
+
+
 def open_file(path: Path) -> BufferedReader:
     """Opens a file for reading.
 

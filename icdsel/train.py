@@ -31,6 +31,7 @@ from icdsel.provenance import (
     record_work,
     write_side_file,
 )
+from icdsel.reading import why_no_file
 from icdsel.records import QueryGroup
 from icdsel.rewards import is_correct
 from icdsel.run_journal import RunJournal, is_tidy, tidy
@@ -235,7 +236,7 @@ def require_files(settings: Settings, rl_data_files: Sequence[Path]) -> None:
     """
     for path in (*rl_data_files, settings.train.init, settings.train.warm_start):
         if path is not None and not path.is_file():
-            raise RlDataError(f"{path} does not exist: give the path of a file that does")
+            raise RlDataError(f"{path} {why_no_file(path)}: give the path of a file")
 
 
 def read_groups(files: Sequence[Path], sources: Sources, reward: RewardSettings) -> list[QueryGroup]:
