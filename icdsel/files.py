@@ -5,6 +5,7 @@ Nothing is written through a link: a folder from somebody else must not lead out
 
 import errno
 import glob
+import hashlib
 import json
 import os
 import stat
@@ -119,6 +120,11 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(held)
     finally:
         os.close(held)
+
+
+def digest_of(name: str) -> str:
+    """The SHA-256 of a name in hexadecimal digits, for another name; it may be one of a file that is no UTF-8."""
+    return hashlib.sha256(name.encode(errors=_ESCAPED)).hexdigest()
 
 
 def size_of(path: Path) -> int:

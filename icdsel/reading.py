@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from io import BufferedReader
 from pathlib import Path
 
@@ -41,6 +42,22 @@ def open_file(path: Path) -> BufferedReader:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         raise OSError(errno.EINVAL, "it is a pipe or a device, no file", str(path))
     return os.fdopen(held, "rb")
+
+
+@contextmanager
+def in_utf_8(path: Path) -> Iterator[str]:
+    """A name of a file for libraries that take none but UTF-8: its own, else that of the file opened.
+
+    Raises:
+        OSError: As for `open_file`, where it is opened.
+    """
+    with ExitStack() as stack:
+        try:
+            name = os.fspath(path)
+            name.encode()
+        except UnicodeEncodeError:
+            name = f"/dev/fd/{stack.enter_context(open_file(path)).fileno()}"
+        yield name
 
 
 def read_whole(path: Path, most: int) -> bytes:

@@ -1,6 +1,6 @@
 """The training stage: RL data in, a run's folder with checkpoints and metrics out."""
 
-import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from icdsel.checkpoint import find_checkpoint, load_policy, require_width
 from icdsel.claims import Result
 from icdsel.console import note, out, progress, warn
 from icdsel.errors import CheckpointError, RlDataError, RunError
-from icdsel.files import refuse_link, write_json
+from icdsel.files import digest_of, refuse_link, write_json
 from icdsel.generation import generate
 from icdsel.groups import make_groups, merge, split_groups
 from icdsel.lever_plus.rl_data import GT_PROB_NOTE
@@ -96,7 +96,7 @@ def _shortened(name: str) -> str:
 
     Where it has more, its end gives way to a digest of it all.
     """
-    return name if len(name) <= _LONGEST_NAME else f"{name[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    return name if len(name) <= _LONGEST_NAME else f"{name[:100]}-{digest_of(name)[:16]}"
 
 
 def find_run(settings: Settings, name: str | None = None) -> Run:
@@ -149,7 +149,7 @@ def train(
         UserError: data, checkpoint or settings do not fit, or the run exists under other settings.
     """
     settings = on_training_queries(settings)
-    if run and len(run.encode()) > _LONGEST_NAME:  # what is answered with it has longer names
+    if run and len(os.fsencode(run)) > _LONGEST_NAME:  # what is answered with it has longer names
         raise RunError(f"--run {run} is too long a name: {_LONGEST_NAME} letters at most")
     result = Run(runs_dir(settings) / (run or run_name(settings)))
     refuse_link(result.folder)

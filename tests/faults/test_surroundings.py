@@ -254,6 +254,26 @@ def test_a_locale_without_utf_8(tmp_path: Path):
         assert b"Traceback" not in ended.stderr, ended.stderr
 
 
+def test_names_that_are_no_utf_8(begun: Place):
+    """Of the folders of results and data, of a run, and of what is written."""
+    name = os.fsdecode(b"\xff")
+    shutil.copytree(begun.world, begun.folder / f"data{name}")
+    begun.world = begun.folder / f"data{name}"
+    there = ("--results-dir", f"results{name}")
+    infer = (*COMMANDS[2], "--run", f"run{name}", *there)
+    for words in (
+        (*COMMANDS[0], "--image-cache-dir", f"images{name}", "--image-cache-mb", 0, *there),
+        (*COMMANDS[1], "--run", f"run{name}", *there),
+        infer,
+        infer,  # its own files are read again
+        ("runs", "--json", f"runs{name}.json", *there),
+        ("compare", "--csv", f"table{name}.csv", "--html", f"page{name}.html", *there),
+        ("check", begun.folder / f"results{name}/world/model_cpk/run{name}", *there),
+    ):
+        code, said = begun.run(words)
+        assert code == 0 and "damaged" not in said and "Traceback" not in said, said
+
+
 def long_ago() -> None:
     """The clock says 1971, and goes backwards."""
     began = time.time()
