@@ -3,6 +3,7 @@
 import io
 import os
 import sys
+from typing import Any
 
 from icdsel.interruption import handle, leave
 
@@ -16,8 +17,20 @@ def main() -> None:
     app()
 
 
+class _Lossy(io.FileIO):
+    """A file that loses what cannot be written to it."""
+
+    def write(self, content: Any, /) -> int:
+        """Writes what it can; of the rest nobody hears."""
+        try:
+            written = super().write(content)
+        except OSError:  # a full device, a pipe that nobody reads
+            written = None
+        return memoryview(content).nbytes if written is None else written  # None too where a full pipe does not wait
+
+
 def _open_streams() -> None:
-    """Sees to it that what is said goes nowhere else, and that no letter of it is an error.
+    """Sees to it that what is said goes nowhere else, that no letter of it is an error, and no note stops the work.
 
     Where a stream was closed, the next file that is opened would take its number, and get what is meant for a person.
     """
@@ -27,6 +40,9 @@ def _open_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # the terminal's alphabet may lack a letter
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        lossy = io.BufferedWriter(_Lossy(2, "w", closefd=False))
+        sys.stderr = io.TextIOWrapper(lossy, sys.stderr.encoding, errors="replace", line_buffering=True)
 
 
 if __name__ == "__main__":

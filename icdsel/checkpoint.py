@@ -24,6 +24,7 @@ from icdsel.files import remove_leftovers, write_bytes
 from icdsel.lever_plus import checkpoints as lever_plus
 from icdsel.lock import waiting
 from icdsel.policy import PointerConfig, PointerNetwork
+from icdsel.reading import why_no_file
 from icdsel.torch_files import StoredTensor, TorchFile, described, open_torch_file
 
 __all__ = [
@@ -277,9 +278,9 @@ def find_checkpoint(run_dir: str | Path) -> Path:
 def _opened(path: Path) -> Iterator[TorchFile]:
     """A file of `torch.save`; no code of it is run."""
     if not path.is_file():
-        kind = "is a folder, not a checkpoint file" if path.is_dir() else "does not exist"
-        kind = "is a pipe or a device, not a checkpoint file" if path.exists() and not path.is_dir() else kind
-        raise CheckpointError(f"{path} {kind}. Name a checkpoint, such as rce_epoch5.pt in the run's folder.")
+        raise CheckpointError(
+            f"{path} {why_no_file(path)}. Name a checkpoint, such as rce_epoch5.pt in the run's folder."
+        )
     if not path.stat().st_size:
         raise CheckpointError(f"{path} is empty: it was not written to its end. Copy or train it again.")
     with ExitStack() as stack:

@@ -9,7 +9,7 @@ import typer
 from icdsel import __version__
 from icdsel.console import note, out, warn
 from icdsel.errors import SettingsError
-from icdsel.options import given_flags, with_settings
+from icdsel.options import given_flags, with_settings, written_file
 from icdsel.settings import TABLES, TINY_VLM, Settings, with_values
 
 app = typer.Typer(
@@ -39,7 +39,9 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Move what was made
 @with_settings("data", "vlm", "proposals")
 def gen_rl_data(
     settings: Settings,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write to this file.", parser=written_file)
+    ] = None,
     shard: Annotated[str | None, typer.Option("--shard", help="Score the K-th of N parts alone, as K/N.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -107,7 +109,9 @@ def convert(
     file: Annotated[
         Path, typer.Argument(help="A checkpoint (a bare name is found in the last run too), or RL data (.jsonl).")
     ],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write to this file.", parser=written_file)
+    ] = None,
     run: Annotated[str | None, typer.Option("--run", help="Look for the checkpoint in this run.")] = None,
     legacy_names: Annotated[bool, typer.Option("--legacy-names", help="Parameter names of before 2025-11-27.")] = False,
 ) -> None:
@@ -243,14 +247,19 @@ def compare(
             "--fail-if-worse", help="Exit with 1 where a policy is worse than the reference, interval below 0."
         ),
     ] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the table to this file too.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the table to this file too.", parser=written_file)
+    ] = None,
     html: Annotated[
-        Path | None, typer.Option("--html", help="Write a page to look at: curves, choices, queries.")
+        Path | None,
+        typer.Option("--html", help="Write a page to look at: curves, choices, queries.", parser=written_file),
     ] = None,
     plots: Annotated[Path | None, typer.Option("--plots", help="Write the charts to this folder, PNG and SVG.")] = None,
     gallery: Annotated[int, typer.Option("--gallery", help="Queries in the page's gallery at most.", min=0)] = 200,
-    csv_file: Annotated[Path | None, typer.Option("--csv", help="The same as CSV.")] = None,
-    markdown_file: Annotated[Path | None, typer.Option("--markdown", help="The same as Markdown.")] = None,
+    csv_file: Annotated[Path | None, typer.Option("--csv", help="The same as CSV.", parser=written_file)] = None,
+    markdown_file: Annotated[
+        Path | None, typer.Option("--markdown", help="The same as Markdown.", parser=written_file)
+    ] = None,
 ) -> None:
     """Lays runs and baselines side by side: accuracies, paired differences, and how sure they are.
 
@@ -359,7 +368,9 @@ def _fits_train(context: typer.Context, train: str | None) -> None:
 def runs(
     settings: Settings,
     dataset: Annotated[str | None, typer.Option("--dataset", help="List the runs of this dataset. [all]")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the list to this file too.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the list to this file too.", parser=written_file)
+    ] = None,
 ) -> None:
     """Lists the runs: what they were made with, how good they are, their age and size; the newest last.
 
@@ -403,7 +414,9 @@ def check(
         ),
     ] = None,
     images: Annotated[bool, typer.Option("--images", help="Open every image of a dataset, too.")] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the list to this file too.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the list to this file too.", parser=written_file)
+    ] = None,
 ) -> None:
     """Lists what is wrong with a dataset, RL data, a run or a checkpoint; exit code 1 if something must be fixed.
 
@@ -456,7 +469,9 @@ def bench(
         int, typer.Option("--proposal-pool", help="Candidates that proposals choose from.")
     ] = 9009,
     train_queries: Annotated[int, typer.Option("--train-queries", help="Queries of an epoch.", min=2)] = 640,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file too.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures to this file too.", parser=written_file)
+    ] = None,
 ) -> None:
     """Measures the scorer, proposals, training and the search for neighbours, each beside the plain way of it.
 

@@ -1,7 +1,9 @@
 """The comparison as people and programs read it: two tables on the screen, one in CSV and Markdown."""
 
 import csv
+import html
 import io
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,9 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from icdsel.compare import ComparisonRow
+from icdsel.console import shown
 from icdsel.files import write_text
 
 _STARS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
+_FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # with which spreadsheets let a formula begin
 
 Cell = Callable[[ComparisonRow], str]
 
@@ -92,7 +96,8 @@ def write_csv(rows: Sequence[ComparisonRow], path: Path) -> None:
         values = asdict(row)
         other = values.pop("other_metrics")
         lists = {name: "; ".join(values.pop(name)) for name in ("differing", "files")}
-        flat.append(values | {f"accuracy_{name}": other[name] for name in other} | lists)
+        values |= {f"accuracy_{name}": other[name] for name in other} | lists
+        flat.append({name: _in_csv(value) if isinstance(value, str) else value for name, value in values.items()})
     text = io.StringIO()
     writer = csv.DictWriter(text, list(flat[0]), lineterminator="\n")
     writer.writeheader()
@@ -100,11 +105,27 @@ def write_csv(rows: Sequence[ComparisonRow], path: Path) -> None:
     write_text(path, text.getvalue())
 
 
+def _line(text: str) -> str:
+    """A text as it may be shown, in one line; names may come from anyone's files."""
+    return shown(text).replace("\n", " ").replace("\t", " ")
+
+
+def _in_csv(text: str) -> str:
+    """A text for a cell: an apostrophe keeps a spreadsheet from taking it for a formula."""
+    line = _line(text)
+    return f"'{line}" if line.lstrip().startswith(_FORMULA) else line
+
+
+def _in_markdown(text: str) -> str:
+    """A text as Markdown shows it: no HTML, link, image or cell begins or ends in it."""
+    return re.sub(r"([\\|`*\[\]])", r"\\\1", html.escape(_line(text), quote=False))
+
+
 def write_markdown(rows: Sequence[ComparisonRow], path: Path) -> None:
     """Writes the table as Markdown, with what its figures mean below it."""
     columns: dict[str, Cell] = {
         "shots": lambda row: str(row.shots),
-        "selector": lambda row: row.name.replace("|", "\\|"),
+        "selector": lambda row: _in_markdown(row.name),
         "accuracy": lambda row: f"{row.accuracy:.1f}",
         "interval": lambda row: _span(row.low, row.high),
         "over seeds": _over_seeds,
@@ -121,13 +142,13 @@ def write_markdown(rows: Sequence[ComparisonRow], path: Path) -> None:
     if all(row.seeds == 1 for row in rows):
         del columns["over seeds"]
     lines = [
-        f"**{_title(rows)}; Δ is paired by query, to {_references(rows)}**",
+        f"**{_title(rows)}; Δ is paired by query, to {_in_markdown(_references(rows))}**",
         "",
         f"| {' | '.join(columns)} |",
         "|" + "|".join("---" if name == "selector" else "---:" for name in columns) + "|",
         *(f"| {' | '.join(cell(row) for cell in columns.values())} |" for row in rows),
         "",
-        *(f"- **{line}**" for line in cautions(rows)),
+        *(f"- **{_in_markdown(line)}**" for line in cautions(rows)),
         *(f"- {note.replace('*', chr(92) + '*')}" for note in explanations(rows)),
     ]
     write_text(path, "\n".join(lines) + "\n")

@@ -26,6 +26,7 @@ from icdsel.errors import DataError, VlmError
 from icdsel.files import refuse_link, remove_leftovers, size_of, write_bytes
 from icdsel.json_records import parsed
 from icdsel.lock import waiting
+from icdsel.reading import in_utf_8
 from icdsel.records import Example
 from icdsel.torch_files import Foreign, StoredTensor, described, open_torch_file
 
@@ -256,7 +257,7 @@ def _read(path: Path, rows: Mapping[str, int]) -> _Kept | None:
     if not path.is_file():
         return None
     try:
-        with safe_open(path, framework="pt") as file:
+        with in_utf_8(path) as name, safe_open(name, framework="pt") as file:
             shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - it is no dict
             width = {shape[-1] for shape in shapes.values()}
             if shapes != {name: [count, *width] for name, count in rows.items()} or not 0 < max(width) <= WIDEST:
@@ -291,7 +292,7 @@ def read_train_embeddings(path: Path, rows: int) -> Tensor:
         try:
             content: object
             if path.suffix == ".safetensors":
-                tables = stack.enter_context(safe_open(path, framework="pt"))
+                tables = stack.enter_context(safe_open(stack.enter_context(in_utf_8(path)), framework="pt"))
                 names = list(tables.keys())
                 content = tables.get_slice(names[0]) if len(names) == 1 else dict.fromkeys(names)
                 shape = None if isinstance(content, dict) else content.get_shape()

@@ -27,6 +27,7 @@ from icdsel.pretrained import (
     reason_of,
     require_sound,
     require_weights,
+    takes_kernel,
 )
 from icdsel.settings import VLM_ENCODER
 from icdsel.time_limit import GIVEN_UP
@@ -273,7 +274,7 @@ def load_clip(
             if not names_code(folder):
                 raise
             config = None
-        if config is None:
+        if config is None or takes_kernel(config):
             raise ValueError("it needs code of its own, which is never run of an encoder.")
         model = MODEL_MAPPING.get(type(config), None)
         both = hasattr(model, "get_image_features") and hasattr(model, "get_text_features")

@@ -1,6 +1,7 @@
 """What a user can cause: one class per kind of mistake, with the remedy in the message."""
 
 import errno
+import os
 from collections.abc import Callable
 
 _LONGEST = 3000  # characters
@@ -46,7 +47,14 @@ class CallsError(VlmError):
     """Calls of a vision-language model fail, or hang, too often to go on: nothing wrong was asked for."""
 
 
-_REMEDIES = {
+_FILE_IN_THE_WAY = "A file is where a folder should be: name another place (--results-dir, --data-dir, --output)."
+_MISTAKES = {
+    errno.EEXIST: _FILE_IN_THE_WAY,
+    errno.ENOTDIR: _FILE_IN_THE_WAY,
+    errno.EISDIR: "Name a file in it.",
+    errno.ENAMETOOLONG: "Take shorter names: most disks hold 255 bytes of each at most.",
+}
+_REMEDIES = _MISTAKES | {
     errno.ENOSPC: "Make room, or write elsewhere (--results-dir, --output).",
     errno.EDQUOT: "Make room, or write elsewhere (--results-dir, --output).",
     errno.EROFS: "Write elsewhere (--results-dir, --output).",
@@ -58,7 +66,14 @@ _REMEDIES = {
 def of_system(error: OSError) -> str:
     """What the system refused, about which file, and what to do: a full disk, a folder that is read-only."""
     reason = f"{error.filename}: {error.strerror}" if error.filename is not None and error.strerror else str(error)
-    return f"{reason}. {_REMEDIES.get(error.errno or 0, '')}".strip()
+    number = error.errno or 0
+    own_words = error.strerror != os.strerror(number)  # which say what to do
+    return f"{reason}. {'' if own_words else _REMEDIES.get(number, '')}".strip()
+
+
+def is_mistake(error: OSError) -> bool:
+    """Whether the system refused a path that cannot be meant: giving the command again would not help."""
+    return error.errno in _MISTAKES
 
 
 def lacks_memory(error: BaseException) -> bool:

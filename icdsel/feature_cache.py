@@ -1,6 +1,5 @@
 """Visual features by image: made once while memory, then disk, has room for them; read from files by threads."""
 
-import hashlib
 import os
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,8 +16,9 @@ from torch import Tensor
 
 from icdsel.console import warn
 from icdsel.errors import UserError, of_system
-from icdsel.files import write_bytes
+from icdsel.files import digest_of, write_bytes
 from icdsel.images import ImageError
+from icdsel.reading import in_utf_8
 
 Features = tuple[Tensor, tuple[int, int]]
 """Visual tokens (T, d) of an image, and their grid (rows, columns)."""
@@ -191,7 +191,7 @@ class FeatureCache:
             return None
         now = path.stat()
         key = f"{self._spill.name}\0{path.absolute()}\0{now.st_size}\0{now.st_mtime_ns}"
-        return self._spill.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
+        return self._spill.folder / f"{digest_of(key)[:32]}.safetensors"
 
     def _write(self, path: Path, features: Tensor) -> None:
         file = self._file(path)
@@ -212,7 +212,8 @@ class FeatureCache:
         if file is None or not file.is_file():
             return False
         try:
-            ((grid, features),) = load_file(file).items()
+            with in_utf_8(file) as name:
+                ((grid, features),) = load_file(name).items()
             rows, columns = map(int, grid.split("x"))
             if features.ndim != 2 or min(rows, columns) < 1 or len(features) != rows * columns:
                 raise ValueError("the tokens are not those of the grid")

@@ -5,6 +5,7 @@ Nothing is written through a link: a folder from somebody else must not lead out
 
 import errno
 import glob
+import hashlib
 import json
 import os
 import stat
@@ -18,28 +19,50 @@ _NOT_PLAIN = "it is a link, a pipe or a device, which is not written to: remove 
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes `content` to `path` so that a reader sees the old file or the whole new one, never a part."""
+    """Writes `content` to `path` so that a reader sees the old file or the whole new one, never a part.
+
+    Raises:
+        OSError: It cannot be written, or what is there may not be replaced (`require_replaceable`).
+    """
+    require_replaceable(path)
     make_folder(path.parent)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    beside.unlink(missing_ok=True)  # of a killed process that had the same number
-    try:
-        with _named(path), beside.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        move(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with _named(path):
+        beside.unlink(missing_ok=True)  # of a killed process that had the same number
+        try:
+            with beside.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            move(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
 
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Names the file that could not be written: an error of writing to it, unlike one of opening it, does not."""
+    """Names the file that could not be written, which an error of writing does not, nor one of the file beside."""
     try:
         yield
     except OSError as error:
-        error.filename = error.filename or str(path)
+        error.filename, error.filename2 = str(path), None
         raise
+
+
+def require_replaceable(path: Path) -> None:
+    """Refuses a folder, a pipe or a device in the place of a file that is written whole, or a link to one.
+
+    Raises:
+        OSError: It is one, or what `path` is cannot be told.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder: name a file in it", str(path))
+    if not stat.S_ISREG(mode):
+        raise FileExistsError(errno.EEXIST, _NOT_PLAIN, str(path))
 
 
 def open_plain(path: str | os.PathLike[str], flags: int) -> int:
@@ -97,6 +120,11 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(held)
     finally:
         os.close(held)
+
+
+def digest_of(name: str) -> str:
+    """The SHA-256 of a name in hexadecimal digits, for another name; it may be one of a file that is no UTF-8."""
+    return hashlib.sha256(name.encode(errors=_ESCAPED)).hexdigest()
 
 
 def size_of(path: Path) -> int:

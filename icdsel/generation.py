@@ -37,6 +37,7 @@ from icdsel.provenance import (
     unchanged,
     write_side_file,
 )
+from icdsel.reading import why_no_file
 from icdsel.records import Answer, Example, Proposal
 from icdsel.rl_data import rl_data_path, side_path
 from icdsel.rl_journal import Summary, question_id_of, summary_of, whole_units
@@ -96,7 +97,7 @@ def generate(
     part = journal_of(path)
     init = settings.proposals.init
     if init and not init.is_file():
-        raise CheckpointError(f"--init {init} does not exist")
+        raise CheckpointError(f"--init {init} {why_no_file(init)}")
     sources = sources or open_sources(settings)
     with unchanged(init):
         network = proposer(settings, sources.seen.shape[1])

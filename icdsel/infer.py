@@ -1,6 +1,5 @@
 """The inference stage: a selector chooses ICDs for every query, the VLM answers, predictions are written."""
 
-import hashlib
 import json
 import random
 import time
@@ -16,7 +15,7 @@ from icdsel.checkpoint import convert, is_converted
 from icdsel.claims import Result
 from icdsel.console import note, warn
 from icdsel.errors import CheckpointError, RunError
-from icdsel.files import journal_of, refuse_link, remove_leftovers, write_text
+from icdsel.files import digest_of, journal_of, refuse_link, remove_leftovers, write_text
 from icdsel.json_records import parsed
 from icdsel.lever_plus.checkpoints import ConversionWarning
 from icdsel.lock import locked
@@ -29,7 +28,7 @@ from icdsel.provenance import (
     record_work,
     write_side_file,
 )
-from icdsel.reading import read_bytes_lines
+from icdsel.reading import read_bytes_lines, why_no_file
 from icdsel.records import Example
 from icdsel.run_log import log_only, log_to, logged
 from icdsel.scoring import SCORER_VERSION
@@ -63,7 +62,7 @@ def predictions_dir(settings: Settings) -> Path:
     other += unusual(settings.data, usual["data"], places) + unusual(settings.vlm, usual["vlm"], machine)
     name = "_".join([settings.pair_name, *other])
     if any(letter in name for letter in "/\\:{}<> ") or len(name) > 120:  # a prompt, say
-        name = f"{settings.pair_name}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        name = f"{settings.pair_name}_{digest_of(name)[:8]}"
     return settings.dataset_dir / "infer" / name
 
 
@@ -243,7 +242,7 @@ def read_predictions(path: Path) -> list[dict[str, Any]]:
 def _policy_file(settings: Settings, run: str | None, checkpoint: Path | None) -> Path:
     if checkpoint is not None:
         if not checkpoint.is_file():
-            raise CheckpointError(f"--checkpoint {checkpoint} does not exist")
+            raise CheckpointError(f"--checkpoint {checkpoint} {why_no_file(checkpoint)}")
         return checkpoint
     found = find_run(settings, run)
     path = found.checkpoint

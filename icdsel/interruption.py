@@ -3,7 +3,7 @@
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -13,7 +13,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 def leave(number: int, _frame: FrameType | None) -> None:
     """A handler that ends the process at once, as a kill does, which what is written survives at any instant."""
-    os.write(2, f"interrupted; {KEPT}\n".encode())  # past Python's buffers, which may be in use
+    with suppress(OSError):  # stderr may be a pipe that nobody reads
+        os.write(2, f"interrupted; {KEPT}\n".encode())  # past Python's buffers, which may be in use
     os._exit(128 + number)
 
 

@@ -20,8 +20,17 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
 
 
-def parsed(content: bytes | str, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+def parsed(
+    content: bytes | str,
+    object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None,
+    names_of_files: bool = False,
+) -> Any:
     """The value of a JSON text, as `json.loads` reads it, whose texts can all be written and printed again.
+
+    Args:
+        content: The text.
+        object_pairs_hook: That of `json.loads`.
+        names_of_files: Whether texts may be names that are no UTF-8, as Python holds them (`files.write_json`).
 
     Raises:
         ValueError: It is no JSON in UTF-8, has lists more than `DEEPEST` deep in one another, a number of thousands of
@@ -34,7 +43,8 @@ def parsed(content: bytes | str, object_pairs_hook: Callable[[list[tuple[str, An
     except RecursionError as error:
         raise ValueError(str(error)) from None
     if _HALF_PAIR.search(text):
-        json.dumps(value, ensure_ascii=False).encode()  # UnicodeEncodeError
+        errors = "surrogateescape" if names_of_files else "strict"
+        json.dumps(value, ensure_ascii=False).encode(errors=errors)  # UnicodeEncodeError
     return value
 
 

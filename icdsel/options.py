@@ -12,9 +12,11 @@ from typing import Annotated, Any, Literal
 
 import typer
 from pydantic.fields import FieldInfo
+from typer.models import OptionInfo
 
 from icdsel.console import err, tell_error, warn
-from icdsel.errors import CallsError, UserError, lacks_memory, of_system
+from icdsel.errors import CallsError, UserError, is_mistake, lacks_memory, of_system
+from icdsel.files import require_replaceable
 from icdsel.interruption import KEPT, raised
 from icdsel.run_log import logged
 from icdsel.settings import TABLES, flag, load_settings, stray_variables, without_effect
@@ -50,6 +52,8 @@ def with_settings(*tables: str, leave_out: Iterable[str] = ()) -> Callable[[Comm
                 warn(warning)
             command(settings=settings, **values)
 
+        for parameter in own:
+            _name_paths(parameter)
         added = [_option(key, field) for key, field in fields.items()]
         parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + added
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -85,11 +89,37 @@ def _told_plainly(command: Command) -> Command:
             tell_error(f"the memory does not suffice: {reason}. {less} {KEPT.capitalize()}")
             raise typer.Exit(1) from None
         except OSError as error:
+            mistaken = is_mistake(error)
             with suppress(OSError):  # it may be stderr that cannot be written
-                tell_error(f"{of_system(error)} {KEPT.capitalize()}")
-            raise typer.Exit(1) from None
+                tell_error(of_system(error) if mistaken else f"{of_system(error)} {KEPT.capitalize()}")
+            raise typer.Exit(2 if mistaken else 1) from None
 
     return run
+
+
+def written_file(text: str) -> Path:
+    """The `parser` of an option that names a file to write: what may not be replaced is told before any work."""
+    path = _named_path(text)
+    try:
+        require_replaceable(path)
+    except OSError as error:
+        raise typer.BadParameter(of_system(error)) from None
+    return path
+
+
+def _named_path(text: str) -> Path:
+    if not text:
+        raise typer.BadParameter("it is empty: name a file or folder")
+    return Path(text)
+
+
+def _name_paths(parameter: inspect.Parameter) -> None:
+    """Has a parameter that takes paths refuse empty ones, which Python takes for the working directory."""
+    if _kinds(parameter.annotation) == [Path]:
+        for told in parameter.annotation.__metadata__:
+            told.parser = told.parser or _named_path
+            if isinstance(told, OptionInfo):
+                told.metavar = "PATH"
 
 
 def _option(key: str, field: FieldInfo) -> inspect.Parameter:

@@ -1,6 +1,5 @@
 """Predictions as `infer` leaves them: found, read, checked against one another, and named apart."""
 
-import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from icdsel.errors import RunError
+from icdsel.files import digest_of
 from icdsel.infer import read_predictions
 from icdsel.metrics import METRICS
 from icdsel.provenance import read_side_file
@@ -354,7 +354,7 @@ def _words(sources: Sequence[Source], key: str) -> list[str]:
         short = text if len(text) <= _LONG else f"{text[: _LONG - 1]}…"
         words[repr(value)] = short if key == "model" else f"{name} {short}"
     if len(set(words.values())) < len(words):  # one name for two things: a model that was trained on, a long prompt
-        words = {value: f"{short} {hashlib.sha256(value.encode()).hexdigest()[:6]}" for value, short in words.items()}
+        words = {value: f"{short} {digest_of(value)[:6]}" for value, short in words.items()}
     return [words[repr(source.identity[key])] for source in sources]
 
 

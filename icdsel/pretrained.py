@@ -27,6 +27,9 @@ _LARGEST_JSON = 256 * 2**20  # bytes of a description at most; tokenizers have s
 _LAYERS = re.compile(r"layers$|^depths?$|^n_layer$")
 _MOST_LAYERS = 1000
 _PARAMETERS_A_BYTE = 4  # at most; packed weights have two
+# Keys with which transformers reads further files, or one attribute of a configuration as another.
+_LEADING_ELSEWHERE = {"configuration_files", "audio_tokenizer", "audio_tokenizer_name_or_path", "attribute_map"}
+_BUILT_IN = (None, "eager", "sdpa", "flex_attention", "batched_mm", "grouped_mm")  # ways to compute a layer
 
 
 def model_folder(name: str, old_weights: bool = False, code: bool = False) -> Path:
@@ -89,7 +92,7 @@ def _shards(index: Path) -> set[str]:
 
 
 def require_sound(folder: Path) -> None:
-    """Refuses model files that name files elsewhere, or a model too deep to be one.
+    """Refuses model files that name files elsewhere or rename attributes, or a model too deep to be one.
 
     Raises:
         ValueError: It says which.
@@ -100,6 +103,8 @@ def require_sound(folder: Path) -> None:
     for index in folder.glob("*.index.json"):
         _shards(index)
     for held in _objects(folder):
+        if leading := sorted(_LEADING_ELSEWHERE & held.keys()):
+            raise ValueError(f"its configuration leads elsewhere ({leading[0]}), which is not followed")
         for name, value in held.items():
             if _LAYERS.search(name) and isinstance(value, int) and value > _MOST_LAYERS:
                 raise ValueError(f"its configuration tells of more than {_MOST_LAYERS} layers ({name[:40]})")
@@ -146,6 +151,20 @@ def names_kernel(folder: Path) -> bool:
         value for held in _objects(folder) for name, value in held.items() if name.endswith("attn_implementation")
     ]
     return "/" in json.dumps(implementations)
+
+
+def takes_kernel(config: Any) -> bool:
+    """Whether a configuration, or one in it, has a layer computed by what is neither transformers' own nor installed.
+
+    What it names in the end counts, by whatever key of its file it came there.
+    """
+    from transformers import PretrainedConfig
+    from transformers.utils import is_flash_attn_2_available
+
+    named = [getattr(config, f"_{what}_implementation", None) for what in ("attn", "experts")]
+    known = (*_BUILT_IN, *(["flash_attention_2"] if is_flash_attn_2_available() else []))
+    inner = [value for value in vars(config).values() if isinstance(value, PretrainedConfig)]
+    return any(name not in known for name in named) or any(map(takes_kernel, inner))
 
 
 def _objects(folder: Path) -> list[dict[str, Any]]:

@@ -174,7 +174,7 @@ def read_side_file(path: Path) -> dict[str, Any]:
         RunError: it is missing or damaged.
     """
     try:
-        content = parsed(read_whole(path, LARGEST_SIDE_FILE))
+        content = parsed(read_whole(path, LARGEST_SIDE_FILE), names_of_files=True)
     except FileNotFoundError:
         raise RunError(f"{path} is missing: what it describes was not written by icdsel, or is incomplete") from None
     except OSError as error:

@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from io import BufferedReader
 from pathlib import Path
 
@@ -15,6 +16,13 @@ def is_path(text: str) -> bool:
     """Whether a text may be a file's path on any machine; asking for a longer one is an error, not a missing file."""
     names = text.encode(errors="replace").split(b"/")
     return "\0" not in text and sum(map(len, names)) < 2048 and max(map(len, names)) <= 255
+
+
+def why_no_file(path: Path) -> str:
+    """What is the matter with a path where `is_file` finds none, for a sentence that begins with the path."""
+    if path.is_dir():
+        return "is a folder, no file"
+    return "is a pipe or a device, no file" if path.exists() else "does not exist"
 
 
 def open_file(path: Path) -> BufferedReader:
@@ -34,6 +42,22 @@ def open_file(path: Path) -> BufferedReader:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         raise OSError(errno.EINVAL, "it is a pipe or a device, no file", str(path))
     return os.fdopen(held, "rb")
+
+
+@contextmanager
+def in_utf_8(path: Path) -> Iterator[str]:
+    """A name of a file for libraries that take none but UTF-8: its own, else that of the file opened.
+
+    Raises:
+        OSError: As for `open_file`, where it is opened.
+    """
+    with ExitStack() as stack:
+        try:
+            name = os.fspath(path)
+            name.encode()
+        except UnicodeEncodeError:
+            name = f"/dev/fd/{stack.enter_context(open_file(path)).fileno()}"
+        yield name
 
 
 def read_whole(path: Path, most: int) -> bytes:

@@ -97,17 +97,23 @@ def convert(settings: Settings, path: Path, output: Path | None = None) -> Path:
     """Writes RL data in the form of Lever-Plus, `NAME.json`; ranks are those of the settings' training split.
 
     Raises:
-        RlDataError: `path` holds no RL data of icdsel, or those of another dataset.
+        RlDataError: `path` holds no RL data of icdsel, those of another dataset, or what no training would take.
         DataError: the dataset is not there.
     """
-    records = [
-        record if record.get("candidate_pool_ids") != "all" else {**record, "candidate_pool_ids": []}
-        for record in read_records(path)
-    ]
-    made_of = read_side_file(side_path(path))["identity"] if side_path(path).exists() else {}
     target = output or path.with_suffix(".json")
-    if target.exists() and target.samefile(path):
+    if path.is_file() and target.exists() and target.samefile(path):
         raise RlDataError(f"{target} is the file to be converted: name another one with --output")
+    records = []
+    for number, record in enumerate(read_records(path), 1):
+        rejected = Counter[str]()
+        try:
+            read_group(record, rejected)
+        except NO_RECORD as error:
+            raise RlDataError(f"{path}, line {number}: {type(error).__name__} {error}: no RL data of icdsel") from None
+        if unsound := [reason for reason in rejected if reason != FAILED]:  # Lever-Plus would train on it
+            raise RlDataError(f"{path}, line {number}: {unsound[0]}. `icdsel check {path}` lists all that is wrong")
+        records.append(record if record["candidate_pool_ids"] != "all" else {**record, "candidate_pool_ids": []})
+    made_of = read_side_file(side_path(path))["identity"] if side_path(path).exists() else {}
     content = lever_plus_json(records, load_split(settings.data, "train").row, {"made_of": made_of})
     with waiting(target, f"conversion of {path}"):
         remove_leftovers(target)

@@ -102,6 +102,13 @@ def _split(value: object) -> object:
     return list(value) if isinstance(value, tuple | set) else value
 
 
+def _named(path: object) -> object:
+    if path == "":  # which Python takes for the working directory
+        raise ValueError("it is empty: name a file or folder")
+    return path
+
+
+Place = Annotated[Path, BeforeValidator(_named)]
 PositivePenalty = Annotated[float, Field(gt=0)] | Literal["model"]
 PoolSize = Annotated[int, Field(ge=1)] | Literal["all"]
 Ints = Annotated[tuple[int, ...], NoDecode, BeforeValidator(_split)]
@@ -149,9 +156,9 @@ class DataSettings(Table):
     """Everything as icdsel does it, or answers, pools, prompts, decoding, metric and training as Lever-Plus."""
     dataset: Annotated[str, _alias(DATASET_ALIASES)] = WORLD
     """`world` (bundled), `okvqa`, `vqav2`, a file of JSON lines (`my.jsonl`), or a hub name (`hub:owner/name`)."""
-    data_dir: Path = Path("data")
+    data_dir: Place = Path("data")
     """Folder that holds the dataset's question and annotation files; the bundled world is written here."""
-    image_dir: Path | None = None
+    image_dir: Place | None = None
     """Folder that holds the images, where they do not lie with the questions."""
     on_image_error: Literal["stop", "skip"] = "stop"
     """Whether a missing or damaged image stops the run, or its examples are counted and left out."""
@@ -161,7 +168,7 @@ class DataSettings(Table):
     """What a demonstration answers in OK-VQA: what people wrote, or the stemmed form. [stemmed under lever-plus]"""
     metric: Metric = "official"
     """VQA accuracy: the official code's, OpenFlamingo's, or with lemmatised predictions. [by preset]"""
-    results_dir: Path = Path("results")
+    results_dir: Place = Path("results")
     """Folder under which everything is written."""
     sampler: Annotated[Sampler, _alias(SAMPLER_ALIASES)] = "rand"
     """How a query's candidate pool is drawn: at random, by text or image similarity, or a mix (32/16/16)."""
@@ -178,7 +185,7 @@ class DataSettings(Table):
     [`vlm` on the world or with the tiny VLM, else openai/clip-vit-base-patch32]"""
     sampler_encoder: str | None = None
     """The encoder of samplers and nearest neighbours. [the encoder; CLIP ViT-L/14 under lever-plus]"""
-    train_embeddings: Path | None = None
+    train_embeddings: Place | None = None
     """Vectors of the training split to use as they are: the original's `query_embeddings.pt`, or safetensors."""
     seed: int = Field(42, ge=0)
     """The one seed that decides everything that is drawn."""
@@ -231,7 +238,7 @@ class VlmSettings(Table):
     """Seconds that prompts which are read at once may take; then each is tried alone, and what hangs has failed."""
     image_cache_mb: int = Field(1024, ge=0)
     """Memory for the visual features of images already seen."""
-    image_cache_dir: Path | None = None
+    image_cache_dir: Place | None = None
     """Folder that keeps the features which memory has no room for, also for later runs. [none: they are made again]"""
     image_cache_disk_mb: int = Field(20_480, ge=0)
     """What is written there at most."""
@@ -267,7 +274,7 @@ class ProposalSettings(Table):
     """Pointers of nearest neighbours, of consecutive ranks."""
     random: int = Field(1, ge=0)
     """Pointers drawn at random."""
-    init: Path | None = None
+    init: Place | None = None
     """Checkpoint whose policy proposes; without one the cosine of the embeddings does."""
 
     @model_validator(mode="after")
@@ -428,9 +435,9 @@ class TrainSettings(Table):
     """Dropout before the projections. [by recipe]"""
     attn_dropout: float | None = Field(None, ge=0, lt=1)
     """Dropout in the attention. [by recipe]"""
-    init: Path | None = None
+    init: Place | None = None
     """Checkpoint to start from, of icdsel or Lever-Plus."""
-    warm_start: Path | None = None
+    warm_start: Place | None = None
     """Lever-Plus's InfoScore data (its `generate_data.py`), whose beams are imitated before RCE."""
     warm_epochs: int = Field(5, ge=1)
     """Epochs of that imitation."""

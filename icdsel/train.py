@@ -1,6 +1,6 @@
 """The training stage: RL data in, a run's folder with checkpoints and metrics out."""
 
-import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from icdsel.checkpoint import find_checkpoint, load_policy, require_width
 from icdsel.claims import Result
 from icdsel.console import note, out, progress, warn
 from icdsel.errors import CheckpointError, RlDataError, RunError
-from icdsel.files import refuse_link, write_json
+from icdsel.files import digest_of, refuse_link, write_json
 from icdsel.generation import generate
 from icdsel.groups import make_groups, merge, split_groups
 from icdsel.json_records import is_id
@@ -33,6 +33,7 @@ from icdsel.provenance import (
     unchanged,
     write_side_file,
 )
+from icdsel.reading import why_no_file
 from icdsel.records import QueryGroup
 from icdsel.rewards import is_correct
 from icdsel.run_journal import RunJournal, is_tidy, tidy
@@ -103,7 +104,7 @@ def _shortened(name: str) -> str:
 
     Where it has more, its end gives way to a digest of it all.
     """
-    return name if len(name) <= _LONGEST_NAME else f"{name[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    return name if len(name) <= _LONGEST_NAME else f"{name[:100]}-{digest_of(name)[:16]}"
 
 
 def find_run(settings: Settings, name: str | None = None) -> Run:
@@ -158,7 +159,7 @@ def train(
     settings = on_training_queries(settings)
     if run is not None and (run in ("", "..") or Path(run).name != run):  # it would lie among no others
         raise RunError(f"--run {run} is no name of a folder: it may hold no / and must not be empty")
-    if run and len(run.encode()) > _LONGEST_NAME:  # what is answered with it has longer names
+    if run and len(os.fsencode(run)) > _LONGEST_NAME:  # what is answered with it has longer names
         raise RunError(f"--run {run} is too long a name: {_LONGEST_NAME} letters at most")
     result = Run(runs_dir(settings) / (run or run_name(settings)))
     refuse_link(result.folder)
@@ -255,7 +256,7 @@ def require_files(settings: Settings, rl_data_files: Sequence[Path]) -> None:
     """
     for path in (*rl_data_files, settings.train.init, settings.train.warm_start):
         if path is not None and not path.is_file():
-            raise RlDataError(f"{path} does not exist: give the path of a file that does")
+            raise RlDataError(f"{path} {why_no_file(path)}: give the path of a file")
 
 
 def read_groups(files: Sequence[Path], sources: Sources, reward: RewardSettings) -> list[QueryGroup]:

@@ -17,6 +17,7 @@ from icdsel.pretrained import (
     reason_of,
     require_sound,
     require_weights,
+    takes_kernel,
 )
 from icdsel.settings import MODEL_ALIASES, TINY_VLM, VlmSettings
 from icdsel.vlm import Vlm
@@ -113,6 +114,8 @@ def _read(name: str, folder: Path, dtype: torch.dtype, trust_code: bool) -> tupl
         config = AutoConfig.from_pretrained(source, **how)
     except ValueError as error:  # transformers has no class for it
         raise needs_code(reason_of(error)) from None
+    if takes_kernel(config) and not trust_code:
+        raise _NeedsCode
     known = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not config.is_encoder_decoder
     own = [kind for kind in OWN_CLASSES if kind in (getattr(config, "auto_map", None) or {})]
     if not known and own and not trust_code:

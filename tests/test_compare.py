@@ -1,6 +1,7 @@
 import csv
 import json
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -421,6 +422,25 @@ def test_the_markdown_file_is_one_table_with_what_it_means(rows: list[Comparison
     assert len({line.count("|") for line in table}) == 1  # as many columns in every line
     for told in ("Compared although they differ", "1 of 60 queries left out", "Holm", "80 % power", "McNemar"):
         assert any(told in line for line in lines)
+
+
+@pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t=", " +"])
+def test_a_name_in_the_csv_file_is_no_formula(rows: list[ComparisonRow], tmp_path: Path, first: str) -> None:
+    name = f"{first}1\x1b[31m\n\u202ex"
+    write_csv([replace(row, name=name, difference=-5.0) for row in rows], tmp_path / "table.csv")
+    with (tmp_path / "table.csv").open(newline="") as file:
+        read = list(csv.DictReader(file))
+    assert {row["name"] for row in read} == {f"'{first}1�[31m �x".replace("\t", " ")}
+    assert {row["difference"] for row in read} == {"-5.0"}  # a number
+
+
+def test_texts_in_the_markdown_file_are_no_markup(rows: list[ComparisonRow], tmp_path: Path) -> None:
+    name = "a\\|b<img src=x>&amp;\n| ![c](http://d) \x1b`*\u202e"
+    safe = r"a\\\|b&lt;img src=x&gt;&amp;amp; \| !\[c\](http://d) �\`\*�"
+    write_markdown([replace(row, name=name, reference=name, differing=(name,)) for row in rows], tmp_path / "table.md")
+    text = (tmp_path / "table.md").read_text()
+    assert f"| {safe} |" in text and f"to {safe}**" in text and f"- **Compared although they differ: {safe}**" in text
+    assert "<img" not in text and "\n| !" not in text
 
 
 @pytest.mark.parametrize("width", [80, 100, 160])

@@ -33,6 +33,33 @@ def test_a_link_in_the_place_of_a_result_is_replaced_not_followed(tmp_path: Path
     assert not link.is_symlink() and link.read_bytes() == b"new"
 
 
+@pytest.mark.parametrize("through_link", [False, True])
+def test_a_pipe_is_not_replaced(tmp_path: Path, through_link: bool):
+    pipe, named = tmp_path / "pipe", tmp_path / "table.json"
+    os.mkfifo(pipe)
+    named.symlink_to(pipe) if through_link else pipe.rename(named)
+    with pytest.raises(OSError, match="a pipe") as told:
+        write_bytes(named, b"new")
+    assert told.value.filename == str(named)
+    assert named.is_fifo() and len(list(tmp_path.iterdir())) == 1 + through_link
+
+
+def test_a_link_that_leads_nowhere_is_replaced(tmp_path: Path):
+    link = tmp_path / "run.json"
+    link.symlink_to(tmp_path / "none")
+    write_bytes(link, b"new")
+    assert [*tmp_path.iterdir()] == [link] and link.read_bytes() == b"new" and not link.is_symlink()
+
+
+def test_a_path_that_cannot_be_written_is_named_itself_not_the_file_beside(tmp_path: Path):
+    longest = tmp_path / ("a" * 255)  # to which the name of the file beside adds
+    for path, why in ((tmp_path, "it is a folder: name a file in it"), (longest, "File name too long")):
+        with pytest.raises(OSError, match=why) as told:
+            write_bytes(path, b"new")
+        assert told.value.filename == str(path)
+    assert not [*tmp_path.iterdir()]
+
+
 def test_a_link_in_the_place_of_the_file_beside_is_not_followed(tmp_path: Path, outside: Path):
     target = tmp_path / "run.json"
     target.with_name(f".{target.name}.{os.getpid()}.part").symlink_to(outside)

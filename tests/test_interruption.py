@@ -40,6 +40,14 @@ with raised():
         os.kill(os.getpid(), int(sys.argv[1]))
         time.sleep(10)
 """
+UNHEARD = """
+import os, signal, sys, time
+from icdsel.interruption import handle, leave
+handle(leave)
+os.close(2)
+os.kill(os.getpid(), int(sys.argv[1]))
+time.sleep(10)
+"""
 
 
 def python(code: str, by: signal.Signals, folder: Path) -> "subprocess.CompletedProcess[str]":
@@ -49,6 +57,11 @@ def python(code: str, by: signal.Signals, folder: Path) -> "subprocess.Completed
 
 
 BOTH = pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+
+
+@BOTH
+def test_a_signal_ends_a_process_whose_words_cannot_be_written(by: signal.Signals, tmp_path: Path) -> None:
+    assert python(UNHEARD, by, tmp_path).returncode == 128 + by
 
 
 @BOTH

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import save_file
+from transformers import CLIPConfig
 
 from icdsel.encoders import load_clip
 from icdsel.errors import VlmError
-from icdsel.pretrained import fingerprint, model_folder
+from icdsel.pretrained import fingerprint, model_folder, takes_kernel
 from icdsel.provenance import identity
 from icdsel.settings import VlmSettings, load_settings
 from icdsel.vlm import Vlm
@@ -97,6 +98,69 @@ def test_a_kernel_of_the_hub_is_code_too(tmp_path: Path, place: dict):
     shutil.copytree(TINY_VLM_DIR, tmp_path / "vlm")
     edit(tmp_path / "vlm", **(place or {"attn_implementation": "some-one/attention@main"}))
     with pytest.raises(VlmError, match=r"code in another place.*--trust-remote-code"):
+        load(tmp_path / "vlm")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"experts_implementation": "sonicmoe"},
+        {"attn_implementation": "flash_attention_3"},
+        {"attn_implementation": {"text_config": "flash_attention_3"}},
+    ],
+)
+def test_a_kernel_that_transformers_would_fetch_by_itself_is_code_too(tmp_path: Path, changes: dict):
+    shutil.copytree(TINY_VLM_DIR, tmp_path / "vlm")
+    edit(tmp_path / "vlm", **changes)
+    with pytest.raises(VlmError, match=r"code in another place.*--trust-remote-code"):
+        load(tmp_path / "vlm")
+
+
+RENAMED = {"attribute_map": {"foo": "_attn_implementation"}, "foo": "some-one/attention"}
+
+
+@pytest.mark.parametrize("inner", [False, True])
+def test_an_attribute_under_another_name_is_refused(tmp_path: Path, inner: bool):
+    shutil.copytree(TINY_VLM_DIR, tmp_path / "vlm")
+    text = json.loads((TINY_VLM_DIR / "config.json").read_text())["text_config"]
+    edit(tmp_path / "vlm", **({"text_config": text | RENAMED} if inner else RENAMED))
+    with pytest.raises(VlmError, match=r"leads elsewhere \(attribute_map\)"):
+        load(tmp_path / "vlm")
+    with pytest.raises(VlmError, match=r"leads elsewhere \(attribute_map\)"):
+        load_clip(str(tmp_path / "vlm"), resolve_device("cpu"), PIXELS)
+
+
+def test_an_encoder_that_takes_a_kernel_is_refused(tmp_path: Path):
+    CLIPConfig().save_pretrained(tmp_path)
+    edit(tmp_path, attn_implementation="flash_attention_3")
+    with pytest.raises(VlmError, match="code of its own, which is never run"):
+        load_clip(str(tmp_path), resolve_device("cpu"), PIXELS)
+
+
+def test_what_a_configuration_names_in_the_end_counts():
+    config = CLIPConfig()
+    assert not takes_kernel(config)
+    config.text_config._attn_implementation = "some-one/attention"
+    assert takes_kernel(config)
+
+
+def test_another_file_of_the_configuration_is_not_read(tmp_path: Path):
+    shutil.copytree(TINY_VLM_DIR, tmp_path / "vlm")
+    kernel = json.loads((TINY_VLM_DIR / "config.json").read_text()) | {"_attn_implementation": "some-one/attention"}
+    (tmp_path / "vlm" / "config.4.0.0.json").write_text(json.dumps(kernel))
+    edit(tmp_path / "vlm", configuration_files=["config.4.0.0.json"])
+    with pytest.raises(VlmError, match=r"leads elsewhere \(configuration_files\)"):
+        load(tmp_path / "vlm")
+
+
+@pytest.mark.parametrize("file", ["processor_config.json", "audio_tokenizer_config.json"])
+def test_another_model_is_not_loaded_for_a_processor(tmp_path: Path, file: str):
+    shutil.copytree(TINY_VLM_DIR, tmp_path / "vlm")
+    named = {"audio_tokenizer_class": "DacModel", "audio_tokenizer_name_or_path": "some-one/audio"}
+    path = tmp_path / "vlm" / file
+    held = json.loads(path.read_text()) | {"audio_tokenizer": named} if path.exists() else named
+    path.write_text(json.dumps(held))
+    with pytest.raises(VlmError, match=r"leads elsewhere \(audio_tokenizer"):
         load(tmp_path / "vlm")
 
 

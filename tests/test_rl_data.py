@@ -26,6 +26,25 @@ def test_data_are_not_replaced_by_their_conversion(tmp_path):
     assert path.read_text() == "{}\n"
 
 
+@pytest.mark.parametrize(
+    ("candidate", "told"),
+    [
+        ({"pointer": [11, 12], "vqa_acc_score": 1e308}, "line 2: a score is no number, or out of range"),
+        ({"pointer": [11, 12], "vqa_acc_score": "1"}, "line 2: a score is no number, or out of range"),
+        ({"pointer": [11, 14], "vqa_acc_score": 1.0}, "line 2: an ICD is not in the pool"),
+        ({"pointer": [11, 11], "vqa_acc_score": 1.0}, "line 2: an ICD stands twice"),
+        ({"pointer": ["11"], "vqa_acc_score": 1.0}, "line 2: ValueError a pointer of it is no list"),
+    ],
+)
+def test_what_no_training_would_take_is_not_converted(tmp_path, candidate, told):
+    path = tmp_path / "rl.jsonl"
+    failed = {"pointer": [11, 13], "eval_failed": True, "error": "out of memory"}  # which stays, marked
+    path.write_text(line([failed]) + line([failed, candidate]))
+    with pytest.raises(RlDataError, match=told):
+        convert(Settings(), path)
+    assert [*tmp_path.iterdir()] == [path]
+
+
 def test_the_right_answers_probability_weighs_every_human_answer():
     # Accuracies as if each were predicted: 7 matches 1.0, 2 matches 0.6, 1 match 0.3.
     assert list(answer_weights(ANSWERS).values()) == pytest.approx([1.0, 0.6, 0.3])

@@ -162,11 +162,11 @@ def test_a_dataset_that_vanishes(begun: Place, whole: Place):
     goes_on_to_the_end(begun, whole)
 
 
-def nobody_reads() -> None:
-    """stdout goes to a pipe whose reader has left."""
+def nobody_reads(number: int = 1) -> None:
+    """stdout, or stderr, goes to a pipe whose reader has left."""
     read, write = os.pipe()
     os.close(read)
-    goes_to(write, 1)
+    goes_to(write, number)
 
 
 def nobody_reads_anything() -> None:
@@ -181,8 +181,8 @@ def goes_to(target: int, number: int) -> None:
     setattr(sys, "stdout" if number == 1 else "stderr", stream)
 
 
-def full_pipe() -> None:
-    """stdout goes to a pipe that is full, and that does not wait."""
+def full_pipe(number: int = 1) -> None:
+    """stdout, or stderr, goes to a pipe that is full, and that does not wait."""
     read, write = os.pipe()
     os.dup(read)  # stays open
     fcntl.fcntl(write, fcntl.F_SETFL, os.O_NONBLOCK)
@@ -190,11 +190,11 @@ def full_pipe() -> None:
         while True:
             os.write(write, b"0" * 4096)
     except BlockingIOError:
-        goes_to(write, 1)
+        goes_to(write, number)
 
 
-def full_device() -> None:
-    goes_to(os.open("/dev/full", os.O_WRONLY), 1)
+def full_device(number: int = 1) -> None:
+    goes_to(os.open("/dev/full", os.O_WRONLY), number)
 
 
 def closed_streams() -> None:
@@ -211,6 +211,15 @@ def test_what_is_said_cannot_be_written(begun: Place, whole: Place, broken: Call
         assert code == 0 if broken is closed_streams else code in (0, 1, 120), said
         assert "Traceback" not in said
     goes_on_to_the_end(begun, whole)
+
+
+@pytest.mark.parametrize("broken", [nobody_reads, full_pipe, full_device])
+def test_notes_that_cannot_be_written_stop_nothing(begun: Place, whole: Place, broken: Callable[[int], None]):
+    for words in COMMANDS:
+        code, said = begun.run(words, partial(broken, 2))
+        assert code == 0, said
+    assert begun.run(("convert", "none.pt"), partial(broken, 2))[0] == 2
+    assert differing(results(begun.folder), results(whole.folder)) == []
 
 
 def test_an_alphabet_that_lacks_letters(begun: Place, whole: Place):
@@ -243,6 +252,26 @@ def test_a_locale_without_utf_8(tmp_path: Path):
         )
         assert ended.returncode == (1 if words[0] == "check" else 0), ended.stderr
         assert b"Traceback" not in ended.stderr, ended.stderr
+
+
+def test_names_that_are_no_utf_8(begun: Place):
+    """Of the folders of results and data, of a run, and of what is written."""
+    name = os.fsdecode(b"\xff")
+    shutil.copytree(begun.world, begun.folder / f"data{name}")
+    begun.world = begun.folder / f"data{name}"
+    there = ("--results-dir", f"results{name}")
+    infer = (*COMMANDS[2], "--run", f"run{name}", *there)
+    for words in (
+        (*COMMANDS[0], "--image-cache-dir", f"images{name}", "--image-cache-mb", 0, *there),
+        (*COMMANDS[1], "--run", f"run{name}", *there),
+        infer,
+        infer,  # its own files are read again
+        ("runs", "--json", f"runs{name}.json", *there),
+        ("compare", "--csv", f"table{name}.csv", "--html", f"page{name}.html", *there),
+        ("check", begun.folder / f"results{name}/world/model_cpk/run{name}", *there),
+    ):
+        code, said = begun.run(words)
+        assert code == 0 and "damaged" not in said and "Traceback" not in said, said
 
 
 def long_ago() -> None:
