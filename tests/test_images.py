@@ -172,6 +172,18 @@ def test_of_an_animation_the_first_picture(tmp_path: Path) -> None:
         assert pixels(tmp_path / name) == [[RED] * 4] * 4
 
 
+def test_photographs_with_previews(tmp_path: Path) -> None:
+    photo = noise(640, 480)
+    preview = io.BytesIO()
+    photo.resize((160, 120)).save(preview, "JPEG")
+    exif = b"Exif\0\0II*\0" + struct.pack("<IHI", 8, 0, 0) + preview.getvalue()
+    for form, more in (("JPEG", {}), ("MPO", {"save_all": True, "append_images": [photo] * 4})):
+        photo.save(tmp_path / "photo.jpg", form, exif=exif, progressive=True, **more)
+        assert Image.open(tmp_path / "photo.jpg").format == form
+        assert preview.getvalue() in (tmp_path / "photo.jpg").read_bytes()
+        assert open_image(tmp_path / "photo.jpg", LIMIT).size == (640, 480)
+
+
 # --- what is refused --------------------------------------------------------------------------------------
 
 

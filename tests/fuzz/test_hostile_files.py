@@ -367,6 +367,17 @@ def test_a_jpeg_of_very_many_scans_is_refused(tmp_path: Path) -> None:
         open_image(tmp_path / "x.jpg", 10**6)
 
 
+def test_scans_of_a_jpeg_count_where_only_a_decoder_finds_them(tmp_path: Path) -> None:
+    """They stood in what a damaged segment declared as its own; a decoder goes on behind its first bytes."""
+    made = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(made, "JPEG", progressive=True)
+    content = made.getvalue()
+    hidden = b"\xff\x02\xff" + content[content.rindex(b"\xff\xda") : -2] * 200  # the segment tells 65,535 bytes
+    (tmp_path / "x.jpg").write_bytes(content[:-2] + hidden.ljust(2**16 + 10, b"\0") + content[-2:])
+    with pytest.raises(ImageError, match="in 210 scans, 100 at most"):
+        open_image(tmp_path / "x.jpg", 10**6)
+
+
 def test_a_file_far_larger_than_any_picture_of_the_limit_is_refused(tmp_path: Path) -> None:
     Image.new("RGB", (9, 9)).save(tmp_path / "x.bmp")
     with (tmp_path / "x.bmp").open("ab") as file:
