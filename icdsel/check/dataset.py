@@ -3,10 +3,10 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import combinations
 from pathlib import Path
+from typing import TypeVar
 
 from icdsel.check.findings import Checked, Findings, Kind, plain
 from icdsel.console import progress
@@ -18,6 +18,7 @@ from icdsel.records import Example
 from icdsel.settings import DataSettings
 from icdsel.vqa_files import RepeatedError
 
+_SPLITS = 8  # earlier ones that an image or question_id is looked for in
 ANSWERS = 10  # what the VQA accuracy is defined for
 
 UNREADABLE = Kind("records or files that cannot be read", "every command stops at them: repair or remove them")
@@ -86,8 +87,8 @@ def check_dataset(settings: DataSettings, name: str, images: bool) -> Checked:
     _check_questions(found, splits)
     _check_shared(found, splits)
     _check_images(found, splits, settings.max_image_pixels if images else None)
-    told = ", ".join(f"{plain(split)} {len(examples):,}" for split, examples in splits.items())
-    return Checked(name, "dataset", f"questions: {told}" if splits else "", found.listed())
+    told = ", ".join(f"{split} {len(examples):,}" for split, examples in splits.items())
+    return Checked(name, "dataset", plain(f"questions: {told}") if splits else "", found.listed())
 
 
 def _check_questions(found: Findings, splits: Mapping[str, Sequence[Example]]) -> None:
@@ -116,17 +117,35 @@ def _check_questions(found: Findings, splits: Mapping[str, Sequence[Example]]) -
 
 
 def _check_shared(found: Findings, splits: Mapping[str, Sequence[Example]]) -> None:
-    ids = {split: {example.question_id for example in examples} for split, examples in splits.items()}
+    asked = {split: [(example.question_id,) for example in examples] for split, examples in splits.items()}
+    shared: dict[tuple[str, str], list[int]] = {}
+    for pair, (question_id,) in _met(asked):
+        shared.setdefault(pair, []).append(question_id)
+    for (one, other), ids in shared.items():
+        found.add(SHARED_IDS, f"{one} and {other}: {min(ids)}", len(ids))
     # Where image_ids differ, paths tell, and the other way round.
-    places = {split: dict.fromkeys((e.image_id, e.image) for e in examples) for split, examples in splits.items()}
-    for one, other in combinations(splits, 2):
-        shared = ids[one] & ids[other]
-        if shared:
-            found.add(SHARED_IDS, f"{one} and {other}: {min(shared)}", len(shared))
-        known_ids, known_paths = {i for i, _ in places[one]}, {path for _, path in places[one]}
-        leaks = [(i, path) for i, path in places[other] if i in known_ids or path in known_paths]
-        for image_id, path in leaks:
-            found.add(LEAK_ID, f"{one} and {other}: image {image_id} ({path.name})")
+    places = {split: [(e.image_id, e.image) for e in examples] for split, examples in splits.items()}
+    for (one, other), (image_id, path) in _met(places):
+        found.add(LEAK_ID, f"{one} and {other}: image {image_id} ({path.name})")
+
+
+_Keys = TypeVar("_Keys", bound=tuple[object, ...])
+
+
+def _met(splits: Mapping[str, Iterable[_Keys]]) -> list[tuple[tuple[str, str], _Keys]]:
+    """What has one of its keys in common with an earlier split, with each such pair of splits, pair by pair."""
+    order = {split: number for number, split in enumerate(splits)}
+    # By key the first splits: in a file of thousands of splits there are millions of pairs.
+    stands: dict[object, list[str]] = {}
+    met = []
+    for split, all_keys in splits.items():
+        for keys in dict.fromkeys(all_keys):
+            earlier = {one for key in keys for one in stands.setdefault(key, []) if one != split}
+            met += [((one, split), keys) for one in earlier]
+            for key in keys:
+                if split not in stands[key] and len(stands[key]) < _SPLITS:
+                    stands[key].append(split)
+    return sorted(met, key=lambda pair: tuple(order[split] for split in pair[0]))
 
 
 def _check_images(found: Findings, splits: Mapping[str, Sequence[Example]], max_pixels: int | None) -> None:

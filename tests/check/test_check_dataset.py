@@ -1,11 +1,15 @@
 """What `check` finds in datasets made by hand."""
 
 import json
+import time
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from icdsel.check import dataset as kinds
@@ -72,6 +76,31 @@ def test_each_kind_is_found_and_counted(tmp_path, more: list[Any], kind: Kind, c
     [finding] = found.findings
     assert finding.severity == kind.severity and finding.examples and finding.remedy
     assert found.must_be_fixed == (kind.severity == "must be fixed")
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 9), st.sampled_from("uvwxyz")), max_size=30))
+def test_what_splits_share_is_what_each_two_of_them_share(told: list[tuple[str, int, str]]):
+    splits: dict[str, list[tuple[int, str]]] = {}
+    for split, image_id, name in told:
+        splits.setdefault(split, []).append((image_id, name))
+    assert kinds._met(splits) == [
+        ((one, other), keys)
+        for one, other in combinations(splits, 2)
+        for keys in dict.fromkeys(splits[other])
+        if any(keys[0] == image_id or keys[1] == name for image_id, name in splits[one])
+    ]
+
+
+def test_a_file_of_thousands_of_splits(tmp_path):
+    """Each split was held against each other one: 200 million pairs."""
+    many = 20_000
+    lines = [line(3, image="1.png", split=f"s{number}") for number in range(many)]
+    started = time.process_time()
+    found = checked(tmp_path, *lines)
+    assert time.process_time() - started < 60
+    assert found.must_be_fixed and counts(found)[kinds.LEAK_ID.problem] > many
+    assert len(found.about) < 300
 
 
 def test_the_share_is_of_the_questions_of_all_splits(tmp_path):

@@ -5,6 +5,7 @@ import json
 import pickle
 import shutil
 import struct
+import time
 import zipfile
 import zlib
 from collections import Counter
@@ -293,6 +294,16 @@ def test_one_large_query_does_not_make_tensors_of_all_as_large(tmp_path: Path) -
     with limited_memory(), pytest.raises(RlDataError, match="pointers of 5,000 are far more"):
         make_groups([*small, groups[0]], row, RewardSettings())
     assert len(make_groups(groups, row, RewardSettings())) == len(groups)
+
+
+def test_a_query_of_many_pointers_and_a_large_pool_is_read_in_one_pass() -> None:
+    """The pool was made a set of anew for every pointer."""
+    many = 50_000
+    record = rl_record(0, [candidate(1, 2)] * many, pool=list(range(1, many)))
+    started = time.process_time()
+    for told in (record, record | {"candidate_pool_ids": "all", "excluded_ids": list(range(3, many))}):
+        assert len(read_group(told, Counter()).candidates) == many
+    assert time.process_time() - started < 10
 
 
 def test_a_summary_of_damaged_rl_data_is_an_error_for_a_person(tmp_path: Path) -> None:
