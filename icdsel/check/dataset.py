@@ -12,12 +12,13 @@ from icdsel.check.findings import Checked, Findings, Kind, plain
 from icdsel.console import progress
 from icdsel.datasets import load_every_split
 from icdsel.errors import UserError
-from icdsel.images import ImageError, open_image
+from icdsel.images import ImageError, bands, open_image
 from icdsel.metrics import normalize_answer
 from icdsel.records import Example
 from icdsel.settings import DataSettings
 from icdsel.vqa_files import RepeatedError
 
+_THREADS = min(8, os.cpu_count() or 1)  # that open images, each of which may hold a large one
 _SPLITS = 8  # earlier ones that an image or question_id is looked for in
 ANSWERS = 10  # what the VQA accuracy is defined for
 
@@ -165,7 +166,7 @@ def _check_images(found: Findings, splits: Mapping[str, Sequence[Example]], max_
     limit = max_pixels
     known: dict[bytes, Path] = {}
     paths = sorted(there)
-    with progress("Opening images", len(paths)) as advance, ThreadPoolExecutor(os.cpu_count()) as threads:
+    with progress("Opening images", len(paths)) as advance, ThreadPoolExecutor(_THREADS) as threads:
         for path, (problem, content) in zip(paths, threads.map(lambda path: _look(path, limit), paths), strict=True):
             advance(1)
             if problem:
@@ -210,4 +211,7 @@ def _look(path: Path, max_pixels: int) -> tuple[str, bytes]:
         image = open_image(path, max_pixels)
     except ImageError as error:
         return str(error), b""
-    return "", hashlib.blake2b(f"{image.size}".encode() + image.tobytes(), digest_size=16).digest()
+    digest = hashlib.blake2b(f"{image.size}".encode(), digest_size=16)
+    for _, band in bands(image):
+        digest.update(band.tobytes())
+    return "", digest.digest()
