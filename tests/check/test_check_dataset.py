@@ -67,6 +67,7 @@ def test_nothing_is_wrong_with_a_clean_set(tmp_path):
         ([line(3, image_id=9), line(4, image_id=9, split="tuning")], kinds.LEAK_ID, 1),
         (["{", line(3, answers=[]), line(4, question=None), "[]"], kinds.UNREADABLE, 4),
         ([line(10**400, image="3.png")], kinds.UNREADABLE, 1),
+        ([line(3, question="x" * 5000), line(4, answers=["x" * 5000])], kinds.UNREADABLE, 2),
         (["[" * 100_000], kinds.UNREADABLE, 1),
     ],
 )
