@@ -16,6 +16,9 @@ from icdsel.reading import read_whole
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
 """What is read, by Pillow's names (MPO, the JPEG of some cameras, and PGM and PBM are among them)."""
 
+MOST_STRETCHED = 200
+"""How many times as long as the shorter side of a picture the longer one is at most, as Qwen's processor has it."""
+
 _SPARE, _PER_PIXEL = 64 * 2**20, 16  # bytes of a file at most: so many, and for each pixel of the limit
 _LARGE = 10_000_000  # pixels: larger pictures are decoded one at a time, whatever the number of threads
 _BAND = 2**20  # pixels
@@ -53,8 +56,8 @@ def open_image(path: Path, max_pixels: int) -> Image.Image:
             million pixels, which takes some 16 bytes for each.
 
     Raises:
-        ImageError: There is no such file or it is no image, is damaged, cut short or above the limit, or a JPEG of
-            more than 100 scans.
+        ImageError: There is no such file or it is no image, is damaged, cut short or above the limit, has one side of
+            more than `MOST_STRETCHED` times the other, or is a JPEG of more than 100 scans.
     """
     try:
         if not path.is_file():
@@ -85,6 +88,11 @@ def _decoded(path: Path, most: int, max_pixels: int) -> Image.Image:
             width, height = image.size
             if width * height > max_pixels:
                 raise ImageError(f"{path} has {width}×{height} = {width * height} {above}")
+            if max(width, height) > MOST_STRETCHED * min(width, height):
+                raise ImageError(
+                    f"{path} has {width}×{height} pixels: a side of more than {MOST_STRETCHED} times the other is not "
+                    "read; cut the image, or lay it on a wider ground"
+                )
             if image.format in ("JPEG", "MPO") and (scans := _scans(content)) > _MOST_SCANS:
                 raise ImageError(f"{path} draws its picture in {scans} scans, {_MOST_SCANS} at most are read")
             with _ALONE if width * height > _LARGE else nullcontext():

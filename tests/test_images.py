@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
+from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from icdsel import images
 from icdsel.images import FORMATS, ImageError, open_image
@@ -222,6 +223,18 @@ def test_the_limit_is_the_greatest_number_of_pixels_allowed(tmp_path: Path) -> N
     Image.new("RGB", (6, 4)).save(tmp_path / "a.png")
     assert open_image(tmp_path / "a.png", 24).size == (6, 4)
     assert "6×4 = 24 pixels, above the limit of 23" in refusal(tmp_path / "a.png", 23)
+
+
+@pytest.mark.parametrize("size", [(601, 3), (3, 601)])
+def test_how_long_and_thin_a_picture_may_be(tmp_path: Path, size: tuple[int, int]) -> None:
+    """As Qwen's processor has it: it stopped a run at what `check` let pass."""
+    path = tmp_path / "a.png"
+    Image.new("RGB", size).save(path)
+    assert f"{size[0]}×{size[1]} pixels: a side of more than 200 times the other" in refusal(path)
+    Image.new("RGB", (min(size[0], 600), min(size[1], 600))).save(path)
+    smart_resize(*open_image(path, LIMIT).size)
+    with pytest.raises(ValueError, match="must be smaller than 200"):
+        smart_resize(*size)
 
 
 def test_pillows_own_limit_is_as_it_was(tmp_path: Path) -> None:

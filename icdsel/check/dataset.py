@@ -24,6 +24,7 @@ ANSWERS = 10  # what the VQA accuracy is defined for
 
 UNREADABLE = Kind("records or files that cannot be read", "every command stops at them: repair or remove them")
 REPEATED_IDS = Kind("question_ids that stand more than once in a split", "give every question an id of its own")
+EMPTY = Kind("it holds no question", "every command stops at it: write a JSON object a line, or name another file")
 NO_SPLIT = Kind("the training split is missing", 'lines without "split" are of it; other forms need its two files')
 NO_VALIDATION = Kind("the validation split is missing", "`icdsel infer` needs one to answer", "worth knowing")
 MISSING = Kind("images are missing", "copy them, say where they lie (--image-dir), or use --on-image-error skip")
@@ -81,6 +82,8 @@ def check_dataset(settings: DataSettings, name: str, images: bool) -> Checked:
             found.add(UNREADABLE, error)
 
     splits = load_every_split(settings, refuse)
+    if not splits and not found.listed():
+        found.add(EMPTY)
     if splits and "train" not in splits and not found.found(UNREADABLE):
         found.add(NO_SPLIT, f"there are {', '.join(splits)}")
     if splits and "validation" not in splits and not found.found(UNREADABLE):

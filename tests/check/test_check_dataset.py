@@ -129,6 +129,19 @@ def test_opened_images_tell_damage_twins_and_leaks_by_content(tmp_path):
     assert found == {kinds.DAMAGED.problem: 1, kinds.LEAK_CONTENT.problem: 1, kinds.TWINS.problem: 1}
 
 
+def test_images_are_opened_as_commands_open_them(tmp_path):
+    Image.new("RGB", (1, 50_000)).save(tmp_path / "3.png")
+    assert counts(checked(tmp_path, line(3), images=True)) == {kinds.DAMAGED.problem: 1}
+
+
+@pytest.mark.parametrize("content", [b"", b"\n  \n", b"\xef\xbb\xbf\n"])
+@pytest.mark.parametrize("name", ["set.jsonl", "rl_data_RandSampler_tiny-vlm.jsonl"])
+def test_a_file_that_holds_nothing(tmp_path, name: str, content: bytes):
+    (tmp_path / name).write_bytes(content)
+    [found] = check(Settings(), [tmp_path / name])
+    assert counts(found) == {kinds.EMPTY.problem: 1} and found.must_be_fixed == 1
+
+
 def test_missing_splits_and_files(tmp_path):
     path = tmp_path / "set.jsonl"
     path.write_text(json.dumps(line(3, split="test")) + "\n")
