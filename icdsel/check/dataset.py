@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from icdsel.check.findings import Checked, Findings, Kind, plain
+from icdsel.check.findings import Checked, Findings, Kind
 from icdsel.console import progress
 from icdsel.datasets import load_every_split
 from icdsel.errors import UserError
@@ -92,7 +92,7 @@ def check_dataset(settings: DataSettings, name: str, images: bool) -> Checked:
     _check_shared(found, splits)
     _check_images(found, splits, settings.max_image_pixels if images else None)
     told = ", ".join(f"{split} {len(examples):,}" for split, examples in splits.items())
-    return Checked(name, "dataset", plain(f"questions: {told}") if splits else "", found.listed())
+    return Checked(name, "dataset", f"questions: {told}" if splits else "", found.listed())
 
 
 def _check_questions(found: Findings, splits: Mapping[str, Sequence[Example]]) -> None:
