@@ -163,7 +163,9 @@ _ALONE = threading.Lock()  # held while a large picture is decoded
 _LOCK = threading.Lock()
 _limits: list[int] = []
 _its_own = Image.MAX_IMAGE_PIXELS
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # of what is refused then
+# Of sizes that are refused then, and of metadata that are not read: a file may have 60,000 damaged entries. For good,
+# since Python can set filters aside for the whole process only, whichever thread asks.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 @contextmanager

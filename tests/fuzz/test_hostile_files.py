@@ -5,6 +5,8 @@ import json
 import pickle
 import shutil
 import struct
+import subprocess
+import sys
 import time
 import zipfile
 import zlib
@@ -430,6 +432,18 @@ def test_no_memory_is_taken_that_a_gif_declares(tmp_path: Path) -> None:
     path.write_bytes(b"GIF89a" + screen + control + frame)
     with limited_memory(), pytest.raises(ImageError, match="4294836225 pixels, above the limit of 1000000: "):
         open_image(path, 10**6)
+
+
+def test_damaged_metadata_of_a_tiff_are_not_told_one_by_one(tmp_path: Path) -> None:
+    """Pillow warned of each on stderr, two lines a time, 60,000 times for a file of 0.7 MB."""
+    held = [(256, 4, 16), (257, 4, 16), (258, 3, 8), (259, 3, 1), (262, 3, 1), (273, 4, 0), (277, 3, 1), (278, 4, 16)]
+    tags = [struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in [*held, (279, 4, 256)]]
+    tags += [struct.pack("<HHII", tag, 1, 10**6, 8) for tag in range(1000, 2000)]  # each as large as no file
+    path = tmp_path / "x.tif"
+    path.write_bytes(b"II*\0" + struct.pack("<IH", 8, len(tags)) + b"".join(tags) + bytes(300))
+    script = "import sys, pathlib, icdsel.images as i; print(i.open_image(pathlib.Path(sys.argv[1]), 10**6).size)"
+    told = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True)
+    assert (told.stdout, told.stderr) == ("(16, 16)\n", "")
 
 
 # --- files of models --------------------------------------------------------------------------------------
