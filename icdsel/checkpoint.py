@@ -28,6 +28,7 @@ from icdsel.reading import why_no_file
 from icdsel.torch_files import StoredTensor, TorchFile, described, open_torch_file
 
 __all__ = [
+    "PHASES",
     "Checkpoint",
     "convert",
     "find_checkpoint",
@@ -38,6 +39,9 @@ __all__ = [
     "require_width",
     "save_policy",
 ]
+
+PHASES = ("warm", "rce", "grpo")
+"""Of a training, in their order."""
 
 _T = TypeVar("_T")
 _EPOCH_FILE = re.compile(r"(rce|grpo)_epoch(\d+)\.pt")
@@ -52,7 +56,7 @@ class Checkpoint:
     Attributes:
         network: The policy, on the CPU, in float32 and eval mode.
         epoch: The epoch it was written after, counted from 0.
-        phase: "rce" or "grpo".
+        phase: One of `PHASES`.
         metrics: What was measured in that epoch.
         kl_beta: The weight of the KL term after that epoch.
         optimizer: The optimizer's state_dict.
@@ -85,7 +89,7 @@ def save_policy(
         path: The file; folders on the way are made.
         network: The policy. Its weights are written as they are, in training mode or not.
         epoch: The epoch that was just trained, counted from 0.
-        phase: "rce" or "grpo".
+        phase: One of `PHASES`.
         metrics: What was measured: plain values and containers.
         kl_beta: The weight of the KL term now.
         optimizer: For checkpoints that training resumes from.
@@ -150,11 +154,11 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
                 f"{path} cannot be used: {error}. Expected a checkpoint of icdsel or Lever-Plus (rce_epochN.pt, "
                 f"grpo_epochN.pt, *{_V2_SUFFIX} or a Lightning .ckpt with a pointer selector)."
             ) from error
-    epoch = content.get("epoch")
+    epoch, phase = content.get("epoch"), content.get("phase")
     return Checkpoint(
         network=network,
         epoch=epoch if type(epoch) is int and 0 <= epoch <= _LAST_EPOCH else None,
-        phase=_of(str, content.get("phase")),
+        phase=phase if phase in PHASES else None,
         metrics=_of(dict, told["metrics"]) or {},
         kl_beta=_of(float, content.get("kl_beta")),
         optimizer=_of(dict, told["optimizer_state_dict"]),

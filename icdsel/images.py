@@ -4,7 +4,7 @@ import re
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from io import BytesIO
 from pathlib import Path
 
@@ -16,9 +16,14 @@ from icdsel.reading import read_whole
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
 """What is read, by Pillow's names (MPO, the JPEG of some cameras, and PGM and PBM are among them)."""
 
+MOST_STRETCHED = 200
+"""How many times as long as the shorter side of a picture the longer one is at most, as Qwen's processor has it."""
+
 _SPARE, _PER_PIXEL = 64 * 2**20, 16  # bytes of a file at most: so many, and for each pixel of the limit
+_LARGE = 10_000_000  # pixels: larger pictures are decoded one at a time, whatever the number of threads
+_BAND = 2**20  # pixels
 _MOST_SCANS = 100  # of a JPEG; programs write 10 or so
-_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]", re.DOTALL)  # less those that stand within a scan
+_SCAN = re.compile(rb"\xff\xda\x00(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")  # its length, and of how many channels
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -47,11 +52,12 @@ def open_image(path: Path, max_pixels: int) -> Image.Image:
         path: The file. Its content counts, not its name's ending; of formats, `FORMATS` alone are tried.
         max_pixels: Larger pictures (width × height) are refused before they are decoded, and files of more than 64
             MiB and 16 bytes for each of these pixels before they are opened. This limit stands in the place of
-            Pillow's own. Safe to call from several threads.
+            Pillow's own. Safe to call from several threads: of them one at a time decodes a picture of more than ten
+            million pixels, which takes some 16 bytes for each.
 
     Raises:
-        ImageError: There is no such file or it is no image, is damaged, cut short or above the limit, or a JPEG of
-            more than 100 scans.
+        ImageError: There is no such file or it is no image, is damaged, cut short or above the limit, has one side of
+            more than `MOST_STRETCHED` times the other, or is a JPEG of more than 100 scans.
     """
     try:
         if not path.is_file():
@@ -60,22 +66,9 @@ def open_image(path: Path, max_pixels: int) -> Image.Image:
             raise ImageError(f"{path} is empty (0 bytes)")
         if (size := path.stat().st_size) > (most := _SPARE + _PER_PIXEL * max_pixels):
             raise ImageError(f"{path} has {size:,} bytes, {most:,} at most are read (by --max-image-pixels)")
-        content = read_whole(path, most)
-        above = f"pixels, above the limit of {max_pixels}: make the image smaller, or raise --max-image-pixels"
-        # Pillow gets no more bytes than there are; for a read of a file it would allocate what a chunk declares.
-        with _pillows_limit(max_pixels), Image.open(BytesIO(content), formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise ImageError(f"{path} has {width}×{height} = {width * height} {above}")
-            if image.format in ("JPEG", "MPO") and (scans := _scans(content)) > _MOST_SCANS:
-                raise ImageError(f"{path} draws its picture in {scans} scans, {_MOST_SCANS} at most are read")
-            image.load()
-            rgb = _rgb(image)
-            turn = _TURNS.get(_orientation(image))
+        return _decoded(path, most, max_pixels)
     except ImageError:
         raise
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"{path} has {re.findall('[0-9]+', str(error))[0]} {above}") from None
     except UnidentifiedImageError:
         raise ImageError(
             f"{path} is no image of a kind that is read ({', '.join(FORMATS)}), or its beginning is damaged; "
@@ -83,22 +76,40 @@ def open_image(path: Path, max_pixels: int) -> Image.Image:
         ) from None
     except Exception as error:  # damaged bytes lead Pillow's decoders to errors of many kinds
         raise ImageError(f"{path} cannot be read: {str(error) or type(error).__name__}") from error
-    rgb = rgb if turn is None else rgb.transpose(turn)
-    rgb.info = {}
-    return rgb
+
+
+def _decoded(path: Path, most: int, max_pixels: int) -> Image.Image:
+    """The picture in a file of at most `most` bytes."""
+    content = read_whole(path, most)
+    above = f"pixels, above the limit of {max_pixels}: make the image smaller, or raise --max-image-pixels"
+    try:
+        # Pillow gets no more bytes than there are; for a read of a file it would allocate what a chunk declares.
+        with _pillows_limit(max_pixels), Image.open(BytesIO(content), formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise ImageError(f"{path} has {width}×{height} = {width * height} {above}")
+            if max(width, height) > MOST_STRETCHED * min(width, height):
+                raise ImageError(
+                    f"{path} has {width}×{height} pixels: a side of more than {MOST_STRETCHED} times the other is not "
+                    "read; cut the image, or lay it on a wider ground"
+                )
+            if image.format in ("JPEG", "MPO") and (scans := _scans(content)) > _MOST_SCANS:
+                raise ImageError(f"{path} draws its picture in {scans} scans, {_MOST_SCANS} at most are read")
+            with _ALONE if width * height > _LARGE else nullcontext():
+                image.load()
+                turn = _TURNS.get(_orientation(image))
+                image.fp = None  # of WebP it holds the decoded picture
+                rgb = _rgb(image)
+                return rgb if turn is None else rgb.transpose(turn)
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{path} has {re.findall('[0-9]+', str(error))[0]} {above}") from None
 
 
 def _scans(content: bytes) -> int:
     """In how many passes a JPEG draws its picture: one takes a hundred bytes, and as long as the picture is large."""
-    place = count = 0
-    while found := _MARKER.search(content, place):
-        marker = found[0][1]
-        if marker == 0xD9:  # the end
-            break
-        alone = marker == 0xD8
-        place = found.end() + (0 if alone else int.from_bytes(content[found.end() : found.end() + 2]))
-        count += marker == 0xDA
-    return count
+    # Counted wherever they stand, in previews too: a decoder that finds damage looks for the next marker, and a
+    # segment that another reader would pass over may be where it looks. In what is encoded 0xFF stands before 0 only.
+    return len(_SCAN.findall(content))
 
 
 def _beginning(path: Path) -> bytes:
@@ -106,23 +117,37 @@ def _beginning(path: Path) -> bytes:
         return file.read(16)
 
 
+def bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """A picture in pieces from top to bottom, each with its first row: what is made of one takes little memory."""
+    rows = max(1, _BAND // image.width)
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
 def _rgb(image: Image.Image) -> Image.Image:
-    """A decoded picture in RGB.
+    """A decoded picture in RGB, without what else the file tells of it.
 
     Raises:
         ValueError: Its pixels have no agreed meaning as colours.
     """
-    if image.mode.startswith("I"):  # 16 bits, or 32 that hold 16
-        values = np.asarray(image)
+    rgb = Image.new("RGB", image.size)
+    for top, band in bands(image):
+        rgb.paste(_band_in_rgb(band), (0, top))
+    return rgb
+
+
+def _band_in_rgb(band: Image.Image) -> Image.Image:
+    if band.mode.startswith("I"):  # 16 bits, or 32 that hold 16
+        values = np.asarray(band)
         if values.min() < 0 or values.max() > 0xFFFF:
             raise ValueError("its pixels are integers of 32 bits, which have no agreed range; save it with 8 or 16")
         return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
+    if band.mode == "F":
         raise ValueError("its pixels are real numbers, which have no agreed range; save it with 8 or 16 bits")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+    if band.has_transparency_data:
+        band = band.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", band.size, "white"), band).convert("RGB")
+    return band.convert("RGB")
 
 
 def _orientation(image: Image.Image) -> int:
@@ -134,10 +159,13 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
+_ALONE = threading.Lock()  # held while a large picture is decoded
 _LOCK = threading.Lock()
 _limits: list[int] = []
 _its_own = Image.MAX_IMAGE_PIXELS
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # of what is refused then
+# Of sizes that are refused then, and of metadata that are not read: a file may have 60,000 damaged entries. For good,
+# since Python can set filters aside for the whole process only, whichever thread asks.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 @contextmanager

@@ -27,6 +27,8 @@ def parsed(
 ) -> Any:
     """The value of a JSON text, as `json.loads` reads it, whose texts can all be written and printed again.
 
+    A byte order mark is passed over.
+
     Args:
         content: The text.
         object_pairs_hook: That of `json.loads`.
@@ -36,7 +38,7 @@ def parsed(
         ValueError: It is no JSON in UTF-8, has lists more than `DEEPEST` deep in one another, a number of thousands of
             digits, or a text with half of a pair of code units.
     """
-    text = content if isinstance(content, str) else content.decode()
+    text = content if isinstance(content, str) else content.decode("utf-8-sig")
     try:
         value = json.loads(text, object_pairs_hook=object_pairs_hook)
         _require_shallow(value, text, 0, len(text))

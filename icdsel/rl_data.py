@@ -181,7 +181,8 @@ def read_group(record: Mapping[str, Any], rejected: Counter[str]) -> QueryGroup:
     if not isinstance(answers, list) or not all(isinstance(text, str) for text in (question, *answers)):
         raise TypeError("its question is no text, or its answers are none")
     pool = None if told == "all" else tuple(told)
-    if pool is not None and (len(set(pool)) < len(pool) or question_id in pool):
+    held, hidden = frozenset(pool or ()), frozenset(excluded)
+    if pool is not None and (len(held) < len(pool) or question_id in held):
         raise ValueError("its pool holds an example twice, or the query itself")
     kept = []
     for candidate in record["pointer_candidates"]:
@@ -190,7 +191,7 @@ def read_group(record: Mapping[str, Any], rejected: Counter[str]) -> QueryGroup:
             raise ValueError("a pointer of it is no list of integers of 64 bits")
         if candidate.get("eval_failed"):
             rejected[FAILED] += 1
-        elif set(pointer) & set(excluded) if pool is None else not set(pointer) <= set(pool):
+        elif not hidden.isdisjoint(pointer) if pool is None else not held.issuperset(pointer):
             rejected["an ICD is not in the pool"] += 1
         elif len(set(pointer)) < len(pointer) or not pointer:
             rejected["an ICD stands twice, or none at all"] += 1

@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from icdsel.checkpoint import Checkpoint, load_checkpoint, save_policy
+from icdsel.checkpoint import PHASES, Checkpoint, load_checkpoint, save_policy
 from icdsel.console import Advance, note
 from icdsel.errors import CheckpointError, RunError
 from icdsel.files import append_lines, remove_leftovers, write_bytes
@@ -21,7 +21,7 @@ from icdsel.json_records import is_id, is_number, parsed, whole_lines
 from icdsel.policy import PointerNetwork
 from icdsel.reading import read_bytes_lines
 from icdsel.tensorboard import Events
-from icdsel.training import PHASES, Epoch, plain
+from icdsel.training import Epoch, plain
 
 METRICS_FILE = "metrics.jsonl"
 RESUME_FILE = "resume.pt"

@@ -162,7 +162,7 @@ class DataSettings(Table):
     """Folder that holds the images, where they do not lie with the questions."""
     on_image_error: Literal["stop", "skip"] = "stop"
     """Whether a missing or damaged image stops the run, or its examples are counted and left out."""
-    max_image_pixels: int = Field(100_000_000, ge=1)
+    max_image_pixels: int = Field(65_000_000, ge=1)
     """Images of more pixels than this are refused as damaged (decompression bombs)."""
     shown_answer: Literal["raw", "stemmed"] = "raw"
     """What a demonstration answers in OK-VQA: what people wrote, or the stemmed form. [stemmed under lever-plus]"""

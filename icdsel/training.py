@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from icdsel.checkpoint import Checkpoint
+from icdsel.checkpoint import PHASES, Checkpoint
 from icdsel.errors import RunError
 from icdsel.groups import Groups
 from icdsel.losses import adapt_kl_beta, grpo_loss, rce_loss, rce_temperature
@@ -23,7 +23,6 @@ from icdsel.settings import RECIPES, TrainSettings
 MAX_GRAD_NORM = 1.0
 FROZEN = ("input_proj", "tower", "query_proj", "cand_proj")
 EVAL_BATCH = 256
-PHASES = ("warm", "rce", "grpo")
 EVERY = 1_000_000_000  # epochs of a phase that lies behind
 
 Rollouts = Callable[[PointerNetwork, Tensor, int], tuple[Groups, dict[str, float]]]

@@ -39,6 +39,8 @@ SPLIT_NAMES = {"val": "validation"}
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|data:")
 MOST_ANSWERS = 1000
 """Of a question; ten are usual."""
+LONGEST_TEXT = 4096
+"""Characters of a question or an answer: VQA's have some hundred at most, and a prompt holds dozens."""
 _ID_LIMIT = 2**63  # question_ids travel in tensors
 
 
@@ -291,6 +293,11 @@ class _Texts(dict[Any, str]):
     def __missing__(self, value: Any) -> str:
         if not isinstance(value, str):
             raise TypeError(f"{_shown(value)} is not a text")
+        if len(value) > LONGEST_TEXT:
+            raise ValueError(
+                f"the text {_shown(value)} has {len(value):,} characters, {LONGEST_TEXT:,} at most are read of a "
+                "question or an answer"
+            )
         if not value.isascii():
             value.encode()  # UnicodeEncodeError: half of a pair of code units, which no file could hold
         self[value] = value

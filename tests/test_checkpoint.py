@@ -162,6 +162,12 @@ def test_round_trip(tmp_path: Path, variant: dict) -> None:
     assert checkpoint.optimizer is None and checkpoint.extra == {}
 
 
+@pytest.mark.parametrize("told", ["sft", "rce\nnothing is wrong", "r" * 1000, 3, None, ["rce"]])
+def test_what_is_no_phase_is_none(tmp_path: Path, told: object) -> None:
+    content = torch.load(save(tmp_path / "rce_epoch3.pt", network()), weights_only=True)
+    assert load_checkpoint(torch_save(tmp_path / "x.pt", content | {"phase": told})).phase is None
+
+
 def test_lever_plus_finds_its_five_keys(tmp_path: Path) -> None:
     content = torch.load(save(tmp_path / "rce_epoch3.pt", network()), weights_only=True)
     ours, theirs = content, torch.load(DATA / "rce_epoch2.pt", weights_only=True)

@@ -324,6 +324,20 @@ def test_questions_that_are_no_text_are_named(tmp_path: Path, asked: Any) -> Non
 # --- what is accepted -------------------------------------------------------------------------------------
 
 
+def test_a_question_or_an_answer_without_bounds_is_refused(tmp_path: Path) -> None:
+    """One of 20,000 characters made prompts that took 10 GB."""
+    at_most = okvqa_annotation(101, 10, ["x" * 4096, "ä" * 4096])
+    write(tmp_path, questions=[question(101, 10) | {"question": "?" * 4096}], annotations=[at_most])
+    assert load(tmp_path).by_id(101).raw_answers == ("x" * 4096, "ä" * 4096)
+    told = "(question 101): the text '{}... has 4,097 characters, 4,096 at most are read of a question or an answer"
+    write(tmp_path, questions=[question(101, 10) | {"question": "?" * 4097}], annotations=[at_most])
+    assert told.format("?" * 76) in refusal(tmp_path)
+    write(tmp_path, questions=[question(101, 10)], annotations=[okvqa_annotation(101, 10, ["x" * 4097])])
+    assert told.format("x" * 76) in refusal(tmp_path)
+    preprocess(tmp_path / "other", [okvqa_annotation(101, 10, ["y" * 4097])])
+    assert told.format("y" * 76) in refusal(tmp_path / "other")
+
+
 @pytest.mark.parametrize("number", [1, 3, 9, 11])
 def test_any_number_of_answers_is_enough(tmp_path: Path, number: int) -> None:
     write(tmp_path, annotations=[*OKVQA_ANNOTATIONS[:2], okvqa_annotation(101, 10, ["red"] * number)])

@@ -1,9 +1,13 @@
 import io
 import struct
+import subprocess
+import sys
 import threading
+import time
 import warnings
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
+from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
+from icdsel import images
 from icdsel.images import FORMATS, ImageError, open_image
 
 LIMIT = 100_000_000
@@ -122,6 +128,18 @@ def test_a_palette_with_a_transparent_colour(tmp_path: Path, name: str) -> None:
         assert pixels(tmp_path / name) == [[RED, WHITE, (204, 204, 255)]]
 
 
+def test_a_large_picture_is_converted_as_a_small_one(tmp_path: Path) -> None:
+    """It is done piece by piece, the last of them a smaller one."""
+    image = noise(1500, 1100).convert("RGBA")
+    image.putalpha(noise(1500, 1100).getchannel(1))
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    image.save(tmp_path / "a.png", compress_level=1, exif=exif)
+    over_white = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    shown = open_image(tmp_path / "a.png", LIMIT)
+    assert shown.tobytes() == over_white.transpose(Image.Transpose.ROTATE_180).tobytes()
+
+
 # A picture of two rows, R G over B W, stored so that a viewer has to turn it as `orientation` says to get it back.
 STORED: dict[int, list[list[tuple[int, ...]]]] = {
     1: [[RED, GREEN], [BLUE, WHITE]],
@@ -172,6 +190,18 @@ def test_of_an_animation_the_first_picture(tmp_path: Path) -> None:
         assert pixels(tmp_path / name) == [[RED] * 4] * 4
 
 
+def test_photographs_with_previews(tmp_path: Path) -> None:
+    photo = noise(640, 480)
+    preview = io.BytesIO()
+    photo.resize((160, 120)).save(preview, "JPEG")
+    exif = b"Exif\0\0II*\0" + struct.pack("<IHI", 8, 0, 0) + preview.getvalue()
+    for form, more in (("JPEG", {}), ("MPO", {"save_all": True, "append_images": [photo] * 4})):
+        photo.save(tmp_path / "photo.jpg", form, exif=exif, progressive=True, **more)
+        assert Image.open(tmp_path / "photo.jpg").format == form
+        assert preview.getvalue() in (tmp_path / "photo.jpg").read_bytes()
+        assert open_image(tmp_path / "photo.jpg", LIMIT).size == (640, 480)
+
+
 # --- what is refused --------------------------------------------------------------------------------------
 
 
@@ -195,6 +225,18 @@ def test_the_limit_is_the_greatest_number_of_pixels_allowed(tmp_path: Path) -> N
     assert "6×4 = 24 pixels, above the limit of 23" in refusal(tmp_path / "a.png", 23)
 
 
+@pytest.mark.parametrize("size", [(601, 3), (3, 601)])
+def test_how_long_and_thin_a_picture_may_be(tmp_path: Path, size: tuple[int, int]) -> None:
+    """As Qwen's processor has it: it stopped a run at what `check` let pass."""
+    path = tmp_path / "a.png"
+    Image.new("RGB", size).save(path)
+    assert f"{size[0]}×{size[1]} pixels: a side of more than 200 times the other" in refusal(path)
+    Image.new("RGB", (min(size[0], 600), min(size[1], 600))).save(path)
+    smart_resize(*open_image(path, LIMIT).size)
+    with pytest.raises(ValueError, match="must be smaller than 200"):
+        smart_resize(*size)
+
+
 def test_pillows_own_limit_is_as_it_was(tmp_path: Path) -> None:
     before = Image.MAX_IMAGE_PIXELS
     assert before is not None
@@ -212,6 +254,46 @@ def test_pillows_own_limit_is_as_it_was(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert before == Image.MAX_IMAGE_PIXELS
+
+
+@pytest.mark.parametrize(("name", "most"), [("WEBP", 20), ("PNG", 12)])
+def test_how_much_memory_a_transparent_picture_takes(tmp_path: Path, name: str, most: int) -> None:
+    """It took 24 and 16 bytes a pixel, for whole pictures were made on the way."""
+    path = tmp_path / "a"
+    Image.new("RGBA", (5000, 4000)).save(path, name, **({"lossless": True} if name == "WEBP" else {}))
+    script = r"""
+import re, sys
+from pathlib import Path
+from icdsel.images import open_image
+def most():
+    return int(re.search(r"VmHWM:\s*([0-9]+)", Path("/proc/self/status").read_text())[1])
+before = most()
+image = open_image(Path(sys.argv[1]), 10**8)
+print((most() - before) * 1024 / (image.width * image.height))
+"""
+    told = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True)
+    assert float(told.stdout) < most
+
+
+def test_large_pictures_are_decoded_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise(50, 50).save(tmp_path / "a.png")
+    inside, most = [], []
+    convert = images._rgb
+
+    def slowly(image: Image.Image) -> Image.Image:
+        inside.append(1)
+        time.sleep(0.05)
+        most.append(len(inside))
+        inside.pop()
+        return convert(image)
+
+    monkeypatch.setattr(images, "_rgb", slowly)
+    for large, together in ((2499, False), (2500, True)):
+        most.clear()
+        monkeypatch.setattr(images, "_LARGE", large)
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(lambda _: open_image(tmp_path / "a.png", LIMIT), range(8)))
+        assert (max(most) > 1) == together
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -122,6 +122,12 @@ def test_what_cannot_be_trained_on_is_rejected_and_counted(tmp_path):
     }
 
 
+def test_a_byte_order_mark_is_passed_over(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text("\ufeff" + line([{"pointer": [11, 12], "vqa_acc_score": 1.0}]))
+    assert read_rl_data(path).groups[0].question_id == 5
+
+
 @pytest.mark.parametrize(
     ("content", "told"),
     [

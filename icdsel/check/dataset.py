@@ -3,25 +3,28 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import combinations
 from pathlib import Path
+from typing import TypeVar
 
-from icdsel.check.findings import Checked, Findings, Kind, plain
+from icdsel.check.findings import Checked, Findings, Kind
 from icdsel.console import progress
 from icdsel.datasets import load_every_split
 from icdsel.errors import UserError
-from icdsel.images import ImageError, open_image
+from icdsel.images import ImageError, bands, open_image
 from icdsel.metrics import normalize_answer
 from icdsel.records import Example
 from icdsel.settings import DataSettings
 from icdsel.vqa_files import RepeatedError
 
+_THREADS = min(8, os.cpu_count() or 1)  # that open images, each of which may hold a large one
+_SPLITS = 8  # earlier ones that an image or question_id is looked for in
 ANSWERS = 10  # what the VQA accuracy is defined for
 
 UNREADABLE = Kind("records or files that cannot be read", "every command stops at them: repair or remove them")
 REPEATED_IDS = Kind("question_ids that stand more than once in a split", "give every question an id of its own")
+EMPTY = Kind("it holds no question", "every command stops at it: write a JSON object a line, or name another file")
 NO_SPLIT = Kind("the training split is missing", 'lines without "split" are of it; other forms need its two files')
 NO_VALIDATION = Kind("the validation split is missing", "`icdsel infer` needs one to answer", "worth knowing")
 MISSING = Kind("images are missing", "copy them, say where they lie (--image-dir), or use --on-image-error skip")
@@ -79,6 +82,8 @@ def check_dataset(settings: DataSettings, name: str, images: bool) -> Checked:
             found.add(UNREADABLE, error)
 
     splits = load_every_split(settings, refuse)
+    if not splits and not found.listed():
+        found.add(EMPTY)
     if splits and "train" not in splits and not found.found(UNREADABLE):
         found.add(NO_SPLIT, f"there are {', '.join(splits)}")
     if splits and "validation" not in splits and not found.found(UNREADABLE):
@@ -86,7 +91,7 @@ def check_dataset(settings: DataSettings, name: str, images: bool) -> Checked:
     _check_questions(found, splits)
     _check_shared(found, splits)
     _check_images(found, splits, settings.max_image_pixels if images else None)
-    told = ", ".join(f"{plain(split)} {len(examples):,}" for split, examples in splits.items())
+    told = ", ".join(f"{split} {len(examples):,}" for split, examples in splits.items())
     return Checked(name, "dataset", f"questions: {told}" if splits else "", found.listed())
 
 
@@ -116,17 +121,35 @@ def _check_questions(found: Findings, splits: Mapping[str, Sequence[Example]]) -
 
 
 def _check_shared(found: Findings, splits: Mapping[str, Sequence[Example]]) -> None:
-    ids = {split: {example.question_id for example in examples} for split, examples in splits.items()}
+    asked = {split: [(example.question_id,) for example in examples] for split, examples in splits.items()}
+    shared: dict[tuple[str, str], list[int]] = {}
+    for pair, (question_id,) in _met(asked):
+        shared.setdefault(pair, []).append(question_id)
+    for (one, other), ids in shared.items():
+        found.add(SHARED_IDS, f"{one} and {other}: {min(ids)}", len(ids))
     # Where image_ids differ, paths tell, and the other way round.
-    places = {split: dict.fromkeys((e.image_id, e.image) for e in examples) for split, examples in splits.items()}
-    for one, other in combinations(splits, 2):
-        shared = ids[one] & ids[other]
-        if shared:
-            found.add(SHARED_IDS, f"{one} and {other}: {min(shared)}", len(shared))
-        known_ids, known_paths = {i for i, _ in places[one]}, {path for _, path in places[one]}
-        leaks = [(i, path) for i, path in places[other] if i in known_ids or path in known_paths]
-        for image_id, path in leaks:
-            found.add(LEAK_ID, f"{one} and {other}: image {image_id} ({path.name})")
+    places = {split: [(e.image_id, e.image) for e in examples] for split, examples in splits.items()}
+    for (one, other), (image_id, path) in _met(places):
+        found.add(LEAK_ID, f"{one} and {other}: image {image_id} ({path.name})")
+
+
+_Keys = TypeVar("_Keys", bound=tuple[object, ...])
+
+
+def _met(splits: Mapping[str, Iterable[_Keys]]) -> list[tuple[tuple[str, str], _Keys]]:
+    """What has one of its keys in common with an earlier split, with each such pair of splits, pair by pair."""
+    order = {split: number for number, split in enumerate(splits)}
+    # By key the first splits: in a file of thousands of splits there are millions of pairs.
+    stands: dict[object, list[str]] = {}
+    met = []
+    for split, all_keys in splits.items():
+        for keys in dict.fromkeys(all_keys):
+            earlier = {one for key in keys for one in stands.setdefault(key, []) if one != split}
+            met += [((one, split), keys) for one in earlier]
+            for key in keys:
+                if split not in stands[key] and len(stands[key]) < _SPLITS:
+                    stands[key].append(split)
+    return sorted(met, key=lambda pair: tuple(order[split] for split in pair[0]))
 
 
 def _check_images(found: Findings, splits: Mapping[str, Sequence[Example]], max_pixels: int | None) -> None:
@@ -146,7 +169,7 @@ def _check_images(found: Findings, splits: Mapping[str, Sequence[Example]], max_
     limit = max_pixels
     known: dict[bytes, Path] = {}
     paths = sorted(there)
-    with progress("Opening images", len(paths)) as advance, ThreadPoolExecutor(os.cpu_count()) as threads:
+    with progress("Opening images", len(paths)) as advance, ThreadPoolExecutor(_THREADS) as threads:
         for path, (problem, content) in zip(paths, threads.map(lambda path: _look(path, limit), paths), strict=True):
             advance(1)
             if problem:
@@ -191,4 +214,7 @@ def _look(path: Path, max_pixels: int) -> tuple[str, bytes]:
         image = open_image(path, max_pixels)
     except ImageError as error:
         return str(error), b""
-    return "", hashlib.blake2b(f"{image.size}".encode() + image.tobytes(), digest_size=16).digest()
+    digest = hashlib.blake2b(f"{image.size}".encode(), digest_size=16)
+    for _, band in bands(image):
+        digest.update(band.tobytes())
+    return "", digest.digest()

@@ -76,7 +76,7 @@ class Checked:
     Attributes:
         name: The path, or the name of the dataset.
         is_a: What it was recognised as, such as "run".
-        about: What it holds, in a line.
+        about: What it holds, in a line; of what a file tells no more than fits there is kept.
         findings: What was found.
     """
 
@@ -84,6 +84,9 @@ class Checked:
     is_a: str
     about: str = ""
     findings: tuple[Finding, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "about", plain(self.about))
 
     @property
     def must_be_fixed(self) -> int:

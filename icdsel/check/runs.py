@@ -8,7 +8,7 @@ from typing import Any
 
 from icdsel.check.findings import EXAMPLES, Checked, Findings, Kind
 from icdsel.check.rl_data import check_journal
-from icdsel.checkpoint import Checkpoint, foreign_objects, load_checkpoint
+from icdsel.checkpoint import PHASES, Checkpoint, foreign_objects, load_checkpoint
 from icdsel.errors import CheckpointError, DataError, RunError
 from icdsel.json_records import read_lines
 from icdsel.lever_plus.checkpoints import unknown_parts
@@ -129,7 +129,7 @@ def _check_name(found: Findings, name: str, epoch: _Epoch, checkpoint: Checkpoin
 
 def _age(epoch: _Epoch) -> tuple[int, int]:
     """What orders epochs as they are trained."""
-    return ("warm", "rce", "grpo").index(epoch[0]), epoch[1]
+    return PHASES.index(epoch[0]), epoch[1]
 
 
 def _measured(found: Findings, path: Path) -> set[_Epoch]:

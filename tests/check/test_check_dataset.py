@@ -1,11 +1,15 @@
 """What `check` finds in datasets made by hand."""
 
 import json
+import time
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from icdsel.check import dataset as kinds
@@ -63,6 +67,7 @@ def test_nothing_is_wrong_with_a_clean_set(tmp_path):
         ([line(3, image_id=9), line(4, image_id=9, split="tuning")], kinds.LEAK_ID, 1),
         (["{", line(3, answers=[]), line(4, question=None), "[]"], kinds.UNREADABLE, 4),
         ([line(10**400, image="3.png")], kinds.UNREADABLE, 1),
+        ([line(3, question="x" * 5000), line(4, answers=["x" * 5000])], kinds.UNREADABLE, 2),
         (["[" * 100_000], kinds.UNREADABLE, 1),
     ],
 )
@@ -72,6 +77,31 @@ def test_each_kind_is_found_and_counted(tmp_path, more: list[Any], kind: Kind, c
     [finding] = found.findings
     assert finding.severity == kind.severity and finding.examples and finding.remedy
     assert found.must_be_fixed == (kind.severity == "must be fixed")
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 9), st.sampled_from("uvwxyz")), max_size=30))
+def test_what_splits_share_is_what_each_two_of_them_share(told: list[tuple[str, int, str]]):
+    splits: dict[str, list[tuple[int, str]]] = {}
+    for split, image_id, name in told:
+        splits.setdefault(split, []).append((image_id, name))
+    assert kinds._met(splits) == [
+        ((one, other), keys)
+        for one, other in combinations(splits, 2)
+        for keys in dict.fromkeys(splits[other])
+        if any(keys[0] == image_id or keys[1] == name for image_id, name in splits[one])
+    ]
+
+
+def test_a_file_of_thousands_of_splits(tmp_path):
+    """Each split was held against each other one: 200 million pairs."""
+    many = 20_000
+    lines = [line(3, image="1.png", split=f"s{number}") for number in range(many)]
+    started = time.process_time()
+    found = checked(tmp_path, *lines)
+    assert time.process_time() - started < 60
+    assert found.must_be_fixed and counts(found)[kinds.LEAK_ID.problem] > many
+    assert len(found.about) < 300
 
 
 def test_the_share_is_of_the_questions_of_all_splits(tmp_path):
@@ -97,6 +127,19 @@ def test_opened_images_tell_damage_twins_and_leaks_by_content(tmp_path):
     assert counts(checked(tmp_path, *lines)) == {}
     found = counts(checked(tmp_path, *lines, images=True))
     assert found == {kinds.DAMAGED.problem: 1, kinds.LEAK_CONTENT.problem: 1, kinds.TWINS.problem: 1}
+
+
+def test_images_are_opened_as_commands_open_them(tmp_path):
+    Image.new("RGB", (1, 50_000)).save(tmp_path / "3.png")
+    assert counts(checked(tmp_path, line(3), images=True)) == {kinds.DAMAGED.problem: 1}
+
+
+@pytest.mark.parametrize("content", [b"", b"\n  \n", b"\xef\xbb\xbf\n"])
+@pytest.mark.parametrize("name", ["set.jsonl", "rl_data_RandSampler_tiny-vlm.jsonl"])
+def test_a_file_that_holds_nothing(tmp_path, name: str, content: bytes):
+    (tmp_path / name).write_bytes(content)
+    [found] = check(Settings(), [tmp_path / name])
+    assert counts(found) == {kinds.EMPTY.problem: 1} and found.must_be_fixed == 1
 
 
 def test_missing_splits_and_files(tmp_path):

@@ -206,6 +206,14 @@ def test_examples_are_fit_for_any_terminal():
     assert len(plain("x" * 10_000)) == 240
 
 
+def test_what_a_path_holds_is_told_in_a_line(run):
+    """A checkpoint's phase of millions of characters was told whole, one of several lines made entries of its own."""
+    told = "rce\n must be fixed   1   everything" + "x" * 10_000
+    assert "\n" not in Checked("a", "b", told).about and len(Checked("a", "b", told).about) == 240
+    write_policy(run / "rce_epoch1.pt", told, 1)
+    assert "everything" not in looked_at(run / "rce_epoch1.pt").about + looked_at(run).about
+
+
 STARTS = [
     b"",
     b"PK\x03\x04",
