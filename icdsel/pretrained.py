@@ -103,7 +103,7 @@ def require_sound(folder: Path) -> None:
     for index in folder.glob("*.index.json"):
         _shards(index)
     for held in _objects(folder):
-        if leading := sorted(_LEADING_ELSEWHERE & held.keys()):
+        if leading := [name for name in sorted(_LEADING_ELSEWHERE & held.keys()) if held[name]]:
             raise ValueError(f"its configuration leads elsewhere ({leading[0]}), which is not followed")
         for name, value in held.items():
             if _LAYERS.search(name) and isinstance(value, int) and value > _MOST_LAYERS:

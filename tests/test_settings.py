@@ -68,7 +68,7 @@ def train(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Settings]:
 
         def stage(settings: Settings, **_: object) -> SimpleNamespace:
             reached.append(settings)
-            return SimpleNamespace(folder=Path("run"), checkpoint=Path("rce_epoch5.pt"))
+            return SimpleNamespace(folder=Path("run"), checkpoint=Path("rce_epoch5.pt"), failed=0)
 
         monkeypatch.setattr(icdsel.train, "train", stage)
         result = CliRunner().invoke(app, ["train", *arguments])
