@@ -41,6 +41,8 @@ MOST_ANSWERS = 1000
 """Of a question; ten are usual."""
 LONGEST_TEXT = 4096
 """Characters of a question or an answer: VQA's have some hundred at most, and a prompt holds dozens."""
+LONGEST_ANSWERS = 10 * LONGEST_TEXT
+"""Characters of all answers of a question: they are scored at once, in memory that grows with the square."""
 _ID_LIMIT = 2**63  # question_ids travel in tensors
 
 
@@ -331,17 +333,21 @@ def _answers(record: Record, texts: _Texts) -> tuple[tuple[str, ...], tuple[str,
         raise ValueError(f"{wrong}: at least one is needed, in a list")
     if len(told) > MOST_ANSWERS:
         raise ValueError(f'it has {len(told):,} "answers", {MOST_ANSWERS:,} at most are compared with a prediction')
+    raw_answers: tuple[str, ...] = ()
     try:
         if isinstance(told[0], str):
-            return tuple([texts[answer] for answer in told]), ()
-        answers = tuple([texts[answer["answer"]] for answer in told])
-        if "raw_answer" not in told[0]:  # all have it or none
-            return answers, ()
-        return answers, tuple([texts[answer.get("raw_answer", answer["answer"])] for answer in told])
+            answers = tuple([texts[answer] for answer in told])
+        else:
+            answers = tuple([texts[answer["answer"]] for answer in told])
+            if "raw_answer" in told[0]:  # all have it or none
+                raw_answers = tuple([texts[answer.get("raw_answer", answer["answer"])] for answer in told])
     except (KeyError, TypeError, AttributeError, IndexError, UnicodeEncodeError):
         raise ValueError(
             f'its "answers" are {_shown(told)}: each must be a text, or each a record with a text "answer"'
         ) from None
+    if (length := max(sum(map(len, answers)), sum(map(len, raw_answers)))) > LONGEST_ANSWERS:
+        raise ValueError(f'its "answers" have {length:,} characters together, {LONGEST_ANSWERS:,} at most are scored')
+    return answers, raw_answers
 
 
 def _majority(answers: tuple[str, ...], raw_answers: tuple[str, ...], shown: ShownAnswer) -> str:

@@ -154,6 +154,7 @@ def test_images_elsewhere_are_refused(tmp_path: Path, image: Any, part: str) -> 
         (line(2, question="x" * 20_000), "has 20,000 characters, 4,096 at most are read of a question or an answer"),
         (line(2, answers=["cat", "x" * 4097]), "line 2 (question 2): the text 'xxx"),
         (line(2, answer="x" * 4097), "line 2 (question 2): the text 'xxx"),
+        (line(2, answers=["x" * 4096] * 11), '(question 2): its "answers" have 45,056 characters together, 40,960 at'),
         (line(2, answers=["a"] * 1001), 'line 2 (question 2): it has 1,001 "answers", 1,000 at most'),
         (line(2, answers="cat"), "line 2 (question 2): its \"answers\" are 'cat'"),
         (line(2, answers=["cat", None]), 'line 2 (question 2): its "answers" are ["cat", null]: each must be a text'),
