@@ -3,18 +3,32 @@
 import io
 import os
 import sys
+from contextlib import suppress
 from typing import Any
 
 from icdsel.interruption import handle, leave
 
 
 def main() -> None:
-    """Runs the command line. A signal before or after a command's own work ends it without a traceback."""
+    """Runs the command line. A signal before or after a command's own work ends it without a traceback.
+
+    A command that was interrupted or failed has tidied by then: Python's own end is left out, which would wait for
+    threads, and some may never return (one whose start was interrupted, one that reads from a dead disk).
+    """
     handle(leave)
     _open_streams()
     from icdsel.cli import app  # takes a while
 
-    app()
+    try:
+        app()
+    except SystemExit as ended:
+        if not isinstance(ended.code, int) or not ended.code:
+            raise
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOBase):  # None where it was closed
+                with suppress(OSError):
+                    stream.flush()
+        os._exit(ended.code)
 
 
 class _Lossy(io.FileIO):

@@ -200,7 +200,7 @@ class ClipEncoder:
                 ahead += [threads.submit(self._prepare, path) for path in paths[at + 2 * BATCH : at + 3 * BATCH]]
                 yield batch
         finally:
-            threads.shutdown(cancel_futures=True)
+            threads.shutdown(wait=False, cancel_futures=True)
 
     def _prepare(self, path: Path) -> dict[str, Tensor] | str:
         try:

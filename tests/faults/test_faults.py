@@ -4,7 +4,9 @@ import json
 import random
 import shutil
 import signal
+import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ import pytest
 from icdsel.demo import world
 
 from .instants import EndAt
-from .runs import Undisturbed, Workshop
+from .runs import GOES_ON, Undisturbed, Workshop
 from .stages import differing, results
 
 STAGES = ("gen-rl-data", "train", "infer")
@@ -60,6 +62,30 @@ def test_killed_again_and_again_it_ends_with_the_same_files(shop: Workshop, stag
 def test_a_signal_ends_it_with_a_message_and_it_goes_on(shop: Workshop) -> None:
     tally = shop.end_again_and_again(command(shop, "gen-rl-data"), random.Random(1), signal.SIGTERM, at_most=2)
     assert tally.wrong == []
+
+
+@dataclass
+class StuckAndEnded:
+    """A thread of the command never returns, and the command gets SIGTERM."""
+
+    end_at: EndAt
+
+    def __call__(self) -> None:
+        threading.Thread(target=threading.Event().wait).start()
+        self.end_at()
+
+
+@pytest.mark.parametrize("folder", ["gen-rl-data"], indirect=True)
+def test_an_end_does_not_wait_for_threads(shop: Workshop, folder: Path) -> None:
+    made = command(shop, "gen-rl-data")
+    stuck = StuckAndEnded(EndAt(folder, 5, signal.SIGTERM))
+    assert shop.run(made.stage, made.words, folder, stuck).wait(60) == 128 + signal.SIGTERM
+    assert GOES_ON in shop.said.read_text()
+    stuck.end_at.number = 0
+    assert shop.run(made.stage, (*made.words, "--seed", "x"), folder, stuck).wait(60) == 2
+    code, said = given(shop, made, folder)
+    assert code == 0, said
+    assert differing(results(folder), made.results) == []
 
 
 @pytest.mark.parametrize("stage", STAGES)
