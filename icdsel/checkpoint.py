@@ -19,10 +19,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from icdsel.claims import write_conversion
 from icdsel.errors import CheckpointError
-from icdsel.files import remove_leftovers, write_bytes
+from icdsel.files import write_bytes
 from icdsel.lever_plus import checkpoints as lever_plus
-from icdsel.lock import waiting
 from icdsel.policy import PointerConfig, PointerNetwork
 from icdsel.reading import why_no_file
 from icdsel.torch_files import StoredTensor, TorchFile, described, open_torch_file
@@ -44,7 +44,7 @@ PHASES = ("warm", "rce", "grpo")
 """Of a training, in their order."""
 
 _T = TypeVar("_T")
-_EPOCH_FILE = re.compile(r"(rce|grpo)_epoch(\d+)\.pt")
+_EPOCH_FILE = re.compile(r"(rce|grpo)_epoch(0|[1-9][0-9]*)\.pt")
 _V2_SUFFIX = "_v2format.ckpt"
 _MOST_LAYERS, _WIDEST, _LAST_EPOCH = 256, 2**20, 10**6  # what is believed
 
@@ -179,7 +179,9 @@ def require_width(network: PointerNetwork, width: int, path: Path | None) -> Non
         )
 
 
-def convert(path: str | Path, output: str | Path | None = None, legacy_names: bool = False) -> Path:
+def convert(
+    path: str | Path, output: str | Path | None = None, legacy_names: bool = False, overwrite: bool = False
+) -> Path:
     """Writes a checkpoint in the format that Lever-Plus infers from, ``<name>_v2format.ckpt``.
 
     `load_policy` makes the same network of the result. What Lever-Plus has no place for is kept in the file.
@@ -189,13 +191,14 @@ def convert(path: str | Path, output: str | Path | None = None, legacy_names: bo
         output: The file to write; None writes beside `path`.
         legacy_names: Parameter names of November 2025 (`cross_attn.*`, `attn_norm.*`), which Lever-Plus's own
             converter writes and its later classes do not find; for versions of it that old.
+        overwrite: Move aside what else stands in its place.
 
     Returns:
         The file written.
 
     Raises:
-        CheckpointError: As for `load_checkpoint`; or `path` is converted already and `output` is None, or the
-            two are one file; or the policy has more layers than the legacy names can tell.
+        CheckpointError: As for `load_checkpoint` and `write_conversion`; or `path` is converted already and `output` is
+            None; or the policy has more layers than the legacy names can tell.
 
     Warns:
         ConversionWarning: The policy has parts that Lever-Plus would ignore.
@@ -205,8 +208,6 @@ def convert(path: str | Path, output: str | Path | None = None, legacy_names: bo
     if output is None and path.name.endswith(_V2_SUFFIX):
         raise CheckpointError(f"{path} is converted already; name an output file to write it anew.")
     target = _v2_path(path) if output is None else Path(output)
-    if target.exists() and target.samefile(path):
-        raise CheckpointError(f"{path} would be overwritten by its own conversion; name another output file.")
     network = checkpoint.network
     try:
         content = lever_plus.v2_format(network.state_dict(), network.config, checkpoint.epoch or 0, legacy_names)
@@ -219,9 +220,7 @@ def convert(path: str | Path, output: str | Path | None = None, legacy_names: bo
             lever_plus.ConversionWarning,
             stacklevel=2,
         )
-    with waiting(target, f"conversion of {path}"):
-        remove_leftovers(target)
-        write_bytes(target, _serialise(content))
+    write_conversion(target, _serialise(content), path, CheckpointError, overwrite)
     return target
 
 

@@ -6,8 +6,12 @@ from pathlib import Path
 
 from icdsel.console import note
 from icdsel.errors import RunError, UserError
-from icdsel.files import move
-from icdsel.provenance import Identity, differences, read_side_file
+from icdsel.files import move, remove_leftovers, require_replaceable, write_bytes
+from icdsel.lock import waiting
+from icdsel.provenance import Identity, differences, fingerprint_of, has_fingerprint, read_side_file
+
+ASIDE = ".old-"
+"""What the name of something that was moved aside has before its number."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,37 @@ class Result:
             raise self.error(f"{self.name} was made under other settings:{listed}\n{self.remedy}")
 
 
+def write_conversion(target: Path, content: bytes, source: Path, error: type[UserError], overwrite: bool) -> None:
+    """Writes what is made of a file and nothing else; a result of its own that stands in its place is not lost.
+
+    Args:
+        target: The file to write; one that holds `content` already stays.
+        content: What it is to hold.
+        source: The file that is converted.
+        error: What is raised.
+        overwrite: Move aside what else stands there.
+
+    Raises:
+        UserError: of the class `error`; `target` is `source`, or holds something else and `overwrite` is False.
+    """
+    if target.exists() and target.samefile(source):
+        raise error(f"{target} is the file to be converted: name another one with --output")
+    with waiting(target, f"conversion of {source}"):
+        remove_leftovers(target)
+        if target.exists():
+            require_replaceable(target)
+            if has_fingerprint(target, fingerprint_of(content)):
+                return
+            if not overwrite:
+                raise error(
+                    f"{target} holds something else than the conversion of {source}: name another file with --output, "
+                    "or use --overwrite to move it aside"
+                )
+            for moved in move_aside(target):
+                note(f"moved what was there to {moved}")
+        write_bytes(target, content)
+
+
 def _is_there(path: Path) -> bool:
     """Whether something is at `path`; a folder is nothing where a killed process came no further than hidden files."""
     return any(inside.name[0] != "." for inside in path.iterdir()) if path.is_dir() else path.exists()
@@ -92,11 +127,11 @@ def move_aside(*paths: Path) -> list[Path]:
     """
     existing = [path for path in paths if path.exists()]
     number = 1
-    while any(path.with_name(f"{path.name}.old-{number}").exists() for path in existing):
+    while any(path.with_name(f"{path.name}{ASIDE}{number}").exists() for path in existing):
         number += 1
     moved = []
     for path in existing:
         if path.exists():  # a side file has gone with its folder
-            moved.append(path.with_name(f"{path.name}.old-{number}"))
+            moved.append(path.with_name(f"{path.name}{ASIDE}{number}"))
             move(path, moved[-1])
     return moved

@@ -114,6 +114,7 @@ def convert(
     ] = None,
     run: Annotated[str | None, typer.Option("--run", help="Look for the checkpoint in this run.")] = None,
     legacy_names: Annotated[bool, typer.Option("--legacy-names", help="Parameter names of before 2025-11-27.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Converts to Lever-Plus's forms: a checkpoint to `<name>_v2format.ckpt`, RL data to `<name>.json`.
 
@@ -134,7 +135,7 @@ def convert(
     from icdsel.train import find_run
 
     if file.suffix == ".jsonl":
-        out.print(f"{file} → {convert_rl_data(settings, file, output)}")
+        out.print(f"{file} → {convert_rl_data(settings, file, output, overwrite)}")
         _end(settings)
         return
     if is_lever_plus(file):
@@ -144,7 +145,7 @@ def convert(
         path = find_run(settings, run).folder / file
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        written = convert_checkpoint(path, output, legacy_names)
+        written = convert_checkpoint(path, output, legacy_names, overwrite)
     for warning in caught:
         warn(str(warning.message))
     out.print(f"{path} → {written}")

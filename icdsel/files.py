@@ -16,6 +16,7 @@ from typing import Any
 
 _ESCAPED = "surrogateescape"  # names of files in an alphabet that the system was not told of keep their bytes
 _NOT_PLAIN = "it is a link, a pipe or a device, which is not written to: remove it, or write elsewhere"
+_OTHER_NAMES = "it has another name too (a hard link), whose file would be written to: remove this one, or copy it"
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -27,7 +28,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     require_replaceable(path)
     make_folder(path.parent)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with _named(path):
+    with naming(path):
         beside.unlink(missing_ok=True)  # of a killed process that had the same number
         try:
             with beside.open("xb") as file:
@@ -40,7 +41,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
     """Names the file that could not be written, which an error of writing does not, nor one of the file beside."""
     try:
         yield
@@ -69,7 +70,7 @@ def open_plain(path: str | os.PathLike[str], flags: int) -> int:
     """Opens a file to write to it, as an `opener` of `open` too; makes it where `flags` say so.
 
     Raises:
-        OSError: It cannot be opened, or is a link, a pipe or a device.
+        OSError: It cannot be opened, or is a link, a pipe or a device, or has another name.
     """
     try:
         held = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
@@ -77,9 +78,10 @@ def open_plain(path: str | os.PathLike[str], flags: int) -> int:
         if error.errno not in (errno.ELOOP, errno.ENXIO):
             raise
         raise OSError(error.errno, _NOT_PLAIN, str(path)) from None
-    if not stat.S_ISREG(os.fstat(held).st_mode):
+    status = os.fstat(held)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
         os.close(held)
-        raise OSError(errno.EINVAL, _NOT_PLAIN, str(path))
+        raise OSError(errno.EINVAL, _NOT_PLAIN if status.st_nlink < 2 else _OTHER_NAMES, str(path))
     return held
 
 
@@ -110,8 +112,10 @@ def move(path: Path, target: Path) -> None:
 def remove_leftovers(*paths: Path) -> None:
     """Removes what killed processes left of writing these files; only for who alone writes them (`icdsel.lock`)."""
     for path in paths:
-        for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
-            left.unlink(missing_ok=True)
+        begin = f".{path.name}."
+        for left in path.parent.glob(f"{glob.escape(begin)}*.part"):
+            if left.stem.removeprefix(begin).isdecimal():  # else it is of a file whose name begins so
+                left.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -141,12 +145,17 @@ def write_text(path: Path, content: str) -> None:
 
 
 def write_json(path: Path, value: Any, indent: int | None = None) -> None:
-    """Writes `value` as JSON, whole (see `write_bytes`); NaN and infinities are refused (ValueError).
+    """Writes `value` as JSON, whole (see `write_bytes`), in the form of `json_bytes`."""
+    write_bytes(path, json_bytes(value, indent))
+
+
+def json_bytes(value: Any, indent: int | None = None) -> bytes:
+    """`value` as a file of JSON holds it; NaN and infinities are refused (ValueError).
 
     Names of files that are not UTF-8 stand in it escaped, as Python holds them.
     """
     text = json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False) + "\n"
-    write_bytes(path, text.encode(errors="backslashreplace"))
+    return text.encode(errors="backslashreplace")
 
 
 def journal_of(path: Path) -> Path:
@@ -158,7 +167,7 @@ def append_lines(path: Path, lines: Iterable[str]) -> None:
     """Appends lines to a journal and syncs it; after a crash at most the last lines are torn."""
     make_folder(path.parent)
     new = not path.exists()
-    with _named(path), open(path, "ab", opener=open_plain) as file:
+    with naming(path), open(path, "ab", opener=open_plain) as file:
         file.write("".join(f"{line}\n" for line in lines).encode(errors=_ESCAPED))
         file.flush()
         os.fsync(file.fileno())

@@ -29,11 +29,11 @@ from icdsel.policy import CosineNetwork, PointerNetwork
 from icdsel.proposals import propose
 from icdsel.provenance import (
     Identity,
+    amend_side_file,
     differences,
     fingerprint_file,
     identity,
     read_side_file,
-    record_work,
     unchanged,
     write_side_file,
 )
@@ -120,7 +120,7 @@ def generate(
         started = time.monotonic()
         done = _write_units(sources, queries, network, part, shard, scored)
         if done:
-            record_work(side_path(path), {"scoring": {"seconds": time.monotonic() - started, "count": done}})
+            amend_side_file(side_path(path), work={"scoring": {"seconds": time.monotonic() - started, "count": done}})
         move(part, path)  # the last that is written: who finds it has nothing to tidy
         if told := sources.vlm.images.shortage():
             note(told)

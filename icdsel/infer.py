@@ -6,6 +6,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,18 +15,18 @@ from icdsel.answering import answer_queries, prompt_of, sound_record, whole_unit
 from icdsel.checkpoint import convert, is_converted
 from icdsel.claims import Result
 from icdsel.console import note, warn
-from icdsel.errors import CheckpointError, RunError
+from icdsel.errors import CheckpointError, RunError, of_system
 from icdsel.files import digest_of, journal_of, refuse_link, remove_leftovers, write_text
 from icdsel.json_records import parsed
 from icdsel.lever_plus.checkpoints import ConversionWarning
 from icdsel.lock import locked
 from icdsel.provenance import (
     Identity,
+    amend_side_file,
     differences,
     fingerprint_file,
     identity,
     read_side_file,
-    record_work,
     write_side_file,
 )
 from icdsel.reading import read_bytes_lines, why_no_file
@@ -40,6 +41,7 @@ from icdsel.train import SIDE_FILE, find_run, is_finished
 # What every selector stands beside.
 ALWAYS: tuple[Selector, ...] = ("zero-shot", "majority")
 MENDING = "Move it away: the `icdsel infer` that made it then answers its queries again."
+_MOST_ROWS = 100  # numbers of shots in a file; those that `infer` takes are fewer
 REMEDY = "Use --overwrite to move them aside, or --results-dir DIR for another place."
 
 
@@ -122,14 +124,13 @@ def _row(
     result = _result(path, side, _identity(settings, sources, selector, choose.fingerprint(selector)))
     own = {"checkpoint": str(policy_file)} if selector == "policy" else {}  # whose run the page shows
     wanted = shots_of(selector, settings)
-    count = None if selector == "oracle" else len(queries.examples)  # which has no pointer for some
-    records = _read_standing(path, count) if result.stands(overwrite) else []
+    records = _read_standing(path) if result.stands(overwrite) else []
     if not _missing(wanted, records):
         note(f"{label}: answered before, {path}")
     if _missing(wanted, records) or part.exists():
         with locked(path, str(path), RunError):
             log = path.with_suffix(".log")
-            records = _read_standing(path, count) if result.claim(overwrite, along=[log]) else []
+            records = _read_standing(path) if result.claim(overwrite, along=[log]) else []
             remove_leftovers(path, side)
             if missing := _missing(wanted, records):
                 # Before its journal: without it nobody knows what that is made of.
@@ -167,9 +168,11 @@ def _complete(
     started = time.monotonic()
     new, images = answer_queries(sources, queries, choose, selector, label, missing, journal_of(path))
     made = sorted([*records, *new], key=lambda record: int(record["shots"]))  # stable: queries keep their order
+    # Before the answers: where they are fewer, they were cut.
+    more: dict[str, Any] = {"answers": dict(Counter(str(record["shots"]) for record in made))}
     if images and selector != "majority":
-        work = {"seconds": time.monotonic() - started, "count": images}
-        record_work(path.with_suffix(".meta.json"), {"answering": work})
+        more["work"] = {"answering": {"seconds": time.monotonic() - started, "count": images}}
+    amend_side_file(path.with_suffix(".meta.json"), **more)
     write_text(path, "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in made))
     return made
 
@@ -188,8 +191,7 @@ def unanswered(
     chosen_by = policy_file if selector == "policy" else scored_path(settings) if selector == "oracle" else None
     fingerprint = fingerprint_file(chosen_by) if chosen_by and chosen_by.is_file() else None
     there = _result(path, side, _identity(settings, sources, selector, fingerprint)).stands(overwrite)
-    whole = None if selector == "oracle" else count
-    return _missing(shots_of(selector, settings), _read_standing(path, whole) if there else [])
+    return _missing(shots_of(selector, settings), _read_standing(path) if there else [])
 
 
 def shots_of(selector: Selector, settings: Settings) -> tuple[int, ...]:
@@ -208,24 +210,20 @@ def _files(settings: Settings, label: str, subset: str) -> tuple[Path, Path]:
     return path, path.with_suffix(".meta.json")
 
 
-def _read_standing(path: Path, queries: int | None) -> list[dict[str, Any]]:
+def _read_standing(path: Path) -> list[dict[str, Any]]:
     """The records of a row; none where so far it has a journal alone.
 
     Raises:
-        RunError: it is damaged, or lacks some of the `queries` at a number of shots.
+        RunError: As for `read_predictions`.
     """
-    records = read_predictions(path) if path.exists() else []
-    for shots, count in Counter(record["shots"] for record in records).items():
-        if queries is not None and count != queries:
-            raise RunError(f"{path} holds {count} of {queries} answers at {shots} shots: it was cut. {MENDING}")
-    return records
+    return read_predictions(path) if path.exists() else []
 
 
 def read_predictions(path: Path) -> list[dict[str, Any]]:
     """The records of a predictions file.
 
     Raises:
-        RunError: it cannot be read, or a line is damaged.
+        RunError: it cannot be read, a line is damaged, or it does not hold the answers that its side file tells of.
     """
     records = []
     try:
@@ -236,6 +234,16 @@ def read_predictions(path: Path) -> list[dict[str, Any]]:
                 raise RunError(f"{path}, line {number}: {error}: no prediction of icdsel. {MENDING}") from None
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror}") from None
+    there = Counter(record["shots"] for record in records)
+    if len(there) > _MOST_ROWS:
+        raise RunError(f"{path} has answers at {len(there):,} numbers of shots, {_MOST_ROWS} at most are read")
+    told: dict[str, int] = {}
+    with suppress(RunError):  # whoever needs its side file says what it lacks
+        told = read_side_file(path.with_suffix(".meta.json")).get("answers", {})
+    for shots, count in there.items():
+        if (whole := told.get(str(shots), count)) != count:
+            how = "it was cut" if count < whole else "some stand twice"
+            raise RunError(f"{path} holds {count} of {whole} answers at {shots} shots: {how}. {MENDING}")
     return records
 
 
@@ -254,9 +262,9 @@ def _policy_file(settings: Settings, run: str | None, checkpoint: Path | None) -
         try:
             if not is_converted(path):
                 refuse_link(path.parent)
-                convert(path)
+                convert(path, overwrite=True)
         except OSError as error:  # a read-only folder, a full disk: the answers do not need it
-            warn(f"not converted for Lever-Plus: {error}")
+            warn(f"not converted for Lever-Plus: {of_system(error)}")
     return path
 
 

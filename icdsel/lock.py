@@ -10,7 +10,7 @@ from pathlib import Path
 
 from icdsel.console import note, warn
 from icdsel.errors import UserError
-from icdsel.files import make_folder, open_plain
+from icdsel.files import make_folder, naming, open_plain
 
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 
@@ -45,7 +45,8 @@ def locked(result: Path, what: str, error: type[UserError]) -> Iterator[None]:
             if failure.errno not in _UNSUPPORTED:
                 raise
             warn(f"{path.parent} knows no locks ({failure.strerror}): see that no other process writes {what}")
-        _sign(held)
+        with naming(path):
+            _sign(held)
         yield
     finally:
         os.close(held)  # which ends the lock

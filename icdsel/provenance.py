@@ -24,6 +24,7 @@ from icdsel.settings import WORLD, Settings, VlmSettings
 
 LARGEST_SIDE_FILE = 16 * 2**20
 """Bytes of a side file at most."""
+_MOST_ENTRIES = 1000  # of an identity; icdsel's have some 60
 Identity = dict[str, Any]
 """Flat and plain: everything that decides the content of a result."""
 
@@ -31,8 +32,8 @@ _IN_WORDS = {
     "dataset": "the training examples and their images",
     "queries": "the queries' split and its images",
     "model": "the VLM's files",
-    "encoder": "the encoder's files",
-    "sampler_encoder": "the files of the samplers' encoder",
+    "encoder": "the encoder's files, and the limits of an image's size: --max-image-pixels, --min-pixels, --max-pixels",
+    "sampler_encoder": "the same of the samplers' encoder",
     "scorer": "the version of icdsel's scorer",
     "broken_images": "the images that cannot be read",
     "train_embeddings": "the file of --train-embeddings",
@@ -66,6 +67,11 @@ def fingerprint_file(path: Path) -> str:
             digest.update(part)
             left -= len(part)
     return digest.hexdigest()[:16]
+
+
+def fingerprint_of(content: bytes) -> str:
+    """Of what a file is to hold, as `fingerprint_file` has it."""
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 @contextmanager
@@ -159,12 +165,13 @@ def write_side_file(path: Path, settings: Settings, made_of: Identity, device: s
     write_json(path, content | more, indent=1)
 
 
-def record_work(side_file: Path, work: Mapping[str, Mapping[str, float]]) -> None:
-    """Adds to a side file what the work took: by kind of work the `seconds` and the `count` of what was done.
+def amend_side_file(side_file: Path, **more: Any) -> None:
+    """Adds to a side file what is known at the end, no part of an identity.
 
-    No part of an identity: `icdsel.rates` reads it to say how long such work takes on this machine.
+    Among it may be the `work`: by kind the `seconds` and the `count` of what was done, of which `icdsel.rates` tells
+    how long such work takes on this machine.
     """
-    write_json(side_file, read_side_file(side_file) | {"work": work}, indent=1)
+    write_json(side_file, read_side_file(side_file) | more, indent=1)
 
 
 def read_side_file(path: Path) -> dict[str, Any]:
@@ -183,6 +190,8 @@ def read_side_file(path: Path) -> dict[str, Any]:
         raise RunError(f"{path} cannot be read: {error}") from None
     if not isinstance(content, dict) or not isinstance(content.get("identity"), dict):
         raise RunError(f"{path} holds no identity: it was not written by icdsel")
+    if len(content["identity"]) > _MOST_ENTRIES:
+        raise RunError(f"{path} names more than {_MOST_ENTRIES:,} settings: it was not written by icdsel")
     if wrong := [name for name in content if name in _KINDS and not _KINDS[name](content[name])]:
         raise RunError(f"{path} is damaged: {wrong[0]} in it is not of its kind")
     return content
@@ -205,6 +214,10 @@ def _are_tables(value: object) -> bool:
     return isinstance(value, dict) and all(isinstance(table, dict) for table in value.values())
 
 
+def _is_count(value: object) -> bool:
+    return is_id(value) and value >= 0
+
+
 _KINDS: dict[str, Callable[[Any], bool]] = {
     "settings": _are_tables,
     "environment": lambda value: isinstance(value, dict),
@@ -212,7 +225,8 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
         _are_tables(value) and all(is_number(number, 0, 2**53) for spent in value.values() for number in spent.values())
     ),
     "finished": lambda value: is_id(value) and value > 0,
-    "queries": lambda value: is_id(value) and value >= 0,
+    "queries": _is_count,
+    "answers": lambda value: isinstance(value, dict) and all(map(_is_count, value.values())),
     "rl_data": lambda value: isinstance(value, list) and all(map(_is_path, value)),
     "checkpoint": _is_path,
     "name": _is_path,

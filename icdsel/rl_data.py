@@ -8,13 +8,13 @@ from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
+from icdsel.claims import write_conversion
 from icdsel.datasets import load_split
 from icdsel.errors import RlDataError, RunError
-from icdsel.files import journal_of, remove_leftovers, write_json
+from icdsel.files import journal_of, json_bytes
 from icdsel.json_records import are_ids, parsed
 from icdsel.lever_plus.rl_data import FAILED, is_lever_plus, read_lever_plus
 from icdsel.lever_plus.rl_data_writer import lever_plus_json
-from icdsel.lock import waiting
 from icdsel.provenance import read_side_file
 from icdsel.reading import read_bytes_lines
 from icdsel.records import QueryGroup
@@ -69,13 +69,14 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def require_whole(path: Path, queries: int) -> None:
-    """Refuses a file that lacks queries which its side file tells of: it was cut after it was finished.
+    """Refuses a file that does not hold just the queries which its side file tells of: it was cut, say.
 
     Raises:
         RlDataError: It says how many.
     """
-    if (told := told_queries(path)) is not None and queries < told:
-        raise RlDataError(f"{path} holds {queries} of {told} queries: it was cut.{mending(path)}")
+    if (told := told_queries(path)) not in (None, queries):
+        how = "it was cut" if queries < told else "some stand twice"
+        raise RlDataError(f"{path} holds {queries} of {told} queries: {how}.{mending(path)}")
 
 
 def told_queries(path: Path) -> int | None:
@@ -93,16 +94,15 @@ def mending(path: Path) -> str:
     return f" Rename it to {journal_of(path).name}, and the command that made it goes on after the lines before that."
 
 
-def convert(settings: Settings, path: Path, output: Path | None = None) -> Path:
+def convert(settings: Settings, path: Path, output: Path | None = None, overwrite: bool = False) -> Path:
     """Writes RL data in the form of Lever-Plus, `NAME.json`; ranks are those of the settings' training split.
 
     Raises:
-        RlDataError: `path` holds no RL data of icdsel, those of another dataset, or what no training would take.
+        RlDataError: `path` holds no RL data of icdsel, those of another dataset, or what no training would take; or as
+            for `write_conversion`.
         DataError: the dataset is not there.
     """
     target = output or path.with_suffix(".json")
-    if path.is_file() and target.exists() and target.samefile(path):
-        raise RlDataError(f"{target} is the file to be converted: name another one with --output")
     records = []
     for number, record in enumerate(read_records(path), 1):
         rejected = Counter[str]()
@@ -113,14 +113,14 @@ def convert(settings: Settings, path: Path, output: Path | None = None) -> Path:
         if unsound := [reason for reason in rejected if reason != FAILED]:  # Lever-Plus would train on it
             raise RlDataError(f"{path}, line {number}: {unsound[0]}. `icdsel check {path}` lists all that is wrong")
         records.append(record if record["candidate_pool_ids"] != "all" else {**record, "candidate_pool_ids": []})
+    require_whole(path, len(records))
     made_of = read_side_file(side_path(path))["identity"] if side_path(path).exists() else {}
     content = lever_plus_json(records, load_split(settings.data, "train").row, {"made_of": made_of})
-    with waiting(target, f"conversion of {path}"):
-        remove_leftovers(target)
-        try:
-            write_json(target, content)
-        except ValueError as error:
-            raise RlDataError(f"{path} holds numbers that no JSON may: {error}") from None
+    try:
+        written = json_bytes(content)
+    except ValueError as error:
+        raise RlDataError(f"{path} holds numbers that no JSON may: {error}") from None
+    write_conversion(target, written, path, RlDataError, overwrite)
     return target
 
 

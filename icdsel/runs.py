@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from icdsel.checkpoint import find_checkpoint
+from icdsel.claims import ASIDE
 from icdsel.console import warn
 from icdsel.errors import CheckpointError, RunError
 from icdsel.files import write_json
@@ -73,7 +74,7 @@ def list_runs(results_dir: Path, dataset: str | None = None) -> list[RunSummary]
     folders = [
         folder
         for folder in results_dir.glob("*/model_cpk/*")
-        if folder.is_dir() and ".old-" not in folder.name and name in (None, folder.parent.parent.name)
+        if folder.is_dir() and ASIDE not in folder.name and name in (None, folder.parent.parent.name)
     ]
     sides = {
         place: list(read_side_files(sorted(place.glob("infer/*/policy-*.meta.json"))))

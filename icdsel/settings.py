@@ -12,18 +12,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
+    InitSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    TomlConfigSettingsSource,
 )
 
 from icdsel.errors import SettingsError
+from icdsel.reading import read_whole
 
 CONFIG_FILE = Path("icdsel.toml")
 _LARGEST_FILE = 2**20  # bytes
@@ -149,12 +150,18 @@ class Table(BaseModel):
         return self
 
 
+def _names_a_folder(dataset: str) -> str:
+    if dataset.endswith(".jsonl") and Path(dataset).stem in ("", ".", ".."):
+        raise ValueError("results lie in a folder of the file's name without .jsonl, which that would be none of")
+    return dataset
+
+
 class DataSettings(Table):
     """Which examples, which pools, and where files lie."""
 
     preset: Literal["icdsel", "lever-plus"] = "icdsel"
     """Everything as icdsel does it, or answers, pools, prompts, decoding, metric and training as Lever-Plus."""
-    dataset: Annotated[str, _alias(DATASET_ALIASES)] = WORLD
+    dataset: Annotated[str, _alias(DATASET_ALIASES), AfterValidator(_names_a_folder)] = WORLD
     """`world` (bundled), `okvqa`, `vqav2`, a file of JSON lines (`my.jsonl`), or a hub name (`hub:owner/name`)."""
     data_dir: Place = Path("data")
     """Folder that holds the dataset's question and annotation files; the bundled world is written here."""
@@ -536,8 +543,7 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags first, then variables, then `icdsel.toml`."""
         _ = env_settings, dotenv_settings, file_secret_settings
-        toml = TomlConfigSettingsSource(settings_cls, toml_file=CONFIG_FILE)
-        return init_settings, _KnownVariables(settings_cls), toml
+        return init_settings, _KnownVariables(settings_cls), InitSettingsSource(settings_cls, _of_file())
 
     @model_validator(mode="before")
     @classmethod
@@ -644,6 +650,19 @@ def variable_names() -> set[str]:
     return {f"{ENV_PREFIX}{table}_{name}".upper() for table, name, _ in every_setting()}
 
 
+def _of_file() -> dict[str, Any]:
+    """What `icdsel.toml` says, if there is one.
+
+    Raises:
+        OSError, ValueError, RecursionError: It cannot be read.
+    """
+    try:
+        content = read_whole(CONFIG_FILE, _LARGEST_FILE)
+    except FileNotFoundError:
+        return {}
+    return tomllib.loads(content.decode("utf-8-sig"))  # editors may put a mark before it
+
+
 def load_settings(given: Mapping[str, Mapping[str, Any]]) -> Settings:
     """Settings from flags (`given`, by table; None means not given), variables, `icdsel.toml` and defaults.
 
@@ -654,8 +673,6 @@ def load_settings(given: Mapping[str, Mapping[str, Any]]) -> Settings:
         table: {name: value for name, value in values.items() if value is not None} for table, values in given.items()
     }
     try:
-        if CONFIG_FILE.is_file() and (size := CONFIG_FILE.stat().st_size) > _LARGEST_FILE:
-            raise SettingsError(f"{CONFIG_FILE} has {size:,} bytes, {_LARGEST_FILE:,} at most are read")
         return Settings(**{table: values for table, values in flags.items() if values})  # type: ignore[arg-type]
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{CONFIG_FILE} is not valid TOML: {error}") from None
@@ -663,7 +680,9 @@ def load_settings(given: Mapping[str, Mapping[str, Any]]) -> Settings:
         raise SettingsError(f"{CONFIG_FILE} is not UTF-8: byte {error.start}") from None
     except ValidationError as error:
         raise SettingsError("\n".join(_explain(problem) for problem in _merged(error.errors()))) from None
-    except (OSError, ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
+    except OSError as error:
+        raise SettingsError(f"{CONFIG_FILE} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
         raise SettingsError(f"{CONFIG_FILE} cannot be read: {error}") from None
 
 

@@ -90,6 +90,8 @@ class TorchFile:
             raise ValueError("its records are compressed, which torch never does")
         if sum(record.file_size for record in records) > size:
             raise ValueError("its records are larger than the file")
+        if len({record.filename.lower() for record in records}) < len(records):  # torch does not tell them apart
+            raise ValueError("two of its records have one name")
         pickles = [record for record in records if record.filename.rsplit("/", 1)[-1] == "data.pkl"]
         if len(pickles) != 1:
             raise ValueError("no archive of torch.save (it has no data.pkl)")
@@ -161,6 +163,8 @@ def open_torch_file(path: Path) -> Iterator[TorchFile]:
     """
     with open_file(path) as file:
         try:
+            if file.read(4) != b"PK\x03\x04":  # which torch would take for a pickle, whatever archive follows
+                raise ValueError("no archive of torch.save (it does not begin as one)")
             opened = TorchFile(zipfile.ZipFile(file), os.fstat(file.fileno()).st_size)
         except Exception as error:  # a damaged archive or pickle raises nearly anything
             raise ValueError(str(error)[:200] or type(error).__name__) from error

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from icdsel import rl_data
 from icdsel.checkpoint import find_checkpoint, load_policy, require_width
-from icdsel.claims import Result
+from icdsel.claims import ASIDE, Result
 from icdsel.console import note, out, progress, warn
 from icdsel.errors import CheckpointError, RlDataError, RunError
 from icdsel.files import digest_of, refuse_link, write_json
@@ -25,11 +25,11 @@ from icdsel.online import JOURNAL, Rollouts, most_calls
 from icdsel.policy import PointerConfig, PointerNetwork
 from icdsel.provenance import (
     Identity,
+    amend_side_file,
     fingerprint_file,
     identity,
     read_side_file,
     read_side_files,
-    record_work,
     unchanged,
     write_side_file,
 )
@@ -114,7 +114,7 @@ def find_run(settings: Settings, name: str | None = None) -> Run:
         RunError: there is none; the message lists what there is.
     """
     folder = runs_dir(settings)
-    known = {path.parent.name: path for path in folder.glob(f"*/{SIDE_FILE}") if ".old-" not in path.parent.name}
+    known = {path.parent.name: path for path in folder.glob(f"*/{SIDE_FILE}") if ASIDE not in path.parent.name}
     if name is not None:
         if name in known:
             return Run(folder / name)
@@ -159,6 +159,8 @@ def train(
     settings = on_training_queries(settings)
     if run is not None and (run in ("", "..") or Path(run).name != run):  # it would lie among no others
         raise RunError(f"--run {run} is no name of a folder: it may hold no / and must not be empty")
+    if run and ASIDE in run:
+        raise RunError(f"--run {run} is a name of what was moved aside: take one without {ASIDE}")
     if run and len(os.fsencode(run)) > _LONGEST_NAME:  # what is answered with it has longer names
         raise RunError(f"--run {run} is too long a name: {_LONGEST_NAME} letters at most")
     result = Run(runs_dir(settings) / (run or run_name(settings)))
@@ -197,12 +199,12 @@ def train(
         return replace(result, failed=failed)
     with locked(result.folder, f"run {result.name}", RunError):
         if _result_of(result, made_of).claim(overwrite):
-            if is_finished(result):
+            if _is_whole(result):
                 tidy(result.folder)  # whoever finished it may have been killed before
                 note(trained)
                 return replace(result, failed=failed)
             if "finished" in read_side_file(side):
-                warn(f"run {result.name} was finished, but its last checkpoint is gone: it is trained again")
+                warn(f"run {result.name} was finished, but its last checkpoint is gone or damaged: it is trained again")
         else:
             written = {"pair": settings.pair_name, "rl_data": list(map(str, files))}
             write_side_file(side, settings, made_of, str(table.device), **written)
@@ -240,7 +242,7 @@ def train(
                 rollouts=rollouts,
                 resume=resume,
             )
-        record_work(side, journal.work)
+        amend_side_file(side, work=journal.work)
         _mark_finished(side)
         tidy(result.folder)
         out.print(_table(journal.epochs))  # at last: there may be nobody to print to
@@ -293,6 +295,17 @@ def is_finished(run: Run) -> bool:
     return all((run.folder / name).is_file() for name in last)
 
 
+def _is_whole(run: Run) -> bool:
+    """Whether the run is finished, and what it ends with can be read."""
+    if not is_finished(run):
+        return False
+    try:
+        load_policy(run.checkpoint)
+    except CheckpointError:
+        return False
+    return True
+
+
 def planned_epochs(side: Mapping[str, Any]) -> dict[str, int]:
     """How many epochs of each phase were asked for, by a run's side file; nothing where that is damaged."""
     try:
@@ -310,7 +323,7 @@ def is_trained(run: Run, made_of: Identity, overwrite: bool = False) -> bool:
     Raises:
         RunError: the folder holds something else and `overwrite` is False.
     """
-    return _result_of(run, made_of).stands(overwrite) and is_finished(run)
+    return _result_of(run, made_of).stands(overwrite) and _is_whole(run)
 
 
 def _result_of(run: Run, made_of: Identity) -> Result:

@@ -320,10 +320,24 @@ def test_conversion_refuses(tmp_path: Path) -> None:
         convert(two_layers, legacy_names=True)
     with pytest.raises(CheckpointError, match="converted already"):
         convert(DATA / "rce_epoch2_v2format.ckpt")
-    with pytest.raises(CheckpointError, match="overwritten by its own conversion"):
+    with pytest.raises(CheckpointError, match="is the file to be converted"):
         convert(two_layers, two_layers)
     with pytest.raises(CheckpointError, match="does not exist"):
         convert(tmp_path / "rce_epoch9.pt")
+
+
+def test_a_conversion_does_not_replace_what_is_something_else(tmp_path: Path) -> None:
+    path = save(tmp_path / "rce_epoch1.pt", network())
+    target = tmp_path / "policy.ckpt"
+    target.write_text("somebody's own")
+    with pytest.raises(CheckpointError, match=r"something else than the conversion of .* --output, or use --overwrite"):
+        convert(path, target)
+    assert target.read_text() == "somebody's own"
+    convert(path, target, overwrite=True)
+    assert (tmp_path / "policy.ckpt.old-1").read_text() == "somebody's own"
+    convert(path, target)  # it stands already
+    assert load_policy(target).config == network().config
+    assert len(list(tmp_path.glob("policy*"))) == 2
 
 
 # --- the last checkpoint of a run -------------------------------------------------------------------------
@@ -333,6 +347,9 @@ def test_finds_the_last_epoch_by_number(tmp_path: Path) -> None:
     for name in ("rce_epoch2.pt", "rce_epoch10.pt", "rce_epoch10_v2format.ckpt", "last.pt", "rce_epochX.pt"):
         (tmp_path / name).touch()
     os.utime(tmp_path / "rce_epoch10.pt", (0, 0))  # its age does not matter
+    assert find_checkpoint(tmp_path) == tmp_path / "rce_epoch10.pt"
+    for stray in ("rce_epoch\u0663\u0663.pt", "rce_epoch0011.pt"):  # which icdsel does not write
+        (tmp_path / stray).touch()
     assert find_checkpoint(tmp_path) == tmp_path / "rce_epoch10.pt"
     (tmp_path / "grpo_epoch1.pt").touch()
     os.utime(tmp_path / "grpo_epoch1.pt", (0, 0))

@@ -9,7 +9,7 @@ import pytest
 from icdsel.console import listeners
 from icdsel.demo import world
 from icdsel.errors import RunError
-from icdsel.files import append_lines, cut, size_of, write_bytes, write_json
+from icdsel.files import append_lines, cut, remove_leftovers, size_of, write_bytes, write_json
 from icdsel.lock import locked
 from icdsel.run_log import log_to, logged
 from icdsel.tensorboard import open_events
@@ -49,6 +49,33 @@ def test_a_link_that_leads_nowhere_is_replaced(tmp_path: Path):
     link.symlink_to(tmp_path / "none")
     write_bytes(link, b"new")
     assert [*tmp_path.iterdir()] == [link] and link.read_bytes() == b"new" and not link.is_symlink()
+
+
+def test_another_name_of_a_file_is_not_written_to(tmp_path: Path, outside: Path):
+    """A hard link is no link to `O_NOFOLLOW`."""
+    journal, lock, log = tmp_path / "rl.jsonl.part", tmp_path / ".run.lock", tmp_path / "log.txt"
+    for name in (journal, lock, log):
+        name.hardlink_to(outside)
+    with pytest.raises(OSError, match="a hard link"):
+        append_lines(journal, ["mine"])
+    with pytest.raises(OSError, match="a hard link"):
+        cut(journal, 3)
+    with pytest.raises(OSError, match="a hard link"), locked(tmp_path / "run", "run", RunError):
+        pass
+    logged(lambda: log_to(log, "cpu"))()
+    write_bytes(journal, b"new")  # which takes the name's place
+    assert outside.read_text() == MINE and journal.read_bytes() == b"new"
+
+
+def test_what_a_kill_left_is_removed_and_nobody_elses(tmp_path: Path):
+    for name in (".pol.17.part", ".pol.ckpt.17.part", ".pol.2.ckpt.17.part", ".pole.17.part"):
+        (tmp_path / name).write_text("half")
+    remove_leftovers(tmp_path / "pol")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".pol.2.ckpt.17.part",
+        ".pol.ckpt.17.part",
+        ".pole.17.part",
+    ]
 
 
 def test_a_path_that_cannot_be_written_is_named_itself_not_the_file_beside(tmp_path: Path):

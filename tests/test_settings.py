@@ -1,5 +1,6 @@
 import inspect
 import json
+import os
 import re
 import subprocess
 import sys
@@ -326,6 +327,22 @@ def test_what_is_wrong_in_the_file_is_named(empty_folder: Path, content: str, pa
     told = refusal({})
     for part in parts:
         assert part in told
+
+
+def test_a_mark_before_the_file_is_passed_over(empty_folder: Path) -> None:
+    (empty_folder / "icdsel.toml").write_text("[train]\nbatch_size = 2\n", encoding="utf-8-sig")
+    assert load_settings({}).train.batch_size == 2
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to(path)])
+def test_what_is_no_file_is_not_passed_over(empty_folder: Path, make: Callable[[Path], None]) -> None:
+    make(empty_folder / "icdsel.toml")
+    assert "icdsel.toml cannot be read" in refusal({})
+
+
+@pytest.mark.parametrize("name", ["..jsonl", "...jsonl", "data/...jsonl"])
+def test_results_do_not_leave_their_folder(empty_folder: Path, name: str) -> None:
+    assert "--dataset (data.dataset)" in refusal({"data": {"dataset": name}})
 
 
 def test_every_mistake_is_told_at_once(empty_folder: Path) -> None:

@@ -198,7 +198,7 @@ def test_a_start_takes_its_sizes_from_the_checkpoint(folder):
 def test_a_policy_is_not_answered_with_other_embeddings(folder):
     train("--rl-data", "ours.jsonl", "--run", "plain")
     told = icdsel("infer", *ON[:6], "--run", "plain", "--n", 4, "--min-pixels", 7056, code=2)
-    assert "encoder (the encoder's files):" in told
+    assert "encoder (the encoder's files, and the limits of an image's size: --max-image-pixels" in told
 
 
 def test_the_oracle_takes_no_scores_of_other_prompts(folder):

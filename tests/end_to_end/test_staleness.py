@@ -89,7 +89,7 @@ def rename_template() -> None:
 CHANGES: dict[str, tuple[Callable[[], None], tuple[str, ...]]] = {
     "answer": (lambda: edit(3), ("dataset (the training examples",)),
     "image": (lambda: repaint(3), ("dataset (the training examples",)),
-    "weights": (finetune, ("model (the VLM's files)", "encoder (the encoder's files)")),
+    "weights": (finetune, ("model (the VLM's files)", "encoder (the encoder's files")),
     "template": (rename_template, ("model (the VLM's files)",)),
 }
 
@@ -326,12 +326,16 @@ def test_a_finished_run_without_its_last_checkpoint_is_trained_again(copy: Path)
     icdsel(*two)
     run = Path("results/set/model_cpk/two")
     before = {path.name: path.read_bytes() for path in run.glob("*epoch*")}
-    (run / "rce_epoch2.pt").unlink()
+    last = run / "rce_epoch2.pt"
+    last.unlink()
     assert "two was not trained to its end" in icdsel(*ANSWER[:-1], "policy", "--run", "two")
-    assert "its last checkpoint is gone: it is trained again" in icdsel(*two)
-    assert {path.name: path.read_bytes() for path in run.glob("*epoch?.pt")} == {
-        name: content for name, content in before.items() if name.endswith(".pt")
-    }
+    for damage in (lambda: None, lambda: last.write_bytes(last.read_bytes()[:1000])):
+        damage()
+        assert "its last checkpoint is gone or damaged: it is trained again" in icdsel(*two)
+        assert {path.name: path.read_bytes() for path in run.glob("*epoch?.pt")} == {
+            name: content for name, content in before.items() if name.endswith(".pt")
+        }
+    assert "name of what was moved aside" in icdsel("train", *SMALL, "--run", "my.old-test", code=2)
 
 
 def test_what_was_cut_after_it_was_finished_is_not_whole(copy: Path):
@@ -340,6 +344,11 @@ def test_what_was_cut_after_it_was_finished_is_not_whole(copy: Path):
     path.write_bytes(b"".join(whole.splitlines(keepends=True)[:3]))
     for command in (SCORE, (*TRAIN, "--run", "new"), ("train", *SMALL, "--rl-data", path, "--run", "newer")):
         assert "holds 3 of 4 queries: it was cut. Rename it to" in " ".join(icdsel(*command, code=2).split())
+    assert "holds 3 of 4 queries: it was cut." in " ".join(icdsel("convert", path, *SMALL[:2], code=2).split())
+    path.write_bytes(whole + whole.splitlines(keepends=True)[-1])
+    for command in (SCORE, (*TRAIN, "--run", "new")):
+        assert "holds 5 of 4 queries: some stand twice. Rename it to" in " ".join(icdsel(*command, code=2).split())
+    path.write_bytes(b"".join(whole.splitlines(keepends=True)[:3]))
     assert "must be fixed 1 queries are lacking" in " ".join(icdsel("check", path, *SMALL, code=1).split())
     path.rename(f"{path}.part")
     icdsel(*SCORE)
@@ -348,10 +357,19 @@ def test_what_was_cut_after_it_was_finished_is_not_whole(copy: Path):
     [answers] = Path("results").rglob("random-*.jsonl")
     whole = answers.read_bytes()
     answers.write_bytes(b"".join(whole.splitlines(keepends=True)[:3]))
-    assert "holds 3 of 4 answers at 1 shots: it was cut. Move it away" in " ".join(icdsel(*ANSWER, code=2).split())
+    for command in (ANSWER, ("compare", answers)):
+        told = " ".join(icdsel(*command, code=2).split())
+        assert "holds 3 of 4 answers at 1 shots: it was cut. Move it away" in told
     answers.unlink()
     icdsel(*ANSWER)
     assert answers.read_bytes() == whole
+
+    oracle = (*ANSWER[:-4], "--shots", 2, "--selector", "oracle")
+    icdsel(*SCORE, "--split", "validation")
+    icdsel(*oracle)
+    [answers] = Path("results").rglob("oracle_*.jsonl")  # which may have fewer answers than there are queries
+    answers.write_bytes(answers.read_bytes().splitlines(keepends=True)[0])
+    assert "answers at 2 shots: it was cut. Move it away" in " ".join(icdsel(*oracle, code=2).split())
 
 
 def test_a_record_that_no_score_can_be_read_of_is_made_again(copy: Path):

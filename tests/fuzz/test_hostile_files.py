@@ -133,6 +133,16 @@ def test_records_that_lie_over_one_another_are_refused(tmp_path: Path) -> None:
     assert "larger than the file" in refusal(tmp_path / "x.pt", content[:at] + many + end)
 
 
+def test_what_torch_would_read_another_way_is_refused(tmp_path: Path) -> None:
+    """A pickle with an archive behind it, a record whose name differs in its letters' case alone."""
+    whole = torch_file(with_weights())
+    assert "does not begin as one" in refusal(tmp_path / "x.pt", pickle.dumps(print) + whole)
+    made = io.BytesIO(whole)
+    with zipfile.ZipFile(made, "a") as file:
+        file.writestr("archive/Data.pkl", pickle.dumps(print))
+    assert "two of its records have one name" in refusal(tmp_path / "x.pt", made.getvalue())
+
+
 def test_files_of_before_torch_1_6_are_refused(tmp_path: Path) -> None:
     """Their storages are allocated as they are declared."""
     old = torch_file(with_weights(), _use_new_zipfile_serialization=False)
@@ -270,6 +280,17 @@ def test_a_line_of_a_journal_with_a_field_of_another_kind_ends_it(tmp_path: Path
     path, sound = tmp_path / "online.jsonl", lines({"online_epoch": 0} | RL_RECORDS[0])
     path.write_bytes(sound + lines({"online_epoch": "here"} | RL_RECORDS[1]).replace(b'"here"', value.encode()))
     assert len(online._read_journal(path)) == 1
+
+
+def test_what_is_compared_grows_with_what_is_said_not_with_its_kinds(tmp_path: Path) -> None:
+    """Thousands of numbers of shots, or of settings, were held against each other for minutes."""
+    path = tmp_path / "x.jsonl"
+    path.write_text("".join(json.dumps(prediction(1, shots)) + "\n" for shots in range(200)))
+    with pytest.raises(RunError, match="at 200 numbers of shots, 100 at most"):
+        read_predictions(path)
+    path.write_text(json.dumps(side_file() | {"identity": {f"data.{number}": 0 for number in range(2000)}}))
+    with pytest.raises(RunError, match="more than 1,000 settings"):
+        read_side_file(path)
 
 
 def test_numbers_are_not_rounded_to_ids(tmp_path: Path) -> None:
