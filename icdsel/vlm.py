@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from icdsel.console import warn
 from icdsel.decoding import Search
 from icdsel.errors import CallsError, VlmError
 from icdsel.feature_cache import FeatureCache, Features, Spill
@@ -162,6 +163,8 @@ class Vlm(ABC):
                     raise
                 except TimeoutError as error:
                     parted, reason = 1, reason_of(error)  # halves would be waited for again and again
+                    if len(batch) > 1:  # their scores' last digits may be others than in company
+                        warn(f"{reason} for {len(batch)} prompts together: each is asked alone")
                     if len(batch) == 1 and parts:  # the others of its batch have their turn alone, later
                         yield {i: Answer("", error=reason) for part in parts for i in part}
                         parts.clear()
