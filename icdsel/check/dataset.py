@@ -107,8 +107,9 @@ def _check_questions(found: Findings, splits: Mapping[str, Sequence[Example]]) -
         if first != example.question_id:
             found.add(SAME_QUESTION, f"{place} as question {first}: {example.question}", of=total)
         answers = {*example.answers, *example.raw_answers}
-        for answer in answers - vanishes.keys():
-            vanishes[answer] = not normalize_answer(answer)
+        for answer in answers:
+            if answer not in vanishes:
+                vanishes[answer] = not normalize_answer(answer)
         nothing = [answer for answer in sorted(answers) if vanishes[answer]]
         if not any(sign.isalnum() for answer in answers for sign in answer):
             found.add(NO_ANSWER, f"{place}: {', '.join(map(repr, nothing))}")
