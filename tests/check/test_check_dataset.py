@@ -94,6 +94,11 @@ def test_what_splits_share_is_what_each_two_of_them_share(told: list[tuple[str, 
     ]
 
 
+def test_answers_that_are_signs_are_answers(tmp_path):
+    assert counts(checked(tmp_path, line(3, answers=["😀"] * 10), line(4, answers=["♥"] * 10))) == {}
+    assert counts(checked(tmp_path, line(3, answers=["?", *["😀"] * 9]))) == {kinds.EMPTY_ANSWERS.problem: 1}
+
+
 def test_a_file_of_thousands_of_splits(tmp_path):
     """Each split was held against each other one: 200 million pairs."""
     many = 20_000
@@ -108,9 +113,7 @@ def test_a_file_of_thousands_of_splits(tmp_path):
 def test_answers_take_time_in_their_number():
     """Every question went through all different answers before it: 40,000 questions took 36 s."""
     many = 10_000
-    examples = [
-        Example(i, i, Path(f"{i}.png"), "What?", "", tuple(f"{i} {n}" for n in range(10))) for i in range(many)
-    ]
+    examples = [Example(i, i, Path(f"{i}.png"), "What?", "", tuple(f"{i} {n}" for n in range(10))) for i in range(many)]
     found = Findings()
     started = time.process_time()
     kinds._check_questions(found, {"train": examples})
