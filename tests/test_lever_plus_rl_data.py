@@ -352,6 +352,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
         ("[1]", False),
         ("{}", False),
         ('{"x3": {}}', False),
+        ('{"_id": {"$oid": "5f"}, "question_id": 1}', False),  # as databases write records
     ],
 )
 def test_the_form_is_told_from_the_content(tmp_path: Path, content: str, expected: bool) -> None:

@@ -1,5 +1,6 @@
 """What a path is, and everything that is wrong with it."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,8 @@ UNKNOWN = Kind(
     "(results/<dataset>/model_cpk/<run>), or a .pt or .ckpt",
 )
 _START = 1 << 16  # bytes that tell what a file is
+_RL_DATA = re.compile(rb'"(?:pointer_candidates|candidate_pool_ids)"\s*:')  # as names: as texts they may be answers
+_PREDICTIONS = re.compile(rb'"icds"\s*:')
 
 
 def check(settings: Settings, paths: Sequence[Path] = (), images: bool = False) -> list[Checked]:
@@ -68,14 +71,14 @@ def _check_path(path: Path, present: Present, images: bool) -> Checked:
         start = file.read(_START)
     if path.suffix in (".pt", ".ckpt", ".pth") or start.startswith((b"PK", b"\x80")):
         return check_checkpoint(path)
-    if is_lever_plus(path):
-        return check_lever_plus(path, present)
-    if b'"pointer_candidates"' in start or b'"candidate_pool_ids"' in start or path.name.endswith(JSON_LINES + PART):
-        return check_rl_data(path, present)
-    if path.suffix == JSON_LINES and b'"icds"' not in start:  # those are predictions
-        return check_dataset(data.model_copy(update={"dataset": str(path)}), str(path), images)
     if any(path.name in names for names in _FILES.values()):
         return _check_folder(path.parent, data, images) or _unknown(path)
+    if is_lever_plus(path):
+        return check_lever_plus(path, present)
+    if _RL_DATA.search(start) or path.name.endswith(JSON_LINES + PART):
+        return check_rl_data(path, present)
+    if path.suffix == JSON_LINES and not _PREDICTIONS.search(start):
+        return check_dataset(data.model_copy(update={"dataset": str(path)}), str(path), images)
     return _unknown(path)
 
 

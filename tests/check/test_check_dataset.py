@@ -151,6 +151,22 @@ def test_images_are_opened_as_commands_open_them(tmp_path):
     assert counts(checked(tmp_path, line(3), images=True)) == {kinds.DAMAGED.problem: 1}
 
 
+@pytest.mark.parametrize("word", ["icds", "pointer_candidates", "candidate_pool_ids"])
+def test_names_of_other_files_may_be_answers(tmp_path, word: str):
+    found = checked(tmp_path, line(3, answers=[word] * 10))
+    assert (found.is_a, found.findings) == ("dataset", ())
+
+
+def test_records_of_a_database_begin_with_its_own_id(tmp_path):
+    """They were taken for Lever-Plus's RL data."""
+    path = tmp_path / "set.jsonl"
+    path.write_text("".join(json.dumps({"_id": {"$oid": "5f"}} | line(i)) + "\n" for i in range(2)))
+    assert check(Settings(), [path])[0].is_a == "dataset"
+    preprocessed = tmp_path / "vqav2_mscoco_train2014.json"
+    preprocessed.write_text(json.dumps({"_meta": 1, "annotations": []}))
+    assert check(Settings(), [preprocessed])[0].is_a == "dataset"
+
+
 @pytest.mark.parametrize("content", [b"", b"\n  \n", b"\xef\xbb\xbf\n"])
 @pytest.mark.parametrize("name", ["set.jsonl", "rl_data_RandSampler_tiny-vlm.jsonl"])
 def test_a_file_that_holds_nothing(tmp_path, name: str, content: bytes):
