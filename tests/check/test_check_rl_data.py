@@ -103,6 +103,19 @@ def test_pointers_that_hold_the_query(settings):
     assert told == {kinds.OWN_QUERY.problem: 2, "candidates: an ICD is not in the pool": 2}
 
 
+@pytest.mark.parametrize(("shared", "count"), [("image_id", None), ("image", 4)])
+def test_the_same_image_is_that_of_the_same_path_as_in_pools(settings, shared: str, count: int | None):
+    path = Path(settings.data.dataset)
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    for i, record in enumerate(records):
+        record |= {"image": f"{i}.png", "image_id": i} | (
+            {"image_id": 1} if shared == "image_id" else {"image": "1.png"}
+        )
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    found = checked(settings, query(2, [10, 12], [12, 10], image_id=records[2]["image_id"]))
+    assert counts(found).get(kinds.OWN_IMAGE.problem) == count
+
+
 def test_rejected_candidates_by_reason_and_failed_calls_by_theirs(settings):
     errors = [{"pointer": [12, 14], "eval_failed": True, "error": "too long"}] * 2 + [FAILED]
     found = checked(settings, query(2, [10, 12], [12, 10], scored([14, 10], math.nan), [14, 14], *errors))
