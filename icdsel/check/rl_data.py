@@ -193,7 +193,7 @@ def _groups(found: Findings, path: Path, queries: "_Queries | None") -> Iterator
     torn = TORN if queries is None or path.name.endswith(PART) else DAMAGED
     rejected = Counter[str]()
     try:
-        for place, record in read_lines(path, lambda error: found.add(torn, _without(path, error))):
+        for place, record in read_lines(path, lambda error: found.add(torn, _without(path, error)), whole_texts=True):
             if not isinstance(record, dict):
                 found.add(NO_RECORD, f"{place}: not an object")
                 continue
@@ -246,7 +246,7 @@ class _Queries:
             return
         candidates = [candidate for candidate in candidates if isinstance(candidate, dict)]
         for candidate in candidates:
-            if candidate.get("eval_failed") or "error" in candidate:
+            if candidate.get("eval_failed"):
                 self._reasons[plain(candidate.get("error") or "no reason is told")] += 1
         told = [candidate.get("pointer") for candidate in candidates]
         pointers = [p for p in told if isinstance(p, list) and all(isinstance(icd, int) for icd in p)]

@@ -3,18 +3,20 @@
 import re
 from collections.abc import Mapping
 from itertools import islice
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
 from icdsel.check.findings import EXAMPLES, Checked, Findings, Kind
 from icdsel.check.rl_data import check_journal
 from icdsel.checkpoint import PHASES, Checkpoint, foreign_objects, load_checkpoint
-from icdsel.errors import CheckpointError, DataError, RunError
-from icdsel.json_records import read_lines
+from icdsel.errors import CheckpointError, RunError
+from icdsel.json_records import parsed
 from icdsel.lever_plus.checkpoints import unknown_parts
 from icdsel.online import JOURNAL
 from icdsel.policy import PointerConfig
 from icdsel.provenance import has_fingerprint, read_side_file
+from icdsel.reading import read_bytes_lines
 from icdsel.run_journal import METRICS_FILE, sound_epoch
 from icdsel.runs import trained_on
 from icdsel.train import SIDE_FILE, planned_epochs
@@ -136,19 +138,26 @@ def _measured(found: Findings, path: Path) -> set[_Epoch]:
     """The epochs that the metrics tell of."""
     measured: set[_Epoch] = set()
     try:
-        for place, line in read_lines(path, lambda error: found.add(BAD_METRICS, error)):
+        for number, content in enumerate(read_bytes_lines(path), 1):
+            place = f"line {number}"
+            try:
+                line = parsed(content)
+            except ValueError as error:
+                # Without the place that is told of it: it is one within the line.
+                found.add(BAD_METRICS, f"{place}: {error.msg if isinstance(error, JSONDecodeError) else error}")
+                continue
             try:
                 sound_epoch(place, line)
             except RunError as error:
                 found.add(BAD_METRICS, error)
             told = (line.get("phase"), line.get("epoch")) if isinstance(line, dict) else ()
             match told:
-                case str(phase), int(number):
-                    if (phase, number) in measured:
-                        found.add(BAD_METRICS, f"{place}: {phase} epoch {number} stands there twice")
-                    measured.add((phase, number))
-    except DataError as error:  # there is no such file
-        found.add(BAD_METRICS, error)
+                case str(phase), int(epoch):
+                    if (phase, epoch) in measured:
+                        found.add(BAD_METRICS, f"{place}: {phase} epoch {epoch} stands there twice")
+                    measured.add((phase, epoch))
+    except OSError as error:
+        found.add(BAD_METRICS, f"{path} cannot be read: {error.strerror}")
     return measured
 
 

@@ -17,10 +17,11 @@ from icdsel.check import runs as kinds
 from icdsel.check.findings import Checked, plain, report
 from icdsel.check.paths import UNKNOWN, check
 from icdsel.checkpoint import save_policy
-from icdsel.errors import UserError
+from icdsel.errors import RunError, UserError
 from icdsel.files import write_json
 from icdsel.policy import PointerConfig, PointerNetwork
 from icdsel.provenance import fingerprint_file
+from icdsel.run_journal import read_metrics
 from icdsel.settings import Settings
 
 SMALL = PointerConfig(d_model=8, hidden_dim=8, num_heads=1)
@@ -118,6 +119,15 @@ def test_metrics(run):
     assert counts(looked_at(run)) == {kinds.BAD_METRICS.problem: 1, kinds.NO_METRICS.problem: 1}
     (run / "metrics.jsonl").unlink()
     assert counts(looked_at(run)) == {kinds.BAD_METRICS.problem: 1, kinds.NO_METRICS.problem: 3}
+
+
+@pytest.mark.parametrize("line", ["", " ", '{"phase": "rce", "epoch": 9, "\\ud800": 1}', "\ufeff", "[]", "\v"])
+def test_metrics_that_icdsel_runs_refuses_are_damaged(run, line: str):
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    (run / "metrics.jsonl").write_text("\n".join([lines[0], line, *lines[1:]]) + "\n")
+    with pytest.raises(RunError):
+        read_metrics(run / "metrics.jsonl")
+    assert counts(looked_at(run)) == {kinds.BAD_METRICS.problem: 1}
 
 
 def test_rl_data_that_are_gone_or_changed_and_what_was_left_behind(run, tmp_path):
