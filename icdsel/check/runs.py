@@ -9,7 +9,7 @@ from typing import Any
 
 from icdsel.check.findings import EXAMPLES, Checked, Findings, Kind
 from icdsel.check.rl_data import check_journal
-from icdsel.checkpoint import PHASES, Checkpoint, foreign_objects, load_checkpoint
+from icdsel.checkpoint import PHASES, Checkpoint, foreign_objects, load_checkpoint, outside_of_run
 from icdsel.errors import CheckpointError, RunError
 from icdsel.json_records import parsed
 from icdsel.lever_plus.checkpoints import unknown_parts
@@ -30,6 +30,10 @@ UNFINISHED = Kind("the training was not finished", "give the same `icdsel train`
 LAST_MISSING = Kind("the last epoch's checkpoint is missing", "give the same `icdsel train` again, or copy it again")
 MISSING = Kind("earlier epochs' checkpoints are missing", "nothing needs them but their comparison", "worth knowing")
 BAD_CHECKPOINT = Kind("checkpoints cannot be used", f"copy them again, or {_AGAIN}")
+LEADS_OUT = Kind(
+    "checkpoints are links that lead out of the run",
+    "`icdsel infer --run` refuses them: copy here what they lead to, or name that with --checkpoint",
+)
 MISNAMED = Kind("checkpoints are of another epoch than they are called", "give them their own names again")
 SIZES = Kind("checkpoints are of networks of different sizes", "they are of several runs: take them apart")
 BAD_METRICS = Kind(f"{METRICS_FILE} is damaged", f"its figures cannot be trusted: {_AGAIN}")
@@ -79,11 +83,15 @@ def check_run(folder: Path) -> Checked:
         name = EPOCH_FILE.fullmatch(path.name)
         if name is None and path.suffix not in (".pt", ".ckpt"):
             continue
-        checkpoint = _load(found, path)
         if name is None:
+            _load(found, path)
             continue
         epoch = (name[1], int(name[2]))
         there.add(epoch)
+        if leads_to := outside_of_run(path):
+            found.add(LEADS_OUT, f"{path.name} leads to {leads_to}")
+            continue
+        checkpoint = _load(found, path)
         if checkpoint is not None:
             usable[epoch] = _described(checkpoint)
             sizes.add(checkpoint.network.config)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from icdsel.check import runs as kinds
 from icdsel.check.findings import Checked, plain, report
 from icdsel.check.paths import UNKNOWN, check
-from icdsel.checkpoint import save_policy
+from icdsel.checkpoint import find_checkpoint, save_policy
 from icdsel.errors import RunError, UserError
 from icdsel.files import write_json
 from icdsel.policy import PointerConfig, PointerNetwork
@@ -92,6 +92,20 @@ def test_checkpoints_that_are_missing_or_damaged(run):
     content = (run / "rce_epoch2.pt").read_bytes()
     (run / "rce_epoch2.pt").write_bytes(content[: len(content) // 2])
     assert counts(looked_at(run))[kinds.BAD_CHECKPOINT.problem] == 1
+
+
+def test_a_link_that_leads_out_of_the_run(run, tmp_path):
+    (run / "grpo_epoch1.pt").rename(tmp_path / "elsewhere.pt")
+    (run / "grpo_epoch1.pt").symlink_to(tmp_path / "elsewhere.pt")
+    with pytest.raises(UserError, match="leads out of its run"):
+        find_checkpoint(run)
+    found = looked_at(run)
+    assert counts(found) == {kinds.LEADS_OUT.problem: 1} and found.must_be_fixed
+    (tmp_path / "elsewhere.pt").rename(run / "policy.pt")
+    (run / "grpo_epoch1.pt").unlink()
+    (run / "grpo_epoch1.pt").symlink_to("policy.pt")
+    (tmp_path / "link").symlink_to(run)  # a run's folder may lie elsewhere
+    assert counts(looked_at(run)) == counts(looked_at(tmp_path / "link")) == {}
 
 
 def test_a_plan_of_any_number_of_epochs_takes_no_time(run):
