@@ -36,6 +36,7 @@ __all__ = [
     "is_converted",
     "load_checkpoint",
     "load_policy",
+    "outside_of_run",
     "require_width",
     "save_policy",
 ]
@@ -266,8 +267,7 @@ def find_checkpoint(run_dir: str | Path) -> Path:
         )
     best = max(found, key=lambda match: (match[1] == "grpo", int(match[2])))
     path = run_dir / best[0]
-    leads_to = Path(os.path.realpath(path))
-    if not leads_to.is_relative_to(os.path.realpath(run_dir)):
+    if leads_to := outside_of_run(path):
         raise CheckpointError(
             f"{path} is a link that leads out of its run, to {leads_to}. If that is the policy that you want, "
             "name it with --checkpoint."
@@ -275,6 +275,12 @@ def find_checkpoint(run_dir: str | Path) -> Path:
     if not path.is_file():
         raise CheckpointError(f"{path} is no file, or a link that leads nowhere: remove it.")
     return path
+
+
+def outside_of_run(path: Path) -> Path | None:
+    """Where a run's checkpoint is a link that leads out of its run: what it leads to."""
+    leads_to = Path(os.path.realpath(path))
+    return None if leads_to.is_relative_to(os.path.realpath(path.parent)) else leads_to
 
 
 @contextmanager

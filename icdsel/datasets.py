@@ -14,7 +14,7 @@ from icdsel.records import Example
 from icdsel.settings import WORLD, DataSettings
 from icdsel.vqa_files import read_every_split, read_json_lines, read_official, read_preprocessed, refuse_repeated
 
-__all__ = ["DATASETS", "JSON_LINES", "Split", "load_every_split", "load_split"]
+__all__ = ["DATASETS", "JSON_LINES", "Split", "files_of", "load_every_split", "load_split"]
 
 JSON_LINES = ".jsonl"
 
@@ -150,22 +150,33 @@ def _named(settings: DataSettings, split: str, refuse: Refuse = stop) -> list[Ex
         raise DataError(f"{settings.dataset} has no split {split!r}: there are {', '.join(splits)}")
     files = splits[split]
     own = settings.data_dir / settings.dataset
-    folders = [own] if settings.dataset == WORLD else [own, settings.data_dir]
     last = own / DATASETS[WORLD]["validation"].annotations
     if settings.dataset == WORLD and not last.exists():
         with waiting(own, "the bundled world"):
             if not last.exists():
                 write_world(own)
-    for folder in folders:
-        paths = folder / files.questions, folder / files.annotations
-        if all(path.is_file() for path in paths):
-            return read_official(*paths, _image_of(settings, folder, files), settings.shown_answer, refuse)
+    paths = files_of(settings, split)
+    if not paths:
+        raise _missing(settings, split, files, own if own.is_dir() or settings.dataset == WORLD else settings.data_dir)
+    images = _image_of(settings, paths[0].parent, files)
+    if len(paths) == 1:
+        return read_preprocessed(*paths, settings.dataset, images, settings.shown_answer, refuse)
+    return read_official(*paths, images, settings.shown_answer, refuse)
+
+
+def files_of(settings: DataSettings, split: str) -> tuple[Path] | tuple[Path, Path] | tuple[()]:
+    """The files that a split of one of `DATASETS` is read from: VQA's two, else Lever-Plus's one, if they are there."""
+    files = DATASETS[settings.dataset][split]
+    own = settings.data_dir / settings.dataset
+    for folder in [own] if settings.dataset == WORLD else [own, settings.data_dir]:
+        official = folder / files.questions, folder / files.annotations
+        if all(path.is_file() for path in official):
+            return official
     for folder in _preprocessed_folders(settings) if files.preprocessed else ():
         path = folder / files.preprocessed
         if path.is_file():
-            images = _image_of(settings, folder, files)
-            return read_preprocessed(path, settings.dataset, images, settings.shown_answer, refuse)
-    raise _missing(settings, split, files, own if own.is_dir() else folders[-1])
+            return (path,)
+    return ()
 
 
 def _preprocessed_folders(settings: DataSettings) -> list[Path]:

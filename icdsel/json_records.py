@@ -44,10 +44,14 @@ def parsed(
         _require_shallow(value, text, 0, len(text))
     except RecursionError as error:
         raise ValueError(str(error)) from None
-    if _HALF_PAIR.search(text):
-        errors = "surrogateescape" if names_of_files else "strict"
-        json.dumps(value, ensure_ascii=False).encode(errors=errors)  # UnicodeEncodeError
+    _require_whole_texts(value, text, "surrogateescape" if names_of_files else "strict")
     return value
+
+
+def _require_whole_texts(value: Any, text: str, errors: str = "strict") -> None:
+    """Raises UnicodeEncodeError where a value, read from `text`, holds half of a pair of code units."""
+    if _HALF_PAIR.search(text):
+        json.dumps(value, ensure_ascii=False).encode(errors=errors)
 
 
 def _require_shallow(value: Any, text: str, start: int, end: int) -> None:
@@ -125,12 +129,13 @@ def read_list(path: Path, key: str) -> Iterator[tuple[str, Any]]:
         raise DataError(f'{path}: the list "{key}" is missing or is empty{held}')
 
 
-def read_lines(path: Path, refuse: Refuse = stop) -> Iterator[tuple[str, Any]]:
+def read_lines(path: Path, refuse: Refuse = stop, whole_texts: bool = False) -> Iterator[tuple[str, Any]]:
     """The values of a file of JSON lines; empty lines and a byte order mark are passed over.
 
     Args:
         path: A UTF-8 file.
         refuse: Gets the error of a damaged line, which is then passed over too.
+        whole_texts: Take a line for damaged too where a text in it has half of a pair of code units, as `parsed` does.
 
     Yields:
         Where the value stands ("line 3"), and the value.
@@ -150,10 +155,14 @@ def read_lines(path: Path, refuse: Refuse = stop) -> Iterator[tuple[str, Any]]:
                 at = _Place(text)
                 value = at.value()
                 at.end()
+                if whole_texts:
+                    _require_whole_texts(value, text)
             except DataError as error:
                 refuse(error)
             except json.JSONDecodeError as error:
                 refuse(_damaged(path, error, number, begin + mark))
+            except UnicodeEncodeError as error:
+                refuse(DataError(f"{path}: line {number}: {error}"))
             else:
                 yield f"line {number}", value
     except OSError as error:

@@ -53,7 +53,7 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
         raise RlDataError(f"{path} does not exist; {there}. Make it with `icdsel gen-rl-data`.")
     try:
         for number, line in enumerate(read_bytes_lines(path), 1):
-            if not line.strip():
+            if not line.strip(b" \t\r\n"):  # what JSON takes for space
                 continue
             try:
                 record = parsed(line)

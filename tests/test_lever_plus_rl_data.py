@@ -1,5 +1,6 @@
 import json
 import math
+import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -351,6 +352,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
         ("[1]", False),
         ("{}", False),
         ('{"x3": {}}', False),
+        ('{"_id": {"$oid": "5f"}, "question_id": 1}', False),  # as databases write records
     ],
 )
 def test_the_form_is_told_from_the_content(tmp_path: Path, content: str, expected: bool) -> None:
@@ -521,6 +523,15 @@ def test_failed_calls_are_marked_for_both(tmp_path: Path) -> None:
     assert (failed["eval_failed"], failed["vqa_eval_mode"], failed["error"]) == (True, "error", "out of memory")
     (group,), rejected = read_lever_plus(written(tmp_path, content), IDS)
     assert (len(group.candidates), rejected) == (1, {lp.FAILED: 1})
+
+
+def test_a_large_training_split_is_not_gone_through_for_every_query() -> None:
+    rows = {question_id: question_id for question_id in range(1_000_000)}
+    line = our_line(3, SMALL, [[77, 40]])
+    lines = [line | {"question_id": question_id} for question_id in range(500_000, 500_500)]
+    started = time.process_time()
+    assert len(lever_plus_json(lines, rows, {})) == 501
+    assert time.process_time() - started < 2
 
 
 def test_what_has_no_place_in_the_form_is_refused() -> None:

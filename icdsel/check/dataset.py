@@ -42,7 +42,7 @@ TWINS = Kind(
     "worth knowing",
 )
 NO_QUESTION = Kind("questions are empty", "write the question, or leave the record out")
-NO_ANSWER = Kind("questions of which no answer has a letter or digit", "write the answers, or leave the record out")
+NO_ANSWER = Kind("questions whose answers are blank or punctuation", "write the answers, or leave the record out")
 NOTHING_SHOWN = Kind(
     "questions whose answer is blank where they are demonstrations", 'give the record an "answer"', "worth knowing"
 )
@@ -107,10 +107,12 @@ def _check_questions(found: Findings, splits: Mapping[str, Sequence[Example]]) -
         if first != example.question_id:
             found.add(SAME_QUESTION, f"{place} as question {first}: {example.question}", of=total)
         answers = {*example.answers, *example.raw_answers}
-        for answer in answers - vanishes.keys():
-            vanishes[answer] = not normalize_answer(answer)
+        for answer in answers:
+            if answer not in vanishes:
+                vanishes[answer] = not normalize_answer(answer)
         nothing = [answer for answer in sorted(answers) if vanishes[answer]]
-        if not any(sign.isalnum() for answer in answers for sign in answer):
+        # "a" and "the" normalise to nothing too, but may well be meant.
+        if len(nothing) == len(answers) and not any(sign.isalnum() for answer in answers for sign in answer):
             found.add(NO_ANSWER, f"{place}: {', '.join(map(repr, nothing))}")
         elif nothing:
             found.add(EMPTY_ANSWERS, f"{place}: {', '.join(map(repr, nothing))}", of=total)

@@ -1,6 +1,8 @@
 """What a path is, and everything that is wrong with it."""
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -8,7 +10,7 @@ from icdsel.check.dataset import check_dataset
 from icdsel.check.findings import Checked, Findings, Kind
 from icdsel.check.rl_data import PART, Present, check_lever_plus, check_rl_data
 from icdsel.check.runs import check_checkpoint, check_run, is_run
-from icdsel.datasets import DATASETS, JSON_LINES
+from icdsel.datasets import DATASETS, JSON_LINES, files_of
 from icdsel.errors import DataError
 from icdsel.lever_plus.rl_data import is_lever_plus
 from icdsel.settings import WORLD, DataSettings, Settings
@@ -19,7 +21,17 @@ UNKNOWN = Kind(
     "name a dataset's folder or file of JSON lines, RL data (.jsonl, Lever-Plus's .json), a run's folder "
     "(results/<dataset>/model_cpk/<run>), or a .pt or .ckpt",
 )
+NOT_READ = Kind(
+    "its dataset is read from other files, so it was not checked",
+    "if it should be read, move the others away, or move it into a folder of its own",
+)
 _START = 1 << 16  # bytes that tell what a file is
+_RL_DATA = re.compile(rb'"(?:pointer_candidates|candidate_pool_ids)"\s*:')  # as names: as texts they may be answers
+_FIELDS = {
+    "vqav2": re.compile(rb'"multiple_choice_answer"\s*:'),
+    "okvqa": re.compile(rb'"raw_answer"\s*:'),
+}
+_PREDICTIONS = re.compile(rb'"icds"\s*:')
 
 
 def check(settings: Settings, paths: Sequence[Path] = (), images: bool = False) -> list[Checked]:
@@ -41,11 +53,11 @@ def check(settings: Settings, paths: Sequence[Path] = (), images: bool = False) 
     present = Present(settings)
     if not paths:
         data = settings.data
-        return [_safely(data.dataset, partial(check_dataset, data, data.dataset, images))]
-    return [_safely(str(path), partial(_check_path, path, present, images)) for path in paths]
+        return _safely(data.dataset, lambda: [check_dataset(data, data.dataset, images)])
+    return [one for path in paths for one in _safely(str(path), partial(_check_path, path, present, images))]
 
 
-def _safely(name: str, look: Callable[[], Checked]) -> Checked:
+def _safely(name: str, look: Callable[[], list[Checked]]) -> list[Checked]:
     found = Findings()
     try:
         return look()
@@ -53,30 +65,28 @@ def _safely(name: str, look: Callable[[], Checked]) -> Checked:
         found.add(UNREADABLE, error)
     except Exception as error:  # noqa: BLE001 - whatever a file does to its reader, the list of the others goes on
         found.add(UNREADABLE, f"{type(error).__name__}: {error}")
-    return Checked(name, "unknown", findings=found.listed())
+    return [Checked(name, "unknown", findings=found.listed())]
 
 
-def _check_path(path: Path, present: Present, images: bool) -> Checked:
+def _check_path(path: Path, present: Present, images: bool) -> list[Checked]:
     data = present.settings.data
     if path.is_dir():
-        if is_run(path):
-            return check_run(path)
-        return _check_folder(path, data, images) or _unknown(path)
+        return [check_run(path)] if is_run(path) else _check_folder(path, data, images) or [_unknown(path)]
     if not path.is_file():
-        return _unknown(path)
+        return [_unknown(path)]
+    if owner := _owner(path, data.dataset):
+        return [_check_file(path, owner, data, images)]
     with path.open("rb") as file:
         start = file.read(_START)
     if path.suffix in (".pt", ".ckpt", ".pth") or start.startswith((b"PK", b"\x80")):
-        return check_checkpoint(path)
+        return [check_checkpoint(path)]
     if is_lever_plus(path):
-        return check_lever_plus(path, present)
-    if b'"pointer_candidates"' in start or b'"candidate_pool_ids"' in start or path.name.endswith(JSON_LINES + PART):
-        return check_rl_data(path, present)
-    if path.suffix == JSON_LINES and b'"icds"' not in start:  # those are predictions
-        return check_dataset(data.model_copy(update={"dataset": str(path)}), str(path), images)
-    if any(path.name in names for names in _FILES.values()):
-        return _check_folder(path.parent, data, images) or _unknown(path)
-    return _unknown(path)
+        return [check_lever_plus(path, present)]
+    if _RL_DATA.search(start) or path.name.endswith(JSON_LINES + PART):
+        return [check_rl_data(path, present)]
+    if path.suffix == JSON_LINES and not _PREDICTIONS.search(start):
+        return [check_dataset(data.model_copy(update={"dataset": str(path)}), str(path), images)]
+    return [_unknown(path)]
 
 
 _FILES = {
@@ -86,25 +96,52 @@ _FILES = {
 }
 
 
-def _check_folder(folder: Path, data: DataSettings, images: bool) -> Checked | None:
-    """Checks the dataset whose files a folder holds; None where it holds none."""
-    for name, data_dir in _possible(folder, data.dataset):
+def _owner(path: Path, likely: str) -> str | None:
+    """The dataset that a file is of, by its name; None where it is none's."""
+    names = [name for name in DATASETS if path.name in _FILES[name]]
+    if len(names) < 2:
+        return names[0] if names else None
+    # Lever-Plus's files of two datasets are called the same: the folder tells, else the records, else the settings.
+    folder = path.parent.resolve().name
+    with path.open("rb") as file:
+        start = file.read(_START)
+    form = next((name for name, field in _FIELDS.items() if field.search(start)), likely)
+    return min(names, key=lambda name: (not folder.startswith(name), name != form))
+
+
+def _check_folder(folder: Path, data: DataSettings, images: bool) -> list[Checked]:
+    """Checks each dataset whose files a folder holds."""
+    held = []
+    for name in DATASETS:
         below = [folder, folder / name, folder / f"{name}_hf", folder / name / f"{name}_hf"]
-        if any((place / file).is_file() for place in below for file in _FILES[name]):
-            return check_dataset(data.model_copy(update={"dataset": name, "data_dir": data_dir}), str(folder), images)
-    return None
+        files = [path for place in below for file in _FILES[name] if (path := place / file).is_file()]
+        if any(_owner(path, data.dataset) == name for path in files) and (told := _told(folder, name, data)):
+            held.append(told)
+    places = [str(folder)] if len(held) == 1 else [f"{folder} ({told.dataset})" for told in held]
+    return [check_dataset(told, place, images) for told, place in zip(held, places, strict=True)]
 
 
-def _possible(folder: Path, likely: str) -> Iterator[tuple[str, Path]]:
-    """Datasets that a folder may hold, the likeliest first, each with what would be its `data_dir`."""
-    # Lever-Plus's files of two datasets are called the same: the folder's name tells, else the settings.
-    for name in sorted(DATASETS, key=lambda name: (not folder.resolve().name.startswith(name), name != likely)):
-        if name != WORLD:
-            yield name, folder
-        elif folder.resolve().name == WORLD:  # its own folder is all that it is read from
-            yield name, folder.resolve().parent
-        elif (folder / WORLD).is_dir():
-            yield name, folder
+def _check_file(path: Path, name: str, data: DataSettings, images: bool) -> Checked:
+    """Checks the dataset that a file is of, and whether it is read from this file."""
+    told = _told(path.parent, name, data)
+    if told is None:
+        return _unknown(path)
+    checked, found = check_dataset(told, str(path), images), Findings()
+    for split, files in DATASETS[name].items():
+        read = files_of(told, split) if path.name in (files.questions, files.annotations, files.preprocessed) else ()
+        if read and not any(path.samefile(file) for file in read):
+            found.add(NOT_READ, f"{name} ({split}) is read from {' and '.join(map(str, read))}")
+    return replace(checked, findings=(*found.listed(), *checked.findings))
+
+
+def _told(folder: Path, name: str, data: DataSettings) -> DataSettings | None:
+    """The settings by which a dataset is read from a folder, None where it is not."""
+    data_dir = folder
+    if name == WORLD and folder.resolve().name == WORLD:  # its own folder is all that it is read from
+        data_dir = folder.resolve().parent
+    elif name == WORLD and not (folder / WORLD).is_dir():
+        return None
+    return data.model_copy(update={"dataset": name, "data_dir": data_dir})
 
 
 def _unknown(path: Path) -> Checked:

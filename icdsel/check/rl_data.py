@@ -181,7 +181,7 @@ def check_lever_plus(path: Path, present: Present) -> Checked:
         found.add(Kind(f"candidates: {reason}", remedy, severity), count=count)  # type: ignore[arg-type]
     scored = is_a.startswith("RL")
     for group in groups:
-        queries.look_at_pointers(group.question_id, group.image_id, [c["pointer"] for c in group.candidates])
+        queries.look_at_pointers(group.question_id, [c["pointer"] for c in group.candidates])
         if scored:
             queries.take(group)
     told = queries.finish() if scored else f"queries: {len(groups):,}"
@@ -193,7 +193,7 @@ def _groups(found: Findings, path: Path, queries: "_Queries | None") -> Iterator
     torn = TORN if queries is None or path.name.endswith(PART) else DAMAGED
     rejected = Counter[str]()
     try:
-        for place, record in read_lines(path, lambda error: found.add(torn, _without(path, error))):
+        for place, record in read_lines(path, lambda error: found.add(torn, _without(path, error)), whole_texts=True):
             if not isinstance(record, dict):
                 found.add(NO_RECORD, f"{place}: not an object")
                 continue
@@ -246,17 +246,15 @@ class _Queries:
             return
         candidates = [candidate for candidate in candidates if isinstance(candidate, dict)]
         for candidate in candidates:
-            if candidate.get("eval_failed") or "error" in candidate:
+            if candidate.get("eval_failed"):
                 self._reasons[plain(candidate.get("error") or "no reason is told")] += 1
         told = [candidate.get("pointer") for candidate in candidates]
         pointers = [p for p in told if isinstance(p, list) and all(isinstance(icd, int) for icd in p)]
-        image_id = record.get("image_id")
-        self.look_at_pointers(question_id, image_id if isinstance(image_id, int) else -1, pointers)
+        self.look_at_pointers(question_id, pointers)
 
-    def look_at_pointers(self, question_id: int, image_id: int, pointers: Sequence[Sequence[int]]) -> None:
+    def look_at_pointers(self, question_id: int, pointers: Sequence[Sequence[int]]) -> None:
         """Looks at the ICDs of all pointers of a query."""
         query = _example(self._split, question_id)
-        own = {query.image, query.image_id} if query else {image_id}
         seen: set[Pointer] = set()
         self._pointers += len(pointers)
         for pointer in pointers:
@@ -273,7 +271,8 @@ class _Queries:
             icds = [_example(self.train, icd) for icd in pointer]
             if None in icds:
                 self._found.add(UNKNOWN_ICD, place)
-            if any(icd.question_id != question_id and {icd.image, icd.image_id} & own for icd in icds if icd):
+            # As pools do, by the path: other pictures may have the same image_id.
+            if query and any(icd.question_id != question_id and icd.image == query.image for icd in icds if icd):
                 self._found.add(self._own_image, place)
 
     def take(self, group: QueryGroup) -> None:

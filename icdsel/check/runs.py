@@ -3,18 +3,20 @@
 import re
 from collections.abc import Mapping
 from itertools import islice
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
 from icdsel.check.findings import EXAMPLES, Checked, Findings, Kind
 from icdsel.check.rl_data import check_journal
-from icdsel.checkpoint import PHASES, Checkpoint, foreign_objects, load_checkpoint
-from icdsel.errors import CheckpointError, DataError, RunError
-from icdsel.json_records import read_lines
+from icdsel.checkpoint import PHASES, Checkpoint, foreign_objects, load_checkpoint, outside_of_run
+from icdsel.errors import CheckpointError, RunError
+from icdsel.json_records import parsed
 from icdsel.lever_plus.checkpoints import unknown_parts
 from icdsel.online import JOURNAL
 from icdsel.policy import PointerConfig
 from icdsel.provenance import has_fingerprint, read_side_file
+from icdsel.reading import read_bytes_lines
 from icdsel.run_journal import METRICS_FILE, sound_epoch
 from icdsel.runs import trained_on
 from icdsel.train import SIDE_FILE, planned_epochs
@@ -28,6 +30,10 @@ UNFINISHED = Kind("the training was not finished", "give the same `icdsel train`
 LAST_MISSING = Kind("the last epoch's checkpoint is missing", "give the same `icdsel train` again, or copy it again")
 MISSING = Kind("earlier epochs' checkpoints are missing", "nothing needs them but their comparison", "worth knowing")
 BAD_CHECKPOINT = Kind("checkpoints cannot be used", f"copy them again, or {_AGAIN}")
+LEADS_OUT = Kind(
+    "checkpoints are links that lead out of the run",
+    "`icdsel infer --run` refuses them: copy here what they lead to, or name that with --checkpoint",
+)
 MISNAMED = Kind("checkpoints are of another epoch than they are called", "give them their own names again")
 SIZES = Kind("checkpoints are of networks of different sizes", "they are of several runs: take them apart")
 BAD_METRICS = Kind(f"{METRICS_FILE} is damaged", f"its figures cannot be trusted: {_AGAIN}")
@@ -77,11 +83,15 @@ def check_run(folder: Path) -> Checked:
         name = EPOCH_FILE.fullmatch(path.name)
         if name is None and path.suffix not in (".pt", ".ckpt"):
             continue
-        checkpoint = _load(found, path)
         if name is None:
+            _load(found, path)
             continue
         epoch = (name[1], int(name[2]))
         there.add(epoch)
+        if leads_to := outside_of_run(path):
+            found.add(LEADS_OUT, f"{path.name} leads to {leads_to}")
+            continue
+        checkpoint = _load(found, path)
         if checkpoint is not None:
             usable[epoch] = _described(checkpoint)
             sizes.add(checkpoint.network.config)
@@ -136,19 +146,26 @@ def _measured(found: Findings, path: Path) -> set[_Epoch]:
     """The epochs that the metrics tell of."""
     measured: set[_Epoch] = set()
     try:
-        for place, line in read_lines(path, lambda error: found.add(BAD_METRICS, error)):
+        for number, content in enumerate(read_bytes_lines(path), 1):
+            place = f"line {number}"
+            try:
+                line = parsed(content)
+            except ValueError as error:
+                # Without the place that is told of it: it is one within the line.
+                found.add(BAD_METRICS, f"{place}: {error.msg if isinstance(error, JSONDecodeError) else error}")
+                continue
             try:
                 sound_epoch(place, line)
             except RunError as error:
                 found.add(BAD_METRICS, error)
             told = (line.get("phase"), line.get("epoch")) if isinstance(line, dict) else ()
             match told:
-                case str(phase), int(number):
-                    if (phase, number) in measured:
-                        found.add(BAD_METRICS, f"{place}: {phase} epoch {number} stands there twice")
-                    measured.add((phase, number))
-    except DataError as error:  # there is no such file
-        found.add(BAD_METRICS, error)
+                case str(phase), int(epoch):
+                    if (phase, epoch) in measured:
+                        found.add(BAD_METRICS, f"{place}: {phase} epoch {epoch} stands there twice")
+                    measured.add((phase, epoch))
+    except OSError as error:
+        found.add(BAD_METRICS, f"{path} cannot be read: {error.strerror}")
     return measured
 
 

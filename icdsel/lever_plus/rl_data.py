@@ -59,7 +59,7 @@ GT_PROB_NOTE = "vqa_gt_prob left out (measured over the wrong tokens), candidate
 _RL, _INFO_SCORE = "pointer_candidates", "id_list"
 _MADE_UP_METHODS = ("global_positive_injection", "global_positive_transfer")
 _ROW = re.compile(r"0|[1-9][0-9]{0,17}")
-_FIRST_KEY = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{\s*"(?:[0-9]+|_[^"]*)"\s*:')
+_FIRST_KEY = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{\s*"(?:[0-9]+|_meta)"\s*:')
 _START = 4096  # bytes that tell the form
 
 

@@ -51,8 +51,8 @@ def lever_plus_json(
 def _record(group: Mapping[str, Any], row: Mapping[int, int]) -> tuple[str, dict[str, Any]]:
     question_id, pool = group["question_id"], group.get("candidate_pool_ids") or []
     candidates, answers = group["pointer_candidates"], list(map(str, group["answers"]))
-    unknown = {question_id, *pool, *(i for c in candidates for i in c["pointer"])} - row.keys()
-    if unknown:
+    named = {question_id, *pool, *(i for c in candidates for i in c["pointer"])}
+    if unknown := [i for i in named if i not in row]:
         raise RlDataError(
             f"question {min(unknown)} is not in the training split, by which Lever-Plus numbers questions: name the "
             f"dataset of these RL data with --dataset (those of other splits have no such form)"

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from icdsel.check import dataset as kinds
-from icdsel.check.findings import Checked, Kind
+from icdsel.check.findings import Checked, Findings, Kind
 from icdsel.check.paths import check
+from icdsel.records import Example
 from icdsel.settings import Settings
 
 TEN = ["cat"] * 9 + ["dog"]
@@ -93,6 +94,11 @@ def test_what_splits_share_is_what_each_two_of_them_share(told: list[tuple[str, 
     ]
 
 
+def test_answers_that_are_signs_are_answers(tmp_path):
+    assert counts(checked(tmp_path, line(3, answers=["😀"] * 10), line(4, answers=["♥"] * 10))) == {}
+    assert counts(checked(tmp_path, line(3, answers=["?", *["😀"] * 9]))) == {kinds.EMPTY_ANSWERS.problem: 1}
+
+
 def test_a_file_of_thousands_of_splits(tmp_path):
     """Each split was held against each other one: 200 million pairs."""
     many = 20_000
@@ -102,6 +108,17 @@ def test_a_file_of_thousands_of_splits(tmp_path):
     assert time.process_time() - started < 60
     assert found.must_be_fixed and counts(found)[kinds.LEAK_ID.problem] > many
     assert len(found.about) < 300
+
+
+def test_answers_take_time_in_their_number():
+    """Every question went through all different answers before it: 40,000 questions took 36 s."""
+    many = 10_000
+    examples = [Example(i, i, Path(f"{i}.png"), "What?", "", tuple(f"{i} {n}" for n in range(10))) for i in range(many)]
+    found = Findings()
+    started = time.process_time()
+    kinds._check_questions(found, {"train": examples})
+    assert time.process_time() - started < 6
+    assert found.found(kinds.NOTHING_SHOWN) == many
 
 
 def test_the_share_is_of_the_questions_of_all_splits(tmp_path):
@@ -132,6 +149,22 @@ def test_opened_images_tell_damage_twins_and_leaks_by_content(tmp_path):
 def test_images_are_opened_as_commands_open_them(tmp_path):
     Image.new("RGB", (1, 50_000)).save(tmp_path / "3.png")
     assert counts(checked(tmp_path, line(3), images=True)) == {kinds.DAMAGED.problem: 1}
+
+
+@pytest.mark.parametrize("word", ["icds", "pointer_candidates", "candidate_pool_ids"])
+def test_names_of_other_files_may_be_answers(tmp_path, word: str):
+    found = checked(tmp_path, line(3, answers=[word] * 10))
+    assert (found.is_a, found.findings) == ("dataset", ())
+
+
+def test_records_of_a_database_begin_with_its_own_id(tmp_path):
+    """They were taken for Lever-Plus's RL data."""
+    path = tmp_path / "set.jsonl"
+    path.write_text("".join(json.dumps({"_id": {"$oid": "5f"}} | line(i)) + "\n" for i in range(2)))
+    assert check(Settings(), [path])[0].is_a == "dataset"
+    preprocessed = tmp_path / "vqav2_mscoco_train2014.json"
+    preprocessed.write_text(json.dumps({"_meta": 1, "annotations": []}))
+    assert check(Settings(), [preprocessed])[0].is_a == "dataset"
 
 
 @pytest.mark.parametrize("content", [b"", b"\n  \n", b"\xef\xbb\xbf\n"])

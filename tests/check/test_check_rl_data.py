@@ -11,7 +11,9 @@ from icdsel.check import rl_data as kinds
 from icdsel.check.findings import Checked, Kind
 from icdsel.check.paths import check
 from icdsel.datasets import load_split
+from icdsel.errors import RlDataError
 from icdsel.provenance import fingerprint_examples, identity
+from icdsel.rl_data import read_rl_data
 from icdsel.scoring import SCORER_VERSION
 from icdsel.settings import Settings
 
@@ -101,6 +103,45 @@ def test_each_kind_is_found_and_counted(settings, record: Any, kind: Kind, count
 def test_pointers_that_hold_the_query(settings):
     told = counts(checked(settings, query(2, [10, 2], [2, 12], [10, 12], scored([12, 10], 1))))
     assert told == {kinds.OWN_QUERY.problem: 2, "candidates: an ICD is not in the pool": 2}
+
+
+@pytest.mark.parametrize("line", ["\n", " \t\r\n", "\v\n", "\f\n", "\u00a0\n", "{}\n", "\ufeff\n", "null\n"])
+def test_blank_lines_are_what_training_takes_for_blank(settings, tmp_path, line: str):
+    found = checked(settings, line)
+    try:
+        read_rl_data(tmp_path / "rl.jsonl")
+    except RlDataError:
+        assert found.must_be_fixed == 1
+    else:
+        assert found.must_be_fixed == 0
+
+
+@pytest.mark.parametrize("text", ["\\ud800", "\\udc00\\ud800", "\\uDBFFx"])
+def test_half_of_a_pair_of_code_units_is_damage_as_in_training(settings, tmp_path, text: str):
+    """Training refused what was told to be clean."""
+    told = json.dumps(query(2, [10, 12], scored([12, 10], 1, vqa_pred_answer="TEXT")))
+    assert counts(checked(settings, told.replace("TEXT", text) + "\n")) == {kinds.DAMAGED.problem: 1}
+    with pytest.raises(RlDataError, match="line 2 is damaged"):
+        read_rl_data(tmp_path / "rl.jsonl")
+    assert counts(checked(settings, told.replace("TEXT", "\\ud83d\\ude00") + "\n")) == {}
+
+
+def test_a_candidate_with_a_remark_is_no_failed_call(settings, tmp_path):
+    assert counts(checked(settings, query(2, [10, 12], scored([12, 10], 1, error="none")))) == {}
+    assert sum(len(group.candidates) for group in read_rl_data(tmp_path / "rl.jsonl").groups) == 4
+
+
+@pytest.mark.parametrize(("shared", "count"), [("image_id", None), ("image", 4)])
+def test_the_same_image_is_that_of_the_same_path_as_in_pools(settings, shared: str, count: int | None):
+    path = Path(settings.data.dataset)
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    for i, record in enumerate(records):
+        record |= {"image": f"{i}.png", "image_id": i} | (
+            {"image_id": 1} if shared == "image_id" else {"image": "1.png"}
+        )
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    found = checked(settings, query(2, [10, 12], [12, 10], image_id=records[2]["image_id"]))
+    assert counts(found).get(kinds.OWN_IMAGE.problem) == count
 
 
 def test_rejected_candidates_by_reason_and_failed_calls_by_theirs(settings):

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from icdsel.check import runs as kinds
 from icdsel.check.findings import Checked, plain, report
 from icdsel.check.paths import UNKNOWN, check
-from icdsel.checkpoint import save_policy
-from icdsel.errors import UserError
+from icdsel.checkpoint import find_checkpoint, save_policy
+from icdsel.errors import RunError, UserError
 from icdsel.files import write_json
 from icdsel.policy import PointerConfig, PointerNetwork
 from icdsel.provenance import fingerprint_file
+from icdsel.run_journal import read_metrics
 from icdsel.settings import Settings
 
 SMALL = PointerConfig(d_model=8, hidden_dim=8, num_heads=1)
@@ -93,6 +94,20 @@ def test_checkpoints_that_are_missing_or_damaged(run):
     assert counts(looked_at(run))[kinds.BAD_CHECKPOINT.problem] == 1
 
 
+def test_a_link_that_leads_out_of_the_run(run, tmp_path):
+    (run / "grpo_epoch1.pt").rename(tmp_path / "elsewhere.pt")
+    (run / "grpo_epoch1.pt").symlink_to(tmp_path / "elsewhere.pt")
+    with pytest.raises(UserError, match="leads out of its run"):
+        find_checkpoint(run)
+    found = looked_at(run)
+    assert counts(found) == {kinds.LEADS_OUT.problem: 1} and found.must_be_fixed
+    (tmp_path / "elsewhere.pt").rename(run / "policy.pt")
+    (run / "grpo_epoch1.pt").unlink()
+    (run / "grpo_epoch1.pt").symlink_to("policy.pt")
+    (tmp_path / "link").symlink_to(run)  # a run's folder may lie elsewhere
+    assert counts(looked_at(run)) == counts(looked_at(tmp_path / "link")) == {}
+
+
 def test_a_plan_of_any_number_of_epochs_takes_no_time(run):
     side = json.loads((run / "run.json").read_text())
     side["settings"]["train"]["rce_epochs"] = 10**15
@@ -118,6 +133,15 @@ def test_metrics(run):
     assert counts(looked_at(run)) == {kinds.BAD_METRICS.problem: 1, kinds.NO_METRICS.problem: 1}
     (run / "metrics.jsonl").unlink()
     assert counts(looked_at(run)) == {kinds.BAD_METRICS.problem: 1, kinds.NO_METRICS.problem: 3}
+
+
+@pytest.mark.parametrize("line", ["", " ", '{"phase": "rce", "epoch": 9, "\\ud800": 1}', "\ufeff", "[]", "\v"])
+def test_metrics_that_icdsel_runs_refuses_are_damaged(run, line: str):
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    (run / "metrics.jsonl").write_text("\n".join([lines[0], line, *lines[1:]]) + "\n")
+    with pytest.raises(RunError):
+        read_metrics(run / "metrics.jsonl")
+    assert counts(looked_at(run)) == {kinds.BAD_METRICS.problem: 1}
 
 
 def test_rl_data_that_are_gone_or_changed_and_what_was_left_behind(run, tmp_path):
