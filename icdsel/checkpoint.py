@@ -28,6 +28,7 @@ from icdsel.reading import why_no_file
 from icdsel.torch_files import StoredTensor, TorchFile, described, open_torch_file
 
 __all__ = [
+    "EPOCH_FILE",
     "PHASES",
     "Checkpoint",
     "convert",
@@ -45,7 +46,8 @@ PHASES = ("warm", "rce", "grpo")
 """Of a training, in their order."""
 
 _T = TypeVar("_T")
-_EPOCH_FILE = re.compile(r"(rce|grpo)_epoch(0|[1-9][0-9]*)\.pt")
+EPOCH_FILE = re.compile(r"(warm|rce|grpo)_epoch([1-9][0-9]{0,8})\.pt")
+"""What a run's checkpoints are called: phase and epoch."""
 _V2_SUFFIX = "_v2format.ckpt"
 _MOST_LAYERS, _WIDEST, _LAST_EPOCH = 256, 2**20, 10**6  # what is believed
 
@@ -258,7 +260,8 @@ def find_checkpoint(run_dir: str | Path) -> Path:
     run_dir = Path(run_dir)
     if not run_dir.is_dir():
         raise CheckpointError(f"No run at {run_dir}: there is no such folder. Train one (icdsel train).")
-    found = [match for file in run_dir.iterdir() if (match := _EPOCH_FILE.fullmatch(file.name))]
+    named = filter(None, (EPOCH_FILE.fullmatch(file.name) for file in run_dir.iterdir()))
+    found = [match for match in named if match[1] != "warm"]
     if not found:
         there = ", ".join(sorted(file.name for file in run_dir.iterdir())[:5]) or "nothing"
         raise CheckpointError(

@@ -1,6 +1,5 @@
 """What is wrong with a run's folder, or with a single checkpoint."""
 
-import re
 from collections.abc import Mapping
 from itertools import islice
 from json import JSONDecodeError
@@ -9,7 +8,7 @@ from typing import Any
 
 from icdsel.check.findings import EXAMPLES, Checked, Findings, Kind
 from icdsel.check.rl_data import check_journal
-from icdsel.checkpoint import PHASES, Checkpoint, foreign_objects, load_checkpoint, outside_of_run
+from icdsel.checkpoint import EPOCH_FILE, PHASES, Checkpoint, foreign_objects, load_checkpoint, outside_of_run
 from icdsel.errors import CheckpointError, RunError
 from icdsel.json_records import parsed
 from icdsel.lever_plus.checkpoints import unknown_parts
@@ -21,7 +20,6 @@ from icdsel.run_journal import METRICS_FILE, sound_epoch
 from icdsel.runs import trained_on
 from icdsel.train import SIDE_FILE, planned_epochs
 
-EPOCH_FILE = re.compile(r"(warm|rce|grpo)_epoch([1-9]\d{0,8})\.pt")
 _AGAIN = "move the run away and train it again: icdsel train"
 _Epoch = tuple[str, int]
 
