@@ -22,6 +22,7 @@ from icdsel.records import Example
 __all__ = [
     "SPLIT_NAMES",
     "RepeatedError",
+    "UnpairedError",
     "read_every_split",
     "read_json_lines",
     "read_official",
@@ -54,6 +55,18 @@ class RepeatedError(DataError):
         self.ids = ids
 
 
+class UnpairedError(DataError):
+    """`ids` are the question_ids of questions without an annotation, and of annotations without a question."""
+
+    def __init__(self, questions: Path, annotations: Path, unasked: Sequence[int], unanswered: Sequence[int]) -> None:
+        super().__init__(
+            f"{questions} and {annotations} do not belong together: {len(unasked)} annotations without a question "
+            f"(first {list(unasked[:3])}), {len(unanswered)} questions without an annotation "
+            f"(first {list(unanswered[:3])})"
+        )
+        self.ids = (*unasked, *unanswered)
+
+
 # --- VQA's form and what Lever-Plus makes of it -----------------------------------------------------------
 
 
@@ -77,19 +90,22 @@ def read_official(
     texts = _Texts()
     asked: dict[int, str] = {}
     image_of_question: dict[int, object] = {}
+    annotated: set[int] = set()
 
     def ask(question_id: int, record: Record) -> int:
+        image_of_question[question_id] = record.get("image_id")  # of questions too that are refused
         asked[question_id] = _text(record, "question", texts)
-        image_of_question[question_id] = record.get("image_id")
         return question_id
 
-    refuse_repeated(questions, _made(questions, read_list(questions, "questions"), ask, refuse), refuse)
+    repeated = refuse_repeated(questions, _made(questions, read_list(questions, "questions"), ask, refuse), refuse)
     unasked: list[int] = []
 
     def annotate(question_id: int, record: Record) -> Example | None:
+        annotated.add(question_id)
         question = asked.get(question_id)
         if question is None:
-            unasked.append(question_id)
+            if question_id not in image_of_question:
+                unasked.append(question_id)
             return None
         example = _vqa_example(question_id, question, record, image_of, shown, texts)
         image = image_of_question[question_id]
@@ -101,16 +117,11 @@ def read_official(
 
     made = _made(annotations, read_list(annotations, "annotations"), annotate, refuse)
     examples = [example for example in made if example is not None]
-    if unasked or len(examples) < len(asked):
-        unanswered = sorted(asked.keys() - {example.question_id for example in examples})
-        refuse(
-            DataError(
-                f"{questions} and {annotations} do not belong together: {len(unasked)} annotations without a question "
-                f"(first {sorted(unasked)[:3]}), {len(unanswered)} questions without an annotation "
-                f"(first {unanswered[:3]})"
-            )
-        )
-    refuse_repeated(annotations, (example.question_id for example in examples), refuse)
+    unanswered = asked.keys() - annotated
+    if unasked or unanswered:
+        refuse(UnpairedError(questions, annotations, sorted(unasked), sorted(unanswered)))
+    told_once = (example.question_id for example in examples if example.question_id not in repeated)
+    refuse_repeated(annotations, told_once, refuse)
     return examples
 
 
@@ -360,8 +371,9 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def refuse_repeated(where: object, question_ids: Iterable[int], refuse: Refuse = stop) -> None:
-    """Refuse that a question_id stands more than once (RepeatedError)."""
+def refuse_repeated(where: object, question_ids: Iterable[int], refuse: Refuse = stop) -> set[int]:
+    """Refuse that a question_id stands more than once (RepeatedError); those that do, where that is let pass."""
     repeated = sorted(question_id for question_id, count in Counter(question_ids).items() if count > 1)
     if repeated:
         refuse(RepeatedError(where, repeated))
+    return set(repeated)

@@ -16,7 +16,7 @@ from icdsel.images import ImageError, bands, open_image
 from icdsel.metrics import normalize_answer
 from icdsel.records import Example
 from icdsel.settings import DataSettings
-from icdsel.vqa_files import RepeatedError
+from icdsel.vqa_files import RepeatedError, UnpairedError
 
 _THREADS = min(8, os.cpu_count() or 1)  # that open images, each of which may hold a large one
 _SPLITS = 8  # earlier ones that an image or question_id is looked for in
@@ -24,6 +24,10 @@ ANSWERS = 10  # what the VQA accuracy is defined for
 
 UNREADABLE = Kind("records or files that cannot be read", "every command stops at them: repair or remove them")
 REPEATED_IDS = Kind("question_ids that stand more than once in a split", "give every question an id of its own")
+UNPAIRED = Kind(
+    "questions without an annotation, or annotations without a question",
+    "every command stops at them: leave them out, or take two files that belong together",
+)
 EMPTY = Kind("it holds no question", "every command stops at it: write a JSON object a line, or name another file")
 NO_SPLIT = Kind("the training split is missing", 'lines without "split" are of it; other forms need its two files')
 NO_VALIDATION = Kind("the validation split is missing", "`icdsel infer` needs one to answer", "worth knowing")
@@ -78,6 +82,8 @@ def check_dataset(settings: DataSettings, name: str, images: bool) -> Checked:
         if isinstance(error, RepeatedError):
             for question_id in error.ids:
                 found.add(REPEATED_IDS, f"question {question_id}")
+        elif isinstance(error, UnpairedError):
+            found.add(UNPAIRED, error, len(error.ids))
         else:
             found.add(UNREADABLE, error)
 

@@ -290,8 +290,8 @@ class _Queries:
         query = _example(self._split, question_id)
         if self._split and query is None:
             found.add(OTHER_SPLIT, f"query {question_id} is not in {self._split.name}")
-        if query and _differs(query, group):
-            found.add(OTHER_QUERY, f"query {question_id}: {group.question!r}, in the dataset {query.question!r}")
+        if query and (difference := _difference(query, group)):
+            found.add(OTHER_QUERY, f"query {question_id}: {difference}")
         scored = [candidate for candidate in group.candidates if "vqa_acc_score" in candidate]
         lacking = [c for c in scored if any(c.get(name) is None for name in fields_of(self._reward.mode))]
         if lacking:
@@ -337,9 +337,13 @@ def _example(split: Split | None, question_id: int) -> Example | None:
     return None if split is None or row is None else split[row]
 
 
-def _differs(query: Example, group: QueryGroup) -> bool:
-    """Whether a query is not what the dataset says; what Lever-Plus's data do not tell is no difference."""
-    return group.question not in ("", query.question) or group.image_id not in (-1, query.image_id)
+def _difference(query: Example, group: QueryGroup) -> str:
+    """How a query is not what the dataset says, "" where it is; what Lever-Plus's data do not tell is no difference."""
+    if group.question not in ("", query.question):
+        return f"{group.question!r}, in the dataset {query.question!r}"
+    if group.image_id not in (-1, query.image_id):
+        return f"image {group.image_id}, in the dataset image {query.image_id}"
+    return ""
 
 
 def _made_of(found: Findings, side: Path, present: Present) -> Mapping[str, Any]:

@@ -199,9 +199,10 @@ def test_official_files_are_recognised_by_their_names_and_read_to_the_end(tmp_pa
             picture(tmp_path / f"{name}2014/COCO_{name}2014_{i + shift:012d}.jpg", i + shift)
     for path in (tmp_path, tmp_path / "mscoco_val2014_annotations.json"):
         [found] = check(Settings(), [path], images=True)
-        # No answers, another image, and the questions that are left without an annotation; one id twice.
+        # No answers and another image; question 4 is left without an annotation; one id twice.
         assert counts(found) == {
-            kinds.UNREADABLE.problem: 6,
+            kinds.UNREADABLE.problem: 4,
+            kinds.UNPAIRED.problem: 2,
             kinds.REPEATED_IDS.problem: 2,
         }
         assert found.about == "questions: train 4, validation 4"

@@ -99,3 +99,20 @@ def test_files_called_as_the_worlds_are_its_own_in_its_own_folder_alone(tmp_path
         [found] = check(Settings(), [path])
         assert count(found, UNKNOWN) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["questions_train.json"]
+
+
+def test_what_is_wrong_in_two_files_that_belong_together_is_told_once(tmp_path):
+    """A question_id that stands twice in both was told as two, a bad annotation once more as a missing one."""
+    official(tmp_path, "okvqa")
+    asked = [{"question_id": i, "image_id": i, "question": "?"} for i in (0, 10, 10, 11, 12, 13)] + [
+        {"question_id": 14}
+    ]
+    told = [{"question_id": i, "image_id": i} | FIELDS["okvqa"] for i in (0, 10, 10, 14, 15, 16)] + [
+        {"question_id": 11}
+    ]
+    (tmp_path / "OpenEnded_mscoco_train2014_questions.json").write_text(json.dumps({"questions": asked}))
+    (tmp_path / "mscoco_train2014_annotations.json").write_text(json.dumps({"annotations": told}))
+    [found] = check(Settings(), [tmp_path])
+    assert count(found, kinds.REPEATED_IDS) == 1
+    assert count(found, kinds.UNREADABLE) == 2  # question 14 and the annotation of question 11
+    assert count(found, kinds.UNPAIRED) == 4

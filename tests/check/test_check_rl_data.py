@@ -126,6 +126,18 @@ def test_half_of_a_pair_of_code_units_is_damage_as_in_training(settings, tmp_pat
     assert counts(checked(settings, told.replace("TEXT", "\\ud83d\\ude00") + "\n")) == {}
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"question": "Why?"}, "query 2: 'Why?', in the dataset 'What 2?'"),
+        ({"image_id": 7}, "query 2: image 7, in the dataset image 1"),
+    ],
+)
+def test_what_differs_from_the_dataset_is_said(settings, change: dict[str, Any], told: str):
+    [finding] = checked(settings, query(2, [10, 12], [12, 10], **change)).findings
+    assert (finding.problem, finding.examples) == (kinds.OTHER_QUERY.problem, (told,))
+
+
 def test_a_candidate_with_a_remark_is_no_failed_call(settings, tmp_path):
     assert counts(checked(settings, query(2, [10, 12], scored([12, 10], 1, error="none")))) == {}
     assert sum(len(group.candidates) for group in read_rl_data(tmp_path / "rl.jsonl").groups) == 4
