@@ -9,8 +9,10 @@ import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -190,16 +192,25 @@ def test_of_an_animation_the_first_picture(tmp_path: Path) -> None:
         assert pixels(tmp_path / name) == [[RED] * 4] * 4
 
 
-def test_photographs_with_previews(tmp_path: Path) -> None:
+MPO = pytest.param(
+    "MPO",
+    marks=pytest.mark.skipif(
+        tuple(map(int, PIL.__version__.split(".")[:2])) < (11, 3), reason="Pillow writes sound MPO from 11.3 on"
+    ),
+)
+
+
+@pytest.mark.parametrize("form", ["JPEG", MPO])
+def test_photographs_with_previews(tmp_path: Path, form: str) -> None:
     photo = noise(640, 480)
     preview = io.BytesIO()
     photo.resize((160, 120)).save(preview, "JPEG")
     exif = b"Exif\0\0II*\0" + struct.pack("<IHI", 8, 0, 0) + preview.getvalue()
-    for form, more in (("JPEG", {}), ("MPO", {"save_all": True, "append_images": [photo] * 4})):
-        photo.save(tmp_path / "photo.jpg", form, exif=exif, progressive=True, **more)
-        assert Image.open(tmp_path / "photo.jpg").format == form
-        assert preview.getvalue() in (tmp_path / "photo.jpg").read_bytes()
-        assert open_image(tmp_path / "photo.jpg", LIMIT).size == (640, 480)
+    more: dict[str, Any] = {"save_all": True, "append_images": [photo] * 4} if form == "MPO" else {}
+    photo.save(tmp_path / "photo.jpg", form, exif=exif, progressive=True, **more)
+    assert Image.open(tmp_path / "photo.jpg").format == form
+    assert preview.getvalue() in (tmp_path / "photo.jpg").read_bytes()
+    assert open_image(tmp_path / "photo.jpg", LIMIT).size == (640, 480)
 
 
 # --- what is refused --------------------------------------------------------------------------------------
@@ -264,6 +275,7 @@ def test_how_much_memory_a_transparent_picture_takes(tmp_path: Path, name: str, 
     script = r"""
 import re, sys
 from pathlib import Path
+from typing import Any
 from icdsel.images import open_image
 def most():
     return int(re.search(r"VmHWM:\s*([0-9]+)", Path("/proc/self/status").read_text())[1])
