@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from icdsel.claims import write_conversion
+from icdsel.claims import refuse_own_conversion, write_conversion
 from icdsel.errors import CheckpointError
 from icdsel.files import write_bytes
 from icdsel.lever_plus import checkpoints as lever_plus
@@ -201,7 +201,7 @@ def convert(
 
     Raises:
         CheckpointError: As for `load_checkpoint` and `write_conversion`; or `path` is converted already and `output` is
-            None; or the policy has more layers than the legacy names can tell.
+            None, or the two are one file; or the policy has more layers than the legacy names can tell.
 
     Warns:
         ConversionWarning: The policy has parts that Lever-Plus would ignore.
@@ -211,6 +211,7 @@ def convert(
     if output is None and path.name.endswith(_V2_SUFFIX):
         raise CheckpointError(f"{path} is converted already; name an output file to write it anew.")
     target = _v2_path(path) if output is None else Path(output)
+    refuse_own_conversion(target, path, CheckpointError)
     network = checkpoint.network
     try:
         content = lever_plus.v2_format(network.state_dict(), network.config, checkpoint.epoch or 0, legacy_names)

@@ -84,6 +84,16 @@ class Result:
             raise self.error(f"{self.name} was made under other settings:{listed}\n{self.remedy}")
 
 
+def refuse_own_conversion(target: Path, source: Path, error: type[UserError]) -> None:
+    """Refuses to convert a file in its own place, before any work.
+
+    Raises:
+        UserError: of the class `error`; `target` is `source`.
+    """
+    if source.is_file() and target.exists() and target.samefile(source):
+        raise error(f"{target} is the file to be converted: name another one with --output")
+
+
 def write_conversion(target: Path, content: bytes, source: Path, error: type[UserError], overwrite: bool) -> None:
     """Writes what is made of a file and nothing else; a result of its own that stands in its place is not lost.
 
@@ -95,10 +105,8 @@ def write_conversion(target: Path, content: bytes, source: Path, error: type[Use
         overwrite: Move aside what else stands there.
 
     Raises:
-        UserError: of the class `error`; `target` is `source`, or holds something else and `overwrite` is False.
+        UserError: of the class `error`; `target` holds something else and `overwrite` is False.
     """
-    if target.exists() and target.samefile(source):
-        raise error(f"{target} is the file to be converted: name another one with --output")
     with waiting(target, f"conversion of {source}"):
         remove_leftovers(target)
         if target.exists():

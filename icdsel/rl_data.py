@@ -8,7 +8,7 @@ from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
-from icdsel.claims import write_conversion
+from icdsel.claims import refuse_own_conversion, write_conversion
 from icdsel.datasets import load_split
 from icdsel.errors import RlDataError, RunError
 from icdsel.files import journal_of, json_bytes
@@ -98,11 +98,12 @@ def convert(settings: Settings, path: Path, output: Path | None = None, overwrit
     """Writes RL data in the form of Lever-Plus, `NAME.json`; ranks are those of the settings' training split.
 
     Raises:
-        RlDataError: `path` holds no RL data of icdsel, those of another dataset, or what no training would take; or as
-            for `write_conversion`.
+        RlDataError: `path` holds no RL data of icdsel, those of another dataset, or what no training would take; `path`
+            is to be replaced; or as for `write_conversion`.
         DataError: the dataset is not there.
     """
     target = output or path.with_suffix(".json")
+    refuse_own_conversion(target, path, RlDataError)
     records = []
     for number, record in enumerate(read_records(path), 1):
         rejected = Counter[str]()

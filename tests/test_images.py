@@ -275,7 +275,6 @@ def test_how_much_memory_a_transparent_picture_takes(tmp_path: Path, name: str, 
     script = r"""
 import re, sys
 from pathlib import Path
-from typing import Any
 from icdsel.images import open_image
 def most():
     return int(re.search(r"VmHWM:\s*([0-9]+)", Path("/proc/self/status").read_text())[1])

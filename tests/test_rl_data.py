@@ -20,10 +20,10 @@ PROPOSAL = Proposal((11, 12), "cosine-beam", rank=0, log_prob=-1.23456789)
 
 def test_data_are_not_replaced_by_their_conversion(tmp_path):
     path = tmp_path / "rl.jsonl"
-    path.write_text("")
+    path.write_text("{}\n")
     with pytest.raises(RlDataError, match="is the file to be converted"):
         convert(Settings(), path, path)
-    assert path.read_text() == ""
+    assert path.read_text() == "{}\n"
 
 
 @pytest.mark.parametrize(

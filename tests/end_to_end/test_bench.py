@@ -25,7 +25,7 @@ def test_every_figure_stands_beside_the_plain_ways(tmp_path: Path, model: tuple[
     # Whatever the speed: the same answers, and no image encoded twice.
     assert scorer["answers_like_plain"] == 1.0
     # Two ways through float32: with AVX2's kernels each is up to 1.4e-4 from torch's plain ones, to either side.
-    assert scorer["largest_log_prob_difference"] < 1e-3
+    assert scorer["largest_log_prob_difference"] < 5e-4
     assert scorer["images_encoded_again"] == 0
     assert 0 < scorer["mfu"] < 2
 
