@@ -6,7 +6,7 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-from icdsel.interruption import handle, leave
+from icdsel.cli.interruption import handle, leave
 
 
 def main() -> None:
@@ -17,7 +17,7 @@ def main() -> None:
     """
     handle(leave)
     _open_streams()
-    from icdsel.cli import app  # takes a while
+    from icdsel.cli.app import app
 
     try:
         app()

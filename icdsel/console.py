@@ -158,3 +158,13 @@ def tell_error(message: str) -> None:
 def _tell(words: str) -> None:
     for listener in listeners:
         listener(shown(words))
+
+
+_LONGEST = 240  # characters of an example
+
+
+def plain(value: object) -> str:
+    """A text that any terminal and file takes: in one line, without control characters, not too long."""
+    told = " ".join(str(value)[: 4 * _LONGEST].split())
+    told = "".join(sign if sign.isprintable() else "�" for sign in told)
+    return told if len(told) <= _LONGEST else f"{told[: _LONGEST - 1]}…"

@@ -2,7 +2,7 @@
 
 from typer.testing import CliRunner
 
-from icdsel.cli import app
+from icdsel.cli.app import app
 
 
 def icdsel(*words: object, code: int = 0) -> str:

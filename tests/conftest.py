@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from icdsel.settings import ENV_PREFIX, OLD_VARIABLES
+from icdsel.settings.hints import OLD_VARIABLES
+from icdsel.settings.names import ENV_PREFIX
 
 # Tests run beside one another: threads of torch that wait for one another would only slow them. It has to be said
 # before torch is loaded, here and in the processes that tests start.

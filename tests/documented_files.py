@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from icdsel.settings import TABLES
+from icdsel.settings.tables import TABLES
 
 PAGE = Path(__file__).parent.parent / "docs/files.md"
 

@@ -4,10 +4,10 @@ from typing import Any
 
 import torch
 
-from icdsel.demo.tokenizer import build_processor
-from icdsel.qwen_vl import QwenVl
-from icdsel.settings import VlmSettings
-from icdsel.vlm_loading import resolve_device, resolve_dtype
+from icdsel.settings.tables import VlmSettings
+from icdsel.tiny_vlm.tokenizer import build_processor
+from icdsel.vlm.loading import resolve_device, resolve_dtype
+from icdsel.vlm.qwen_vl import QwenVl
 
 QWEN_3B = "qwen2.5-vl-3b"
 TINY = "tiny"

@@ -9,13 +9,13 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import DataLoader, Dataset
 
-from icdsel.groups import Groups
-from icdsel.images import open_image
-from icdsel.losses import rce_loss, rce_temperature
-from icdsel.policy import PointerNetwork
-from icdsel.prompts import chat_messages
-from icdsel.settings import TrainSettings
-from icdsel.vlm import Request, Vlm
+from icdsel.data.images import open_image
+from icdsel.policy.groups import Groups
+from icdsel.policy.losses import rce_loss, rce_temperature
+from icdsel.policy.network import PointerNetwork
+from icdsel.settings.tables import TrainSettings
+from icdsel.vlm.base import Request, Vlm
+from icdsel.vlm.prompts import chat_messages
 
 
 @torch.inference_mode()

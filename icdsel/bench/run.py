@@ -22,18 +22,18 @@ from torch.utils.flop_counter import FlopCounterMode
 from icdsel.bench import plain
 from icdsel.bench.architectures import random_vlm
 from icdsel.console import progress
-from icdsel.groups import Groups
-from icdsel.neighbours import nearest_rows
-from icdsel.policy import CosineNetwork
-from icdsel.prompts import chat_messages
-from icdsel.proposals import propose
-from icdsel.provenance import environment
+from icdsel.policy.groups import Groups
+from icdsel.policy.loop import make_network, train_policy
+from icdsel.policy.network import CosineNetwork
+from icdsel.policy.proposals import propose
 from icdsel.records import Answer, Example
-from icdsel.settings import ProposalSettings, Settings, TrainSettings
-from icdsel.train import make_network
-from icdsel.training import train_policy
-from icdsel.vlm import Request, Vlm
-from icdsel.vlm_loading import load_vlm
+from icdsel.retrieval.neighbours import nearest_rows
+from icdsel.settings.loading import Settings
+from icdsel.settings.tables import ProposalSettings, TrainSettings
+from icdsel.store.metadata import environment
+from icdsel.vlm.base import Request, Vlm
+from icdsel.vlm.loading import load_vlm
+from icdsel.vlm.prompts import chat_messages
 
 ANSWERS = ("doni", "gesa", "a red kite")  # references of a query
 Figures = dict[str, float | int | None]

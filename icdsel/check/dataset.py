@@ -10,13 +10,13 @@ from typing import TypeVar
 
 from icdsel.check.findings import Checked, Findings, Kind
 from icdsel.console import progress
-from icdsel.datasets import load_every_split
+from icdsel.data.datasets import load_every_split
+from icdsel.data.images import ImageError, bands, open_image
+from icdsel.data.vqa_files import RepeatedError, UnpairedError
 from icdsel.errors import UserError
-from icdsel.images import ImageError, bands, open_image
-from icdsel.metrics import normalize_answer
 from icdsel.records import Example
-from icdsel.settings import DataSettings
-from icdsel.vqa_files import RepeatedError, UnpairedError
+from icdsel.settings.tables import DataSettings
+from icdsel.tasks.vqa import normalize_answer
 
 _THREADS = min(8, os.cpu_count() or 1)  # that open images, each of which may hold a large one
 _SPLITS = 8  # earlier ones that an image or question_id is looked for in

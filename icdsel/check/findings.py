@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from icdsel.console import plain
+
 EXAMPLES = 3
-_LONGEST = 240  # characters of an example
 
 Severity = Literal["must be fixed", "worth knowing"]
 
@@ -100,10 +101,3 @@ def report(checked: list[Checked]) -> Mapping[str, Any]:
         "must_be_fixed": sum(one.must_be_fixed for one in checked),
         "checked": [asdict(one) for one in checked],
     }
-
-
-def plain(value: object) -> str:
-    """A text that any terminal and file takes: in one line, without control characters, not too long."""
-    told = " ".join(str(value)[: 4 * _LONGEST].split())
-    told = "".join(sign if sign.isprintable() else "�" for sign in told)
-    return told if len(told) <= _LONGEST else f"{told[: _LONGEST - 1]}…"

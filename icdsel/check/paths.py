@@ -6,14 +6,16 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from icdsel.artefacts.lever_plus_rl_data import is_lever_plus
 from icdsel.check.dataset import check_dataset
 from icdsel.check.findings import Checked, Findings, Kind
 from icdsel.check.rl_data import PART, Present, check_lever_plus, check_rl_data
 from icdsel.check.runs import check_checkpoint, check_run, is_run
-from icdsel.datasets import DATASETS, JSON_LINES, files_of
+from icdsel.data.datasets import DATASETS, JSON_LINES, files_of
 from icdsel.errors import DataError
-from icdsel.lever_plus.rl_data import is_lever_plus
-from icdsel.settings import WORLD, DataSettings, Settings
+from icdsel.settings.loading import Settings
+from icdsel.settings.presets import WORLD
+from icdsel.settings.tables import DataSettings
 
 UNREADABLE = Kind("it cannot be read", "see whether it is whole and whether you may read it")
 UNKNOWN = Kind(

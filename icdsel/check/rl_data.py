@@ -6,19 +6,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from icdsel.check.findings import Checked, Findings, Kind, plain
-from icdsel.datasets import Split, load_split
+from icdsel.artefacts import lever_plus_rl_data as lever_plus
+from icdsel.artefacts.candidates import SCORER_VERSION
+from icdsel.artefacts.rl_data import NO_RECORD as NOT_ONE
+from icdsel.artefacts.rl_data import metadata_path, read_group, told_queries
+from icdsel.check.findings import Checked, Findings, Kind
+from icdsel.console import plain
+from icdsel.data.datasets import Split, load_split
 from icdsel.errors import DataError, RlDataError, RunError, UserError
-from icdsel.groups import reward_of
-from icdsel.json_records import read_lines
-from icdsel.lever_plus import rl_data as lever_plus
-from icdsel.provenance import differences, fingerprint_examples, fingerprint_file, identity, read_side_file
+from icdsel.policy.groups import reward_of
+from icdsel.policy.rewards import fields_of, is_correct
 from icdsel.records import Example, Pointer, QueryGroup
-from icdsel.rewards import fields_of, is_correct
-from icdsel.rl_data import NO_RECORD as NOT_ONE
-from icdsel.rl_data import read_group, side_path, told_queries
-from icdsel.scoring import SCORER_VERSION
-from icdsel.settings import RewardSettings, Settings
+from icdsel.settings.identity import identity
+from icdsel.settings.loading import Settings
+from icdsel.settings.tables import RewardSettings
+from icdsel.store.fingerprints import fingerprint_examples, fingerprint_file
+from icdsel.store.json_reading import read_lines
+from icdsel.store.metadata import differences, read_metadata
 
 PART = ".part"
 _AGAIN = "move them away and make them again: icdsel gen-rl-data"
@@ -78,8 +82,8 @@ NO_SIGNAL_AT_ALL = Kind("no query has a signal: nothing can be learned", "score 
 NO_CORRECT = Kind(
     "queries without a pointer that was answered correctly", "--require-correct leaves them out", "worth knowing"
 )
-NO_SIDE_FILE = Kind("it is not known what they were made of", "keep the .meta.json beside the file", "worth knowing")
-BAD_SIDE_FILE = Kind("the side file cannot be read", "copy it again, or make the data again")
+NO_METADATA = Kind("it is not known what they were made of", "keep the .meta.json beside the file", "worth knowing")
+BAD_METADATA = Kind("the side file cannot be read", "copy it again, or make the data again")
 OTHER_DATASET = Kind("made of another dataset than is set", _DATASET)
 STALE_DATASET = Kind("the dataset has changed since", f"their ids may name other examples now: {_AGAIN}")
 OTHER_SETTINGS = Kind(
@@ -132,11 +136,11 @@ def check_rl_data(path: Path, present: Present) -> Checked:
     part = whole.with_name(whole.name + PART)
     if part.exists():
         found.add(UNFINISHED, part)
-    made_of = _made_of(found, side_path(whole), present)
-    allowed = made_of.get("data.exclude_same_image", present.settings.data.exclude_same_image) is False
+    inputs = _inputs(found, metadata_path(whole), present)
+    allowed = inputs.get("data.exclude_same_image", present.settings.data.exclude_same_image) is False
     queries = _Queries(found, present.settings.reward, allowed)
     if not found.found(OTHER_DATASET):
-        queries.look_up_in(present, str(made_of.get("proposals.query_split", "train")))
+        queries.look_up_in(present, str(inputs.get("proposals.query_split", "train")))
     count = 0
     for group in _groups(found, path, queries):
         queries.take(group)
@@ -346,33 +350,33 @@ def _difference(query: Example, group: QueryGroup) -> str:
     return ""
 
 
-def _made_of(found: Findings, side: Path, present: Present) -> Mapping[str, Any]:
+def _inputs(found: Findings, side: Path, present: Present) -> Mapping[str, Any]:
     """What the side file says that the data were made of; notes what differs from what is set now."""
     if not side.exists():
-        found.add(NO_SIDE_FILE, f"there is no {side}")
+        found.add(NO_METADATA, f"there is no {side}")
         return {}
     try:
-        content = read_side_file(side)
+        content = read_metadata(side)
     except RunError as error:
-        found.add(BAD_SIDE_FILE, error)
+        found.add(BAD_METADATA, error)
         return {}
-    made_of: Mapping[str, Any] = content["identity"]
+    inputs: Mapping[str, Any] = content["identity"]
     settings = present.settings
     # What the VLM and the encoder were can be told only with them loaded.
     now = identity(settings, "data", "vlm", "proposals", leave_out=["proposals.init", "proposals.query_split"])
     now["scorer"] = SCORER_VERSION
     for name, file in (("init", settings.proposals.init), ("train_embeddings", settings.data.train_embeddings)):
         now[name] = fingerprint_file(file) if file and file.is_file() else None
-    if made_of.get("data.dataset") != now["data.dataset"]:
-        found.add(OTHER_DATASET, f"{made_of.get('data.dataset')!r} then, {now['data.dataset']!r} now")
-        return made_of
+    if inputs.get("data.dataset") != now["data.dataset"]:
+        found.add(OTHER_DATASET, f"{inputs.get('data.dataset')!r} then, {now['data.dataset']!r} now")
+        return inputs
     try:
-        queries = present.queries(str(made_of.get("proposals.query_split", "train")))
+        queries = present.queries(str(inputs.get("proposals.query_split", "train")))
         for name, fingerprint in (("dataset", present.fingerprint), ("queries", queries)):
-            for line in differences({name: made_of.get(name)}, {name: fingerprint}):
+            for line in differences({name: inputs.get(name)}, {name: fingerprint}):
                 found.add(STALE_DATASET, line)
     except DataError:
         pass  # told where the queries are looked up
-    for line in differences({name: value for name, value in made_of.items() if name in now}, now):
+    for line in differences({name: value for name, value in inputs.items() if name in now}, now):
         found.add(OTHER_SETTINGS, line)
-    return made_of
+    return inputs

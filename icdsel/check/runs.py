@@ -6,24 +6,32 @@ from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
+from icdsel.artefacts.checkpoint import Checkpoint, foreign_objects, load_checkpoint
+from icdsel.artefacts.lever_plus_checkpoints import unknown_parts
+from icdsel.artefacts.run_folder import (
+    EPOCH_FILE,
+    JOURNAL,
+    METADATA_FILE,
+    METRICS_FILE,
+    outside_of_run,
+    planned_epochs,
+    trained_on,
+    valid_epoch,
+)
 from icdsel.check.findings import EXAMPLES, Checked, Findings, Kind
 from icdsel.check.rl_data import check_journal
-from icdsel.checkpoint import EPOCH_FILE, PHASES, Checkpoint, foreign_objects, load_checkpoint, outside_of_run
 from icdsel.errors import CheckpointError, RunError
-from icdsel.json_records import parsed
-from icdsel.lever_plus.checkpoints import unknown_parts
-from icdsel.online import JOURNAL
-from icdsel.policy import PointerConfig
-from icdsel.provenance import has_fingerprint, read_side_file
-from icdsel.reading import read_bytes_lines
-from icdsel.run_journal import METRICS_FILE, sound_epoch
-from icdsel.runs import trained_on
-from icdsel.train import SIDE_FILE, planned_epochs
+from icdsel.policy.loop import PHASES
+from icdsel.policy.network import PointerConfig
+from icdsel.store.fingerprints import has_fingerprint
+from icdsel.store.json_reading import parsed
+from icdsel.store.metadata import read_metadata
+from icdsel.store.reading import read_bytes_lines
 
 _AGAIN = "move the run away and train it again: icdsel train"
 _Epoch = tuple[str, int]
 
-BAD_SIDE_FILE = Kind(f"{SIDE_FILE} is missing or cannot be read", f"copy it again, or {_AGAIN}")
+BAD_METADATA = Kind(f"{METADATA_FILE} is missing or cannot be read", f"copy it again, or {_AGAIN}")
 UNFINISHED = Kind("the training was not finished", "give the same `icdsel train` again")
 LAST_MISSING = Kind("the last epoch's checkpoint is missing", "give the same `icdsel train` again, or copy it again")
 MISSING = Kind("earlier epochs' checkpoints are missing", "nothing needs them but their comparison", "worth knowing")
@@ -69,9 +77,9 @@ def check_run(folder: Path) -> Checked:
     found = Findings()
     side: Mapping[str, Any] = {}
     try:
-        side = read_side_file(folder / SIDE_FILE)
+        side = read_metadata(folder / METADATA_FILE)
     except RunError as error:
-        found.add(BAD_SIDE_FILE, error)
+        found.add(BAD_METADATA, error)
     usable: dict[_Epoch, str] = {}
     sizes: set[PointerConfig] = set()
     there: set[_Epoch] = set()
@@ -153,7 +161,7 @@ def _measured(found: Findings, path: Path) -> set[_Epoch]:
                 found.add(BAD_METRICS, f"{place}: {error.msg if isinstance(error, JSONDecodeError) else error}")
                 continue
             try:
-                sound_epoch(place, line)
+                valid_epoch(place, line)
             except RunError as error:
                 found.add(BAD_METRICS, error)
             told = (line.get("phase"), line.get("epoch")) if isinstance(line, dict) else ()
@@ -194,4 +202,4 @@ def _check_against(found: Findings, side: Mapping[str, Any], there: set[_Epoch])
 
 def is_run(folder: Path) -> bool:
     """Whether a folder is a run's, whole or not."""
-    return (folder / SIDE_FILE).exists() or any(EPOCH_FILE.fullmatch(path.name) for path in folder.iterdir())
+    return (folder / METADATA_FILE).exists() or any(EPOCH_FILE.fullmatch(path.name) for path in folder.iterdir())

@@ -12,13 +12,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from icdsel import __version__
-from icdsel.compare import ComparisonRow
-from icdsel.comparison_tables import cautions, explanations, p_text, stars
+from icdsel.comparison.compare import ComparisonRow
+from icdsel.comparison.rows import Source, read_source
+from icdsel.comparison.tables import cautions, explanations, p_text, stars
 from icdsel.console import progress
-from icdsel.datasets import load_split
+from icdsel.data.datasets import load_split
+from icdsel.data.hub import PREFIX
 from icdsel.errors import DataError, SettingsError
-from icdsel.files import write_bytes
-from icdsel.hub_data import PREFIX
 from icdsel.page.choices import Chosen, Usage, one_each, overlap, read_choices, usage
 from icdsel.page.comparison_charts import accuracy_chart, difference_chart
 from icdsel.page.findings import findings, verdict
@@ -30,10 +30,11 @@ from icdsel.page.plots import Chart, landscape_charts, training_charts, usage_ch
 from icdsel.page.runs import ShownRun, read_landscapes, read_runs
 from icdsel.page.svg import chart_style, inline_svg, save
 from icdsel.page.thumbnails import Thumbnails
-from icdsel.predictions import Source, read_source
-from icdsel.provenance import fingerprint_examples
 from icdsel.records import Example
-from icdsel.settings import WORLD, Settings, load_settings
+from icdsel.settings.loading import Settings, load_settings
+from icdsel.settings.presets import WORLD
+from icdsel.store.files import write_bytes
+from icdsel.store.fingerprints import fingerprint_examples
 
 MOST_CHOSEN = 6
 """Training examples shown of each selector's most chosen."""

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from icdsel.compare import ComparisonRow
-from icdsel.infer import read_predictions
-from icdsel.metrics import normalize_answer
+from icdsel.artefacts.predictions import read_predictions
+from icdsel.comparison.compare import ComparisonRow
+from icdsel.comparison.rows import Source
 from icdsel.page.names import seeds_of
-from icdsel.predictions import Source
 from icdsel.records import Example, Pointer
+from icdsel.tasks.vqa import normalize_answer
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from icdsel.compare import ComparisonRow
-from icdsel.comparison_tables import p_text
+from icdsel.comparison.compare import ComparisonRow
+from icdsel.comparison.tables import p_text
 from icdsel.page.findings import SURE, verdict
 from icdsel.page.palette import PAPER, TEXT
 from icdsel.page.plots import Chart, add_legend, folded, look_of, new_figure, shots_text

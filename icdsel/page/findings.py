@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from icdsel.compare import ComparisonRow
-from icdsel.comparison_tables import p_text
+from icdsel.comparison.compare import ComparisonRow
+from icdsel.comparison.tables import p_text
 
 SURE = 0.05
 """The corrected p-value below which a difference counts as found."""

@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from icdsel.check.findings import plain
-from icdsel.console import shown
-from icdsel.groups import reward_of
+from icdsel.console import plain, shown
+from icdsel.policy.groups import reward_of
+from icdsel.policy.rewards import is_correct
 from icdsel.records import QueryGroup
-from icdsel.rewards import is_correct
-from icdsel.settings import RewardSettings
+from icdsel.settings.tables import RewardSettings
 
 _ROUNDING = 1e-9  # rewards that differ by less are equal
 

@@ -4,9 +4,9 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from icdsel.compare import MEAN, ComparisonRow
+from icdsel.comparison.compare import MEAN, ComparisonRow
 from icdsel.console import shown
-from icdsel.settings import every_setting
+from icdsel.settings.names import every_setting
 
 _SETTING = "|".join(sorted({name.replace("_", "-") for _, name, _ in every_setting()}))
 # Where the name of a run goes on with the next setting; a value may hold underscores itself.

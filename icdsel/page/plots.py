@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from icdsel.check.findings import plain
+from icdsel.console import plain
 from icdsel.page.choices import Chosen, Usage
 from icdsel.page.landscape import Landscape
 from icdsel.page.palette import TEXT, colour, dashes, marker

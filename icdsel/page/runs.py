@@ -12,16 +12,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from icdsel.artefacts.rl_data import read_rl_data, rl_data_path
+from icdsel.artefacts.run_folder import METADATA_FILE, METRICS_FILE, read_metrics, runs_dir, trained_on
 from icdsel.errors import RlDataError, RunError
-from icdsel.groups import merge
 from icdsel.page.choices import Chosen
 from icdsel.page.landscape import Landscape, landscape
-from icdsel.provenance import fingerprint_file, has_fingerprint, read_side_file
-from icdsel.rl_data import read_rl_data, rl_data_path
-from icdsel.run_journal import METRICS_FILE, read_metrics
-from icdsel.runs import trained_on
-from icdsel.settings import RewardSettings, Settings
-from icdsel.train import SIDE_FILE, runs_dir
+from icdsel.policy.groups import merge
+from icdsel.settings.loading import Settings
+from icdsel.settings.tables import RewardSettings
+from icdsel.store.fingerprints import fingerprint_file, has_fingerprint
+from icdsel.store.metadata import read_metadata
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,10 @@ def _folder(row: Chosen, settings: Settings) -> Path | None:
     checkpoint, file = row.source.checkpoint, row.source.path
     known = checkpoint and has_fingerprint(checkpoint, row.source.identity.get("checkpoint"))
     places = [checkpoint.parent] if checkpoint and known else []
-    named = [path.parent for path in runs_dir(settings).glob(f"*/{SIDE_FILE}")]
+    named = [path.parent for path in runs_dir(settings).glob(f"*/{METADATA_FILE}")]
     fitting = [folder for folder in named if file.name.startswith(f"policy-{folder.name}-")]
     places += sorted(fitting, key=lambda folder: -len(folder.name))
-    return next((folder for folder in places if (folder / SIDE_FILE).is_file()), None)
+    return next((folder for folder in places if (folder / METADATA_FILE).is_file()), None)
 
 
 def _read_run(row: Chosen, folder: Path) -> ShownRun:
@@ -78,13 +78,13 @@ def _read_run(row: Chosen, folder: Path) -> ShownRun:
     Raises:
         RunError: a file is damaged.
     """
-    side = read_side_file(folder / SIDE_FILE)
+    side = read_metadata(folder / METADATA_FILE)
     path = folder / METRICS_FILE
     epochs = read_metrics(path) if path.is_file() else []
     try:
         reward = RewardSettings(**side.get("settings", {}).get("reward", {}))
     except (ValidationError, TypeError):
-        raise RunError(f"{folder / SIDE_FILE} holds reward settings of another version") from None
+        raise RunError(f"{folder / METADATA_FILE} holds reward settings of another version") from None
     return ShownRun(row.lead, row.label, folder, tuple(epochs), tuple(trained_on(side)), reward)
 
 

@@ -10,8 +10,8 @@ from xml.etree import ElementTree as ET
 import matplotlib
 from matplotlib.figure import Figure
 
-from icdsel.files import write_bytes
 from icdsel.page.palette import LIGHT, LINE, PAPER, TEXT
+from icdsel.store.files import write_bytes
 
 DPI = 150
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from icdsel.images import ImageError, open_image
+from icdsel.data.images import ImageError, open_image
 
 SIDE = 160
 """Longest side of a thumbnail, in pixels."""

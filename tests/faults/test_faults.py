@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from icdsel.demo import world
+from icdsel.data import world
 
 from .instants import EndAt
 from .runs import GOES_ON, Undisturbed, Workshop

@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 
-from icdsel.qwen_vl import QwenVl
 from icdsel.records import Answer
+from icdsel.vlm.qwen_vl import QwenVl
 
 from .stages import differing, results
 from .warm import Command
@@ -331,7 +331,7 @@ def _lines(place: Place, name: str) -> list[bytes]:
 
 
 def no_room() -> None:
-    from icdsel import training
+    from icdsel.policy import loop as training
 
     def update(*_: Any) -> None:
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory\nand more")
@@ -348,7 +348,7 @@ def test_a_training_that_the_memory_does_not_suffice_for(begun: Place, whole: Pl
 
 
 def dies_after_an_epoch() -> None:
-    from icdsel.run_journal import RunJournal
+    from icdsel.stages.run_journal import RunJournal
 
     RunJournal._show = lambda *_: os._exit(1)  # type: ignore[method-assign]
 

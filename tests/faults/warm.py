@@ -13,8 +13,21 @@ from pathlib import Path
 from typing import Any
 
 _IMPORTED = [
-    *("icdsel.cli", "icdsel.compare", "icdsel.experiments", "icdsel.generation", "icdsel.infer", "icdsel.train"),
-    *("icdsel.other_vlm", "icdsel.plan", "icdsel.qwen_vl", "icdsel.report", "icdsel.variants"),
+    *(
+        "icdsel.cli.app",
+        "icdsel.comparison.compare",
+        "icdsel.experiments.run",
+        "icdsel.stages.generate",
+        "icdsel.stages.infer",
+        "icdsel.stages.train",
+    ),
+    *(
+        "icdsel.vlm.any_vlm",
+        "icdsel.experiments.plan",
+        "icdsel.vlm.qwen_vl",
+        "icdsel.cli.tables",
+        "icdsel.experiments.variants",
+    ),
     *("transformers.models.auto.processing_auto", "transformers.models.qwen2.tokenization_qwen2"),
     *("transformers.models.qwen2_5_vl.modeling_qwen2_5_vl", "transformers.models.qwen2_5_vl.processing_qwen2_5_vl"),
     *(

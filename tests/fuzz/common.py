@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from icdsel.check.paths import UNREADABLE, check
-from icdsel.settings import Settings
+from icdsel.settings.loading import Settings
 
 DATA = Path(__file__).parents[1] / "data"
 IDS = list(range(100, 140))

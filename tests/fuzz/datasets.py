@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from icdsel.datasets import load_every_split, load_split
+from icdsel.data.datasets import load_every_split, load_split
 from icdsel.errors import DataError
 from icdsel.records import Example
-from icdsel.settings import DataSettings
+from icdsel.settings.tables import DataSettings
 
 from .common import alone, json_of, lines_of, look_at
 from .harness import Reader

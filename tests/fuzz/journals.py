@@ -5,9 +5,11 @@ from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
-from icdsel import answering, generation, online, rl_data, rl_journal
+from icdsel.artefacts import rl_data, rl_journal
 from icdsel.errors import RlDataError, RunError
-from icdsel.settings import RewardSettings, TrainSettings
+from icdsel.settings.tables import RewardSettings, TrainSettings
+from icdsel.stages import answering, online
+from icdsel.stages import generate as generation
 
 from .common import alone, lines_of, nothing
 from .harness import Reader

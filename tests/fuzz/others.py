@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from PIL import Image
 
+from icdsel.data.images import FORMATS, ImageError, open_image
 from icdsel.errors import SettingsError, VlmError
-from icdsel.images import FORMATS, ImageError, open_image
-from icdsel.pretrained import fingerprint, names_code, names_kernel, require_sound
-from icdsel.settings import VlmSettings, load_settings
-from icdsel.vlm_loading import TINY_VLM_DIR, load_vlm
+from icdsel.settings.loading import load_settings
+from icdsel.settings.tables import VlmSettings
+from icdsel.vlm.loading import TINY_VLM_DIR, load_vlm
+from icdsel.vlm.pretrained import fingerprint, names_code, names_kernel, require_valid
 
 from .common import alone, json_of
 from .harness import Reader
@@ -117,7 +118,7 @@ def model_files(folder: Path, mutated: str) -> Path:
 
 
 def use_model_files(path: Path) -> None:
-    require_sound(path.parent)
+    require_valid(path.parent)
     names_code(path.parent)
     names_kernel(path.parent)
     fingerprint(path.parent)

@@ -12,17 +12,17 @@ from typing import Any
 
 from rich.console import Console
 
-from icdsel import run_journal
-from icdsel.claims import Result
-from icdsel.compare import compare
-from icdsel.comparison_tables import screen_tables
+from icdsel.artefacts.run_folder import read_metrics
+from icdsel.cli.tables import runs_table
+from icdsel.comparison.compare import compare
+from icdsel.comparison.rows import read_comparable
+from icdsel.comparison.runs import list_runs
+from icdsel.comparison.tables import screen_tables
 from icdsel.errors import RunError
 from icdsel.page.runs import _read_run
-from icdsel.predictions import read_comparable
-from icdsel.provenance import read_side_file
-from icdsel.report import runs_table
-from icdsel.runs import list_runs
-from icdsel.settings import Settings
+from icdsel.settings.loading import Settings
+from icdsel.store.metadata import read_metadata
+from icdsel.store.reuse import Result
 
 from .common import IDS, json_of, lines, lines_of, look_at
 from .harness import Reader
@@ -47,7 +47,7 @@ PREDICTIONS = [
 SETTINGS = Settings()
 
 
-def side_file(**more: Any) -> dict[str, Any]:
+def metadata_file(**more: Any) -> dict[str, Any]:
     identity = {"selector": "policy", "data.metric": "official", "dataset": "abc", "split": "validation", "model": "x"}
     environment = {"written": "2026-05-01T10:00:00+0000", "machine": "x", "cpus": 2}
     told = {"identity": identity, "settings": SETTINGS.model_dump(mode="json"), "environment": environment}
@@ -63,11 +63,11 @@ def shortened(side: Mapping[str, Any]) -> dict[str, Any]:
 def answered(folder: Path, mutated: str) -> Path:
     path = folder / "policy-run-rce_epoch1_validation-4.jsonl"
     path.write_bytes(lines(*PREDICTIONS))
-    path.with_suffix(".meta.json").write_text(json.dumps(side_file()))
+    path.with_suffix(".meta.json").write_text(json.dumps(metadata_file()))
     other = folder / "random-1_validation-4.jsonl"
     other.write_bytes(lines(*PREDICTIONS))
-    made_of = side_file()["identity"] | {"selector": "random"}
-    other.with_suffix(".meta.json").write_text(json.dumps(side_file(name="random-1", identity=made_of)))
+    inputs = metadata_file()["identity"] | {"selector": "random"}
+    other.with_suffix(".meta.json").write_text(json.dumps(metadata_file(name="random-1", identity=inputs)))
     return path.with_name(path.stem + mutated)
 
 
@@ -84,7 +84,7 @@ def use_predictions(path: Path) -> None:
 def run_folder(folder: Path, mutated: str) -> Path:
     run = folder / "world/model_cpk/run"
     run.mkdir(parents=True)
-    (run / "run.json").write_text(json.dumps(side_file(pair="RandSampler_tiny-vlm", rl_data=["a.jsonl"])))
+    (run / "run.json").write_text(json.dumps(metadata_file(pair="RandSampler_tiny-vlm", rl_data=["a.jsonl"])))
     epochs = [
         {"phase": "rce", "epoch": i, "expected_reward": i / 10, "oracle_share": i / 5, "kl_beta": 0.1} for i in (1, 2)
     ]
@@ -100,7 +100,7 @@ def use_run(path: Path) -> None:
     found = list_runs(results)
     if path.stat().st_size % 8 == 0:
         screen().print(runs_table(found, NOON))
-    read_side_file(run / "run.json")
+    read_metadata(run / "run.json")
     row = SimpleNamespace(lead="a", label="a")
     shown = _read_run(row, run)  # type: ignore[arg-type]
     for other in shown.rl_data:
@@ -108,7 +108,7 @@ def use_run(path: Path) -> None:
 
 
 def use_metrics(path: Path) -> None:
-    for epoch in run_journal.read_metrics(path):
+    for epoch in read_metrics(path):
         f"{epoch['phase']} {epoch['epoch'] + 1}".encode()
 
 
@@ -124,7 +124,10 @@ READERS = [
     Reader(
         "side-file",
         partial(answered, mutated=".meta.json"),
-        json_of(side_file(), shortened(side_file(checkpoint="x.pt", work={"answering": {"seconds": 1.0, "count": 2}}))),
+        json_of(
+            metadata_file(),
+            shortened(metadata_file(checkpoint="x.pt", work={"answering": {"seconds": 1.0, "count": 2}})),
+        ),
         damaged_json,
         use_predictions,
         (RunError,),
@@ -132,7 +135,7 @@ READERS = [
     Reader(
         "run-json",
         partial(run_folder, mutated="run.json"),
-        json_of(shortened(side_file(pair="x", rl_data=["a.jsonl"])), side_file()),
+        json_of(shortened(metadata_file(pair="x", rl_data=["a.jsonl"])), metadata_file()),
         damaged_json,
         use_run,
         (RunError,),

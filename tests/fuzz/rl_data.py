@@ -4,12 +4,12 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
+from icdsel.artefacts.lever_plus_rl_data import read_info_score
+from icdsel.artefacts.lever_plus_writer import lever_plus_json
+from icdsel.artefacts.rl_data import read_rl_data
 from icdsel.errors import RlDataError
-from icdsel.groups import make_groups, merge
-from icdsel.lever_plus.rl_data import read_info_score
-from icdsel.lever_plus.rl_data_writer import lever_plus_json
-from icdsel.rl_data import read_rl_data
-from icdsel.settings import RewardSettings
+from icdsel.policy.groups import make_groups, merge
+from icdsel.settings.tables import RewardSettings
 
 from .common import ROW, alone, json_of, lines_of, look_at
 from .harness import Reader
@@ -41,7 +41,7 @@ def use_rl_data(path: Path) -> None:
     data = read_rl_data(path)
     groups = merge([data.groups, data.groups])
     in_tensors(groups)
-    from icdsel.rl_data import read_records
+    from icdsel.artefacts.rl_data import read_records
 
     with contextlib.suppress(RlDataError):
         lever_plus_json(read_records(path), ROW, {})

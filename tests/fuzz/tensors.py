@@ -12,15 +12,16 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from icdsel import embeddings, rl_data
-from icdsel.checkpoint import convert, foreign_objects, load_checkpoint, save_policy
+from icdsel.artefacts import rl_data
+from icdsel.artefacts.checkpoint import convert, foreign_objects, load_checkpoint, save_policy
 from icdsel.errors import CheckpointError, DataError, RunError
-from icdsel.feature_cache import FeatureCache, Spill
-from icdsel.groups import make_groups
-from icdsel.policy import PointerConfig, PointerNetwork
-from icdsel.run_journal import RunJournal
-from icdsel.settings import RewardSettings, TrainSettings
-from icdsel.training import Epoch, train_policy
+from icdsel.policy.groups import make_groups
+from icdsel.policy.loop import Epoch, train_policy
+from icdsel.policy.network import PointerConfig, PointerNetwork
+from icdsel.retrieval import embeddings
+from icdsel.settings.tables import RewardSettings, TrainSettings
+from icdsel.stages.run_journal import RunJournal
+from icdsel.vlm.feature_cache import FeatureCache, Spill
 
 from .common import DATA, ROW, alone, lines, look_at, nothing
 from .harness import Reader

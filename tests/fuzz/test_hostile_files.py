@@ -22,28 +22,29 @@ import pytest
 import torch
 from PIL import Image
 
-from icdsel import online
-from icdsel.checkpoint import foreign_objects, load_checkpoint, load_policy
-from icdsel.embeddings import read_train_embeddings
+from icdsel.artefacts.checkpoint import foreign_objects, load_checkpoint, load_policy
+from icdsel.artefacts.predictions import read_predictions
+from icdsel.artefacts.rl_data import read_group, read_rl_data
+from icdsel.artefacts.rl_journal import summary_of
+from icdsel.artefacts.run_folder import read_metrics
+from icdsel.data.images import ImageError, open_image
 from icdsel.errors import CheckpointError, DataError, RlDataError, RunError, SettingsError, UserError, VlmError
-from icdsel.feature_cache import FeatureCache
-from icdsel.groups import make_groups
-from icdsel.images import ImageError, open_image
-from icdsel.infer import read_predictions
-from icdsel.pretrained import require_sound
-from icdsel.provenance import environment, read_side_file
-from icdsel.rates import RECORDED, Rate, Rates
-from icdsel.rl_data import read_group, read_rl_data
-from icdsel.rl_journal import summary_of
-from icdsel.run_journal import read_metrics
-from icdsel.settings import RewardSettings, VlmSettings, load_settings
-from icdsel.vlm_loading import TINY_VLM_DIR, load_vlm
+from icdsel.experiments.rates import RECORDED, Rate, Rates
+from icdsel.policy.groups import make_groups
+from icdsel.retrieval.embeddings import read_train_embeddings
+from icdsel.settings.loading import load_settings
+from icdsel.settings.tables import RewardSettings, VlmSettings
+from icdsel.stages import online
+from icdsel.store.metadata import environment, read_metadata
+from icdsel.vlm.feature_cache import FeatureCache
+from icdsel.vlm.loading import TINY_VLM_DIR, load_vlm
+from icdsel.vlm.pretrained import require_valid
 
 from .common import lines
 from .harness import answer_to, limited_memory
 from .mutate import packed
 from .readers import READERS
-from .results import PREDICTIONS, prediction, side_file
+from .results import PREDICTIONS, metadata_file, prediction
 from .rl_data import RL_RECORDS, candidate, rl_record
 from .tensors import network, resume_files, torch_file
 
@@ -254,10 +255,10 @@ LONG_NUMBER = "9" * 5000
         (read_metrics, {"phase": "rce", "epoch": 1, "kl": 0.1}, "epoch", RunError),
         (read_metrics, {"phase": "rce", "epoch": 1, "kl": 0.1}, "phase", RunError),
         (read_metrics, {"phase": "rce", "epoch": 1, "kl": 0.1}, "kl", RunError),
-        (read_side_file, side_file(), "identity", RunError),
-        (read_side_file, side_file(), "finished", RunError),
-        (read_side_file, side_file(), "settings", RunError),
-        (read_side_file, side_file(), "name", RunError),
+        (read_metadata, metadata_file(), "identity", RunError),
+        (read_metadata, metadata_file(), "finished", RunError),
+        (read_metadata, metadata_file(), "settings", RunError),
+        (read_metadata, metadata_file(), "name", RunError),
     ],
 )
 def test_a_field_of_another_kind_is_refused(
@@ -288,9 +289,9 @@ def test_what_is_compared_grows_with_what_is_said_not_with_its_kinds(tmp_path: P
     path.write_text("".join(json.dumps(prediction(1, shots)) + "\n" for shots in range(200)))
     with pytest.raises(RunError, match="at 200 numbers of shots, 100 at most"):
         read_predictions(path)
-    path.write_text(json.dumps(side_file() | {"identity": {f"data.{number}": 0 for number in range(2000)}}))
+    path.write_text(json.dumps(metadata_file() | {"identity": {f"data.{number}": 0 for number in range(2000)}}))
     with pytest.raises(RunError, match="more than 1,000 settings"):
-        read_side_file(path)
+        read_metadata(path)
 
 
 def test_numbers_are_not_rounded_to_ids(tmp_path: Path) -> None:
@@ -338,9 +339,9 @@ def test_a_summary_of_damaged_rl_data_is_an_error_for_a_person(tmp_path: Path) -
 
 def test_a_long_name_in_a_file_is_no_path(tmp_path: Path) -> None:
     """Asking whether such a file is there raised an error of the system."""
-    (tmp_path / "x.meta.json").write_text(json.dumps(side_file(rl_data=["a" * 300])))
+    (tmp_path / "x.meta.json").write_text(json.dumps(metadata_file(rl_data=["a" * 300])))
     with pytest.raises(RunError, match="rl_data in it is not of its kind"):
-        read_side_file(tmp_path / "x.meta.json")
+        read_metadata(tmp_path / "x.meta.json")
 
 
 @pytest.mark.parametrize("more", [{}, {"environment": {}}, {"environment": {"cpus": [1]}, "work": {"answering": {}}}])
@@ -461,7 +462,7 @@ def test_damaged_metadata_of_a_tiff_are_not_told_one_by_one(tmp_path: Path) -> N
     tags += [struct.pack("<HHII", tag, 1, 10**6, 8) for tag in range(1000, 2000)]  # each as large as no file
     path = tmp_path / "x.tif"
     path.write_bytes(b"II*\0" + struct.pack("<IH", 8, len(tags)) + b"".join(tags) + bytes(300))
-    script = "import sys, pathlib, icdsel.images as i; print(i.open_image(pathlib.Path(sys.argv[1]), 10**6).size)"
+    script = "import sys, pathlib, icdsel.data.images as i; print(i.open_image(pathlib.Path(sys.argv[1]), 10**6).size)"
     told = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True)
     assert (told.stdout, told.stderr) == ("(16, 16)\n", "")
 
@@ -483,7 +484,7 @@ def test_damaged_metadata_of_a_tiff_are_not_told_one_by_one(tmp_path: Path) -> N
 def test_model_files_are_looked_at_before_they_are_loaded(tmp_path: Path, name: str, content: Any, told: str) -> None:
     (tmp_path / name).write_text(json.dumps(content))
     with pytest.raises(ValueError, match=told):
-        require_sound(tmp_path)
+        require_valid(tmp_path)
 
 
 TEMPLATE = (TINY_VLM_DIR / "chat_template.jinja").read_text()

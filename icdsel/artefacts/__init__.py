@@ -1,0 +1,1 @@
+"""The files that stages write and read: RL data, checkpoints, run folders, predictions."""

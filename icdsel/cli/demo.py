@@ -1,0 +1,72 @@
+"""`icdsel demo`: the whole way on the bundled world, command by command, each one printed as it could be typed."""
+
+import shlex
+import time
+from pathlib import Path
+
+import typer
+
+from icdsel.artefacts.rl_data import rl_data_path
+from icdsel.console import note, out
+from icdsel.errors import SettingsError
+from icdsel.settings.flags import flags
+from icdsel.settings.loading import Settings
+from icdsel.settings.presets import WORLD
+from icdsel.settings.tables import TrainSettings
+
+HELD_OUT = 800
+RANDOM_SEEDS = 3
+SHOTS = "1,2"
+BASELINES = "random,nearest-image,nearest-question,nearest-both,nearest-both-all,oracle"
+# Of a policy that has learnt, its own pointers: beams and samples.
+ITS_OWN = ("--samples", 4, "--retrieval", 0, "--random", 0)
+
+
+def run_tour(app: typer.Typer, settings: Settings, seeds: int) -> None:
+    """Runs the commands in this process.
+
+    Raises:
+        SettingsError: the settings name another dataset.
+    """
+    if settings.data.dataset != WORLD:
+        raise SettingsError(f"demo runs on the bundled world, not on {settings.data.dataset!r}: leave --dataset out")
+    started = time.monotonic()
+    first, second = rl_data_path(settings), settings.dataset_dir / "generated_data" / "demo_round2.jsonl"
+    run = _Runner(app, flags(settings, "data"))
+
+    # Round 1: pointers proposed by the cosine of the embeddings. Round 2: by the policy that learnt from them.
+    run("gen-rl-data")
+    run("train", "--run", "demo-round1")
+    proposer = settings.dataset_dir / "model_cpk" / "demo-round1" / f"rce_epoch{TrainSettings().rce_epochs}.pt"
+    run("gen-rl-data", "--init", proposer, *ITS_OWN, "--output", second)
+    names = []
+    for k in range(seeds):
+        seed = ["--train-seed", str(settings.data.seed + k)] if k else []
+        names.append("_".join(["demo", *(f"train-seed-{value}" for value in seed[1:])]))
+        both = ["--rl-data", str(first), "--rl-data", str(second)]
+        run("train", *both, "--grpo-epochs", 3, "--freeze-backbone", "--run", names[k], *seed)
+    run("convert", "grpo_epoch3.pt", "--run", "demo")
+    # What the best of many pointers would reach.
+    run("gen-rl-data", "--split", "validation", "--queries", HELD_OUT, "--init", proposer, "--samples", 4)
+    answer = ("infer", "--n", HELD_OUT, "--shots", SHOTS)
+    for name in names:
+        run(*answer, "--run", name)
+    run(*answer, "--selector", BASELINES)
+    for k in range(1, RANDOM_SEEDS):
+        run(*answer, "--selector", "random", "--random-seed", settings.data.seed + k)
+    run("compare")
+    note(f"The demo took {(time.monotonic() - started) / 60:.1f} minutes.")
+
+
+class _Runner:
+    """Prints a command as a user would type it, and runs it."""
+
+    def __init__(self, app: typer.Typer, common: list[str]) -> None:
+        self.command, self.common = typer.main.get_command(app), common
+
+    def __call__(self, *words: str | float | Path) -> None:
+        line = [str(word) for word in words] + self.common
+        out.print(f"\n$ icdsel {shlex.join(line)}", style="bold")
+        code = self.command.main(args=line, prog_name="icdsel", standalone_mode=False)
+        if code:
+            raise typer.Exit(int(code))

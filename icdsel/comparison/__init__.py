@@ -1,0 +1,1 @@
+"""Predictions side by side, with the uncertainty of every figure."""

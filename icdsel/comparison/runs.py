@@ -1,0 +1,220 @@
+"""The runs that a results folder holds: what they were made with, how far they came, how good they are. Reads only."""
+
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from icdsel.artefacts.predictions import read_predictions
+from icdsel.artefacts.run_folder import METADATA_FILE, METRICS_FILE, Run, find_checkpoint, is_finished, read_metrics
+from icdsel.console import warn
+from icdsel.errors import CheckpointError, RunError
+from icdsel.settings.loading import Settings
+from icdsel.settings.names import unusual
+from icdsel.settings.tables import TABLES, DataSettings, VlmSettings
+from icdsel.store.files import write_json
+from icdsel.store.fingerprints import has_fingerprint
+from icdsel.store.metadata import read_metadata, read_metadata_files
+from icdsel.store.reuse import ASIDE
+
+# What says where things lie, or is shown by itself.
+_PLACES = ("preset", "dataset", "data_dir", "image_dir", "results_dir", "on_image_error")
+_MACHINE = ("model", "dtype", *VlmSettings.MACHINE)
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What `icdsel infer` measured of a run's policy over one set of queries."""
+
+    predictions: str
+    """The file."""
+    checkpoint: str
+    set: str
+    n: int
+    accuracy: dict[int, float]
+    """Mean VQA accuracy in points by number of shots."""
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """A run; what is not known is None or empty."""
+
+    name: str
+    dataset: str
+    folder: str
+    state: Literal["finished", "unfinished", "damaged"]
+    problem: str = ""
+    """Why it is damaged."""
+    sampler: str | None = None
+    model: str | None = None
+    settings: tuple[str, ...] = ()
+    """What differs from the default, as in names of runs."""
+    checkpoint: str | None = None
+    """The recommended one."""
+    phase: str | None = None
+    epoch: int | None = None
+    expected_reward: float | None = None
+    oracle_share: float | None = None
+    answered: tuple[Answered, ...] = field(default=())
+    written: str | None = None
+    """When its training began, as ISO 8601."""
+    bytes: int = 0
+
+
+def list_runs(results_dir: Path, dataset: str | None = None) -> list[RunSummary]:
+    """All runs of a results folder, those of all datasets unless one is named, the newest last.
+
+    A run that is damaged is listed with the reason. What was moved aside (`NAME.old-1`) is left out.
+    """
+    name = None if dataset is None else _folder_name(dataset)
+    folders = [
+        folder
+        for folder in results_dir.glob("*/model_cpk/*")
+        if folder.is_dir() and ASIDE not in folder.name and name in (None, folder.parent.parent.name)
+    ]
+    sides = {
+        place: list(read_metadata_files(sorted(place.glob("infer/*/policy-*.meta.json"))))
+        for place in {folder.parent.parent for folder in folders}
+    }
+    runs = [(_summary(folder, sides[folder.parent.parent]), folder.stat().st_mtime) for folder in sorted(folders)]
+    return [run for run, _ in sorted(runs, key=lambda pair: _seconds(pair[0]) or pair[1])]
+
+
+def _folder_name(dataset: str) -> str:
+    """The folder of a dataset under the results."""
+    return Settings.model_construct(data=DataSettings(dataset=dataset)).dataset_dir.name
+
+
+def _seconds(run: RunSummary) -> float | None:
+    return None if run.written is None else datetime.fromisoformat(run.written).timestamp()
+
+
+def age(run: RunSummary, now: datetime) -> str:
+    """How long ago a run's training began, in one unit, such as `3 h ago`; empty where it is not known."""
+    if (began := _seconds(run)) is None:
+        return ""
+    seconds = now.timestamp() - began
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds // length:.0f} {unit} ago"
+    return "just now"
+
+
+def write_runs(runs: Iterable[RunSummary], path: Path) -> None:
+    """Writes the runs as a JSON list."""
+    write_json(path, [asdict(run) for run in runs], indent=1)
+
+
+def _summary(folder: Path, rows: Iterable[tuple[Path, Mapping[str, Any]]]) -> RunSummary:
+    found: dict[str, Any] = {"name": folder.name, "dataset": folder.parent.parent.name, "folder": str(folder)}
+    found["bytes"] = _size(folder)
+    state, problem = "finished", ""
+    try:
+        side = read_metadata(folder / METADATA_FILE)
+        state = "finished" if "finished" in side else "unfinished"
+        found |= _made_with(side)
+        found |= _reached(folder)
+        found["answered"] = tuple(_answered(folder, rows))
+        if state == "finished" and not is_finished(Run(folder)):
+            raise RunError("its last checkpoint is gone: give its `icdsel train` again")
+    except (RunError, CheckpointError) as error:
+        # A training that was stopped early has no checkpoint yet.
+        if not (state == "unfinished" and isinstance(error, CheckpointError)):
+            state, problem = "damaged", str(error)
+    return RunSummary(**found, state=state, problem=problem)  # type: ignore[arg-type]
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the files in it and in the folders in it; links count as themselves."""
+    size = 0
+    for file in (*folder.glob("*"), *folder.glob("*/*")):
+        with suppress(OSError):  # one that is being written is renamed meanwhile, another may not be looked at
+            size += file.lstat().st_size if not file.is_dir() else 0
+    return size
+
+
+def _made_with(side: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings and time of a run's side file.
+
+    Raises:
+        RunError: they are missing or damaged.
+    """
+    try:
+        tables: dict[str, Any] = {
+            # Settings that this version does not know are passed over.
+            name: table.model_validate({k: v for k, v in side["settings"][name].items() if k in table.model_fields})
+            for name, table in TABLES.items()
+        }
+        began = datetime.fromisoformat(side["environment"]["written"])
+        written = began.isoformat()
+        began.timestamp()
+    except (KeyError, TypeError, AttributeError, ValidationError, ValueError, OverflowError, OSError) as error:
+        raise RunError(f"its {METADATA_FILE} is damaged: {type(error).__name__} {str(error)[:200]}") from None
+    settings = Settings.model_construct(**tables)  # no variables and no icdsel.toml: only what the run says
+    return {
+        "sampler": settings.data.sampler,
+        "model": settings.vlm.model,
+        "settings": _differing(settings),
+        "written": written,
+    }
+
+
+def _differing(settings: Settings) -> tuple[str, ...]:
+    """What differs from the settings that this dataset has by default."""
+    usual = settings.usual()
+    bare = settings.model_copy(update={"vlm": VlmSettings()}).usual()["vlm"]
+    parts: list[str] = [] if settings.data.preset == DataSettings().preset else [settings.data.preset]
+    parts += [] if settings.train.recipe == settings.data.preset else [settings.train.recipe]  # each has its own
+    parts += [] if settings.vlm.model == getattr(bare, "model", None) else [settings.model_name]
+    parts += unusual(settings.data, usual["data"], _PLACES) + unusual(settings.vlm, usual["vlm"], _MACHINE)
+    parts += unusual(settings.proposals, usual["proposals"]) + unusual(settings.reward, usual["reward"])
+    return tuple(parts + unusual(settings.train, usual["train"], ["recipe", "tensorboard"]))
+
+
+def _reached(folder: Path) -> dict[str, Any]:
+    """The recommended checkpoint, and what was measured in its epoch.
+
+    Raises:
+        CheckpointError: there is none.
+        RunError: the file of metrics is damaged.
+    """
+    checkpoint = find_checkpoint(folder)
+    phase, number = checkpoint.stem.split("_epoch")
+    reached: dict[str, Any] = {"checkpoint": checkpoint.name, "phase": phase, "epoch": int(number)}
+    epochs = read_metrics(folder / METRICS_FILE)
+    measured = {(epoch["phase"], epoch["epoch"]): epoch for epoch in epochs}.get((phase, int(number)), {})
+    return reached | {name: measured.get(name) for name in ("expected_reward", "oracle_share")}
+
+
+def _answered(folder: Path, rows: Iterable[tuple[Path, Mapping[str, Any]]]) -> Iterable[Answered]:
+    """The rows of this run's checkpoints, as they are now: a policy that was trained anew is another one.
+
+    Predictions that are missing or damaged are told of and passed over.
+    """
+    checkpoints = {f"policy-{folder.name}-{path.stem}": path for path in folder.glob("*_epoch*.pt")}
+    for metadata_path, side in rows:
+        checkpoint = checkpoints.get(str(side.get("name")))
+        if checkpoint is None or not has_fingerprint(checkpoint, side["identity"].get("checkpoint")):
+            continue
+        predictions = metadata_path.with_name(metadata_path.name.removesuffix(".meta.json") + ".jsonl")
+        try:
+            records = read_predictions(predictions)
+        except (OSError, RunError) as error:
+            warn(str(error))
+            continue
+        scores: dict[int, list[float]] = {}
+        for record in records:
+            if "error" not in record:
+                scores.setdefault(record["shots"], []).append(record["accuracy"])
+        yield Answered(
+            predictions=str(predictions),
+            checkpoint=checkpoint.name,
+            set=str(side.get("set")),
+            n=len({record["question_id"] for record in records}),
+            accuracy={shots: round(100 * fmean(values), 4) for shots, values in sorted(scores.items())},
+        )

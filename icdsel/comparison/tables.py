@@ -1,0 +1,213 @@
+"""The comparison as people and programs read it: two tables on the screen, one in CSV and Markdown."""
+
+import csv
+import html
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from icdsel.comparison.compare import ComparisonRow
+from icdsel.console import shown
+from icdsel.store.files import write_text
+
+_STARS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
+_FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # with which spreadsheets let a formula begin
+
+Cell = Callable[[ComparisonRow], str]
+
+
+def screen_tables(rows: Sequence[ComparisonRow]) -> Group:
+    """How accurate each row is, and how sure it is that it differs from the reference; readable at 80 columns."""
+    accuracies = _table(
+        _title(rows),
+        rows,
+        {
+            "accuracy": lambda row: f"{row.accuracy:.1f}",
+            "interval": lambda row: _span(row.low, row.high),
+            "over seeds": _over_seeds,
+            "correct": lambda row: f"{row.correct:.1f}",
+            **{name: _other_metric(name) for name in rows[0].other_metrics},
+        },
+    )
+    judged = [row for row in rows if row.difference is not None and row.part_of is None]
+    differences = _table(
+        f"Δ: paired differences to {_references(rows)}",
+        judged,
+        {
+            "Δ": lambda row: _signed(row.difference),
+            "interval of Δ": lambda row: _span(row.difference_low, row.difference_high, signed=True),
+            "p (Holm)": lambda row: p_text(row.p_holm) + stars(row.p_holm),
+            "detect": lambda row: "" if row.detectable is None else f"{row.detectable:.1f}",
+            "+ / − / =": lambda row: f"{row.wins} / {row.losses} / {row.ties}",
+            "McNemar": lambda row: p_text(row.mcnemar_p),
+        },
+    )
+    notes = [Padding(Text(note, style="dim"), (0, 0, 0, 1)) for note in explanations(rows)]
+    warnings = [Padding(Text(line, style="yellow"), (0, 0, 0, 1)) for line in cautions(rows)]
+    return Group(accuracies, *(["", differences, ""] if judged else [""]), *notes, *warnings)
+
+
+def explanations(rows: Sequence[ComparisonRow]) -> list[str]:
+    """How the figures are to be read: a sentence or two for each kind of figure that the table holds."""
+    told = ["Intervals: 95 %, bootstrap over the queries. correct: queries with an accuracy above 0."]
+    if any(row.seeds > 1 for row in rows):
+        told[0] += (
+            " Of a mean over seeds they say how sure the mean of these seeds is; over seeds: the lowest and the "
+            "highest seed's accuracy."
+        )
+    questions = sum(row.p_value is not None for row in rows)
+    if questions:
+        told.append(
+            f"p: permutation test, two-sided, corrected by Holm for the table's {questions} "
+            f"difference{'s' * (questions > 1)} (* < 0.05, ** < 0.01, *** < 0.001)."
+            + (" A seed of a mean is no question of its own and has none." if any(r.part_of for r in rows) else "")
+        )
+        told.append(
+            "detect: the smallest true difference that as many queries show with 80 % power, before correction. "
+            "+ / − / =: queries on which the row is better, worse, the same."
+        )
+        exact = "McNemar: exact test of hard correctness, not corrected"
+        if any(row.seeds > 1 for row in rows):
+            exact += "; with a mean over seeds, its permutation form on the share of seeds that are right"
+        told.append(f"{exact}.")
+    return told
+
+
+def cautions(rows: Sequence[ComparisonRow]) -> list[str]:
+    """What a reader must know before trusting the table: what differs between the rows, what was left out."""
+    told = [f"Compared although they differ: {line}" for line in rows[0].differing]
+    if left_out := rows[0].asked - rows[0].n if rows[0].asked else 0:
+        told.append(f"{left_out} of {rows[0].asked} queries left out of all rows: in some row the VLM call failed")
+    return told
+
+
+def write_csv(rows: Sequence[ComparisonRow], path: Path) -> None:
+    """Writes the table as CSV, a column for each field; the other metrics' are called `accuracy_<metric>`."""
+    flat: list[dict[str, Any]] = []
+    for row in rows:
+        values = asdict(row)
+        other = values.pop("other_metrics")
+        lists = {name: "; ".join(values.pop(name)) for name in ("differing", "files")}
+        values |= {f"accuracy_{name}": other[name] for name in other} | lists
+        flat.append({name: _in_csv(value) if isinstance(value, str) else value for name, value in values.items()})
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(flat[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    write_text(path, text.getvalue())
+
+
+def _line(text: str) -> str:
+    """A text as it may be shown, in one line; names may come from anyone's files."""
+    return shown(text).replace("\n", " ").replace("\t", " ")
+
+
+def _in_csv(text: str) -> str:
+    """A text for a cell: an apostrophe keeps a spreadsheet from taking it for a formula."""
+    line = _line(text)
+    return f"'{line}" if line.lstrip().startswith(_FORMULA) else line
+
+
+def _in_markdown(text: str) -> str:
+    """A text as Markdown shows it: no HTML, link, image or cell begins or ends in it."""
+    return re.sub(r"([\\|`*\[\]])", r"\\\1", html.escape(_line(text), quote=False))
+
+
+def write_markdown(rows: Sequence[ComparisonRow], path: Path) -> None:
+    """Writes the table as Markdown, with what its figures mean below it."""
+    columns: dict[str, Cell] = {
+        "shots": lambda row: str(row.shots),
+        "selector": lambda row: _in_markdown(row.name),
+        "accuracy": lambda row: f"{row.accuracy:.1f}",
+        "interval": lambda row: _span(row.low, row.high),
+        "over seeds": _over_seeds,
+        "correct": lambda row: f"{row.correct:.1f}",
+        **{name: _other_metric(name) for name in rows[0].other_metrics},
+        "Δ": lambda row: _signed(row.difference),
+        "interval of Δ": lambda row: _span(row.difference_low, row.difference_high, signed=True),
+        "p": lambda row: p_text(row.p_value),
+        "p (Holm)": lambda row: p_text(row.p_holm) + stars(row.p_holm).replace("*", "\\*"),
+        "detect": lambda row: "" if row.detectable is None else f"{row.detectable:.1f}",
+        "+ / − / =": lambda row: "" if row.wins is None else f"{row.wins} / {row.losses} / {row.ties}",
+        "McNemar": lambda row: p_text(row.mcnemar_p),
+    }
+    if all(row.seeds == 1 for row in rows):
+        del columns["over seeds"]
+    lines = [
+        f"**{_title(rows)}; Δ is paired by query, to {_in_markdown(_references(rows))}**",
+        "",
+        f"| {' | '.join(columns)} |",
+        "|" + "|".join("---" if name == "selector" else "---:" for name in columns) + "|",
+        *(f"| {' | '.join(cell(row) for cell in columns.values())} |" for row in rows),
+        "",
+        *(f"- **{_in_markdown(line)}**" for line in cautions(rows)),
+        *(f"- {note.replace('*', chr(92) + '*')}" for note in explanations(rows)),
+    ]
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def _title(rows: Sequence[ComparisonRow]) -> str:
+    metrics = " and ".join(dict.fromkeys(row.metric for row in rows))
+    return f"VQA accuracy ({metrics}) in points, n = {rows[0].n} queries"
+
+
+def _references(rows: Sequence[ComparisonRow]) -> str:
+    """Usually one; where only one seed of a mean was answered at some number of shots, that seed too."""
+    judged = [row for row in rows if row.difference is not None] or rows[:1]
+    return " or ".join(dict.fromkeys(row.reference for row in judged))
+
+
+def _table(title: str, rows: Sequence[ComparisonRow], columns: dict[str, Cell]) -> Table:
+    """A section for each number of shots; columns that say nothing are left out, seeds of a mean are dim."""
+    cells = {name: [cell(row) for row in rows] for name, cell in columns.items()}
+    cells = {name: values for name, values in cells.items() if any(values)}
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("selector", overflow="fold")
+    for name in cells:
+        table.add_column(name, justify="right", no_wrap=True)
+    before = None
+    for row, *values in zip(rows, *cells.values(), strict=True):
+        if row.shots != before:
+            table.add_row(Text(f"{row.shots} shot{'s' * (row.shots != 1)}", style="underline"))
+            before = row.shots
+        style = "dim" if row.part_of else "bold" if row.selector == "policy" and (row.difference_low or 0) > 0 else None
+        table.add_row(Text(f"  {row.name}" if row.part_of else row.name), *values, style=style)
+    return table
+
+
+def _other_metric(name: str) -> Cell:
+    return lambda row: f"{row.other_metrics[name]:.1f}"
+
+
+def _over_seeds(row: ComparisonRow) -> str:
+    return "" if row.seeds == 1 else f"{_span(row.seed_low, row.seed_high)} ({row.seeds})"
+
+
+def _span(low: float | None, high: float | None, signed: bool = False) -> str:
+    if low is None or high is None:
+        return ""
+    return f"{_signed(low)} … {_signed(high)}" if signed else f"{low:.1f} … {high:.1f}"
+
+
+def _signed(value: float | None) -> str:
+    return "" if value is None else f"{value:+.1f}".replace("-", "−")
+
+
+def p_text(value: float | None) -> str:
+    """A p-value with three digits, empty where there is none."""
+    if value is None:
+        return ""
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def stars(p: float | None) -> str:
+    """`***` below 0.001, `**` below 0.01, `*` below 0.05."""
+    return next((marks for bound, marks in _STARS if p is not None and p < bound), "")

@@ -1,0 +1,1 @@
+"""Files become examples: datasets, images, the bundled world."""

@@ -1,1 +1,0 @@
-"""The bundled world, its tiny VLM, and the tour through all commands."""

@@ -1,0 +1,1 @@
+"""Variants of the training, several seeds of each, in one command."""

@@ -1,0 +1,1 @@
+"""The pointer network and its training."""

@@ -1,0 +1,163 @@
+"""RL data become the tensors that training runs on: everything resident on the device, nothing loaded per step."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from icdsel.errors import RlDataError
+from icdsel.policy.rewards import fields_of, normalize_rewards, pointer_reward
+from icdsel.records import QueryGroup
+from icdsel.retrieval.pools import Pools
+from icdsel.settings.tables import RewardSettings
+
+_PADDING = 64  # times the values that tensors may have places for
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Q queries with their pools and scored pointers, padded to the largest.
+
+    Attributes:
+        query: Row of each query in the table of embeddings, int64 (Q,).
+        pool: Rows of the candidates, int64 (Q, K), 0 where padded; (1, N) where all queries share one pool.
+        mask: True where there is a candidate, bool (Q, K).
+        pointers: Places in the pool, int64 (Q, P, S); -1 where padded.
+        raw: Rewards, float32 (Q, P); NaN where padded.
+        normalized: The same, normalised within each query, float32 (Q, P); NaN where padded.
+    """
+
+    query: Tensor
+    pool: Tensor
+    mask: Tensor
+    pointers: Tensor
+    raw: Tensor
+    normalized: Tensor
+
+    def __len__(self) -> int:
+        return len(self.query)
+
+    def to(self, device: torch.device) -> Self:
+        """The same on `device`."""
+        return type(self)(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+    def __getitem__(self, rows: Tensor | slice) -> Self:
+        chosen = {field.name: getattr(self, field.name)[rows] for field in fields(self) if field.name != "pool"}
+        return type(self)(pool=self.pool if len(self.pool) == 1 else self.pool[rows], **chosen)
+
+
+def merge(files: Iterable[Sequence[QueryGroup]]) -> list[QueryGroup]:
+    """The groups of several RL data files, sorted by question_id; a query's pointers are put together.
+
+    Of a pointer that stands in several files the first is kept.
+
+    Raises:
+        RlDataError: a query has different pools in two files.
+    """
+    merged: dict[int, QueryGroup] = {}
+    for groups in files:
+        for group in groups:
+            known = merged.get(group.question_id)
+            if known is None:
+                merged[group.question_id] = group
+                continue
+            if known.derived and group.derived and known.pool and group.pool:
+                known = replace(known, pool=tuple(sorted({*known.pool, *group.pool})))
+            elif (known.pool, known.excluded) != (group.pool, group.excluded):
+                raise RlDataError(
+                    f"query {group.question_id} has different candidate pools in the RL data files: they were made "
+                    f"with another sampler, pool size or seed"
+                )
+            seen = {tuple(candidate["pointer"]) for candidate in known.candidates}
+            more = tuple(c for c in group.candidates if tuple(c["pointer"]) not in seen)
+            merged[group.question_id] = replace(known, candidates=known.candidates + more)
+    return [merged[question_id] for question_id in sorted(merged)]
+
+
+def split_groups(groups: Sequence[QueryGroup], train_share: float = 0.8) -> tuple[list[QueryGroup], list[QueryGroup]]:
+    """The first 80 % by question_id train, the rest validates (as the original splits).
+
+    Raises:
+        RlDataError: there are fewer than two queries.
+    """
+    ordered = sorted(groups, key=lambda group: group.question_id)
+    cut = min(max(1, int(len(ordered) * train_share)), len(ordered) - 1)
+    if cut < 1:
+        raise RlDataError(
+            "at least two queries are needed, one to train on and one to validate on: use --queries 2 or more"
+        )
+    return ordered[:cut], ordered[cut:]
+
+
+def make_groups(groups: Sequence[QueryGroup], row: Mapping[int, int], settings: RewardSettings) -> Groups:
+    """Tensors of `groups`; `row` maps question_ids to rows of the table of embeddings.
+
+    Raises:
+        RlDataError: a question_id is not in the table, pointers differ in length, a score that the reward needs is
+            missing, or one query is far larger than the others.
+    """
+    ids = {i for group in groups for i in (group.question_id, *(group.pool or ()))}
+    ids |= {i for group in groups for candidate in group.candidates for i in candidate["pointer"]}
+    if unknown := sorted(ids - row.keys()):
+        raise RlDataError(
+            f"{len(unknown)} question_ids of the RL data are not in the training split (first {unknown[:3]}): "
+            f"they belong to another dataset"
+        )
+    for name in fields_of(settings.mode):
+        if lacking := sum(c.get(name) is None for group in groups for c in group.candidates):
+            raise RlDataError(
+                f"{lacking} candidates of the RL data have no {name}, which --reward-mode {settings.mode} needs: use "
+                f"hard_plus_soft, or score them with `icdsel gen-rl-data`"
+            )
+    lengths = {len(candidate["pointer"]) for group in groups for candidate in group.candidates}
+    if len(lengths) != 1:
+        raise RlDataError(f"pointers of different lengths {sorted(lengths)} cannot be trained on together")
+    for what, sizes in (
+        ("pointers", [len(g.candidates) for g in groups]),
+        ("pool", [len(g.pool or ()) for g in groups]),
+    ):
+        if len(groups) * max(sizes) > _PADDING * sum(sizes) + 2**20:  # tensors are as large for every query
+            raise RlDataError(
+                f"one query's {what} of {max(sizes):,} are far more than the others' (in all {sum(sizes):,} of "
+                f"{len(groups):,} queries): leave it out, or train on it in a file of its own"
+            )
+    shots, most = lengths.pop(), max(len(g.candidates) for g in groups)
+    pool, mask = _pools(groups, row)
+    pointers = torch.full((len(groups), most, shots), -1)
+    raw = torch.full((len(groups), most), torch.nan)
+    normalized = raw.clone()
+    for q, group in enumerate(groups):
+        place = row if group.pool is None else {question_id: k for k, question_id in enumerate(group.pool)}
+        count = len(group.candidates)
+        pointers[q, :count] = torch.tensor([[place[i] for i in c["pointer"]] for c in group.candidates])
+        rewards = torch.tensor([reward_of(candidate, settings) for candidate in group.candidates])
+        raw[q, :count] = rewards
+        normalized[q, :count] = normalize_rewards(rewards, settings.normalization, settings.clamp)
+    query = torch.tensor([row[group.question_id] for group in groups])
+    return Groups(query, pool, mask, pointers, raw, normalized)
+
+
+def _pools(groups: Sequence[QueryGroup], row: Mapping[int, int]) -> tuple[Tensor, Tensor]:
+    """Rows (Q, K), or (1, N) where the pool is the whole training split, and mask (Q, K).
+
+    Raises:
+        RlDataError: some pools are the whole split and others are not.
+    """
+    hidden = [{row[i] for i in (group.question_id, *group.excluded) if i in row} for group in groups]
+    lists = [[row[i] for i in group.pool] for group in groups if group.pool is not None]
+    if lists and len(lists) < len(groups):
+        raise RlDataError("pools of --pool-size all cannot be trained on together with smaller ones")
+    return Pools(len(row), hidden, lists or None).batch(0, len(groups))
+
+
+def reward_of(candidate: Mapping[str, Any], settings: RewardSettings) -> float:
+    """The reward of a scored pointer."""
+    return pointer_reward(
+        candidate,
+        mode=settings.mode,
+        hard_weight=settings.hard_weight,
+        soft_weight=settings.soft_weight,
+        rel_weight=settings.rel_weight,
+    )

@@ -1,0 +1,402 @@
+"""The training loop: reward-weighted cross-entropy, then GRPO. Tensors in, a trained network and metrics out.
+
+No DataLoader and no host synchronisation inside an epoch: embeddings and groups lie on the device, a step
+gathers its rows, and what is measured stays a tensor until the epoch ends.
+"""
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from icdsel.errors import RunError
+from icdsel.policy.groups import Groups
+from icdsel.policy.losses import adapt_kl_beta, grpo_loss, rce_loss, rce_temperature
+from icdsel.policy.network import PointerConfig, PointerNetwork, pointer_log_prob
+from icdsel.settings.presets import RECIPES
+from icdsel.settings.tables import TrainSettings
+
+PHASES = ("warm", "rce", "grpo")
+"""Of a training, in their order."""
+MAX_GRAD_NORM = 1.0
+FROZEN = ("input_proj", "tower", "query_proj", "cand_proj")
+EVAL_BATCH = 256
+EVERY = 1_000_000_000  # epochs of a phase that lies behind
+
+Rollouts = Callable[[PointerNetwork, Tensor, int], tuple[Groups, dict[str, float]]]
+"""From the policy, the table of embeddings and an epoch's number to its groups, and what is known of the sampling."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What an epoch left: its number (from 0) within its phase, metrics, and what training goes on from.
+
+    `kl_beta` is the weight of the KL term now; `draws` holds the states of the random generators and, where GRPO needs
+    it, the policy that its ratios are relative to.
+    """
+
+    phase: str
+    number: int
+    metrics: dict[str, float]
+    kl_beta: float
+    optimizer: torch.optim.Optimizer
+    draws: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Resume:
+    """What an interrupted training continues from: the last whole epoch of a phase, and the state after it.
+
+    `optimizer` is a state_dict; `draws` is that of `Epoch`.
+    """
+
+    phase: str
+    epoch: int
+    kl_beta: float
+    optimizer: Mapping[str, Any] | None
+    draws: Mapping[str, Any]
+
+
+def train_policy(
+    network: PointerNetwork,
+    table: Tensor,
+    train: Groups,
+    validation: Groups,
+    settings: TrainSettings,
+    *,
+    seed: int,
+    on_epoch: Callable[[Epoch], None],
+    on_step: Callable[[int], None],
+    shuffle: bool = True,
+    warm: Groups | None = None,
+    rollouts: Rollouts | None = None,
+    resume: Resume | None = None,
+) -> None:
+    """Trains `network` in place.
+
+    Args:
+        network: The policy, on the device of `table`.
+        table: Embeddings (N, d) that the groups' rows refer to.
+        train: The queries to learn from.
+        validation: The queries to measure on after every epoch.
+        settings: Epochs, learning rates and the recipe.
+        seed: Order of the queries and dropout.
+        on_epoch: Called after every epoch with what it left.
+        on_step: Called after every step with the number of queries that it took.
+        shuffle: Whether the order of the queries changes from epoch to epoch.
+        warm: Pointers to imitate first, whatever their rewards, for `settings.warm_epochs`.
+        rollouts: Gives every epoch of GRPO the queries of `train` with more pointers (online GRPO).
+        resume: Where an interrupted training continues; `network` has the weights of that epoch. What follows is what
+            would have followed.
+    """
+    torch.manual_seed(seed)  # dropout
+    order = torch.Generator().manual_seed(seed)
+
+    def batches(groups: Groups) -> Iterator[tuple[Tensor, Groups]]:
+        rows = torch.randperm(len(groups), generator=order) if shuffle else torch.arange(len(groups))
+        for chunk in rows.to(table.device).split(settings.batch_size):
+            yield chunk, groups[chunk]
+            on_step(len(chunk))
+
+    start = copy.deepcopy(network)
+    if resume is not None:
+        try:
+            _set_draws(resume.draws, order)
+            start.load_state_dict(resume.draws.get("start", start.state_dict()))
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise _not_whole(type(error).__name__) from None
+    loop = _Loop(network, start, table, train, validation, settings, batches, on_epoch, rollouts, order, resume)
+    if warm is not None:
+        _warm_up(loop, warm)
+    if not loop.done("rce"):
+        start.load_state_dict(network.state_dict())
+    _rce(loop)
+    if settings.grpo_epochs:
+        if RECIPES[settings.recipe].old_log_probs == "before-grpo" and not loop.done("grpo"):
+            start.load_state_dict(network.state_dict())
+        _grpo(loop)
+
+
+@dataclass(frozen=True)
+class _Loop:
+    """What all phases work with; `start` is the policy that GRPO's ratios are relative to."""
+
+    network: PointerNetwork
+    start: PointerNetwork
+    table: Tensor
+    train: Groups
+    validation: Groups
+    settings: TrainSettings
+    batches: Callable[[Groups], Iterator[tuple[Tensor, Groups]]]
+    on_epoch: Callable[[Epoch], None]
+    rollouts: Rollouts | None
+    order: torch.Generator
+    resume: Resume | None
+
+    def done(self, phase: str) -> int:
+        """Epochs of a phase that were done before the interruption."""
+        if self.resume is None:
+            return 0
+        reached = PHASES.index(self.resume.phase) - PHASES.index(phase)
+        return self.resume.epoch + 1 if reached == 0 else EVERY if reached > 0 else 0
+
+    def optimizer(self, phase: str, parameters: Iterable[Tensor], lr: float) -> torch.optim.Optimizer:
+        """A phase's optimizer, as the interruption left it."""
+        moved = list(parameters)
+        made = torch.optim.AdamW(moved, lr=lr)
+        if self.resume is not None and self.resume.phase == phase and self.resume.optimizer is not None:
+            state = self.resume.optimizer.get("state")
+            if not _fits(state, moved):
+                raise _not_whole("its optimizer is of another network")
+            made.load_state_dict({"state": state, "param_groups": made.state_dict()["param_groups"]})
+        return made
+
+    def end(self, phase: str, number: int, metrics: dict[str, float], beta: float, made: torch.optim.Optimizer) -> None:
+        """Tells what an epoch left."""
+        draws: dict[str, Any] = {"rng": torch.get_rng_state(), "order": self.order.get_state()}
+        if self.table.is_cuda:
+            draws["cuda"] = torch.cuda.get_rng_state(self.table.device)
+        if self.settings.grpo_epochs:
+            draws["start"] = self.start.state_dict()
+        self.on_epoch(Epoch(phase, number, metrics, beta, made, draws))
+
+
+def _fits(state: object, parameters: Sequence[Tensor]) -> bool:
+    """Whether a state of AdamW is one of these parameters."""
+    kept = ("step", "exp_avg", "exp_avg_sq")
+    return isinstance(state, dict) and all(
+        type(place) is int
+        and 0 <= place < len(parameters)
+        and isinstance(own, dict)
+        and own.keys() == set(kept)
+        and all(isinstance(value, Tensor) and value.dtype == torch.float32 for value in own.values())
+        and [own[name].shape for name in kept] == [(), parameters[place].shape, parameters[place].shape]
+        and 0 <= float(own["step"]) < 2**53
+        for place, own in state.items()
+    )
+
+
+def _not_whole(why: str) -> RunError:
+    return RunError(
+        f"what the interrupted training left is damaged ({why}): move its run away, and give the same command again"
+    )
+
+
+def _set_draws(draws: Mapping[str, Any], order: torch.Generator) -> None:
+    torch.set_rng_state(draws["rng"])
+    order.set_state(draws["order"])
+    if "cuda" in draws and torch.cuda.is_available():
+        torch.cuda.set_rng_state(draws["cuda"])
+
+
+def _warm_up(loop: _Loop, warm: Groups) -> None:
+    """Cross-entropy of every pointer of `warm`, all weighing the same: Lever-Plus's supervised training, mended.
+
+    The original trains on the parity of indices, over a pool of the two ICDs themselves (specification §0.1).
+    """
+    _weighted_cross_entropy(
+        loop, "warm", warm, loop.settings.warm_epochs, lambda batch: torch.zeros_like(batch.raw), over="pool"
+    )
+
+
+def _rce(loop: _Loop) -> None:
+    normalized, over = loop.settings.rce_normalized_reward, loop.settings.rce_over
+    assert over is not None  # by recipe
+    _weighted_cross_entropy(
+        loop,
+        "rce",
+        loop.train,
+        loop.settings.rce_epochs,
+        lambda batch: batch.normalized if normalized else batch.raw,
+        over=over,
+    )
+
+
+def _weighted_cross_entropy(
+    loop: _Loop,
+    phase: str,
+    groups: Groups,
+    epochs: int,
+    rewards_of: Callable[[Groups], Tensor],
+    over: Literal["pool", "group"],
+) -> None:
+    """Epochs of RCE over `groups`; equal rewards weigh all pointers of a query the same at any temperature."""
+    network, settings = loop.network, loop.settings
+    optimizer = loop.optimizer(phase, network.parameters(), settings.rce_lr)
+    steps = -(-len(groups) // settings.batch_size)
+    step, total = loop.done(phase) * steps, epochs * steps
+    for number in range(loop.done(phase), epochs):
+        network.train()
+        losses = []
+        for _, batch in loop.batches(groups):
+            tau = rce_temperature(step, total, settings.rce_temp_start, settings.rce_temp_end)
+            logits = network.step_logits(loop.table[batch.query], loop.table[batch.pool], batch.pointers, batch.mask)
+            loss = rce_loss(logits, batch.pointers, rewards_of(batch), tau, settings.label_smoothing, over)
+            losses.append(_update(loss, optimizer, network))
+            step += 1
+        metrics = {f"{phase}_loss": _mean(losses)} | evaluate(network, loop.table, loop.validation)
+        loop.end(phase, number, metrics, settings.kl_beta, optimizer)
+
+
+def _grpo(loop: _Loop) -> None:
+    """GRPO over the training queries' pointers.
+
+    The ratio and the KL term are relative to `loop.start`, the policy before RCE or before GRPO. Online, the ratio is
+    relative to the policy that the epoch's samples come from.
+    """
+    network, settings, recipe = loop.network, loop.settings, RECIPES[loop.settings.recipe]
+    groups = loop.train
+    old = reference = log_probs(loop.start, loop.table, groups)  # (Q, P)
+    trained = [
+        parameter
+        for name, parameter in network.named_parameters()
+        if not (settings.freeze_backbone and name.startswith(FROZEN))
+    ]
+    frozen = set(network.parameters()) - set(trained)
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    optimizer = loop.optimizer("grpo", trained, settings.grpo_lr)
+    done = loop.done("grpo")
+    beta = loop.resume.kl_beta if done and loop.resume else settings.kl_beta
+    for number in range(done, settings.grpo_epochs):
+        sampled: dict[str, float] = {}
+        if loop.rollouts:
+            groups, sampled = loop.rollouts(network, loop.table, number)
+            old, reference = (log_probs(policy, loop.table, groups) for policy in (network, loop.start))
+        network.train(recipe.dropout_in_ratio)
+        # The original's cut: the best 3 pointers in the first epoch, then the best 5.
+        top_k = None if recipe.advantage_over == "group" else (3 if number < 1 else 5)
+        reports: list[dict[str, Tensor]] = []
+        for rows, batch in loop.batches(groups):
+            new = network.log_prob(loop.table[batch.query], loop.table[batch.pool], batch.pointers, batch.mask)
+            loss, report = grpo_loss(
+                new,
+                old[rows],
+                batch.normalized,
+                clip_epsilon=settings.clip_epsilon,
+                kl_beta=beta,
+                top_k=top_k,
+                kl=recipe.kl,
+                ref_log_prob=reference[rows],
+            )
+            reports.append(report | {"grpo_loss": _update(loss, optimizer, network)})
+            if recipe.adapt_beta == "batch":
+                beta = adapt_kl_beta(beta, float(report["kl"]))
+        metrics = {name: _mean([report[name] for report in reports]) for name in reports[0]}
+        if recipe.adapt_beta == "epoch":
+            metrics["kl"] = _drift(loop, groups, reference)
+            beta = adapt_kl_beta(beta, metrics["kl"]) if beta else 0.0  # no KL term was asked for
+        metrics |= evaluate(network, loop.table, loop.validation) | sampled
+        loop.end("grpo", number, metrics, beta, optimizer)
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+
+
+def _update(loss: Tensor, optimizer: torch.optim.Optimizer, network: PointerNetwork) -> Tensor:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    for name, parameter in network.named_parameters():
+        if name.endswith("in_proj_bias") and parameter.grad is not None:
+            # The key bias moves all scores of an attention alike: its gradient is 0. What rounding leaves of it
+            # Adam would blow up to whole steps.
+            parameter.grad.chunk(3)[1].zero_()
+    clip_grad_norm_([p for p in network.parameters() if p.requires_grad], MAX_GRAD_NORM)
+    optimizer.step()
+    return loss.detach()
+
+
+def _mean(values: list[Tensor]) -> float:
+    return float(torch.stack(values).double().mean())
+
+
+@torch.no_grad()
+def log_probs(network: PointerNetwork, table: Tensor, groups: Groups) -> Tensor:
+    """Log-probs (Q, P) of every pointer, without dropout; 0 where padded."""
+    training = network.training
+    network.eval()
+    parts = [
+        network.log_prob(table[batch.query], table[batch.pool], batch.pointers, batch.mask) for batch in _chunks(groups)
+    ]
+    network.train(training)
+    return torch.cat(parts)
+
+
+def _chunks(groups: Groups) -> Iterator[Groups]:
+    for at in range(0, len(groups), EVAL_BATCH):
+        yield groups[at : at + EVAL_BATCH]
+
+
+@torch.no_grad()
+def evaluate(network: PointerNetwork, table: Tensor, groups: Groups) -> dict[str, float]:
+    """How good the policy is on scored pointers, without dropout.
+
+    `val_loss` is RCE at τ = 1 on raw rewards, as in the original. `expected_reward` is Σ π(i) r_i / Σ π(i) over
+    a query's scored pointers, `oracle_reward` its best, `oracle_share` the quotient of their means.
+    `greedy_reward` is the mean reward of the greedy pointer over the queries where it was scored,
+    `greedy_known` their share.
+    """
+    network.eval()
+    sums: dict[str, Tensor] = {}
+    for batch in _chunks(groups):
+        query, candidates = table[batch.query], table[batch.pool]
+        logits = network.step_logits(query, candidates, batch.pointers, batch.mask)
+        real = ~batch.raw.isnan()  # (B, P)
+        rewards = batch.raw.nan_to_num(0.0)
+        scores = pointer_log_prob(logits, batch.pointers).masked_fill(~real, -torch.inf)  # (B, P)
+        greedy = network.greedy(query, candidates, batch.pointers.shape[-1], batch.mask)  # (B, S)
+        same = (batch.pointers == greedy[:, None]).all(-1) & real  # (B, P)
+        known = same.any(-1)
+        parts = {
+            "val_loss": rce_loss(logits, batch.pointers, batch.raw, 1.0) * len(batch),
+            "expected_reward": (scores.softmax(-1) * rewards).sum(),
+            "oracle_reward": rewards.masked_fill(~real, -torch.inf).amax(-1).sum(),
+            "greedy_reward": (rewards * same).sum(),
+            "greedy_known": known.sum(),
+        }
+        for name, value in parts.items():
+            sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value
+    total = {name: float(value) for name, value in sums.items()}
+    count = len(groups)
+    known_count = total["greedy_known"]
+    return {
+        "val_loss": total["val_loss"] / count,
+        "expected_reward": total["expected_reward"] / count,
+        "oracle_reward": total["oracle_reward"] / count,
+        "oracle_share": total["expected_reward"] / total["oracle_reward"] if total["oracle_reward"] else 0.0,
+        "greedy_reward": total["greedy_reward"] / known_count if known_count else 0.0,
+        "greedy_known": known_count / count,
+    }
+
+
+def _drift(loop: _Loop, groups: Groups, reference: Tensor) -> float:
+    """The KL term over all training queries at the end of an epoch, without dropout."""
+    new = log_probs(loop.network, loop.table, groups)
+    kl = RECIPES[loop.settings.recipe].kl
+    return float(grpo_loss(new, reference, groups.normalized, kl_beta=1.0, kl=kl)[1]["kl"])
+
+
+def plain(metrics: dict[str, Any]) -> dict[str, float]:
+    """Six significant digits, for files."""
+    return {name: float(f"{value:.6g}") for name, value in metrics.items()}
+
+
+def make_network(settings: TrainSettings, d_model: int, seed: int) -> PointerNetwork:
+    """A new network of the recipe."""
+    assert settings.num_heads and settings.tower is not None and settings.gate is not None  # by recipe
+    assert settings.dropout is not None and settings.attn_dropout is not None
+    config = PointerConfig(
+        d_model=d_model,
+        hidden_dim=settings.hidden_dim,
+        num_layers=settings.num_layers,
+        num_heads=settings.num_heads,
+        gate=settings.gate,
+        dropout=settings.dropout,
+        attn_dropout=settings.attn_dropout,
+        tower=settings.tower,
+    )
+    torch.manual_seed(seed)
+    return PointerNetwork(config)

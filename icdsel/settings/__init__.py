@@ -1,0 +1,1 @@
+"""Every setting: default, bounds, where its value comes from."""

@@ -1,0 +1,76 @@
+"""Warnings about settings and variables that have no effect."""
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping
+
+from icdsel.settings.loading import Settings
+from icdsel.settings.names import ENV_PREFIX, flag, variable_names
+from icdsel.settings.tables import TABLES
+
+
+def without_effect(settings: Settings, tables: Iterable[str]) -> list[str]:
+    """A warning for each setting of `tables` that was changed and that another one keeps from having an effect."""
+    usual = settings.usual()
+    idle = {
+        ("train", "warm_epochs"): "without --warm-start" if settings.train.warm_start is None else "",
+        ("train", "freeze_backbone"): "without GRPO: add --grpo-epochs 3, say"
+        if not settings.train.grpo_epochs
+        else "",
+        ("reward", "rel_weight"): f"in the mode {settings.reward.mode}" if "rel" not in settings.reward.mode else "",
+        ("vlm", "length_penalty"): "with one beam (--num-beams)" if settings.vlm.num_beams == 1 else "",
+        ("vlm", "icd_template"): "in the layout turns, which has --query-template"
+        if settings.vlm.layout == "turns"
+        else "",
+        ("data", "sampler"): "with --pool-size all, but for names of files" if settings.data.pool_size == "all" else "",
+    }
+    return [
+        f"{flag(name, TABLES[table].model_fields[name])} changes nothing {why}"
+        for (table, name), why in idle.items()
+        if why and table in tables and getattr(getattr(settings, table), name) != getattr(usual[table], name)
+    ]
+
+
+# Variables of the original's scripts, and what does their work now.
+OLD_VARIABLES = {
+    "RCE_EPOCHS": "--rce-epochs",
+    "GRPO_EPOCHS": "--grpo-epochs",
+    "BATCH_SIZE": "--batch-size",
+    "RCE_LR": "--rce-lr",
+    "GRPO_LR": "--grpo-lr",
+    "KL_BETA": "--kl-beta",
+    "NUM_LAYERS": "--num-layers",
+    "REWARD_MODE": "--reward-mode",
+    "HARD_WEIGHT": "--hard-weight",
+    "SOFT_WEIGHT": "--soft-weight",
+    "REL_WEIGHT": "--rel-weight",
+    "RCE_USE_NORMALIZED_REWARD": "--rce-normalized-reward",
+    "RCE_USE_RAW_REWARD": "--no-rce-normalized-reward",
+    "FREEZE_BACKBONE_IN_GRPO": "--freeze-backbone",
+    "SKIP_FALLBACK_REWARD": "--skip-fallback",
+    "REQUIRE_POSITIVE_QUERY": "--require-correct",
+    "RL_DATA_PATH": "--rl-data",
+    "LEVER_LM_CHECKPOINT_PATH": "--checkpoint",
+    "RESULT_DIR": "--results-dir",
+    "OKVQA_PATH": "--data-dir",
+    "VQAV2_PATH": "--data-dir",
+    "COCO_PATH": "--image-dir",
+    "COCO_TRAIN_ROOT": "--image-dir",
+    "COCO_VAL_ROOT": "--image-dir",
+    "OKVQA_TRAIN_PATH": "--data-dir",
+    "OKVQA_VAL_PATH": "--data-dir",
+    "VQAV2_TRAIN_PATH": "--data-dir",
+    "VQAV2_VAL_PATH": "--data-dir",
+}
+
+
+def stray_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """A warning for each exported variable that looks meant for icdsel and has no effect."""
+    known, warnings = variable_names(), []
+    for name in sorted(environment):
+        if name.startswith(ENV_PREFIX) and name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            warnings.append(f"{name} is no setting and is ignored" + (f"; did you mean {close[0]}?" if close else ""))
+        elif name in OLD_VARIABLES:
+            warnings.append(f"{name}={environment[name]} is ignored; the flag {OLD_VARIABLES[name]} does it now")
+    return warnings

@@ -1,0 +1,116 @@
+"""Names, aliases, presets and recipes: what the settings choose from."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+WORLD = "world"
+TINY_VLM = "tiny-vlm"
+
+
+# Modes of Lever-Plus that are refused, and why.
+RETIRED_MODES = {
+    "legacy": "with its own default weights it gives every pointer 0",
+    "hybrid": "Lever-Plus lists it, then refuses it",
+}
+# The names that the original's scripts used.
+DATASET_ALIASES = {"okvqa_local": "okvqa", "vqav2_local": "vqav2"}
+SAMPLER_ALIASES = {
+    "rand_sampler": "rand",
+    "randsampler": "rand",
+    "text_sim_sampler": "text-sim",
+    "textsimsampler": "text-sim",
+    "img_sim_sampler": "img-sim",
+    "imgsimsampler": "img-sim",
+    "mix_sampler": "mix",
+    "mixsampler": "mix",
+}
+MODEL_ALIASES = {
+    "qwen2.5_vl_3b": "Qwen/Qwen2.5-VL-3B-Instruct",
+    "qwen2.5-vl-3b": "Qwen/Qwen2.5-VL-3B-Instruct",
+    "qwen2.5-vl-3b-instruct": "Qwen/Qwen2.5-VL-3B-Instruct",
+    "qwen2.5_vl_7b": "Qwen/Qwen2.5-VL-7B-Instruct",
+    "qwen2.5-vl-7b": "Qwen/Qwen2.5-VL-7B-Instruct",
+    "qwen2.5-vl-7b-instruct": "Qwen/Qwen2.5-VL-7B-Instruct",
+}
+# How a sampler is spelled in file names.
+SAMPLER_FILE_NAMES: dict[str, str] = {
+    "rand": "RandSampler",
+    "text-sim": "TextSimSampler",
+    "img-sim": "ImgSimSampler",
+    "mix": "MixSampler",
+}
+
+
+# The original's system turn (its configs/infer_model/qwen2.5_vl_3B.yaml), to the character.
+LEVER_PLUS_SYSTEM_PROMPT = (
+    "In the upcoming task, you will see four sets of dialogues, each containing two roles: user and assistant. The "
+    "user is the questioner, who provides an image and asks a question based on it; the assistant is the responder, "
+    "who answers according to the image and question provided by the user. Afterward, you will receive an image and "
+    "a question from the user. Please act as the assistant and answer based on the four previous dialogue sets and "
+    "your own knowledge. Strictly follow the answering format: if the examples use only one or two keywords, your "
+    "reply must also use only one or two keywords; if the examples contain no more than three tokens, your reply "
+    "must not exceed three tokens either."
+)
+
+
+CLIP_B32 = "openai/clip-vit-base-patch32"
+CLIP_L14 = "openai/clip-vit-large-patch14"
+VLM_ENCODER = "vlm"
+
+
+# What `preset` sets, where it is not set by itself: specification §1.1, §2, §3, §7.2.
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "icdsel": {},
+    "lever-plus": {
+        "data": {
+            "shown_answer": "stemmed",
+            "metric": "openflamingo",
+            "pool_rules": "lever-plus",
+            "exclude_same_image": False,
+        },
+        "vlm": {
+            "system_prompt": LEVER_PLUS_SYSTEM_PROMPT,
+            "num_beams": 3,
+            "length_penalty": 0.0,
+            "repetition_penalty": "model",
+            "clean_answers": "lever-plus",
+        },
+        "train": {"recipe": "lever-plus"},
+    },
+}
+
+
+class Recipe(BaseModel):
+    """What the two recipes differ in: the network's defaults and the rules of GRPO."""
+
+    model_config = ConfigDict(frozen=True)
+
+    gate: bool
+    tower: int
+    num_heads: int
+    dropout: float
+    attn_dropout: float
+    rce_over: Literal["group", "pool"]
+    old_log_probs: Literal["before-rce", "before-grpo"]
+    """When GRPO's old log-probs are taken."""
+    advantage_over: Literal["group", "top-k"]
+    """Advantages over the whole group, or over its best 3 (first epoch) or 5 pointers."""
+    dropout_in_ratio: bool
+    """Whether dropout is on while the new log-probs are computed."""
+    adapt_beta: Literal["epoch", "batch"]
+    """How often the weight of the KL term is adapted."""
+    kl: Literal["k3", "seed"]
+    """The estimator of the KL term."""
+
+
+RECIPES: dict[str, Recipe] = {
+    "icdsel": Recipe(
+        gate=True, tower=512, num_heads=4, dropout=0.1, attn_dropout=0.1, rce_over="group",
+        old_log_probs="before-grpo", advantage_over="group", dropout_in_ratio=False, adapt_beta="epoch", kl="k3",
+    ),
+    "lever-plus": Recipe(
+        gate=False, tower=0, num_heads=1, dropout=0.5, attn_dropout=0.1, rce_over="pool",
+        old_log_probs="before-rce", advantage_over="top-k", dropout_in_ratio=True, adapt_beta="batch", kl="seed",
+    ),
+}  # fmt: skip

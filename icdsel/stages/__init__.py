@@ -1,0 +1,1 @@
+"""The work: RL data, training, inference."""

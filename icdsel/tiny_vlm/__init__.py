@@ -1,0 +1,1 @@
+"""The bundled VLM and how it was made."""

@@ -1,0 +1,84 @@
+"""The tiny VLM's own tokenizer and processor, with the special tokens and the chat markup of Qwen2.5-VL."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLProcessor,
+    Qwen2VLImageProcessor,
+    Qwen2VLVideoProcessor,
+)
+
+from icdsel.data import world
+from icdsel.settings.tables import VlmSettings
+
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+
+CHAT_TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{{- '<|im_start|>' + message.role + '\n' -}}"
+    "{%- if message.content is string -%}{{- message.content -}}{%- else -%}"
+    "{%- for part in message.content -%}"
+    "{%- if part.type == 'image' -%}{{- '<|vision_start|><|image_pad|><|vision_end|>' -}}"
+    "{%- else -%}{{- part.text -}}{%- endif -%}"
+    "{%- endfor -%}{%- endif -%}"
+    "{{- '<|im_end|>\n' -}}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}{%- endif -%}"
+)
+
+
+def _corpus() -> Iterator[str]:
+    """Every text that the world's prompts are made of, so that each of its words becomes one token."""
+    defaults = VlmSettings()
+    answers = [*world.code_words(), *world.COLOURS, *world.SHAPES]
+    yield "system\nuser\nassistant\n"
+    yield defaults.system_prompt
+    for template in world.CODE_QUESTIONS + world.PLAIN_QUESTIONS:
+        for attribute in world.ATTRIBUTES:
+            question = template.format(attribute=attribute)
+            for answer in answers:
+                yield defaults.icd_template.replace("{question}", question).replace("{answer}", answer)
+                yield answer
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer: any text can be encoded, the world's words are single tokens."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=4096,  # an upper bound: training ends when every word is whole
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(_corpus(), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=list(SPECIAL_TOKENS),
+        padding_side="left",
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def build_processor() -> Any:
+    """The processor that transformers' `AutoProcessor` loads from the tiny VLM's folder."""
+    return Qwen2_5_VLProcessor(
+        image_processor=Qwen2VLImageProcessor(),
+        tokenizer=build_tokenizer(),
+        video_processor=Qwen2VLVideoProcessor(),
+        chat_template=CHAT_TEMPLATE,
+    )

@@ -1,0 +1,1 @@
+"""Vision-language models: prompts in, answers and log-probs out."""

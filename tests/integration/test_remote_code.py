@@ -1,0 +1,200 @@
+"""Code that comes with a model runs only where the user says so; nothing is fetched that data name."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import save_file
+from transformers import CLIPConfig
+
+from icdsel.errors import VlmError
+from icdsel.retrieval.encoders import load_clip
+from icdsel.settings.identity import identity
+from icdsel.settings.loading import load_settings
+from icdsel.settings.tables import VlmSettings
+from icdsel.vlm.base import Vlm
+from icdsel.vlm.loading import TINY_VLM_DIR, load_vlm, resolve_device
+from icdsel.vlm.pretrained import fingerprint, model_folder, takes_kernel
+
+PIXELS = 1_000_000
+
+# A tiny VLM under a name that transformers does not know, whose code says that it ran.
+CODE = """
+from pathlib import Path
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+Path({marker!r}).touch()
+
+class Config(Qwen2_5_VLConfig):
+    model_type = "surprise"
+
+class Model(Qwen2_5_VLForConditionalGeneration):
+    config_class = Config
+"""
+
+
+@pytest.fixture
+def marker(tmp_path: Path) -> Path:
+    return tmp_path / "ran"
+
+
+@pytest.fixture
+def surprise(tmp_path: Path, marker: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a model that needs code of its own."""
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    folder = tmp_path / "surprise"
+    shutil.copytree(TINY_VLM_DIR, folder)
+    names = {"AutoConfig": "surprise.Config", "AutoModelForImageTextToText": "surprise.Model"}
+    edit(folder, model_type="surprise", auto_map=names)
+    (folder / "surprise.py").write_text(CODE.format(marker=str(marker)))
+    # Named as in memory: transformers renames the weights of architectures that it knows as it reads them.
+    weights = load(TINY_VLM_DIR).model.state_dict()
+    save_file({name: held.clone() for name, held in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def edit(folder: Path, **changes: object) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def load(folder: Path, **settings: object) -> Vlm:
+    return load_vlm(VlmSettings(model=str(folder), device="cpu", **settings), PIXELS)
+
+
+def test_a_model_that_needs_its_own_code_is_refused_with_the_flag_that_would_run_it(surprise: Path, marker: Path):
+    with pytest.raises(VlmError, match=r"code of its own \(surprise\.py\).*not run.*--trust-remote-code"):
+        load(surprise)
+    assert not marker.exists()
+
+
+def test_its_code_is_run_where_it_is_trusted(surprise: Path, marker: Path):
+    vlm = load(surprise, trust_remote_code=True)
+    assert marker.exists()
+    assert type(vlm.model).__name__ == "Model" and vlm.model.config.model_type == "surprise"
+    # Its own classes may compute anything: the fast way, which knows one architecture from within, is not taken.
+    assert type(vlm).__name__ == "OtherVlm"
+
+
+@pytest.mark.parametrize("kind", ["AutoModelForImageTextToText", "AutoModelForCausalLM"])
+def test_a_known_configuration_with_a_class_of_its_own_is_refused(tmp_path: Path, kind: str):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "auto_map": {kind: "surprise.Model"}}))
+    (tmp_path / "surprise.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(VlmError, match=r"surprise\.py.*--trust-remote-code"):
+        load(tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_code_that_a_known_model_does_not_need_is_not_run(tmp_path: Path, surprise: Path, marker: Path):
+    edit(surprise, model_type="qwen2_5_vl")
+    vlm = load(surprise)
+    assert type(vlm).__name__ == "QwenVl"
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("place", [{}, {"text_config": {"_attn_implementation": "some-one/attention"}}])
+def test_a_kernel_of_the_hub_is_code_too(tmp_path: Path, place: dict):
+    shutil.copytree(TINY_VLM_DIR, tmp_path / "vlm")
+    edit(tmp_path / "vlm", **(place or {"attn_implementation": "some-one/attention@main"}))
+    with pytest.raises(VlmError, match=r"code in another place.*--trust-remote-code"):
+        load(tmp_path / "vlm")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"experts_implementation": "sonicmoe"},
+        {"attn_implementation": "flash_attention_3"},
+        {"attn_implementation": {"text_config": "flash_attention_3"}},
+    ],
+)
+def test_a_kernel_that_transformers_would_fetch_by_itself_is_code_too(tmp_path: Path, changes: dict):
+    shutil.copytree(TINY_VLM_DIR, tmp_path / "vlm")
+    edit(tmp_path / "vlm", **changes)
+    with pytest.raises(VlmError, match=r"code in another place.*--trust-remote-code"):
+        load(tmp_path / "vlm")
+
+
+RENAMED = {"attribute_map": {"foo": "_attn_implementation"}, "foo": "some-one/attention"}
+
+
+@pytest.mark.parametrize("inner", [False, True])
+def test_an_attribute_under_another_name_is_refused(tmp_path: Path, inner: bool):
+    shutil.copytree(TINY_VLM_DIR, tmp_path / "vlm")
+    text = json.loads((TINY_VLM_DIR / "config.json").read_text())["text_config"]
+    edit(tmp_path / "vlm", **({"text_config": text | RENAMED} if inner else RENAMED))
+    with pytest.raises(VlmError, match=r"leads elsewhere \(attribute_map\)"):
+        load(tmp_path / "vlm")
+    with pytest.raises(VlmError, match=r"leads elsewhere \(attribute_map\)"):
+        load_clip(str(tmp_path / "vlm"), resolve_device("cpu"), PIXELS)
+
+
+def test_an_encoder_that_takes_a_kernel_is_refused(tmp_path: Path):
+    CLIPConfig().save_pretrained(tmp_path)
+    edit(tmp_path, attn_implementation="flash_attention_3")
+    with pytest.raises(VlmError, match="code of its own, which is never run"):
+        load_clip(str(tmp_path), resolve_device("cpu"), PIXELS)
+
+
+def test_what_a_configuration_names_in_the_end_counts():
+    config = CLIPConfig()
+    assert not takes_kernel(config)
+    config.text_config._attn_implementation = "some-one/attention"
+    assert takes_kernel(config)
+
+
+def test_another_file_of_the_configuration_is_not_read(tmp_path: Path):
+    shutil.copytree(TINY_VLM_DIR, tmp_path / "vlm")
+    kernel = json.loads((TINY_VLM_DIR / "config.json").read_text()) | {"_attn_implementation": "some-one/attention"}
+    (tmp_path / "vlm" / "config.4.0.0.json").write_text(json.dumps(kernel))
+    edit(tmp_path / "vlm", configuration_files=["config.4.0.0.json"])
+    with pytest.raises(VlmError, match=r"leads elsewhere \(configuration_files\)"):
+        load(tmp_path / "vlm")
+
+
+@pytest.mark.parametrize("file", ["processor_config.json", "audio_tokenizer_config.json"])
+def test_another_model_is_not_loaded_for_a_processor(tmp_path: Path, file: str):
+    shutil.copytree(TINY_VLM_DIR, tmp_path / "vlm")
+    named = {"audio_tokenizer_class": "DacModel", "audio_tokenizer_name_or_path": "some-one/audio"}
+    path = tmp_path / "vlm" / file
+    held = json.loads(path.read_text()) | {"audio_tokenizer": named} if path.exists() else named
+    path.write_text(json.dumps(held))
+    with pytest.raises(VlmError, match=r"leads elsewhere \(audio_tokenizer"):
+        load(tmp_path / "vlm")
+
+
+def test_an_encoders_code_is_never_run(surprise: Path, marker: Path):
+    with pytest.raises(VlmError, match="code of its own, which is never run"):
+        load_clip(str(surprise), resolve_device("cpu"), PIXELS)
+    assert not marker.exists()
+
+
+def test_trusted_code_is_part_of_what_a_result_was_made_of(surprise: Path, tmp_path: Path, monkeypatch):
+    before = fingerprint(surprise), fingerprint(surprise, code=True)
+    (surprise / "surprise.py").write_text("something else")
+    assert fingerprint(surprise) == before[0]
+    assert fingerprint(surprise, code=True) != before[1]
+    monkeypatch.chdir(tmp_path)
+    # Results of before there was this setting, when nothing was trusted, stay what they are.
+    assert "vlm.trust_remote_code" not in identity(load_settings({}), "vlm")
+    assert identity(load_settings({"vlm": {"trust_remote_code": True}}), "vlm")["vlm.trust_remote_code"] is True
+
+
+def test_code_is_downloaded_only_where_it_is_trusted(tmp_path: Path, surprise: Path, monkeypatch):
+    wanted = []
+
+    def download(name: str, allow_patterns: list[str] | None = None, local_files_only: bool = False) -> str:
+        if local_files_only:
+            known = tmp_path / "known"
+            shutil.copytree(surprise, known, ignore=shutil.ignore_patterns("*.py"), dirs_exist_ok=True)
+            return str(known)
+        wanted.append(allow_patterns)
+        return str(surprise)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: None)
+    assert model_folder("some/one") == tmp_path / "known" and wanted == []
+    assert model_folder("some/one", code=True) == surprise
+    assert [("*.py" in patterns) for patterns in wanted] == [True]

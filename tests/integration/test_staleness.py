@@ -1,0 +1,397 @@
+"""What was made of other things is never taken for what is asked for now: each command says what differs."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from command_line import icdsel
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from icdsel.errors import RunError
+from icdsel.stages import generate as generation
+from icdsel.stages import infer
+from icdsel.stages import train as training
+from icdsel.store.fingerprints import fingerprint_file, unchanged
+from icdsel.vlm.loading import TINY_VLM_DIR
+
+SMALL = ("--dataset", "set.jsonl", "--model", "./my-model", "--encoder", "vlm", "--pool-size", 8)
+SCORE = ("gen-rl-data", *SMALL, "--queries", 4, "--beam", 1, "--samples", 1, "--retrieval", 1, "--random", 1)
+ANSWER = ("infer", *SMALL, "--n", 4, "--shots", 1, "--selector", "random")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A small dataset and a model, with RL data, a run and predictions of both."""
+    folder = tmp_path_factory.mktemp("made")
+    before = Path.cwd()
+    os.chdir(folder)
+    Path("images").mkdir()
+    lines = []
+    for number in range(30):
+        picture = Image.new("RGB", (56, 56), (8 * number, 250 - 8 * number, 40))
+        picture.putpixel((number, 3), (255, 255, 255))
+        picture.save(f"images/{number}.png")
+        lines.append(
+            {
+                "question_id": number,
+                "image": f"images/{number}.png",
+                "question": "what colour?",
+                "answers": ["red", "green"],
+                "split": "train" if number < 24 else "validation",
+            }
+        )
+    Path("set.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    shutil.copytree(TINY_VLM_DIR, "my-model", ignore=shutil.ignore_patterns("__pycache__"))
+    try:
+        icdsel(*SCORE)
+        icdsel("train", *SMALL, *SCORE[-10:], "--rce-epochs", 1, "--run", "mine")
+        icdsel(*ANSWER)
+        yield folder
+    finally:
+        os.chdir(before)
+
+
+@pytest.fixture
+def copy(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(made, tmp_path / "copy", copy_function=shutil.copy2)
+    monkeypatch.chdir(tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def edit(number: int) -> None:
+    """Another answer in one line of the dataset, of the same length."""
+    lines = Path("set.jsonl").read_text().splitlines()
+    lines[number] = lines[number].replace("green", "brown")
+    Path("set.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def repaint(number: int) -> None:
+    Image.effect_noise((56, 56), 90).convert("RGB").save(f"images/{number}.png")
+
+
+def finetune() -> None:
+    """One matrix in the middle of the weights is another."""
+    weights = load_file("my-model/model.safetensors")
+    name = sorted(weights)[len(weights) // 2]
+    weights[name] += 0.01
+    save_file(weights, "my-model/model.safetensors", {"format": "pt"})
+
+
+def rename_template() -> None:
+    """Another prompt by the model's own files."""
+    path = Path("my-model/chat_template.jinja")
+    path.write_text(path.read_text() + "\n")
+
+
+CHANGES: dict[str, tuple[Callable[[], None], tuple[str, ...]]] = {
+    "answer": (lambda: edit(3), ("dataset (the training examples",)),
+    "image": (lambda: repaint(3), ("dataset (the training examples",)),
+    "weights": (finetune, ("model (the VLM's files)", "encoder (the encoder's files")),
+    "template": (rename_template, ("model (the VLM's files)",)),
+}
+
+
+def predictions() -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path("results").rglob("*.jsonl")}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_everything_made_of_other_data_or_another_model_is_refused(copy: Path, what: str):
+    change, named = CHANGES[what]
+    change()
+    before = predictions()
+    for command in (SCORE, ANSWER, ("train", *SMALL, *SCORE[-10:], "--rce-epochs", 1, "--run", "mine")):
+        told = icdsel(*command, code=2)
+        assert "under other settings" in told and "--overwrite" in told
+        for words in named:
+            assert words in told, told
+    assert predictions() == before
+
+
+def test_overwrite_moves_it_aside_and_makes_it_anew(copy: Path):
+    repaint(3)
+    before = predictions()
+    icdsel(*SCORE, "--overwrite")
+    name = "rl_data_RandSampler_my-model"
+    folder = copy / "results/set/generated_data"
+    assert (folder / f"{name}.jsonl.old-1").read_bytes() == before[f"{name}.jsonl"]
+    assert (folder / f"{name}.meta.json.old-1").is_file()
+    icdsel(*SCORE)  # stands
+
+
+@pytest.mark.parametrize("change", [edit, repaint])
+def test_predictions_for_other_queries_are_refused(copy: Path, change: Callable[[int], None]):
+    change(25)
+    icdsel(*SCORE)  # the training split is the same
+    assert "queries (the queries' split" in icdsel(*ANSWER, code=2)
+
+
+def test_scores_for_other_queries_of_another_split_are_refused(copy: Path):
+    icdsel(*SCORE, "--split", "validation")
+    icdsel(*ANSWER[:-2], "--selector", "oracle")
+    edit(25)
+    assert "queries (the queries' split" in icdsel(*SCORE, "--split", "validation", code=2)
+    oracle = icdsel(*ANSWER[:-2], "--selector", "oracle", "--results-dir", "elsewhere", code=2)
+    assert "gen-rl-data --split validation" in oracle  # it takes none from another place
+    for path in Path("results/set/infer").glob("*/oracle*"):
+        path.unlink()
+    assert "queries (the queries' split" in icdsel(*ANSWER[:-2], "--selector", "oracle", code=2)
+    path = "results/set/generated_data/rl_data_RandSampler_my-model_validation.jsonl"
+    assert "the dataset has changed since" in icdsel("check", path, *SMALL, code=1)
+
+
+@pytest.mark.parametrize(("command", "module"), [(SCORE, generation), (ANSWER, infer)])
+def test_another_version_of_the_scorer_is_refused(copy: Path, monkeypatch: pytest.MonkeyPatch, command, module):
+    monkeypatch.setattr(module, "SCORER_VERSION", 0)
+    assert "scorer (the version of icdsel's scorer)" in icdsel(*command, code=2)
+
+
+def test_a_prompt_is_named_by_its_setting(copy: Path):
+    told = icdsel(*SCORE, "--system-prompt", "Be brief.", code=2)
+    assert "vlm.system_prompt" in told and "'Be brief.' now" in told
+
+
+def test_online_training_depends_on_the_scorer(copy: Path, monkeypatch: pytest.MonkeyPatch):
+    online = ("train", *SMALL, *SCORE[-10:], "--rce-epochs", 1, "--grpo-epochs", 1, "--online", "--run", "online")
+    icdsel(*online)
+    monkeypatch.setattr(training, "SCORER_VERSION", 0)
+    assert "scorer (the version" in icdsel(*online, code=2)
+
+
+def test_answers_of_a_policy_that_is_another_now_are_told(copy: Path):
+    train = ("train", *SMALL, *SCORE[-10:], "--rce-epochs", 1, "--run", "mine")
+    answers = icdsel(*ANSWER[:-2], "--selector", "policy,random", "--run", "mine")
+    assert "not trained to its end" not in answers
+    assert "another policy" not in icdsel("compare", *SMALL)
+    icdsel(*train, "--train-seed", 1, "--overwrite")
+    assert "was answered by another policy" in " ".join(icdsel("compare", *SMALL).split())
+
+
+def test_a_run_that_was_not_finished_is_told(copy: Path):
+    side = Path("results/set/model_cpk/mine/run.json")
+    side.write_text(json.dumps({k: v for k, v in json.loads(side.read_text()).items() if k != "finished"}))
+    assert "run mine was not trained to its end" in icdsel(*ANSWER[:-2], "--selector", "policy", "--run", "mine")
+
+
+def test_a_link_in_the_place_of_a_run_is_read_and_not_written_through(copy: Path):
+    run = Path("results/set/model_cpk/mine")
+    run.rename("elsewhere")
+    run.symlink_to(copy / "elsewhere")
+    before = {path.name for path in Path("elsewhere").iterdir()}
+    train = ("train", *SMALL, *SCORE[-10:], "--rce-epochs", 1, "--run", "mine", "--train-seed", 1, "--overwrite")
+    assert "it is a link" in " ".join(icdsel(*train, code=1).split())
+    told = icdsel(*ANSWER[:-2], "--selector", "policy", "--run", "mine")
+    assert "not converted for Lever-Plus" in told and "it is a link" in " ".join(told.split())
+    assert {path.name for path in Path("elsewhere").iterdir()} == before
+
+
+def test_policies_are_answered_with_the_embeddings_that_they_were_trained_on(copy: Path):
+    side = Path("results/set/model_cpk/mine/run.json")
+    content = json.loads(side.read_text())
+    content["identity"]["train_embeddings"] = "0123456789abcdef"
+    side.write_text(json.dumps(content))
+    told = icdsel(*ANSWER[:-2], "--selector", "policy", "--run", "mine", code=2)
+    assert "train_embeddings (the file of --train-embeddings): '0123456789abcdef' then, None now" in told
+
+
+def test_long_names_of_runs(copy: Path):
+    assert "120 letters at most" in icdsel("train", *SMALL, *SCORE[-10:], "--run", "x" * 121, code=2)
+    more = ("--rce-epochs", 1, "--rce-lr", 1.23456e-3, "--rce-temp-start", 1.23456, "--rce-temp-end", 0.123456)
+    icdsel("train", *SMALL, *SCORE[-10:], *more, "--hidden-dim", 64, "--grpo-lr", 1.23456e-5, "--dropout", 0.123456)
+    assert max(len(path.name) for path in Path("results/set/model_cpk").iterdir() if path.is_dir()) <= 120
+    icdsel(*ANSWER[:-2], "--selector", "policy")
+
+
+def test_images_that_cannot_be_read_count(copy: Path):
+    skip = ("--on-image-error", "skip")
+    icdsel(*SCORE, *skip)  # made with all images: none had to be skipped
+    size = Path("images/3.png").stat().st_size
+    Path("images/3.png").write_bytes(bytes(size))
+    shutil.rmtree("results/set/cache")  # the embeddings, by which an image has its place in a pool
+    assert "broken_images (the images that cannot be read): None then" in icdsel(*SCORE, *skip, code=2)
+
+
+def test_data_have_a_name_that_their_side_file_can_be_made_of(copy: Path):
+    assert "end in .jsonl" in icdsel(*SCORE, "--output", "round_0.5", code=2)
+    assert not [*copy.glob("round*")]
+
+
+def test_a_damaged_run_beside_it_stops_no_training(copy: Path):
+    other = Path("results/set/model_cpk/other/run.json")
+    other.parent.mkdir()
+    other.write_bytes(b"")
+    told = icdsel("train", *SMALL, *SCORE[-10:], "--rce-epochs", 1, "--run", "new", "--train-seed", 1)
+    assert "other/run.json" in told
+    icdsel(*ANSWER[:-2], "--selector", "policy")
+
+
+def test_shards_without_their_side_files_are_told_of(copy: Path):
+    shard = ("--output", "parts[1].jsonl", "--shard", "1/2")
+    icdsel(*SCORE, *shard)
+    assert "queries were scored in shards" in icdsel(*SCORE, *shard[:2])
+    Path("parts[1].jsonl").unlink()
+    Path("parts[1].shard-1-of-2.meta.json").unlink()
+    assert "is left alone: how it was made stands in" in " ".join(icdsel(*SCORE, *shard[:2]).split())
+
+
+def test_an_interrupted_online_training_misses_its_journal(copy: Path, monkeypatch: pytest.MonkeyPatch):
+    online = ("train", *SMALL, *SCORE[-10:], "--rce-epochs", 1, "--grpo-epochs", 1, "--online", "--run", "online")
+    with monkeypatch.context() as patch:  # as if it had been killed after its last epoch
+        patch.setattr(training, "_mark_finished", lambda side: None)
+        patch.setattr(training, "clean_up", lambda folder: None)
+        icdsel(*online)
+    journal = Path("results/set/model_cpk/online/online.jsonl")
+    kept = journal.read_bytes()
+    assert kept
+    journal.unlink()
+    assert "lacks answers that earlier epochs were trained on" in " ".join(icdsel(*online, code=2).split())
+    journal.write_bytes(kept)
+    icdsel(*online)
+
+
+def test_a_half_made_file_is_not_completed_with_something_else(copy: Path):
+    whole = copy / "results/set/generated_data/rl_data_RandSampler_my-model.jsonl"
+    whole.rename(whole.with_name(whole.name + ".part"))
+    repaint(3)
+    assert "dataset (the training examples" in icdsel(*SCORE, code=2)
+
+
+def test_damaged_data_are_mended_as_the_message_says(copy: Path):
+    """What hours of scoring have made is not lost with the end of a file."""
+    path = copy / "results/set/generated_data/rl_data_RandSampler_my-model.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-20])
+    count = len(whole.splitlines())
+    told = icdsel("train", *SMALL, "--rl-data", path, "--rce-epochs", 1, "--run", "mine", code=2)
+    assert f"line {count} is damaged" in told and f"Rename it to {path.name}.part" in told
+    path.rename(path.with_name(path.name + ".part"))
+    icdsel(*SCORE)
+    assert path.read_bytes() == whole
+
+
+TRAIN = ("train", *SMALL, *SCORE[-10:], "--rce-epochs", 1)
+
+
+def test_a_policy_that_is_replaced_while_other_rows_are_answered(copy: Path, monkeypatch: pytest.MonkeyPatch):
+    row, trained = infer._row, []
+
+    def train_first(sources, queries, choose, selector, *others):
+        if not trained:
+            trained.append(selector)
+            icdsel(*TRAIN, "--run", "mine", "--rce-lr", 0.01, "--overwrite")
+        return row(sources, queries, choose, selector, *others)
+
+    old = fingerprint_file(Path("results/set/model_cpk/mine/rce_epoch1.pt"))
+    monkeypatch.setattr(infer, "_row", train_first)
+    icdsel(*ANSWER[:-1], "random,policy")
+    assert trained == ["random"]
+    [side] = Path("results").rglob("policy-mine-*.meta.json")
+    assert json.loads(side.read_text())["identity"]["checkpoint"] == old
+    monkeypatch.setattr(infer, "_row", row)
+    assert "checkpoint (the policy's checkpoint)" in icdsel(*ANSWER[:-1], "policy", code=2)
+
+
+def test_a_start_that_is_replaced_while_pointers_are_scored(copy: Path, monkeypatch: pytest.MonkeyPatch):
+    runs = Path("results/set/model_cpk")
+    icdsel(*TRAIN, "--run", "other", "--rce-lr", 0.01)
+    shutil.copy(runs / "mine/rce_epoch1.pt", "start.pt")
+    score = training.generate
+
+    def replace_it(*told, **how):
+        shutil.copy(runs / "other/rce_epoch1.pt", "start.pt")
+        return score(*told, **how)
+
+    monkeypatch.setattr(training, "generate", replace_it)
+    icdsel(*TRAIN, "--run", "meanwhile", "--init", "start.pt")
+    icdsel(*TRAIN, "--run", "before", "--init", "start.pt")
+    made = [runs / run for run in ("meanwhile", "before")]
+    assert len({(run / "rce_epoch1.pt").read_bytes() for run in made}) == 1
+    assert len({json.loads((run / "run.json").read_text())["identity"]["init"] for run in made}) == 1
+
+
+def test_a_file_that_changes_while_it_is_read(tmp_path: Path):
+    file = tmp_path / "file"
+    file.write_text("one")
+    with unchanged(file, tmp_path / "not there", None):
+        assert file.read_text() == "one"
+    with pytest.raises(RunError, match="changed while it was read"), unchanged(file):
+        file.write_text("two")
+
+
+def test_a_finished_run_without_its_last_checkpoint_is_trained_again(copy: Path):
+    two = (*TRAIN[:-1], 2, "--run", "two")
+    icdsel(*two)
+    run = Path("results/set/model_cpk/two")
+    before = {path.name: path.read_bytes() for path in run.glob("*epoch*")}
+    last = run / "rce_epoch2.pt"
+    last.unlink()
+    assert "two was not trained to its end" in icdsel(*ANSWER[:-1], "policy", "--run", "two")
+    for damage in (lambda: None, lambda: last.write_bytes(last.read_bytes()[:1000])):
+        damage()
+        assert "its last checkpoint is gone or damaged: it is trained again" in icdsel(*two)
+        assert {path.name: path.read_bytes() for path in run.glob("*epoch?.pt")} == {
+            name: content for name, content in before.items() if name.endswith(".pt")
+        }
+    assert "name of what was moved aside" in icdsel("train", *SMALL, "--run", "my.old-test", code=2)
+
+
+def test_what_was_cut_after_it_was_finished_is_not_whole(copy: Path):
+    path = Path("results/set/generated_data/rl_data_RandSampler_my-model.jsonl")
+    whole = path.read_bytes()
+    path.write_bytes(b"".join(whole.splitlines(keepends=True)[:3]))
+    for command in (SCORE, (*TRAIN, "--run", "new"), ("train", *SMALL, "--rl-data", path, "--run", "newer")):
+        assert "holds 3 of 4 queries: it was cut. Rename it to" in " ".join(icdsel(*command, code=2).split())
+    assert "holds 3 of 4 queries: it was cut." in " ".join(icdsel("convert", path, *SMALL[:2], code=2).split())
+    path.write_bytes(whole + whole.splitlines(keepends=True)[-1])
+    for command in (SCORE, (*TRAIN, "--run", "new")):
+        assert "holds 5 of 4 queries: some stand twice. Rename it to" in " ".join(icdsel(*command, code=2).split())
+    path.write_bytes(b"".join(whole.splitlines(keepends=True)[:3]))
+    assert "must be fixed 1 queries are lacking" in " ".join(icdsel("check", path, *SMALL, code=1).split())
+    path.rename(f"{path}.part")
+    icdsel(*SCORE)
+    assert path.read_bytes() == whole
+
+    [answers] = Path("results").rglob("random-*.jsonl")
+    whole = answers.read_bytes()
+    answers.write_bytes(b"".join(whole.splitlines(keepends=True)[:3]))
+    for command in (ANSWER, ("compare", answers)):
+        told = " ".join(icdsel(*command, code=2).split())
+        assert "holds 3 of 4 answers at 1 shots: it was cut. Move it away" in told
+    answers.unlink()
+    icdsel(*ANSWER)
+    assert answers.read_bytes() == whole
+
+    oracle = (*ANSWER[:-4], "--shots", 2, "--selector", "oracle")
+    icdsel(*SCORE, "--split", "validation")
+    icdsel(*oracle)
+    [answers] = Path("results").rglob("oracle_*.jsonl")  # which may have fewer answers than there are queries
+    answers.write_bytes(answers.read_bytes().splitlines(keepends=True)[0])
+    assert "answers at 2 shots: it was cut. Move it away" in " ".join(icdsel(*oracle, code=2).split())
+
+
+def test_a_record_that_no_score_can_be_read_of_is_made_again(copy: Path):
+    path = Path("results/set/generated_data/rl_data_RandSampler_my-model.jsonl")
+    whole = path.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    lines[1] = lines[1].replace(b"vqa_acc_score", b"vqa_Acc_score", 1)
+    path.write_bytes(b"".join(lines))
+    told = " ".join(icdsel(*SCORE, code=2).split())
+    assert "line 2 is damaged: a score is no number" in told and f"Rename it to {path.name}.part" in told
+    path.rename(f"{path}.part")
+    icdsel(*SCORE)
+    assert path.read_bytes() == whole
+
+
+def test_a_shard_whose_side_file_is_damaged_is_left_alone(copy: Path):
+    path = Path("results/set/generated_data/rl_data_RandSampler_my-model.jsonl")
+    whole = path.read_bytes()
+    path.unlink()
+    icdsel(*SCORE, "--shard", "1/1")
+    side = path.with_name("rl_data_RandSampler_my-model.shard-1-of-1.meta.json")
+    side.write_text(side.read_text()[:40])
+    assert "is left alone, its queries are scored anew" in icdsel(*SCORE)
+    assert path.read_bytes() == whole

@@ -1,0 +1,654 @@
+import csv
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+from scipy import stats
+
+from icdsel.artefacts.predictions import predictions_dir
+from icdsel.comparison.compare import ComparisonRow, compare, learned_and_worse, write_rows
+from icdsel.comparison.tables import screen_tables, write_csv, write_markdown
+from icdsel.errors import RunError
+from icdsel.settings.loading import Settings, load_settings
+
+MADE_OF = {"data.seed": 42, "vlm.layout": "one-turn", "dataset": "abc", "split": "validation"}
+Scores = Mapping[int, list[float]]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return load_settings({"data": {"results_dir": str(tmp_path / "results")}})
+
+
+def write(
+    settings: Settings,
+    name: str,
+    scores: Scores,
+    ids: list[int] | None = None,
+    subset: str | None = None,
+    failed: Collection[int] = (),
+    folder: Path | None = None,
+    asked_with: Mapping[str, Mapping[str, Any]] | None = None,
+    **inputs: Any,
+) -> Path:
+    """Predictions as `infer` leaves them: for each number of shots one accuracy a query, or a failure."""
+    folder = folder or predictions_dir(settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    count = len(next(iter(scores.values())))
+    subset = subset or f"validation-{count}"
+    lines = []
+    for shots, accuracies in scores.items():
+        for question_id, accuracy in zip(ids or range(100, 100 + count), accuracies, strict=True):
+            made = {"error": "out of memory"} if question_id in failed else {"prediction": "yes", "accuracy": accuracy}
+            lines.append({"question_id": question_id, "shots": shots, "icds": [], **made})
+    path = folder / f"{name}_{subset}.jsonl"
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    selector = name.split("-")[0] if name.startswith(("random", "policy")) else name
+    identity = MADE_OF | {"selector": selector} | inputs
+    side = {"identity": identity, "name": name, "set": subset, "failed": len(failed), "settings": asked_with or {}}
+    path.with_suffix(".meta.json").write_text(json.dumps(side))
+    return path
+
+
+def by_name(rows: list[ComparisonRow]) -> dict[tuple[str, int], ComparisonRow]:
+    found = {(row.name, row.shots): row for row in rows}
+    assert len(found) == len(rows)
+    return found
+
+
+# --- figures ----------------------------------------------------------------------------------------------
+
+
+def test_rows_by_hand(settings: Settings) -> None:
+    # The policy is better by 0.3 on each of the four queries, so every resample of the differences has the mean
+    # 0.3: its interval has no width. The same holds for an accuracy that all queries have.
+    write(settings, "random-42", {1: [0.0, 0.3, 0.6, 0.3], 2: [0.3] * 4})
+    write(settings, "policy-run-rce_epoch5", {1: [0.3, 0.6, 0.9, 0.6], 2: [0.9] * 4}, checkpoint="f00")
+    write(settings, "zero-shot", {0: [0.6] * 4})
+    rows = compare(settings)
+    # By shots, the best first.
+    assert [(row.shots, row.name) for row in rows] == [
+        (0, "zero-shot"),
+        (1, "policy-run-rce_epoch5"),
+        (1, "random-42"),
+        (2, "policy-run-rce_epoch5"),
+        (2, "random-42"),
+    ]
+    assert rows[3] == ComparisonRow(
+        name="policy-run-rce_epoch5",
+        selector="policy",
+        shots=2,
+        n=4,
+        accuracy=90.0,
+        low=90.0,
+        high=90.0,
+        reference="random-42",
+        difference=60.0,
+        difference_low=60.0,
+        difference_high=60.0,
+        correct=100.0,
+        p_value=rows[3].p_value,
+        p_holm=rows[3].p_holm,
+        detectable=None,  # the differences do not vary
+        wins=4,
+        losses=0,
+        ties=0,
+        mcnemar_p=1.0,  # both are right on all queries
+        asked=4,
+        files=(str(predictions_dir(settings) / "policy-run-rce_epoch5_validation-4.jsonl"),),
+    )
+    # Two of the 16 ways to flip four signs are as extreme, at 1 shot and at 2: Holm doubles the smaller.
+    assert rows[1].p_value == rows[3].p_value == pytest.approx(2 / 16, abs=0.01)
+    assert rows[1].p_holm == rows[3].p_holm == 2 * rows[1].p_value
+    one = rows[1]
+    assert (one.accuracy, one.n) == (60.0, 4)
+    assert (one.difference, one.difference_low, one.difference_high) == (30.0, 30.0, 30.0)
+    # Of four values 30, 60, 90, 60 a resample's mean may lie anywhere from 30 to 90; 95 % of them lie nearer.
+    assert 30 <= one.low < 60 < one.high <= 90
+    # The reference has no difference to itself, and none of no shots to compare with.
+    for row in (rows[0], rows[2], rows[4]):
+        assert (row.difference, row.difference_low, row.difference_high) == (None, None, None)
+        assert (row.p_value, row.p_holm, row.detectable, row.wins, row.mcnemar_p) == (None,) * 5
+    assert {row.reference for row in rows} == {"random-42"}
+
+
+def test_intervals_are_those_of_the_bootstrap_over_queries(settings: Settings) -> None:
+    # A selector right on 50 of 100 queries: a resample's accuracy is Binomial(100, 1/2)/100. Against one that
+    # is right on none the difference is the same.
+    write(settings, "random-42", {2: [0.0] * 100})
+    write(settings, "nearest-both", {2: [0.0, 1.0] * 50})
+    row = by_name(compare(settings))["nearest-both", 2]
+    low, high = stats.binom.ppf([0.025, 0.975], 100, 0.5)
+    assert row.accuracy == row.difference == 50.0
+    assert (row.low, row.high) == pytest.approx((low, high), abs=1)  # 10,000 resamples, steps of one point
+    assert (row.difference_low, row.difference_high) == pytest.approx((low, high), abs=1)
+
+
+def test_differences_are_paired_by_query_whatever_the_order_in_the_files(settings: Settings) -> None:
+    # Query by query the second is better by exactly 0.1; paired by place in the file it would be anything.
+    write(settings, "random-42", {1: [0.3, 0.0, 0.9]}, ids=[2, 1, 3])
+    write(settings, "nearest-both", {1: [1.0, 0.4, 0.1]}, ids=[3, 2, 1])
+    row = by_name(compare(settings))["nearest-both", 1]
+    assert (row.difference, row.difference_low, row.difference_high) == (10.0, 10.0, 10.0)
+
+
+def test_the_same_files_give_the_same_rows(settings: Settings) -> None:
+    write(settings, "random-42", {1: [0.0, 0.3, 0.6, 1.0]})
+    write(settings, "nearest-both", {1: [0.3, 0.3, 1.0, 0.0]})
+    assert compare(settings) == compare(settings)
+
+
+# --- the reference ----------------------------------------------------------------------------------------
+
+
+def test_a_reference_is_chosen_by_name(settings: Settings) -> None:
+    write(settings, "random-42", {1: [0.3] * 3, 2: [0.6] * 3})
+    write(settings, "nearest-both", {1: [0.6] * 3, 2: [0.6] * 3})
+    write(settings, "zero-shot", {0: [0.9] * 3})
+    rows = by_name(compare(settings, reference="nearest-both"))
+    assert rows["random-42", 1].difference == -30.0
+    assert rows["random-42", 2].difference == 0.0
+    assert rows["nearest-both", 1].difference is None
+    # Zero-shot is compared with at every number of shots.
+    rows = by_name(compare(settings, reference="zero-shot"))
+    assert rows["random-42", 1].difference == -60.0
+    assert rows["nearest-both", 2].difference == -30.0
+    assert rows["zero-shot", 0].difference is None
+    assert {row.reference for row in rows.values()} == {"zero-shot"}
+    assert compare(settings, reference="random") == compare(settings)
+
+
+def test_without_random_the_reference_is_zero_shot(settings: Settings) -> None:
+    write(settings, "nearest-both", {1: [0.6] * 3})
+    write(settings, "zero-shot", {0: [0.9] * 3})
+    rows = by_name(compare(settings))
+    assert rows["nearest-both", 1].reference == "zero-shot"
+    assert rows["nearest-both", 1].difference == -30.0
+
+
+def test_an_unknown_reference_lists_the_rows(settings: Settings) -> None:
+    write(settings, "random-42", {1: [0.6] * 3})
+    write(settings, "zero-shot", {0: [0.9] * 3})
+    with pytest.raises(RunError, match=r"no row 'oracle'.*random-42, zero-shot"):
+        compare(settings, reference="oracle")
+
+
+# --- several seeds ----------------------------------------------------------------------------------------
+
+
+def test_seeds_get_a_row_of_their_mean_query_by_query(settings: Settings) -> None:
+    write(settings, "random-1", {1: [0.0, 0.3, 0.3]})
+    write(settings, "random-2", {1: [0.3, 0.6, 0.0]})
+    write(settings, "random-3", {1: [0.6, 0.0, 0.6]})
+    write(settings, "policy-v3_Run-grpo_epoch3", {1: [0.3, 0.3, 0.6]}, checkpoint="a")
+    write(settings, "policy-v3_Run_train-seed-1-grpo_epoch3", {1: [0.9, 0.9, 0.6]}, checkpoint="b")
+    rows = by_name(compare(settings))
+    # The means by query are 0.3, 0.3, 0.3 and 0.6, 0.6, 0.6: neither interval has any width left.
+    random_mean = rows["random (mean over seeds)", 1]
+    assert (random_mean.selector, random_mean.n) == ("random", 3)
+    assert (random_mean.accuracy, random_mean.low, random_mean.high) == (30.0, 30.0, 30.0)
+    policy_mean = rows["policy-v3_Run-grpo_epoch3 (mean over seeds)", 1]
+    assert (policy_mean.accuracy, policy_mean.low, policy_mean.high) == (60.0, 60.0, 60.0)
+    # Where there is a mean over random seeds, differences are to it.
+    assert policy_mean.reference == "random (mean over seeds)"
+    assert (policy_mean.difference, policy_mean.difference_low, policy_mean.difference_high) == (30.0, 30.0, 30.0)
+    assert random_mean.difference is None
+    # The range over the seeds: 0.2, 0.3 and 0.4; 0.4 and 0.8.
+    assert (random_mean.seeds, random_mean.seed_low, random_mean.seed_high) == (3, 20.0, 40.0)
+    assert (policy_mean.seeds, policy_mean.seed_low, policy_mean.seed_high) == (2, 40.0, 80.0)
+    # Every policy seed is right on all three queries, the random ones each on two: hard correctness is 2/3.
+    assert (policy_mean.correct, random_mean.correct) == (100.0, pytest.approx(66.6667))
+    # One question is asked: the means. Seeds are no questions of their own.
+    assert policy_mean.p_holm == policy_mean.p_value == pytest.approx(2 / 8, abs=0.02)
+    assert policy_mean.mcnemar_p == pytest.approx(2 / 8, abs=0.02)  # a third of the seeds on each of three queries
+    for name, whole in (("random-1", random_mean), ("policy-v3_Run-grpo_epoch3", policy_mean)):
+        seed = rows[name, 1]
+        assert (seed.part_of, seed.seeds, seed.seed_low) == (whole.name, 1, None)
+        assert (seed.p_value, seed.p_holm, seed.mcnemar_p) == (None, None, None)
+        assert seed.wins is not None
+    assert rows["random-1", 1].difference == pytest.approx(-10.0)
+    assert len(rows) == 7
+
+
+def test_where_one_seed_was_answered_it_stands_for_the_mean(settings: Settings) -> None:
+    write(settings, "random-1", {1: [0.0, 0.6], 2: [0.3, 0.3]})
+    write(settings, "random-2", {1: [0.6, 0.0]})
+    write(settings, "nearest-both", {1: [0.6, 0.6], 2: [0.9, 0.9]})
+    rows = by_name(compare(settings))
+    assert (rows["nearest-both", 1].reference, rows["nearest-both", 1].difference) == ("random (mean over seeds)", 30.0)
+    assert (rows["nearest-both", 2].reference, rows["nearest-both", 2].difference) == ("random-1", 60.0)
+
+
+def test_seeds_follow_their_mean(settings: Settings) -> None:
+    write(settings, "random-1", {1: [0.9, 0.9]})
+    write(settings, "random-2", {1: [0.0, 0.0]})
+    write(settings, "random-3", {1: [0.3, 0.3]})
+    write(settings, "nearest-both", {1: [0.6, 0.6]})
+    names = [row.name for row in compare(settings)]
+    assert names == ["nearest-both", "random (mean over seeds)", "random-1", "random-3", "random-2"]
+
+
+def test_runs_of_other_settings_are_no_seeds_of_each_other(settings: Settings) -> None:
+    write(settings, "random-1", {1: [0.0, 0.3]})
+    write(settings, "policy-v3_Run-rce_epoch5", {1: [0.3, 0.3]}, checkpoint="a")
+    write(settings, "policy-v3_Run_kl-beta-0.1_train-seed-1-rce_epoch5", {1: [0.9, 0.9]}, checkpoint="b")
+    write(settings, "policy-v3_Run_train-seed-1-grpo_epoch3", {1: [0.9, 0.9]}, checkpoint="c")
+    assert not [row.name for row in compare(settings) if "mean" in row.name]
+
+
+# --- what may be compared ---------------------------------------------------------------------------------
+
+
+def test_different_queries_are_refused_by_name(settings: Settings) -> None:
+    write(settings, "random-42", {1: [0.3] * 4})
+    write(settings, "nearest-both", {1: [0.6] * 4}, ids=[1, 2, 3, 4])
+    with pytest.raises(RunError) as told:
+        compare(settings)
+    for part in (
+        "different queries",
+        "4 queries: nearest-both [validation-4]",
+        "4 queries: random-42 [validation-4]",
+        "--n",
+        "--set",
+    ):
+        assert part in str(told.value)
+
+
+def test_n_chooses_among_predictions_over_several_sets(settings: Settings) -> None:
+    write(settings, "random-42", {1: [0.3] * 4})
+    write(settings, "nearest-both", {1: [0.6] * 4})
+    write(settings, "random-42", {1: [0.0] * 7})
+    write(settings, "nearest-both", {1: [0.9] * 7})
+    with pytest.raises(RunError, match="7 queries"):
+        compare(settings)
+    four, seven = by_name(compare(settings, n=4)), by_name(compare(settings, n=7))
+    assert (four["nearest-both", 1].n, four["nearest-both", 1].difference) == (4, 30.0)
+    assert (seven["nearest-both", 1].n, seven["nearest-both", 1].difference) == (7, 90.0)
+    with pytest.raises(RunError, match="5 queries"):
+        compare(settings, n=5)
+
+
+def test_different_settings_are_refused_by_name(settings: Settings) -> None:
+    write(settings, "random-42", {1: [0.3] * 4})
+    write(settings, "nearest-both", {1: [0.6] * 4}, **{"vlm.layout": "turns"})
+    with pytest.raises(RunError) as told:
+        compare(settings)
+    for part in ("nearest-both", "random-42", "vlm.layout", "'turns'", "'one-turn'"):
+        assert part in str(told.value)
+
+
+def test_checkpoint_and_selector_may_differ(settings: Settings) -> None:
+    write(settings, "random-42", {1: [0.3] * 4})
+    write(settings, "policy-a-rce_epoch1", {1: [0.6] * 4}, checkpoint="a")
+    write(settings, "policy-b-rce_epoch1", {1: [0.6] * 4}, checkpoint="b")
+    assert len(compare(settings)) == 3
+
+
+def test_shots_choose_rows_and_zero_shot_always_stands(settings: Settings) -> None:
+    write(settings, "random-42", {1: [0.3] * 2, 2: [0.3] * 2, 4: [0.3] * 2})
+    write(settings, "zero-shot", {0: [0.6] * 2})
+    assert [row.shots for row in compare(settings)] == [0, 1, 2, 4]
+    assert [row.shots for row in compare(settings, shots=[2, 4])] == [0, 2, 4]
+    predictions_dir(settings).joinpath("zero-shot_validation-2.jsonl").unlink()
+    with pytest.raises(RunError, match=r"no predictions at 3, 5 shots.*--shots"):
+        compare(settings, shots=[3, 5])
+
+
+def test_a_set_chooses_among_predictions_over_several(settings: Settings) -> None:
+    # As many queries, but not the same.
+    for subset, better in (("validation-3", 0.6), ("validation-random-42-3", 0.9)):
+        ids = [1, 2, 3] if subset == "validation-3" else [1, 5, 9]
+        write(settings, "random-42", {1: [0.3] * 3}, ids, subset)
+        write(settings, "nearest-both", {1: [better] * 3}, ids, subset)
+    with pytest.raises(RunError, match=r"random-42 \[validation-random-42-3\]"):
+        compare(settings, n=3)
+    assert by_name(compare(settings, subset="validation-3"))["nearest-both", 1].difference == 30.0
+    assert by_name(compare(settings, subset="validation-random-42-3"))["nearest-both", 1].difference == 60.0
+    with pytest.raises(RunError, match=r"of the set 'tuning-3'"):
+        compare(settings, subset="tuning-3")
+
+
+def test_a_failed_call_is_no_wrong_answer(settings: Settings) -> None:
+    # The query is left out of all rows, so that they stay paired: of 0, 0.3, 0.6, 0.9 the second and the last
+    # remain to the first row and of four times 0.6 two to the second.
+    write(settings, "random-42", {1: [0.0, 0.3, 0.6, 0.9]}, failed=[100])
+    write(settings, "nearest-both", {1: [0.6] * 4}, failed=[102])
+    rows = by_name(compare(settings))
+    assert (rows["random-42", 1].accuracy, rows["random-42", 1].n) == (60.0, 2)
+    assert (rows["nearest-both", 1].accuracy, rows["nearest-both", 1].n) == (60.0, 2)
+    assert rows["nearest-both", 1].difference == 0.0
+    # n counts what was asked.
+    assert by_name(compare(settings, n=4)) == rows
+    write(settings, "zero-shot", {0: [0.6] * 4}, failed=[101, 103])
+    with pytest.raises(RunError, match=r"no query was answered by every row.*move their files away"):
+        compare(settings)
+
+
+def test_nothing_to_compare_says_how_to_make_it(settings: Settings) -> None:
+    with pytest.raises(RunError, match=r"holds no predictions.*icdsel infer"):
+        compare(settings)
+
+
+def test_damaged_files_are_named(settings: Settings) -> None:
+    path = write(settings, "random-42", {1: [0.3] * 3})
+    path.write_text(path.read_text() + '{"question_id": 7}\n')
+    with pytest.raises(RunError, match=r"random-42_validation-3\.jsonl, line 4"):
+        compare(settings)
+    path = write(settings, "random-42", {1: [0.3] * 3})
+    path.with_suffix(".meta.json").unlink()
+    with pytest.raises(RunError, match=r"random-42_validation-3\.meta\.json is missing"):
+        compare(settings)
+
+
+# --- the file ---------------------------------------------------------------------------------------------
+
+
+def test_the_json_file_is_a_list_of_rows(settings: Settings, tmp_path: Path) -> None:
+    write(settings, "random-42", {1: [0.3] * 4})
+    write(settings, "nearest-both", {1: [0.6] * 4})
+    path = tmp_path / "made" / "table.json"
+    rows = compare(settings)
+    write_rows(rows, path)
+    first, second = json.loads(path.read_text())
+    assert first == {
+        "name": "nearest-both",
+        "selector": "nearest-both",
+        "shots": 1,
+        "n": 4,
+        "accuracy": 60.0,
+        "low": 60.0,
+        "high": 60.0,
+        "reference": "random-42",
+        "difference": 30.0,
+        "difference_low": 30.0,
+        "difference_high": 30.0,
+        "metric": "official",
+        "other_metrics": {},
+        "correct": 100.0,
+        "seeds": 1,
+        "seed_low": None,
+        "seed_high": None,
+        "part_of": None,
+        "p_value": rows[0].p_value,
+        "p_holm": rows[0].p_value,
+        "detectable": None,
+        "wins": 4,
+        "losses": 0,
+        "ties": 0,
+        "mcnemar_p": 1.0,
+        "asked": 4,
+        "differing": [],
+        "files": [str(predictions_dir(settings) / "nearest-both_validation-4.jsonl")],
+    }
+    assert second.keys() == first.keys()
+    assert (second["name"], second["difference"]) == ("random-42", None)
+
+
+@pytest.fixture
+def rows(settings: Settings) -> list[ComparisonRow]:
+    """Random by two seeds, a policy that is better, zero-shot; models that differ, one failure."""
+    rng = np.random.default_rng(0)
+    for seed in (1, 2):
+        write(settings, f"random-{seed}", {1: rng.choice([0.0, 0.3, 1.0], 60).tolist()}, model="m1")
+    write(settings, "policy-run-rce_epoch5", {1: rng.choice([0.6, 1.0], 60).tolist()}, model="m1")
+    write(settings, "zero-shot", {0: [0.3] * 60}, failed=[100], model="m2")
+    return compare(settings, allow_different=True)
+
+
+def test_the_csv_file_holds_every_field(rows: list[ComparisonRow], tmp_path: Path) -> None:
+    write_csv(rows, tmp_path / "table.csv")
+    with (tmp_path / "table.csv").open(newline="") as file:
+        read = list(csv.DictReader(file))
+    assert [row["name"] for row in read] == [row.name for row in rows]
+    policy = next(row for row in read if row["selector"] == "policy")
+    made = next(row for row in rows if row.selector == "policy")
+    for name in ("accuracy", "difference_low", "p_value", "p_holm", "detectable", "mcnemar_p"):
+        assert float(policy[name]) == getattr(made, name)
+    assert (policy["wins"], policy["part_of"], policy["asked"]) == (str(made.wins), "", "60")
+    assert "different models" in policy["differing"]
+
+
+def test_the_markdown_file_is_one_table_with_what_it_means(rows: list[ComparisonRow], tmp_path: Path) -> None:
+    write_markdown(rows, tmp_path / "table.md")
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    assert lines[0].startswith("**VQA accuracy (official) in points, n = 59 queries; Δ is paired by query, to random")
+    table = [line.replace("\\|", "") for line in lines if line.startswith("|")]
+    assert len(table) == 2 + len(rows)
+    assert len({line.count("|") for line in table}) == 1  # as many columns in every line
+    for told in ("Compared although they differ", "1 of 60 queries left out", "Holm", "80 % power", "McNemar"):
+        assert any(told in line for line in lines)
+
+
+@pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t=", " +"])
+def test_a_name_in_the_csv_file_is_no_formula(rows: list[ComparisonRow], tmp_path: Path, first: str) -> None:
+    name = f"{first}1\x1b[31m\n\u202ex"
+    write_csv([replace(row, name=name, difference=-5.0) for row in rows], tmp_path / "table.csv")
+    with (tmp_path / "table.csv").open(newline="") as file:
+        read = list(csv.DictReader(file))
+    assert {row["name"] for row in read} == {f"'{first}1�[31m �x".replace("\t", " ")}
+    assert {row["difference"] for row in read} == {"-5.0"}  # a number
+
+
+def test_texts_in_the_markdown_file_are_no_markup(rows: list[ComparisonRow], tmp_path: Path) -> None:
+    name = "a\\|b<img src=x>&amp;\n| ![c](http://d) \x1b`*\u202e"
+    safe = r"a\\\|b&lt;img src=x&gt;&amp;amp; \| !\[c\](http://d) �\`\*�"
+    write_markdown([replace(row, name=name, reference=name, differing=(name,)) for row in rows], tmp_path / "table.md")
+    text = (tmp_path / "table.md").read_text()
+    assert f"| {safe} |" in text and f"to {safe}**" in text and f"- **Compared although they differ: {safe}**" in text
+    assert "<img" not in text and "\n| !" not in text
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_the_screen_shows_whole_figures_at_every_width(rows: list[ComparisonRow], width: int) -> None:
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console.print(screen_tables(rows))
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= width
+    policy = next(row for row in rows if row.selector == "policy")
+    figures = (
+        f"{policy.low:.1f} … {policy.high:.1f}",
+        f"{policy.difference:+.1f}",
+        "<0.001***",
+        f"{policy.detectable:.1f}",
+    )
+    for shown in (*figures, f"{policy.wins} / {policy.losses} / {policy.ties}", "Compared although they differ"):
+        assert shown in text
+
+
+# --- paths ------------------------------------------------------------------------------------------------
+
+
+def test_paths_are_files_or_folders_each_read_once(settings: Settings, tmp_path: Path) -> None:
+    random = write(settings, "random-42", {1: [0.3] * 3}, folder=tmp_path / "a" / "x")
+    write(settings, "nearest-both", {1: [0.6] * 3}, folder=tmp_path / "a" / "y")
+    write(settings, "oracle", {1: [0.9] * 3}, folder=tmp_path / "b")
+    assert {row.name for row in compare(settings, [random, tmp_path / "b"])} == {"random-42", "oracle"}
+    # A folder of folders; the file in it that is named too is there once.
+    assert {row.name for row in compare(settings, [tmp_path / "a", random])} == {"random-42", "nearest-both"}
+    with pytest.raises(RunError, match=r"c does not exist and holds no predictions.*icdsel infer"):
+        compare(settings, [tmp_path / "c"])
+
+
+def test_without_a_baseline_the_first_file_is_the_reference(settings: Settings, tmp_path: Path) -> None:
+    b = write(settings, "policy-b-rce_epoch1", {1: [0.6] * 3}, checkpoint="b")
+    a = write(settings, "policy-a-rce_epoch1", {1: [0.9] * 3}, checkpoint="a")
+    assert {row.reference for row in compare(settings, [b, a])} == {"policy-b-rce_epoch1"}
+
+
+def test_rows_of_one_name_are_told_apart_by_what_differs(settings: Settings, tmp_path: Path) -> None:
+    # Samplers may differ: how ICDs are chosen is what is compared. Zero-shot knows none, and is there once.
+    for sampler in ("rand", "mix"):
+        folder = tmp_path / sampler
+        inputs = {"data.sampler": sampler, "data.pool_size": 64}
+        for seed, score in ((1, 0.3), (2, 0.6)):
+            write(settings, f"random-{seed}", {1: [score] * 3}, folder=folder, **inputs)
+        write(settings, "zero-shot", {0: [0.9] * 3}, folder=folder, **inputs)
+    rows = by_name(compare(settings, [tmp_path / "rand", tmp_path / "mix"]))
+    assert {name for name, _ in rows} == {
+        "zero-shot",
+        *(f"random-{seed} @ sampler {sampler}" for seed in (1, 2) for sampler in ("rand", "mix")),
+        *(f"random (mean over seeds) @ sampler {sampler}" for sampler in ("rand", "mix")),
+    }
+    assert rows["random (mean over seeds) @ sampler mix", 1].accuracy == 45.0
+    # A reference needs its place only where there are several of the name.
+    with pytest.raises(RunError, match="several rows are called 'random-1'"):
+        compare(settings, [tmp_path], reference="random-1")
+    assert compare(settings, [tmp_path / "mix"], reference="random-1")[0].reference == "random-1"
+
+
+def test_one_name_and_one_setting_from_two_folders_have_the_folders_in_their_names(
+    settings: Settings, tmp_path: Path
+) -> None:
+    for folder, score in (("first", 0.3), ("second", 0.6)):
+        where = tmp_path / folder / "infer"
+        write(settings, "policy-x-rce_epoch1", {1: [score] * 3}, folder=where, checkpoint=folder)
+        write(settings, "random-42", {1: [0.3] * 3}, folder=where)  # the same twice
+    names = {row.name for row in compare(settings, [tmp_path / "first/infer", tmp_path / "second/infer"])}
+    assert names == {"policy-x-rce_epoch1 @ first", "policy-x-rce_epoch1 @ second", "random-42"}
+
+
+def test_models_are_told_by_name_even_where_the_name_is_one(settings: Settings, tmp_path: Path) -> None:
+    of = {"aaaa": "Qwen/Qwen2.5-VL-3B", "bbbb": "models/Qwen2.5-VL-3B", "cccc": "tiny-vlm"}
+    for fingerprint, name in of.items():
+        asked_with = {"vlm": {"model": name}}
+        write(
+            settings, "random-42", {1: [0.3]}, folder=tmp_path / fingerprint, asked_with=asked_with, model=fingerprint
+        )
+    names = {row.name for row in compare(settings, [tmp_path], allow_different=True)}
+    assert len(names) == 3
+    assert all(name.startswith(("random-42 @ Qwen2.5-VL-3B ", "random-42 @ tiny-vlm")) for name in names)
+
+
+# --- different things -------------------------------------------------------------------------------------
+
+
+def test_different_queries_are_compared_on_those_they_share_if_told_to(settings: Settings) -> None:
+    write(settings, "random-42", {1: [0.0, 0.3, 0.6]}, ids=[1, 2, 3])
+    write(settings, "nearest-both", {1: [0.9, 0.9, 0.0, 0.0]}, ids=[2, 3, 4, 5])
+    with pytest.raises(RunError) as told:
+        compare(settings)
+    for way in ("--allow-different, on the 2 queries that all share", "icdsel compare PATH", "icdsel infer", "--set"):
+        assert way in str(told.value)
+    rows = by_name(compare(settings, allow_different=True))
+    nearest = rows["nearest-both", 1]
+    assert (nearest.n, nearest.accuracy, nearest.difference) == (2, 90.0, 45.0)
+    assert nearest.differing == ("different queries: 2 sets of 3 to 4, of which all rows share 2",)
+    write(settings, "oracle", {1: [0.9] * 2}, ids=[1, 5])
+    with pytest.raises(RunError, match="of which all rows share 0") as told:
+        compare(settings, allow_different=True)
+    assert "--allow-different" not in str(told.value)
+
+
+def test_sets_of_one_row_are_told_apart_and_what_is_the_same_on_them_is_there_once(settings: Settings) -> None:
+    for count in (3, 4):
+        write(settings, "random-42", {1: [0.3] * count})
+        write(settings, "oracle", {1: [count / 10] * count})
+    names = {row.name for row in compare(settings, allow_different=True)}
+    assert names == {"random-42", "oracle @ validation-3", "oracle @ validation-4"}
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"),
+    [
+        ("data.metric", "metrics"),
+        ("model", "models"),
+        ("vlm.layout", "prompts"),
+        ("data.shown_answer", "prompts"),
+        ("dataset", "data"),
+    ],
+)
+def test_different_settings_are_compared_if_told_to_and_the_rows_say_so(
+    settings: Settings, key: str, kind: str
+) -> None:
+    write(settings, "random-42", {1: [0.3] * 4}, **{key: "official"})
+    write(settings, "nearest-both", {1: [0.6] * 4}, **{key: "lemmatised"})
+    with pytest.raises(
+        RunError, match=rf"different {kind}.*{key} is 'lemmatised' \(nearest-both\), 'official'"
+    ) as told:
+        compare(settings)
+    assert "--allow-different\n" in str(told.value) + "\n"  # nothing about queries, which are the same
+    rows = compare(settings, allow_different=True)
+    assert all(f"{key} is" in row.differing[0] for row in rows)
+    if key == "data.metric":
+        assert {row.metric for row in rows} == {"official", "lemmatised"}
+
+
+def test_what_chooses_icds_may_differ_without_a_word(settings: Settings) -> None:
+    write(settings, "random-42", {1: [0.3] * 4}, **{"data.embed": "both", "encoder": "a"})
+    write(settings, "policy-x-rce_epoch1", {1: [0.6] * 4}, **{"data.embed": "image", "encoder": "b"})
+    assert compare(settings)[0].differing == ()
+
+
+# --- baselines --------------------------------------------------------------------------------------------
+
+
+def test_missing_baselines_are_asked_for_by_the_command_that_makes_them(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = load_settings({"infer": {"n": 3, "split": "tuning"}, "data": {"sampler": "mix"}}).model_dump(mode="json")
+    write(settings, "random-42", {1: [0.3] * 3, 2: [0.3] * 3}, asked_with=asked)
+    write(settings, "majority", {1: [0.3] * 3}, asked_with=asked)
+    compare(settings)
+    told = " ".join(capsys.readouterr().err.split())
+    assert "zero-shot and majority should stand in the table" in told
+    assert "icdsel infer --sampler mix --n 3 --split tuning --selector zero-shot,majority --shots 2" in told
+    write(settings, "majority", {1: [0.3] * 3, 2: [0.6] * 3}, asked_with=asked)
+    write(settings, "zero-shot", {0: [0.3] * 3}, asked_with=asked)
+    for shots in ([], [1], [2]):
+        names = {row.name for row in compare(settings, shots=shots)}
+        assert names == {"random-42", "majority", "zero-shot"}
+    assert capsys.readouterr().err == ""
+
+
+# --- worse ------------------------------------------------------------------------------------------------
+
+
+def test_only_learned_policies_that_are_surely_worse_count(settings: Settings) -> None:
+    write(settings, "random-42", {1: [0.6] * 4})
+    write(settings, "oracle", {1: [0.0] * 4})  # worse, but not learned
+    write(settings, "policy-a-rce_epoch1", {1: [0.3] * 4}, checkpoint="a")
+    write(settings, "policy-b-rce_epoch1", {1: [0.0, 0.9, 0.9, 0.3]}, checkpoint="b")  # its interval holds 0
+    write(settings, "policy-c-rce_epoch1", {1: [0.9] * 4}, checkpoint="c")
+    # One seed of two is worse, their mean is not.
+    write(settings, "policy-d_train-seed-1-rce_epoch1", {1: [0.3] * 4}, checkpoint="d")
+    write(settings, "policy-d_train-seed-2-rce_epoch1", {1: [0.9] * 4}, checkpoint="e")
+    assert [row.name for row in learned_and_worse(compare(settings))] == ["policy-a-rce_epoch1"]
+
+
+# --- named rows -------------------------------------------------------------------------------------------
+
+
+def test_rows_that_are_named_stand_alone_and_seeds_of_one_name_are_their_mean(settings: Settings) -> None:
+    one = write(settings, "policy-a-rce_epoch5", {1: [0.2, 0.4], 2: [1.0, 1.0]}, checkpoint="f00")
+    two = write(settings, "policy-b-rce_epoch5", {1: [0.6, 0.4], 2: [0.0, 1.0]}, checkpoint="f01")
+    # Two seeds may score the same: they count twice.
+    seeds = [write(settings, f"random-{seed}", {1: scores}) for seed, scores in ((42, [0.0, 0.3]), (43, [0.0, 0.3]))]
+    seeds.append(write(settings, "random-44", {1: [0.3, 0.3]}))
+    write(settings, "nearest-image", {1: [0.9, 0.9]})
+    write(settings, "nearest-both", {1: [0.9] * 3})  # of other queries, but nobody asked for it
+    names = {one: "lr=1", two: "lr=1"} | dict.fromkeys(seeds, "random")
+    rows = by_name(compare(settings, names=names))
+    assert {key: row.accuracy for key, row in rows.items()} == {
+        ("lr=1", 1): 40.0,
+        ("lr=1", 2): 75.0,
+        ("random", 1): 20.0,
+    }
+    mean = rows["lr=1", 1]
+    assert (mean.difference, mean.reference, mean.selector) == (20.0, "random", "policy")
+    # It is one question, and a mean over seeds in all that follows.
+    assert (mean.seeds, mean.seed_low, mean.seed_high, mean.part_of) == (2, 30.0, 50.0, None)
+    assert (rows["random", 1].seeds, rows["random", 1].seed_low, rows["random", 1].seed_high) == (3, 15.0, 30.0)
+    assert rows["random", 1].correct == pytest.approx(100 * 4 / 6)
+    assert mean.p_holm == mean.p_value is not None
+    assert by_name(compare(settings, names=names, reference="lr=1"))["random", 1].difference == -20.0
+
+
+def test_a_name_of_one_file_is_that_row(settings: Settings) -> None:
+    path = write(settings, "policy-a-rce_epoch5", {1: [0.2, 0.4]}, checkpoint="f00")
+    [row] = compare(settings, names={path: "rce"}, reference="rce")
+    assert (row.name, row.accuracy, row.seeds, row.seed_low) == ("rce", 30.0, 1, None)

@@ -1,0 +1,222 @@
+"""The list of runs, over folders made by hand: no training."""
+
+import io
+import json
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from icdsel.cli.tables import runs_table
+from icdsel.comparison.runs import RunSummary, age, list_runs
+from icdsel.settings.loading import Settings
+from icdsel.store.fingerprints import fingerprint_file
+
+NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
+
+
+def write_run(
+    results: Path, name: str, *, hours: float = 1, finished: bool = True, dataset: str = "world", **tables: Any
+) -> Path:
+    """A run that began so many hours before noon, with the last two of its five RCE epochs."""
+    folder = results / dataset / "model_cpk" / name
+    folder.mkdir(parents=True)
+    settings = Settings(data={"dataset": dataset} | tables.pop("data", {}), **tables)
+    side = {
+        "identity": {},
+        "settings": settings.model_dump(mode="json"),
+        "environment": {"written": (NOON - timedelta(hours=hours)).strftime("%Y-%m-%dT%H:%M:%S%z")},
+    }
+    (folder / "run.json").write_text(json.dumps(side | ({"finished": 1} if finished else {})))
+    epochs = [
+        {"phase": "rce", "epoch": i, "expected_reward": i / 10, "oracle_share": i / 5, "kl_beta": 0.1} for i in (4, 5)
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(epoch) + "\n" for epoch in epochs))
+    for i in (4, 5):
+        (folder / f"rce_epoch{i}.pt").write_bytes(f"{name} {i}".encode())
+    return folder
+
+
+def write_answers(run: Path, epoch: int, accuracies: dict[int, list[float]], size: str = "validation-2") -> Path:
+    """Predictions of a run's checkpoint: accuracies by shots."""
+    folder = run.parent.parent / "infer/RandSampler_tiny-vlm"
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"policy-{run.name}-rce_epoch{epoch}"
+    inputs = {"checkpoint": fingerprint_file(run / f"rce_epoch{epoch}.pt")}
+    side = {"identity": inputs, "name": name, "set": size}
+    (folder / f"{name}_{size}.meta.json").write_text(json.dumps(side))
+    lines = [
+        {"question_id": i, "shots": shots, "icds": [], "accuracy": value}
+        for shots, values in accuracies.items()
+        for i, value in enumerate(values)
+    ]
+    path = folder / f"{name}_{size}.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def shown(runs: list[RunSummary], width: int) -> str:
+    console = Console(file=io.StringIO(), width=width, soft_wrap=True)
+    console.print(runs_table(runs, NOON))
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_runs_stand_by_age_with_what_was_measured_of_their_last_checkpoint(tmp_path):
+    new = write_run(tmp_path, "new", hours=1, train={"rce_lr": 0.001})
+    old = write_run(tmp_path, "new-er", hours=50, dataset="okvqa", vlm={"model": "tiny-vlm"})
+    (tmp_path / "world/model_cpk/new.old-1").mkdir()
+    write_answers(new, 5, {1: [1.0, 0.0], 2: [1.0, 0.6]})
+    write_answers(new, 4, {1: [0.0, 0.0]})
+    first, second = list_runs(tmp_path)
+    assert (first.name, second.name) == ("new-er", "new")
+    assert (first.dataset, first.settings, first.answered) == ("okvqa", ("tiny-vlm",), ())
+    assert second.settings == ("rce-lr-0.001",)
+    assert (second.state, second.checkpoint, second.phase, second.epoch) == ("finished", "rce_epoch5.pt", "rce", 5)
+    assert (second.expected_reward, second.oracle_share) == (0.5, 1.0)
+    assert {a.checkpoint: a.accuracy for a in second.answered} == {
+        "rce_epoch4.pt": {1: 0.0},
+        "rce_epoch5.pt": {1: 50.0, 2: 80.0},
+    }
+    assert second.bytes == sum(path.stat().st_size for path in new.iterdir())
+    assert [run.name for run in list_runs(tmp_path, "okvqa")] == ["new-er"]
+    assert list_runs(tmp_path, "okvqa_local") == [first]  # the original's name of it
+    assert list_runs(tmp_path, "vqav2") == list_runs(tmp_path / "nowhere") == []
+    assert old.name in shown([first, second], 80)
+
+
+def test_a_run_says_nothing_that_its_dataset_preset_and_recipe_decide(tmp_path):
+    write_run(tmp_path, "usual")
+    write_run(tmp_path, "original", data={"preset": "lever-plus"})
+    write_run(tmp_path, "network", train={"recipe": "lever-plus", "tensorboard": True})
+    write_run(tmp_path, "elsewhere", data={"data_dir": "there"}, vlm={"device": "cpu", "batch_tokens": 7})
+    write_run(tmp_path, "prompt", vlm={"system_prompt": ""}, reward={"mode": "soft_only"})
+    assert {run.name: run.settings for run in list_runs(tmp_path)} == {
+        "usual": (),
+        "original": ("lever-plus",),
+        "network": ("lever-plus",),
+        "elsewhere": (),
+        "prompt": ("system-prompt-", "mode-soft_only"),
+    }
+
+
+def test_answers_of_a_policy_that_was_trained_anew_do_not_count(tmp_path, capsys):
+    run = write_run(tmp_path, "run")
+    path = write_answers(run, 5, {1: [1.0]})
+    [found] = list_runs(tmp_path)
+    assert len(found.answered) == 1
+    (run / "rce_epoch5.pt").write_bytes(b"another")
+    [found] = list_runs(tmp_path)
+    assert found.answered == ()
+    write_answers(run, 5, {1: [1.0]})
+    path.write_text("torn")
+    [found] = list_runs(tmp_path)
+    assert (found.state, found.answered) == ("finished", ())
+    assert f"{path.name}, line 1" in capsys.readouterr().err
+
+
+def damage_side(run: Path) -> None:
+    (run / "run.json").write_text('{"identity"')
+
+
+def damage_setting(run: Path) -> None:
+    side = json.loads((run / "run.json").read_text())
+    side["settings"]["train"]["rce_epochs"] = "many"
+    (run / "run.json").write_text(json.dumps(side))
+
+
+def lose_side(run: Path) -> None:
+    (run / "run.json").unlink()
+
+
+def lead_in_a_circle(run: Path) -> None:
+    (run / "grpo_epoch1.pt").symlink_to("grpo_epoch1.pt")
+
+
+def lead_out(run: Path) -> None:
+    """A link in the run's place, to a folder whose files are not counted one by one."""
+    shutil.rmtree(run)
+    run.symlink_to("/")
+
+
+def lose_checkpoints(run: Path) -> None:
+    for path in run.glob("*.pt"):
+        path.unlink()
+
+
+def lose_the_last_checkpoint(run: Path) -> None:
+    (run / "rce_epoch5.pt").unlink()
+
+
+def damage_metrics(run: Path) -> None:
+    (run / "metrics.jsonl").write_text('{"phase": "rce", "epoch": 1}\n[1]\n')
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (damage_side, "run.json cannot be read"),
+        (damage_setting, "rce_epochs"),
+        (lose_side, "run.json is missing"),
+        (lose_checkpoints, "No checkpoint"),
+        (lose_the_last_checkpoint, "its last checkpoint is gone"),
+        (damage_metrics, "metrics.jsonl"),
+        (lead_in_a_circle, "grpo_epoch1.pt is no file"),
+        (lead_out, "run.json is missing"),
+    ],
+)
+def test_a_damaged_run_says_why_and_hides_no_other(tmp_path, damage, told):
+    damage(write_run(tmp_path, "bad", hours=3))
+    write_run(tmp_path, "good", hours=2)
+    states = {run.name: run for run in list_runs(tmp_path)}
+    assert states["bad"].state == "damaged" and told in states["bad"].problem
+    assert states["good"].state == "finished"
+    assert "damaged" in shown(list(states.values()), 80)
+
+
+def test_a_run_of_another_version_is_no_damaged_one(tmp_path):
+    run = write_run(tmp_path, "run")
+    side = json.loads((run / "run.json").read_text())
+    side["settings"]["train"]["abandoned"] = 3
+    (run / "run.json").write_text(json.dumps(side))
+    assert list_runs(tmp_path)[0].state == "finished"
+
+
+def test_an_unfinished_run_may_have_no_checkpoint_yet(tmp_path):
+    lose_checkpoints(write_run(tmp_path, "begun", finished=False))
+    [run] = list_runs(tmp_path)
+    assert (run.state, run.problem, run.checkpoint) == ("unfinished", "", None)
+    assert "unfinished" in shown([run], 80)
+
+
+@pytest.mark.parametrize(
+    ("ago", "told"),
+    [
+        (timedelta(seconds=59), "just now"),
+        (timedelta(seconds=60), "1 min ago"),
+        (timedelta(minutes=179), "2 h ago"),
+        (timedelta(hours=47), "1 d ago"),
+        (timedelta(days=400), "400 d ago"),
+    ],
+)
+def test_age_is_told_in_one_unit(ago, told):
+    run = RunSummary("a", "world", "a", "finished", written=(NOON - ago).isoformat())
+    assert age(run, NOON) == told
+    assert age(RunSummary("a", "world", "a", "damaged"), NOON) == ""
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_table_stays_within_the_screen_and_cuts_no_figure(tmp_path, width):
+    name = "v3_RandSampler_tiny-vlm_grpo-epochs-3_freeze-backbone_rce-normalized-reward"
+    run = write_run(tmp_path, name, train={"rce_normalized_reward": True, "num_layers": 2}, dataset="okvqa")
+    write_run(tmp_path, "other")
+    write_answers(run, 5, {1: [1.0, 0.0], 4: [1.0, 1.0]})
+    table = shown(list_runs(tmp_path), width)
+    lines = table.splitlines()
+    assert max(map(len, lines)) <= width
+    assert "…" not in table
+    for figure in ("rce 5", "0.500", "100% of", "1: 50.0", "4: 100.0", "n = 2", "1 h ago", "num-layers-2"):
+        assert figure in table
+    assert name[:16] in table  # it goes on in the next lines

@@ -1,0 +1,530 @@
+import io
+import itertools
+import json
+import math
+import tracemalloc
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from icdsel.data import datasets, world
+from icdsel.data.datasets import Split, load_split
+from icdsel.errors import DataError
+from icdsel.records import Example
+from icdsel.settings.tables import DataSettings
+
+FILES = {
+    "okvqa": ("OpenEnded_mscoco_{}2014_questions.json", "mscoco_{}2014_annotations.json"),
+    "vqav2": ("v2_OpenEnded_mscoco_{}2014_questions.json", "v2_mscoco_{}2014_annotations.json"),
+}
+
+Record = dict[str, Any]
+
+
+def question(question_id: int, image_id: int) -> Record:
+    return {"question_id": question_id, "image_id": image_id, "question": f"What is {question_id}?"}
+
+
+def okvqa_annotation(question_id: int, image_id: int, raw: list[str]) -> Record:
+    """As in OK-VQA: `answer` is stemmed, `raw_answer` is what people wrote, nobody says which answer counts."""
+    answers = [
+        {"answer_id": i, "raw_answer": answer, "answer_confidence": "yes", "answer": answer.removesuffix("ing")}
+        for i, answer in enumerate(raw, 1)
+    ]
+    ids = {"question_id": question_id, "image_id": image_id}
+    return ids | {"question_type": "one", "answer_type": "other", "confidence": 3, "answers": answers}
+
+
+def vqav2_annotation(question_id: int, image_id: int, answers: list[str], choice: str) -> Record:
+    told = [{"answer_id": i, "answer": answer, "answer_confidence": "yes"} for i, answer in enumerate(answers, 1)]
+    ids = {"question_id": question_id, "image_id": image_id}
+    return ids | {"multiple_choice_answer": choice, "answers": told}
+
+
+OKVQA_QUESTIONS = [question(305, 30), question(101, 10), question(204, 10)]
+OKVQA_ANNOTATIONS = [
+    okvqa_annotation(204, 10, ["riding"] * 6 + ["sitting"] * 4),
+    okvqa_annotation(305, 30, ["cat", "dog", "dog", "cat", "cow"]),
+    okvqa_annotation(101, 10, ["red, white and blue"] * 10),
+]
+
+
+def write(
+    folder: Path,
+    dataset: str = "okvqa",
+    split: str = "train",
+    questions: list[Record] = OKVQA_QUESTIONS,
+    annotations: list[Record] = OKVQA_ANNOTATIONS,
+) -> tuple[Path, Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = tuple(folder / name.format(split) for name in FILES[dataset])
+    paths[0].write_text(json.dumps({"info": {}, "license": {}, "questions": questions}))
+    paths[1].write_text(json.dumps({"info": {}, "license": {}, "annotations": annotations}))
+    return paths
+
+
+def load(folder: Path, dataset: str = "okvqa", split: str = "train", **more: Any) -> Split:
+    return load_split(DataSettings(dataset=dataset, data_dir=folder, **more), split)
+
+
+# --- the official form ------------------------------------------------------------------------------------
+
+
+def test_okvqa_by_hand(tmp_path: Path) -> None:
+    write(tmp_path)
+    split = load(tmp_path)
+    flag = ("red, white and blue",) * 10
+    animals = ("cat", "dog", "dog", "cat", "cow")
+    stems, words = ("rid",) * 6 + ("sitt",) * 4, ("riding",) * 6 + ("sitting",) * 4
+    images = [tmp_path / f"COCO_train2014_0000000000{n}.jpg" for n in (10, 30)]
+    # Predictions are compared with the stems; a demonstration shows what most people wrote.
+    assert list(split) == [
+        Example(101, 10, images[0], "What is 101?", "red, white and blue", flag, flag),
+        Example(204, 10, images[0], "What is 204?", "riding", stems, words),
+        Example(305, 30, images[1], "What is 305?", "cat", animals, animals),  # of equally common answers the first
+    ]
+    assert split[1].written_answers == words
+    stemmed = load(tmp_path, shown_answer="stemmed")
+    assert [example.answer for example in stemmed] == ["red, white and blue", "rid", "cat"]
+    assert [example.answers for example in stemmed] == [example.answers for example in split]
+
+
+def test_majorities_are_of_what_is_shown(tmp_path: Path) -> None:
+    # Three stems agree where the words that they stand for do not.
+    told = okvqa_annotation(101, 10, ["surf", "run", "surfing", "surfs", "run"])
+    for record in told["answers"]:
+        record["answer"] = record["raw_answer"][:4]
+    write(tmp_path, questions=[question(101, 10)], annotations=[told])
+    assert load(tmp_path)[0].answer == "run"
+    assert load(tmp_path, shown_answer="stemmed")[0].answer == "surf"
+
+
+def test_rows_are_ranks_by_question_id(tmp_path: Path) -> None:
+    write(tmp_path)
+    split = load(tmp_path)
+    assert split.name == "train"
+    assert split.row == {101: 0, 204: 1, 305: 2}
+    assert split.by_id(305) == split[2]
+    assert split[0:2] == [split[0], split[1]]
+    assert split.rows_of_image(split[1].image) == [0, 1]
+    assert split.rows_of_image(tmp_path / "other.jpg") == []
+    with pytest.raises(KeyError):
+        split.by_id(102)
+
+
+def test_vqav2_takes_the_official_answer_where_there_is_one(tmp_path: Path) -> None:
+    annotations = [
+        # The official answer is not the plain majority of the strings.
+        vqav2_annotation(1, 5, ["2"] * 4 + ["two"] * 3 + ["Two"] * 3, "two"),
+        vqav2_annotation(2, 5, ["no"] * 4 + ["yes"] * 6, ""),
+    ]
+    write(tmp_path, "vqav2", "val", [question(2, 5), question(1, 5)], annotations)
+    split = load(tmp_path, "vqav2", "validation")
+    assert [example.answer for example in split] == ["two", "yes"]
+    assert split[0].answers == ("2",) * 4 + ("two",) * 3 + ("Two",) * 3
+    assert split[0].raw_answers == () and split[0].written_answers == split[0].answers
+    assert load(tmp_path, "vqav2", "validation", shown_answer="stemmed")[0].answer == "two"
+    assert split[0].image == tmp_path / "COCO_val2014_000000000005.jpg"
+
+
+def test_the_two_splits_come_from_their_own_files(tmp_path: Path) -> None:
+    write(tmp_path)
+    write(tmp_path, "okvqa", "val", [question(7, 1)], [okvqa_annotation(7, 1, ["boat"] * 10)])
+    assert [example.question_id for example in load(tmp_path, split="validation")] == [7]
+    assert len(load(tmp_path)) == 3
+
+
+def test_folders(tmp_path: Path) -> None:
+    # The dataset's own folder in the data folder counts before the data folder itself.
+    write(tmp_path)
+    write(tmp_path / "okvqa", questions=[question(7, 1)], annotations=[okvqa_annotation(7, 1, ["boat"] * 10)])
+    assert [example.question_id for example in load(tmp_path)] == [7]
+    name = "COCO_train2014_000000000001.jpg"
+    assert load(tmp_path)[0].image == tmp_path / "okvqa" / name
+    # Images lie with the questions, in COCO's folder beside them, or where it is said.
+    (tmp_path / "okvqa" / "train2014").mkdir()
+    assert load(tmp_path)[0].image == tmp_path / "okvqa" / "train2014" / name
+    elsewhere = tmp_path / "coco"
+    elsewhere.mkdir()
+    assert load(tmp_path, image_dir=elsewhere)[0].image == elsewhere / name
+    for below in ("mscoco/mscoco2014", "mscoco2014", "."):  # the last counts most
+        (elsewhere / below / "train2014").mkdir(parents=True)
+        assert load(tmp_path, image_dir=elsewhere)[0].image == elsewhere / below / "train2014" / name
+    # Questions in the dataset's folder, images beside it.
+    (tmp_path / "okvqa" / "train2014").rmdir()
+    (tmp_path / "mscoco" / "mscoco2014" / "train2014").mkdir(parents=True)
+    assert load(tmp_path)[0].image == tmp_path / "mscoco" / "mscoco2014" / "train2014" / name
+
+
+def test_examples_of_one_image_share_its_path(tmp_path: Path) -> None:
+    write(tmp_path)
+    split = load(tmp_path)
+    assert split[0].image is split[1].image
+
+
+# --- Lever-Plus's preprocessed form -----------------------------------------------------------------------
+
+
+def preprocess(folder: Path, annotations: list[Record], split: str = "train") -> Path:
+    """As specification §1.1: the annotations, each with its question; one name for both datasets."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"vqav2_mscoco_{split}2014.json"
+    joined = [record | {"question": f"What is {record['question_id']}?"} for record in annotations]
+    path.write_text(json.dumps({"info": {}, "annotations": joined, "data_type": "mscoco"}))
+    return path
+
+
+def test_the_preprocessed_form_says_the_same_as_the_official(tmp_path: Path) -> None:
+    write(tmp_path / "official")
+    official = load(tmp_path / "official", image_dir=tmp_path)
+    for below in (".", "okvqa", "okvqa_hf", "okvqa/okvqa_hf"):
+        folder = tmp_path / "data"
+        path = preprocess(folder / below, OKVQA_ANNOTATIONS)
+        assert list(load(folder, image_dir=tmp_path)) == list(official)
+        assert load(folder)[0].image == path.parent / "COCO_train2014_000000000010.jpg"
+        path.unlink()
+
+
+def test_vqav2_preprocessed(tmp_path: Path) -> None:
+    preprocess(tmp_path / "vqav2" / "vqav2_hf", [vqav2_annotation(1, 5, ["2"] * 4 + ["two"] * 6, "2")], "val")
+    (example,) = load(tmp_path, "vqav2", "validation")
+    assert (example.question, example.answer, example.raw_answers) == ("What is 1?", "2", ())
+    assert example.image.name == "COCO_val2014_000000000005.jpg"
+
+
+def test_official_files_win(tmp_path: Path) -> None:
+    preprocess(tmp_path / "okvqa", [okvqa_annotation(7, 1, ["boat"] * 10)])
+    questions, _ = write(tmp_path)
+    assert len(load(tmp_path)) == 3
+    questions.unlink()  # what is not complete does not count
+    assert [example.question_id for example in load(tmp_path)] == [7]
+
+
+def test_the_other_datasets_file_is_refused(tmp_path: Path) -> None:
+    # Its name is the same, so a wrong folder would give wrong results without a word.
+    preprocess(tmp_path, [vqav2_annotation(1, 5, ["two"] * 10, "two")])
+    assert "it has the form of vqav2, not of okvqa" in refusal(tmp_path)
+    preprocess(tmp_path, OKVQA_ANNOTATIONS)
+    assert "--dataset okvqa" in refusal(tmp_path, dataset="vqav2")
+
+
+def test_preprocessed_files_that_are_damaged(tmp_path: Path) -> None:
+    path = preprocess(tmp_path, [*OKVQA_ANNOTATIONS, OKVQA_ANNOTATIONS[0]])
+    assert f"{path}: 1 question_ids stand more than once, first [204]" in refusal(tmp_path)
+    content = json.loads(path.read_text())
+    del content["annotations"][1]["question"]
+    path.write_text(json.dumps(content))
+    assert f'{path}: number 2 of "annotations" (question 305): it has no "question"' in refusal(tmp_path)
+
+
+# --- what is refused --------------------------------------------------------------------------------------
+
+
+def refusal(folder: Path, **more: Any) -> str:
+    with pytest.raises(DataError) as told:
+        load(folder, **more)
+    return str(told.value)
+
+
+def test_missing_files_are_named_with_what_was_found_and_what_to_do(tmp_path: Path) -> None:
+    questions, annotations = write(tmp_path)
+    (tmp_path / "notes.txt").write_text("")
+    annotations.unlink()
+    told = refusal(tmp_path)
+    assert f"Missing: {annotations}." in told
+    assert f"holds {questions.name}, notes.txt" in told
+    for part in ("okvqa (train)", "--data-dir", "--image-dir", "--dataset world"):
+        assert part in told
+    questions.unlink()
+    told = refusal(tmp_path)
+    assert f"Missing: {questions}, {annotations}." in told
+    for below in ("", "okvqa", "okvqa_hf", "okvqa/okvqa_hf"):
+        assert str(tmp_path / below) in told
+    assert "vqav2_mscoco_train2014.json" in told
+    assert f"{tmp_path / 'nowhere'}: is empty or no folder" in refusal(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_truncated_file_is_named_with_the_place(tmp_path: Path, which: int) -> None:
+    path = write(tmp_path)[which]
+    whole = json.dumps(json.loads(path.read_text()), indent=1)
+    path.write_text(whole[: len(whole) // 2])
+    lines = whole[: len(whole) // 2].splitlines()
+    told = refusal(tmp_path)
+    assert str(path) in told
+    # It breaks off in the last line, or in a string that begins there.
+    assert f"line {len(lines)}, byte " in told
+    position = int(told.split("byte ")[1].split(":")[0])
+    assert len(whole) // 2 - len(lines[-1]) <= position <= len(whole) // 2
+
+
+def test_files_that_are_no_records_are_named(tmp_path: Path) -> None:
+    questions, annotations = write(tmp_path)
+    whole = questions.read_bytes()
+    for content, part in (
+        (b"", "is empty (0 bytes)"),
+        (b'{"annotations": []}', '"questions"'),
+        (b"[]", '"questions"'),
+        (b'{"questions": []}', "is empty"),
+        (b'{"questions": {}}', "is empty"),
+        (b'{"info": 1, "annotations": [1]}', "at its top level there are: info, annotations"),
+        (b'{"questions": ["a"]}', "number 1"),
+        (b'{"questions": [{"question_id": 1, "question": "?"}, {"id": 2}]}', "number 2"),
+        (whole[:-2] + b"\xff", f"is not UTF-8: byte {len(whole) - 2}"),
+    ):
+        questions.write_bytes(content)
+        told = refusal(tmp_path)
+        assert str(questions) in told and part in told
+    questions.write_bytes(whole)
+    annotations.write_text(json.dumps({"annotations": [{"question_id": i} for i in (101, 204, 305)]}))
+    assert "question 101" in refusal(tmp_path)  # it has no answers
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"answers": []}, '(question 101): its "answers" are []: at least one is needed'),
+        ({"answers": None}, 'it has no "answers"'),
+        ({"answers": "red"}, "its \"answers\" are 'red'"),
+        ({"answers": [{"answer": 3}]}, 'each a record with a text "answer"'),
+        ({"answers": [{"answer": ["red"]}]}, 'each a record with a text "answer"'),
+        ({"answers": [{"raw_answer": "red"}]}, 'each a record with a text "answer"'),
+        ({"answers": [{"answer": "red"}, "blue"]}, 'each a record with a text "answer"'),
+        ({"answers": [{"answer": "\ud800"}]}, 'each a record with a text "answer"'),
+        ({"answers": [[]]}, 'each a record with a text "answer"'),
+        ({"image_id": "10"}, "its \"image_id\" is '10', not an integer"),
+        ({"image_id": 10.0}, 'its "image_id" is 10.0, not an integer'),
+        ({"image_id": math.nan}, 'its "image_id" is NaN, not an integer'),
+        ({"image_id": True}, 'its "image_id" is true, not an integer'),
+        ({"image_id": 2**63}, 'its "image_id" is beyond 64 bits'),
+        ({"image_id": 10**3000}, 'its "image_id" is beyond 64 bits'),
+        ({"question_id": math.nan}, 'its "question_id" is NaN'),
+        ({"question_id": 10**30}, 'its "question_id" is beyond 64 bits'),
+        ({"multiple_choice_answer": 3}, 'its "multiple_choice_answer" is 3, not a text'),
+    ],
+)
+def test_records_that_hold_something_else_are_named(tmp_path: Path, change: Record, part: str) -> None:
+    annotation = okvqa_annotation(101, 10, ["red"]) | change
+    _, annotations = write(tmp_path, annotations=[*OKVQA_ANNOTATIONS[:2], annotation])
+    told = refusal(tmp_path)
+    assert f'{annotations}: number 3 of "annotations"' in told and part in told
+
+
+@pytest.mark.parametrize("asked", [None, 3, math.inf, ["What?"], "\udfff"])
+def test_questions_that_are_no_text_are_named(tmp_path: Path, asked: Any) -> None:
+    questions, _ = write(tmp_path, questions=[*OKVQA_QUESTIONS[:2], question(204, 10) | {"question": asked}])
+    assert f'{questions}: number 3 of "questions" (question 204): ' in refusal(tmp_path)
+
+
+# --- what is accepted -------------------------------------------------------------------------------------
+
+
+def test_a_question_or_an_answer_without_bounds_is_refused(tmp_path: Path) -> None:
+    """One of 20,000 characters made prompts that took 10 GB."""
+    at_most = okvqa_annotation(101, 10, ["x" * 4096, "ä" * 4096])
+    write(tmp_path, questions=[question(101, 10) | {"question": "?" * 4096}], annotations=[at_most])
+    assert load(tmp_path).by_id(101).raw_answers == ("x" * 4096, "ä" * 4096)
+    told = "(question 101): the text '{}... has 4,097 characters, 4,096 at most are read of a question or an answer"
+    write(tmp_path, questions=[question(101, 10) | {"question": "?" * 4097}], annotations=[at_most])
+    assert told.format("?" * 76) in refusal(tmp_path)
+    write(tmp_path, questions=[question(101, 10)], annotations=[okvqa_annotation(101, 10, ["x" * 4097])])
+    assert told.format("x" * 76) in refusal(tmp_path)
+    preprocess(tmp_path / "other", [okvqa_annotation(101, 10, ["y" * 4097])])
+    assert told.format("y" * 76) in refusal(tmp_path / "other")
+
+
+@pytest.mark.parametrize("number", [1, 3, 9, 11])
+def test_any_number_of_answers_is_enough(tmp_path: Path, number: int) -> None:
+    write(tmp_path, annotations=[*OKVQA_ANNOTATIONS[:2], okvqa_annotation(101, 10, ["red"] * number)])
+    assert load(tmp_path)[0].answers == ("red",) * number
+
+
+@pytest.mark.parametrize("escaped", [True, False])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_text_of_any_script(tmp_path: Path, escaped: bool, mark: bytes) -> None:
+    asked, told = "¿Qué es esto — 猫 or 🐈?", ["猫", "🐈", "naïve", "猫"]
+    for path, key, record in zip(
+        write(tmp_path),
+        ("questions", "annotations"),
+        (question(1, 2) | {"question": asked}, okvqa_annotation(1, 2, told)),
+        strict=True,
+    ):
+        path.write_bytes(mark + json.dumps({key: [record]}, ensure_ascii=escaped).encode())
+    (example,) = load(tmp_path)
+    assert (example.question, example.answer, example.answers) == (asked, "猫", tuple(told))
+
+
+def test_records_are_not_held(tmp_path: Path) -> None:
+    # Parsed as a whole, annotations take five times the memory of their text; here its bytes, its characters and
+    # the examples.
+    told = [f"answer {i}" for i in range(10)]
+    ids = range(2000)
+    annotations = [vqav2_annotation(i, i // 5, told, told[0]) for i in ids]
+    paths = write(tmp_path, "vqav2", questions=[question(i, i // 5) for i in ids], annotations=annotations)
+    tracemalloc.start()
+    try:
+        split = load(tmp_path, "vqav2")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(split) == 2000
+    assert peak < 3 * sum(path.stat().st_size for path in paths)
+
+
+# --- what does not fit together ---------------------------------------------------------------------------
+
+
+def test_annotations_without_questions_and_the_reverse_are_counted(tmp_path: Path) -> None:
+    questions, annotations = write(tmp_path, questions=[*OKVQA_QUESTIONS, question(900, 1), question(800, 1)])
+    told = refusal(tmp_path)
+    assert questions.name in told and annotations.name in told
+    assert "0 annotations without a question" in told
+    assert "2 questions without an annotation (first [800, 900])" in told
+    write(tmp_path, annotations=[*OKVQA_ANNOTATIONS, okvqa_annotation(700, 1, ["a"])])
+    assert "1 annotations without a question (first [700]), 0 questions" in refusal(tmp_path)
+
+
+def test_question_ids_that_stand_twice_are_refused(tmp_path: Path) -> None:
+    questions, annotations = write(tmp_path, questions=[*OKVQA_QUESTIONS, question(204, 99)])
+    assert f"{questions}: 1 question_ids stand more than once, first [204]" in refusal(tmp_path)
+    write(tmp_path, annotations=[*OKVQA_ANNOTATIONS, okvqa_annotation(101, 10, ["blue"])])
+    assert f"{annotations}: 1 question_ids stand more than once, first [101]" in refusal(tmp_path)
+    same = [Example(3, 1, Path("a.jpg"), "?", "yes", ("yes",))] * 2
+    with pytest.raises(DataError, match=r"1 question_ids .*\[3\]"):
+        Split("train", same)
+
+
+def test_unknown_datasets_and_splits_are_refused_with_those_there_are(tmp_path: Path) -> None:
+    told = refusal(tmp_path, dataset="okvaq")
+    for part in ("'okvaq'", "world, okvqa, vqav2", ".jsonl", "hub:owner/name"):
+        assert part in told
+    write(tmp_path)
+    told = refusal(tmp_path, split="tuning")
+    assert "'tuning'" in told and "train, validation" in told
+    assert "train, tuning, validation" in refusal(tmp_path, dataset="world", split="test")
+    assert not (tmp_path / "world").exists()
+
+
+# --- the bundled world ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def world_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data folder, with the world written into it by the first that asks for it."""
+    folder = tmp_path_factory.mktemp("data")
+    load(folder, "world")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def splits(world_dir: Path) -> dict[str, Split]:
+    return {name: load(world_dir, "world", name) for name in world.SPLIT_SIZES}
+
+
+def annotations_of(world_dir: Path, split: str) -> dict[int, Record]:
+    content = json.loads((world_dir / "world" / f"annotations_{split}.json").read_text())
+    return {record["question_id"]: record for record in content["annotations"]}
+
+
+def test_the_world_is_written_once(world_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[Path] = []
+    monkeypatch.setattr(datasets, "write_world", written.append)
+    load(world_dir, "world")
+    load(world_dir, "world", "validation")
+    assert written == []
+    # A folder that was left unfinished is written anew: the annotations of the last split come last.
+    last = world_dir / "world" / "annotations_validation.json"
+    hidden = last.rename(last.with_suffix(".hidden"))
+    load(world_dir, "world")
+    hidden.rename(last)
+    assert written == [world_dir / "world"]
+
+
+def test_the_sizes_of_the_world(splits: dict[str, Split]) -> None:
+    assert {name: len(split) for name, split in splits.items()} == {"train": 2400, "tuning": 1000, "validation": 1000}
+    ids = [example.question_id for split in splits.values() for example in split]
+    images = [example.image_id for split in splits.values() for example in split]
+    assert len(set(ids)) == len(set(images)) == 4400  # nothing is in two splits
+    assert all(example.image.is_file() for split in splits.values() for example in split)
+
+
+def test_ten_people_answer_with_the_code_of_what_is_asked_for(world_dir: Path, splits: dict[str, Split]) -> None:
+    codes, words = world.world_codes(), set(world.code_words())
+    assert len(words) == 64
+    assert len(codes) == len(set(codes.values())) == 16 and set(codes.values()) <= words
+    for name, split in splits.items():
+        records = annotations_of(world_dir, name)
+        for example in split:
+            scene = records[example.question_id]["scene"]
+            (attribute,) = (a for a in ("colour", "shape") if a in example.question)
+            code = codes[attribute, scene[attribute]]
+            assert len(example.answers) == 10
+            assert example.answer == code  # the majority
+            assert 6 <= example.answers.count(code) <= 10
+            others = set(example.answers) - {code}
+            assert others <= words | {"not sure", "no code", code[:-1]}
+    # People disagree: 2 of 8 questions are answered by ten alike, and slips may be the same.
+    agreed = sum(len(set(example.answers)) == 1 for example in splits["train"]) / 2400
+    assert 0.2 < agreed < 0.3
+
+
+def test_every_code_is_asked_for_about_as_often(splits: dict[str, Split]) -> None:
+    # 2400 questions for 16 codes: 150 each, with a standard deviation of sqrt(2400 · 1/16 · 15/16) = 11.9.
+    counts = Counter(example.answer for example in splits["train"])
+    assert len(counts) == 16
+    assert all(150 - 4 * 11.9 < count < 150 + 4 * 11.9 for count in counts.values())
+    questions = Counter(example.question for example in splits["train"])
+    assert set(questions) == {
+        text.format(attribute=a) for text, a in itertools.product(world.CODE_QUESTIONS, ("colour", "shape"))
+    }
+
+
+def test_images_show_the_colour_that_they_should(world_dir: Path, splits: dict[str, Split]) -> None:
+    records = annotations_of(world_dir, "train")
+    palette = {name: np.array(world._hsv(*colour)) for name, colour in world.COLOURS.items()}
+    for example in splits["train"][:200]:
+        with Image.open(example.image) as image:
+            assert (image.size, image.mode, image.format) == ((56, 56), "RGB", "PNG")
+            pixels = np.asarray(image, dtype=float)
+            saturation = np.asarray(image.convert("HSV"))[..., 1]
+        # The background is grey: the most saturated tenth of an image belongs to what it shows.
+        shown = np.median(pixels[saturation > np.quantile(saturation, 0.9)], axis=0)
+        nearest = min(palette, key=lambda name: float(np.abs(palette[name] - shown).sum()))
+        assert nearest == records[example.question_id]["scene"]["colour"]
+
+
+def test_shapes_cover_as_much_as_they_should(world_dir: Path) -> None:
+    # Of the disc of radius r a circle covers (0.92)² of its area, a square of half side 0.8 covers 2.56 / π.
+    rng_radius = (14, 21)
+    for shape, share in (("circle", 0.92**2), ("square", 2.56 / math.pi)):
+        for seed in range(20):
+            rng = world.random.Random(seed)
+            image = world.draw(world.Scene(shape, "red"), rng)
+            pixels = np.asarray(image, dtype=float)
+            red = (pixels[..., 0] - pixels[..., 1:].max(axis=-1)) > 80
+            covered = red.sum() / (share * math.pi)
+            assert (rng_radius[0] - 1) ** 2 < covered < (rng_radius[1] + 1) ** 2
+
+
+@pytest.mark.parametrize(("split", "first_id"), [("train", 1), ("tuning", 2401), ("validation", 3401)])
+def test_the_same_bytes_are_written_again(world_dir: Path, split: str, first_id: int) -> None:
+    questions = json.loads((world_dir / "world" / f"questions_{split}.json").read_text())["questions"]
+    annotations = annotations_of(world_dir, split)
+    for i, (asked, annotation, image) in enumerate(itertools.islice(world._records(split, first_id), 5)):
+        assert asked == questions[i]
+        assert annotation == annotations[asked["question_id"]]
+        encoded = io.BytesIO()
+        image.save(encoded, "PNG")
+        path = world_dir / "world" / "images" / split / f"{asked['image_id']:012d}.png"
+        assert encoded.getvalue() == path.read_bytes()
+
+
+def test_splits_do_not_repeat_each_other() -> None:
+    firsts = [
+        [record[1]["scene"] for record in itertools.islice(world._records(name, 1), 20)] for name in world.SPLIT_SIZES
+    ]
+    assert firsts[0] != firsts[1] != firsts[2] != firsts[0]

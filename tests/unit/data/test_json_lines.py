@@ -1,0 +1,191 @@
+"""Datasets in files of JSON lines, through `load_split`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from icdsel.data.datasets import Split, load_split
+from icdsel.errors import DataError
+from icdsel.records import Example
+from icdsel.settings.tables import DataSettings
+
+Record = dict[str, Any]
+
+
+def line(question_id: int, **more: Any) -> Record:
+    return {"question_id": question_id, "image": "a.jpg", "question": "What?", "answers": ["cat"]} | more
+
+
+def write(folder: Path, *records: Any, name: str = "my-set.jsonl") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def load(path: Path | str, split: str = "train", **more: Any) -> Split:
+    return load_split(DataSettings(dataset=str(path), **more), split)
+
+
+def refusal(path: Path | str, split: str = "train", **more: Any) -> str:
+    with pytest.raises(DataError) as told:
+        load(path, split, **more)
+    return str(told.value)
+
+
+# --- what is read -----------------------------------------------------------------------------------------
+
+
+def test_lines_by_hand(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        line(9, image="photos/b.png", question="¿Qué?", answers=["gato", "cat", "gato"], image_id=7),
+        line(2, answers=["dog", "puppy"], answer="puppy"),
+        line(5, answers=[{"answer": "ride", "raw_answer": "riding"}, {"answer": "ride", "raw_answer": "rides"}]),
+    )
+    split = load(path)
+    made_up = split[0].image_id
+    assert list(split) == [
+        Example(2, made_up, tmp_path / "a.jpg", "What?", "puppy", ("dog", "puppy")),
+        Example(5, made_up, tmp_path / "a.jpg", "What?", "riding", ("ride", "ride"), ("riding", "rides")),
+        Example(9, 7, tmp_path / "photos/b.png", "¿Qué?", "gato", ("gato", "cat", "gato")),
+    ]
+    assert split.rows_of_image(tmp_path / "a.jpg") == [0, 1]
+    assert [example.answer for example in load(path, shown_answer="stemmed")] == ["puppy", "ride", "gato"]
+
+
+def test_splits(tmp_path: Path) -> None:
+    names = ["train", "validation", "val", "tuning", "test", "val", None]
+    path = write(tmp_path, *(line(i, split=name) for i, name in enumerate(names)), line(7))
+    ids = {name: [e.question_id for e in load(path, name)] for name in ("train", "validation", "tuning", "test")}
+    assert ids == {"train": [0, 6, 7], "validation": [1, 2, 5], "tuning": [3], "test": [4]}
+    assert load(path, "validation").name == "validation"
+
+
+def test_made_up_image_ids_depend_on_the_path_alone(tmp_path: Path) -> None:
+    path = write(tmp_path, line(1, image="x/a.jpg"), line(2, image="./x//a.jpg"), line(3, image="x/b.jpg"))
+    one, same, other = load(path)
+    assert one.image_id == same.image_id != other.image_id
+    assert one.image == same.image
+    assert all(0 < example.image_id < 2**53 for example in (one, other))
+    elsewhere = write(tmp_path / "copy", line(8, image="x/a.jpg"))
+    assert load(elsewhere)[0].image_id == one.image_id == 0x9734E2128262D
+
+
+def test_where_images_lie(tmp_path: Path) -> None:
+    path = write(tmp_path / "set", line(1))
+    assert load(path)[0].image == tmp_path / "set" / "a.jpg"
+    assert load(path, image_dir=tmp_path / "photos")[0].image == tmp_path / "photos" / "a.jpg"
+
+
+def test_where_the_file_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "data", line(1))
+    write(tmp_path / "here", line(2))
+    monkeypatch.chdir(tmp_path / "here")
+    assert load("my-set.jsonl", data_dir=tmp_path / "data")[0].question_id == 2
+    Path("my-set.jsonl").unlink()
+    assert load("my-set.jsonl", data_dir=tmp_path / "data")[0].question_id == 1
+
+
+# --- what is refused --------------------------------------------------------------------------------------
+
+
+def test_a_missing_file_is_named_with_what_there_is(tmp_path: Path) -> None:
+    write(tmp_path, line(1), name="mine.jsonl")
+    told = refusal(tmp_path / "my-set.jsonl")
+    assert f"there is no file {tmp_path / 'my-set.jsonl'}. {tmp_path} holds mine.jsonl. " in told
+    assert "--dataset" in told
+    told = refusal("my-set.jsonl", data_dir=tmp_path / "nowhere")
+    assert f"my-set.jsonl nor {tmp_path / 'nowhere' / 'my-set.jsonl'}" in told and "no .jsonl file" in told
+
+
+def test_a_split_that_no_line_belongs_to(tmp_path: Path) -> None:
+    path = write(tmp_path, line(1), line(2), line(3, split="test"))
+    told = refusal(path, "validation")
+    assert f"{path} has no examples of the split 'validation': there are train (2), test (1)" in told
+    assert 'Write "split": "validation" into' in told
+
+
+@pytest.mark.parametrize("content", ["", "\n  \n\n"])
+def test_an_empty_file(tmp_path: Path, content: str) -> None:
+    path = write(tmp_path)
+    path.write_text(content)
+    assert f"{path} is empty" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("image", "part"),
+    [
+        ("/etc/a.jpg", "--image-dir"),
+        ("../a.jpg", "--image-dir"),
+        ("x/../../a.jpg", "--image-dir"),
+        ("https://example.org/a.jpg", "nothing is fetched"),
+        ("FILE:///etc/a.jpg", "nothing is fetched"),
+        ("data:image/png;base64,AAAA", "nothing is fetched"),
+        ("", "which is no path"),
+        (".", "which is no path"),
+        ("a\0.jpg", "which is no path"),
+        (None, 'it has no "image"'),
+        (7, 'its "image" is 7, not a text'),
+        ({"bytes": "AAAA"}, 'its "image" is {"bytes": "AAAA"}, not a text'),
+    ],
+)
+def test_images_elsewhere_are_refused(tmp_path: Path, image: Any, part: str) -> None:
+    path = write(tmp_path, line(1), line(2, image=image))
+    for more in ({}, {"image_dir": Path("/etc")}):
+        told = refusal(path, **more)
+        assert f"{path}: line 2 (question 2): " in told and part in told
+
+
+@pytest.mark.parametrize(
+    ("record", "part"),
+    [
+        ([1], "line 2: it is [1], not an object"),
+        ({"image": "a.jpg"}, 'line 2: it has no "question_id"'),
+        (line(2) | {"question_id": "2"}, "line 2: its \"question_id\" is '2', not an integer"),
+        (line(2) | {"question_id": 1e400}, 'line 2: its "question_id" is Infinity, not an integer'),
+        (line(2) | {"question_id": 2**64}, 'line 2: its "question_id" is beyond 64 bits'),
+        (line(2, image_id="x"), "line 2 (question 2): its \"image_id\" is 'x', not an integer"),
+        (line(2, question=None), 'line 2 (question 2): it has no "question"'),
+        (line(2, answers=[]), 'line 2 (question 2): its "answers" are []: at least one is needed'),
+        (line(2, question="x" * 4097), "line 2 (question 2): the text 'xxx"),
+        (line(2, question="x" * 20_000), "has 20,000 characters, 4,096 at most are read of a question or an answer"),
+        (line(2, answers=["cat", "x" * 4097]), "line 2 (question 2): the text 'xxx"),
+        (line(2, answer="x" * 4097), "line 2 (question 2): the text 'xxx"),
+        (line(2, answers=["x" * 4096] * 11), '(question 2): its "answers" have 45,056 characters together, 40,960 at'),
+        (line(2, answers=["a"] * 1001), 'line 2 (question 2): it has 1,001 "answers", 1,000 at most'),
+        (line(2, answers="cat"), "line 2 (question 2): its \"answers\" are 'cat'"),
+        (line(2, answers=["cat", None]), 'line 2 (question 2): its "answers" are ["cat", null]: each must be a text'),
+        (line(2, answer=3), 'line 2 (question 2): its "answer" is 3, not a text'),
+        (line(2, split=3), 'line 2 (question 2): its "split" is 3, not a text'),
+        (line(2, question={"a": "b" * 200}), 'its "question" is {"a": "bbb'),
+    ],
+)
+def test_lines_that_hold_something_else_are_named(tmp_path: Path, record: Any, part: str) -> None:
+    path = write(tmp_path, line(1), record)
+    told = refusal(path)
+    assert f"{path}: " in told and part in told
+    assert len(told) < len(str(path)) + 200
+
+
+def test_a_line_that_breaks_off_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path, line(1), line(2))
+    content = path.read_bytes()
+    path.write_bytes(content[:-10])
+    told = refusal(path)
+    assert f"{path} is not valid JSON: line 2, byte " in told
+    assert int(told.split("byte ")[1].split(":")[0]) == len(content) - 10
+
+
+def test_question_ids_that_stand_twice_in_a_split(tmp_path: Path) -> None:
+    path = write(tmp_path, line(1), line(2), line(1), line(2, split="test"))
+    assert f"{path}: 1 question_ids stand more than once, first [1]" in refusal(path)
+    assert len(load(path, "test")) == 1
+
+
+def test_json_that_is_called_json_lines(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps([line(1)], indent=1))
+    assert "line 1, byte 1" in refusal(path)

@@ -1,0 +1,252 @@
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from icdsel.errors import RlDataError
+from icdsel.policy.groups import Groups, make_groups, merge, split_groups
+from icdsel.policy.losses import grpo_loss, rce_loss
+from icdsel.policy.network import PointerConfig, PointerNetwork
+from icdsel.records import QueryGroup
+from icdsel.settings.tables import RewardSettings
+
+DATA = Path(__file__).parents[2] / "data"
+NAN = math.nan
+
+
+def group(question_id: int, pool: tuple[int, ...], scored: Mapping[tuple[int, ...], float]) -> QueryGroup:
+    candidates = [
+        {"pointer": list(pointer), "vqa_correct": int(score > 0), "vqa_acc_score": score}
+        for pointer, score in scored.items()
+    ]
+    return QueryGroup(question_id, question_id, "?", ("yes",), pool, tuple(candidates))
+
+
+# Rows of the table of embeddings are question_ids divided by ten.
+ROWS = {10 * row: row for row in range(20)}
+SMALL = group(10, (50, 30, 70), {(30, 50): 0.6, (70, 30): 0.0})
+LARGE = group(20, (90, 10, 60, 30, 80), {(10, 60): 1.0, (90, 80): 0.3, (30, 90): 0.0, (60, 10): 0.9})
+
+
+# --- merging files ----------------------------------------------------------------------------------------
+
+
+def test_merging_puts_the_pointers_of_a_query_together() -> None:
+    first = [LARGE, SMALL]
+    second = [
+        group(10, SMALL.pool, {(30, 50): 1.0, (50, 30): 0.9}),  # (30, 50) is known, (50, 30) is another pointer
+        group(5, (10, 20), {(10, 20): 0.3}),
+    ]
+    third = [group(10, SMALL.pool, {(50, 30): 0.0, (50, 70): 0.6})]
+    merged = merge([first, second, third])
+    assert [made.question_id for made in merged] == [5, 10, 20]
+    scores = {tuple(c["pointer"]): c["vqa_acc_score"] for c in merged[1].candidates}
+    # The first file in which a pointer stands counts.
+    assert scores == {(30, 50): 0.6, (70, 30): 0.0, (50, 30): 0.9, (50, 70): 0.6}
+    assert len(merged[1].candidates) == 4
+    assert merged[2] == LARGE
+    assert (merged[1].pool, merged[1].question, merged[1].answers) == (SMALL.pool, "?", ("yes",))
+
+
+def test_one_file_stays_as_it_is_but_for_the_order() -> None:
+    assert merge([[LARGE, SMALL]]) == [SMALL, LARGE]
+
+
+def test_files_of_different_pools_are_not_merged() -> None:
+    other = group(10, (50, 30, 80), {(30, 50): 0.6})
+    with pytest.raises(RlDataError, match=r"query 10 .*sampler, pool size or seed"):
+        merge([[SMALL], [other]])
+
+
+# --- the split --------------------------------------------------------------------------------------------
+
+
+def numbered(count: int) -> list[QueryGroup]:
+    return [group(10 * i, (0, 10), {(0, 10): 1.0}) for i in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("count", "train"), [(2, 1), (3, 2), (4, 3), (5, 4), (6, 4), (9, 7), (10, 8), (15, 12), (640, 512), (800, 640)]
+)
+def test_the_first_four_fifths_by_question_id_train(count: int, train: int) -> None:
+    groups = numbered(count)
+    first, rest = split_groups(groups[::-1])
+    assert first == groups[:train]
+    assert rest == groups[train:]
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_fewer_than_two_queries_cannot_be_split(count: int) -> None:
+    with pytest.raises(RlDataError, match="--queries 2 or more"):
+        split_groups(numbered(count))
+
+
+# --- tensors ----------------------------------------------------------------------------------------------
+
+
+def test_groups_by_hand() -> None:
+    made = make_groups([SMALL, LARGE], ROWS, RewardSettings())
+    assert len(made) == 2
+    assert made.query.tolist() == [1, 2]
+    assert made.pool.tolist() == [[5, 3, 7, 0, 0], [9, 1, 6, 3, 8]]
+    assert made.mask.tolist() == [[True] * 3 + [False] * 2, [True] * 5]
+    # Places in the pool: 30 is the second of (50, 30, 70), and so on.
+    assert made.pointers.tolist() == [
+        [[1, 0], [2, 1], [-1, -1], [-1, -1]],
+        [[1, 2], [0, 4], [3, 0], [2, 1]],
+    ]
+    # hard + soft: 1.6 and 0; 2, 1.3, 0 and 1.9.
+    torch.testing.assert_close(
+        made.raw, torch.tensor([[1.6, 0.0, NAN, NAN], [2.0, 1.3, 0.0, 1.9]]), equal_nan=True, rtol=0, atol=1e-6
+    )
+    # Of two rewards 1.6 and 0 the mean is 0.8, the unbiased deviation 0.8 · sqrt(2), so they are ±1/sqrt(2).
+    # Of 2, 1.3, 0, 1.9 the mean is 1.3, the squared deviations 0.49, 0, 1.69, 0.36 sum to 2.54: sd = sqrt(2.54/3).
+    sd = math.sqrt(2.54 / 3)
+    expected = [[0.5**0.5, -(0.5**0.5), NAN, NAN], [0.7 / sd, 0.0, -1.3 / sd, 0.6 / sd]]
+    torch.testing.assert_close(made.normalized, torch.tensor(expected), equal_nan=True, rtol=0, atol=1e-6)
+
+
+def test_the_reward_settings_reach_the_rewards() -> None:
+    told = RewardSettings(mode="separated", hard_weight=0.5, soft_weight=2.0, normalization="rank")
+    made = make_groups([LARGE], ROWS, told)
+    # 2 · 0.5 · hard + 2 · soft: 3, 1.6, 0 and 2.8, whose ranks from the best are 0, 2, 3 and 1: 1 - 2 · rank / 3.
+    assert made.raw[0].tolist() == pytest.approx([3.0, 1.6, 0.0, 2.8])
+    assert made.normalized[0].tolist() == pytest.approx([1, -1 / 3, -1, 1 / 3])
+    clamped = make_groups([LARGE], ROWS, RewardSettings(clamp=0.25)).normalized[0]
+    assert clamped.tolist() == pytest.approx([0.25, 0.0, -0.25, 0.25], abs=1e-6)
+
+
+def test_rows_are_taken_like_a_tensor() -> None:
+    made = make_groups([SMALL, LARGE], ROWS, RewardSettings())
+    turned = made[torch.tensor([1, 0])]
+    assert turned.query.tolist() == [2, 1]
+    assert torch.equal(turned.pointers, made.pointers.flip(0))
+    assert made[1:].pool.tolist() == [[9, 1, 6, 3, 8]]
+
+
+def test_question_ids_of_another_dataset_are_refused() -> None:
+    with pytest.raises(RlDataError, match=r"2 question_ids .* \[15, 25\].*another dataset"):
+        make_groups([SMALL, group(15, (25, 30), {(25, 30): 1.0})], ROWS, RewardSettings())
+
+
+def test_pointers_of_different_lengths_are_refused() -> None:
+    longer = group(30, (10, 20, 40), {(10, 20, 40): 1.0})
+    with pytest.raises(RlDataError, match=r"\[2, 3\]"):
+        make_groups([SMALL, longer], ROWS, RewardSettings())
+
+
+# --- padding weighs nothing -------------------------------------------------------------------------------
+
+
+def network() -> PointerNetwork:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = PointerNetwork(PointerConfig(6, hidden_dim=8, num_heads=2, tower=16))
+        with torch.no_grad():
+            for parameter in made.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.3)
+    return made.eval()
+
+
+def losses(policy: PointerNetwork, table: torch.Tensor, groups: Groups) -> dict[str, torch.Tensor]:
+    query, pool = table[groups.query], table[groups.pool]
+    logits = policy.step_logits(query, pool, groups.pointers, groups.mask)
+    log_prob = policy.log_prob(query, pool, groups.pointers, groups.mask)
+    old = torch.where(groups.raw.isnan(), 0.0, log_prob.detach() - 0.1 * groups.raw)
+    return {
+        "rce": rce_loss(logits, groups.pointers, groups.raw, 0.7, 0.1),
+        "rce, normalized": rce_loss(logits, groups.pointers, groups.normalized, 2.0),
+        "grpo": grpo_loss(log_prob, old, groups.normalized, kl_beta=0.3)[0],
+        "grpo, best 2": grpo_loss(log_prob, old, groups.normalized, kl_beta=0.3, top_k=2, kl="k3")[0],
+    }
+
+
+@pytest.mark.parametrize("name", ["rce", "rce, normalized", "grpo", "grpo, best 2"])
+def test_a_group_has_the_same_loss_alone_and_padded(name: str) -> None:
+    policy = network()
+    table = torch.randn(20, 6, generator=torch.Generator().manual_seed(1))
+
+    def result(groups: Groups) -> tuple[float, torch.Tensor]:
+        policy.zero_grad()
+        loss = losses(policy, table, groups)[name]
+        loss.backward()
+        return loss.item(), torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None])
+
+    padded = make_groups([SMALL, LARGE], ROWS, RewardSettings())
+    alone = [result(make_groups([made], ROWS, RewardSettings())) for made in (SMALL, LARGE)]
+    for q, (loss, gradient) in enumerate(alone):
+        padded_loss, padded_gradient = result(padded[q : q + 1])
+        assert padded_loss == pytest.approx(loss, rel=1e-5)
+        torch.testing.assert_close(padded_gradient, gradient, rtol=1e-4, atol=1e-5)
+    # A batch of groups that all have a signal is their mean.
+    batch_loss, batch_gradient = result(padded)
+    assert batch_loss == pytest.approx((alone[0][0] + alone[1][0]) / 2, rel=1e-5)
+    torch.testing.assert_close(batch_gradient, (alone[0][1] + alone[1][1]) / 2, rtol=1e-4, atol=1e-5)
+    assert abs(alone[0][0] - alone[1][0]) > 1e-3  # they could be told apart
+
+
+# --- the original's numbers -------------------------------------------------------------------------------
+
+
+def test_the_original_reads_its_rl_data_the_same_way() -> None:
+    parsed = json.loads((DATA / "rl_data_parsed.json").read_text())
+    written = json.loads((DATA / "rl_data_global_pointer.json").read_text())
+    groups = []
+    for key, value in written.items():
+        # The original leaves out what was not scored by the VQA accuracy.
+        kept = [c for c in value["pointer_candidates"] if c["vqa_eval_mode"] != "fallback"]
+        groups.append(QueryGroup(int(key), int(key), "", (), tuple(range(60)), tuple(kept)))
+    train, validation = split_groups(groups)
+    assert [made.question_id for made in train] == parsed["train_query_ids"]
+    assert len(validation) == parsed["n_val"]
+    made = make_groups(train, {row: row for row in range(60)}, RewardSettings())
+    for q, item in enumerate(parsed["items"]):
+        count = len(item["pointers"])
+        assert made.query[q] == item["query_id"]
+        assert made.pointers[q, :count].tolist() == item["pointers"]
+        assert (made.pointers[q, count:] == -1).all()
+        assert made.raw[q, :count].tolist() == pytest.approx(item["rewards_raw"], rel=1e-6)
+        assert made.normalized[q, :count].tolist() == pytest.approx(item["rewards_normalized"], rel=1e-5, abs=1e-6)
+        assert made.raw[q, count:].isnan().all() and made.normalized[q, count:].isnan().all()
+
+
+# --- the whole split as one pool --------------------------------------------------------------------------
+
+
+def test_pools_of_the_whole_split_are_one_row_with_a_mask_for_each_query() -> None:
+    scored = ({"pointer": [50, 30], "vqa_acc_score": 1.0},)
+    whole = [QueryGroup(q, q, "?", ("yes",), None, scored, excluded) for q, excluded in ((10, (10, 70)), (20, (20,)))]
+    groups = make_groups(whole, ROWS, RewardSettings())
+    assert groups.pool.tolist() == [list(range(20))]
+    assert (~groups.mask).nonzero().tolist() == [[0, 1], [0, 7], [1, 2]]
+    assert groups.pointers.tolist() == [[[5, 3]], [[5, 3]]]
+    part = groups[torch.tensor([1])]
+    assert part.pool.shape == (1, 20) and part.mask.shape == (1, 20) and part.query.tolist() == [2]
+    assert groups[torch.tensor([1, 0])].pool.shape == (1, 20)
+    with pytest.raises(RlDataError, match="--pool-size all"):
+        make_groups([*whole, SMALL], ROWS, RewardSettings())
+
+
+def test_a_query_has_one_pool_in_all_files() -> None:
+    whole = QueryGroup(10, 10, "?", ("yes",), None, SMALL.candidates, (10,))
+    with pytest.raises(RlDataError, match="different candidate pools"):
+        merge([[whole], [SMALL]])
+
+
+def test_pools_that_were_made_up_of_pointers_are_united() -> None:
+    first = replace(group(10, (30, 50), {(30, 50): 1.0}), derived=True)
+    second = replace(group(10, (50, 70), {(70, 50): 0.0}), derived=True)
+    (merged,) = merge([[first], [second]])
+    assert merged.pool == (30, 50, 70)
+    assert [candidate["pointer"] for candidate in merged.candidates] == [[30, 50], [70, 50]]
+    with pytest.raises(RlDataError, match="different candidate pools"):
+        merge([[first], [replace(second, derived=False)]])
+
+
+def test_a_score_that_the_reward_needs_must_be_there() -> None:
+    with pytest.raises(RlDataError, match=r"2 candidates.*vqa_gt_prob.*hard01_plus_gtprob"):
+        make_groups([SMALL], ROWS, RewardSettings(mode="hard01_plus_gtprob"))

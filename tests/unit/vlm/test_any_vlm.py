@@ -1,0 +1,541 @@
+"""Models of other families, built small with random weights, against transformers' own one-prompt answers."""
+
+import dataclasses
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from icdsel.errors import VlmError
+from icdsel.records import Example
+from icdsel.settings.tables import VlmSettings
+from icdsel.vlm.any_vlm import OtherVlm, _Watch
+from icdsel.vlm.base import Request
+from icdsel.vlm.decoding import Search, until
+from icdsel.vlm.loading import load_vlm
+from icdsel.vlm.prompts import chat_messages
+from icdsel.vlm.qwen_vl import QwenVl
+
+MAX_IMAGE_PIXELS = 1_000_000
+TEXT = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "initializer_range": 0.4,  # so that answers differ from prompt to prompt
+}
+VISION = {
+    "hidden_size": 24,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 32,
+    "patch_size": 8,
+    "initializer_range": 0.3,
+}
+
+
+def byte_tokenizer(marks: list[str], **names):
+    """One token a byte, and the special tokens."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    bpe = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    made = PreTrainedTokenizerFast(tokenizer_object=bpe, **names)
+    made.add_tokens(marks, special_tokens=True)
+    if made.bos_token:  # texts begin with it, as with most tokenizers that have one
+        made.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{made.bos_token} $A", special_tokens=[(made.bos_token, made.bos_token_id)]
+        )
+    return made
+
+
+def idefics3(folder: Path) -> None:
+    """SmolVLM's family: an image is split into tiles; text before the assistant's, and marks of its own."""
+    from transformers import Idefics3Config, Idefics3ForConditionalGeneration, Idefics3ImageProcessor, Idefics3Processor
+
+    places = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
+    marks = ["<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>", *places]
+    tokenizer = byte_tokenizer(marks, bos_token="<s>", eos_token="<end_of_utterance>", pad_token="<pad>")
+    template = (
+        "<s>{% for turn in messages %}{{ turn.role | capitalize }}:"
+        "{% if turn.content[0].type == 'text' %}{{ ' ' }}{% endif %}"
+        "{% for part in turn.content %}{{ '<image>' if part.type == 'image' else part.text }}{% endfor %}"
+        "<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
+    )
+    images = Idefics3ImageProcessor(size={"longest_edge": 64}, max_image_size={"longest_edge": 32})
+    processor = Idefics3Processor(images, tokenizer, image_seq_len=4, chat_template=template)
+    names = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+    config = Idefics3Config(
+        text_config={"model_type": "llama", "vocab_size": len(tokenizer), **TEXT, **names},
+        vision_config=VISION,
+        scale_factor=2,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        **names,
+    )
+    model = Idefics3ForConditionalGeneration(config)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    save(folder, model, processor)
+
+
+def llava_onevision(folder: Path) -> None:
+    """A single image is tiled, several are not; the template lays out all images before all texts."""
+    from transformers import (
+        LlavaOnevisionConfig,
+        LlavaOnevisionForConditionalGeneration,
+        LlavaOnevisionImageProcessor,
+        LlavaOnevisionProcessor,
+        LlavaOnevisionVideoProcessor,
+    )
+
+    tokenizer = byte_tokenizer(["<image>", "<video>", "<|im_start|>", "<|im_end|>"], eos_token="<|im_end|>")
+    template = (
+        "{% for turn in messages %}<|im_start|>{{ turn.role }}\n"
+        "{% if turn.content is string %}{{ turn.content }}{% else %}"
+        "{% for part in turn.content | selectattr('type', 'equalto', 'image') %}<image>\n{% endfor %}"
+        "{% for part in turn.content | selectattr('type', 'equalto', 'text') %}{{ part.text }}{% endfor %}{% endif %}"
+        "<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    size, tiles = {"height": 32, "width": 32}, [[32, 32], [32, 64], [64, 32], [64, 64]]
+    processor = LlavaOnevisionProcessor(
+        LlavaOnevisionImageProcessor(size=size, image_grid_pinpoints=tiles),
+        tokenizer,
+        LlavaOnevisionVideoProcessor(size=size),
+        num_image_tokens=16,
+        vision_feature_select_strategy="full",
+        chat_template=template,
+    )
+    config = LlavaOnevisionConfig(
+        text_config={
+            "model_type": "qwen2",
+            "vocab_size": len(tokenizer),
+            **TEXT,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": None,
+            "bos_token_id": None,
+        },
+        vision_config={"model_type": "siglip_vision_model", "vision_use_head": False, **VISION},
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        video_token_id=tokenizer.convert_tokens_to_ids("<video>"),
+        image_grid_pinpoints=tiles,
+    )
+    model = LlavaOnevisionForConditionalGeneration(config)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    save(folder, model, processor)
+
+
+def gemma3(folder: Path) -> None:
+    """Image tokens see each other both ways; the end of a turn is not the tokenizer's end of a text."""
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Gemma3ImageProcessor, Gemma3Processor
+
+    of_images = {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
+    tokenizer = byte_tokenizer(
+        ["<start_of_turn>", "<end_of_turn>"],
+        bos_token="<bos>",
+        eos_token="<eos>",
+        pad_token="<pad>",
+        extra_special_tokens=of_images,
+    )
+    template = (
+        "{{ bos_token }}{% if messages[0].role == 'system' %}{{ raise_exception('no system turns') }}{% endif %}"
+        "{% for turn in messages %}<start_of_turn>{{ 'model' if turn.role == 'assistant' else turn.role }}\n"
+        "{% for part in turn.content %}"
+        "{{ '<start_of_image>' if part.type == 'image' else part.text | trim }}"
+        "{% endfor %}<end_of_turn>\n{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+    )
+    images = Gemma3ImageProcessor(size={"height": 32, "width": 32})
+    processor = Gemma3Processor(images, tokenizer, image_seq_length=4, chat_template=template)
+    number = tokenizer.convert_tokens_to_ids
+    config = Gemma3Config(
+        text_config={
+            "vocab_size": len(tokenizer),
+            **TEXT,
+            "head_dim": 8,
+            "sliding_window": 64,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "pad_token_id": tokenizer.pad_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "bos_token_id": tokenizer.bos_token_id,
+            "tie_word_embeddings": False,
+        },
+        vision_config={"vision_use_head": False, **VISION},
+        mm_tokens_per_image=4,
+        image_token_index=number("<image_soft_token>"),
+        boi_token_index=number("<start_of_image>"),
+        eoi_token_index=number("<end_of_image>"),
+        tie_word_embeddings=False,
+    )
+    model = Gemma3ForConditionalGeneration(config)
+    with torch.no_grad():
+        model.model.multi_modal_projector.mm_input_projection_weight.normal_()  # it begins as zeros
+        for layer in model.model.language_model.layers:
+            layer.post_attention_layernorm.weight.fill_(4.0)  # so that the prompt outweighs its last token
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, number("<end_of_turn>")]
+    save(folder, model, processor)
+
+
+def save(folder: Path, model, processor) -> None:
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    build: Callable[[Path], None]
+    before: str
+    """What the template puts between the generation prompt and an answer."""
+    end: str
+    changes: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+FAMILIES = {
+    "idefics3": Family(idefics3, " ", "<end_of_utterance>"),
+    "llava_onevision": Family(llava_onevision, "", "<|im_end|>"),
+    "gemma3": Family(gemma3, "", "<end_of_turn>", {"system_prompt": ""}),
+}
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    made = {}
+    for name, family in FAMILIES.items():
+        torch.manual_seed(0)
+        made[name] = tmp_path_factory.mktemp(name)
+        family.build(made[name])
+    return made
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request) -> str:
+    return request.param
+
+
+def load(folder: Path, **settings) -> OtherVlm:
+    made = load_vlm(VlmSettings(model=str(folder), device="cpu", **settings), MAX_IMAGE_PIXELS)
+    assert isinstance(made, OtherVlm)
+    return made
+
+
+def changed(vlm: OtherVlm, **changes) -> OtherVlm:
+    settings = vlm.settings.model_copy(update=changes)
+    return OtherVlm(vlm.model, vlm.processor, settings, vlm.name, vlm.fingerprint, MAX_IMAGE_PIXELS)
+
+
+@pytest.fixture
+def vlm(folders, family) -> OtherVlm:
+    return load(folders[family], **FAMILIES[family].changes)
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory) -> list[Example]:
+    """Six examples whose images have different sizes."""
+    folder, made = tmp_path_factory.mktemp("images"), []
+    generator = torch.Generator().manual_seed(2)
+    sizes = {"one": (40, 40), "two": (64, 30), "three": (30, 70), "four": (64, 64), "five": (90, 41), "six": (33, 60)}
+    for i, (number, (width, height)) in enumerate(sizes.items()):
+        pixels = torch.randint(0, 256, (height, width, 3), generator=generator, dtype=torch.uint8)
+        path = folder / f"{i}.png"
+        Image.fromarray(pixels.numpy()).save(path)
+        made.append(Example(i, i, path, f"What is number {number}?", "doni", ("doni",)))
+    return made
+
+
+def requests_of(examples: list[Example], seed: int, count: int) -> list[Request]:
+    """Prompts of 0 to 4 ICDs with up to three references."""
+    rng, made = random.Random(seed), []
+    for _ in range(count):
+        *icds, query = rng.sample(examples, rng.randint(1, 5))
+        references = tuple(rng.sample(["doni", "not sure", "", "red and blue"], rng.randint(0, 3)))
+        made.append(Request(tuple(icds), query, references))
+    return made
+
+
+def plain_inputs(vlm: OtherVlm, request: Request):
+    """What transformers' own processor makes of one prompt."""
+    messages = chat_messages(request.icds, request.query, vlm.style)
+    images = [Image.open(example.image) for example in request.shown]
+    text = vlm.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return vlm.processor(text=[text], images=[images], return_tensors="pt", add_special_tokens=False)
+
+
+@torch.inference_mode()
+def plain_answer(vlm: OtherVlm, request: Request, end: str) -> str:
+    inputs = plain_inputs(vlm, request)
+    stops = [vlm.processor.tokenizer.eos_token_id, vlm.processor.tokenizer.convert_tokens_to_ids(end)]
+    made = vlm.model.generate(
+        **inputs,
+        do_sample=False,
+        num_beams=vlm.settings.num_beams,
+        length_penalty=vlm.settings.length_penalty,
+        early_stopping=False,
+        repetition_penalty=vlm.settings.repetition_penalty,
+        max_new_tokens=vlm.settings.max_new_tokens,
+        eos_token_id=stops,
+        pad_token_id=0,
+    )
+    tokens = until(made[0, inputs["input_ids"].shape[1] :].tolist(), tuple(stops))
+    return vlm.processor.tokenizer.decode(tokens, skip_special_tokens=True)
+
+
+@torch.inference_mode()
+def plain_log_prob(vlm: OtherVlm, request: Request, reference: str) -> tuple[float, int]:
+    """Σ log p over the tokens of `reference`, marks spelled out, behind one prompt; and how many there are."""
+    inputs = dict(plain_inputs(vlm, request))
+    target = vlm.processor.tokenizer(reference, add_special_tokens=False, return_tensors="pt")["input_ids"]
+    start = inputs["input_ids"].shape[1]
+    for key, value in inputs.items():
+        if value.shape == (1, start):
+            filling = {"input_ids": target, "attention_mask": torch.ones_like(target)}
+            inputs[key] = torch.cat([value, filling.get(key, torch.zeros_like(target))], 1)
+    log_probs = vlm.model(**inputs).logits[0].log_softmax(-1)
+    ids = inputs["input_ids"][0]
+    return sum(float(log_probs[i - 1, ids[i]]) for i in range(start, len(ids))), target.shape[1]
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        {},
+        {"num_beams": 3, "length_penalty": 0.0, "repetition_penalty": 1.3},
+        {"repetition_penalty": 1.2, "layout": "turns"},
+    ],
+    ids=["greedy", "beams", "turns"],
+)
+def test_answers_and_log_probs_are_those_of_one_prompt_at_a_time(vlm, family, examples, search):
+    asked = changed(vlm, **search)
+    requests = requests_of(examples, seed=1, count=7)
+    answers = asked.answer(requests)
+    marks = FAMILIES[family]
+    for request, answer in zip(requests, answers, strict=True):
+        assert answer.error is None
+        assert answer.text == plain_answer(asked, request, marks.end)
+        for reference, got, tokens in zip(
+            request.references, answer.reference_log_probs, answer.reference_tokens, strict=True
+        ):
+            wanted, count = plain_log_prob(asked, request, marks.before + reference + marks.end)
+            assert got == pytest.approx(wanted, abs=1e-4)
+            assert tokens == count
+    assert len({answer.text for answer in answers}) > 1
+
+
+def test_batch_size_and_order_change_nothing(vlm, examples):
+    requests = requests_of(examples, seed=2, count=8)
+    whole = vlm.answer(requests)
+    order = random.Random(0).sample(range(len(requests)), len(requests))
+    alone = changed(vlm, batch_tokens=1).answer([requests[i] for i in order])
+    for i, other in zip(order, alone, strict=True):
+        assert other.text == whole[i].text
+        assert other.reference_log_probs == pytest.approx(whole[i].reference_log_probs, abs=1e-4)
+
+
+def test_what_pads_a_prompt_is_not_penalised():
+    inputs = {"input_ids": torch.tensor([[0, 0, 3], [1, 2, 3]]), "attention_mask": torch.tensor([[0, 0, 1], [1, 1, 1]])}
+    search = Search(num_beams=1, length_penalty=1.0, repetition_penalty=2.0, max_new_tokens=2, stops=(0,))
+    watch = _Watch(inputs, search)
+    grown = torch.tensor([[0, 0, 3, 4], [1, 2, 3, 3]])
+    assert watch(grown, torch.full((2, 5), -1.0)).tolist() == [[-1, -1, -1, -2, -2], [-1, -2, -2, -2, -1]]
+    by_beam = watch(grown.repeat_interleave(2, 0), torch.full((4, 5), 1.0))
+    assert by_beam.tolist() == [[1, 1, 1, 0.5, 0.5]] * 2 + [[1, 0.5, 0.5, 0.5, 1]] * 2
+
+
+def test_batches_stay_within_their_tokens(vlm, examples, monkeypatch):
+    narrow = changed(vlm, batch_tokens=900)
+    narrow._image_tokens = 1  # as if images had turned out longer than thought
+    sizes = []
+    answer = narrow._answer_batch
+
+    def watched(inputs, references):
+        sizes.append(inputs["input_ids"].shape)
+        return answer(inputs, references)
+
+    monkeypatch.setattr(narrow, "_answer_batch", watched)
+    done = {}
+    answers = narrow.answer(requests_of(examples, seed=3, count=9), done.update)
+    assert sum(rows for rows, _ in sizes) == 9
+    assert [done[i] for i in range(9)] == answers
+    assert all(rows == 1 or rows * length <= 900 for rows, length in sizes)
+    assert any(rows > 1 for rows, _ in sizes)
+
+
+def test_another_way_to_ask_a_qwen_gives_the_same(examples):
+    fast = load_vlm(VlmSettings(model="tiny-vlm", device="cpu", num_beams=3), MAX_IMAGE_PIXELS)
+    assert isinstance(fast, QwenVl)
+    slow = OtherVlm(fast.model, fast.processor, fast.settings, "", "", MAX_IMAGE_PIXELS)
+    requests = requests_of(examples, seed=4, count=6)
+    for one, other in zip(fast.answer(requests), slow.answer(requests), strict=True):
+        assert one.text == other.text
+        assert one.reference_tokens == other.reference_tokens
+        assert one.reference_log_probs == pytest.approx(other.reference_log_probs, abs=1e-4)
+
+
+def test_a_broken_image_fails_its_own_prompts_only(vlm, examples, tmp_path):
+    torn = tmp_path / "torn.png"
+    torn.write_bytes(examples[0].image.read_bytes()[:60])
+    broken = dataclasses.replace(examples[0], image=torn)
+    fine = Request((examples[1],), examples[2], ("doni",))
+    answers = vlm.answer([Request((broken,), examples[2]), fine])
+    assert "torn.png" in str(answers[0].error)
+    assert answers[1].error is None
+    assert answers[1].text == vlm.answer([fine])[0].text
+    with pytest.raises(VlmError, match=r"torn\.png"):
+        vlm.embed_images([torn, examples[1].image])
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_not_finite_logits_are_a_failure_not_an_answer(vlm, examples, beams):
+    with torch.no_grad():
+        vlm.model.get_output_embeddings().weight.fill_(torch.nan)
+    [answer] = changed(vlm, num_beams=beams).answer([Request((examples[0],), examples[1], ("doni",))])
+    assert "not finite" in str(answer.error)
+
+
+def test_an_images_embedding_is_the_mean_of_its_tokens_over_all_tiles(vlm, family, examples):
+    """What the model puts in the place of an image's tokens in a prompt of that image alone."""
+    tokens = []
+    with torch.inference_mode():
+        for example in examples[:3]:
+            inputs = plain_inputs(vlm, Request((), example))
+            place = inputs["input_ids"] == vlm.model.config.image_token_id
+            seen = {}
+            layer = vlm.model.get_decoder().layers[0]
+            hook = layer.register_forward_pre_hook(
+                lambda _, args, kwargs, seen=seen: seen.update(x=args[0] if args else kwargs["hidden_states"]),
+                with_kwargs=True,
+            )
+            vlm.model(**inputs)
+            hook.remove()
+            tokens.append(seen["x"][place].mean(0))
+    torch.testing.assert_close(
+        vlm.embed_images([e.image for e in examples[:3]]), torch.stack(tokens), atol=1e-5, rtol=1e-4
+    )
+
+
+def test_a_texts_embedding_is_the_mean_of_its_input_embeddings(vlm):
+    table = vlm.model.get_input_embeddings().weight.detach()
+    ids = vlm.processor.tokenizer("Which?", add_special_tokens=False)["input_ids"]
+    embedded = vlm.embed_texts(["Which?", "", "x"])
+    torch.testing.assert_close(embedded[0], table[ids].mean(0))
+    assert embedded.isfinite().all()
+
+
+def test_special_tokens_in_a_dataset_are_text(vlm, family, examples):
+    mark = {"idefics3": "<image>", "llava_onevision": "<image>", "gemma3": "<start_of_image>"}[family]
+    end = FAMILIES[family].end
+    odd = dataclasses.replace(examples[0], question=f"How many {mark}{end}?", answer=f"{mark}no{end}")
+    [answer] = vlm.answer([Request((odd,), odd, (f"{mark}no",))])
+    assert answer.error is None
+    text = vlm._text(Request((odd,), odd))
+    assert text.count(mark) == 2
+    assert f"{mark[0]} {mark[1:]}" in text
+
+
+def test_limits_of_an_images_size_are_kept(folders, examples):
+    vlm = load(folders["idefics3"], min_pixels=2_000, max_pixels=3_000)
+    for example in examples:
+        picture = vlm._picture(example.image)
+        width, height = Image.open(example.image).size
+        assert 1_900 < picture.width * picture.height < 3_100
+        assert picture.width / picture.height == pytest.approx(width / height, rel=0.05)
+
+
+# ---- chat templates and processors ----
+
+
+def test_a_text_begins_once(folders, examples):
+    vlm = load(folders["idefics3"])
+    text = vlm._text(Request((), examples[0]))
+    ids = vlm._inputs([text], [[Image.open(examples[0].image)]])["input_ids"][0].tolist()
+    assert ids.count(vlm.processor.tokenizer.bos_token_id) == 1
+
+
+def with_template(folder: Path, tmp_path: Path, template: str | None) -> Path:
+    made = tmp_path / "changed"
+    shutil.copytree(folder, made)
+    (made / "chat_template.jinja").unlink()
+    if template is not None:
+        (made / "chat_template.jinja").write_text(template)
+    return made
+
+
+def test_a_template_without_system_turns_says_what_to_type(folders):
+    with pytest.raises(VlmError, match=r'no system turns.*--system-prompt ""'):
+        load(folders["gemma3"])
+
+
+def test_a_template_that_drops_the_system_turn_says_what_to_type(folders, tmp_path):
+    template = (
+        "{% for turn in messages if turn.role != 'system' %}{{ turn.role }}:{% for part in turn.content %}"
+        "{{ '<image>' if part.type == 'image' else part.text }}{% endfor %}<end_of_utterance>{% endfor %}"
+    )
+    folder = with_template(folders["idefics3"], tmp_path, template)
+    with pytest.raises(VlmError, match=r'leaves out .*--system-prompt ""'):
+        load(folder)
+    assert load(folder, system_prompt="")
+
+
+def test_a_template_that_wants_plain_texts_gets_them(folders, tmp_path, examples):
+    template = (
+        "{% for turn in messages %}{{ turn.role + ': ' }}{% if turn.role == 'user' %}{% for part in turn.content %}"
+        "{{ '<image>' if part.type == 'image' else part.text }}{% endfor %}{% else %}{{ turn.content + '' }}{% endif %}"
+        "<end_of_utterance>{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    vlm = load(with_template(folders["idefics3"], tmp_path, template), system_prompt="Be brief.", layout="turns")
+    assert vlm._text(Request((examples[0],), examples[1])) == (
+        "system: Be brief.<end_of_utterance>"
+        "user: <image>Question:What is number one? Short answer:<end_of_utterance>assistant: doni<end_of_utterance>"
+        "user: <image>Question:What is number two? Short answer:<end_of_utterance>assistant: "
+    )
+    assert (vlm._before, vlm._end) == ("", (vlm.processor.tokenizer.eos_token_id,))
+
+
+def test_an_answer_that_the_template_leaves_open_ends_with_the_end_of_the_text(folders, tmp_path):
+    template = (
+        "{% for turn in messages %}{% for part in turn.content %}"
+        "{{ '<image>' if part.type == 'image' else part.text }}{% endfor %}\n{% endfor %}"
+    )
+    vlm = load(with_template(folders["idefics3"], tmp_path, template))
+    assert vlm._end == (vlm.processor.tokenizer.eos_token_id,)
+
+
+def test_the_templates_end_of_a_turn_ends_answers_too(folders, tmp_path):
+    folder = tmp_path / "forgotten"
+    shutil.copytree(folders["gemma3"], folder)
+    own = json.loads((folder / "generation_config.json").read_text())
+    vlm = load(folders["gemma3"], system_prompt="")
+    eos, end = own["eos_token_id"]
+    assert (vlm._end, vlm.search.stops) == ((end,), tuple(sorted((eos, end))))
+    (folder / "generation_config.json").write_text(json.dumps(own | {"eos_token_id": eos}))
+    forgetful = load(folder, system_prompt="")
+    assert (forgetful._end, forgetful.search.stops) == (vlm._end, vlm.search.stops)
+
+
+def test_a_processor_without_a_chat_template_is_a_clear_mistake(folders, tmp_path):
+    with pytest.raises(VlmError, match="has no chat template"):
+        load(with_template(folders["idefics3"], tmp_path, None))
+
+
+def test_a_template_that_leaves_out_images_is_a_clear_mistake(folders, tmp_path):
+    template = "{% for turn in messages %}{% for part in turn.content %}{{ part.text }}{% endfor %}{% endfor %}"
+    with pytest.raises(VlmError, match="makes no prompt with two images"):
+        load(with_template(folders["idefics3"], tmp_path, template))
+
+
+def test_the_models_own_ways_of_sampling_do_not_matter(folders, tmp_path, examples):
+    folder = tmp_path / "sampling"
+    shutil.copytree(folders["idefics3"], folder)
+    own = json.loads((folder / "generation_config.json").read_text())
+    own |= {"do_sample": True, "temperature": 5.0, "top_k": 3, "repetition_penalty": 1.7, "no_repeat_ngram_size": 1}
+    own |= {"num_beams": 4, "min_new_tokens": 4, "length_penalty": 3.0, "early_stopping": True, "max_length": 7}
+    (folder / "generation_config.json").write_text(json.dumps(own))
+    requests = requests_of(examples, seed=5, count=5)
+    assert load(folder).answer(requests) == load(folders["idefics3"]).answer(requests)
+    assert load(folder, repetition_penalty="model").search.repetition_penalty == 1.7

@@ -1,0 +1,527 @@
+"""The scorer against transformers' own one-prompt-at-a-time `generate` and forward passes."""
+
+import dataclasses
+import json
+import logging
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from icdsel.data import world
+from icdsel.errors import CallsError, VlmError
+from icdsel.records import Example
+from icdsel.retrieval.encoders import VlmEncoder
+from icdsel.settings.tables import VlmSettings
+from icdsel.tiny_vlm.tokenizer import build_processor
+from icdsel.vlm.base import Request, Vlm
+from icdsel.vlm.decoding import until
+from icdsel.vlm.loading import TINY_VLM_DIR, load_vlm, resolve_device
+from icdsel.vlm.prompts import chat_messages
+from icdsel.vlm.qwen_vl import QwenVl
+
+MAX_IMAGE_PIXELS = 1_000_000
+
+
+# Two other sizes, with grouped-query attention and windowed vision attention.
+RANDOM = {
+    "random": (
+        {"hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 2, "num_attention_heads": 4},
+        [2, 2, 2],
+        {"depth": 3, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "fullatt_block_indexes": [1]},
+    ),
+    "random, deeper": (
+        {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 8},
+        [2, 1, 1],
+        {"depth": 4, "hidden_size": 48, "intermediate_size": 64, "num_heads": 3, "fullatt_block_indexes": [0, 3]},
+    ),
+}
+
+
+def small_random_model(processor, name: str = "random"):
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    ids = {token: processor.tokenizer.convert_tokens_to_ids(token) for token in processor.tokenizer.all_special_tokens}
+    text, sections, vision = RANDOM[name]
+    torch.manual_seed(5)
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": len(processor.tokenizer),
+            **text,
+            "num_key_value_heads": 2,
+            "initializer_range": 0.3,  # so that answers differ from prompt to prompt
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": sections},
+            "tie_word_embeddings": False,
+            "bos_token_id": None,
+            "eos_token_id": ids["<|im_end|>"],
+            "pad_token_id": ids["<|endoftext|>"],
+        },
+        vision_config={
+            **vision,
+            "out_hidden_size": text["hidden_size"],
+            "initializer_range": 0.2,
+        },
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+        tie_word_embeddings=False,
+    )
+    return Qwen2_5_VLForConditionalGeneration(config).float().eval()
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory) -> list[Example]:
+    """Twelve examples whose images have different sizes."""
+    folder, rng, made = tmp_path_factory.mktemp("images"), random.Random(3), []
+    for i, scene in enumerate(rng.sample(world.all_scenes(), 12)):
+        image = world.draw(scene, rng)
+        if i % 3 == 1:
+            image = image.resize((112, 70))
+        if i % 3 == 2:
+            image = image.resize((60, 150))
+        path = folder / f"{i}.png"
+        image.save(path)
+        question = f"What is the code of this {'colour' if i % 2 else 'shape'}?"
+        made.append(Example(i, i, path, question, "doni", ("doni",)))
+    return made
+
+
+@pytest.fixture(scope="module", params=["tiny-vlm", *RANDOM])
+def vlm(request) -> Vlm:
+    if request.param == "tiny-vlm":
+        return load_vlm(VlmSettings(model="tiny-vlm", device="cpu"), MAX_IMAGE_PIXELS)
+    processor = build_processor()
+    settings = VlmSettings(device="cpu")
+    model = small_random_model(processor, request.param)
+    return QwenVl(model, processor, settings, request.param, request.param, MAX_IMAGE_PIXELS)
+
+
+def changed(vlm: Vlm, **changes) -> Vlm:
+    """The same model, asked under other settings, with an empty cache."""
+    settings = vlm.settings.model_copy(update=changes)
+    return QwenVl(vlm.model, vlm.processor, settings, vlm.name, vlm.fingerprint, MAX_IMAGE_PIXELS)
+
+
+def requests_of(examples: list[Example], seed: int, count: int = 24) -> list[Request]:
+    """Prompts of 0 to 8 ICDs with references of one and of several tokens, and an empty one."""
+    rng = random.Random(seed)
+    made = []
+    for _ in range(count):
+        *icds, query = rng.sample(examples, rng.randint(1, 9))
+        references = tuple(rng.sample(["doni", "not sure", "", "red, white and blue", "gesa gesa"], rng.randint(0, 4)))
+        made.append(Request(tuple(icds), query, references))
+    return made
+
+
+def plain_inputs(vlm: Vlm, request: Request, answer: str = ""):
+    """What transformers' own processor makes of the prompt (and an answer behind it)."""
+    messages = chat_messages(request.icds, request.query, vlm.style)
+    text = vlm.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) + answer
+    images = [Image.open(e.image).convert("RGB") for e in (*request.icds, request.query)]
+    return vlm.processor(text=[text], images=images, return_tensors="pt")
+
+
+@torch.inference_mode()
+def plain_answer(vlm: Vlm, request: Request) -> tuple[str, float]:
+    """One prompt at a time; the answer, and how narrow the decision was.
+
+    That is the least margin of a token over the second-best on the way of a greedy answer, or the margin of a
+    beam search's answer over the second-best.
+    """
+    inputs, search = plain_inputs(vlm, request), vlm.search
+    made = vlm.model.generate(
+        **inputs,
+        max_new_tokens=search.max_new_tokens,
+        do_sample=False,
+        num_beams=search.num_beams,
+        num_return_sequences=search.num_beams,
+        length_penalty=search.length_penalty,
+        early_stopping=False,
+        repetition_penalty=search.repetition_penalty,
+        output_scores=True,
+        return_dict_in_generate=True,
+    )
+    if search.num_beams == 1:
+        margin = min(float(scores[0].topk(2).values.diff().abs()) for scores in made.scores)
+    else:
+        margin = float(made.sequences_scores[0] - made.sequences_scores[1])
+    tokens = until(made.sequences[0, inputs["input_ids"].shape[1] :].tolist(), search.stops)
+    return vlm.processor.tokenizer.decode(tokens, skip_special_tokens=True), margin
+
+
+@torch.inference_mode()
+def plain_log_prob(vlm: Vlm, request: Request, reference: str) -> tuple[float, int]:
+    """One forward pass per reference: Σ log p over its tokens, the end of the turn included."""
+    start = plain_inputs(vlm, request)["input_ids"].shape[1]
+    inputs = plain_inputs(vlm, request, reference + "<|im_end|>")
+    log_probs = vlm.model(**inputs).logits[0].log_softmax(-1)
+    ids = inputs["input_ids"][0]
+    return sum(float(log_probs[i - 1, ids[i]]) for i in range(start, len(ids))), len(ids) - start
+
+
+def test_answers_and_log_probs_are_those_of_one_prompt_at_a_time(vlm, examples):
+    requests = requests_of(examples, seed=1)
+    answers = vlm.answer(requests)
+    compared = 0
+    for request, answer in zip(requests, answers, strict=True):
+        text, margin = plain_answer(vlm, request)
+        if margin > 1e-4:
+            assert answer.text == text
+            compared += 1
+        for reference, got, tokens in zip(
+            request.references, answer.reference_log_probs, answer.reference_tokens, strict=True
+        ):
+            wanted, count = plain_log_prob(vlm, request, reference)
+            assert got == pytest.approx(wanted, abs=1e-4)
+            assert tokens == count
+    assert compared > len(requests) // 2
+
+
+def test_prompts_that_begin_alike_are_read_together_and_answered_alone(vlm, examples, monkeypatch):
+    # One query's pointers as they are scored and as shot counts grow: most share their first ICDs.
+    query, a, b, c, d = examples[:5]
+    pointers = [(), (a,), (a, b), (a, b, c), (a, b, c, d), (a, c), (b, a), (a, b)]
+    requests = [Request(pointer, query, ("doni", "not sure")) for pointer in pointers]
+    read, whole = [], QwenVl._read
+    monkeypatch.setattr(
+        QwenVl, "_read", lambda self, reader, blocks: read.extend(blocks) or whole(self, reader, blocks)
+    )
+    answers = vlm.answer(requests)
+    # The header, then a, b and the query alone; b, c after a, a after b, two queries; and so on down.
+    assert len(read) == 1 + 3 + 4 + 4 + 2 + 1
+    for request, answer in zip(requests, answers, strict=True):
+        text, margin = plain_answer(vlm, request)
+        assert answer.text == text or margin < 1e-4
+        for reference, got in zip(request.references, answer.reference_log_probs, strict=True):
+            assert got == pytest.approx(plain_log_prob(vlm, request, reference)[0], abs=1e-4)
+    assert answers[2] == answers[7]
+
+
+@pytest.mark.parametrize(
+    ("num_beams", "length_penalty", "repetition_penalty", "max_new_tokens"),
+    [
+        (1, 1.0, 1.3, 5),
+        (3, 0.0, 1.05, 5),  # as Lever-Plus asks
+        (3, 1.0, 1.0, 5),
+        (3, -0.5, 1.3, 1),
+        (4, 1.0, 1.3, 5),
+    ],
+)
+def test_searched_answers_are_those_of_one_prompt_at_a_time(
+    vlm, examples, num_beams, length_penalty, repetition_penalty, max_new_tokens
+):
+    searching = changed(
+        vlm,
+        num_beams=num_beams,
+        length_penalty=length_penalty,
+        repetition_penalty=repetition_penalty,
+        max_new_tokens=max_new_tokens,
+    )
+    requests = requests_of(examples, seed=3, count=10)
+    answers = searching.answer(requests)
+    ties = 0
+    for request, answer in zip(requests, answers, strict=True):
+        text, margin = plain_answer(searching, request)
+        ties += margin < 1e-4
+        assert answer.text == text or margin < 1e-4
+    assert ties <= 1
+    greedy = vlm.answer(requests)
+    for one, other in zip(greedy, answers, strict=True):  # how answers are searched is nothing to the references
+        assert one.reference_log_probs == pytest.approx(other.reference_log_probs, abs=1e-4)
+    order = random.Random(0).sample(range(len(requests)), len(requests))
+    alone = changed(searching, batch_tokens=1)
+    assert [a.text for a in alone.answer([requests[i] for i in order])] == [answers[i].text for i in order]
+
+
+def test_the_models_own_repetition_penalty_is_taken_where_asked_for(vlm):
+    own = vlm.model.generation_config.repetition_penalty
+    try:
+        for given, taken in ((None, 1.0), (1.05, 1.05)):
+            vlm.model.generation_config.repetition_penalty = given
+            assert changed(vlm, repetition_penalty="model").search.repetition_penalty == taken
+            assert vlm.search.repetition_penalty == 1.0
+    finally:
+        vlm.model.generation_config.repetition_penalty = own
+
+
+def test_batch_size_order_and_cache_state_change_nothing(vlm, examples):
+    requests = requests_of(examples, seed=2)
+    whole = vlm.answer(requests)
+    alone = changed(vlm, batch_tokens=1, image_cache_mb=0)
+    order = random.Random(0).sample(range(len(requests)), len(requests))
+    one_by_one = dict(zip(order, alone.answer([requests[i] for i in order]), strict=True))
+    again = vlm.answer(requests[::-1])[::-1]
+    for i, answer in enumerate(whole):
+        for other in (one_by_one[i], again[i]):
+            assert other.text == answer.text
+            assert other.reference_log_probs == pytest.approx(answer.reference_log_probs, abs=1e-4)
+
+
+def test_a_small_cache_encodes_again_and_says_so(vlm, examples):
+    small = changed(vlm, image_cache_mb=0)
+    for example in [*examples[:3], *examples[:3]]:
+        small.answer([Request((), example)])
+    assert small.images.encoded == 6
+    assert small.images.encoded_again == 3
+    assert "3 of 6 images were encoded again" in small.images.shortage()
+    large = changed(vlm)
+    for example in [*examples[:3], *examples[:3]]:
+        large.answer([Request((), example)])
+    assert (large.images.encoded, large.images.encoded_again) == (3, 0)
+    assert large.images.shortage() is None
+
+
+def test_a_broken_image_fails_its_own_prompts_only(vlm, examples, tmp_path):
+    torn = tmp_path / "torn.png"
+    torn.write_bytes(examples[0].image.read_bytes()[:40])
+    broken = dataclasses.replace(examples[0], image=torn)
+    missing = dataclasses.replace(examples[0], image=tmp_path / "missing.png")
+    fine = Request((examples[1],), examples[2], ("doni",))
+    answers = vlm.answer([Request((broken,), examples[2]), fine, Request((), missing)])
+    assert answers[1] == vlm.answer([fine])[0]
+    assert answers[1].error is None
+    assert "torn.png" in str(answers[0].error)
+    assert "missing.png" in str(answers[2].error)
+
+
+def test_not_finite_logits_are_a_failure_not_an_answer(vlm, examples):
+    requests = [Request((examples[0],), examples[1], ("doni",))]
+    weight = vlm.model.lm_head.weight
+    kept = weight.detach().clone()
+    try:
+        with torch.no_grad():
+            weight.fill_(torch.nan)
+        assert "not finite" in str(vlm.answer(requests)[0].error)
+    finally:
+        with torch.no_grad():
+            weight.copy_(kept)
+
+
+def test_embeddings_are_means_over_the_models_own_tokens(vlm, examples):
+    paths = [example.image for example in examples[:3]]
+    inputs = vlm.processor.image_processor(images=[Image.open(p).convert("RGB") for p in paths], return_tensors="pt")
+    with torch.inference_mode():
+        features = vlm.model.model.visual(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"]).pooler_output
+    counts = (inputs["image_grid_thw"].prod(1) // 4).tolist()
+    wanted = torch.stack([part.mean(0) for part in features.split(counts)])
+    torch.testing.assert_close(vlm.embed_images(paths), wanted, atol=1e-5, rtol=1e-5)
+    ids = vlm.processor.tokenizer("Which code?")["input_ids"]
+    table = vlm.model.get_input_embeddings().weight
+    torch.testing.assert_close(vlm.embed_texts(["Which code?", "x"])[0], table[ids].mean(0).detach())
+
+
+def test_mistakes_name_what_to_type():
+    with pytest.raises(VlmError, match="--device cpu"):
+        resolve_device("cuda:99")
+    with pytest.raises(VlmError, match="auto, cpu"):
+        resolve_device("gpu")
+
+
+def load(model: str | Path) -> Vlm:
+    return load_vlm(VlmSettings(model=str(model), device="cpu"), MAX_IMAGE_PIXELS)
+
+
+def test_a_folder_without_a_model_is_a_clear_mistake(tmp_path):
+    with pytest.raises(VlmError, match="--model tiny-vlm"):
+        load(tmp_path)
+
+
+def test_a_model_that_answers_nothing_about_images_is_refused_by_name(tmp_path: Path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert", "architectures": ["BertModel"]}')
+    with pytest.raises(VlmError, match="bert"):
+        load(tmp_path)
+
+
+def test_damaged_and_missing_weights_are_a_clear_mistake(tmp_path):
+    shutil.copytree(TINY_VLM_DIR, tmp_path / "vlm")
+    [path] = (tmp_path / "vlm").glob("*.safetensors")
+    weights = load_file(path)
+    gone = next(name for name in weights if "layers.0" in name)
+    save_file({name: value for name, value in weights.items() if name != gone}, path, {"format": "pt"})
+    with pytest.raises(VlmError, match="lack 1 tensors"):
+        load(tmp_path / "vlm")
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(VlmError, match="cannot load"):
+        load(tmp_path / "vlm")
+
+
+def test_code_that_comes_with_a_model_is_never_run(tmp_path):
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "surprise", "auto_map": {"AutoConfig": "surprise.Config"}})
+    )
+    (tmp_path / "surprise.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(VlmError):
+        load(tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_name_that_cannot_be_on_the_hub_is_refused_without_the_network(no_network):
+    for name in ("no-such-model", "/no/such/folder", "a/b/c"):
+        with pytest.raises(VlmError, match=r"qwen2\.5-vl-3b.*--model tiny-vlm"):
+            load(name)
+    assert no_network == []
+
+
+def test_a_model_that_was_downloaded_needs_no_network(no_network, monkeypatch, tmp_path):
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    kept = tmp_path / "models--owner--tiny"
+    shutil.copytree(TINY_VLM_DIR, kept / "snapshots" / commit)
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert load("owner/tiny").fingerprint == load("tiny-vlm").fingerprint
+    assert no_network == []
+    (kept / "snapshots" / commit / "model.safetensors").unlink()  # the download broke off
+    with pytest.raises(VlmError, match="the network is down"):
+        load("owner/tiny")
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once_and_quietly(no_network, caplog):
+    with caplog.at_level(logging.WARNING), pytest.raises(VlmError, match=r"nobody/nothing.*--model tiny-vlm"):
+        load("nobody/nothing")
+    assert no_network == ["nobody/nothing"]
+    assert caplog.records == []
+    assert logging.getLogger("huggingface_hub").level < logging.CRITICAL
+
+
+@pytest.fixture
+def no_network(monkeypatch) -> list[str]:
+    """What is asked of the hub, which does not answer; nothing is in its cache."""
+    import huggingface_hub
+
+    asked = []
+
+    def model_info(self, name, **_):
+        asked.append(name)
+        raise ConnectionError("the network is down")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
+    return asked
+
+
+# --- memory -----------------------------------------------------------------------------------------------
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_answers_stay_the_same(vlm, examples, monkeypatch):
+    requests = requests_of(examples, seed=5)
+    expected = vlm.answer(requests)
+    whole, tried = vlm._answer_batch, []
+
+    def small_memory(prompts, references):
+        tried.append(len(prompts))
+        if len(prompts) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+        return whole(prompts, references)
+
+    monkeypatch.setattr(vlm, "_answer_batch", small_memory)
+    monkeypatch.setattr(vlm, "_fits", None)
+    answers = vlm.answer(requests)
+    assert max(tried) > 3  # the first try did not fit
+    assert [answer.text for answer in answers] == [answer.text for answer in expected]
+    for ours, theirs in zip(answers, expected, strict=True):
+        assert ours.reference_log_probs == pytest.approx(theirs.reference_log_probs, abs=1e-4)
+
+
+def test_a_prompt_that_does_not_fit_alone_fails_with_its_reason(vlm, examples, monkeypatch):
+    def no_memory(prompts, references):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+
+    monkeypatch.setattr(vlm, "_answer_batch", no_memory)
+    monkeypatch.setattr(vlm, "_fits", None)
+    answers = vlm.answer(requests_of(examples, seed=5)[:3])
+    assert all("out of memory for a single prompt" in answer.error for answer in answers)
+
+
+def test_features_leave_the_memory_for_a_folder_and_come_back(vlm, examples, tmp_path):
+    told = vlm.settings.model_copy(update={"image_cache_mb": 0, "image_cache_dir": tmp_path / "kept"})
+
+    def again() -> Vlm:
+        return type(vlm)(vlm.model, vlm.processor, told, vlm.name, vlm.fingerprint, MAX_IMAGE_PIXELS)
+
+    requests = [Request((example,), example, ("doni",)) for example in examples[:3]]
+    small = again()
+    for request in (*requests, *requests):
+        assert small.answer([request])[0].text == vlm.answer([request])[0].text
+    assert (small.images.encoded, small.images.encoded_again) == (3, 0)
+    later = again()  # another run finds what the first one wrote
+    later.answer(requests[:2])
+    assert later.images.encoded == 0
+    for file in (tmp_path / "kept").iterdir():
+        file.write_bytes(file.read_bytes()[:50])
+    damaged = again()
+    assert damaged.answer(requests[:1])[0].text == vlm.answer(requests[:1])[0].text
+    assert damaged.images.encoded == 1
+
+
+def test_features_that_are_not_finite_are_made_again_and_never_kept(vlm, examples, tmp_path, monkeypatch):
+    told = vlm.settings.model_copy(update={"image_cache_mb": 0, "image_cache_dir": tmp_path / "kept"})
+    shaken = type(vlm)(vlm.model, vlm.processor, told, vlm.name, vlm.fingerprint, MAX_IMAGE_PIXELS)
+    whole, sizes = shaken._encode_images, []
+
+    def encode(prepared):
+        sizes.append(len(prepared))
+        return [(features * (torch.nan if len(sizes) == 1 else 1), grid) for features, grid in whole(prepared)]
+
+    monkeypatch.setattr(shaken.images, "_encode", encode)
+    requests = [Request((example,), example, ("doni",)) for example in examples[:3]]
+    assert [a.text for a in shaken.answer(requests)] == [a.text for a in vlm.answer(requests)]
+    assert sizes == [3, 1, 1, 1]
+    for request in requests:
+        shaken.answer([request])
+    for number, file in enumerate((tmp_path / "kept").iterdir()):
+        [(grid, features)] = load_file(file).items()
+        save_file({grid: features * (1 if number else torch.nan)}, file)
+    later = type(vlm)(vlm.model, vlm.processor, told, vlm.name, vlm.fingerprint, MAX_IMAGE_PIXELS)
+    assert [a.text for a in later.answer(requests)] == [a.text for a in vlm.answer(requests)]
+    assert later.images.encoded == 1
+
+
+def test_an_image_without_memory_is_tried_anew(vlm, examples, monkeypatch):
+    own = type(vlm)(vlm.model, vlm.processor, vlm.settings, vlm.name, vlm.fingerprint, MAX_IMAGE_PIXELS)
+    whole, tried = own._encode_images, []
+
+    def encode(prepared):
+        tried.append(len(prepared))
+        if len(tried) < 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(prepared)
+
+    monkeypatch.setattr(own.images, "_encode", encode)
+    first = Request((), examples[0])
+    [failed] = own.answer([first])
+    assert "OutOfMemoryError: CUDA out of memory" in failed.error
+    with pytest.raises(CallsError, match=r"out of memory.*--device"):
+        VlmEncoder(lambda: own).embed_images([examples[0].image])
+    assert own.answer([first])[0].text == vlm.answer([first])[0].text
+    assert tried == [1, 1, 1]
+
+
+def test_a_template_that_fails_for_one_prompt_fails_that_call(vlm, examples, monkeypatch):
+    requests = [Request((example,), example, ("doni",)) for example in examples[:4]]
+    expected = vlm.answer(requests)
+    render = vlm._render
+
+    def fails_once(messages):
+        if messages[-1]["content"][0]["image"] == examples[2].image:
+            raise ZeroDivisionError("in the template")
+        return render(messages)
+
+    monkeypatch.setattr(vlm, "_render", fails_once)
+    monkeypatch.setattr(vlm, "_failures", [])
+    answers = vlm.answer(requests)
+    assert answers[2].error == "ZeroDivisionError: in the template"
+    assert [answers[i].text for i in (0, 1, 3)] == [expected[i].text for i in (0, 1, 3)]
+
+
+def test_a_full_folder_takes_no_more(vlm, examples, tmp_path):
+    told = {"image_cache_mb": 0, "image_cache_dir": tmp_path / "kept", "image_cache_disk_mb": 0}
+    settings = vlm.settings.model_copy(update=told)
+    small = type(vlm)(vlm.model, vlm.processor, settings, vlm.name, vlm.fingerprint, MAX_IMAGE_PIXELS)
+    for example in examples[:2]:
+        small.answer([Request((), example)])
+    assert not (tmp_path / "kept").exists()
