@@ -27,6 +27,9 @@ from icdsel.vlm.kv_reader import KvReader
 from icdsel.vlm.prefix_tree import prefix_tree
 from icdsel.vlm.prompts import Message, chat_messages, harmless
 
+_FEWEST_PATCHES = 256
+"""Smaller batches of images are filled up: for few rows MKL has another kernel, which rounds differently, so that an
+image's features would depend on which images the cache already held."""
 _MOST_ENLARGED = 2**20  # pixels that a model's files may have small images enlarged to, unless `min_pixels` is set
 
 
@@ -122,11 +125,14 @@ class QwenVl(Vlm):
 
     @torch.inference_mode()
     def _encode_images(self, prepared: Sequence[Any]) -> list[Features]:
-        grids = torch.stack([grid for _, grid in prepared])  # (N, 3)
-        pixels = torch.cat([patches for patches, _ in prepared]).to(self.device, self.model.dtype)
+        first, lacking = prepared[0], _FEWEST_PATCHES - sum(len(patches) for patches, _ in prepared)
+        filled = [*prepared, *[first] * -(-lacking // len(first[0]))]  # none where nothing is lacking
+        grids = torch.stack([grid for _, grid in filled])  # (N, 3)
+        pixels = torch.cat([patches for patches, _ in filled]).to(self.device, self.model.dtype)
         features = self.model.model.visual(pixels, grid_thw=grids.to(self.device)).pooler_output  # (ΣT, d)
         shapes = [(h // self._merge, w // self._merge) for _, h, w in grids.tolist()]
-        return list(zip(features.split([h * w for h, w in shapes]), shapes, strict=True))
+        tokens = features.split([h * w for h, w in shapes])
+        return list(zip(tokens, shapes, strict=True))[: len(prepared)]
 
     def _open(self, paths: Iterable[Path], upcoming: Iterable[Path]) -> None:
         self.images.load(paths)

@@ -262,6 +262,14 @@ def test_batch_size_order_and_cache_state_change_nothing(vlm, examples):
             assert other.reference_log_probs == pytest.approx(answer.reference_log_probs, abs=1e-4)
 
 
+def test_features_of_an_image_do_not_depend_on_the_company(vlm, examples):
+    prepared = vlm._prepare_images([example.image for example in examples])
+    together = vlm._encode_images(prepared)
+    for number, (features, shape) in enumerate(together):
+        [(alone, alone_shape)] = vlm._encode_images([prepared[number]])
+        assert shape == alone_shape and alone.equal(features)
+
+
 def test_a_small_cache_encodes_again_and_says_so(vlm, examples):
     small = changed(vlm, image_cache_mb=0)
     for example in [*examples[:3], *examples[:3]]:
