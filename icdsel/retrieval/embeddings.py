@@ -28,7 +28,7 @@ from icdsel.store.files import refuse_link, remove_leftovers, size_of, write_byt
 from icdsel.store.json_reading import parsed
 from icdsel.store.lock import waiting
 from icdsel.store.reading import in_utf_8
-from icdsel.store.torch_files import Foreign, StoredTensor, described, open_torch_file
+from icdsel.store.torch_files import Foreign, StoredTensor, describe, open_torch_file
 
 if TYPE_CHECKING:
     from icdsel.retrieval.encoders import Encoder
@@ -305,7 +305,7 @@ def read_train_embeddings(path: Path, rows: int) -> Tensor:
             if len(shape) != 2 or shape[0] != rows or not 0 < shape[1] <= WIDEST:
                 told = f"{path} holds a tensor {shape}; {expected}. Was it made of another dataset or split?"
                 raise DataError(told)
-            vectors = file.tensor(content) if isinstance(content, StoredTensor) else tables.get_tensor(names[0])
+            vectors = file.read_tensor(content) if isinstance(content, StoredTensor) else tables.get_tensor(names[0])
             if not vectors.is_floating_point():
                 raise _no_vectors(path, vectors, expected)
             vectors = vectors.float()
@@ -319,7 +319,7 @@ def read_train_embeddings(path: Path, rows: int) -> Tensor:
 
 def _no_vectors(path: Path, content: object, expected: str) -> DataError:
     """What a file holds in the place of vectors."""
-    found = described(content)
+    found = describe(content)
     if isinstance(content, Foreign) and "numpy" in found:
         code = (
             f"import torch; x = torch.load({str(path)!r}, weights_only=False); "
