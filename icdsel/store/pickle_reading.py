@@ -15,8 +15,8 @@ __all__ = ["Foreign", "read_pickle"]
 
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _VALUES = {"BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINBYTES"}
-_TO_MARK = {"TUPLE", "APPENDS", "SETITEMS"}  # opcodes that take all values down to the last mark
-_COUNTS = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "APPEND": 1, "SETITEM": 2, "BUILD": 1, "BINPERSID": 1}
+_TO_MARK = {"TUPLE", "APPENDS", "SETITEMS", "POP_MARK"}  # opcodes that take all values down to the last mark
+_COUNTS = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "APPEND": 1, "SETITEM": 2, "BUILD": 1, "BINPERSID": 1, "POP": 1}
 _COUNTS |= {"REDUCE": 2, "NEWOBJ": 2, "STACK_GLOBAL": 2}  # how many values the other opcodes take
 
 
@@ -52,7 +52,7 @@ def read_pickle(
     for opcode, argument, _ in pickletools.genops(content):  # which also checks that the bytes of all arguments exist
         taken = _take(stack, marks.pop() if opcode.name in _TO_MARK else len(stack) - _COUNTS.get(opcode.name, 0))
         match opcode.name:
-            case "PROTO" | "FRAME" | "STOP" | "BUILD":  # BUILD sets the state of an object
+            case "PROTO" | "FRAME" | "STOP" | "POP" | "POP_MARK" | "BUILD":  # BUILD sets the state of an object
                 pass
             case "MARK":
                 marks.append(len(stack))
