@@ -333,7 +333,6 @@ def _not_embeddings(path: Path, content: object, expected: str) -> DataError:
     if isinstance(content, Tensor | StoredTensor):
         found = f"a tensor of {content.dtype}"
     elif isinstance(content, dict):
-        found = (
-            f"{len(content)} entries, named {[str(name)[:80] for name in list(content)[:3]]}{' …' * (len(content) > 3)}"
-        )
+        names = [str(name)[:80] for name in list(content)[:3]]
+        found = f"{len(content)} entries, named {', '.join(names)}{' …' if len(content) > 3 else ''}"
     return DataError(f"{path} holds {found}; {expected}")
