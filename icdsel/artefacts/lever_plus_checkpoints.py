@@ -1,9 +1,9 @@
-"""The artefacts of Lever-Plus, the system that icdsel replaces: its checkpoints, read and written.
+"""The formats of Lever-Plus's checkpoints: which parameters they hold, under which names.
 
-Its checkpoints come in three forms: ``.pt`` (its RCE and GRPO epochs), ``_v2format.ckpt`` (its conversion of
-those for inference) and Lightning's ``.ckpt`` (its supervised training), the last with whole CLIP models and
-OmegaConf objects beside the selector. Parameter names come with and without the prefixes of the modules
-around the selector, and from two ages. `selector_weights` makes one thing of all of them.
+There are three: ``.pt`` (its RCE and GRPO epochs), ``_v2format.ckpt`` (these, converted for inference) and Lightning's
+``.ckpt`` (its supervised training, with whole CLIP models and OmegaConf objects beside the selector). Parameter names
+come with and without the prefixes of the modules around the selector, and changed once. `selector_weights` reads them
+all.
 """
 
 from collections.abc import Mapping
@@ -15,41 +15,31 @@ from torch import Tensor
 
 from icdsel.policy.network import PointerConfig
 
-__all__ = [
-    "ConversionWarning",
-    "drop_neutral_gate",
-    "infer_config",
-    "selector_weights",
-    "unknown_parts",
-    "v2_format",
-]
+__all__ = ["V2_SUFFIX", "drop_neutral_gate", "infer_config", "selector_weights", "unknown_parts", "v2_format"]
 
+V2_SUFFIX = "_v2format.ckpt"
 _WRAPPER, _SELECTOR = "lever_lm.", "pointer_selector."
 _NEIGHBOURS = ("sen_model.", "img_model.", "sen_adapter.", "img_adapter.")  # CLIP, in Lightning's checkpoints
 _OLD_NAMES = {"cross_attn.": "cross_attn_layers.0.", "attn_norm.": "attn_norms.0."}  # before 2025-11-27
 _GATE = "query_update_gate."
-_OPEN_GATE = 30.0  # sigmoid(30) is 1 in float32: the state stays as it is
+_OPEN_GATE = 30.0  # sigmoid(30) is 1 in float32: the state does not change
 
 
-class ConversionWarning(UserWarning):
-    """A converted checkpoint holds parts that Lever-Plus has no place for and would ignore."""
-
-
-# --- names and shapes -------------------------------------------------------------------------------------
+# --- reading ----------------------------------------------------------------------------------------------
 
 
 def selector_weights(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """The selector's weights, under today's names, from what any of its checkpoints holds.
+    """Finds the selector's weights in the content of any checkpoint.
 
     Args:
         checkpoint: A mapping with `model_state_dict` or `state_dict`, or a bare state_dict.
 
     Returns:
-        Parameter name → value. Nothing is known yet about the values; what belongs to other modules is left
-        out, names that are no selector's are kept, to be reported.
+        Current parameter name → value. The values are not checked. Parameters of other modules are left out; unknown
+        names are kept, for the caller to report.
 
     Raises:
-        ValueError: There is no pointer selector in it.
+        ValueError: It holds no pointer selector.
     """
     state = checkpoint.get("model_state_dict", checkpoint.get("state_dict", checkpoint))
     if not isinstance(state, Mapping):
@@ -74,13 +64,13 @@ def selector_weights(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def infer_config(weights: Mapping[str, Any]) -> PointerConfig:
-    """The sizes of a network, from the shapes of its weights, where the checkpoint does not tell them.
+    """Infers the sizes of a network from the shapes of its weights, for a checkpoint without `config`.
 
-    The heads cannot be seen in the shapes: they are taken to be 1, as in every run of Lever-Plus. The
-    dropouts, which matter for further training alone, are the defaults.
+    The shapes do not show the number of heads: it is 1, as in every run of Lever-Plus. The dropouts, which matter for
+    further training only, are the defaults.
 
     Raises:
-        ValueError: The shapes are no pointer network's.
+        ValueError: The shapes are not those of a pointer network.
     """
     width = _shape(weights, "query_proj.weight")[0]
     layers = {name.split(".")[1] for name in weights if name.startswith("cross_attn_layers.")}
@@ -93,30 +83,37 @@ def infer_config(weights: Mapping[str, Any]) -> PointerConfig:
     )
 
 
+def drop_neutral_gate(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Removes the neutral gate that `v2_format` adds to a network without one; any other gate stays."""
+    weight, bias = weights.get(f"{_GATE}weight"), weights.get(f"{_GATE}bias")
+    if weight is None or bias is None or weight.any() or not (bias == _OPEN_GATE).all():
+        return dict(weights)
+    return {name: value for name, value in weights.items() if not name.startswith(_GATE)}
+
+
 def _shape(weights: Mapping[str, Any], name: str) -> tuple[int, int]:
     shape = tuple(getattr(weights[name], "shape", ()))
     if len(shape) != 2:
-        raise ValueError(f"{name} is no matrix")
+        raise ValueError(f"{name} is not a matrix")
     return int(shape[0]), int(shape[1])
 
 
-# --- the v2 format ----------------------------------------------------------------------------------------
+# --- writing ----------------------------------------------------------------------------------------------
 
 
 def v2_format(weights: Mapping[str, Tensor], config: PointerConfig, epoch: int, legacy_names: bool) -> dict[str, Any]:
-    """What a ``_v2format.ckpt`` holds, and our `config` beside it.
+    """The content of a ``_v2format.ckpt``, with icdsel's `config` added.
 
-    Lever-Plus's own conversion writes the parameter names of November 2025, which its current classes do not
-    find: they run with a random cross-attention. Here the current names are the default. Its classes always
-    have a gate (a random one, where the file has none), so a policy without one is given a gate that keeps
-    the state as it is.
+    Lever-Plus's own converter writes the parameter names of November 2025. Its current classes do not find them and run
+    with a random cross-attention, so the current names are the default here. Its classes always have a gate (a random
+    one if the file has none), so a policy without a gate gets a neutral one, which does not change the state.
 
     Raises:
-        ValueError: `legacy_names` is asked for with more than one layer, which the old classes did not have.
+        ValueError: `legacy_names` with more than one layer, which the old classes did not have.
     """
     if legacy_names and config.num_layers > 1:
         raise ValueError(
-            f"the legacy names know one cross-attention layer, this policy has {config.num_layers}; "
+            f"the legacy names allow one cross-attention layer, this policy has {config.num_layers}; "
             "convert it without them"
         )
     written = dict(weights)
@@ -140,19 +137,11 @@ def v2_format(weights: Mapping[str, Tensor], config: PointerConfig, epoch: int, 
     }
 
 
-def drop_neutral_gate(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a network without a gate, where `v2_format` has added one; a real gate is left in."""
-    weight, bias = weights.get(f"{_GATE}weight"), weights.get(f"{_GATE}bias")
-    if weight is None or bias is None or weight.any() or not (bias == _OPEN_GATE).all():
-        return dict(weights)
-    return {name: value for name, value in weights.items() if not name.startswith(_GATE)}
-
-
 def unknown_parts(config: PointerConfig) -> list[str]:
-    """The parts of a policy that Lever-Plus has no place for, in words."""
+    """The parts of a policy that Lever-Plus does not know, for a message."""
     parts = []
     if config.tower:
-        parts.append(f"shared tower ({config.tower} wide)")
+        parts.append(f"shared encoder ({config.tower} wide)")
     if config.num_heads > 1:
         parts.append(f"{config.num_heads} attention heads")
     return parts

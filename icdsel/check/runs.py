@@ -57,8 +57,8 @@ IGNORED_PARTS = Kind(
     "worth knowing",
 )
 OBJECTS = Kind(
-    "kinds of objects that are no plain data",
-    "icdsel runs none of them; other programs might: open it with nothing else if you do not know who made it",
+    "kinds of objects that are not plain data",
+    "icdsel runs none of them, other programs might: do not open the file with them unless you trust its source",
     "worth knowing",
 )
 

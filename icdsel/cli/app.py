@@ -130,7 +130,7 @@ def convert(
     """
     import warnings
 
-    from icdsel.artefacts.checkpoint import convert as convert_checkpoint
+    from icdsel.artefacts.checkpoint_conversion import convert_checkpoint
     from icdsel.artefacts.lever_plus_rl_data import is_lever_plus
     from icdsel.artefacts.run_folder import find_run
     from icdsel.errors import RlDataError

@@ -28,7 +28,7 @@ from icdsel.store.files import refuse_link, remove_leftovers, size_of, write_byt
 from icdsel.store.json_reading import parsed
 from icdsel.store.lock import waiting
 from icdsel.store.reading import in_utf_8
-from icdsel.store.torch_files import Foreign, StoredTensor, described, open_torch_file
+from icdsel.store.torch_files import Foreign, StoredTensor, describe, open_torch_file
 
 if TYPE_CHECKING:
     from icdsel.retrieval.encoders import Encoder
@@ -276,18 +276,18 @@ def _read(path: Path, rows: Mapping[str, int]) -> _Kept | None:
 
 
 def read_train_embeddings(path: Path, rows: int) -> Tensor:
-    """Vectors of the training split that were made elsewhere, float32 (rows, d), as they are in the file.
+    """Reads embeddings of the training split from a file, float32 (rows, d).
 
     Args:
-        path: The original's `query_embeddings.pt` (a bare tensor, specification §2), or safetensors with one tensor.
-        rows: Examples of the training split; row i is the i-th of them by question_id.
+        path: Lever-Plus's `query_embeddings.pt` (one tensor, saved with `torch.save`), or safetensors with one tensor.
+        rows: Number of training examples; row i is the i-th of them by question_id.
 
     Raises:
         DataError: The file is missing or damaged, or holds something else.
     """
     expected = f"expected one float tensor [{rows}, d], row i for the i-th training example by question_id"
     if not path.is_file():
-        raise DataError(f"{path} is no file: --train-embeddings takes one (.pt or .safetensors)")
+        raise DataError(f"{path} is not a file: --train-embeddings takes one (.pt or .safetensors)")
     with ExitStack() as stack:
         try:
             content: object
@@ -301,36 +301,38 @@ def read_train_embeddings(path: Path, rows: int) -> Tensor:
                 content = file.content
                 shape = list(content.shape) if isinstance(content, StoredTensor) else None
             if shape is None or (isinstance(content, StoredTensor) and not content.dtype.is_floating_point):
-                raise _no_vectors(path, content, expected)
+                raise _not_embeddings(path, content, expected)
             if len(shape) != 2 or shape[0] != rows or not 0 < shape[1] <= WIDEST:
-                told = f"{path} holds a tensor {shape}; {expected}. Was it made of another dataset or split?"
-                raise DataError(told)
-            vectors = file.tensor(content) if isinstance(content, StoredTensor) else tables.get_tensor(names[0])
+                raise DataError(
+                    f"{path} holds a tensor {shape}; {expected}. Is it of another dataset, or of another split?"
+                )
+            vectors = file.read_tensor(content) if isinstance(content, StoredTensor) else tables.get_tensor(names[0])
             if not vectors.is_floating_point():
-                raise _no_vectors(path, vectors, expected)
+                raise _not_embeddings(path, vectors, expected)
             vectors = vectors.float()
         except (OSError, SafetensorError, ValueError, LookupError) as error:
-            raise DataError(f"{path} is damaged or no file of tensors ({str(error)[:200]}); {expected}") from None
+            raise DataError(f"{path} is damaged, or not a file of tensors ({str(error)[:200]}); {expected}") from None
     if not vectors.isfinite().all():
         bad = (~vectors.isfinite()).any(1).nonzero()[:, 0].tolist()
         raise DataError(f"{path}: {len(bad)} rows are not finite, first {bad[:3]}; {expected}")
     return vectors
 
 
-def _no_vectors(path: Path, content: object, expected: str) -> DataError:
-    """What a file holds in the place of vectors."""
-    found = described(content)
+def _not_embeddings(path: Path, content: object, expected: str) -> DataError:
+    """The error for a file with other content."""
+    found = describe(content)
     if isinstance(content, Foreign) and "numpy" in found:
         code = (
             f"import torch; x = torch.load({str(path)!r}, weights_only=False); "
             f"torch.save(torch.as_tensor(x).float(), {str(path.with_name('converted.pt'))!r})"
         )
         return DataError(
-            f"{path} holds a numpy array, which is not read: such a file can run code. If you trust it, convert "
-            f"it: python -c {shlex.quote(code)}"
+            f"{path} holds a numpy array, which is not read, because such a file can run code. If you trust it, "
+            f"convert it: python -c {shlex.quote(code)}"
         )
     if isinstance(content, Tensor | StoredTensor):
         found = f"a tensor of {content.dtype}"
     elif isinstance(content, dict):
-        found = f"{len(content)} entries by name, first {[str(name)[:80] for name in list(content)[:3]]}"
+        names = [str(name)[:80] for name in list(content)[:3]]
+        found = f"{len(content)} entries, named {', '.join(names)}{' …' if len(content) > 3 else ''}"
     return DataError(f"{path} holds {found}; {expected}")

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from icdsel.artefacts.candidates import SCORER_VERSION
-from icdsel.artefacts.checkpoint import convert, is_converted
-from icdsel.artefacts.lever_plus_checkpoints import ConversionWarning
+from icdsel.artefacts.checkpoint_conversion import ConversionWarning, convert_checkpoint, is_converted
 from icdsel.artefacts.predictions import ALWAYS, predictions_dir, prompt_of, read_predictions
 from icdsel.artefacts.run_folder import METADATA_FILE, find_run, is_finished
 from icdsel.console import note, warn
@@ -214,12 +213,12 @@ def _policy_file(settings: Settings, run: str | None, checkpoint: Path | None) -
     note(f"Policy: {path}")
     if not is_finished(found):
         warn(f"run {found.name} was not trained to its end: give its `icdsel train` again to finish it")
-    with warnings.catch_warnings():  # `convert` says what Lever-Plus would ignore to those who ask for it
+    with warnings.catch_warnings():  # `icdsel convert` shows what Lever-Plus would ignore
         warnings.simplefilter("ignore", ConversionWarning)
         try:
             if not is_converted(path):
                 refuse_link(path.parent)
-                convert(path, overwrite=True)
+                convert_checkpoint(path, overwrite=True)
         except OSError as error:  # a read-only folder, a full disk: the answers do not need it
             warn(f"not converted for Lever-Plus: {of_system(error)}")
     return path

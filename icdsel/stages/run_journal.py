@@ -13,7 +13,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from icdsel.artefacts.checkpoint import Checkpoint, load_checkpoint, save_policy
+from icdsel.artefacts.checkpoint import Checkpoint, load_checkpoint
+from icdsel.artefacts.checkpoint_writing import save_policy
 from icdsel.artefacts.run_folder import METRICS_FILE, valid_epoch
 from icdsel.console import Advance, note
 from icdsel.errors import CheckpointError, RunError

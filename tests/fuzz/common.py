@@ -1,4 +1,4 @@
-"""What the modules of readers share."""
+"""Helpers for the modules that define readers."""
 
 import json
 from collections.abc import Callable
@@ -18,7 +18,7 @@ def lines(*values: object) -> bytes:
 
 
 def lines_of(*values: object) -> Callable[[], list[bytes]]:
-    """Seeds: all of these lines, the first alone, and files without any."""
+    """Seeds: all of these lines, the first one, and files without any."""
     return lambda: [lines(*values), lines(*values[:1]), b"", b"\n", b"[]\n"]
 
 
@@ -28,12 +28,12 @@ def json_of(*values: object) -> Callable[[], list[bytes]]:
 
 
 def alone(name: str) -> Callable[[Path], Path]:
-    """Nothing stands beside the file."""
+    """Prepares nothing beside the file."""
     return lambda folder: folder / name
 
 
-def look_at(path: Path) -> None:
-    """Runs `icdsel check` on a path, now and then; nothing that it says is an error of its own."""
+def check_path(path: Path) -> None:
+    """Runs `icdsel check` on one path in eight: it may list any problem, but must not fail."""
     if not path.is_dir() and path.stat().st_size % 8:
         return
     settings = Settings.model_validate({"data": {"dataset": str(path.with_name("none.jsonl"))}})
@@ -41,5 +41,5 @@ def look_at(path: Path) -> None:
         assert found.problem != UNREADABLE.problem or "Error:" not in str(found.examples), found
 
 
-def nothing(*_: object) -> None:
-    """Takes the place of a bar."""
+def ignore(*_: object) -> None:
+    """Replaces callbacks."""

@@ -1,4 +1,4 @@
-"""Datasets in their forms."""
+"""Readers of datasets, in all formats."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ from icdsel.errors import DataError
 from icdsel.records import Example
 from icdsel.settings.tables import DataSettings
 
-from .common import alone, json_of, lines_of, look_at
+from .common import alone, check_path, json_of, lines_of
 from .harness import Reader
 from .mutate import damaged_json, damaged_lines
 
@@ -52,25 +52,24 @@ def use_dataset(path: Path) -> None:
 
 
 def use_json_lines(path: Path) -> None:
-    look_at(path)
+    check_path(path)
     _use_split(DataSettings(dataset=str(path)))
 
 
 def _use_split(settings: DataSettings) -> None:
-    refused: list[DataError] = []
+    errors: list[DataError] = []
     with contextlib.suppress(DataError):
-        load_every_split(settings, refused.append)  # type: ignore[arg-type]
+        load_every_split(settings, errors.append)  # type: ignore[arg-type]
     split = load_split(settings, "train")
     torch.tensor([example.question_id for example in split])
     for example in split:
-        told = [example.question, example.answer, *example.answers, *example.raw_answers, str(example.image_id)]
-        " ".join(told).encode()
+        texts = [example.question, example.answer, *example.answers, *example.raw_answers, str(example.image_id)]
+        " ".join(texts).encode()
         example.image.exists()
-        assert path_below(example, settings)
+        assert is_in_image_folder(example, settings)
 
 
-def path_below(example: Example, settings: DataSettings) -> bool:
-    """Whether an image lies in the folder of the data."""
+def is_in_image_folder(example: Example, settings: DataSettings) -> bool:
     folder = Path(settings.dataset).parent if settings.dataset.endswith(".jsonl") else settings.data_dir
     return os.path.normpath(example.image).startswith(os.path.normpath(folder) + "/")
 

@@ -1,4 +1,4 @@
-"""Gives a reader file after file and lets nothing pass but its own refusals; limits of time and memory."""
+"""Feeds a reader file after file, within limits of time and memory. It may raise its documented errors only."""
 
 import re
 import resource
@@ -18,13 +18,13 @@ from typing import Any
 from icdsel.console import shown
 from icdsel.errors import UserError
 
-SECONDS_A_CASE = 5.0  # a case that takes longer hangs
-MEMORY = 512 * 2**20  # bytes that a case may take
+SECONDS_PER_CASE = 5.0
+MEMORY = 512 * 2**20  # bytes available to a case
 LONGEST_MESSAGE = 4000
 LARGEST_KEPT = 2**16  # bytes of an input that is mutated further
 
 Mutate = Callable[[Random, bytes, Sequence[bytes]], bytes]
-"""Makes another input of one; the others are there to take pieces from."""
+"""Makes a new input from one; the others supply pieces."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class Reader:
 
     Attributes:
         name: Its name on the command line.
-        prepare: Writes what belongs beside the file into an empty folder, and says where the file goes.
-        seeds: Whole and broken inputs to begin with.
-        mutate: Makes further ones of them.
-        read: Reads the file, and uses what came of it as the program does; False where it was passed over.
-        refusals: What it may raise.
+        prepare: Writes the files that belong beside the input into an empty folder; returns the input's path.
+        seeds: Valid and broken inputs to start from.
+        mutate: Makes further inputs from them.
+        read: Reads the file and uses the result as the program does; False if the reader skipped the file.
+        errors: What it may raise.
     """
 
     name: str
@@ -45,12 +45,12 @@ class Reader:
     seeds: Callable[[], list[bytes]]
     mutate: Mutate
     read: Callable[[Path], object]
-    refusals: tuple[type[Exception], ...] = (UserError,)
+    errors: tuple[type[Exception], ...] = (UserError,)
 
 
 @dataclass
 class Report:
-    """What came of many cases."""
+    """The results of many cases."""
 
     cases: int = 0
     seconds: float = 0.0
@@ -60,45 +60,45 @@ class Report:
 
 
 class Hang(BaseException):
-    """A case took too long; no `except Exception` takes it for an error of the file."""
+    """A case took too long; not an `Exception`, so that no reader handles it as an error of the file."""
 
 
 def fuzz(reader: Reader, folder: Path, random: Random, cases: int, seconds: float, corpus: list[bytes]) -> Report:
-    """Runs so many cases, or for so long. What is answered as nothing before was is mutated further.
+    """Runs many cases. Inputs with a new outcome are mutated further.
 
     Args:
-        reader: What is tested.
-        folder: Empty, on a file system in memory where there is one.
+        reader: The reader under test.
+        folder: An empty folder, in memory if possible.
         random: Decides everything.
-        cases: How many at most.
-        seconds: Of computing, at most.
-        corpus: Inputs to begin with, beside the seeds.
+        cases: Maximum number of cases.
+        seconds: Maximum CPU time.
+        corpus: Inputs to start from, in addition to the seeds.
     """
     path = reader.prepare(folder)
     seeds, report = reader.seeds(), Report()
     known = seeds + corpus
-    answers: set[str] = set()
+    outcomes: set[str] = set()
     started = time.process_time()
-    waiting = list(known)  # each of them as it is, first
-    fine: list[bytes] = []  # what was read without complaint
+    waiting = list(known)  # each of them unchanged, first
+    valid: list[bytes] = []
     while report.cases < cases and (report.seconds < seconds or waiting):
-        parents = fine if fine and random.random() < 0.7 else known
+        parents = valid if valid and random.random() < 0.7 else known
         content = waiting.pop() if waiting else reader.mutate(random, random.choice(parents), known)
         path.write_bytes(content)
-        answer, failure = answer_to(reader, path)
+        outcome, failure = run_case(reader, path)
         report.cases += 1
-        report.outcomes[answer.split(":")[0]] += 1
+        report.outcomes[outcome.split(":")[0]] += 1
         if failure:
             report.failures.append((failure, content))
             if len(report.failures) >= 20:
                 break
-        elif answer == "read":
-            if len(fine) < 100:
-                fine.append(content)
+        elif outcome == "read":
+            if len(valid) < 100:
+                valid.append(content)
             elif len(content) <= LARGEST_KEPT and random.random() < 0.02:
-                fine[random.randrange(len(seeds), 100)] = content
-        elif answer not in answers and len(content) <= LARGEST_KEPT and len(answers) < 3000:
-            answers.add(answer)
+                valid[random.randrange(len(seeds), 100)] = content
+        elif outcome not in outcomes and len(content) <= LARGEST_KEPT and len(outcomes) < 3000:
+            outcomes.add(outcome)
             if report.cases > len(seeds) + len(corpus):
                 known.append(content)
                 report.corpus.append(content)
@@ -106,42 +106,47 @@ def fuzz(reader: Reader, folder: Path, random: Random, cases: int, seconds: floa
     return report
 
 
-def warm(reader: Reader, folder: Path) -> None:
-    """Reads the seeds, so that no import of a library counts as a case's time and memory."""
+def warm_up(reader: Reader, folder: Path) -> None:
+    """Reads the seeds, so that imports of libraries count for no case."""
     for content in reader.seeds():
         path = reader.prepare(Path(tempfile.mkdtemp(dir=folder)))
         path.write_bytes(content)
-        with suppress(*reader.refusals):
+        with suppress(*reader.errors):
             reader.read(path)
 
 
-def answer_to(reader: Reader, path: Path) -> tuple[str, str]:
-    """What a reader makes of a file: a word and the form of its message; and what is wrong with that, if anything."""
+def run_case(reader: Reader, path: Path) -> tuple[str, str]:
+    """Reads one file.
+
+    Returns:
+        The outcome ("read", "left" if the reader skipped the file, else the kind of error and the pattern of its
+        message), and a description of the failure, empty if it passed.
+    """
     before = _peak()
     try:
-        with _limited(SECONDS_A_CASE):
+        with _limited(SECONDS_PER_CASE):
             used = reader.read(path)
-        answer, failure = "read" if used is not False else "left", ""
-    except reader.refusals as error:
-        answer, failure = f"{type(error).__name__}: {_form(str(error))}", _wrong_refusal(error, str(path))
+        outcome, failure = "read" if used is not False else "left", ""
+    except reader.errors as error:
+        outcome, failure = f"{type(error).__name__}: {_pattern(str(error))}", _problem_with(error, str(path))
     except Hang as error:
-        answer, failure = "hang", "hang\n" + "".join(traceback.format_tb(error.__traceback__)[-6:])
+        outcome, failure = "hang", "hang\n" + "".join(traceback.format_tb(error.__traceback__)[-6:])
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise
-        answer, failure = "crash", "".join(traceback.format_exception(error))
-    if not failure and (taken := _peak() - before) > MEMORY // 2:
-        answer, failure = "memory", f"memory: {taken:,} bytes"
-    return answer, failure
+        outcome, failure = "crash", "".join(traceback.format_exception(error))
+    if not failure and (used_bytes := _peak() - before) > MEMORY // 2:
+        outcome, failure = "memory", f"memory: {used_bytes:,} bytes"
+    return outcome, failure
 
 
-def _wrong_refusal(error: Exception, path: str) -> str:
-    """What is wrong with how a file was refused."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, MemoryError):
-            return "memory:\n" + "".join(traceback.format_exception(seen))
-        seen = seen.__cause__ or seen.__context__
+def _problem_with(error: Exception, path: str) -> str:
+    """What is wrong with an expected error: its cause, or its message; empty if nothing is."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MemoryError):
+            return "memory:\n" + "".join(traceback.format_exception(cause))
+        cause = cause.__cause__ or cause.__context__
     message = str(error)
     if len(message.replace(path, "")) > LONGEST_MESSAGE:
         return f"a message of {len(message):,} characters: {message[:200]}"
@@ -149,13 +154,13 @@ def _wrong_refusal(error: Exception, path: str) -> str:
     return ""
 
 
-def _form(message: str) -> str:
-    """A message without what is of one file alone."""
+def _pattern(message: str) -> str:
+    """A message without the parts that are specific to one file."""
     return re.sub(r"'[^']*'|\"[^\"]*\"|/\S+|[-\d.]+", "#", message)[:160]
 
 
 def _peak() -> int:
-    """The most memory that this process held since `limited_memory`, in bytes."""
+    """Peak memory of this process since `limited_memory`, in bytes."""
     found = re.search(rb"VmHWM:\s+(\d+)", Path("/proc/self/status").read_bytes())
     assert found is not None
     return int(found[1]) * 1024
@@ -166,7 +171,7 @@ def _limited(seconds: float) -> Iterator[None]:
     def stop(_number: int, _frame: FrameType | None) -> None:
         raise Hang
 
-    # On a busy machine a short case may take long: its own time counts, and ten times that where it waits.
+    # On a busy machine a short case may take long: CPU time counts, and wall time only as ten times the limit.
     limits = ((signal.SIGPROF, signal.ITIMER_PROF, seconds), (signal.SIGALRM, signal.ITIMER_REAL, 10 * seconds))
     before: list[Any] = [signal.signal(number, stop) for number, _, _ in limits]
     for _, timer, limit in limits:
@@ -181,11 +186,11 @@ def _limited(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def limited_memory() -> Iterator[None]:
-    """No more than `MEMORY` beside what the process holds by now."""
-    held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    """Allows no more than `MEMORY` in addition to what the process uses now."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY, before[1]))
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is told anew
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, before[1]))
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     try:
         yield
     finally:

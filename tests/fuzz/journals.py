@@ -1,4 +1,4 @@
-"""Journals of unfinished work."""
+"""Readers of journals of unfinished work."""
 
 import json
 from collections import Counter
@@ -11,11 +11,11 @@ from icdsel.settings.tables import RewardSettings, TrainSettings
 from icdsel.stages import answering, online
 from icdsel.stages import generate as generation
 
-from .common import alone, lines_of, nothing
+from .common import alone, ignore, lines_of
 from .harness import Reader
 from .mutate import damaged_lines
 from .results import prediction
-from .rl_data import RL_RECORDS, in_tensors
+from .rl_data import RL_RECORDS, use_as_tensors
 
 
 def use_answers_journal(path: Path) -> bool:
@@ -46,9 +46,9 @@ def use_online_journal(path: Path) -> None:
     sources = SimpleNamespace(train=None, vlm=None, settings=None)
     groups = [rl_data.read_group(record, Counter()) for record in RL_RECORDS[:2]]
     settings = TrainSettings(online=True, grpo_epochs=3)
-    made = online.Rollouts(sources, groups, settings, RewardSettings(), 1, path, nothing)  # type: ignore[arg-type]
+    made = online.Rollouts(sources, groups, settings, RewardSettings(), 1, path, ignore)  # type: ignore[arg-type]
     made.replay(1)
-    in_tensors(made._groups)
+    use_as_tensors(made._groups)
 
 
 _STAMPED = [{"online_epoch": 0} | record for record in RL_RECORDS[:2]]

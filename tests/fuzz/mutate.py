@@ -1,4 +1,4 @@
-"""Ways to damage a file: byte by byte, and so that its outer form stays whole and the damage comes far in."""
+"""Ways to damage a file: byte by byte, or inside its format so that the damage gets far into a reader."""
 
 import io
 import json
@@ -74,7 +74,7 @@ def damaged_bytes(random: Random, content: bytes, others: Sequence[bytes]) -> by
 
 
 def damaged_json(random: Random, content: bytes, others: Sequence[bytes]) -> bytes:
-    """One JSON value of which parts are something else; at times its bytes."""
+    """A JSON value with parts replaced; at times with its bytes damaged."""
     if random.random() < 0.3:
         return damaged_bytes(random, content, others)
     try:
@@ -85,7 +85,7 @@ def damaged_json(random: Random, content: bytes, others: Sequence[bytes]) -> byt
 
 
 def damaged_lines(random: Random, content: bytes, others: Sequence[bytes]) -> bytes:
-    """JSON lines of which one or two hold something else, come twice or are gone."""
+    """JSON lines with one or two of them damaged, repeated or removed."""
     if random.random() < 0.2:
         return damaged_bytes(random, content, others)
     lines = content.splitlines(keepends=True) or [b""]
@@ -120,7 +120,7 @@ def _changed(random: Random, value: Any) -> Any:
 
 
 def _changed_once(random: Random, value: Any) -> Any:
-    """The value with another one somewhere in it."""
+    """A copy with one value in it replaced, renamed, repeated or removed."""
     if not isinstance(value, dict | list) or not value or random.random() < 0.12:
         return _instead(random, value)
     if isinstance(value, list):
@@ -159,7 +159,7 @@ def _instead(random: Random, value: Any) -> Any:
 
 # --- files of torch.save ----------------------------------------------------------------------------------
 
-_STEPS = [
+_OPCODES = [
     b"(", b")", b"}", b"]", b"]q\x01a", b"0", b"2", b"1", b"e", b"u", b"s", b"a", b"t", b"\x85", b"\x86", b"\x87", b"R",
     b"b", b"\x81", b"\x92", b"Q", b"N", b"\x88", b"K\x01", b"M\xff\xff", b"J\xff\xff\xff\x7f", b"G\x7f\xf8" + bytes(6),
     b"q\x00", b"h\x00", b"h\x01", b"r\xff\xff\xff\x7f", b"j\x01\x00\x00\x00", b"\x94", b"\x8f", b"\x90", b"\x91",
@@ -172,94 +172,95 @@ _STEPS = [
 
 
 def damaged_torch_file(random: Random, content: bytes, others: Sequence[bytes]) -> bytes:
-    """A file of torch.save: of its bytes, or of what its archive holds, which is then packed anew."""
+    """A file of torch.save: its bytes, or the content of its archive, which is packed again."""
     records = list(_unpacked(content))
     if not records or random.random() < 0.2:
         return damaged_bytes(random, content, others)
     pickles = [i for i, (name, _) in enumerate(records) if name.endswith("data.pkl")]
     for _ in range(random.choice((1, 1, 2))):
         at = random.choice(pickles) if pickles and random.random() < 0.8 else random.randrange(len(records))
-        name, held = records[at]
+        name, data = records[at]
         match random.randrange(12):
             case 0:
-                records[at] = (random.choice((name + "x", "../" + name, "/etc/x", "", name.upper())), held)
+                records[at] = (random.choice((name + "x", "../" + name, "/etc/x", "", name.upper())), data)
             case 1 if len(records) > 1:
                 del records[at]
                 break
             case 2:
-                records.append((name, held))
+                records.append((name, data))
             case 3:
-                records[at] = (name, held[: random.randrange(len(held) + 1)])
+                records[at] = (name, data[: random.randrange(len(data) + 1)])
             case 4 | 5:
-                records[at] = (name, damaged_bytes(random, held, [held]))
+                records[at] = (name, damaged_bytes(random, data, [data]))
             case _:
-                records[at] = (name, _damaged_pickle(random, held) if at in pickles else random.randbytes(len(held)))
+                records[at] = (name, _damaged_pickle(random, data) if at in pickles else random.randbytes(len(data)))
     return packed(records, compressed=random.random() < 0.02)
 
 
 @lru_cache(4096)
 def _unpacked(content: bytes) -> tuple[tuple[str, bytes], ...]:
-    """Names and contents of an archive's records; none where it is no archive."""
+    """Names and contents of an archive's records; none if it is not an archive."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             return tuple((info.filename, archive.read(info)) for info in archive.infolist()[:40])
-    except Exception:  # noqa: BLE001 - it is damaged already
+    except Exception:  # noqa: BLE001 - already damaged
         return ()
 
 
 def packed(records: Sequence[tuple[str, bytes]], compressed: bool = False) -> bytes:
-    """An archive of these records, whatever they are called, faster than `zipfile` makes it."""
+    """An archive of these records, with any names; faster than `zipfile`."""
     body, directory = bytearray(), bytearray()
-    for name, held in records:
-        written = zlib.compress(held, wbits=-15) if compressed else held
-        called = name.encode("utf-8", "replace")
-        sizes = zlib.crc32(held), len(written), len(held), len(called), 0
-        told = struct.pack("<HHHHHIIIHH", 20, 0x800, 8 * compressed, 0, 0, *sizes)  # 0x800: the name is in UTF-8
-        directory += b"PK\1\2\x14\0" + told + bytes(10) + struct.pack("<I", len(body)) + called
-        body += b"PK\3\4" + told + called + written
-    end = struct.pack("<HHHHIIH", 0, 0, len(records), len(records), len(directory), len(body), 0)
+    for name, data in records:
+        written = zlib.compress(data, wbits=-15) if compressed else data
+        encoded = name.encode("utf-8", "replace")
+        sizes = zlib.crc32(data), len(written), len(data), len(encoded), 0
+        header = struct.pack("<HHHHHIIIHH", 20, 0x800, 8 * compressed, 0, 0, *sizes)  # 0x800: the name is in UTF-8
+        directory += b"PK\1\2\x14\0" + header + bytes(10) + struct.pack("<I", len(body)) + encoded
+        body += b"PK\3\4" + header + encoded + written
+    count = min(len(records), 2**16 - 1)  # which no reader needs
+    end = struct.pack("<HHHHIIH", 0, 0, count, count, len(directory), len(body), 0)
     return bytes(body + directory + b"PK\5\6" + end)
 
 
 @lru_cache(4096)
-def _steps_of(held: bytes) -> tuple[bytes, ...]:
-    """A pickle's steps; none where it is damaged already."""
+def _opcodes_of(data: bytes) -> tuple[bytes, ...]:
+    """A pickle's opcodes with their arguments; none if it is already damaged."""
     try:
-        places = [place for *_, place in pickletools.genops(held)]
+        places = [place for *_, place in pickletools.genops(data)]
     except Exception:  # noqa: BLE001
         return ()
-    return tuple(held[begin:end] for begin, end in zip(places, [*places[1:], len(held)], strict=True))
+    return tuple(data[begin:end] for begin, end in zip(places, [*places[1:], len(data)], strict=True))
 
 
-def _damaged_pickle(random: Random, held: bytes) -> bytes:
-    """Another pickle: steps left out, repeated, moved, put in, or with another argument."""
-    steps = list(_steps_of(held))
+def _damaged_pickle(random: Random, data: bytes) -> bytes:
+    """A pickle with opcodes removed, repeated, swapped, inserted, or with another argument."""
+    opcodes = list(_opcodes_of(data))
     for _ in range(random.choice((1, 1, 2, 3))):
-        if not steps:
-            return damaged_bytes(random, held, [held])
-        at = random.randrange(len(steps))
+        if not opcodes:
+            return damaged_bytes(random, data, [data])
+        at = random.randrange(len(opcodes))
         match random.randrange(7):
             case 0:
-                del steps[at]
+                del opcodes[at]
             case 1:
-                steps.insert(at, random.choice(steps))
+                opcodes.insert(at, random.choice(opcodes))
             case 2:
-                other = random.randrange(len(steps))
-                steps[at], steps[other] = steps[other], steps[at]
+                other = random.randrange(len(opcodes))
+                opcodes[at], opcodes[other] = opcodes[other], opcodes[at]
             case 3:
-                steps.insert(at, random.choice(_STEPS))
+                opcodes.insert(at, random.choice(_OPCODES))
             case 4:
-                steps[at] = random.choice(_STEPS)
-            case 5 if len(steps[at]) > 1:
-                size = len(steps[at]) - 1
-                steps[at] = steps[at][:1] + (random.choice(NUMBERS) % 256**size).to_bytes(size, "little")
+                opcodes[at] = random.choice(_OPCODES)
+            case 5 if len(opcodes[at]) > 1:
+                size = len(opcodes[at]) - 1
+                opcodes[at] = opcodes[at][:1] + (random.choice(NUMBERS) % 256**size).to_bytes(size, "little")
             case _:
-                steps[at] = steps[at] * random.choice((2, 2, 100))
-    return b"".join(steps)
+                opcodes[at] = opcodes[at] * random.choice((2, 2, 100))
+    return b"".join(opcodes)
 
 
 def damaged_safetensors(random: Random, content: bytes, others: Sequence[bytes]) -> bytes:
-    """A file of safetensors: its head changed and its length told right, or its bytes."""
+    """A file of safetensors: its header, with the right length in front, or its bytes."""
     size = int.from_bytes(content[:8], "little")
     if random.random() < 0.3 or size > len(content):
         return damaged_bytes(random, content, others)
@@ -271,7 +272,7 @@ def damaged_safetensors(random: Random, content: bytes, others: Sequence[bytes])
 
 
 def damaged_image(random: Random, content: bytes, others: Sequence[bytes]) -> bytes:
-    """An image; of a PNG at times the content of its chunks, with the check sums right."""
+    """An image; for a PNG, at times the content of its chunks, with correct check sums."""
     if content.startswith(b"\x89PNG\r\n\x1a\n") and random.random() < 0.8:
         return _damaged_png(random, content, others)
     return damaged_bytes(random, content, others)
@@ -302,12 +303,12 @@ def _damaged_png(random: Random, content: bytes, others: Sequence[bytes]) -> byt
         case _:
             chunk[1] = damaged_bytes(random, chunk[1], [chunk[1]])
     made = [content[:8]]
-    for kind, held in chunks:
-        made.append(struct.pack(">I", len(held)) + kind + held + struct.pack(">I", zlib.crc32(kind + held)))
+    for kind, data in chunks:
+        made.append(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)))
     return b"".join(made)
 
 
 @lru_cache
 def _zeros(count: int) -> bytes:
-    """So many, compressed."""
+    """This many zero bytes, compressed."""
     return zlib.compress(bytes(count))

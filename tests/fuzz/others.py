@@ -1,4 +1,4 @@
-"""Images, settings and the files of models."""
+"""Readers of images, settings and files of models."""
 
 import contextlib
 import io
@@ -33,14 +33,14 @@ def pictures() -> list[bytes]:
         for mode in ("RGB", "L", "P", "1", "RGBA", "I;16", "CMYK", "LA"):
             picture = io.BytesIO()
             with contextlib.suppress(OSError, ValueError, KeyError):
-                how = {"lossless": True} if name == "WEBP" else {}
-                Image.new(mode, (9, 7), 1).save(picture, name, **how)
+                options = {"lossless": True} if name == "WEBP" else {}
+                Image.new(mode, (9, 7), 1).save(picture, name, **options)
                 made.append(picture.getvalue())
     rng = torch.Generator().manual_seed(0)
     noise = Image.fromarray(torch.randint(0, 256, (16, 16, 3), generator=rng, dtype=torch.uint8).numpy())
     exif = Image.Exif()
     exif[0x0112], exif[0x010E] = 6, "x" * 20
-    hows: list[tuple[str, dict[str, Any]]] = [
+    variants: list[tuple[str, dict[str, Any]]] = [
         ("JPEG", {"progressive": True, "exif": exif, "icc_profile": b"x" * 40, "comment": b"c"}),
         ("PNG", {"exif": exif, "icc_profile": b"x" * 40, "save_all": True, "append_images": [noise]}),
         ("TIFF", {"compression": "tiff_lzw", "exif": exif}),
@@ -52,9 +52,9 @@ def pictures() -> list[bytes]:
         ("BMP", {}),
         ("MPO", {"save_all": True, "append_images": [noise]}),
     ]
-    for name, how in hows:
+    for name, options in variants:
         picture = io.BytesIO()
-        noise.save(picture, name, **how)
+        noise.save(picture, name, **options)
         made.append(picture.getvalue())
     return [*made, b"P3 2 2 255 1 2 3 4 5 6 7 8 9 1 2 3", b"P1 2 2 1 0 1 0", b"Pf 2 2 -1.0 " + bytes(16)]
 
@@ -137,7 +137,7 @@ def use_vlm(path: Path) -> None:
 
 
 def vlm_reader(name: str) -> Reader:
-    """The whole loading of the bundled VLM, with one of its files damaged."""
+    """Loads the bundled VLM with one of its files damaged."""
     seeds = [(TINY_VLM_DIR / name).read_bytes()]
     prepare = partial(vlm_files, mutated=name)
     return Reader(f"vlm-{name.removesuffix('.json')}", prepare, lambda: seeds, damaged_json, use_vlm, (VlmError,))

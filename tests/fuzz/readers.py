@@ -1,4 +1,4 @@
-"""Every reader of files: with what it is fed, and how what it gives is used afterwards."""
+"""All readers of files, with their inputs and with what is done with their results."""
 
 from . import datasets, journals, others, results, rl_data, tensors
 

@@ -1,4 +1,4 @@
-"""Predictions, side files and runs."""
+"""Readers of predictions, metadata files and runs."""
 
 import contextlib
 import io
@@ -24,7 +24,7 @@ from icdsel.settings.loading import Settings
 from icdsel.store.metadata import read_metadata
 from icdsel.store.reuse import Result
 
-from .common import IDS, json_of, lines, lines_of, look_at
+from .common import IDS, check_path, json_of, lines, lines_of
 from .harness import Reader
 from .mutate import damaged_json, damaged_lines
 
@@ -36,8 +36,8 @@ def screen() -> Console:
 
 
 def prediction(question_id: int, shots: int, **more: Any) -> dict[str, Any]:
-    told = {"question_id": question_id, "shots": shots, "icds": IDS[:shots], "prediction": "a", "accuracy": 0.6}
-    return told | {"accuracy_openflamingo": 1.0} | more
+    record = {"question_id": question_id, "shots": shots, "icds": IDS[:shots], "prediction": "a", "accuracy": 0.6}
+    return record | {"accuracy_openflamingo": 1.0} | more
 
 
 PREDICTIONS = [
@@ -50,17 +50,17 @@ SETTINGS = Settings()
 def metadata_file(**more: Any) -> dict[str, Any]:
     identity = {"selector": "policy", "data.metric": "official", "dataset": "abc", "split": "validation", "model": "x"}
     environment = {"written": "2026-05-01T10:00:00+0000", "machine": "x", "cpus": 2}
-    told = {"identity": identity, "settings": SETTINGS.model_dump(mode="json"), "environment": environment}
-    return told | {"name": "policy-run-rce_epoch1", "set": "validation-4", "finished": 1} | more
+    content = {"identity": identity, "settings": SETTINGS.model_dump(mode="json"), "environment": environment}
+    return content | {"name": "policy-run-rce_epoch1", "set": "validation-4", "finished": 1} | more
 
 
-def shortened(side: Mapping[str, Any]) -> dict[str, Any]:
-    """With few settings, so that damage comes to other parts as often."""
-    tables = {name: dict(list(table.items())[:4]) for name, table in side["settings"].items()}
-    return dict(side) | {"settings": tables}
+def shortened(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """With few settings, so that damage hits other parts as often."""
+    tables = {name: dict(list(table.items())[:4]) for name, table in metadata["settings"].items()}
+    return dict(metadata) | {"settings": tables}
 
 
-def answered(folder: Path, mutated: str) -> Path:
+def prediction_files(folder: Path, mutated: str) -> Path:
     path = folder / "policy-run-rce_epoch1_validation-4.jsonl"
     path.write_bytes(lines(*PREDICTIONS))
     path.with_suffix(".meta.json").write_text(json.dumps(metadata_file()))
@@ -76,9 +76,9 @@ def use_predictions(path: Path) -> None:
     read_comparable([path.parent], allow_different=size % 2 == 0)
     if size % 64 == 0:
         screen().print(screen_tables(compare(SETTINGS, [path.parent], allow_different=True)))
-    side = next(path.parent.glob("policy*.meta.json"))
+    metadata = next(path.parent.glob("policy*.meta.json"))
     with contextlib.suppress(RunError):
-        Result("it", (path,), side, {"data.metric": "official"}, RunError, "remedy").stands(False)
+        Result("it", (path,), metadata, {"data.metric": "official"}, RunError, "remedy").stands(False)
 
 
 def run_folder(folder: Path, mutated: str) -> Path:
@@ -96,7 +96,7 @@ def run_folder(folder: Path, mutated: str) -> Path:
 def use_run(path: Path) -> None:
     run, results = path.parent, path.parents[3]
     if path.stat().st_size % 8 == 1:
-        look_at(run)
+        check_path(run)
     found = list_runs(results)
     if path.stat().st_size % 8 == 0:
         screen().print(runs_table(found, NOON))
@@ -115,7 +115,7 @@ def use_metrics(path: Path) -> None:
 READERS = [
     Reader(
         "predictions",
-        partial(answered, mutated=".jsonl"),
+        partial(prediction_files, mutated=".jsonl"),
         lines_of(*PREDICTIONS),
         damaged_lines,
         use_predictions,
@@ -123,7 +123,7 @@ READERS = [
     ),
     Reader(
         "side-file",
-        partial(answered, mutated=".meta.json"),
+        partial(prediction_files, mutated=".meta.json"),
         json_of(
             metadata_file(),
             shortened(metadata_file(checkpoint="x.pt", work={"answering": {"seconds": 1.0, "count": 2}})),

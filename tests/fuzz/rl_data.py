@@ -1,4 +1,4 @@
-"""RL data, ours and Lever-Plus's."""
+"""Readers of RL data, of icdsel and of Lever-Plus."""
 
 import contextlib
 from pathlib import Path
@@ -6,26 +6,26 @@ from typing import Any
 
 from icdsel.artefacts.lever_plus_rl_data import read_info_score
 from icdsel.artefacts.lever_plus_writer import lever_plus_json
-from icdsel.artefacts.rl_data import read_rl_data
+from icdsel.artefacts.rl_data import read_records, read_rl_data
 from icdsel.errors import RlDataError
 from icdsel.policy.groups import make_groups, merge
 from icdsel.settings.tables import RewardSettings
 
-from .common import ROW, alone, json_of, lines_of, look_at
+from .common import ROW, alone, check_path, json_of, lines_of
 from .harness import Reader
 from .mutate import damaged_json, damaged_lines
 
 
 def candidate(*pointer: int, **more: Any) -> dict[str, Any]:
-    told = {"pointer": list(pointer), "gen_method": "cosine-beam", "beam_rank": 0, "logprob_score": -1.5}
-    told |= {"temperature": None, "vqa_pred_answer": "a", "vqa_correct": 1, "vqa_acc_score": 0.6, "vqa_gt_prob": 0.5}
-    return told | {"vqa_rel_score": 0.5} | more
+    fields = {"pointer": list(pointer), "gen_method": "cosine-beam", "beam_rank": 0, "logprob_score": -1.5}
+    fields |= {"temperature": None, "vqa_pred_answer": "a", "vqa_correct": 1, "vqa_acc_score": 0.6, "vqa_gt_prob": 0.5}
+    return fields | {"vqa_rel_score": 0.5} | more
 
 
 def rl_record(question_id: int, candidates: list[dict[str, Any]], pool: Any = None) -> dict[str, Any]:
     pool = [i for i in range(110, 118) if i != question_id] if pool is None else pool
-    told = {"question_id": question_id, "image_id": 7, "question": "What?", "answers": ["a", "b"]}
-    return told | {"candidate_pool_ids": pool, "pointer_candidates": candidates}
+    record = {"question_id": question_id, "image_id": 7, "question": "What?", "answers": ["a", "b"]}
+    return record | {"candidate_pool_ids": pool, "pointer_candidates": candidates}
 
 
 FAILED_CANDIDATE = {"pointer": [110, 113], "gen_method": "random", "eval_failed": True, "error": "no memory"}
@@ -37,17 +37,15 @@ RL_RECORDS = [
 
 
 def use_rl_data(path: Path) -> None:
-    look_at(path)
+    check_path(path)
     data = read_rl_data(path)
     groups = merge([data.groups, data.groups])
-    in_tensors(groups)
-    from icdsel.artefacts.rl_data import read_records
-
+    use_as_tensors(groups)
     with contextlib.suppress(RlDataError):
         lever_plus_json(read_records(path), ROW, {})
 
 
-def in_tensors(groups: Any) -> None:
+def use_as_tensors(groups: Any) -> None:
     with contextlib.suppress(RlDataError):
         made = make_groups(groups, ROW, RewardSettings())
         assert made.raw.nan_to_num().isfinite().all()
@@ -84,12 +82,12 @@ INFO_SCORE = [
 
 
 def use_lever_plus(path: Path) -> None:
-    look_at(path)
-    whole = path.stat().st_size % 2 == 0
-    data = read_rl_data(path, list(range(200)) if whole else None, accept_unsound=whole, skip_fallback=not whole)
+    check_path(path)
+    even = path.stat().st_size % 2 == 0
+    data = read_rl_data(path, list(range(200)) if even else None, accept_unsound=even, skip_fallback=not even)
     for group in data.groups:
         f"{group.question_id} {group.image_id} {group.question} {group.answers}".encode()
-    in_tensors(merge([data.groups]))
+    use_as_tensors(merge([data.groups]))
 
 
 READERS = [

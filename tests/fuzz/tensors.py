@@ -1,4 +1,4 @@
-"""Checkpoints, embeddings and features."""
+"""Readers of checkpoints, embeddings and cached features."""
 
 import io
 import json
@@ -13,7 +13,9 @@ import torch
 from safetensors.torch import save
 
 from icdsel.artefacts import rl_data
-from icdsel.artefacts.checkpoint import convert, foreign_objects, load_checkpoint, save_policy
+from icdsel.artefacts.checkpoint import foreign_objects, load_checkpoint
+from icdsel.artefacts.checkpoint_conversion import convert_checkpoint
+from icdsel.artefacts.checkpoint_writing import save_policy
 from icdsel.errors import CheckpointError, DataError, RunError
 from icdsel.policy.groups import make_groups
 from icdsel.policy.loop import Epoch, train_policy
@@ -23,7 +25,7 @@ from icdsel.settings.tables import RewardSettings, TrainSettings
 from icdsel.stages.run_journal import RunJournal
 from icdsel.vlm.feature_cache import FeatureCache, Spill
 
-from .common import DATA, ROW, alone, lines, look_at, nothing
+from .common import DATA, ROW, alone, check_path, ignore, lines
 from .harness import Reader
 from .mutate import damaged_safetensors, damaged_torch_file
 from .rl_data import rl_record
@@ -34,9 +36,9 @@ def network(**config: Any) -> PointerNetwork:
     return PointerNetwork(PointerConfig(**{"d_model": 3, "hidden_dim": 4} | config))
 
 
-def torch_file(content: object, **how: Any) -> bytes:
+def torch_file(content: object, **options: Any) -> bytes:
     made = io.BytesIO()
-    torch.save(content, made, **how)
+    torch.save(content, made, **options)
     return made.getvalue()
 
 
@@ -63,7 +65,7 @@ def checkpoints() -> list[bytes]:
 
 
 def use_checkpoint(path: Path) -> None:
-    look_at(path)
+    check_path(path)
     checkpoint = load_checkpoint(path)
     f"{checkpoint.epoch} {checkpoint.phase} {checkpoint.kl_beta} {checkpoint.network.config}".encode()
     foreign_objects(path)
@@ -71,7 +73,7 @@ def use_checkpoint(path: Path) -> None:
         d = checkpoint.network.config.d_model
         checkpoint.network.greedy(torch.zeros(1, d), torch.zeros(1, 2, d), 1)
     if path.stat().st_size % 16 == 0:
-        convert(path, path.with_name("converted.ckpt"))
+        convert_checkpoint(path, path.with_name("converted.ckpt"))
 
 
 TRAINING = TrainSettings(rce_epochs=1, recipe="lever-plus")
@@ -108,14 +110,14 @@ def use_resume(path: Path) -> None:
     policy = network()
     events = SimpleNamespace(write=lambda *_: None)
     journal = RunJournal(path.parent, policy, events, lambda *_: None)  # type: ignore[arg-type]
-    left = journal.resume()
+    state = journal.resume()
     f"{journal.queries} {journal.epochs}".encode()
     table = torch.eye(3).repeat(14, 1)[:40]
     kept: list[Epoch] = []
-    # One epoch more, which moves the weights with what the optimizer was left with.
+    # At times one more epoch, which updates the weights with the restored state of the optimizer.
     settings = TRAINING.model_copy(update={"rce_epochs": 2 if path.stat().st_size % 8 == 0 else 1})
     train_policy(
-        policy, table, _groups(), _groups(), settings, seed=1, on_epoch=kept.append, on_step=nothing, resume=left
+        policy, table, _groups(), _groups(), settings, seed=1, on_epoch=kept.append, on_step=ignore, resume=state
     )
 
 
@@ -144,9 +146,9 @@ def vectors() -> list[bytes]:
 
 @cache
 def safetensors(*metadata: str) -> list[bytes]:
-    told = {"broken": json.dumps({"1": "damaged"})} if metadata else None
+    broken = {"broken": json.dumps({"1": "damaged"})} if metadata else None
     tables = {"image": torch.randn(5, 3), "question": torch.randn(5, 3)} if metadata else {"x": torch.randn(5, 3)}
-    return [save(tables, told), save({"x": torch.zeros(5, 3).half()}), save({"3x2": torch.zeros(6, 4)}), b"\xff" * 9]
+    return [save(tables, broken), save({"x": torch.zeros(5, 3).half()}), save({"3x2": torch.zeros(6, 4)}), b"\xff" * 9]
 
 
 def use_cache(path: Path) -> bool:
@@ -170,12 +172,12 @@ def _features(folder: Path) -> FeatureCache:
 
 def use_spilled(path: Path) -> bool:
     image = path.parent.parent / "a.png"
-    held = _features(image.parent)
-    there = held._unspill(image)
-    if there:
-        rows, columns = held.grid(image)
-        assert held.features(image).shape[0] == rows * columns
-    return there
+    cache = _features(image.parent)
+    found = cache._unspill(image)
+    if found:
+        rows, columns = cache.grid(image)
+        assert cache.features(image).shape[0] == rows * columns
+    return found
 
 
 READERS = [

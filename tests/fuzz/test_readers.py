@@ -1,4 +1,4 @@
-"""A few thousand damaged files for every reader; `python -m tests.fuzz.run` runs many more (docs/fuzzing.md)."""
+"""Up to 2,000 damaged files per reader; `python -m tests.fuzz.run` runs many more (docs/fuzzing.md)."""
 
 import os
 import time
@@ -12,7 +12,7 @@ import torch
 from icdsel.errors import UserError
 
 from .common import alone
-from .harness import Hang, Reader, answer_to, fuzz, limited_memory, warm
+from .harness import Hang, Reader, fuzz, limited_memory, run_case, warm_up
 from .mutate import damaged_bytes
 from .readers import READERS
 
@@ -20,8 +20,8 @@ CASES, SECONDS = 2000, 0.8
 
 each = pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.name)
 pytestmark = [
-    pytest.mark.filterwarnings("ignore"),  # Pillow's, of damaged files
-    pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is measured as Linux tells it"),
+    pytest.mark.filterwarnings("ignore"),  # Pillow's, about damaged files
+    pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is measured in /proc, on Linux only"),
 ]
 
 
@@ -34,10 +34,10 @@ def one_thread() -> Iterator[None]:
 
 
 @each
-def test_damaged_files_are_read_or_refused(tmp_path: Path, reader: Reader) -> None:
+def test_damaged_files_are_read_or_rejected(tmp_path: Path, reader: Reader) -> None:
     (tmp_path / "first").mkdir()
     (tmp_path / "then").mkdir()
-    warm(reader, tmp_path / "first")
+    warm_up(reader, tmp_path / "first")
     with limited_memory():
         report = fuzz(reader, tmp_path / "then", Random(0), CASES, SECONDS, [])
     assert not report.failures, report.failures[0][0]
@@ -46,7 +46,7 @@ def test_damaged_files_are_read_or_refused(tmp_path: Path, reader: Reader) -> No
 
 @each
 @pytest.mark.parametrize("kind", ["a pipe", "a device", "a folder", "one endless line"])
-def test_what_is_no_file_is_neither_waited_for_nor_read_without_end(tmp_path: Path, reader: Reader, kind: str) -> None:
+def test_a_reader_never_waits_for_a_pipe_or_reads_without_end(tmp_path: Path, reader: Reader, kind: str) -> None:
     path = reader.prepare(tmp_path)
     path.unlink(missing_ok=True)
     if kind == "a pipe":
@@ -57,18 +57,18 @@ def test_what_is_no_file_is_neither_waited_for_nor_read_without_end(tmp_path: Pa
         path.mkdir()
     else:
         path.touch()
-        # Neither takes space on the disk. Files of safetensors are mapped, which is no memory, but is limited here.
+        # Sparse. Files of safetensors are mapped, which takes no memory but counts towards the limit.
         os.truncate(path, 2**28 if path.suffix == ".safetensors" else 2**40)
     with limited_memory():
-        answer, failure = answer_to(reader, path)
+        outcome, failure = run_case(reader, path)
     assert not failure, failure
-    assert not answer.startswith("hang")
+    assert not outcome.startswith("hang")
 
 
 # --- the harness itself -----------------------------------------------------------------------------------
 
 
-def found(folder: Path, read: object) -> str:
+def failure_of(folder: Path, read: object) -> str:
     reader = Reader("x", alone("x"), lambda: [b"abc"], damaged_bytes, read, (UserError,))  # type: ignore[arg-type]
     with limited_memory():
         report = fuzz(reader, folder, Random(0), 3, 60, [])
@@ -79,7 +79,7 @@ def hang(_: Path) -> None:
     try:
         while True:
             time.sleep(0.01)
-    except Exception as error:  # what a reader may make of an error of the file
+    except Exception as error:  # as a reader may handle an error of the file
         raise UserError("damaged") from error
 
 
@@ -94,11 +94,11 @@ def complain(_: Path) -> None:
     raise KeyError("x")
 
 
-def test_the_harness_sees_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "KeyError: 'x'" in found(tmp_path, complain)
-    assert found(tmp_path, hoard).startswith("memory")
-    assert found(tmp_path, lambda path: bytearray(b"x") * 400_000_000).startswith("memory")
-    assert found(tmp_path, lambda path: path.read_bytes()) == ""
-    monkeypatch.setattr("fuzz.harness.SECONDS_A_CASE", 0.1)
-    assert found(tmp_path, hang).startswith("hang")
+def test_the_harness_reports_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "KeyError: 'x'" in failure_of(tmp_path, complain)
+    assert failure_of(tmp_path, hoard).startswith("memory")
+    assert failure_of(tmp_path, lambda path: bytearray(b"x") * 400_000_000).startswith("memory")
+    assert failure_of(tmp_path, lambda path: path.read_bytes()) == ""
+    monkeypatch.setattr("fuzz.harness.SECONDS_PER_CASE", 0.1)
+    assert failure_of(tmp_path, hang).startswith("hang")
     assert not issubclass(Hang, Exception)

@@ -236,7 +236,7 @@ def test_mistakes_get_one_message_and_exit_code_2(folder, words, told):
 
 
 def test_a_checkpoint_of_another_width_is_refused(folder):
-    from icdsel.artefacts.checkpoint import save_policy
+    from icdsel.artefacts.checkpoint_writing import save_policy
     from icdsel.policy.network import PointerConfig, PointerNetwork
 
     network = PointerNetwork(PointerConfig(d_model=7, hidden_dim=8))

@@ -14,8 +14,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from icdsel.artefacts.checkpoint import convert, is_converted, load_checkpoint, load_policy, save_policy
-from icdsel.artefacts.lever_plus_checkpoints import ConversionWarning
+from icdsel.artefacts.checkpoint import load_checkpoint, load_policy
+from icdsel.artefacts.checkpoint_conversion import ConversionWarning, convert_checkpoint, is_converted
+from icdsel.artefacts.checkpoint_writing import save_policy
 from icdsel.artefacts.run_folder import find_checkpoint
 from icdsel.errors import CheckpointError, UserError
 from icdsel.policy.network import PointerConfig, PointerNetwork
@@ -45,14 +46,8 @@ def network(seed: int = 0, **config: object) -> PointerNetwork:
 
 
 def save(path: Path, policy: PointerNetwork, **more: object) -> Path:
-    told = {
-        "epoch": 2,
-        "phase": "rce",
-        "metrics": {"rce_loss": 1.5, "val_loss": 2.5},
-        "kl_beta": 0.15,
-        **more,
-    }
-    save_policy(path, policy, **told)
+    arguments = {"epoch": 2, "phase": "rce", "metrics": {"rce_loss": 1.5, "val_loss": 2.5}, "kl_beta": 0.15}
+    save_policy(path, policy, **{**arguments, **more})
     return path
 
 
@@ -83,11 +78,11 @@ VARIANTS = [
 ]
 
 
-# --- what Lever-Plus wrote --------------------------------------------------------------------------------
+# --- checkpoints of Lever-Plus ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", LEVER_PLUS)
-def test_loads_what_lever_plus_wrote(name: str) -> None:
+def test_checkpoints_of_lever_plus_are_read(name: str) -> None:
     checkpoint = load_checkpoint(DATA / name)
     policy = checkpoint.network
     assert policy.config == PointerConfig(d_model=32, hidden_dim=16, gate=False)
@@ -100,17 +95,16 @@ def test_loads_what_lever_plus_wrote(name: str) -> None:
     state = policy.state_dict()
     with open_torch_file(DATA / name) as file:
         stored = file.content.get("model_state_dict", file.content.get("state_dict"))
-        assert any(torch.equal(file.tensor(value), state["query_proj.weight"]) for value in stored.values())
+        assert any(torch.equal(file.read_tensor(value), state["query_proj.weight"]) for value in stored.values())
 
 
-def test_its_converted_checkpoint_is_the_same_policy() -> None:
+def test_a_checkpoint_converted_by_lever_plus_is_the_same_policy() -> None:
     converted, original = (load_policy(DATA / f"rce_epoch2{end}") for end in ("_v2format.ckpt", ".pt"))
     assert same(converted, original)
     assert not torch.equal(logits(load_policy(DATA / "rce_epoch1.pt")), logits(original))
 
 
-def test_reads_around_what_it_does_not_know() -> None:
-    """The OmegaConf objects become placeholders, CLIP's weights stay in the file."""
+def test_a_lightning_checkpoint_is_read_without_omegaconf() -> None:
     with pytest.raises(pickle.UnpicklingError):
         torch.load(DATA / "lightning_v2_with_omegaconf.ckpt", weights_only=True)
     load_policy(DATA / "lightning_v2_with_omegaconf.ckpt")
@@ -123,7 +117,7 @@ def test_reads_around_what_it_does_not_know() -> None:
 @pytest.mark.parametrize("prefix", ["", "lever_lm.", "pointer_selector.", PREFIX])
 @pytest.mark.parametrize("key", ["model_state_dict", "state_dict", None])
 @pytest.mark.parametrize("old_names", [False, True])
-def test_reads_every_way_of_naming(tmp_path: Path, prefix: str, key: str | None, old_names: bool) -> None:
+def test_every_naming_of_the_parameters_is_read(tmp_path: Path, prefix: str, key: str | None, old_names: bool) -> None:
     policy = network()
     state = {}
     for name, value in policy.state_dict().items():
@@ -137,24 +131,24 @@ def test_reads_every_way_of_naming(tmp_path: Path, prefix: str, key: str | None,
     assert same(load_policy(path), policy)
 
 
-def test_infers_the_sizes_from_the_shapes(tmp_path: Path) -> None:
+def test_sizes_are_inferred_from_the_shapes(tmp_path: Path) -> None:
     for config in ({}, {"gate": False}, {"d_model": 8}, {"num_layers": 3}, {"tower": 12}):
         policy = network(**config)
         path = torch_save(tmp_path / "x.pt", {"model_state_dict": policy.state_dict()})
         assert same(load_policy(path), policy)
 
 
-def test_half_precision_becomes_single(tmp_path: Path) -> None:
+def test_half_precision_is_converted_to_float32(tmp_path: Path) -> None:
     state = {name: value.half() for name, value in network().state_dict().items()}
     loaded = load_policy(torch_save(tmp_path / "x.pt", {"model_state_dict": state}))
     assert torch.equal(loaded.query_proj.weight, state["query_proj.weight"].float())
 
 
-# --- our own ----------------------------------------------------------------------------------------------
+# --- checkpoints of icdsel --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_round_trip(tmp_path: Path, variant: dict) -> None:
+def test_a_written_checkpoint_is_read_again(tmp_path: Path, variant: dict) -> None:
     policy = network(**variant)
     checkpoint = load_checkpoint(save(tmp_path / "run" / "rce_epoch3.pt", policy))
     assert same(checkpoint.network, policy) and not checkpoint.network.training
@@ -163,13 +157,13 @@ def test_round_trip(tmp_path: Path, variant: dict) -> None:
     assert checkpoint.optimizer is None and checkpoint.extra == {}
 
 
-@pytest.mark.parametrize("told", ["sft", "rce\nnothing is wrong", "r" * 1000, 3, None, ["rce"]])
-def test_what_is_no_phase_is_none(tmp_path: Path, told: object) -> None:
+@pytest.mark.parametrize("phase", ["sft", "rce\nnothing is wrong", "r" * 1000, 3, None, ["rce"]])
+def test_an_unknown_phase_is_none(tmp_path: Path, phase: object) -> None:
     content = torch.load(save(tmp_path / "rce_epoch3.pt", network()), weights_only=True)
-    assert load_checkpoint(torch_save(tmp_path / "x.pt", content | {"phase": told})).phase is None
+    assert load_checkpoint(torch_save(tmp_path / "x.pt", content | {"phase": phase})).phase is None
 
 
-def test_lever_plus_finds_its_five_keys(tmp_path: Path) -> None:
+def test_a_checkpoint_has_the_five_keys_of_lever_plus(tmp_path: Path) -> None:
     content = torch.load(save(tmp_path / "rce_epoch3.pt", network()), weights_only=True)
     ours, theirs = content, torch.load(DATA / "rce_epoch2.pt", weights_only=True)
     assert ours.keys() - theirs.keys() == {"config"} and theirs.keys() <= ours.keys()
@@ -177,7 +171,7 @@ def test_lever_plus_finds_its_five_keys(tmp_path: Path) -> None:
     assert [type(ours[key]) for key in ("epoch", "phase", "kl_beta")] == [int, str, float]
 
 
-def test_training_can_resume(tmp_path: Path) -> None:
+def test_training_resumes_from_the_optimizer_in_a_checkpoint(tmp_path: Path) -> None:
     def step(policy: PointerNetwork, optimizer: torch.optim.Optimizer) -> None:
         optimizer.zero_grad()
         logits(policy).square().mean().backward()
@@ -198,15 +192,15 @@ def test_training_can_resume(tmp_path: Path) -> None:
     assert same(policy, checkpoint.network)
 
 
-def test_the_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
+def test_equal_content_gives_the_same_bytes(tmp_path: Path) -> None:
     policy = network(tower=4)
     optimizer = torch.optim.AdamW(policy.parameters())
     logits(policy).sum().backward()
     optimizer.step()
-    told = {"optimizer": optimizer, "extra": {"x": torch.arange(3), "loss": "val_loss"}}
-    first = save(tmp_path / "a.pt", policy, **told).read_bytes()
-    assert save(tmp_path / "other.name.pt", policy, **told).read_bytes() == first
-    # From what was loaded again: other objects, other sharing between them, other storages.
+    state = {"optimizer": optimizer, "extra": {"x": torch.arange(3), "loss": "val_loss"}}
+    first = save(tmp_path / "a.pt", policy, **state).read_bytes()
+    assert save(tmp_path / "other.name.pt", policy, **state).read_bytes() == first
+    # Loaded again, the objects, what they share and their storages are different.
     again = load_checkpoint(tmp_path / "a.pt")
     resumed = torch.optim.AdamW(again.network.parameters())
     resumed.load_state_dict(again.optimizer)
@@ -217,13 +211,13 @@ def test_the_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
     assert save(tmp_path / "c.pt", network(seed=1, tower=4)).read_bytes() != first
 
 
-def test_loading_draws_nothing_from_the_random_generator() -> None:
+def test_loading_draws_no_random_numbers() -> None:
     before = torch.get_rng_state()
     load_policy(DATA / "rce_epoch1.pt")
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_saves_from_any_mode_and_leaves_nothing_beside(tmp_path: Path) -> None:
+def test_saving_keeps_the_mode_and_leaves_no_other_file(tmp_path: Path) -> None:
     policy = network().train()
     save(tmp_path / "a.pt", policy)
     save(tmp_path / "a.pt", policy, epoch=3)
@@ -231,7 +225,7 @@ def test_saves_from_any_mode_and_leaves_nothing_beside(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path / "a.pt").epoch == 3
 
 
-def test_saves_plain_data_only(tmp_path: Path) -> None:
+def test_only_plain_data_is_saved(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="set"):
         save(tmp_path / "a.pt", network(), extra={"x": {1, 2}})
     assert not (tmp_path / "a.pt").exists()
@@ -246,7 +240,7 @@ def test_a_converted_policy_is_the_same_policy(tmp_path: Path, variant: dict) ->
     path = save(tmp_path / "grpo_epoch3.pt", policy)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConversionWarning)
-        converted = convert(path)
+        converted = convert_checkpoint(path)
     assert converted == tmp_path / "grpo_epoch3_v2format.ckpt"
     assert same(load_policy(converted), policy)
     content = torch.load(converted, weights_only=True)
@@ -257,8 +251,8 @@ def test_a_converted_policy_is_the_same_policy(tmp_path: Path, variant: dict) ->
     assert f"{PREFIX}cross_attn_layers.0.in_proj_weight" in content["state_dict"]
 
 
-def test_legacy_names_are_those_of_the_original_converter(tmp_path: Path) -> None:
-    converted = convert(DATA / "rce_epoch2.pt", tmp_path / "x.ckpt", legacy_names=True)
+def test_legacy_names_are_those_of_lever_plus_own_converter(tmp_path: Path) -> None:
+    converted = convert_checkpoint(DATA / "rce_epoch2.pt", tmp_path / "x.ckpt", legacy_names=True)
     ours = torch.load(converted, weights_only=True)
     theirs = torch.load(DATA / "rce_epoch2_v2format.ckpt", weights_only=True)
     for name, value in theirs["state_dict"].items():
@@ -271,27 +265,26 @@ def test_legacy_names_are_those_of_the_original_converter(tmp_path: Path) -> Non
     assert same(load_policy(converted), load_policy(DATA / "rce_epoch2.pt"))
 
 
-def test_the_neutral_gate_changes_nothing_for_lever_plus(tmp_path: Path) -> None:
-    """Lever-Plus knows no config and always has a gate: with ours it chooses as the policy without one."""
+def test_with_the_neutral_gate_lever_plus_chooses_like_the_policy_without_one(tmp_path: Path) -> None:
     policy = network(gate=False)
-    content = torch.load(convert(save(tmp_path / "rce_epoch1.pt", policy)), weights_only=True)
+    content = torch.load(convert_checkpoint(save(tmp_path / "rce_epoch1.pt", policy)), weights_only=True)
     gate = {name: value for name, value in content["state_dict"].items() if "gate" in name}
     assert len(gate) == 2 and not gate[f"{PREFIX}query_update_gate.weight"].any()
     assert (gate[f"{PREFIX}query_update_gate.bias"] == 30).all()
-    del content["config"]
+    del content["config"]  # Lever-Plus reads none and always has a gate
     gated = load_policy(torch_save(tmp_path / "theirs.ckpt", content))
     assert gated.config.gate
     torch.testing.assert_close(logits(gated, 5), logits(policy, 5), rtol=1e-6, atol=1e-5)
 
 
-def test_what_lever_plus_would_ignore_is_kept_and_named(tmp_path: Path) -> None:
+def test_a_warning_names_the_parts_that_lever_plus_would_ignore(tmp_path: Path) -> None:
     path = save(tmp_path / "rce_epoch1.pt", network(num_heads=4, tower=12))
-    with pytest.warns(ConversionWarning, match=r"shared tower .*12 wide.* and 4 attention heads.*ignore"):
-        converted = convert(path)
+    with pytest.warns(ConversionWarning, match=r"shared encoder .*12 wide.* and 4 attention heads.*ignore"):
+        converted = convert_checkpoint(path)
     assert f"{PREFIX}tower.up.weight" in torch.load(converted, weights_only=True)["state_dict"]
 
 
-def test_a_tower_means_one_projection(tmp_path: Path) -> None:
+def test_a_shared_encoder_has_one_projection(tmp_path: Path) -> None:
     path = save(tmp_path / "rce_epoch1.pt", network(tower=12))
     content = torch.load(path, weights_only=True)
     assert torch.equal(
@@ -302,41 +295,41 @@ def test_a_tower_means_one_projection(tmp_path: Path) -> None:
         load_policy(torch_save(path, content))
 
 
-def test_nothing_to_warn_of(tmp_path: Path) -> None:
+def test_there_is_no_warning_if_lever_plus_knows_all_parts(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        convert(save(tmp_path / "rce_epoch1.pt", network()))
+        convert_checkpoint(save(tmp_path / "rce_epoch1.pt", network()))
 
 
-def test_conversion_is_repeatable(tmp_path: Path) -> None:
+def test_a_repeated_conversion_gives_the_same_bytes(tmp_path: Path) -> None:
     path = save(tmp_path / "rce_epoch1.pt", network(gate=False))
-    first = convert(path)
-    second = convert(first, tmp_path / "again" / "x.ckpt")  # from a converted file too
-    assert first.read_bytes() == second.read_bytes() == convert(path).read_bytes()
+    first = convert_checkpoint(path)
+    second = convert_checkpoint(first, tmp_path / "again" / "x.ckpt")  # from a converted file
+    assert first.read_bytes() == second.read_bytes() == convert_checkpoint(path).read_bytes()
 
 
-def test_conversion_refuses(tmp_path: Path) -> None:
+def test_impossible_conversions_are_rejected(tmp_path: Path) -> None:
     two_layers = save(tmp_path / "rce_epoch1.pt", network(num_layers=2))
     with pytest.raises(CheckpointError, match="one cross-attention layer, this policy has 2"):
-        convert(two_layers, legacy_names=True)
-    with pytest.raises(CheckpointError, match="converted already"):
-        convert(DATA / "rce_epoch2_v2format.ckpt")
+        convert_checkpoint(two_layers, legacy_names=True)
+    with pytest.raises(CheckpointError, match="already converted"):
+        convert_checkpoint(DATA / "rce_epoch2_v2format.ckpt")
     with pytest.raises(CheckpointError, match="is the file to be converted"):
-        convert(two_layers, two_layers)
+        convert_checkpoint(two_layers, two_layers)
     with pytest.raises(CheckpointError, match="does not exist"):
-        convert(tmp_path / "rce_epoch9.pt")
+        convert_checkpoint(tmp_path / "rce_epoch9.pt")
 
 
-def test_a_conversion_does_not_replace_what_is_something_else(tmp_path: Path) -> None:
+def test_a_conversion_replaces_no_other_file(tmp_path: Path) -> None:
     path = save(tmp_path / "rce_epoch1.pt", network())
     target = tmp_path / "policy.ckpt"
     target.write_text("somebody's own")
     with pytest.raises(CheckpointError, match=r"something else than the conversion of .* --output, or use --overwrite"):
-        convert(path, target)
+        convert_checkpoint(path, target)
     assert target.read_text() == "somebody's own"
-    convert(path, target, overwrite=True)
+    convert_checkpoint(path, target, overwrite=True)
     assert (tmp_path / "policy.ckpt.old-1").read_text() == "somebody's own"
-    convert(path, target)  # it stands already
+    convert_checkpoint(path, target)  # exists already
     assert load_policy(target).config == network().config
     assert len(list(tmp_path.glob("policy*"))) == 2
 
@@ -344,12 +337,12 @@ def test_a_conversion_does_not_replace_what_is_something_else(tmp_path: Path) ->
 # --- the last checkpoint of a run -------------------------------------------------------------------------
 
 
-def test_finds_the_last_epoch_by_number(tmp_path: Path) -> None:
+def test_the_last_epoch_is_found_by_its_number(tmp_path: Path) -> None:
     for name in ("rce_epoch2.pt", "rce_epoch10.pt", "rce_epoch10_v2format.ckpt", "last.pt", "rce_epochX.pt"):
         (tmp_path / name).touch()
-    os.utime(tmp_path / "rce_epoch10.pt", (0, 0))  # its age does not matter
+    os.utime(tmp_path / "rce_epoch10.pt", (0, 0))  # the modification time does not matter
     assert find_checkpoint(tmp_path) == tmp_path / "rce_epoch10.pt"
-    for stray in ("rce_epoch\u0663\u0663.pt", "rce_epoch0011.pt"):  # which icdsel does not write
+    for stray in ("rce_epoch\u0663\u0663.pt", "rce_epoch0011.pt"):  # not written by icdsel
         (tmp_path / stray).touch()
     assert find_checkpoint(tmp_path) == tmp_path / "rce_epoch10.pt"
     (tmp_path / "grpo_epoch1.pt").touch()
@@ -357,7 +350,7 @@ def test_finds_the_last_epoch_by_number(tmp_path: Path) -> None:
     assert find_checkpoint(str(tmp_path)) == tmp_path / "grpo_epoch1.pt"
 
 
-def test_says_what_it_looked_for(tmp_path: Path) -> None:
+def test_a_run_without_a_checkpoint_is_an_error_with_the_expected_names(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"grpo_epochN\.pt, then rce_epochN\.pt, and found nothing"):
         find_checkpoint(tmp_path)
     (tmp_path / "notes.txt").touch()
@@ -367,7 +360,7 @@ def test_says_what_it_looked_for(tmp_path: Path) -> None:
         find_checkpoint(tmp_path / "missing")
 
 
-# --- strictness -------------------------------------------------------------------------------------------
+# --- checkpoints that do not fit --------------------------------------------------------------------------
 
 
 def altered(tmp_path: Path, change, **config: object) -> Path:
@@ -388,8 +381,8 @@ def altered(tmp_path: Path, change, **config: object) -> Path:
             lambda c: c["model_state_dict"].update({"cand_proj.weight": torch.zeros(8, 9)}),
             r"cand_proj\.weight is \[8, 9\], not \[8, 8\]",
         ),
-        (lambda c: c["model_state_dict"].update({"cand_proj.weight": "x"}), "no tensor of floats"),
-        (lambda c: c["model_state_dict"].update({"cand_proj.weight": torch.ones(8, 8).long()}), "no tensor"),
+        (lambda c: c["model_state_dict"].update({"cand_proj.weight": "x"}), "not a tensor of floats"),
+        (lambda c: c["model_state_dict"].update({"cand_proj.weight": torch.ones(8, 8).long()}), "not a tensor"),
         (lambda c: c["config"].update(d_model=7), r"input_proj\.weight is \[8, 6\], not \[8, 7\]"),
         (lambda c: c["config"].update(gate=False), "has query_update_gate"),
         (lambda c: c["config"].update(num_heads=3), "num_heads"),
@@ -401,23 +394,23 @@ def altered(tmp_path: Path, change, **config: object) -> Path:
         (lambda c: c.update(model_state_dict=[1]), "state_dict is a list"),
     ],
 )
-def test_refuses_what_does_not_fit(tmp_path: Path, change, message: str) -> None:
+def test_weights_and_config_must_fit_the_network(tmp_path: Path, change, message: str) -> None:
     with pytest.raises(CheckpointError, match=message) as caught:
         load_policy(altered(tmp_path, change))
     assert "rce_epoch1.pt" in str(caught.value) and "Expected a checkpoint" in str(caught.value)
     assert isinstance(caught.value, UserError)
 
 
-def test_refuses_files_without_config_that_do_not_fit(tmp_path: Path) -> None:
+def test_weights_without_a_config_must_have_the_shapes_of_a_network(tmp_path: Path) -> None:
     def without_config(content: dict) -> None:
         del content["config"]
         content["model_state_dict"]["query_proj.weight"] = torch.zeros(8)
 
-    with pytest.raises(CheckpointError, match=r"query_proj\.weight is no matrix"):
+    with pytest.raises(CheckpointError, match=r"query_proj\.weight is not a matrix"):
         load_policy(altered(tmp_path, without_config))
 
 
-def test_refuses_other_things_than_checkpoints(tmp_path: Path) -> None:
+def test_other_content_than_a_checkpoint_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="holds a Tensor, not a checkpoint"):
         load_policy(DATA / "query_embeddings.pt")
     with pytest.raises(CheckpointError, match=r"no pointer selector .* it begins with: a, b"):
@@ -445,15 +438,15 @@ def other_files(tmp_path: Path) -> dict[str, bytes]:
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("kind", ["text", "json", "zip", "pickle", "zeros"])
-def test_refuses_other_files(tmp_path: Path, kind: str) -> None:
+def test_other_files_are_rejected(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "rce_epoch1.pt"
     path.write_bytes(other_files(tmp_path)[kind])
-    with pytest.raises(CheckpointError, match=r"no checkpoint, or a damaged one|no pointer selector"):
+    with pytest.raises(CheckpointError, match=r"not a checkpoint, or damaged|no pointer selector"):
         load_policy(path)
 
 
 @pytest.mark.parametrize("name", ["rce_epoch1.pt", "lightning_v2_with_omegaconf.ckpt"])
-def test_refuses_truncated_files(tmp_path: Path, name: str) -> None:
+def test_truncated_files_are_rejected(tmp_path: Path, name: str) -> None:
     whole, path = (DATA / name).read_bytes(), tmp_path / name
     for length in range(0, len(whole), 397):
         path.write_bytes(whole[:length])
@@ -467,7 +460,7 @@ def test_refuses_truncated_files(tmp_path: Path, name: str) -> None:
     place=st.integers(0, 15_000),
     replacement=st.binary(min_size=1, max_size=4),
 )
-def test_damage_is_a_checkpoint_error_or_harmless(tmp_path, name, place, replacement) -> None:
+def test_damage_is_harmless_or_a_checkpoint_error(tmp_path, name, place, replacement) -> None:
     content = bytearray((DATA / name).read_bytes())
     place %= len(content)
     content[place : place + len(replacement)] = replacement
@@ -483,16 +476,16 @@ def test_damage_is_a_checkpoint_error_or_harmless(tmp_path, name, place, replace
 
 
 class Call:
-    """Pickles as a call of any function."""
+    """Pickled as a call of a function."""
 
     def __init__(self, function: object, *arguments: object) -> None:
-        self.told = (function, arguments)
+        self.call = (function, arguments)
 
     def __reduce__(self) -> tuple:
-        return self.told
+        return self.call
 
     def __call__(self) -> None:
-        """Never called: pickle wants what it is told to call to be callable."""
+        """Never called; pickle requires the function of a call to be callable."""
 
 
 def evils(marker: Path) -> dict[str, Call]:
@@ -512,7 +505,7 @@ def evils(marker: Path) -> dict[str, Call]:
 @pytest.mark.parametrize("form", ["torch", "legacy", "pickle"])
 def test_no_code_in_a_file_is_run(tmp_path: Path, kind: str, form: str) -> None:
     marker, trap = tmp_path / "executed", tmp_path / "trap"
-    pickle.loads(pickle.dumps(evils(trap)[kind]))  # noqa: S301 - the trap itself is real
+    pickle.loads(pickle.dumps(evils(trap)[kind]))  # noqa: S301 - it would run otherwise
     assert trap.exists()
     policy = network()
     content = {"state_dict": policy.state_dict(), "hyper_parameters": evils(marker)[kind]}
@@ -521,7 +514,7 @@ def test_no_code_in_a_file_is_run(tmp_path: Path, kind: str, form: str) -> None:
         path.write_bytes(pickle.dumps(content["hyper_parameters"]))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=form == "torch")
-    if form == "torch":  # the weights beside it are as good as ever
+    if form == "torch":  # the weights beside it are read
         assert same(load_policy(path), policy)
     else:
         with pytest.raises(CheckpointError):
@@ -553,12 +546,12 @@ def test_no_module_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     thing.value = 3
     path = torch_save(tmp_path / "x.ckpt", {"state_dict": network().state_dict(), "extra": [thing]})
     monkeypatch.delitem(sys.modules, "unheard_of")
-    assert load_checkpoint(path).extra == {}  # not of its kind: left out
+    assert load_checkpoint(path).extra == {}  # it is a list, not a dict
     assert "unheard_of" not in sys.modules and not marker.exists()
 
 
 @pytest.mark.parametrize(
-    "told",
+    "forgery",
     [
         {"size": (8, 10**6)},
         {"size": (8, 9)},
@@ -571,28 +564,26 @@ def test_no_module_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         {"storage": "x"},
     ],
 )
-def test_a_tensor_stays_within_its_storage(tmp_path: Path, told: dict) -> None:
-    """What a pickle tells of a tensor's place is not believed."""
+def test_a_tensor_stays_within_its_storage(tmp_path: Path, forgery: dict) -> None:
     weight = torch.randn(8, 8)
     storage = torch.storage.TypedStorage(wrap_storage=weight.untyped_storage(), dtype=weight.dtype, _internal=True)
-    place = {"storage": storage, "offset": 0, "size": (8, 8), "stride": (8, 1), **told}
+    place = {"storage": storage, "offset": 0, "size": (8, 8), "stride": (8, 1), **forgery}
     forged = Call(torch._utils._rebuild_tensor_v2, *place.values(), False, collections.OrderedDict())
     state = {**network().state_dict(), "query_proj.weight": forged}
-    content = {"state_dict": state, "unknown": Call(os.getcwd)}  # sends it to the second reader
     with pytest.raises(CheckpointError, match=r"damaged|cannot be used"):
-        load_policy(torch_save(tmp_path / "x.ckpt", content))
+        load_policy(torch_save(tmp_path / "x.ckpt", {"state_dict": state}))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_refuses_weights_that_are_no_numbers(tmp_path: Path, value: float) -> None:
+def test_weights_must_be_finite(tmp_path: Path, value: float) -> None:
     policy = network()
     with torch.no_grad():
         policy.query_proj.weight[0, 0] = value
-    with pytest.raises(CheckpointError, match=r"query_proj\.weight holds NaN or infinite"):
+    with pytest.raises(CheckpointError, match=r"query_proj\.weight has NaN or infinite"):
         load_policy(save(tmp_path / "rce_epoch1.pt", policy))
 
 
-def test_a_checkpoint_that_is_a_link_out_of_its_run_is_not_taken(tmp_path):
+def test_a_checkpoint_that_links_out_of_its_run_is_rejected(tmp_path):
     elsewhere = save(tmp_path / "elsewhere.pt", network())
     run = tmp_path / "run"
     run.mkdir()
@@ -608,12 +599,12 @@ def test_a_checkpoint_that_is_a_link_out_of_its_run_is_not_taken(tmp_path):
     assert find_checkpoint(run) == run / "rce_epoch2.pt"
 
 
-def test_whether_a_conversion_is_of_this_policy_is_told_by_its_content(tmp_path):
+def test_a_conversion_is_recognised_by_its_content(tmp_path):
     path = save(tmp_path / "rce_epoch1.pt", network(seed=1))
     assert not is_converted(path)
-    written = convert(path, legacy_names=True)
+    written = convert_checkpoint(path, legacy_names=True)
     assert is_converted(path)
-    os.utime(written, (1, 1))  # a clock that was wrong, a copy
+    os.utime(written, (1, 1))  # a wrong clock, or a copy
     assert is_converted(path)
     save(path, network(seed=2))
     os.utime(written, (2e9, 2e9))

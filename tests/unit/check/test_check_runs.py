@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from icdsel.artefacts.checkpoint import save_policy
+from icdsel.artefacts.checkpoint_writing import save_policy
 from icdsel.artefacts.run_folder import find_checkpoint, read_metrics
 from icdsel.check import runs as kinds
 from icdsel.check.findings import Checked, report

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from icdsel.artefacts.checkpoint import load_checkpoint, save_policy
+from icdsel.artefacts.checkpoint import load_checkpoint
+from icdsel.artefacts.checkpoint_writing import save_policy
 from icdsel.policy.groups import Groups
 from icdsel.policy.loop import Epoch, Resume, evaluate, log_probs, train_policy
 from icdsel.policy.losses import advantages

@@ -335,7 +335,7 @@ def test_another_number_of_rows_is_refused():
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ({"a": torch.zeros(4, 2), "b": torch.zeros(4, 2)}, "2 entries by name"),
+        ({"a": torch.zeros(4, 2), "b": torch.zeros(4, 2)}, "2 entries, named"),
         ({}, "0 entries"),
         (torch.zeros(4, 2, dtype=torch.int64), "torch.int64"),
         (torch.zeros(4), r"\[4\]"),
@@ -377,5 +377,5 @@ def test_a_damaged_file_of_vectors_is_refused(tmp_path, name, content):
 
 def test_what_is_no_file_is_named(tmp_path):
     for path in (tmp_path / "a.pt", tmp_path):
-        with pytest.raises(DataError, match="is no file"):
+        with pytest.raises(DataError, match="is not a file"):
             read_train_embeddings(path, 60)

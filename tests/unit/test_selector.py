@@ -1,0 +1,82 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from icdsel.artefacts.checkpoint_writing import save_policy
+from icdsel.errors import CheckpointError
+from icdsel.policy.network import PointerConfig, PointerNetwork
+from icdsel.selector import Selector
+
+
+def make_network(seed: int = 0) -> PointerNetwork:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return PointerNetwork(PointerConfig(d_model=6, hidden_dim=8))
+
+
+def save(path: Path, seed: int = 0) -> Path:
+    save_policy(path, make_network(seed), epoch=0, phase="rce", metrics={}, kl_beta=0.1)
+    return path
+
+
+def embeddings(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+
+
+def same_policy(a: PointerNetwork, b: PointerNetwork) -> bool:
+    return torch.equal(a.query_proj.weight, b.query_proj.weight)
+
+
+def test_the_policy_is_read_from_a_checkpoint_or_from_the_last_one_of_a_run(tmp_path: Path) -> None:
+    path = save(tmp_path / "run" / "rce_epoch1.pt", seed=1)
+    save(tmp_path / "run" / "rce_epoch2.pt", seed=2)
+    assert same_policy(Selector.load(path).network, make_network(1))
+    assert same_policy(Selector.load(tmp_path / "run").network, make_network(2))
+    with pytest.raises(CheckpointError, match="does not exist"):
+        Selector.load(tmp_path / "other.pt")
+
+
+def test_positions_are_greedy_choices_and_come_with_their_log_probs() -> None:
+    network = make_network().train()
+    query, candidates = embeddings(4, 6), embeddings(4, 9, 6)
+    positions, log_probs = Selector(network).choose(query, candidates, shots=3)
+    assert torch.equal(positions, network.greedy(query, candidates, 3))
+    torch.testing.assert_close(log_probs, network.log_prob(query, candidates, positions[:, None])[:, 0])
+    assert positions.dtype == torch.int64 and positions.shape == (4, 3) and log_probs.shape == (4,)
+    assert (log_probs < 0).all() and not log_probs.requires_grad
+    assert Selector(network).choose(query, candidates).positions.shape == (4, 2)
+
+
+def test_one_pool_serves_all_queries() -> None:
+    selector = Selector(make_network())
+    query, pool = embeddings(4, 6), embeddings(9, 6)
+    shared, apart = selector.choose(query, pool), selector.choose(query, pool.expand(4, 9, 6))
+    assert torch.equal(shared.positions, apart.positions)
+    torch.testing.assert_close(shared.log_probs, apart.log_probs)
+
+
+def test_masked_candidates_are_not_chosen() -> None:
+    selector = Selector(make_network())
+    query, pool = embeddings(4, 6), embeddings(9, 6)
+    mask = torch.zeros(4, 9, dtype=torch.bool)
+    mask[:, [2, 7]] = True
+    assert selector.choose(query, pool, 2, mask).positions.sort().values.tolist() == [[2, 7]] * 4
+
+
+def test_embeddings_of_other_dtypes_are_converted() -> None:
+    choice = Selector(make_network()).choose(embeddings(2, 6).double(), embeddings(5, 6).half())
+    assert choice.positions.shape == (2, 2) and choice.log_probs.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("query", "candidates", "shots", "message"),
+    [
+        ((2, 5), (9, 6), 2, r"query must be \[B, 6\]"),
+        ((2, 6), (3, 9, 6), 2, r"candidates \[B, K, 6\]"),
+        ((2, 6), (9, 6), 10, "shots must be between 1 and the 9 available candidates"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_an_error(query: tuple, candidates: tuple, shots: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Selector(make_network()).choose(embeddings(*query), embeddings(*candidates), shots)
