@@ -12,8 +12,8 @@ from icdsel.cli.interruption import handle, leave
 def main() -> None:
     """Runs the command line. A signal before or after a command's own work ends it without a traceback.
 
-    A command that was interrupted or failed has tidied by then: Python's own end is left out, which would wait for
-    threads, and some may never return (one whose start was interrupted, one that reads from a dead disk).
+    A command that was interrupted or failed has cleaned up by then. The process ends without waiting for threads, as
+    Python otherwise would: some may never return (one whose start was interrupted, one that reads from a dead disk).
     """
     handle(leave)
     _open_streams()
@@ -25,35 +25,35 @@ def main() -> None:
         if not isinstance(ended.code, int) or not ended.code:
             raise
         for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOBase):  # None where it was closed
+            if isinstance(stream, io.TextIOBase):  # None if it was closed
                 with suppress(OSError):
                     stream.flush()
         os._exit(ended.code)
 
 
 class _Lossy(io.FileIO):
-    """A file that loses what cannot be written to it."""
+    """A file that drops what cannot be written to it."""
 
     def write(self, content: Any, /) -> int:
-        """Writes what it can; of the rest nobody hears."""
+        """Writes what it can and reports all of it as written."""
         try:
             written = super().write(content)
         except OSError:  # a full device, a pipe that nobody reads
             written = None
-        return memoryview(content).nbytes if written is None else written  # None too where a full pipe does not wait
+        return memoryview(content).nbytes if written is None else written  # also None if a full pipe does not block
 
 
 def _open_streams() -> None:
-    """Sees to it that what is said goes nowhere else, that no letter of it is an error, and no note stops the work.
+    """Makes sure that output goes only where it should, and that neither its encoding nor stderr stops the work.
 
-    Where a stream was closed, the next file that is opened would take its number, and get what is meant for a person.
+    If a standard stream was closed, the next file to be opened would take its number and get the output.
     """
     while (number := os.open(os.devnull, os.O_RDWR)) < 3:
         pass
     os.close(number)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # the terminal's alphabet may lack a letter
+            stream.reconfigure(errors="replace")  # the terminal's encoding may lack a character
     if isinstance(sys.stderr, io.TextIOWrapper):
         lossy = io.BufferedWriter(_Lossy(2, "w", closefd=False))
         sys.stderr = io.TextIOWrapper(lossy, sys.stderr.encoding, errors="replace", line_buffering=True)

@@ -9,7 +9,7 @@ from typing import Any
 from icdsel.errors import RunError
 from icdsel.records import Pointer
 from icdsel.settings.loading import Settings
-from icdsel.settings.names import unusual
+from icdsel.settings.names import changed_settings
 from icdsel.settings.tables import DataSettings, Selector, VlmSettings
 from icdsel.store.files import digest_of
 from icdsel.store.json_reading import are_ids, is_id, is_number, parsed
@@ -30,9 +30,10 @@ def predictions_dir(settings: Settings) -> Path:
     """`results/<dataset>/infer/<Sampler>_<Model>`, with what differs from the default pools and prompts behind it."""
     places = ("preset", "dataset", "sampler", "data_dir", "image_dir", "results_dir", "on_image_error")
     machine = ("model", "dtype", *VlmSettings.MACHINE)
-    usual = settings.usual()
+    defaults = settings.defaults()
     other: list[str] = [] if settings.data.preset == DataSettings().preset else [settings.data.preset]
-    other += unusual(settings.data, usual["data"], places) + unusual(settings.vlm, usual["vlm"], machine)
+    other += changed_settings(settings.data, defaults.data, places)
+    other += changed_settings(settings.vlm, defaults.vlm, machine)
     name = "_".join([settings.pair_name, *other])
     if any(letter in name for letter in "/\\:{}<> ") or len(name) > 120:  # a prompt, say
         name = f"{settings.pair_name}_{digest_of(name)[:8]}"

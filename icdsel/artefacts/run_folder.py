@@ -9,8 +9,7 @@ from typing import Any
 
 from icdsel.errors import CheckpointError, RunError
 from icdsel.settings.loading import Settings
-from icdsel.settings.names import unusual
-from icdsel.settings.presets import SAMPLER_FILE_NAMES
+from icdsel.settings.names import changed_settings, sampler_file_name
 from icdsel.settings.tables import TrainSettings
 from icdsel.store.files import digest_of
 from icdsel.store.json_reading import is_id, is_number, parsed
@@ -59,9 +58,9 @@ def runs_dir(settings: Settings) -> Path:
 def run_name(settings: Settings) -> str:
     """`v3_<Sampler>_<Model>`, with what differs from the default training settings behind it."""
     parts: list[str] = [] if settings.train.recipe == TrainSettings().recipe else [settings.train.recipe]
-    usual = settings.usual()
-    parts += unusual(settings.reward, usual["reward"])
-    parts += unusual(settings.train, usual["train"], leave_out=["recipe", "tensorboard"])
+    defaults = settings.defaults()
+    parts += changed_settings(settings.reward, defaults.reward)
+    parts += changed_settings(settings.train, defaults.train, leave_out=["recipe", *TrainSettings.MACHINE])
     return _shortened("_".join([f"v3_{settings.pair_name}", *parts]))
 
 
@@ -91,7 +90,7 @@ def find_run(settings: Settings, name: str | None = None) -> Run:
         if side.get("pair") == settings.pair_name and "finished" in side:
             fitting.append((side["finished"], path.parent))
     if not fitting:
-        data, sampler = settings.data, SAMPLER_FILE_NAMES[settings.data.sampler]
+        data, sampler = settings.data, sampler_file_name(settings.data.sampler)
         what = f"dataset {data.dataset}, sampler {sampler}, model {settings.vlm.model}"
         others = f" {folder} holds other runs: {', '.join(sorted(known))}." if known else ""
         raise RunError(f"no finished run for {what}.{others} Train one with `icdsel train`.")

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: work is left where it may be, with a message that says how to go on. Loads nothing heavy."""
+"""Ctrl-C and SIGTERM: work stops where it can be resumed, with a message that says how. Loads nothing heavy."""
 
 import os
 import signal
@@ -7,19 +7,19 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-KEPT = "what was finished is kept: give the same command again to go on"
+KEPT = "finished work is kept: run the same command again to resume"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def leave(number: int, _frame: FrameType | None) -> None:
-    """A handler that ends the process at once, as a kill does, which what is written survives at any instant."""
+    """A signal handler that ends the process at once, as a kill does; files on disk survive that at any moment."""
     with suppress(OSError):  # stderr may be a pipe that nobody reads
-        os.write(2, f"interrupted; {KEPT}\n".encode())  # past Python's buffers, which may be in use
+        os.write(2, f"interrupted; {KEPT}\n".encode())  # not through Python's buffers, which may be in use
     os._exit(128 + number)
 
 
 def handle(handler: Callable[[int, FrameType | None], Any]) -> None:
-    """Has `handler` take both signals, where whoever started the process did not have them ignored."""
+    """Makes `handler` handle both signals, unless whoever started the process had them ignored."""
     for number in _SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, handler)
@@ -27,10 +27,10 @@ def handle(handler: Callable[[int, FrameType | None], Any]) -> None:
 
 @contextmanager
 def raised() -> Iterator[None]:
-    """Raises the first signal as KeyboardInterrupt, the signal's number in it; only in the main thread.
+    """Raises the first signal as a KeyboardInterrupt with the signal's number; for the main thread only.
 
-    A second one is not waited for. Nor is there any waiting within an import: an exception that comes out of half a
-    module is caught by libraries that then take it for missing, and nothing is being written there.
+    A second signal ends the process at once. So does one during an import: libraries catch whatever a half-imported
+    module raises and take it for a missing one, and nothing is being written at that point.
     """
 
     def stop(number: int, frame: FrameType | None) -> None:

@@ -1,8 +1,8 @@
-"""Tables for the screen."""
+"""Tables for the screen. Loads nothing of the stages whose results it shows."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
@@ -13,11 +13,16 @@ from rich.text import Text
 from icdsel.check.findings import Checked
 from icdsel.comparison.runs import RunSummary, age
 from icdsel.console import plain
-from icdsel.experiments.plan import Estimate
-from icdsel.stages.infer import Row
+
+if TYPE_CHECKING:
+    from icdsel.experiments.plan import Estimate
+    from icdsel.stages.infer import Row
+
+_SEVERITIES = {"must be fixed": ("error", "red"), "worth knowing": ("warning", "yellow")}
+"""What the screen calls the severity of a finding, and in which colour."""
 
 
-def inference_table(rows: Sequence[Row]) -> Table:
+def inference_table(rows: "Sequence[Row]") -> Table:
     """Mean accuracies by number of shots; `icdsel compare` adds the intervals."""
     shots = sorted({count for row in rows for count in row.accuracy})
     table = Table(title="VQA accuracy in points by number of shots", title_justify="left")
@@ -30,9 +35,9 @@ def inference_table(rows: Sequence[Row]) -> Table:
     return table
 
 
-def plan_table(estimates: Sequence[Estimate]) -> Table:
-    """What is there and what is to be done, with the time that each step should take, and in all."""
-    table = Table(title="What would be done", title_justify="left")
+def plan_table(estimates: "Sequence[Estimate]") -> Table:
+    """The steps of an experiment: what is left to do, and how long it should take."""
+    table = Table(title="Plan", title_justify="left")
     table.add_column("step", overflow="fold")
     table.add_column("to do", overflow="fold")
     table.add_column("time", justify="right", no_wrap=True)
@@ -40,16 +45,16 @@ def plan_table(estimates: Sequence[Estimate]) -> Table:
     for estimate in estimates:
         step = estimate.step
         took = duration(estimate.seconds) if estimate.measured else ""
-        table.add_row(step.what, step.todo or "nothing: it is there", took, estimate.measured)
+        table.add_row(step.what, step.todo or "nothing: it exists", took, estimate.measured)
     table.add_section()
     todo = sum(bool(estimate.step.todo) for estimate in estimates[1:])
-    told = f"{todo} of {len(estimates) - 1} steps to do" if todo else "nothing to do"
-    table.add_row("in all", told, duration(sum(estimate.seconds for estimate in estimates)), "")
+    summary = f"{todo} of {len(estimates) - 1} steps to do" if todo else "nothing to do"
+    table.add_row("total", summary, duration(sum(estimate.seconds for estimate in estimates)), "")
     return table
 
 
 def duration(seconds: float) -> str:
-    """As a person says it: `8 s`, `12 min`, `3 h 5 min`."""
+    """A duration in one or two units: `8 s`, `12 min`, `3 h 5 min`."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -57,15 +62,15 @@ def duration(seconds: float) -> str:
 
 
 def runs_table(runs: Sequence[RunSummary], now: datetime) -> Table:
-    """A run a row, in as few columns as read well in 80 characters.
+    """One row per run, in columns that fit into 80 characters.
 
     Args:
         runs: The runs, the newest last.
-        now: What ages are counted to.
+        now: The time that ages are relative to.
     """
     table = Table(box=SIMPLE_HEAD, pad_edge=False, leading=1)
     table.add_column("run", overflow="fold")
-    table.add_column("not as by default", overflow="fold")
+    table.add_column("changed settings", overflow="fold")
     table.add_column("policy", no_wrap=True)
     table.add_column("reward", justify="right", no_wrap=True)
     table.add_column("accuracy", no_wrap=True)
@@ -94,7 +99,7 @@ def runs_table(runs: Sequence[RunSummary], now: datetime) -> Table:
 
 
 def _accuracies(run: RunSummary) -> str:
-    """Of the recommended checkpoint over the largest set that it answered, by number of shots."""
+    """Accuracy of the recommended checkpoint on the largest set that it answered, by number of shots."""
     own = [answered for answered in run.answered if answered.checkpoint == run.checkpoint and answered.accuracy]
     if not own:
         return ""
@@ -104,40 +109,40 @@ def _accuracies(run: RunSummary) -> str:
 
 
 def findings_list(checked: Checked) -> Group:
-    """What is wrong with one path: how often, what, examples, and what to do."""
+    """The problems of one path: how often each occurs, examples, and the remedy."""
     about = f": {checked.about}" if checked.about else ""
     heading = Text(f"{plain(checked.name)} ({checked.is_a}{about})", style="bold")
     if not checked.findings:
-        return Group(heading, Text("  nothing is wrong\n", style="green"))
+        return Group(heading, Text("  no problems\n", style="green"))
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_header=False, leading=1)
     table.add_column("severity", no_wrap=True)
     table.add_column("count", justify="right", no_wrap=True)
     table.add_column("what", overflow="fold")
     for finding in checked.findings:
-        grave = finding.severity == "must be fixed"
+        severity, colour = _SEVERITIES[finding.severity]
         share = f"\n{finding.count / finding.of:.1%}" if finding.of else ""
         what = Text(finding.problem)
         for example in finding.examples:
             what.append(f"\n  {example}", style="dim")
         what.append(f"\n→ {finding.remedy}")
-        table.add_row(Text(finding.severity, style="red" if grave else "yellow"), f"{finding.count:,}{share}", what)
+        table.add_row(Text(severity, style=colour), f"{finding.count:,}{share}", what)
     return Group(heading, table)
 
 
 _MEASURED = {
     "scorer": "pointers scored",
-    "proposals": "queries proposed for",
-    "train_batch_1": "queries trained on, batch size 1",
-    "train_batch_32": "queries trained on, batch size 32",
+    "proposals": "queries with proposals",
+    "train_batch_1": "training queries, batch size 1",
+    "train_batch_32": "training queries, batch size 32",
     "neighbours": "neighbour searches",
 }
 
 
 def bench_table(figures: Mapping[str, Any], queries: int) -> Table:
-    """Rates per second beside the plain way's; below them what else is known of the scorer."""
+    """Rates per second of icdsel and of the baseline implementation; below them details of the scorer."""
     table = Table(title=f"{figures['model']} in {figures['dtype']} on {figures['device']}", title_justify="left")
     table.add_column("per second")
-    for title in ("plain", "icdsel", "ratio"):
+    for title in ("baseline", "icdsel", "ratio"):
         table.add_column(title, justify="right")
     for name, what in _MEASURED.items():
         row = figures[name]
@@ -146,19 +151,19 @@ def bench_table(figures: Mapping[str, Any], queries: int) -> Table:
     unlike = ""
     if "unlike_float32" in scorer:
         unlike = (
-            f" Unlike float32's are {scorer['unlike_float32']:.1%} of its answers, "
-            f"{scorer['plain_unlike_float32']:.1%} of the plain way's; mean differences of log-probs "
-            f"{scorer['log_prob_difference_to_float32']:.1e} and "
-            f"{scorer['plain_log_prob_difference_to_float32']:.1e}."
+            f" {scorer['unlike_float32']:.1%} of its answers differ from those in float32 "
+            f"({scorer['plain_unlike_float32']:.1%} for the baseline); the mean difference of log-probs is "
+            f"{scorer['log_prob_difference_to_float32']:.1e} "
+            f"({scorer['plain_log_prob_difference_to_float32']:.1e} for the baseline)."
         )
     minutes = queries * pointers / scorer["per_second"] / 60
     table.caption = (
-        f"The scorer reads {scorer['tokens_per_second']:,.0f} tokens of prompts a second at {scorer['mfu']:.0%} of "
-        f"what a large matrix product reaches, with {scorer['peak_memory_mib']:,.0f} MiB at most; "
-        f"{scorer['images_encoded']} images encoded, {scorer['images_encoded_again']} of them again. Answers like the "
-        f"plain way's: {scorer['answers_like_plain']:.1%}, log-probs apart by "
-        f"{scorer['largest_log_prob_difference']:.1e} at most.{unlike} {queries} queries with {pointers} pointers "
-        f"would take {minutes:,.1f} minutes (the plain way {minutes * scorer['ratio']:,.1f})."
+        f"The scorer reads {scorer['tokens_per_second']:,.0f} prompt tokens per second, at {scorer['mfu']:.0%} of the "
+        f"speed of a large matrix product, with a peak memory of {scorer['peak_memory_mib']:,.0f} MiB. "
+        f"{scorer['images_encoded']} images were encoded, {scorer['images_encoded_again']} of them more than once. "
+        f"{scorer['answers_like_plain']:.1%} of the answers equal those of the baseline; log-probs differ by at most "
+        f"{scorer['largest_log_prob_difference']:.1e}.{unlike} {queries} queries with {pointers} pointers "
+        f"would take {minutes:,.1f} minutes (baseline: {minutes * scorer['ratio']:,.1f})."
     )
     table.caption_justify = "left"
     return table

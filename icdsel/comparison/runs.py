@@ -8,15 +8,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
 from icdsel.artefacts.predictions import read_predictions
 from icdsel.artefacts.run_folder import METADATA_FILE, METRICS_FILE, Run, find_checkpoint, is_finished, read_metrics
 from icdsel.console import warn
-from icdsel.errors import CheckpointError, RunError
-from icdsel.settings.loading import Settings
-from icdsel.settings.names import unusual
-from icdsel.settings.tables import TABLES, DataSettings, VlmSettings
+from icdsel.errors import CheckpointError, RunError, SettingsError
+from icdsel.settings.loading import Settings, settings_from
+from icdsel.settings.names import changed_settings
+from icdsel.settings.tables import TABLES, DataSettings, TrainSettings, VlmSettings
 from icdsel.store.files import write_json
 from icdsel.store.fingerprints import has_fingerprint
 from icdsel.store.metadata import read_metadata, read_metadata_files
@@ -87,7 +85,7 @@ def list_runs(results_dir: Path, dataset: str | None = None) -> list[RunSummary]
 
 def _folder_name(dataset: str) -> str:
     """The folder of a dataset under the results."""
-    return Settings.model_construct(data=DataSettings(dataset=dataset)).dataset_dir.name
+    return settings_from({"data": {"dataset": dataset}}).dataset_dir.name
 
 
 def _seconds(run: RunSummary) -> float | None:
@@ -138,42 +136,49 @@ def _size(folder: Path) -> int:
     return size
 
 
-def _made_with(side: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings and time of a run's side file.
+def _made_with(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings and time of a run, from its metadata.
 
     Raises:
-        RunError: they are missing or damaged.
+        RunError: They are missing or damaged.
     """
     try:
-        tables: dict[str, Any] = {
-            # Settings that this version does not know are passed over.
-            name: table.model_validate({k: v for k, v in side["settings"][name].items() if k in table.model_fields})
-            for name, table in TABLES.items()
-        }
-        began = datetime.fromisoformat(side["environment"]["written"])
-        written = began.isoformat()
+        began = datetime.fromisoformat(metadata["environment"]["written"])
         began.timestamp()
-    except (KeyError, TypeError, AttributeError, ValidationError, ValueError, OverflowError, OSError) as error:
+        settings = _recorded_settings(metadata)
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError, OSError, SettingsError) as error:
         raise RunError(f"its {METADATA_FILE} is damaged: {type(error).__name__} {str(error)[:200]}") from None
-    settings = Settings.model_construct(**tables)  # no variables and no icdsel.toml: only what the run says
     return {
         "sampler": settings.data.sampler,
         "model": settings.vlm.model,
         "settings": _differing(settings),
-        "written": written,
+        "written": began.isoformat(),
     }
+
+
+def _recorded_settings(metadata: Mapping[str, Any]) -> Settings:
+    """The settings that metadata record; names that this version does not know are skipped."""
+    recorded = metadata["settings"]
+    return settings_from(
+        {
+            name: {key: value for key, value in recorded[name].items() if key in table.model_fields}
+            for name, table in TABLES.items()
+        }
+    )
 
 
 def _differing(settings: Settings) -> tuple[str, ...]:
     """What differs from the settings that this dataset has by default."""
-    usual = settings.usual()
-    bare = settings.model_copy(update={"vlm": VlmSettings()}).usual()["vlm"]
+    defaults = settings.defaults()
+    bare = settings_from({"data": {"dataset": settings.data.dataset, "preset": settings.data.preset}})
     parts: list[str] = [] if settings.data.preset == DataSettings().preset else [settings.data.preset]
-    parts += [] if settings.train.recipe == settings.data.preset else [settings.train.recipe]  # each has its own
-    parts += [] if settings.vlm.model == getattr(bare, "model", None) else [settings.model_name]
-    parts += unusual(settings.data, usual["data"], _PLACES) + unusual(settings.vlm, usual["vlm"], _MACHINE)
-    parts += unusual(settings.proposals, usual["proposals"]) + unusual(settings.reward, usual["reward"])
-    return tuple(parts + unusual(settings.train, usual["train"], ["recipe", "tensorboard"]))
+    parts += [] if settings.train.recipe == bare.train.recipe else [settings.train.recipe]
+    parts += [] if settings.vlm.model == bare.vlm.model else [settings.model_name]
+    parts += changed_settings(settings.data, defaults.data, _PLACES)
+    parts += changed_settings(settings.vlm, defaults.vlm, _MACHINE)
+    parts += changed_settings(settings.proposals, defaults.proposals)
+    parts += changed_settings(settings.reward, defaults.reward)
+    return tuple(parts + changed_settings(settings.train, defaults.train, ["recipe", *TrainSettings.MACHINE]))
 
 
 def _reached(folder: Path) -> dict[str, Any]:

@@ -153,7 +153,7 @@ def _training(
     if is_trained(run, inputs, overwrite):
         return Step(what, settings)
     if not files:
-        wanted = min(settings.proposals.queries or 0, len(session.train))
+        wanted = min(settings.proposals.queries, len(session.train))
         queries = max(1, int(0.8 * wanted))
     elif (queries := sizes.get(settings.reward, 0)) == 0:
         queries = sizes[settings.reward] = len(split_groups(read_groups(files, session, settings.reward))[0])

@@ -116,7 +116,7 @@ class Rates:
                 groups[:] = read_rl_data(path).groups
                 return float(read_metadata(metadata_path(path))["work"]["scoring"]["seconds"])
 
-        return _per_second(score, 2, min(settings.proposals.queries or 2, len(self.session.train))), groups
+        return _per_second(score, 2, min(settings.proposals.queries, len(self.session.train))), groups
 
     def _answering(self) -> float:
         """Images shown a second, in prompts with the first training examples."""
@@ -143,9 +143,7 @@ class Rates:
             make_groups(own, self.session.train.row, settings.reward).to(table.device) for own in (part, held_out)
         )
         asked = settings.train.model_dump() | {"grpo_epochs": int(phase == "grpo"), "rce_epochs": int(phase != "grpo")}
-        usual = settings.usual()["train"]
-        assert isinstance(usual, TrainSettings)
-        network = network_to_start_from(settings.train, usual) or make_network(settings.train, table.shape[1], 0)
+        network = network_to_start_from(settings.train) or make_network(settings.train, table.shape[1], 0)
         network = network.to(table.device)
 
         def work(count: int) -> float:

@@ -1,4 +1,4 @@
-"""What `compare --train` varies: named variants and free settings of the training, each with several seeds."""
+"""The runs of an experiment: variants of the training, named or given by settings, each with several seeds."""
 
 import difflib
 import re
@@ -8,11 +8,10 @@ from typing import Any
 
 from icdsel.artefacts.predictions import ALWAYS
 from icdsel.artefacts.run_folder import run_name
-from icdsel.console import warn
 from icdsel.errors import SettingsError
-from icdsel.settings.hints import without_effect
 from icdsel.settings.loading import Settings, on_training_queries, with_values
-from icdsel.settings.tables import Selector, TrainSettings
+from icdsel.settings.names import default_text
+from icdsel.settings.tables import TrainSettings
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "rce": {},
@@ -21,21 +20,23 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "grpo-frozen": {"grpo_epochs": 3, "freeze_backbone": True},
     "grpo-online": {"grpo_epochs": 3, "online": True},
 }
-"""What the named variants change of the training settings."""
+"""The training settings that each named variant changes. To add a variant, add an entry."""
+VARIED = ("train", "reward")
+"""The tables whose settings may vary; the others decide RL data and prompts, which all variants share."""
 
 RANDOM_SEEDS = 3
-_VARIED = ("train", "reward")  # what else there is decides RL data or prompts, which all variants share
-_OWN: tuple[Selector, ...] = ("policy", "random", *ALWAYS)
+_SHARED = ("train_seed", *TrainSettings.MACHINE)  # settings of training that may not vary
+_OWN = ("policy", "random", *ALWAYS)
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """One run: a variant of the training, with a seed.
+    """One run: a variant of the training with a seed.
 
     Attributes:
-        variant: The variant as it was asked for.
+        variant: The variant, as the user wrote it.
         seed: The seed of the training.
-        settings: Those of the run.
+        settings: The settings of the run.
     """
 
     variant: str
@@ -52,15 +53,16 @@ class Experiment:
 
 
 def plan_experiments(settings: Settings, variants: str, seeds: int) -> list[Experiment]:
-    """The runs of `variants`, those of the first seed first.
+    """The runs of `variants`, sorted by seed.
 
     Args:
-        settings: What every variant changes a part of.
-        variants: Variants with commas; each is names and settings joined by `+`, as in `rce,grpo-frozen+rce_lr=1e-3`.
-        seeds: How many seeds each is trained with, from the settings' own on.
+        settings: The settings that each variant changes a part of.
+        variants: Variants separated by commas; each consists of names and settings joined by `+`, as in
+            `rce,grpo-frozen+rce_lr=1e-3`.
+        seeds: The number of runs per variant; the first has the seed of `settings`, the others count up from it.
 
     Raises:
-        SettingsError: an unknown variant or setting, a value that is not allowed, or two variants that are the same.
+        SettingsError: A variant or setting is unknown, a value is not allowed, or two variants are the same.
     """
     settings = on_training_queries(settings)
     first = settings.data.seed if settings.train.train_seed is None else settings.train.train_seed
@@ -69,18 +71,13 @@ def plan_experiments(settings: Settings, variants: str, seeds: int) -> list[Expe
         changed = _changed(settings, variant)
         for other, same in by_variant.items():
             if same == changed:
-                raise SettingsError(f"--train: {other!r} and {variant!r} are the same training: leave one of them out")
+                raise SettingsError(f"variants {other!r} and {variant!r} are the same training: leave one of them out")
             if run_name(same) == run_name(changed):
                 raise SettingsError(
-                    f"--train: {other!r} and {variant!r} would be one run, {run_name(changed)}: its name tells of "
-                    "files their names alone, of numbers six digits. Rename a file, or take another number"
+                    f"variants {other!r} and {variant!r} would have the same run name, {run_name(changed)}, which "
+                    "contains only the names of files, and six digits of a number. Rename a file, or change a number"
                 )
         by_variant[variant] = changed
-    told = set(without_effect(settings, _VARIED))
-    for variant, changed in by_variant.items():
-        for warning in without_effect(changed, _VARIED):
-            if warning not in told:
-                warn(f"{variant}: {warning}")
     return [
         Experiment(variant, first + k, with_values(changed, {"train": {"train_seed": first + k}}) if k else changed)
         for k in range(seeds)
@@ -89,7 +86,7 @@ def plan_experiments(settings: Settings, variants: str, seeds: int) -> list[Expe
 
 
 def _changed(settings: Settings, variant: str) -> Settings:
-    """The settings of a variant: those of its names, then what it sets itself."""
+    """The settings of a variant. A setting of its own overrides one of its names."""
     named: dict[str, Any] = {}
     own: dict[str, dict[str, Any]] = {}
     for part in re.split(r"\+(?=\s*[A-Za-z])|\+$", variant):  # not the + of 1e+3
@@ -99,17 +96,17 @@ def _changed(settings: Settings, variant: str) -> Settings:
             continue
         table, _, name = key.rpartition(".")
         table, name = table or "train", name.replace("-", "_")
-        if table not in _VARIED or name in ("train_seed", "tensorboard"):
+        if table not in VARIED or (table, name) in (("train", shared) for shared in _SHARED):
             raise SettingsError(
-                f"--train {variant}: {key} cannot differ between the variants of one comparison, which share data, "
-                f"prompts, seeds (--seeds) and what is written. Settings of {' and '.join(_VARIED)} can"
+                f"variant {variant}: {key} cannot differ between variants, which share data, prompts, seeds "
+                f"(--seeds), device and outputs. Settings of {' and '.join(VARIED)} can"
             )
         if own.setdefault(table, {}).setdefault(name, value) != value:
-            raise SettingsError(f"--train {variant}: {key} is set twice")
+            raise SettingsError(f"variant {variant}: {key} is set twice")
     try:
         return with_values(settings, own | {"train": named | own.get("train", {})})
     except SettingsError as error:
-        raise SettingsError(f"--train {variant}: {error}") from None
+        raise SettingsError(f"variant {variant}: {error}") from None
 
 
 def _named(name: str) -> Mapping[str, Any]:
@@ -118,23 +115,24 @@ def _named(name: str) -> Mapping[str, Any]:
     close = difflib.get_close_matches(name, VARIANTS, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     if (setting := name.replace("-", "_").removeprefix("train.")) in TrainSettings.model_fields:
-        hint = f"give the setting a value, as in {setting}={TrainSettings.model_fields[setting].default}; "
+        default = default_text("train", setting).split(";")[0]
+        hint = f"give the setting a value, as in {setting}={default}; "
     raise SettingsError(
-        f"--train: unknown variant {name!r} ({hint}there are: {', '.join(VARIANTS)}; settings of the training, such "
-        f"as rce_lr=1e-3; and several of them joined by +)"
+        f"unknown variant {name!r} ({hint}choose {', '.join(VARIANTS)}, training settings such as rce_lr=1e-3, or "
+        "several of them joined by +)"
     )
 
 
 def baselines(settings: Settings) -> list[Settings]:
-    """What `infer` is asked for beside the runs: `random` by each seed, zero-shot, majority, who else is named."""
+    """Settings of `infer` for the baselines: zero-shot, majority, other named selectors; `random` for each seed."""
     first = settings.data.seed if settings.infer.random_seed is None else settings.infer.random_seed
     others = [selector for selector in settings.infer.selector if selector not in _OWN]
-    asked: list[dict[str, Any]] = [{"selector": [*ALWAYS, *others]}]
-    # The first seed is the settings' own, and is named by nothing.
-    asked += [{"selector": ["random"], "random_seed": first + k} for k in range(RANDOM_SEEDS)]
-    return [with_values(settings, {"infer": infer}) for infer in asked]
+    changes: list[dict[str, Any]] = [{"selector": [*ALWAYS, *others]}]
+    # Predictions of the settings' own seed have no seed in their name.
+    changes += [{"selector": ["random"], "random_seed": first + k} for k in range(RANDOM_SEEDS)]
+    return [with_values(settings, {"infer": change}) for change in changes]
 
 
 def answering(experiment: Experiment) -> Settings:
-    """What `infer` is asked for with a run's policy."""
+    """Settings of `infer` for the policy of a run."""
     return with_values(experiment.settings, {"infer": {"selector": ["policy"]}})

@@ -31,7 +31,7 @@ from icdsel.page.runs import ShownRun, read_landscapes, read_runs
 from icdsel.page.svg import chart_style, inline_svg, save
 from icdsel.page.thumbnails import Thumbnails
 from icdsel.records import Example
-from icdsel.settings.loading import Settings, load_settings
+from icdsel.settings.loading import Settings, settings_from
 from icdsel.settings.presets import WORLD
 from icdsel.store.files import write_bytes
 from icdsel.store.fingerprints import fingerprint_examples
@@ -149,7 +149,7 @@ def _settings_behind(settings: Settings, sources: Iterable[Source]) -> list[Sett
     for source in sources:
         told = {table: source.settings[table] for table in ("data", "vlm", "proposals") if table in source.settings}
         try:
-            own = _read_only(load_settings(told), settings) if told else settings
+            own = _read_only(settings_from(told), settings) if told else settings
         except SettingsError:  # written by another version
             own = settings
         found.setdefault(key(own), own)

@@ -386,8 +386,6 @@ def plain(metrics: dict[str, Any]) -> dict[str, float]:
 
 def make_network(settings: TrainSettings, d_model: int, seed: int) -> PointerNetwork:
     """A new network of the recipe."""
-    assert settings.num_heads and settings.tower is not None and settings.gate is not None  # by recipe
-    assert settings.dropout is not None and settings.attn_dropout is not None
     config = PointerConfig(
         d_model=d_model,
         hidden_dim=settings.hidden_dim,

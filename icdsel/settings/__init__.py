@@ -1,1 +1,27 @@
-"""Every setting: default, bounds, where its value comes from."""
+"""Every setting: its default, its bounds, and where its value comes from. Loads no torch."""
+
+from icdsel.settings.loading import Settings, load_settings, resolve, settings_from, with_values
+from icdsel.settings.raw import RawSettings
+from icdsel.settings.tables import (
+    DataSettings,
+    InferSettings,
+    ProposalSettings,
+    RewardSettings,
+    TrainSettings,
+    VlmSettings,
+)
+
+__all__ = [
+    "DataSettings",
+    "InferSettings",
+    "ProposalSettings",
+    "RawSettings",
+    "RewardSettings",
+    "Settings",
+    "TrainSettings",
+    "VlmSettings",
+    "load_settings",
+    "resolve",
+    "settings_from",
+    "with_values",
+]

@@ -10,28 +10,21 @@ from icdsel.settings.tables import TABLES
 
 
 def without_effect(settings: Settings, tables: Iterable[str]) -> list[str]:
-    """A warning for each setting of `tables` that was changed and that another one keeps from having an effect."""
-    usual = settings.usual()
+    """A warning for each setting of `tables` that was given and that another setting keeps from having an effect."""
     idle = {
         ("train", "warm_epochs"): "without --warm-start" if settings.train.warm_start is None else "",
-        ("train", "freeze_backbone"): "without GRPO: add --grpo-epochs 3, say"
-        if not settings.train.grpo_epochs
-        else "",
-        ("reward", "rel_weight"): f"in the mode {settings.reward.mode}" if "rel" not in settings.reward.mode else "",
+        ("train", "freeze_backbone"): "without GRPO, such as --grpo-epochs 3" if not settings.train.grpo_epochs else "",
         ("vlm", "length_penalty"): "with one beam (--num-beams)" if settings.vlm.num_beams == 1 else "",
-        ("vlm", "icd_template"): "in the layout turns, which has --query-template"
-        if settings.vlm.layout == "turns"
-        else "",
-        ("data", "sampler"): "with --pool-size all, but for names of files" if settings.data.pool_size == "all" else "",
+        ("data", "sampler"): "with --pool-size all, except on file names" if settings.data.pool_size == "all" else "",
     }
     return [
-        f"{flag(name, TABLES[table].model_fields[name])} changes nothing {why}"
+        f"{flag(name, TABLES[table].model_fields[name])} has no effect {why}"
         for (table, name), why in idle.items()
-        if why and table in tables and getattr(getattr(settings, table), name) != getattr(usual[table], name)
+        if why and table in tables and name in getattr(settings, table).model_fields_set
     ]
 
 
-# Variables of the original's scripts, and what does their work now.
+# Variables of Lever-Plus's scripts, and the flags that replace them.
 OLD_VARIABLES = {
     "RCE_EPOCHS": "--rce-epochs",
     "GRPO_EPOCHS": "--grpo-epochs",
@@ -65,12 +58,13 @@ OLD_VARIABLES = {
 
 
 def stray_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """A warning for each exported variable that looks meant for icdsel and has no effect."""
+    """A warning for each variable that seems to be meant for icdsel and has no effect."""
     known, warnings = variable_names(), []
     for name in sorted(environment):
         if name.startswith(ENV_PREFIX) and name not in known:
             close = difflib.get_close_matches(name, known, n=1)
-            warnings.append(f"{name} is no setting and is ignored" + (f"; did you mean {close[0]}?" if close else ""))
+            hint = f"; did you mean {close[0]}?" if close else ""
+            warnings.append(f"{name} is not a setting and is ignored{hint}")
         elif name in OLD_VARIABLES:
-            warnings.append(f"{name}={environment[name]} is ignored; the flag {OLD_VARIABLES[name]} does it now")
+            warnings.append(f"{name}={environment[name]} is ignored; use {OLD_VARIABLES[name]} instead")
     return warnings

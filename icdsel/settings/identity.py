@@ -3,19 +3,22 @@
 from collections.abc import Iterable
 
 from icdsel.settings.loading import Settings
-from icdsel.settings.tables import VlmSettings
+from icdsel.settings.tables import TABLES
 from icdsel.store.metadata import Identity
+
+# Where files are, and settings whose effect is in the identity by other means: the fingerprints of files and models,
+# the data type that the model was loaded in, the settings that a preset changes.
+_IMPLIED = {
+    *("data.data_dir", "data.image_dir", "data.results_dir"),
+    *("data.train_embeddings", "data.encoder", "data.sampler_encoder", "vlm.model", "vlm.dtype"),
+    *("data.preset", "data.on_image_error", "data.max_image_pixels"),
+}
 
 
 def identity(settings: Settings, *tables: str, leave_out: Iterable[str] = ()) -> Identity:
     """The settings of `tables` as a flat mapping, without those that cannot change a result (paths, memory)."""
-    silent = {"data.data_dir", "data.image_dir", "data.results_dir", *(f"vlm.{name}" for name in VlmSettings.MACHINE)}
-    # Of files and models their fingerprints count, wherever they lie.
-    silent |= {"data.train_embeddings", "data.encoder", "data.sampler_encoder"}
-    silent |= {"data.preset", "data.on_image_error", "data.max_image_pixels"}  # what they set counts
-    # Of the model its fingerprint counts, of the arithmetic what the model was loaded in.
-    silent |= {"vlm.model", "vlm.dtype", *leave_out}
-    if not settings.vlm.trust_remote_code:  # results of before there was this setting stay valid
+    silent = _IMPLIED | {f"{table}.{name}" for table in tables for name in TABLES[table].MACHINE} | set(leave_out)
+    if not settings.vlm.trust_remote_code:  # so that results older than this setting stay valid
         silent.add("vlm.trust_remote_code")
     values = settings.model_dump(mode="json", include=set(tables))
     if "data" in values:

@@ -1,17 +1,23 @@
-"""How settings are called on the command line, in variables and in names of files."""
+"""How settings are called on the command line, in variables and in file names, and how their defaults are described."""
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
 
+from icdsel.settings.presets import PRESETS, RECIPES, Recipe
 from icdsel.settings.tables import TABLES, Table
 
 ENV_PREFIX = "ICDSEL_"
+_STATED = re.compile(r"(.*\S)\s*\[(.*)\]", re.DOTALL)  # a default stated in brackets at the end of the help text
+_LONGEST_DEFAULT = 30  # characters of a value that is quoted among the defaults of presets
 
 
-def unusual(table: Table, default: Table, leave_out: Iterable[str] = ()) -> list[str]:
-    """What of `table` differs from `default`, each in a few letters that a file name can hold."""
+def changed_settings(table: Table, default: Table, leave_out: Iterable[str] = ()) -> list[str]:
+    """The settings of `table` that differ from `default`, as short parts of a file name such as `grpo-epochs-3`."""
     parts = []
     for name in type(table).model_fields:
         value = getattr(table, name)
@@ -24,6 +30,11 @@ def unusual(table: Table, default: Table, leave_out: Iterable[str] = ()) -> list
             shown = value.stem if isinstance(value, Path) else f"{value:g}" if isinstance(value, float) else str(value)
             parts.append(f"{text}-{shown}")
     return parts
+
+
+def sampler_file_name(sampler: str) -> str:
+    """A sampler's name in file names: `TextSimSampler` for `text-sim`."""
+    return "".join(part.capitalize() for part in sampler.split("-")) + "Sampler"
 
 
 def flag(name: str, field: FieldInfo) -> str:
@@ -43,3 +54,35 @@ def every_setting() -> Iterator[tuple[str, str, FieldInfo]]:
 def variable_names() -> set[str]:
     """`ICDSEL_<TABLE>_<NAME>` of every setting."""
     return {f"{ENV_PREFIX}{table}_{name}".upper() for table, name, _ in every_setting()}
+
+
+def help_text(field: FieldInfo) -> str:
+    """What a setting means, without its default."""
+    text = " ".join((field.description or "").split())
+    stated = _STATED.fullmatch(text)
+    return stated[1] if stated else text
+
+
+def default_text(table: str, name: str) -> str:
+    """A setting's default in words, such as `1; 3 with preset lever-plus`; empty if there is nothing to say."""
+    field = TABLES[table].model_fields[name]
+    stated = _STATED.fullmatch(" ".join((field.description or "").split()))
+    base = stated[2] if stated else _shown(field.default)
+    parts = [base]
+    if table == "train" and name in Recipe.model_fields:
+        values = {recipe: _shown(getattr(rules, name)) for recipe, rules in RECIPES.items()}
+        base = values.pop(TABLES["train"].model_fields["recipe"].default)
+        parts = [base, *(f"{value} with recipe {recipe}" for recipe, value in values.items() if value != base)]
+    for preset, tables in PRESETS.items():
+        if name in tables.get(table, {}):
+            value = _shown(tables[table][name])
+            parts.append(f"{value if len(value) <= _LONGEST_DEFAULT else 'another'} with preset {preset}")
+    return "; ".join(part for part in parts if part)
+
+
+def _shown(value: Any) -> str:
+    if value is None or value is PydanticUndefined:
+        return ""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value) or "empty"

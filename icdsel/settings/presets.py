@@ -1,4 +1,4 @@
-"""Names, aliases, presets and recipes: what the settings choose from."""
+"""Names, aliases, presets and recipes: what the settings choose from, and the defaults that depend on one another."""
 
 from typing import Any, Literal
 
@@ -6,14 +6,22 @@ from pydantic import BaseModel, ConfigDict
 
 WORLD = "world"
 TINY_VLM = "tiny-vlm"
+QWEN_3B = "Qwen/Qwen2.5-VL-3B-Instruct"
+"""The default VLM for every dataset but the bundled world."""
+QWEN_7B = "Qwen/Qwen2.5-VL-7B-Instruct"
+CLIP_B32 = "openai/clip-vit-base-patch32"
+CLIP_L14 = "openai/clip-vit-large-patch14"
+VLM_ENCODER = "vlm"
 
+QUERIES = {"vqav2": 5000}
+"""How many training queries are scored by default, for datasets that differ from the rest."""
 
-# Modes of Lever-Plus that are refused, and why.
+# Reward modes of Lever-Plus that are rejected, and why.
 RETIRED_MODES = {
-    "legacy": "with its own default weights it gives every pointer 0",
-    "hybrid": "Lever-Plus lists it, then refuses it",
+    "legacy": "with its own default weights it gives every pointer a reward of 0",
+    "hybrid": "Lever-Plus lists it, then rejects it",
 }
-# The names that the original's scripts used.
+# The names that the scripts of Lever-Plus use.
 DATASET_ALIASES = {"okvqa_local": "okvqa", "vqav2_local": "vqav2"}
 SAMPLER_ALIASES = {
     "rand_sampler": "rand",
@@ -26,23 +34,16 @@ SAMPLER_ALIASES = {
     "mixsampler": "mix",
 }
 MODEL_ALIASES = {
-    "qwen2.5_vl_3b": "Qwen/Qwen2.5-VL-3B-Instruct",
-    "qwen2.5-vl-3b": "Qwen/Qwen2.5-VL-3B-Instruct",
-    "qwen2.5-vl-3b-instruct": "Qwen/Qwen2.5-VL-3B-Instruct",
-    "qwen2.5_vl_7b": "Qwen/Qwen2.5-VL-7B-Instruct",
-    "qwen2.5-vl-7b": "Qwen/Qwen2.5-VL-7B-Instruct",
-    "qwen2.5-vl-7b-instruct": "Qwen/Qwen2.5-VL-7B-Instruct",
+    "qwen2.5_vl_3b": QWEN_3B,
+    "qwen2.5-vl-3b": QWEN_3B,
+    "qwen2.5-vl-3b-instruct": QWEN_3B,
+    "qwen2.5_vl_7b": QWEN_7B,
+    "qwen2.5-vl-7b": QWEN_7B,
+    "qwen2.5-vl-7b-instruct": QWEN_7B,
 }
-# How a sampler is spelled in file names.
-SAMPLER_FILE_NAMES: dict[str, str] = {
-    "rand": "RandSampler",
-    "text-sim": "TextSimSampler",
-    "img-sim": "ImgSimSampler",
-    "mix": "MixSampler",
-}
+NORMALIZATION_ALIASES = {"rank_normalize": "rank", "z-score": "z_score"}
 
-
-# The original's system turn (its configs/infer_model/qwen2.5_vl_3B.yaml), to the character.
+# The system message of Lever-Plus (its configs/infer_model/qwen2.5_vl_3B.yaml), to the character.
 LEVER_PLUS_SYSTEM_PROMPT = (
     "In the upcoming task, you will see four sets of dialogues, each containing two roles: user and assistant. The "
     "user is the questioner, who provides an image and asks a question based on it; the assistant is the responder, "
@@ -53,13 +54,7 @@ LEVER_PLUS_SYSTEM_PROMPT = (
     "must not exceed three tokens either."
 )
 
-
-CLIP_B32 = "openai/clip-vit-base-patch32"
-CLIP_L14 = "openai/clip-vit-large-patch14"
-VLM_ENCODER = "vlm"
-
-
-# What `preset` sets, where it is not set by itself: specification §1.1, §2, §3, §7.2.
+# The defaults that a preset changes: what is given overrides them.
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "icdsel": {},
     "lever-plus": {
@@ -82,7 +77,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 class Recipe(BaseModel):
-    """What the two recipes differ in: the network's defaults and the rules of GRPO."""
+    """How the two recipes differ: defaults of settings of the same names, and the rules of GRPO."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -93,7 +88,7 @@ class Recipe(BaseModel):
     attn_dropout: float
     rce_over: Literal["group", "pool"]
     old_log_probs: Literal["before-rce", "before-grpo"]
-    """When GRPO's old log-probs are taken."""
+    """When GRPO's old log-probs are computed."""
     advantage_over: Literal["group", "top-k"]
     """Advantages over the whole group, or over its best 3 (first epoch) or 5 pointers."""
     dropout_in_ratio: bool

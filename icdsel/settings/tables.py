@@ -1,77 +1,37 @@
-"""Every setting of icdsel: its default, its bounds and what it means, in one place. Loads no torch.
+"""The tables of resolved settings: every setting with its type, bounds, default and help text. Loads no torch.
 
-A value comes from, in this order: a flag on the command line, an `ICDSEL_<TABLE>_<NAME>` variable,
-`icdsel.toml` in the working directory, the default below. Unknown keys are errors.
+A default that depends on settings of other tables (preset, dataset, model) is filled in by `loading.resolve`. A table
+that is constructed by itself has the defaults of the bundled world. Unknown names are errors.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
-from pydantic_settings import (
-    NoDecode,
+
+from icdsel.settings.presets import (
+    CLIP_B32,
+    CLIP_L14,
+    DATASET_ALIASES,
+    MODEL_ALIASES,
+    NORMALIZATION_ALIASES,
+    RECIPES,
+    RETIRED_MODES,
+    SAMPLER_ALIASES,
+    TINY_VLM,
+    VLM_ENCODER,
+    WORLD,
 )
-
-from icdsel.settings.presets import DATASET_ALIASES, MODEL_ALIASES, RECIPES, RETIRED_MODES, SAMPLER_ALIASES, WORLD
-
-Sampler = Literal["rand", "text-sim", "img-sim", "mix"]
-Metric = Literal["official", "openflamingo", "lemmatised"]
-RewardMode = Literal[
-    "hard_plus_soft",
-    "hard_plus_soft_v2",
-    "separated",
-    "hard_only",
-    "soft_only",
-    "hard01_plus_gtprob",
-    "hard01_plus_gtprob_separated",
-    "hard_plus_gtprob_plus_rel",
-]
-Selector = Literal[
-    "policy",
-    "zero-shot",
-    "random",
-    "nearest-image",
-    "nearest-question",
-    "nearest-both",
-    "nearest-both-all",
-    "majority",
-    "oracle",
-]
-
-
-def _alias(names: Mapping[str, str]) -> BeforeValidator:
-    return BeforeValidator(lambda value: names.get(value.lower(), value) if isinstance(value, str) else value)
-
-
-def _split(value: object) -> object:
-    """`1,2,3` and `[1, 2, 3]` (as text) are lists too."""
-    if isinstance(value, str):
-        return [part.strip() for part in value.strip("[] ").split(",") if part.strip()]
-    return list(value) if isinstance(value, tuple | set) else value
-
-
-def _named(path: object) -> object:
-    if path == "":  # which Python takes for the working directory
-        raise ValueError("it is empty: name a file or folder")
-    return path
-
-
-Place = Annotated[Path, BeforeValidator(_named)]
-PositivePenalty = Annotated[float, Field(gt=0)] | Literal["model"]
-PoolSize = Annotated[int, Field(ge=1)] | Literal["all"]
-Ints = Annotated[tuple[int, ...], NoDecode, BeforeValidator(_split)]
-Floats = Annotated[tuple[float, ...], NoDecode, BeforeValidator(_split)]
-Paths = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split)]
-Selectors = Annotated[tuple[Selector, ...], NoDecode, BeforeValidator(_split)]
+from icdsel.settings.values import Choice, Floats, Ints, Place, PoolSize, PositivePenalty, Separated, alias
 
 
 def _not_flamingo(model: object) -> object:
     if isinstance(model, str) and re.search(r"flamingo|idefics-?(9|80)b|idefics_?v?1\b", model, re.IGNORECASE):
         raise ValueError(
-            "Flamingo and the first IDEFICS are not supported (they need libraries that are no longer kept); use "
-            "qwen2.5-vl-3b, or another model of today with --model, such as HuggingFaceTB/SmolVLM-Instruct"
+            "Flamingo and the first IDEFICS are not supported (they need libraries that are no longer maintained); "
+            "use qwen2.5-vl-3b, or another current model, such as --model HuggingFaceTB/SmolVLM-Instruct"
         )
     return model
 
@@ -82,125 +42,142 @@ def _not_retired(mode: object) -> object:
     return mode
 
 
+def _names_a_folder(dataset: str) -> str:
+    if dataset.endswith(".jsonl") and Path(dataset).stem in ("", ".", ".."):
+        raise ValueError("the results folder has the file's name without .jsonl, which would be empty or dots: rename")
+    return dataset
+
+
+Sampler = Annotated[str, Choice("sampler"), alias(SAMPLER_ALIASES)]
+Metric = Annotated[str, Choice("metric")]
+PromptLayout = Annotated[str, Choice("prompt layout")]
+RewardMode = Annotated[str, Choice("reward mode"), BeforeValidator(_not_retired)]
+Normalization = Annotated[str, Choice("normalization"), alias(NORMALIZATION_ALIASES)]
+Selector = Annotated[str, Choice("selector")]
+
+
 class Table(BaseModel):
-    """A table of settings; unknown keys are refused."""
+    """A table of settings. `model_fields_set` has the names of the settings that were given."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
     )
+    MACHINE: ClassVar[tuple[str, ...]] = ()
+    """Settings that change no result: where work is done, what it may use, what is shown of it."""
 
     @model_validator(mode="after")
     def _can_be_written(self) -> Self:
         for name, value in self:
             if isinstance(value, int) and not -(2**63) <= value < 2**63:
-                raise ValueError(f"{name} is beyond 64 bits")
+                raise ValueError(f"{name} does not fit into 64 bits")
             if isinstance(value, str | Path) and "\0" in str(value):
-                raise ValueError(f"{name} holds a zero byte")
+                raise ValueError(f"{name} contains a null byte")
         return self
 
 
-def _names_a_folder(dataset: str) -> str:
-    if dataset.endswith(".jsonl") and Path(dataset).stem in ("", ".", ".."):
-        raise ValueError("results lie in a folder of the file's name without .jsonl, which that would be none of")
-    return dataset
-
-
 class DataSettings(Table):
-    """Which examples, which pools, and where files lie."""
+    """The dataset, the candidate pools, and where files are."""
 
     preset: Literal["icdsel", "lever-plus"] = "icdsel"
-    """Everything as icdsel does it, or answers, pools, prompts, decoding, metric and training as Lever-Plus."""
-    dataset: Annotated[str, _alias(DATASET_ALIASES), AfterValidator(_names_a_folder)] = WORLD
-    """`world` (bundled), `okvqa`, `vqav2`, a file of JSON lines (`my.jsonl`), or a hub name (`hub:owner/name`)."""
+    """Defaults of icdsel, or of Lever-Plus for answers, pools, prompts, decoding, metric and training."""
+    dataset: Annotated[str, alias(DATASET_ALIASES), AfterValidator(_names_a_folder)] = WORLD
+    """`world` (bundled), `okvqa`, `vqav2`, a JSON Lines file (`my.jsonl`), or a dataset on Hugging Face
+    (`hub:owner/name`)."""
     data_dir: Place = Path("data")
-    """Folder that holds the dataset's question and annotation files; the bundled world is written here."""
+    """Folder of the dataset's question and annotation files; the bundled world is written to it."""
     image_dir: Place | None = None
-    """Folder that holds the images, where they do not lie with the questions."""
+    """Folder of the images. [the folder of the questions]"""
     on_image_error: Literal["stop", "skip"] = "stop"
-    """Whether a missing or damaged image stops the run, or its examples are counted and left out."""
+    """On a missing or damaged image, stop the run, or skip the image's examples and count them."""
     max_image_pixels: int = Field(65_000_000, ge=1)
-    """Images of more pixels than this are refused as damaged (decompression bombs)."""
+    """Images with more pixels are rejected as damaged, to protect against decompression bombs."""
     shown_answer: Literal["raw", "stemmed"] = "raw"
-    """What a demonstration answers in OK-VQA: what people wrote, or the stemmed form. [stemmed under lever-plus]"""
+    """Answers of OK-VQA demonstrations: as annotated, or stemmed."""
     metric: Metric = "official"
-    """VQA accuracy: the official code's, OpenFlamingo's, or with lemmatised predictions. [by preset]"""
+    """VQA accuracy of the official evaluation code, of OpenFlamingo, or with lemmatised predictions."""
     results_dir: Place = Path("results")
-    """Folder under which everything is written."""
-    sampler: Annotated[Sampler, _alias(SAMPLER_ALIASES)] = "rand"
-    """How a query's candidate pool is drawn: at random, by text or image similarity, or a mix (32/16/16)."""
+    """Folder for all results."""
+    sampler: Sampler = "rand"
+    """How a query's candidate pool is drawn: at random, by text or image similarity, or a mix of the three."""
     pool_size: PoolSize = 64
-    """Candidates in a query's pool; `all` makes the whole training split one pool that all queries share."""
+    """Candidates in a query's pool; `all` makes the whole training split one pool, shared by all queries."""
     pool_rules: Literal["icdsel", "lever-plus"] = "icdsel"
-    """How pools of training queries are drawn: each for itself, or to the number as Lever-Plus. [by preset]"""
+    """How pools of training queries are drawn: independently of one another, or exactly as in Lever-Plus."""
     exclude_same_image: bool = True
-    """Keep examples that show the query's own image out of its pool. [false under lever-plus]"""
+    """Exclude examples of the query's own image from its pool."""
     embed: Literal["both", "image", "question"] = "both"
-    """What the selector sees of an example: image and question, or one of them."""
-    encoder: str | None = None
-    """What embeds examples: `vlm` (the VLM's own features) or a CLIP-like model's name or folder.
-    [`vlm` on the world or with the tiny VLM, else openai/clip-vit-base-patch32]"""
-    sampler_encoder: str | None = None
-    """The encoder of samplers and nearest neighbours. [the encoder; CLIP ViT-L/14 under lever-plus]"""
+    """What the policy's embedding of an example covers: image and question, or one of them."""
+    encoder: str = Field(default_factory=lambda data: VLM_ENCODER if data["dataset"] == WORLD else CLIP_B32)
+    """Encoder of the policy's embeddings: `vlm` (the VLM's own features), or the name or folder of a CLIP-like model.
+    [`vlm` for the bundled world or the tiny VLM, else openai/clip-vit-base-patch32]"""
+    sampler_encoder: str = Field(
+        default_factory=lambda data: (
+            CLIP_L14 if data["preset"] == "lever-plus" and data["encoder"] != VLM_ENCODER else data["encoder"]
+        )
+    )
+    """Encoder of the embeddings that samplers and nearest neighbours compare.
+    [the encoder; with preset lever-plus CLIP ViT-L/14, unless the encoder is `vlm`]"""
     train_embeddings: Place | None = None
-    """Vectors of the training split to use as they are: the original's `query_embeddings.pt`, or safetensors."""
+    """File of precomputed embeddings of the training split: Lever-Plus's `query_embeddings.pt`, or safetensors."""
     seed: int = Field(42, ge=0)
-    """The one seed that decides everything that is drawn."""
+    """Seed of all random choices."""
 
 
 class VlmSettings(Table):
-    """The vision-language model that is asked, and how it is asked."""
+    """The vision-language model (VLM), its prompts and its limits."""
 
     MACHINE: ClassVar = (
         *("device", "batch_tokens", "max_failed", "call_timeout"),
         *("image_cache_mb", "image_cache_dir", "image_cache_disk_mb"),
     )
-    """The settings of where the model runs, what it may use and remember: answers do not depend on them."""
 
-    model: Annotated[str | None, _alias(MODEL_ALIASES), BeforeValidator(_not_flamingo)] = None
-    """A name (`tiny-vlm`, `qwen2.5-vl-3b`), a Hugging Face name or a folder. [by dataset]"""
+    model: Annotated[str, alias(MODEL_ALIASES), BeforeValidator(_not_flamingo)] = TINY_VLM
+    """`tiny-vlm`, a short name such as `qwen2.5-vl-3b`, a Hugging Face name, or a folder.
+    [tiny-vlm for the bundled world, else qwen2.5-vl-3b]"""
     trust_remote_code: bool = False
-    """Run the Python code that comes with the model, as you would a program: it can do whatever you can."""
+    """Run the Python code that comes with the model. It can do anything that you can do."""
     device: str = "auto"
-    """`auto`, `cpu`, `cuda` or `cuda:0`."""
+    """Device of the VLM: `cpu`, `cuda` or `cuda:0`; `auto` is the GPU if there is one."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Arithmetic of the VLM; `auto` is bfloat16 on a GPU and float32 on a CPU."""
+    """Data type of the VLM; `auto` is bfloat16 on a GPU and float32 on a CPU."""
     system_prompt: str = "Answer the last question with one word or a short phrase, like any answers shown before it."
-    """The system turn; empty leaves it to the model's own chat template."""
+    """System message; if empty, the model's chat template decides."""
     icd_template: str = "Question:{question} Short answer:{answer}"
-    """The text of a demonstration."""
+    """Text of a demonstration."""
     query_template: str = "Question:{question} Short answer:"
-    """The text of the query."""
-    layout: Literal["one-turn", "turns"] = "one-turn"
-    """Demonstrations and query in one user turn, or as turns of a conversation."""
+    """Text of the query."""
+    layout: PromptLayout = "one-turn"
+    """Demonstrations and query in one user turn, or as separate turns of a conversation."""
     max_new_tokens: int = Field(5, ge=1)
-    """Longest answer, in tokens."""
+    """Maximum length of an answer, in tokens."""
     num_beams: int = Field(1, ge=1, le=16)
-    """Beams of the answer's search; 1 is greedy. [3 under lever-plus]"""
+    """Beams of the beam search for an answer; 1 is greedy decoding."""
     length_penalty: float = 1.0
-    """Exponent of the length that a beam's log-prob is divided by. [0 under lever-plus]"""
+    """Exponent of the length by which a beam's log-probability is divided."""
     repetition_penalty: PositivePenalty = 1.0
-    """Penalty of tokens that the prompt or the answer holds; `model` takes the model's own. [by preset]"""
+    """Penalty for tokens that the prompt or the answer already contains; `model` uses the model's own value."""
     clean_answers: Literal["strip", "lever-plus"] = "strip"
-    """What is done to an answer: spaces stripped, or cut at words and commas as Lever-Plus does. [by preset]"""
+    """Postprocessing of answers: strip spaces, or cut at certain words and commas as in Lever-Plus."""
     min_pixels: int | None = Field(None, ge=1)
-    """Images are enlarged to at least this many pixels. [by the model's processor]"""
+    """Images with fewer pixels are enlarged. [the limit of the model's processor]"""
     max_pixels: int | None = Field(None, ge=1)
-    """Images are shrunk to at most this many pixels. [by the model's processor]"""
+    """Images with more pixels are shrunk. [the limit of the model's processor]"""
     batch_tokens: int = Field(16_384, ge=1)
-    """Tokens of prompts that the VLM reads at once; less needs less memory, answers stay the same."""
+    """Maximum number of prompt tokens in a batch. Fewer need less memory; the answers stay the same."""
     max_failed: float = Field(0.1, ge=0, le=1)
-    """Share of calls that may fail; the run stops where it is more, and what was finished is kept."""
+    """Share of VLM calls that may fail. If more fail, the run stops; finished work is kept."""
     call_timeout: float = Field(1800, ge=0.01, le=1e7)
-    """Seconds that prompts which are read at once may take; then each is tried alone, and what hangs has failed."""
+    """Timeout per batch, in seconds. On timeout the prompts are retried one by one; one that times out again counts as
+    failed."""
     image_cache_mb: int = Field(1024, ge=0)
-    """Memory for the visual features of images already seen."""
+    """Memory for the features of images that were encoded before, in MB."""
     image_cache_dir: Place | None = None
-    """Folder that keeps the features which memory has no room for, also for later runs. [none: they are made again]"""
+    """Folder for image features that do not fit into memory, also for later runs. Without it they are recomputed."""
     image_cache_disk_mb: int = Field(20_480, ge=0)
-    """What is written there at most."""
+    """Maximum size of that folder, in MB."""
 
     @model_validator(mode="after")
-    def _templates_ask(self) -> Self:
+    def _is_consistent(self) -> Self:
         for name in ("icd_template", "query_template"):
             if "{question}" not in getattr(self, name):
                 raise ValueError(f"{name} must contain {{question}}")
@@ -212,72 +189,75 @@ class VlmSettings(Table):
 
 
 class ProposalSettings(Table):
-    """Which pointers are tried for a query."""
+    """The pointers (sequences of ICDs) that are proposed for a query."""
 
-    queries: int | None = Field(None, ge=2)
+    queries: int = Field(800, ge=2)
     """Training queries to score. [800; 5000 for vqav2]"""
     query_split: Literal["train", "tuning", "validation"] = Field("train", json_schema_extra={"flag": "--split"})
-    """Split that the queries come from; candidates always come from the training split."""
+    """Split of the queries; candidates always come from the training split."""
     shots: int = Field(2, ge=1, le=16, json_schema_extra={"flag": "--pointer-shots"})
     """ICDs in a pointer."""
     beam: int = Field(5, ge=0)
-    """Pointers from a beam search."""
+    """Pointers proposed by beam search."""
     samples: int = Field(2, ge=0)
     """Pointers sampled at each temperature."""
     temperatures: Floats = (1.0, 1.3)
     """Temperatures of the sampled pointers."""
     retrieval: int = Field(5, ge=0)
-    """Pointers of nearest neighbours, of consecutive ranks."""
+    """Pointers of nearest neighbours with consecutive ranks."""
     random: int = Field(1, ge=0)
     """Pointers drawn at random."""
     init: Place | None = None
-    """Checkpoint whose policy proposes; without one the cosine of the embeddings does."""
+    """Checkpoint of a policy that proposes pointers, instead of the cosine similarity of the embeddings."""
 
     @model_validator(mode="after")
-    def _something_to_try(self) -> Self:
+    def _is_consistent(self) -> Self:
         if any(not temperature > 0 for temperature in self.temperatures):
             raise ValueError("temperatures must be above 0")
         if self.beam + self.samples * len(self.temperatures) + self.retrieval + self.random == 0:
-            raise ValueError("no pointer is asked for: set beam, samples, retrieval or random above 0")
+            raise ValueError("no pointer would be proposed: set beam, samples, retrieval or random above 0")
         return self
 
 
 class RewardSettings(Table):
-    """How a reward is made of what the VLM answered."""
+    """How a pointer's reward is computed from the VLM's answer."""
 
-    mode: Annotated[RewardMode, BeforeValidator(_not_retired)] = Field(
-        "hard_plus_soft", json_schema_extra={"flag": "--reward-mode"}
-    )
-    """How a reward is made of hard and soft correctness."""
+    mode: RewardMode = Field("hard_plus_soft", json_schema_extra={"flag": "--reward-mode"})
+    """How a reward is computed from hard and soft correctness."""
     hard_weight: float = Field(1.0, ge=0)
     """Weight of hard correctness (accuracy above 0)."""
     soft_weight: float = Field(1.0, ge=0)
-    """Weight of soft correctness (the VQA accuracy), or of the right answer's probability."""
+    """Weight of soft correctness: the VQA accuracy, or the probability of the correct answer."""
     rel_weight: float = Field(0.1, ge=0)
-    """Weight of relevance, in the mode that has it."""
-    normalization: Annotated[
-        Literal["z_score_clamp", "z_score", "rank"], _alias({"rank_normalize": "rank", "z-score": "z_score"})
-    ] = Field("z_score_clamp", json_schema_extra={"flag": "--reward-normalization"})
-    """How rewards are normalised within a query, where they are."""
+    """Weight of relevance, in the reward modes that use it."""
+    normalization: Normalization = Field("z_score_clamp", json_schema_extra={"flag": "--reward-normalization"})
+    """How rewards are normalized within a query, where normalized rewards are used."""
     clamp: float = Field(3.0, gt=0, json_schema_extra={"flag": "--reward-clamp"})
     """Bound of a clamped z-score."""
     skip_fallback: bool = True
-    """Leave out candidates of Lever-Plus that were scored by matching strings, not by the VQA accuracy."""
+    """Skip candidates of Lever-Plus that were scored by string matching instead of VQA accuracy."""
     require_correct: bool = False
-    """Train only on queries with a pointer that was answered correctly."""
+    """Train only on queries with at least one correctly answered pointer."""
     accept_unsound: bool = False
-    """Take RL data of Lever-Plus that were made up or asked without the demonstrations' answers."""
+    """Accept RL data of Lever-Plus that were made up, or scored without the demonstrations' answers."""
+
+
+def _by_recipe(name: str) -> Callable[[dict[str, Any]], Any]:
+    """The default of a setting that the recipe decides."""
+    return lambda train: getattr(RECIPES[train["recipe"]], name)
 
 
 class TrainSettings(Table):
     """The pointer network and its training."""
 
+    MACHINE: ClassVar = ("device", "tensorboard")
+
     recipe: Literal["icdsel", "lever-plus"] = "icdsel"
-    """The corrected training and a better network, or the original's, to the number."""
+    """Corrected training and a better network, or an exact reproduction of Lever-Plus."""
     rce_epochs: int = Field(5, ge=0)
-    """Epochs of reward-weighted cross-entropy."""
+    """Epochs of reward-weighted cross-entropy (RCE)."""
     grpo_epochs: int = Field(0, ge=0)
-    """Epochs of GRPO after it (0: RCE only, the baseline)."""
+    """Epochs of GRPO after RCE; 0 trains with RCE alone, the baseline."""
     batch_size: int = Field(1, ge=1)
     """Queries per step."""
     rce_lr: float = Field(1e-4, gt=0)
@@ -285,99 +265,89 @@ class TrainSettings(Table):
     grpo_lr: float = Field(5e-6, gt=0)
     """Learning rate of GRPO."""
     kl_beta: float = Field(0.15, ge=0)
-    """Weight of the KL term."""
+    """Weight of the KL term of GRPO."""
     online: bool = False
-    """GRPO samples pointers from the policy as it learns, and has the VLM score those that are new."""
+    """In GRPO, sample pointers from the current policy and have the VLM score the new ones."""
     online_samples: int = Field(8, ge=1)
-    """Pointers that `online` samples for each query in every epoch."""
+    """Pointers sampled per query and epoch with --online."""
     vlm_budget: int | None = Field(None, ge=0)
-    """VLM calls that `online` may make at most. [epochs × queries × samples]"""
+    """Maximum number of VLM calls with --online. [epochs × queries × samples]"""
     num_layers: int = Field(1, ge=1, le=8)
     """Cross-attention layers."""
     rce_normalized_reward: bool = False
-    """RCE weights from rewards normalised per query instead of raw ones."""
+    """Weight RCE by rewards that are normalized per query, instead of raw rewards."""
     freeze_backbone: bool = False
-    """GRPO trains only the pointer head; the projections stay fixed."""
-    rce_over: Literal["group", "pool"] | None = None
-    """What RCE normalises the policy over: the query's scored pointers, or its whole pool. [by recipe]"""
+    """In GRPO, train only the pointer head and keep the projections fixed."""
+    rce_over: Literal["group", "pool"] = Field(default_factory=_by_recipe("rce_over"))
+    """What RCE normalizes the policy over: a query's scored pointers, or its whole pool."""
     rce_temp_start: float = Field(2.0, gt=0)
-    """RCE's temperature at the first step."""
+    """Temperature of RCE at the first step."""
     rce_temp_end: float = Field(0.5, gt=0)
-    """RCE's temperature at the last step."""
+    """Temperature of RCE at the last step."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Label smoothing of RCE."""
     clip_epsilon: float = Field(0.2, gt=0)
-    """Clip range of GRPO's ratio."""
+    """Clip range of GRPO's probability ratio."""
     hidden_dim: int = Field(256, ge=1)
-    """Width of the pointer network."""
-    num_heads: int | None = Field(None, ge=1)
-    """Attention heads. [by recipe]"""
-    tower: int | None = Field(None, ge=0)
-    """Width of the tower that queries and candidates share; 0 for the original's two projections. [by recipe]"""
-    gate: bool | None = None
-    """Whether a chosen ICD changes the query's state. [by recipe]"""
-    dropout: float | None = Field(None, ge=0, lt=1)
-    """Dropout before the projections. [by recipe]"""
-    attn_dropout: float | None = Field(None, ge=0, lt=1)
-    """Dropout in the attention. [by recipe]"""
+    """Hidden dimension of the pointer network."""
+    num_heads: int = Field(default_factory=_by_recipe("num_heads"), ge=1)
+    """Attention heads."""
+    tower: int = Field(default_factory=_by_recipe("tower"), ge=0)
+    """Width of the shared encoder of queries and candidates; 0 for the two separate projections of Lever-Plus."""
+    gate: bool = Field(default_factory=_by_recipe("gate"))
+    """Update the query's state with each selected ICD, through a gate."""
+    dropout: float = Field(default_factory=_by_recipe("dropout"), ge=0, lt=1)
+    """Dropout before the output projections."""
+    attn_dropout: float = Field(default_factory=_by_recipe("attn_dropout"), ge=0, lt=1)
+    """Dropout of the attention weights."""
     init: Place | None = None
-    """Checkpoint to start from, of icdsel or Lever-Plus."""
+    """Checkpoint to start from, of icdsel or Lever-Plus, instead of a new network."""
     warm_start: Place | None = None
-    """Lever-Plus's InfoScore data (its `generate_data.py`), whose beams are imitated before RCE."""
+    """InfoScore data of Lever-Plus (from its `generate_data.py`), whose beams are imitated before RCE."""
     warm_epochs: int = Field(5, ge=1)
     """Epochs of that imitation."""
     train_seed: int | None = Field(None, ge=0, json_schema_extra={"flag": "--train-seed"})
-    """Seed of the training alone, to repeat it on the same data. [the seed]"""
+    """Seed of the training alone, to repeat it on the same data. [the value of --seed]"""
+    device: str = Field("auto", json_schema_extra={"flag": "--train-device"})
+    """Device of the training: `cpu`, `cuda` or `cuda:0`; `auto` is the GPU if there is one."""
     tensorboard: bool = False
-    """Write the metrics of every epoch for TensorBoard too, to the run's folder."""
-
-    # What the recipe fills in.
-    by_recipe: ClassVar[tuple[str, ...]] = ("num_heads", "tower", "gate", "dropout", "attn_dropout", "rce_over")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_in_recipe(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or str(values.get("recipe", "icdsel")) not in RECIPES:
-            return values
-        recipe = RECIPES[values.get("recipe", "icdsel")]
-        filled = {name: getattr(recipe, name) for name in cls.by_recipe if values.get(name) is None}
-        return values | filled
+    """Also write each epoch's metrics for TensorBoard, to the run's folder."""
 
     @model_validator(mode="after")
-    def _possible(self) -> Self:
+    def _is_consistent(self) -> Self:
         if self.rce_epochs + self.grpo_epochs == 0:
             raise ValueError("rce_epochs and grpo_epochs are both 0: nothing would be trained")
         if self.online and not self.grpo_epochs:
-            raise ValueError("online is GRPO's: set grpo_epochs too, as in --online --grpo-epochs 5")
+            raise ValueError("online is an option of GRPO: set grpo_epochs too, as in --online --grpo-epochs 5")
         if self.online and RECIPES[self.recipe].old_log_probs == "before-rce":
             raise ValueError(f"the recipe {self.recipe} has no online GRPO: use the recipe icdsel")
-        if self.num_heads and self.hidden_dim % self.num_heads:
+        if self.hidden_dim % self.num_heads:
             raise ValueError(f"hidden_dim ({self.hidden_dim}) must be a multiple of num_heads ({self.num_heads})")
         return self
 
 
 class InferSettings(Table):
-    """Which queries are answered, by which selectors."""
+    """Which queries are answered, and by which selectors."""
 
     n: int = 100
     """Queries to answer; -1 for all."""
     shots: Ints = (1, 2, 3, 4)
     """Numbers of ICDs to show."""
-    selector: Selectors = ("policy",)
-    """Who chooses the ICDs (several with commas)."""
+    selector: Annotated[tuple[Selector, ...], Separated] = ("policy",)
+    """Selectors that choose the ICDs."""
     subset: Literal["first", "random"] = "first"
-    """The first n queries by question_id, or n drawn with the seed."""
+    """Which n queries: the first by question_id, or a random sample drawn with the seed."""
     split: Literal["validation", "tuning"] = "validation"
-    """Split that the queries come from."""
+    """Split of the queries."""
     random_seed: int | None = Field(None, ge=0)
-    """Seed of the selector `random`. [the seed]"""
+    """Seed of the selector `random`. [the value of --seed]"""
 
     @model_validator(mode="after")
-    def _asks_something(self) -> Self:
+    def _is_consistent(self) -> Self:
         if self.n == 0 or self.n < -1:
             raise ValueError(f"n is {self.n}: give the number of queries, or -1 for all")
         if not self.shots or min(self.shots) < 1 or len(set(self.shots)) < len(self.shots):
-            raise ValueError("shots must be different numbers of 1 or more; 0 shots is the selector zero-shot")
+            raise ValueError("shots must be distinct numbers of 1 or more; for 0 shots use the selector zero-shot")
         if not self.selector:
             raise ValueError("no selector is named")
         return self

@@ -92,9 +92,7 @@ def train(
     require_files(settings, rl_data_files)
     if settings.train.tensorboard:
         require_tensorboard()
-    usual = settings.usual()["train"]
-    assert isinstance(usual, TrainSettings)
-    start = network_to_start_from(settings.train, usual)
+    start = network_to_start_from(settings.train)
     session = session.under(settings) if session else open_session(settings)
     table = session.embeddings.to(session.vlm.device)
     seed = settings.data.seed if settings.train.train_seed is None else settings.train.train_seed
@@ -106,7 +104,7 @@ def train(
         made = generate(settings, overwrite=overwrite, session=session)
         files, failed = [made.path], 0 if known else made.failed
     with unchanged(*files, settings.train.init, settings.train.warm_start):
-        start = network_to_start_from(settings.train, usual)  # as it is now: scoring may have taken hours
+        start = network_to_start_from(settings.train)  # as it is now: scoring may have taken hours
         train_part, validation_part = split_groups(read_groups(files, session, settings.reward))
         warm = warm_groups(session, settings.train.warm_start) if settings.train.warm_start else None
         inputs = run_inputs(settings, session, files)
@@ -246,7 +244,7 @@ def run_inputs(settings: Settings, session: Session, files: Sequence[Path]) -> I
     """Everything that decides what is trained."""
     init = settings.train.init
     warm = settings.train.warm_start
-    silent = ["train.init", "train.warm_start", "train.tensorboard"]
+    silent = ["train.init", "train.warm_start"]
     inputs = identity(settings, "data", "reward", "train", leave_out=silent)
     if settings.train.online:
         inputs |= identity(settings, "vlm") | {"scorer": SCORER_VERSION}
@@ -261,31 +259,26 @@ def run_inputs(settings: Settings, session: Session, files: Sequence[Path]) -> I
     )
 
 
-def network_to_start_from(settings: TrainSettings, usual: TrainSettings) -> PointerNetwork | None:
-    """The network of `--init`, with the dropouts of the settings; None where nothing is named.
+def network_to_start_from(settings: TrainSettings) -> PointerNetwork | None:
+    """The network of `--init`, with the dropouts of the settings; None if no checkpoint is named.
 
-    Its sizes are the checkpoint's. A size that was asked for and is another is a mistake.
-
-    Args:
-        settings: The settings of the training.
-        usual: What they would be if nothing was said.
+    Its sizes are the checkpoint's.
 
     Raises:
-        CheckpointError: the checkpoint cannot be read, or has other sizes than those asked for.
+        CheckpointError: The checkpoint cannot be read, or a size was given that differs from the checkpoint's.
     """
     if settings.init is None:
         return None
     start = load_policy(settings.init)
-    sizes = ("hidden_dim", "num_layers", "num_heads", "tower", "gate")
-    asked = [name for name in sizes if getattr(settings, name) != getattr(usual, name)]
-    other = [name for name in asked if getattr(settings, name) != getattr(start.config, name)]
+    given = settings.model_fields_set & {"hidden_dim", "num_layers", "num_heads", "tower", "gate"}
+    fields = TrainSettings.model_fields
+    other = [name for name in fields if name in given and getattr(settings, name) != getattr(start.config, name)]
     if other:
-        told = ", ".join(f"{name} {getattr(start.config, name)}" for name in other)
-        flags = ", ".join(flag(name, TrainSettings.model_fields[name]) for name in other)
+        sizes = ", ".join(f"{name} {getattr(start.config, name)}" for name in other)
+        flags = ", ".join(flag(name, fields[name]) for name in other)
         raise CheckpointError(
-            f"--init {settings.init} is a network of {told}, another was asked for: leave out {flags}"
+            f"--init {settings.init} is a network with {sizes}, unlike the settings: leave out {flags}"
         )
-    assert settings.dropout is not None and settings.attn_dropout is not None  # by recipe
     config = replace(start.config, dropout=settings.dropout, attn_dropout=settings.attn_dropout)
     network = PointerNetwork(config)
     network.load_state_dict(start.state_dict())

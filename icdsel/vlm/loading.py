@@ -70,7 +70,7 @@ def load_vlm(settings: VlmSettings, max_image_pixels: int) -> Vlm:
     from icdsel.vlm.any_vlm import OtherVlm
     from icdsel.vlm.qwen_vl import QwenVl
 
-    name = settings.model or TINY_VLM
+    name = settings.model
     device = resolve_device(settings.device)
     dtype = resolve_dtype(settings.dtype, device)
     try:

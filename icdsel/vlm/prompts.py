@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 Message = dict[str, Any]
 
@@ -30,7 +30,7 @@ class PromptStyle:
     system: str
     icd_template: str
     query_template: str
-    layout: Literal["one-turn", "turns"] = "one-turn"
+    layout: str = "one-turn"
 
 
 def _user(example: Shown, text: str) -> list[Message]:

@@ -31,7 +31,7 @@ COMMANDS = (
     ("infer", "--n", 40, "--shots", "1", "--selector", "policy,random"),
     ("convert", "rce_epoch1.pt"),
 )
-GOES_ON = "What was finished is kept: give the same command again to go on"
+GOES_ON = "Finished work is kept: run the same command again to resume"
 
 
 class Place:
@@ -157,7 +157,7 @@ def test_a_dataset_that_vanishes(begun: Place, whole: Place):
             assert [begun.run(before)[0] for before in COMMANDS[:2]] == [0, 0]
         code, said = begun.run(words, partial(vanish, images))
         images.with_name("elsewhere").rename(images)
-        assert code == 1 and "is missing. What was finished is kept: give the same command again" in said, said
+        assert code == 1 and "is missing. Finished work is kept: run the same command again" in said, said
         assert "VLM calls failed, more than --max-failed 0.1 allows" in said and "Traceback" not in said
     goes_on_to_the_end(begun, whole)
 
@@ -342,7 +342,7 @@ def no_room() -> None:
 def test_a_training_that_the_memory_does_not_suffice_for(begun: Place, whole: Place):
     assert begun.run(COMMANDS[0])[0] == 0
     code, said = begun.run(COMMANDS[1], no_room)
-    assert code == 1 and "the memory does not suffice: [enforce" in said and "--hidden-dim" in said, said
+    assert code == 1 and "out of memory: [enforce" in said and "--hidden-dim" in said, said
     assert GOES_ON in said and "Traceback" not in said and "and more" not in said
     goes_on_to_the_end(begun, whole)
 

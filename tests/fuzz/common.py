@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from icdsel.check.paths import UNREADABLE, check
-from icdsel.settings.loading import Settings
+from icdsel.settings.loading import settings_from
 
 DATA = Path(__file__).parents[1] / "data"
 IDS = list(range(100, 140))
@@ -36,7 +36,7 @@ def check_path(path: Path) -> None:
     """Runs `icdsel check` on one path in eight: it may list any problem, but must not fail."""
     if not path.is_dir() and path.stat().st_size % 8:
         return
-    settings = Settings.model_validate({"data": {"dataset": str(path.with_name("none.jsonl"))}})
+    settings = settings_from({"data": {"dataset": str(path.with_name("none.jsonl"))}})
     for found in check(settings, [path])[0].findings:
         assert found.problem != UNREADABLE.problem or "Error:" not in str(found.examples), found
 

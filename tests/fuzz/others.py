@@ -87,7 +87,7 @@ def use_settings(path: Path) -> None:
     os.chdir(path.parent)
     try:
         settings = load_settings({})
-        f"{settings.pair_name} {settings.dataset_dir} {settings.usual()}".encode("utf-8", "surrogatepass")
+        f"{settings.pair_name} {settings.dataset_dir} {settings.defaults()}".encode("utf-8", "surrogatepass")
     finally:
         os.chdir(before)
 

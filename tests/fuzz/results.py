@@ -20,7 +20,7 @@ from icdsel.comparison.runs import list_runs
 from icdsel.comparison.tables import screen_tables
 from icdsel.errors import RunError
 from icdsel.page.runs import _read_run
-from icdsel.settings.loading import Settings
+from icdsel.settings.loading import settings_from
 from icdsel.store.metadata import read_metadata
 from icdsel.store.reuse import Result
 
@@ -44,7 +44,7 @@ PREDICTIONS = [
     *(prediction(i, shots) for shots in (1, 2) for i in range(4)),
     {"question_id": 5, "shots": 2, "icds": [100, 101], "error": "no memory"},
 ]
-SETTINGS = Settings()
+SETTINGS = settings_from({})
 
 
 def metadata_file(**more: Any) -> dict[str, Any]:

@@ -78,11 +78,11 @@ def test_what_the_commands_made_is_in_order_and_damage_is_told(folder, tmp_path)
     assert [one["is_a"] for one in checked] == ["run", "RL data", "checkpoint", "dataset"]
     assert checked[0]["findings"] == checked[3]["findings"] == []
     assert {finding["severity"] for one in checked for finding in one["findings"]} == {"worth knowing"}
-    assert "nothing is wrong" in icdsel("check")
+    assert "no problems" in icdsel("check")
     torn = tmp_path / "torn.jsonl"
     torn.write_bytes(data.read_bytes()[:-100])
     told = icdsel("check", torn, code=1)
-    assert "must be fixed" in told and "Traceback" not in told
+    assert "errors found: " in told and "Traceback" not in told
     assert "does not exist" in icdsel("check", tmp_path / "nothing", code=2)
 
 

@@ -1,4 +1,4 @@
-"""`compare --train` in an empty folder, on the bundled world: what it does, leaves alone, and says it would do."""
+"""`icdsel experiment` in an empty folder, on the bundled world: what it does, what it keeps, and what it plans."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from icdsel.stages.train import train_policy
 from icdsel.vlm.base import Vlm
 
 VARIANTS = "rce,grpo-frozen"
-COMMAND = ("compare", "--train", VARIANTS, "--seeds", "2", "--n", "30", "--shots", "1,2")
+COMMAND = ("experiment", VARIANTS, "--seeds", "2", "--n", "30", "--shots", "1,2")
 RUNS = Path("results/world/model_cpk")
 ANSWERS = Path("results/world/infer/RandSampler_tiny-vlm")
 BASELINES = ["zero-shot", "majority", "random, seed 42", "random, seed 43", "random, seed 44"]
@@ -129,7 +129,7 @@ def test_a_dry_run_in_an_empty_folder_lists_everything_and_writes_caches_alone(t
 
 def test_an_interrupted_comparison_keeps_what_is_finished_and_the_dry_run_knows_it(told):
     assert "experiment 2 of 4: grpo-frozen, seed 42" in told["interrupted"]
-    assert "give the same command again" in told["interrupted"]
+    assert "run the same command again" in told["interrupted"]
     assert list(told["missing then"]) == STEPS[STEPS.index("grpo-frozen, seed 42: training") :]
 
 
@@ -200,6 +200,16 @@ def test_a_variant_that_is_worse_fails_where_that_is_asked_for(told, monkeypatch
     assert said.count("is worse than random") == (4 if lowered else 0)
 
 
+def test_compare_train_is_the_same_command_with_a_note(told):
+    before = made()
+    old = icdsel("compare", "--train", VARIANTS, *COMMAND[2:])
+    new = icdsel(*COMMAND)
+    note = f"compare --train is now a command of its own: icdsel experiment {VARIANTS}"
+    assert note in old and note not in new
+    assert old.replace(f"{note}\n", "") == new
+    assert made() == before
+
+
 def test_rl_data_can_be_named(told):
     made_before = made()
     own = Path("results/world/generated_data/rl_data_RandSampler_tiny-vlm.jsonl")
@@ -248,10 +258,11 @@ def test_what_exists_under_other_settings_stops_it_before_anything_is_done(told)
     ("words", "said"),
     [
         (["--train", "grpo-frozn"], "did you mean 'grpo-frozen'"),
+        (["--train", "rce,reward.mode=soft"], "variant reward.mode=soft: --reward-mode (reward.mode): unknown"),
         (["--train", "rce", "--shots", "0"], "zero-shot"),
         (["--train", "rce", "--set", "validation-30"], "leave it out with --train"),
         (["--train", "rce", "--allow-different"], "leave it out with --train"),
-        (["results/world/infer", "--train", "rce"], "PATH chooses among predictions"),
+        (["results/world/infer", "--train", "rce"], "PATH chooses among existing predictions"),
         (["--train", "rce", "--dry-run", "--json", "x.json"], "leave --json out"),
         (["--train", "rce", "--dry-run", "--html", "x.html", "--fail-if-worse"], "leave --fail-if-worse, --html out"),
         (["--train", "rce", "--rl-data", "none.jsonl"], "none.jsonl does not exist"),
@@ -264,6 +275,13 @@ def test_what_exists_under_other_settings_stops_it_before_anything_is_done(told)
 def test_mistakes_are_told_before_a_model_is_loaded(told, monkeypatch, words, said):
     monkeypatch.setattr(session, "load_vlm", refuse)
     assert said in " ".join(icdsel("compare", *words, code=2).split())
+
+
+def test_a_given_value_survives_a_variant_with_another_recipe(told):
+    heads = ("--num-heads", "4")  # which the recipe icdsel has anyway
+    icdsel("experiment", "recipe=lever-plus", "--n", "30", "--shots", "1", *heads)
+    run = json.loads((RUNS / "v3_RandSampler_tiny-vlm_lever-plus_rce-epochs-1_num-heads-4/run.json").read_text())
+    assert (run["settings"]["train"]["num_heads"], run["settings"]["train"]["tower"]) == (4, 0)
 
 
 def test_a_run_under_other_settings_moves_aside_where_asked(told):

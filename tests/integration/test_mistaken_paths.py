@@ -63,4 +63,4 @@ def test_paths_that_cannot_be_meant(words: list[str], told: str) -> None:
     Path("file").touch()
     Path("folder").mkdir()
     said = plain(icdsel(*words, code=2))
-    assert told in said and "What was finished is kept" not in said
+    assert told in said and "Finished work is kept" not in said

@@ -190,6 +190,9 @@ def test_a_start_takes_its_sizes_from_the_checkpoint(folder):
     assert load_policy(folder / "results/okvqa/model_cpk/started/rce_epoch1.pt").config.tower == 0
     told = icdsel("train", *ON, "--rl-data", "ours.jsonl", "--init", start, "--num-layers", 2, "--run", "z", code=2)
     assert "num_layers 1" in told and "--num-layers" in told
+    # 4 is the default, but it was given.
+    told = icdsel("train", *ON, "--rl-data", "ours.jsonl", "--init", start, "--num-heads", 4, "--run", "z", code=2)
+    assert "num_heads 1" in told and "--num-heads" in told
     original = Path(__file__).parents[1] / "data/rce_epoch1.pt"
     told = icdsel("train", *ON, "--rl-data", "ours.jsonl", "--init", original, "--run", "z", code=2)
     assert "width" in told and "Traceback" not in told

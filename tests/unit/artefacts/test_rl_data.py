@@ -10,7 +10,7 @@ from icdsel.artefacts.candidates import accuracies, prediction_of, score_candida
 from icdsel.artefacts.rl_data import read_rl_data
 from icdsel.errors import RlDataError
 from icdsel.records import Answer, Example, Proposal
-from icdsel.settings.loading import Settings
+from icdsel.settings.loading import settings_from
 from icdsel.settings.tables import VlmSettings
 from icdsel.stages.convert_rl_data import convert
 from icdsel.tasks.vqa import answer_weights
@@ -24,7 +24,7 @@ def test_data_are_not_replaced_by_their_conversion(tmp_path):
     path = tmp_path / "rl.jsonl"
     path.write_text("{}\n")
     with pytest.raises(RlDataError, match="is the file to be converted"):
-        convert(Settings(), path, path)
+        convert(settings_from({}), path, path)
     assert path.read_text() == "{}\n"
 
 
@@ -43,7 +43,7 @@ def test_what_no_training_would_take_is_not_converted(tmp_path, candidate, told)
     failed = {"pointer": [11, 13], "eval_failed": True, "error": "out of memory"}  # which stays, marked
     path.write_text(line([failed]) + line([failed, candidate]))
     with pytest.raises(RlDataError, match=told):
-        convert(Settings(), path)
+        convert(settings_from({}), path)
     assert [*tmp_path.iterdir()] == [path]
 
 

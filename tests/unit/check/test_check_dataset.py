@@ -16,7 +16,7 @@ from icdsel.check import dataset as kinds
 from icdsel.check.findings import Checked, Findings, Kind
 from icdsel.check.paths import check
 from icdsel.records import Example
-from icdsel.settings.loading import Settings
+from icdsel.settings.loading import settings_from
 
 TEN = ["cat"] * 9 + ["dog"]
 
@@ -39,7 +39,7 @@ def checked(folder: Path, *lines: Any, images: bool = False, draw: bool = True) 
             picture(folder / record["image"], sum(map(ord, record["image"])))
     path = folder / "set.jsonl"
     path.write_text("".join((one if isinstance(one, str) else json.dumps(one)) + "\n" for one in records))
-    [found] = check(Settings(), [path], images)
+    [found] = check(settings_from({}), [path], images)
     return found
 
 
@@ -161,17 +161,17 @@ def test_records_of_a_database_begin_with_its_own_id(tmp_path):
     """They were taken for Lever-Plus's RL data."""
     path = tmp_path / "set.jsonl"
     path.write_text("".join(json.dumps({"_id": {"$oid": "5f"}} | line(i)) + "\n" for i in range(2)))
-    assert check(Settings(), [path])[0].is_a == "dataset"
+    assert check(settings_from({}), [path])[0].is_a == "dataset"
     preprocessed = tmp_path / "vqav2_mscoco_train2014.json"
     preprocessed.write_text(json.dumps({"_meta": 1, "annotations": []}))
-    assert check(Settings(), [preprocessed])[0].is_a == "dataset"
+    assert check(settings_from({}), [preprocessed])[0].is_a == "dataset"
 
 
 @pytest.mark.parametrize("content", [b"", b"\n  \n", b"\xef\xbb\xbf\n"])
 @pytest.mark.parametrize("name", ["set.jsonl", "rl_data_RandSampler_tiny-vlm.jsonl"])
 def test_a_file_that_holds_nothing(tmp_path, name: str, content: bytes):
     (tmp_path / name).write_bytes(content)
-    [found] = check(Settings(), [tmp_path / name])
+    [found] = check(settings_from({}), [tmp_path / name])
     assert counts(found) == {kinds.EMPTY.problem: 1} and found.must_be_fixed == 1
 
 
@@ -179,9 +179,9 @@ def test_missing_splits_and_files(tmp_path):
     path = tmp_path / "set.jsonl"
     path.write_text(json.dumps(line(3, split="test")) + "\n")
     picture(tmp_path / "3.png", 3)
-    [found] = check(Settings(), [path])
+    [found] = check(settings_from({}), [path])
     assert counts(found) == {kinds.NO_SPLIT.problem: 1, kinds.NO_VALIDATION.problem: 1}
-    [found] = check(Settings(data={"dataset": "okvqa", "data_dir": tmp_path}))
+    [found] = check(settings_from({"data": {"dataset": "okvqa", "data_dir": tmp_path}}))
     assert counts(found) == {kinds.UNREADABLE.problem: 2}  # both splits
 
 
@@ -198,7 +198,7 @@ def test_official_files_are_recognised_by_their_names_and_read_to_the_end(tmp_pa
         for i in (0, 1, 5):
             picture(tmp_path / f"{name}2014/COCO_{name}2014_{i + shift:012d}.jpg", i + shift)
     for path in (tmp_path, tmp_path / "mscoco_val2014_annotations.json"):
-        [found] = check(Settings(), [path], images=True)
+        [found] = check(settings_from({}), [path], images=True)
         # No answers and another image; question 4 is left without an annotation; one id twice.
         assert counts(found) == {
             kinds.UNREADABLE.problem: 4,

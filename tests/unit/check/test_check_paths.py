@@ -8,7 +8,7 @@ import pytest
 from icdsel.check import dataset as kinds
 from icdsel.check.findings import Checked
 from icdsel.check.paths import NOT_READ, UNKNOWN, check
-from icdsel.settings.loading import Settings
+from icdsel.settings.loading import settings_from
 
 FIELDS = {"okvqa": {"answers": [{"answer": "cat", "raw_answer": "cats"}] * 10}}
 FIELDS["vqav2"] = FIELDS["okvqa"] | {"multiple_choice_answer": "cat"}
@@ -33,7 +33,10 @@ def preprocessed(folder: Path, name: str) -> None:
 
 def looked_at(path: Path, dataset: str = "world") -> list[tuple[str, int]]:
     """For each dataset that was read, what is said of it, and how much of it cannot be read."""
-    return [(one.about, count(one, kinds.UNREADABLE)) for one in check(Settings(data={"dataset": dataset}), [path])]
+    return [
+        (one.about, count(one, kinds.UNREADABLE))
+        for one in check(settings_from({"data": {"dataset": dataset}}), [path])
+    ]
 
 
 def count(checked: Checked, kind: kinds.Kind) -> int:
@@ -62,7 +65,7 @@ def test_every_dataset_of_a_folder_is_checked(tmp_path):
     official(tmp_path / "both", "okvqa")
     official(tmp_path / "both", "vqav2")
     assert looked_at(tmp_path / "both") == [(BOTH, 0)] * 2
-    assert [one.name for one in check(Settings(), [tmp_path / "both"])] == [
+    assert [one.name for one in check(settings_from({}), [tmp_path / "both"])] == [
         f"{tmp_path / 'both'} ({name})" for name in ("okvqa", "vqav2")
     ]
     official(tmp_path / "data/okvqa", "okvqa")
@@ -86,17 +89,17 @@ def test_a_file_that_no_command_reads_is_not_passed_as_sound(tmp_path):
     preprocessed(tmp_path, "okvqa")
     official(tmp_path, "okvqa")
     for name in ("mscoco_val2014_annotations.json", "vqav2_mscoco_val2014.json"):
-        [found] = check(Settings(), [tmp_path / name])
+        [found] = check(settings_from({}), [tmp_path / name])
         assert found.findings[0].problem == NOT_READ.problem and found.must_be_fixed
         assert "okvqa (validation) is read from" in found.findings[0].examples[0]
-    [found] = check(Settings(), [tmp_path / "okvqa/mscoco_val2014_annotations.json"])
+    [found] = check(settings_from({}), [tmp_path / "okvqa/mscoco_val2014_annotations.json"])
     assert not count(found, NOT_READ)
 
 
 def test_files_called_as_the_worlds_are_its_own_in_its_own_folder_alone(tmp_path):
     (tmp_path / "questions_train.json").write_text("{}")
     for path in (tmp_path, tmp_path / "questions_train.json"):
-        [found] = check(Settings(), [path])
+        [found] = check(settings_from({}), [path])
         assert count(found, UNKNOWN) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["questions_train.json"]
 
@@ -112,7 +115,7 @@ def test_what_is_wrong_in_two_files_that_belong_together_is_told_once(tmp_path):
     ]
     (tmp_path / "OpenEnded_mscoco_train2014_questions.json").write_text(json.dumps({"questions": asked}))
     (tmp_path / "mscoco_train2014_annotations.json").write_text(json.dumps({"annotations": told}))
-    [found] = check(Settings(), [tmp_path])
+    [found] = check(settings_from({}), [tmp_path])
     assert count(found, kinds.REPEATED_IDS) == 1
     assert count(found, kinds.UNREADABLE) == 2  # question 14 and the annotation of question 11
     assert count(found, kinds.UNPAIRED) == 4

@@ -15,7 +15,7 @@ from icdsel.check.paths import check
 from icdsel.data.datasets import load_split
 from icdsel.errors import RlDataError
 from icdsel.settings.identity import identity
-from icdsel.settings.loading import Settings
+from icdsel.settings.loading import Settings, settings_from
 from icdsel.store.fingerprints import fingerprint_examples
 
 POOL = list(range(10, 20))
@@ -30,7 +30,7 @@ def settings(tmp_path: Path) -> Settings:
     ]
     path = tmp_path / "set.jsonl"
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return Settings(data={"dataset": str(path)})
+    return settings_from({"data": {"dataset": str(path)}})
 
 
 def query(question_id: int, *pointers: Any, **changes: Any) -> dict[str, Any]:

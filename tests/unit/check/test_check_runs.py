@@ -21,7 +21,7 @@ from icdsel.check.paths import UNKNOWN, check
 from icdsel.console import plain
 from icdsel.errors import RunError, UserError
 from icdsel.policy.network import PointerConfig, PointerNetwork
-from icdsel.settings.loading import Settings
+from icdsel.settings.loading import settings_from
 from icdsel.store.files import write_json
 from icdsel.store.fingerprints import fingerprint_file
 
@@ -38,7 +38,7 @@ def run(tmp_path: Path) -> Path:
     """A finished run of two RCE epochs and one of GRPO."""
     folder = tmp_path / "run"
     (tmp_path / "rl.jsonl").write_text("{}\n")
-    settings = Settings(train={"rce_epochs": 2, "grpo_epochs": 1}).model_dump(mode="json")
+    settings = settings_from({"train": {"rce_epochs": 2, "grpo_epochs": 1}}).model_dump(mode="json")
     side = {"identity": {"rl_data": [fingerprint_file(tmp_path / "rl.jsonl")]}, "settings": settings, "finished": 1}
     folder.mkdir()
     (folder / "run.json").write_text(json.dumps(side | {"rl_data": [str(tmp_path / "rl.jsonl")]}))
@@ -56,7 +56,7 @@ def change(run: Path, **more: Any) -> None:
 
 
 def looked_at(path: Path) -> Checked:
-    [found] = check(Settings(), [path])
+    [found] = check(settings_from({}), [path])
     return found
 
 
@@ -209,19 +209,19 @@ def test_what_is_nothing_known_is_an_entry_and_what_is_not_there_a_mistake(tmp_p
     (tmp_path / "text.md").write_text("# hello")
     (tmp_path / "link").symlink_to("text.md")
     os.mkfifo(tmp_path / "pipe")
-    found = check(Settings(), [tmp_path / name for name in ("empty", "text.md", "link", "pipe")])
+    found = check(settings_from({}), [tmp_path / name for name in ("empty", "text.md", "link", "pipe")])
     assert [counts(one) for one in found] == [{UNKNOWN.problem: 1}] * 4
     assert report(found)["must_be_fixed"] == 4
     (tmp_path / "rl.jsonl.part").write_text("")
     with pytest.raises(UserError, match=r"rl\.jsonl does not exist; there is .*rl\.jsonl\.part"):
-        check(Settings(), [tmp_path / "rl.jsonl"])
+        check(settings_from({}), [tmp_path / "rl.jsonl"])
 
 
 def test_a_path_that_is_not_utf_8_stands_in_the_list(tmp_path):
     """The list was a file that no reader of JSON takes."""
     path = tmp_path / os.fsdecode(b"a\xff.md")
     path.write_text("# hello")
-    write_json(tmp_path / "list.json", report(check(Settings(), [path])))
+    write_json(tmp_path / "list.json", report(check(settings_from({}), [path])))
     [told] = json.loads((tmp_path / "list.json").read_text(encoding="utf-8"))["checked"]
     assert Path(told["name"]) == path
 
@@ -257,5 +257,5 @@ STARTS = [
 def test_no_content_raises(run, name: str, start: bytes, content: bytes):
     path = run / name if name in ("run.json", "metrics.jsonl") else run.parent / name
     path.write_bytes(start + content)
-    found = check(Settings(data={"dataset": str(run.parent / "none.jsonl")}), [path, run])
+    found = check(settings_from({"data": {"dataset": str(run.parent / "none.jsonl")}}), [path, run])
     assert all(one.is_a and json.dumps(report([one]), ensure_ascii=False).encode() for one in found)

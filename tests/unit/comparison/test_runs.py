@@ -12,7 +12,7 @@ from rich.console import Console
 
 from icdsel.cli.tables import runs_table
 from icdsel.comparison.runs import RunSummary, age, list_runs
-from icdsel.settings.loading import Settings
+from icdsel.settings.loading import settings_from
 from icdsel.store.fingerprints import fingerprint_file
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -24,7 +24,7 @@ def write_run(
     """A run that began so many hours before noon, with the last two of its five RCE epochs."""
     folder = results / dataset / "model_cpk" / name
     folder.mkdir(parents=True)
-    settings = Settings(data={"dataset": dataset} | tables.pop("data", {}), **tables)
+    settings = settings_from({"data": {"dataset": dataset} | tables.pop("data", {})} | tables)
     side = {
         "identity": {},
         "settings": settings.model_dump(mode="json"),
@@ -100,6 +100,29 @@ def test_a_run_says_nothing_that_its_dataset_preset_and_recipe_decide(tmp_path):
         "elsewhere": (),
         "prompt": ("system-prompt-", "mode-soft_only"),
     }
+
+
+def test_the_settings_of_whoever_lists_runs_are_not_mixed_in(tmp_path, monkeypatch):
+    write_run(tmp_path, "usual", dataset="okvqa", train={"rce_lr": 0.5})
+    expected = list_runs(tmp_path)
+    assert (expected[0].model, expected[0].settings) == ("Qwen/Qwen2.5-VL-3B-Instruct", ("rce-lr-0.5",))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "icdsel.toml").write_text(
+        '[train]\nbatch_size = 8\nrecipe = "lever-plus"\n[reward]\nmode = "soft_only"\n'
+    )
+    monkeypatch.setenv("ICDSEL_VLM_MODEL", "someone/else")
+    monkeypatch.setenv("ICDSEL_DATA_SAMPLER", "mix")
+    assert list_runs(tmp_path) == list_runs(tmp_path, "okvqa") == expected
+
+
+def test_settings_that_a_run_is_older_than_have_their_defaults(tmp_path):
+    run = write_run(tmp_path, "run", dataset="okvqa")
+    side = json.loads((run / "run.json").read_text())
+    for table, name in (("vlm", "model"), ("data", "encoder"), ("train", "num_heads")):
+        del side["settings"][table][name]
+    (run / "run.json").write_text(json.dumps(side))
+    [found] = list_runs(tmp_path)
+    assert (found.state, found.model, found.settings) == ("finished", "Qwen/Qwen2.5-VL-3B-Instruct", ())
 
 
 def test_answers_of_a_policy_that_was_trained_anew_do_not_count(tmp_path, capsys):

@@ -9,11 +9,11 @@ from typer.testing import CliRunner
 
 from icdsel.artefacts.run_folder import run_name
 from icdsel.cli.app import app
-from icdsel.settings.loading import Settings
+from icdsel.settings.loading import settings_from
 from icdsel.stages.tensorboard import open_events
 
-PLAIN = Settings()
-ASKED = Settings(train={"tensorboard": True})
+PLAIN = settings_from({})
+ASKED = settings_from({"train": {"tensorboard": True}})
 
 
 def icdsel(*words: object, code: int = 0) -> str:

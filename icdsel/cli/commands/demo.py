@@ -1,44 +1,57 @@
-"""`icdsel demo`: the whole way on the bundled world, command by command, each one printed as it could be typed."""
+"""`icdsel demo`: all stages on the bundled world. Prints every command that it runs."""
 
 import shlex
 import time
 from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-from icdsel.artefacts.rl_data import rl_data_path
+from icdsel.cli.options import with_settings
 from icdsel.console import note, out
 from icdsel.errors import SettingsError
+from icdsel.settings import Settings, TrainSettings
 from icdsel.settings.flags import flags
-from icdsel.settings.loading import Settings
 from icdsel.settings.presets import WORLD
-from icdsel.settings.tables import TrainSettings
 
 HELD_OUT = 800
 RANDOM_SEEDS = 3
 SHOTS = "1,2"
 BASELINES = "random,nearest-image,nearest-question,nearest-both,nearest-both-all,oracle"
-# Of a policy that has learnt, its own pointers: beams and samples.
-ITS_OWN = ("--samples", 4, "--retrieval", 0, "--random", 0)
+# A trained policy proposes all pointers itself, by beam search and sampling.
+BY_POLICY = ("--samples", 4, "--retrieval", 0, "--random", 0)
 
 
-def run_tour(app: typer.Typer, settings: Settings, seeds: int) -> None:
-    """Runs the commands in this process.
+@with_settings("data")
+def demo(
+    context: typer.Context,
+    settings: Settings,
+    seeds: Annotated[int, typer.Option("--seeds", help="Policies to train, each with its own seed.", min=1)] = 1,
+) -> None:
+    """Runs all stages on the bundled world: RL data, training, conversion, inference, comparison.
 
-    Raises:
-        SettingsError: the settings name another dataset.
+    Prints every command that it runs. Takes a few minutes on two cores, and needs neither network nor GPU.
+
+    For example:
+
+    ```
+    icdsel demo
+    icdsel demo --seeds 3
+    ```
     """
+    from icdsel.artefacts.rl_data import rl_data_path
+
     if settings.data.dataset != WORLD:
         raise SettingsError(f"demo runs on the bundled world, not on {settings.data.dataset!r}: leave --dataset out")
     started = time.monotonic()
     first, second = rl_data_path(settings), settings.dataset_dir / "generated_data" / "demo_round2.jsonl"
-    run = _Runner(app, flags(settings, "data"))
+    run = _Runner(context.find_root().command, flags(settings, "data"))
 
-    # Round 1: pointers proposed by the cosine of the embeddings. Round 2: by the policy that learnt from them.
+    # Round 1: pointers proposed by the cosine of the embeddings. Round 2: by the policy trained on them.
     run("gen-rl-data")
     run("train", "--run", "demo-round1")
     proposer = settings.dataset_dir / "model_cpk" / "demo-round1" / f"rce_epoch{TrainSettings().rce_epochs}.pt"
-    run("gen-rl-data", "--init", proposer, *ITS_OWN, "--output", second)
+    run("gen-rl-data", "--init", proposer, *BY_POLICY, "--output", second)
     names = []
     for k in range(seeds):
         seed = ["--train-seed", str(settings.data.seed + k)] if k else []
@@ -59,13 +72,13 @@ def run_tour(app: typer.Typer, settings: Settings, seeds: int) -> None:
 
 
 class _Runner:
-    """Prints a command as a user would type it, and runs it."""
+    """Prints a command as a user would type it, and runs it in this process."""
 
-    def __init__(self, app: typer.Typer, common: list[str]) -> None:
-        self.command, self.common = typer.main.get_command(app), common
+    def __init__(self, command: Any, common: list[str]) -> None:
+        self.command, self.common = command, common
 
-    def __call__(self, *words: str | float | Path) -> None:
-        line = [str(word) for word in words] + self.common
+    def __call__(self, *arguments: str | float | Path) -> None:
+        line = [str(argument) for argument in arguments] + self.common
         out.print(f"\n$ icdsel {shlex.join(line)}", style="bold")
         code = self.command.main(args=line, prog_name="icdsel", standalone_mode=False)
         if code:

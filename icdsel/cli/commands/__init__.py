@@ -1,0 +1,1 @@
+"""The commands, one module each: flags in, a stage's work, a printed result."""

@@ -1,0 +1,100 @@
+"""What commands do with a comparison: print it, write it to files, and end with its exit code."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from icdsel.cli.exits import finish
+from icdsel.cli.options import written_file
+from icdsel.console import note, out, warn
+from icdsel.settings import Settings
+
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", help="Also write the results to this file, as JSON.", parser=written_file)
+]
+Reference = Annotated[
+    str | None,
+    typer.Option("--reference", help="Row that others are compared to. [default: random, else zero-shot]"),
+]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The options for the outputs of a comparison."""
+
+    fail_if_worse: Annotated[
+        bool,
+        typer.Option(
+            "--fail-if-worse",
+            help="Exit with code 1 if a policy is worse than the reference, with its whole interval below 0.",
+        ),
+    ] = False
+    json_file: JsonFile = None
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", help="Write a web page with curves, selections and queries.", parser=written_file),
+    ] = None
+    plots: Annotated[Path | None, typer.Option("--plots", help="Write charts to this folder, as PNG and SVG.")] = None
+    gallery: Annotated[int, typer.Option("--gallery", help="Maximum number of queries on the page.", min=0)] = 200
+    csv_file: Annotated[
+        Path | None, typer.Option("--csv", help="Also write the table as CSV.", parser=written_file)
+    ] = None
+    markdown_file: Annotated[
+        Path | None, typer.Option("--markdown", help="Also write the table as Markdown.", parser=written_file)
+    ] = None
+
+
+def show_comparison(
+    settings: Settings,
+    outputs: Outputs,
+    *,
+    paths: Sequence[Path] = (),
+    n: int | None = None,
+    subset: str | None = None,
+    reference: str | None = None,
+    shots: Sequence[int] = (),
+    allow_different: bool = False,
+    names: Mapping[Path, str] | None = None,
+    failed: int = 0,
+) -> None:
+    """Compares results and writes all outputs. `failed` are VLM calls that failed; else as `comparison.compare`."""
+    from icdsel.comparison.compare import compare, learned_and_worse, write_rows
+    from icdsel.comparison.tables import screen_tables, write_csv, write_markdown
+
+    rows = compare(
+        settings,
+        paths,
+        n=n,
+        subset=subset,
+        reference=reference,
+        shots=shots,
+        allow_different=allow_different,
+        names=names or {},
+    )
+    out.print(screen_tables(rows), soft_wrap=False)
+    written = ((outputs.json_file, write_rows), (outputs.csv_file, write_csv), (outputs.markdown_file, write_markdown))
+    for path, write in written:
+        if path:
+            write(rows, path)
+            note(f"Written to {path}")
+    if outputs.html or outputs.plots:
+        from icdsel.page.build import collect, write_page, write_plots
+
+        content = collect(settings, rows)
+        if outputs.plots:
+            note(f"{len(write_plots(content, outputs.plots))} charts, PNG and SVG: {outputs.plots}")
+        if outputs.html:
+            note(f"Page: {outputs.html} ({write_page(content, outputs.html, outputs.gallery) / 1e6:.1f} MB)")
+    worse = learned_and_worse(rows) if outputs.fail_if_worse else []
+    for row in worse:
+        warn(
+            f"{row.name} at {row.shots} shots is worse than {row.reference}: the difference is "
+            f"{row.difference:.1f} points, its whole interval ({row.difference_low:.1f} … "
+            f"{row.difference_high:.1f}) below 0"
+        )
+    finish(settings, failed=failed)
+    if worse:
+        raise typer.Exit(1)

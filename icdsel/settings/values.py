@@ -1,0 +1,58 @@
+"""Types of values that several settings share."""
+
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
+from pydantic.fields import FieldInfo
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Marks a setting that holds names of one kind of thing, as in `Annotated[str, Choice("sampler")]`.
+
+    The registry of the kind is defined in a layer above the settings, so its names are not checked here:
+    `icdsel.cli.choices` finds the registry, lists the names in `--help`, and rejects unknown ones before any work.
+
+    Attributes:
+        kind: What messages call such a thing, and the `kind` of its registry.
+    """
+
+    kind: str
+
+
+def choice_of(field: FieldInfo) -> Choice | None:
+    """The mark of a setting that takes such a name, or several of them; None for any other setting."""
+    annotated = [arg for arg in typing.get_args(field.annotation) if typing.get_origin(arg) is Annotated]
+    marks = [*field.metadata, *(mark for arg in annotated for mark in arg.__metadata__)]
+    return next((mark for mark in marks if isinstance(mark, Choice)), None)
+
+
+def alias(names: Mapping[str, str]) -> BeforeValidator:
+    """Replaces other names of a value, in any case, by its own."""
+    return BeforeValidator(lambda value: names.get(value.lower(), value) if isinstance(value, str) else value)
+
+
+def _split(value: object) -> object:
+    """`1,2,3` and `[1, 2, 3]`, both as text, as a list."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.strip("[] ").split(",") if part.strip()]
+    return list(value) if isinstance(value, tuple | set) else value
+
+
+def _not_empty(path: object) -> object:
+    if path == "":  # which pathlib takes for the working directory
+        raise ValueError("it is empty: name a file or folder")
+    return path
+
+
+Separated = BeforeValidator(_split)
+"""For tuples, which may also be given as text with commas."""
+Place = Annotated[Path, BeforeValidator(_not_empty)]
+PositivePenalty = Annotated[float, Field(gt=0)] | typing.Literal["model"]
+PoolSize = Annotated[int, Field(ge=1)] | typing.Literal["all"]
+Ints = Annotated[tuple[int, ...], Separated]
+Floats = Annotated[tuple[float, ...], Separated]

@@ -1,0 +1,266 @@
+"""From the command line to settings: flags, their help, and how mistakes end."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from icdsel.artefacts.run_folder import run_name
+from icdsel.cli.app import app
+from icdsel.cli.options import with_settings
+from icdsel.settings import Settings, settings_from
+from icdsel.settings.hints import OLD_VARIABLES
+from icdsel.settings.names import default_text, every_setting
+
+COMMANDS = typer.main.get_command(app).commands
+
+# The settings that the scripts of Lever-Plus took: flag, place, default.
+SCRIPTS = [
+    ("--rce-epochs", "train.rce_epochs", 5),
+    ("--grpo-epochs", "train.grpo_epochs", 0),
+    ("--batch-size", "train.batch_size", 1),
+    ("--rce-lr", "train.rce_lr", 1e-4),
+    ("--grpo-lr", "train.grpo_lr", 5e-6),
+    ("--kl-beta", "train.kl_beta", 0.15),
+    ("--num-layers", "train.num_layers", 1),
+    ("--reward-mode", "reward.mode", "hard_plus_soft"),
+    ("--hard-weight", "reward.hard_weight", 1.0),
+    ("--soft-weight", "reward.soft_weight", 1.0),
+    ("--rce-normalized-reward", "train.rce_normalized_reward", False),
+    ("--freeze-backbone", "train.freeze_backbone", False),
+]
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def options(command: str) -> dict[str, Any]:
+    """The options of a command, by flag."""
+    return {name: option for option in COMMANDS[command].params for name in option.opts if name.startswith("--")}
+
+
+class Command:
+    """A command with the flags of some tables, which keeps the settings that it was called with."""
+
+    def __init__(self, *tables: str) -> None:
+        self.app = typer.Typer()
+        self.output = ""
+        self.settings: Settings | None = None
+
+        def command(settings: Settings) -> None:
+            self.settings = settings
+
+        self.app.command()(with_settings(*tables)(command))
+
+    def __call__(self, *arguments: str, code: int = 0) -> Settings:
+        result = CliRunner().invoke(self.app, arguments)
+        self.output = result.output
+        assert result.exit_code == code, result.output
+        assert self.settings is not None or code
+        return self.settings  # type: ignore[return-value]
+
+
+@pytest.fixture
+def train() -> Command:
+    """A command with the flags of `icdsel train`."""
+    return Command("data", "vlm", "proposals", "reward", "train")
+
+
+def value_at(settings: Settings, place: str) -> Any:
+    table, name = place.split(".")
+    return getattr(getattr(settings, table), name)
+
+
+# --- flags ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("spelled", "place", "default"), SCRIPTS)
+def test_a_setting_of_lever_plus_is_a_flag_of_train(spelled: str, place: str, default: object) -> None:
+    option = options("train")[spelled]
+    assert option.default is None  # a flag that is not given leaves the setting alone
+    assert option.help.endswith(f" [default: {default_text(*place.split('.'))}]")
+    assert isinstance(default, bool) == (option.secondary_opts == [f"--no-{spelled[2:]}"])
+    assert value_at(settings_from({}), place) == default
+
+
+def test_train_without_flags_has_the_defaults(train: Command) -> None:
+    settings = train()
+    assert {place: value_at(settings, place) for _, place, _ in SCRIPTS} == {p: default for _, p, default in SCRIPTS}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "place", "value"),
+    [
+        (["--rce-epochs", "7"], "train.rce_epochs", 7),
+        (["--grpo-epochs", "3"], "train.grpo_epochs", 3),
+        (["--batch-size", "8"], "train.batch_size", 8),
+        (["--rce-lr", "0.01"], "train.rce_lr", 0.01),
+        (["--grpo-lr", "1e-5"], "train.grpo_lr", 1e-5),
+        (["--kl-beta", "0.2"], "train.kl_beta", 0.2),
+        (["--num-layers", "3"], "train.num_layers", 3),
+        (["--reward-mode", "soft_only"], "reward.mode", "soft_only"),
+        (["--hard-weight", "2"], "reward.hard_weight", 2.0),
+        (["--soft-weight", "0.5"], "reward.soft_weight", 0.5),
+        (["--rce-normalized-reward"], "train.rce_normalized_reward", True),
+        (["--freeze-backbone"], "train.freeze_backbone", True),
+        (["--device", "cpu"], "vlm.device", "cpu"),
+        (["--train-device", "cpu"], "train.device", "cpu"),
+    ],
+)
+def test_a_flag_sets_its_setting_and_no_other(train: Command, arguments: list[str], place: str, value: object) -> None:
+    settings = train(*arguments)
+    assert value_at(settings, place) == value
+    places = [f"{table}.{name}" for table, name, _ in every_setting()]
+    assert [p for p in places if value_at(settings, p) != value_at(settings_from({}), p)] == [place]
+    assert {p for p in places if p.split(".")[1] in getattr(settings, p.split(".")[0]).model_fields_set} == {place}
+
+
+def test_a_switch_can_be_turned_off(empty_folder: Path, train: Command) -> None:
+    (empty_folder / "icdsel.toml").write_text("[train]\nfreeze_backbone = true\ngrpo_epochs = 3\n")
+    assert train().train.freeze_backbone
+    assert not train("--no-freeze-backbone").train.freeze_backbone
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_flags_of_a_command_are_distinct(command: str) -> None:
+    spelled = [name for option in COMMANDS[command].params for name in (*option.opts, *option.secondary_opts)]
+    assert len(set(spelled)) == len(spelled)
+
+
+def test_every_setting_is_a_flag_of_some_command() -> None:
+    taken = {option.name for command in COMMANDS.values() for option in command.params}
+    assert {f"{table}__{name}" for table, name, _ in every_setting()} <= taken
+
+
+def test_the_arguments_of_lever_plus_scripts_mean_the_same(train: Command) -> None:
+    # train_v3.sh vqa okvqa_local 0 query_img_text_icd_img_text rand_sampler qwen2.5_vl_3B
+    old = train("--dataset", "okvqa_local", "--sampler", "rand_sampler", "--model", "qwen2.5_vl_3B")
+    new = train("--dataset", "okvqa", "--sampler", "rand", "--model", "qwen2.5-vl-3b")
+    assert old == new
+    assert new.data.embed == "both"
+    assert new.dataset_dir / "model_cpk" / run_name(new) == Path(
+        "results/okvqa/model_cpk/v3_RandSampler_Qwen2_5-VL-3B-Instruct"
+    )
+
+
+def test_the_flags_that_replace_variables_of_lever_plus_exist() -> None:
+    every = [option for command in COMMANDS.values() for option in command.params]
+    exist = {name for option in every for name in (*option.opts, *option.secondary_opts)}
+    assert set(OLD_VARIABLES.values()) <= exist
+    assert {spelled for spelled, _, _ in SCRIPTS} <= set(OLD_VARIABLES.values())
+
+
+def test_a_dataclass_parameter_becomes_the_options_of_its_fields() -> None:
+    @dataclass(frozen=True)
+    class Outputs:
+        json_file: Annotated[Path | None, typer.Option("--json")] = None
+        rows: Annotated[int, typer.Option("--rows")] = 3
+
+    called: list[Outputs] = []
+    small = typer.Typer()
+
+    @small.command()
+    @with_settings("infer")
+    def show(settings: Settings, outputs: Outputs = Outputs()) -> None:
+        called.append(outputs)
+
+    assert CliRunner().invoke(small, ["--json", "a.json"]).exit_code == 0
+    assert CliRunner().invoke(small, ["--rows", "5", "--n", "7"]).exit_code == 0
+    assert called == [Outputs(Path("a.json")), Outputs(None, 5)]
+
+
+# --- mistakes ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["infer", "--n", "0"], "-1 for all"),
+        (["train", "--rce-epochs", "0"], "nothing would be trained"),
+        (["train", "--sampler", "best"], "--sampler"),
+        (["train", "--batch-size", "x"], "--batch-size (train.batch_size)"),
+        (["gen-rl-data", "--query-template", "Answer!"], "{question}"),
+    ],
+)
+def test_a_mistake_ends_with_one_message_and_code_2(arguments: list[str], part: str, empty_folder: Path) -> None:
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert part in result.output
+    assert "Traceback" not in result.output
+    assert isinstance(result.exception, SystemExit)
+    assert list(empty_folder.iterdir()) == []
+
+
+def test_stray_variables_are_warned_about_and_change_nothing(monkeypatch: pytest.MonkeyPatch, train: Command) -> None:
+    before = train()
+    for name, value in {"GRPO_EPOCHS": "3", "BATCH_SIZE": "9", "ICDSEL_TRAIN_BATCHSIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert train("--rce-epochs", "5") == before
+    for part in ("GRPO_EPOCHS=3", "--grpo-epochs", "BATCH_SIZE=9", "--batch-size", "ICDSEL_TRAIN_BATCHSIZE"):
+        assert part in train.output
+
+
+def test_a_given_setting_without_effect_is_warned_about(train: Command) -> None:
+    train("--freeze-backbone", "--rel-weight", "0.1")
+    assert "--freeze-backbone has no effect without GRPO" in " ".join(train.output.split())
+    assert "--rel-weight has no effect with the reward mode hard_plus_soft" in " ".join(train.output.split())
+
+
+# --- help -------------------------------------------------------------------------------------------------
+
+_HEAVY = """
+import sys
+from icdsel.__main__ import main
+sys.argv = ["icdsel", *sys.argv[1:]]
+try:
+    main()
+except SystemExit as ended:
+    heavy = {"torch", "transformers", "numpy", "matplotlib", "PIL"} & set(sys.modules)
+    sys.exit(f"loaded {heavy}" if ended.code or heavy else 0)
+"""
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)])
+def test_help_loads_nothing_heavy_and_shows_examples(arguments: list[str]) -> None:
+    made = subprocess.run([sys.executable, "-c", _HEAVY, *arguments], capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.strip()
+    if arguments[0] in COMMANDS:
+        assert re.search(rf"^ +icdsel {arguments[0]}\b", made.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("module", ["icdsel", "icdsel.settings", "icdsel.experiments.variants", "icdsel.cli.app"])
+def test_light_modules_load_no_torch(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.fixture
+def help_of() -> Callable[[str], str]:
+    return lambda command: CliRunner().invoke(app, [command, "--help"]).output
+
+
+def test_the_help_of_compare_speaks_of_comparing_alone(help_of: Callable[[str], str]) -> None:
+    shown = help_of("compare")
+    for flag in ("--train", "--seeds", "--dry-run", "--rce-lr", "--reward-mode", "--beam", "--selector"):
+        assert f"{flag} " not in shown
+    for flag in ("--reference", "--allow-different", "--html", "--dataset", "--sampler"):
+        assert f"{flag} " in shown
+
+
+def test_the_help_of_experiment_has_what_it_trains_with(help_of: Callable[[str], str]) -> None:
+    shown = help_of("experiment")
+    for flag in ("--seeds", "--dry-run", "--rce-lr", "--reward-mode", "--selector", "--n", "--shots", "--html"):
+        assert f"{flag} " in shown
+    for flag in ("--train", "--set", "--allow-different"):
+        assert f"{flag} " not in shown

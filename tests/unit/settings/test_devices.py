@@ -1,0 +1,31 @@
+import pytest
+
+from icdsel.errors import SettingsError
+from icdsel.settings.devices import resolve_device
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus", "device"),
+    [
+        ("auto", 0, "cpu"),
+        ("auto", 2, "cuda"),
+        ("cpu", 2, "cpu"),
+        ("cuda", 1, "cuda"),
+        ("cuda:1", 2, "cuda:1"),
+    ],
+)
+def test_a_device_is_resolved_for_the_gpus_that_exist(name: str, gpus: int, device: str) -> None:
+    assert resolve_device(name, gpus) == device
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("gpu", "unknown device 'gpu': --train-device takes auto, cpu, cuda or cuda:0"),
+        ("cuda:x", "unknown device 'cuda:x'"),
+        ("cuda:1", r"device 'cuda:1' does not exist \(1 GPUs found\): use --train-device cpu"),
+    ],
+)
+def test_an_impossible_device_is_rejected_with_the_flag_to_change(name: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        resolve_device(name, 1, "--train-device")
