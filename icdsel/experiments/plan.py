@@ -10,8 +10,9 @@ from icdsel.artefacts.run_folder import METADATA_FILE, Run, runs_dir
 from icdsel.experiments.rates import PROBED, RECORDED, Rates
 from icdsel.experiments.variants import Experiment, answering, baselines
 from icdsel.policy.groups import split_groups
+from icdsel.policy.proposals import most_pointers
 from icdsel.settings.loading import Settings
-from icdsel.settings.tables import ProposalSettings, RewardSettings, Selector
+from icdsel.settings.tables import RewardSettings, Selector
 from icdsel.stages.generate import unscored
 from icdsel.stages.infer import queries_to_answer, unanswered
 from icdsel.stages.online import most_calls
@@ -179,8 +180,3 @@ def _answers(what: str, settings: Settings, selector: Selector, shots: Sequence[
     if selector == "majority":  # copies, asks nobody
         return Step(what, settings, f"copy {count * len(shots):,} answers")
     return Step(what, settings, told, {"answering": count * sum(number + 1 for number in shots)})
-
-
-def most_pointers(proposals: ProposalSettings) -> int:
-    """How many pointers a query gets at most: those proposed twice count once."""
-    return proposals.beam + proposals.samples * len(proposals.temperatures) + proposals.retrieval + proposals.random
