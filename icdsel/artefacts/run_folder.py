@@ -9,8 +9,7 @@ from typing import Any
 
 from icdsel.errors import CheckpointError, RunError
 from icdsel.settings.loading import Settings
-from icdsel.settings.names import unusual
-from icdsel.settings.presets import SAMPLER_FILE_NAMES
+from icdsel.settings.names import sampler_file_name, unusual
 from icdsel.settings.tables import TrainSettings
 from icdsel.store.files import digest_of
 from icdsel.store.json_reading import is_id, is_number, parsed
@@ -91,7 +90,7 @@ def find_run(settings: Settings, name: str | None = None) -> Run:
         if side.get("pair") == settings.pair_name and "finished" in side:
             fitting.append((side["finished"], path.parent))
     if not fitting:
-        data, sampler = settings.data, SAMPLER_FILE_NAMES[settings.data.sampler]
+        data, sampler = settings.data, sampler_file_name(settings.data.sampler)
         what = f"dataset {data.dataset}, sampler {sampler}, model {settings.vlm.model}"
         others = f" {folder} holds other runs: {', '.join(sorted(known))}." if known else ""
         raise RunError(f"no finished run for {what}.{others} Train one with `icdsel train`.")

@@ -14,6 +14,7 @@ import typer
 from pydantic.fields import FieldInfo
 from typer.models import OptionInfo
 
+from icdsel.cli.choices import choices, require_known
 from icdsel.cli.interruption import KEPT, raised
 from icdsel.console import err, tell_error, warn
 from icdsel.errors import CallsError, UserError, is_mistake, lacks_memory, of_system
@@ -51,6 +52,7 @@ def with_settings(*tables: str, leave_out: Iterable[str] = ()) -> Callable[[Comm
                 table, name = key.split("__")
                 given.setdefault(table, {})[name] = values.pop(key)
             settings = load_settings(given)
+            require_known(settings)
             for warning in (*stray_variables(), *without_effect(settings, tables)):
                 warn(warning)
             command(settings=settings, **values)
@@ -160,7 +162,9 @@ def _kinds(annotation: Any) -> list[Any]:
 
 def metavar(field: FieldInfo) -> str:
     """What values a setting takes, in short: `INT`, `TEXT`, or the choices."""
-    return _metavar(_kinds(field.annotation))
+    several = typing.get_origin(_kinds(field.annotation)[0]) is tuple
+    names = "|".join(choices(field))
+    return f"{names}{',…' if several else ''}" if names else _metavar(_kinds(field.annotation))
 
 
 def _metavar(kinds: list[Any]) -> str:

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from icdsel.artefacts.predictions import ALWAYS
 from icdsel.artefacts.run_folder import run_name
 from icdsel.console import warn
 from icdsel.errors import SettingsError
+from icdsel.selection import POLICY, RANDOM, always_shown
 from icdsel.settings.hints import without_effect
 from icdsel.settings.loading import Settings, on_training_queries, with_values
-from icdsel.settings.tables import Selector, TrainSettings
+from icdsel.settings.tables import TrainSettings
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "rce": {},
@@ -25,7 +25,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 RANDOM_SEEDS = 3
 _VARIED = ("train", "reward")  # what else there is decides RL data or prompts, which all variants share
-_OWN: tuple[Selector, ...] = ("policy", "random", *ALWAYS)
 
 
 @dataclass(frozen=True)
@@ -127,14 +126,13 @@ def _named(name: str) -> Mapping[str, Any]:
 
 def baselines(settings: Settings) -> list[Settings]:
     """What `infer` is asked for beside the runs: `random` by each seed, zero-shot, majority, who else is named."""
-    first = settings.data.seed if settings.infer.random_seed is None else settings.infer.random_seed
-    others = [selector for selector in settings.infer.selector if selector not in _OWN]
-    asked: list[dict[str, Any]] = [{"selector": [*ALWAYS, *others]}]
-    # The first seed is the settings' own, and is named by nothing.
-    asked += [{"selector": ["random"], "random_seed": first + k} for k in range(RANDOM_SEEDS)]
+    always, first = always_shown(), RANDOM.seed(settings)
+    others = [name for name in settings.infer.selector if name not in (POLICY.name, RANDOM.name, *always)]
+    asked: list[dict[str, Any]] = [{"selector": [*always, *others]}]
+    asked += [{"selector": [RANDOM.name], "random_seed": first + k} for k in range(RANDOM_SEEDS)]
     return [with_values(settings, {"infer": infer}) for infer in asked]
 
 
 def answering(experiment: Experiment) -> Settings:
     """What `infer` is asked for with a run's policy."""
-    return with_values(experiment.settings, {"infer": {"selector": ["policy"]}})
+    return with_values(experiment.settings, {"infer": {"selector": [POLICY.name]}})

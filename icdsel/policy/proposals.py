@@ -89,16 +89,16 @@ def _beam(unit: Unit) -> Proposals:
 
 def _retrieval(unit: Unit) -> Proposals:
     """Windows of the ranking by similarity to the query: ranks (1, 2), (2, 3), … for pointers of two ICDs."""
-    shots, count = unit.settings.shots, unit.settings.retrieval
+    shots = unit.settings.shots
     similar = similarities(unit.query.unsqueeze(1), unit.candidates).squeeze(1)  # (B, K)
     if unit.mask is not None:
         similar = similar.masked_fill(~unit.mask, -torch.inf)
-    values, order = stable_topk(similar, count + shots - 1)
+    values, order = stable_topk(similar, unit.settings.retrieval + shots - 1)
     ranked = [row[: int((values[b] > -torch.inf).sum())] for b, row in enumerate(order.tolist())]
     return [
         [
             Proposal(unit.pointer(b, row[rank : rank + shots]), "retrieval", rank=rank)
-            for rank in range(min(count, len(row) - shots + 1))
+            for rank in range(len(row) - shots + 1)
         ]
         for b, row in enumerate(ranked)
     ]

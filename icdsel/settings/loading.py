@@ -16,7 +16,7 @@ from pydantic_settings import (
 )
 
 from icdsel.errors import SettingsError
-from icdsel.settings.names import ENV_PREFIX, every_setting, flag, variable_names
+from icdsel.settings.names import ENV_PREFIX, every_setting, flag, sampler_file_name, variable_names
 from icdsel.settings.presets import (
     CLIP_B32,
     CLIP_L14,
@@ -24,7 +24,6 @@ from icdsel.settings.presets import (
     MODEL_ALIASES,
     PRESETS,
     RECIPES,
-    SAMPLER_FILE_NAMES,
     TINY_VLM,
     VLM_ENCODER,
     WORLD,
@@ -113,7 +112,7 @@ class Settings(BaseSettings):
     @property
     def pair_name(self) -> str:
         """`<Sampler>_<Model>`, which names RL data and runs."""
-        return f"{SAMPLER_FILE_NAMES[self.data.sampler]}_{self.model_name}"
+        return f"{sampler_file_name(self.data.sampler)}_{self.model_name}"
 
     @property
     def dataset_dir(self) -> Path:

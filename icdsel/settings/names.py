@@ -26,6 +26,11 @@ def unusual(table: Table, default: Table, leave_out: Iterable[str] = ()) -> list
     return parts
 
 
+def sampler_file_name(sampler: str) -> str:
+    """A sampler's name in file names: `TextSimSampler` for `text-sim`."""
+    return "".join(part.capitalize() for part in sampler.split("-")) + "Sampler"
+
+
 def flag(name: str, field: FieldInfo) -> str:
     """The command-line flag of a setting: its name with dashes, unless the field names another."""
     extra = field.json_schema_extra

@@ -33,13 +33,6 @@ MODEL_ALIASES = {
     "qwen2.5-vl-7b": "Qwen/Qwen2.5-VL-7B-Instruct",
     "qwen2.5-vl-7b-instruct": "Qwen/Qwen2.5-VL-7B-Instruct",
 }
-# How a sampler is spelled in file names.
-SAMPLER_FILE_NAMES: dict[str, str] = {
-    "rand": "RandSampler",
-    "text-sim": "TextSimSampler",
-    "img-sim": "ImgSimSampler",
-    "mix": "MixSampler",
-}
 
 
 # The original's system turn (its configs/infer_model/qwen2.5_vl_3B.yaml), to the character.

@@ -16,7 +16,6 @@ from pydantic_settings import (
 
 from icdsel.settings.presets import DATASET_ALIASES, MODEL_ALIASES, RECIPES, RETIRED_MODES, SAMPLER_ALIASES, WORLD
 
-Sampler = Literal["rand", "text-sim", "img-sim", "mix"]
 Metric = Literal["official", "openflamingo", "lemmatised"]
 RewardMode = Literal[
     "hard_plus_soft",
@@ -28,17 +27,10 @@ RewardMode = Literal[
     "hard01_plus_gtprob_separated",
     "hard_plus_gtprob_plus_rel",
 ]
-Selector = Literal[
-    "policy",
-    "zero-shot",
-    "random",
-    "nearest-image",
-    "nearest-question",
-    "nearest-both",
-    "nearest-both-all",
-    "majority",
-    "oracle",
-]
+
+
+# A name of files holds it, and it may come from somebody else's metadata.
+_SAMPLER = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", json_schema_extra={"choice": "sampler"})
 
 
 def _alias(names: Mapping[str, str]) -> BeforeValidator:
@@ -64,7 +56,7 @@ PoolSize = Annotated[int, Field(ge=1)] | Literal["all"]
 Ints = Annotated[tuple[int, ...], NoDecode, BeforeValidator(_split)]
 Floats = Annotated[tuple[float, ...], NoDecode, BeforeValidator(_split)]
 Paths = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split)]
-Selectors = Annotated[tuple[Selector, ...], NoDecode, BeforeValidator(_split)]
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 
 
 def _not_flamingo(model: object) -> object:
@@ -126,7 +118,7 @@ class DataSettings(Table):
     """VQA accuracy: the official code's, OpenFlamingo's, or with lemmatised predictions. [by preset]"""
     results_dir: Place = Path("results")
     """Folder under which everything is written."""
-    sampler: Annotated[Sampler, _alias(SAMPLER_ALIASES)] = "rand"
+    sampler: Annotated[str, _alias(SAMPLER_ALIASES), _SAMPLER] = "rand"
     """How a query's candidate pool is drawn: at random, by text or image similarity, or a mix (32/16/16)."""
     pool_size: PoolSize = 64
     """Candidates in a query's pool; `all` makes the whole training split one pool that all queries share."""
@@ -363,7 +355,7 @@ class InferSettings(Table):
     """Queries to answer; -1 for all."""
     shots: Ints = (1, 2, 3, 4)
     """Numbers of ICDs to show."""
-    selector: Selectors = ("policy",)
+    selector: Annotated[Names, Field(json_schema_extra={"choice": "selector"})] = ("policy",)
     """Who chooses the ICDs (several with commas)."""
     subset: Literal["first", "random"] = "first"
     """The first n queries by question_id, or n drawn with the seed."""

@@ -230,7 +230,7 @@ def _write_units(
                 advance(len(unit))
                 continue
             if pools.shared:
-                ids, hidden = [everyone] * len(unit), pools.hidden[at : at + len(unit)]
+                ids, hidden = [everyone] * len(unit), pools.excluded[at : at + len(unit)]
                 told = [{"candidate_pool_ids": "all", "excluded_ids": _ids(train, sorted(h))} for h in hidden]
             else:
                 ids = [_ids(train, pools[q]) for q in range(at, at + len(unit))]
