@@ -10,15 +10,11 @@ from icdsel.errors import RunError
 from icdsel.records import Pointer
 from icdsel.settings.loading import Settings
 from icdsel.settings.names import changed_settings
-from icdsel.settings.tables import DataSettings, Selector, VlmSettings
+from icdsel.settings.tables import DataSettings, VlmSettings
 from icdsel.store.files import digest_of
 from icdsel.store.json_reading import are_ids, is_id, is_number, parsed
 from icdsel.store.metadata import read_metadata
 from icdsel.store.reading import read_bytes_lines
-
-# What every selector stands beside.
-ALWAYS: tuple[Selector, ...] = ("zero-shot", "majority")
-
 
 MENDING = "Move it away: the `icdsel infer` that made it then answers its queries again."
 

@@ -25,7 +25,7 @@ from icdsel.console import progress
 from icdsel.policy.groups import Groups
 from icdsel.policy.loop import make_network, train_policy
 from icdsel.policy.network import CosineNetwork
-from icdsel.policy.proposals import propose
+from icdsel.policy.proposals import Unit, propose
 from icdsel.records import Answer, Example
 from icdsel.retrieval.neighbours import nearest_rows
 from icdsel.settings.loading import Settings
@@ -258,14 +258,14 @@ def _proposals(sizes: Sizes, settings: ProposalSettings, device: torch.device) -
     table, queries = _unit(sizes.proposal_pool, 512, device, 0), _unit(32, 512, device, 1)
     ids = [range(sizes.proposal_pool)] * len(queries)
     network = CosineNetwork(512).to(device)
-    propose(queries, table[None], ids, network, settings, "warm")
+    propose(Unit(queries, table[None], ids, network, settings, "warm"))
     with _clock(device) as plain_took:
         plain.beam(queries[0], table, settings.beam, settings.shots)
         plain.retrieval(queries[0], table, settings.retrieval, settings.shots)
     rounds = 4
     with _clock(device) as took:
         for k in range(rounds):
-            propose(queries, table[None], ids, network, settings, str(k))
+            propose(Unit(queries, table[None], ids, network, settings, str(k)))
     return _figures(1 / plain_took[0], rounds * len(queries) / took[0], pool=sizes.proposal_pool)
 
 

@@ -14,6 +14,8 @@ from pydantic.fields import FieldInfo
 
 from icdsel.errors import SettingsError
 from icdsel.registry import Registry
+from icdsel.retrieval.samplers import SAMPLERS
+from icdsel.selection import SELECTORS
 from icdsel.settings import Settings
 from icdsel.settings.names import every_setting, flag
 from icdsel.settings.tables import TABLES
@@ -33,7 +35,8 @@ _NO_RELEVANCE = ("reward.rel_weight",)
 REGISTRIES: dict[str, Registry[Any]] = {
     registry.kind: registry
     for registry in (
-        Registry("sampler", map(_Name, ("rand", "text-sim", "img-sim", "mix"))),
+        SAMPLERS,
+        SELECTORS,
         Registry("metric", map(_Name, ("official", "openflamingo", "lemmatised"))),
         Registry("prompt layout", [_Name("one-turn"), _Name("turns", ignores=("vlm.icd_template",))]),
         Registry(
@@ -50,16 +53,6 @@ REGISTRIES: dict[str, Registry[Any]] = {
             ],
         ),
         Registry("normalization", map(_Name, ("z_score_clamp", "z_score", "rank"))),
-        Registry(
-            "selector",
-            map(
-                _Name,
-                (
-                    *("policy", "zero-shot", "random", "nearest-image", "nearest-question", "nearest-both"),
-                    *("nearest-both-all", "majority", "oracle"),
-                ),
-            ),
-        ),
     )
 }
 """The registry of every kind, by the kind's name."""

@@ -1,7 +1,6 @@
 """Runs and baselines side by side, paired by query, with the uncertainty of every figure. Asks no VLM."""
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from icdsel.artefacts.predictions import ALWAYS, predictions_dir
+from icdsel.artefacts.predictions import predictions_dir
 from icdsel.comparison.rows import Comparable, read_comparable
 from icdsel.comparison.scores import Scores, mean_over_seeds, shared_metrics
 from icdsel.comparison.statistics import (
@@ -22,12 +21,12 @@ from icdsel.comparison.statistics import (
 )
 from icdsel.console import warn
 from icdsel.errors import RunError
+from icdsel.selection import SELECTORS, always_shown, selector_named
 from icdsel.settings.flags import infer_command
 from icdsel.settings.loading import Settings
 from icdsel.store.files import write_json
 from icdsel.store.fingerprints import has_fingerprint
 
-_SEED = re.compile(r"(random)-\d+|(policy-.+)_train-seed-\d+(.*)")
 MEAN = " (mean over seeds)"
 RESAMPLES = 10_000
 # Random p-values are at least 1/(permutations + 1). With so many for each difference of the table, those that no
@@ -88,6 +87,11 @@ class ComparisonRow:
     """What differs between the rows of the table and was allowed to."""
     files: tuple[str, ...] = ()
     """The predictions files that the row was made from: of a mean those of its seeds."""
+
+    @property
+    def learned(self) -> bool:
+        """Whether a policy chose."""
+        return selector_named(self.selector).needs_policy
 
 
 def compare(
@@ -180,7 +184,7 @@ def learned_and_worse(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
 
     A seed of a mean is not judged by itself.
     """
-    return [row for row in rows if row.selector == "policy" and row.part_of is None and (row.difference_high or 0) < 0]
+    return [row for row in rows if row.learned and row.part_of is None and (row.difference_high or 0) < 0]
 
 
 def write_rows(rows: Sequence[ComparisonRow], path: Path) -> None:
@@ -189,14 +193,14 @@ def write_rows(rows: Sequence[ComparisonRow], path: Path) -> None:
 
 
 def _warn_of_missing_baselines(found: Comparable) -> None:
-    """Zero-shot and the majority answer belong in every table: without them nobody knows what a gain is worth."""
+    """Some baselines belong in every table: without them nobody knows what a gain is worth."""
     counts = sorted({row.shots for row in found.scores if row.shots})
-    wanted = {"zero-shot": [0], "majority": counts}
-    there = {(row.selector, row.shots) for row in found.scores}
-    missing = {name: [k for k in wanted[name] if (name, k) not in there] for name in ALWAYS}
-    names = [name for name in ALWAYS if missing[name]]
-    if names:
-        command = infer_command(found.sources[0].settings, names, missing["majority"])
+    present = {(row.selector, row.shots) for row in found.scores}
+    wanted = [(name, shots) for name in always_shown() for shots in SELECTORS[name].shot_counts(counts)]
+    missing = [row for row in wanted if row not in present]
+    if missing:
+        names, shots = dict.fromkeys(name for name, _ in missing), {shots for _, shots in missing if shots}
+        command = infer_command(found.sources[0].settings, names, sorted(shots))
         warn(f"{' and '.join(names)} should stand in the table, to say what a gain is worth. Answer them: {command}")
 
 
@@ -207,15 +211,13 @@ def _reference_title(rows: Sequence[Scores], wanted: str | None) -> str:
         RunError: there is no such row, or several.
     """
     titles = list(dict.fromkeys(row.title for row in rows))
-    if wanted in (None, "random"):
-        means = [row.title for row in rows if row.selector == "random" and row.seeds]
-        single = [row.title for row in rows if row.selector == "random"]
-        if means or single:
-            return (means + single)[0]
     if wanted is None:
-        return next((row.title for row in rows if row.selector == "zero-shot"), titles[0])
+        return max(rows, key=_as_reference).title  # the first of equals
     if wanted in titles:
         return wanted
+    seeds = [row for row in rows if row.name != wanted == selector_named(row.selector).without_seed(row.name)]
+    if seeds:
+        return next((row.title for row in rows if row.name == f"{wanted}{MEAN}"), seeds[0].title)
     named = list(dict.fromkeys(row.title for row in rows if row.name == wanted))
     if len(named) == 1:
         return named[0]
@@ -225,12 +227,17 @@ def _reference_title(rows: Sequence[Scores], wanted: str | None) -> str:
     )
 
 
+def _as_reference(row: Scores) -> tuple[int, bool]:
+    """How well a row serves as the reference: by its selector, then means over seeds before single seeds."""
+    rank = selector_named(row.selector).reference_rank
+    return rank, bool(rank and row.seeds)
+
+
 def _means_over_seeds(rows: Sequence[Scores]) -> list[Scores]:
     """A row for every selector that was run with several seeds: the mean over seeds, query by query."""
     grouped: dict[tuple[str, str, int], list[Scores]] = {}
     for row in rows:
-        match = _SEED.fullmatch(row.name)
-        name = (match[1] or f"{match[2]}{match[3]}") if match else row.name
+        name = selector_named(row.selector).without_seed(row.name)
         grouped.setdefault((name, row.place, row.shots), []).append(row)
     return [mean_over_seeds(f"{name}{MEAN}", same) for (name, _, _), same in grouped.items() if len(same) > 1]
 

@@ -9,6 +9,7 @@ from typing import Any
 from icdsel.artefacts.predictions import read_predictions
 from icdsel.comparison.scores import Scores, mean_over_seeds
 from icdsel.errors import RunError
+from icdsel.selection import selector_named
 from icdsel.store.files import digest_of
 from icdsel.store.metadata import read_metadata
 from icdsel.tasks.vqa import METRICS
@@ -292,7 +293,7 @@ def _restricted(rows: Sequence[Answered], shared: frozenset[int]) -> list[Answer
 
 def _telling(source: Source) -> dict[str, Any]:
     """What of a source's identity may set its place apart; of zero-shot nothing that chooses ICDs."""
-    silent = _IN_NAMES | (_HOW_CHOSEN if source.selector == "zero-shot" else set())
+    silent = _IN_NAMES | (set() if selector_named(source.selector).shows_icds else _HOW_CHOSEN)
     return {key: value for key, value in source.identity.items() if key not in silent}
 
 

@@ -12,6 +12,7 @@ from icdsel.artefacts.predictions import read_predictions
 from icdsel.artefacts.run_folder import METADATA_FILE, METRICS_FILE, Run, find_checkpoint, is_finished, read_metrics
 from icdsel.console import warn
 from icdsel.errors import CheckpointError, RunError, SettingsError
+from icdsel.selection import POLICY
 from icdsel.settings.loading import Settings, settings_from
 from icdsel.settings.names import changed_settings
 from icdsel.settings.tables import TABLES, DataSettings, TrainSettings, VlmSettings
@@ -76,7 +77,7 @@ def list_runs(results_dir: Path, dataset: str | None = None) -> list[RunSummary]
         if folder.is_dir() and ASIDE not in folder.name and name in (None, folder.parent.parent.name)
     ]
     sides = {
-        place: list(read_metadata_files(sorted(place.glob("infer/*/policy-*.meta.json"))))
+        place: list(read_metadata_files(sorted(place.glob(f"infer/*/{POLICY.name}-*.meta.json"))))
         for place in {folder.parent.parent for folder in folders}
     }
     runs = [(_summary(folder, sides[folder.parent.parent]), folder.stat().st_mtime) for folder in sorted(folders)]
@@ -201,7 +202,7 @@ def _answered(folder: Path, rows: Iterable[tuple[Path, Mapping[str, Any]]]) -> I
 
     Predictions that are missing or damaged are told of and passed over.
     """
-    checkpoints = {f"policy-{folder.name}-{path.stem}": path for path in folder.glob("*_epoch*.pt")}
+    checkpoints = {POLICY.row_of(folder.name, path.stem): path for path in folder.glob("*_epoch*.pt")}
     for metadata_path, side in rows:
         checkpoint = checkpoints.get(str(side.get("name")))
         if checkpoint is None or not has_fingerprint(checkpoint, side["identity"].get("checkpoint")):

@@ -178,7 +178,7 @@ def _table(title: str, rows: Sequence[ComparisonRow], columns: dict[str, Cell]) 
         if row.shots != before:
             table.add_row(Text(f"{row.shots} shot{'s' * (row.shots != 1)}", style="underline"))
             before = row.shots
-        style = "dim" if row.part_of else "bold" if row.selector == "policy" and (row.difference_low or 0) > 0 else None
+        style = "dim" if row.part_of else "bold" if row.learned and (row.difference_low or 0) > 0 else None
         table.add_row(Text(f"  {row.name}" if row.part_of else row.name), *values, style=style)
     return table
 

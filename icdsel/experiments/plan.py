@@ -10,8 +10,10 @@ from icdsel.artefacts.run_folder import METADATA_FILE, Run, runs_dir
 from icdsel.experiments.rates import PROBED, RECORDED, Rates
 from icdsel.experiments.variants import Experiment, answering, baselines
 from icdsel.policy.groups import split_groups
+from icdsel.policy.proposals import most_pointers
+from icdsel.selection import POLICY, SELECTORS, Selector
 from icdsel.settings.loading import Settings
-from icdsel.settings.tables import ProposalSettings, RewardSettings, Selector
+from icdsel.settings.tables import RewardSettings
 from icdsel.stages.generate import unscored
 from icdsel.stages.infer import queries_to_answer, unanswered
 from icdsel.stages.online import most_calls
@@ -121,10 +123,11 @@ def _steps(
     yield Step("RL data", experiments[0].settings, told, {"scoring": queries} if queries else {})
     count = len(queries_to_answer(session))
     for asked in baselines(settings):
-        for selector in asked.infer.selector:
+        for selector in map(SELECTORS.named, asked.infer.selector):
             shots = unanswered(session.under(asked), count, selector, None, overwrite)
-            seed = f", seed {asked.infer.random_seed}" if selector == "random" else ""
-            yield _answers(f"{selector}{seed}: answers", asked, selector, shots, count)
+            seed = selector.seed(asked)
+            what = selector.name if seed is None else f"{selector.name}, seed {seed}"
+            yield _answers(f"{what}: answers", asked, selector, shots, count)
     sizes: dict[RewardSettings, int] = {}  # of the part of the RL data that is trained on
     for experiment in experiments:
         step = _training(experiment, session, files, overwrite, sizes)
@@ -133,8 +136,8 @@ def _steps(
         shots = list(asked.infer.shots)
         if not step.todo:
             policy = Run(runs_dir(settings) / experiment.run).checkpoint
-            shots = unanswered(session.under(asked), count, "policy", policy, overwrite)
-        yield _answers(f"{experiment}: answers", asked, "policy", shots, count)
+            shots = unanswered(session.under(asked), count, POLICY, policy, overwrite)
+        yield _answers(f"{experiment}: answers", asked, POLICY, shots, count)
 
 
 def _training(
@@ -176,11 +179,6 @@ def _answers(what: str, settings: Settings, selector: Selector, shots: Sequence[
     if not shots:
         return Step(what, settings)
     told = f"answer {count * len(shots):,} prompts at {', '.join(map(str, shots))} shots"
-    if selector == "majority":  # copies, asks nobody
+    if not selector.needs_vlm:
         return Step(what, settings, f"copy {count * len(shots):,} answers")
     return Step(what, settings, told, {"answering": count * sum(number + 1 for number in shots)})
-
-
-def most_pointers(proposals: ProposalSettings) -> int:
-    """How many pointers a query gets at most: those proposed twice count once."""
-    return proposals.beam + proposals.samples * len(proposals.temperatures) + proposals.retrieval + proposals.random

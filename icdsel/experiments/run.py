@@ -10,6 +10,7 @@ from pathlib import Path
 from icdsel.console import note
 from icdsel.experiments.plan import missing, require_all_files
 from icdsel.experiments.variants import Experiment, answering, baselines
+from icdsel.selection import RANDOM
 from icdsel.settings.loading import Settings
 from icdsel.stages.infer import Row, infer
 from icdsel.stages.session import open_session
@@ -54,14 +55,14 @@ def run_experiments(
             failed += row.failed
 
     for asked in baselines(settings):  # first: they need no training to say what is wrong
-        name = "random" if asked.infer.selector == ("random",) else None
-        keep(infer(asked, beside=(), overwrite=overwrite, session=session), name)
+        name = RANDOM.name if asked.infer.selector == (RANDOM.name,) else None
+        keep(infer(asked, with_baselines=False, overwrite=overwrite, session=session), name)
     for number, experiment in enumerate(experiments, 1):
         note(f"experiment {number} of {len(experiments)}: {experiment}")
         run = train(
             experiment.settings, run=experiment.run, rl_data_files=rl_data_files, overwrite=overwrite, session=session
         )
         failed += run.failed
-        rows = infer(answering(experiment), run.name, beside=(), overwrite=overwrite, session=session)
+        rows = infer(answering(experiment), run.name, with_baselines=False, overwrite=overwrite, session=session)
         keep(rows, experiment.variant)
     return names, failed

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from icdsel.artefacts.predictions import ALWAYS
 from icdsel.artefacts.run_folder import run_name
 from icdsel.errors import SettingsError
+from icdsel.selection import POLICY, RANDOM, always_shown
 from icdsel.settings.loading import Settings, on_training_queries, with_values
 from icdsel.settings.names import default_text
 from icdsel.settings.tables import TrainSettings
@@ -26,7 +26,6 @@ VARIED = ("train", "reward")
 
 RANDOM_SEEDS = 3
 _SHARED = ("train_seed", *TrainSettings.MACHINE)  # settings of training that may not vary
-_OWN = ("policy", "random", *ALWAYS)
 
 
 @dataclass(frozen=True)
@@ -125,14 +124,14 @@ def _named(name: str) -> Mapping[str, Any]:
 
 def baselines(settings: Settings) -> list[Settings]:
     """Settings of `infer` for the baselines: zero-shot, majority, other named selectors; `random` for each seed."""
-    first = settings.data.seed if settings.infer.random_seed is None else settings.infer.random_seed
-    others = [selector for selector in settings.infer.selector if selector not in _OWN]
-    changes: list[dict[str, Any]] = [{"selector": [*ALWAYS, *others]}]
+    always, first = always_shown(), RANDOM.seed(settings)
+    others = [name for name in settings.infer.selector if name not in (POLICY.name, RANDOM.name, *always)]
+    changes: list[dict[str, Any]] = [{"selector": [*always, *others]}]
     # Predictions of the settings' own seed have no seed in their name.
-    changes += [{"selector": ["random"], "random_seed": first + k} for k in range(RANDOM_SEEDS)]
+    changes += [{"selector": [RANDOM.name], "random_seed": first + k} for k in range(RANDOM_SEEDS)]
     return [with_values(settings, {"infer": change}) for change in changes]
 
 
 def answering(experiment: Experiment) -> Settings:
     """Settings of `infer` for the policy of a run."""
-    return with_values(experiment.settings, {"infer": {"selector": ["policy"]}})
+    return with_values(experiment.settings, {"infer": {"selector": [POLICY.name]}})

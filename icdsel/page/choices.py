@@ -11,6 +11,7 @@ from icdsel.comparison.compare import ComparisonRow
 from icdsel.comparison.rows import Source
 from icdsel.page.names import seeds_of
 from icdsel.records import Example, Pointer
+from icdsel.selection import selector_named
 from icdsel.tasks.vqa import normalize_answer
 
 
@@ -40,9 +41,9 @@ class Chosen:
     part_of: str | None = None
 
     @property
-    def selector(self) -> str:
-        """How it chooses: `policy`, `random` or another."""
-        return self.source.selector
+    def learned(self) -> bool:
+        """Whether a policy chose."""
+        return selector_named(self.source.selector).needs_policy
 
     @property
     def split(self) -> str:
@@ -112,7 +113,7 @@ def read_choices(
     shared = set[int]().union(*(row.by_query for row in found)).intersection(*(row.by_query for row in found))
     found = [replace(row, by_query={i: own for i, own in row.by_query.items() if i in shared}) for row in found]
     accuracy = _accuracy_by_lead(found)
-    return sorted(found, key=lambda row: (row.selector != "policy", -accuracy[row.lead], row.lead, row.name, row.shots))
+    return sorted(found, key=lambda row: (not row.learned, -accuracy[row.lead], row.lead, row.name, row.shots))
 
 
 def one_each(chosen: Iterable[Chosen]) -> list[Chosen]:

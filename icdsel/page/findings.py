@@ -25,7 +25,7 @@ def findings(rows: Sequence[ComparisonRow], labels: Mapping[str, str]) -> list[s
     """
     learned: dict[str, ComparisonRow] = {}
     for row in rows:
-        if row.selector == "policy" and row.part_of is None and row.shots >= learned.get(row.name, row).shots:
+        if row.learned and row.part_of is None and row.shots >= learned.get(row.name, row).shots:
             learned[row.name] = row
     return [f"{_reached(row, labels[row.name])}{_compared(row, labels)}." for row in learned.values()]
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from icdsel.comparison.compare import MEAN, ComparisonRow
 from icdsel.console import shown
+from icdsel.selection import POLICY
 from icdsel.settings.names import every_setting
 
 _SETTING = "|".join(sorted({name.replace("_", "-") for _, name, _ in every_setting()}))
@@ -50,7 +51,7 @@ def short_name(name: str, pairs: Iterable[str], checkpoint: bool = True) -> str:
     name, at, place = name.partition(" @ ")
     bare, end = name.removesuffix(MEAN), f"{at}{place}"
     for pair in pairs:
-        if run := re.fullmatch(rf"policy-v3_{re.escape(pair)}(?:_(.+))?-([a-z]+_epoch\d+)", bare):
+        if run := re.fullmatch(rf"{POLICY.name}-v3_{re.escape(pair)}(?:_(.+))?-([a-z]+_epoch\d+)", bare):
             settings = [_NEXT.sub(", ", run[1])] if run[1] else []
-            return f"policy: {', '.join(settings + [run[2]] * (checkpoint or not settings))}{end}"
-    return re.sub(r"^policy-", "policy: ", bare) + end
+            return f"{POLICY.name}: {', '.join(settings + [run[2]] * (checkpoint or not settings))}{end}"
+    return re.sub(rf"^{POLICY.name}-", f"{POLICY.name}: ", bare) + end

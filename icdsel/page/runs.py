@@ -18,6 +18,7 @@ from icdsel.errors import RlDataError, RunError
 from icdsel.page.choices import Chosen
 from icdsel.page.landscape import Landscape, landscape
 from icdsel.policy.groups import merge
+from icdsel.selection import POLICY
 from icdsel.settings.loading import Settings
 from icdsel.settings.tables import RewardSettings
 from icdsel.store.fingerprints import fingerprint_file, has_fingerprint
@@ -45,7 +46,7 @@ def read_runs(chosen: Sequence[Chosen], settings: Settings) -> tuple[list[ShownR
     found: dict[Path, ShownRun] = {}
     missing: dict[str, None] = {}
     for row in chosen:
-        if row.selector != "policy":
+        if not row.learned:
             continue
         folder = _folder(row, settings)
         if folder is None:
@@ -67,7 +68,7 @@ def _folder(row: Chosen, settings: Settings) -> Path | None:
     known = checkpoint and has_fingerprint(checkpoint, row.source.identity.get("checkpoint"))
     places = [checkpoint.parent] if checkpoint and known else []
     named = [path.parent for path in runs_dir(settings).glob(f"*/{METADATA_FILE}")]
-    fitting = [folder for folder in named if file.name.startswith(f"policy-{folder.name}-")]
+    fitting = [folder for folder in named if file.name.startswith(POLICY.row_of(folder.name, ""))]
     places += sorted(fitting, key=lambda folder: -len(folder.name))
     return next((folder for folder in places if (folder / METADATA_FILE).is_file()), None)
 

@@ -1,8 +1,7 @@
-"""Lever-Plus's anchors (its training queries) and candidate pools, to the number (specification §3).
+"""Lever-Plus's training queries ("anchors") and candidate pools, reproduced exactly.
 
-Rows are ranks by question_id in the training split. Everything it draws comes from Python's generator, seeded
-anew for each list. What it found with faiss is found exactly here; of equal similarities the lower row comes
-first, where faiss leaves the order open.
+Rows are ranks by question_id in the training split. All draws come from Python's generator, seeded for each list.
+Lever-Plus searches with faiss, which leaves the order of equal similarities open; here the lower row comes first.
 """
 
 import random
@@ -28,9 +27,9 @@ def anchors(total: int, count: int, seed: int = 42) -> list[int]:
 
 
 def random_pools(anchors: Sequence[int], total: int, size: int, seed: int = 42) -> list[list[int]]:
-    """A random pool for each anchor; one that holds its anchor is drawn anew.
+    """A random pool for each anchor; a pool that holds its anchor is drawn again.
 
-    The pools depend on all anchors before them, since one generator draws them all.
+    One generator draws all pools, so each depends on the anchors before it.
 
     Raises:
         DataError: There are too few training examples.
@@ -49,12 +48,12 @@ def random_pools(anchors: Sequence[int], total: int, size: int, seed: int = 42) 
 def similarity_pools(anchors: Sequence[int], features: Tensor, size: int) -> list[list[int]]:
     """The rows most similar to each anchor by inner product, best first.
 
-    The first of `size` + 1 rows is dropped, as if it were sure to be the anchor. It is not: where other rows
-    have the same features (in VQAv2 some five questions share an image), the anchor can stay in its own pool.
+    Lever-Plus finds `size` + 1 rows and drops the first, which it takes for the anchor. Where other rows have the same
+    features (in VQAv2 about five questions share an image), the anchor can remain in its own pool.
 
     Args:
         anchors: Rows of the queries.
-        features: [N, d], of the whole training split; the original's are normalised CLIP ViT-L/14 features.
+        features: (N, d), of the whole training split; Lever-Plus's are normalised CLIP ViT-L/14 features.
         size: Rows in a pool.
 
     Raises:
@@ -62,37 +61,8 @@ def similarity_pools(anchors: Sequence[int], features: Tensor, size: int) -> lis
     """
     _require_room(len(features), size)
     features = features.float()
-    nothing: list[frozenset[int]] = [frozenset()] * len(anchors)
-    return [rows[1:] for rows in nearest_rows(features[list(anchors)], features, size + 1, nothing)]
-
-
-def mixed_pools(
-    anchors: Sequence[int], text_features: Tensor, image_features: Tensor, size: int, seed: int = 42
-) -> list[list[int]]:
-    """Half a random pool, then a quarter by image, then the rest by text: 32, 16 and 16 of 64.
-
-    The random half is a draw of its own, not the start of `random_pools` of the whole size. A row may stand in
-    a pool more than once.
-
-    Args:
-        anchors: Rows of the queries.
-        text_features: [N, d], of the questions.
-        image_features: [N, d], of the images.
-        size: Rows in a pool.
-        seed: Of the random half.
-
-    Raises:
-        DataError: There are too few training examples.
-    """
-    # In the original's order of ratios, random 0.5, text 0.25, image 0.25, the last takes what rounding leaves.
-    drawn, by_text = size // 2, size // 4
-    parts = zip(
-        random_pools(anchors, len(text_features), drawn, seed),
-        similarity_pools(anchors, image_features, size - drawn - by_text),
-        similarity_pools(anchors, text_features, by_text),
-        strict=True,
-    )
-    return [rand + image + text for rand, image, text in parts]
+    excluded: list[frozenset[int]] = [frozenset()] * len(anchors)
+    return [rows[1:] for rows in nearest_rows(features[list(anchors)], features, size + 1, excluded)]
 
 
 def _require_room(total: int, size: int) -> None:

@@ -1,29 +1,61 @@
-"""The nearest of many vectors, exactly, within bounded memory."""
+"""Exact nearest neighbours, in the whole training split or in each query's pool, within bounded memory."""
 
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from icdsel.retrieval.topk import stable_topk
 
-_SIMILARITIES = 2**26  # held at once
+if TYPE_CHECKING:
+    from icdsel.retrieval.pools import Pools
+
+_SIMILARITIES = 2**26  # computed at once: 256 MiB
+_QUERIES = 256  # whose pools are searched at once
 
 
 def nearest_rows(
-    queries: Tensor, candidates: Tensor, count: int, forbidden: Sequence[AbstractSet[int]], chunk: int | None = None
+    queries: Tensor, candidates: Tensor, count: int, excluded: Sequence[AbstractSet[int]], chunk: int | None = None
 ) -> Iterator[list[int]]:
-    """For each query (Q, d) the `count` rows of `candidates` (N, d) of highest dot product, best first.
+    """For each query the `count` rows of `candidates` with the highest dot product, best first.
 
-    Exact; ties go to the lower row. `chunk` queries are compared at once, by default as many as keep the
-    similarities within 256 MiB.
+    Ties go to the lower row. Fewer rows are returned if fewer are left.
+
+    Args:
+        queries: (Q, d).
+        candidates: (N, d).
+        count: Rows per query.
+        excluded: For each query the rows that it must not get.
+        chunk: Queries compared at once; by default as many as keep the similarities within 256 MiB.
     """
     chunk = chunk or max(1, _SIMILARITIES // max(1, len(candidates)))
     for at in range(0, len(queries), chunk):
         similar = queries[at : at + chunk] @ candidates.T  # (chunk, N)
-        for b, rows in enumerate(forbidden[at : at + chunk]):
+        for b, rows in enumerate(excluded[at : at + chunk]):
             similar[b, list(rows)] = -torch.inf
         values, found = stable_topk(similar, count)
-        real = (values > -torch.inf).sum(1).tolist()
-        yield from (row[:n] for row, n in zip(found.tolist(), real, strict=True))
+        left = (values > -torch.inf).sum(1).tolist()
+        yield from (row[:n] for row, n in zip(found.tolist(), left, strict=True))
+
+
+def nearest_in_pools(queries: Tensor, candidates: Tensor, count: int, pools: "Pools") -> Iterator[list[int]]:
+    """For each query the `count` rows of its pool with the highest dot product, best first.
+
+    Ties go to the row that comes first in the pool.
+
+    Args:
+        queries: (Q, d).
+        candidates: (N, d), the training split.
+        count: Rows per query, at most the size of the smallest pool.
+        pools: The pool of each query.
+    """
+    if pools.shared:
+        yield from nearest_rows(queries, candidates, count, pools.excluded)
+        return
+    for at in range(0, len(queries), _QUERIES):
+        rows, mask = pools.batch(at, _QUERIES)  # (B, K) each
+        similar = torch.einsum("bd,bkd->bk", queries[at : at + _QUERIES], candidates[rows])
+        similar = similar.masked_fill(~mask, -torch.inf)
+        yield from rows.gather(1, stable_topk(similar, count)[1]).tolist()

@@ -1,11 +1,10 @@
 """The candidate pool of a query: which training examples its ICDs may be chosen from.
 
-The same kind of pool serves RL data, training and inference. A query is never in its own pool, and no example
-stands in a pool twice. Rows are ranks by question_id in the training split.
+RL data, training and inference use the same pools. A query is never in its own pool, and no example is in a pool
+twice. Rows are ranks by question_id in the training split.
 """
 
-import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
@@ -15,48 +14,52 @@ from torch import Tensor
 from icdsel.data.datasets import Split
 from icdsel.errors import DataError
 from icdsel.records import Example
-from icdsel.retrieval import lever_plus_pools as samplers
 from icdsel.retrieval.embeddings import Embeddings
-from icdsel.retrieval.neighbours import nearest_rows
+from icdsel.retrieval.pool_rules import POOL_RULES, PoolRequest
+from icdsel.retrieval.samplers import SAMPLERS
 from icdsel.settings.tables import DataSettings
 
 
 class Pools(Sequence[Sequence[int]]):
-    """The pools of Q queries as rows of the training split; where they are `shared`, the whole of it less a few rows.
+    """The pools of Q queries: `pools[q]` are rows of the training split, `batch` gives tensors.
 
-    `pools[q]` are the rows of one query; `batch` gives tensors.
+    Attributes:
+        shared: Whether every pool is the whole training split, less the rows excluded for the query.
+        excluded: For each query the rows that are not in its pool.
     """
 
-    def __init__(self, total: int, hidden: Sequence[AbstractSet[int]], rows: Sequence[Sequence[int]] | None) -> None:
+    def __init__(self, total: int, excluded: Sequence[AbstractSet[int]], rows: Sequence[Sequence[int]] | None) -> None:
         self.shared = rows is None
-        self.hidden = hidden
+        self.excluded = excluded
         self._total, self._rows = total, rows
 
     def __len__(self) -> int:
-        return len(self.hidden)
+        return len(self.excluded)
 
     def __getitem__(self, q: Any) -> Any:
         if self._rows is not None:
             return self._rows[q]
-        return [row for row in range(self._total) if row not in self.hidden[q]]
+        return [row for row in range(self._total) if row not in self.excluded[q]]
 
     @property
     def smallest(self) -> int:
         """The size of the smallest pool."""
         if self._rows is None:
-            return self._total - max(map(len, self.hidden), default=0)
+            return self._total - max(map(len, self.excluded), default=0)
         return min(map(len, self._rows), default=self._total)
 
     def batch(self, at: int, count: int) -> tuple[Tensor, Tensor]:
-        """Rows, int64 (B, K), 0 where padded, and the mask, bool (B, K), True where there is a candidate.
+        """The pools of the queries `at` to `at + count`.
 
-        Of shared pools the rows are (1, N): all of the training split.
+        Returns:
+            Rows, int64 (B, K), 0 where padded; (1, N), the whole training split, if the pools are shared. And the mask,
+            bool (B, K), True where there is a candidate.
         """
         queries = range(at, min(at + count, len(self)))
         if self._rows is None:
             mask = torch.ones(len(queries), self._total, dtype=torch.bool)
             for b, q in enumerate(queries):
-                mask[b, list(self.hidden[q])] = False
+                mask[b, list(self.excluded[q])] = False
             return torch.arange(self._total)[None], mask
         widest = max(len(self._rows[q]) for q in queries)
         rows = torch.zeros(len(queries), widest, dtype=torch.long)
@@ -76,23 +79,23 @@ def build_pools(
 ) -> Pools:
     """The pool of each query, `settings.pool_size` rows of the training split.
 
-    By icdsel's rules a query's pool depends on the seed and its question_id alone, not on the other queries. By
-    Lever-Plus's rules the pools of training queries are those of its samplers (specification §3) for these
-    queries in this order, less repetitions and the query itself; it has none for held-out queries, so those get
-    icdsel's.
+    By icdsel's rules a query's pool depends only on the seed and the query. By Lever-Plus's rules the pools of training
+    queries are those that it draws for these queries in this order, without repeated rows and the query itself.
 
     Args:
         queries: The queries.
         train: The training split.
-        similar: Gives the embeddings of the queries and of the training split; asked only by samplers that need it.
+        similar: Gives the embeddings of the queries and of the training split; called only if the sampler needs them.
         settings: Sampler, size, rules and seed.
-        broken: Rows that may be in no pool, since their image cannot be read.
+        broken: Rows that may be in no pool because their image cannot be read.
 
     Raises:
         DataError: the training split is too small for the pool.
+        SettingsError: there is no sampler of this name.
     """
-    forbidden = [_forbidden(query, train, settings.exclude_same_image) | broken for query in queries]
-    most = max((len(rows) for rows in forbidden), default=0)
+    sampler, rules = SAMPLERS.named(settings.sampler), POOL_RULES.named(settings.pool_rules)
+    excluded = [_excluded(query, train, settings.exclude_same_image) | broken for query in queries]
+    most = max((len(rows) for rows in excluded), default=0)
     size = 1 if settings.pool_size == "all" else settings.pool_size
     if len(train) - most < size:
         left = len(train) - most
@@ -102,77 +105,19 @@ def build_pools(
             f"({most} of them excluded for a query): {remedy}"
         )
     if settings.pool_size == "all":
-        return Pools(len(train), forbidden, None)
-    anchors = [_own_row(query, train) for query in queries]
-    if settings.pool_rules == "lever-plus" and None not in anchors:
-        rows = _lever_plus([row for row in anchors if row is not None], len(train), size, similar, settings)
-        rows = [[r for r in dict.fromkeys(row) if r not in hidden] for row, hidden in zip(rows, forbidden, strict=True)]
-    else:
-        rows = list(_rows(queries, len(train), size, forbidden, similar, settings))
-    return Pools(len(train), forbidden, rows)
-
-
-def _rows(
-    queries: Sequence[Example],
-    total: int,
-    size: int,
-    forbidden: Sequence[AbstractSet[int]],
-    similar: Callable[[], tuple[Embeddings, Embeddings]],
-    settings: DataSettings,
-) -> Iterator[list[int]]:
-    def drawn(count: int) -> Iterator[list[int]]:
-        for query, hidden in zip(queries, forbidden, strict=True):
-            yield _random_rows(query, total, count, hidden, settings.seed)
-
-    if settings.sampler == "rand":
-        yield from drawn(size)
-        return
-    own, others = similar()
-    if settings.sampler == "text-sim":
-        yield from nearest_rows(own.question, others.question, size, forbidden)
-        return
-    by_image = nearest_rows(own.image, others.image, size, forbidden)
-    if settings.sampler == "img-sim":
-        yield from by_image
-        return
-    by_text = nearest_rows(own.question, others.question, size, forbidden)
-    for pool, near, told in zip(drawn(size // 2), by_image, by_text, strict=True):
-        # Half at random, a quarter by image, the rest by text.
-        pool += [row for row in near if row not in pool][: size // 4]
-        pool += [row for row in told if row not in pool][: size - len(pool)]
-        yield pool
-
-
-def _lever_plus(
-    anchors: Sequence[int],
-    total: int,
-    size: int,
-    similar: Callable[[], tuple[Embeddings, Embeddings]],
-    settings: DataSettings,
-) -> list[list[int]]:
-    if settings.sampler == "rand":
-        return samplers.random_pools(anchors, total, size, settings.seed)
-    _, train = similar()
-    if settings.sampler == "text-sim":
-        return samplers.similarity_pools(anchors, train.question, size)
-    if settings.sampler == "img-sim":
-        return samplers.similarity_pools(anchors, train.image, size)
-    return samplers.mixed_pools(anchors, train.question, train.image, size, settings.seed)
+        return Pools(len(train), excluded, None)
+    own_rows = [_own_row(query, train) for query in queries]
+    request = PoolRequest(queries, own_rows, len(train), size, excluded, similar, settings.seed)
+    return Pools(len(train), excluded, list(rules.pools(sampler, request)))
 
 
 def _own_row(query: Example, train: Split) -> int | None:
-    """The query's row, if it is of the training split."""
+    """The query's row if it belongs to the training split; another split may use the same question_ids."""
     row = train.row.get(query.question_id)
     return row if row is not None and train[row] == query else None
 
 
-def _forbidden(query: Example, train: Split, exclude_same_image: bool) -> frozenset[int]:
+def _excluded(query: Example, train: Split, exclude_same_image: bool) -> frozenset[int]:
     rows = set(train.rows_of_image(query.image)) if exclude_same_image else set()
     own = _own_row(query, train)
     return frozenset(rows if own is None else rows | {own})
-
-
-def _random_rows(query: Example, total: int, size: int, forbidden: AbstractSet[int], seed: int) -> list[int]:
-    rng = random.Random(f"pool-{seed}-{query.question_id}")
-    drawn = rng.sample(range(total), min(total, size + len(forbidden)))
-    return [row for row in drawn if row not in forbidden][:size]

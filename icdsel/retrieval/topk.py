@@ -1,7 +1,7 @@
-"""The largest values of each row, ties to the lower index, so that the same numbers give the same choice everywhere.
+"""The largest values of each row, with ties broken by the lower index, so that equal inputs give equal choices.
 
-`torch.topk` leaves open which of equal values it takes; a stable sort would tell, at many times the cost where
-a row has hundreds of thousands of values.
+`torch.topk` does not say which of several equal values it returns. A stable sort does, but takes many times longer on
+rows of hundreds of thousands of values.
 """
 
 import torch
@@ -9,22 +9,22 @@ from torch import Tensor
 
 
 def stable_topk(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` largest values of each row, best first, of equal ones those of the lowest index.
+    """The `count` largest values of each row, largest first; of equal values those with the lowest index.
 
     Args:
-        values: [B, N], without NaN.
-        count: At least 1; rows of fewer values are returned whole.
+        values: (B, N), without NaN.
+        count: At least 1; a row with fewer values is returned whole.
 
     Returns:
-        Values and indices (int64), [B, min(count, N)] each.
+        Values and indices (int64), (B, min(count, N)) each.
     """
     size = values.shape[1]
     count = min(count, size)
     best = values.topk(min(count + 1, size), dim=1)
     indices = best.indices[:, :count].sort(dim=1).values  # ascending within a row
     if count < size:
-        cut = best.values[:, count - 1] == best.values[:, count]  # (B,) the last that counts has an equal outside
-        for b in cut.nonzero().flatten().tolist():
+        tied = best.values[:, count - 1] == best.values[:, count]  # (B,): the last value kept equals one left out
+        for b in tied.nonzero().flatten().tolist():
             indices[b] = _lowest(values[b], best.values[b, count - 1], count)
     found = values.gather(1, indices)
     order = found.sort(dim=1, descending=True, stable=True).indices
@@ -32,7 +32,7 @@ def stable_topk(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _lowest(row: Tensor, least: Tensor, count: int) -> Tensor:
-    """The indices [count] of what is above `least` in `row` [N], and of the first ones that equal it; ascending."""
+    """Indices (count,) of all values of `row` (N,) above `least` and of the first ones equal to it; ascending."""
     above = (row > least).nonzero().flatten()
-    level = (row == least).nonzero().flatten()[: count - len(above)]
-    return torch.cat([above, level]).sort().values
+    equal = (row == least).nonzero().flatten()[: count - len(above)]
+    return torch.cat([above, equal]).sort().values

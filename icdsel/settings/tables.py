@@ -48,7 +48,8 @@ def _names_a_folder(dataset: str) -> str:
     return dataset
 
 
-Sampler = Annotated[str, Choice("sampler"), alias(SAMPLER_ALIASES)]
+Sampler = Annotated[str, Choice("sampler"), alias(SAMPLER_ALIASES), Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
+"""A name of files holds it, and it may come from somebody else's metadata."""
 Metric = Annotated[str, Choice("metric")]
 PromptLayout = Annotated[str, Choice("prompt layout")]
 RewardMode = Annotated[str, Choice("reward mode"), BeforeValidator(_not_retired)]

@@ -10,13 +10,12 @@ from icdsel.artefacts.predictions import Prompt, prompt_of, valid_record
 from icdsel.console import note, progress
 from icdsel.errors import RunError
 from icdsel.records import Answer, Example, Pointer
+from icdsel.selection import Selector
+from icdsel.selection.context import Context
 from icdsel.settings.loading import Settings
-from icdsel.settings.tables import Selector
-from icdsel.stages.selectors import Selectors
-from icdsel.stages.session import Queries, Session
+from icdsel.stages.session import Session
 from icdsel.store.files import append_lines, cut
 from icdsel.store.json_reading import whole_lines
-from icdsel.tasks.vqa import majority_answer
 from icdsel.vlm.base import Request
 
 UNIT = 128
@@ -25,8 +24,7 @@ UNIT = 128
 
 def answer_queries(
     session: Session,
-    queries: Queries,
-    choose: Selectors,
+    context: Context,
     selector: Selector,
     label: str,
     shot_counts: Sequence[int],
@@ -36,16 +34,14 @@ def answer_queries(
 
     Units are journalled in `part` as they come; whole ones that are there are not asked again.
     """
-    # The majority answer is that of the nearest neighbours, the strongest choice that needs no training.
-    chooser = "nearest-both" if selector == "majority" else selector
-    pointers = {shots: choose.choose(chooser, shots) for shots in shot_counts}
+    pointers = {shots: selector.choose(context, shots) for shots in shot_counts}
     for shots in shot_counts:
         if all(pointer is None for pointer in pointers[shots]):
             note(f"{label}: no query has a scored pointer of {shots} ICDs, left out")
     # A query's prompts stand together: pointers that begin alike are read once up to there.
     asked = [
         (query, pointer)
-        for q, query in enumerate(queries.examples)
+        for q, query in enumerate(context.queries)
         for shots in shot_counts
         if (pointer := pointers[shots][q]) is not None
     ]
@@ -74,11 +70,10 @@ def answer_queries(
         for at in range(0, len(todo), UNIT):
             unit = todo[at : at + UNIT]
             shown = [(asked[i][0], tuple(map(train.by_id, asked[i][1]))) for i in unit]
-            if selector == "majority":  # no VLM
-                majority = (majority_answer([icd.answer for icd in icds]) for _, icds in shown)
-                score(dict(enumerate(map(Answer, majority))))
-            else:
+            if selector.needs_vlm:
                 session.vlm.answer([Request(icds, query) for query, icds in shown], score)
+            else:
+                score({place: Answer(selector.answer(icds)) for place, (_, icds) in enumerate(shown)})
             append_lines(part, [json.dumps(records[i], ensure_ascii=False) for i in unit])
     return [records[i] for i in range(len(asked))], sum(len(asked[i][1]) + 1 for i in todo)
 

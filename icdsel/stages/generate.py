@@ -21,7 +21,7 @@ from icdsel.console import note, progress, warn
 from icdsel.data.datasets import Split
 from icdsel.errors import CheckpointError, RlDataError, RunError
 from icdsel.policy.network import CosineNetwork, PointerNetwork
-from icdsel.policy.proposals import propose
+from icdsel.policy.proposals import Unit, propose
 from icdsel.records import Example
 from icdsel.retrieval.lever_plus_pools import anchors
 from icdsel.settings.identity import identity
@@ -230,14 +230,14 @@ def _write_units(
                 advance(len(unit))
                 continue
             if pools.shared:
-                ids, hidden = [everyone] * len(unit), pools.hidden[at : at + len(unit)]
+                ids, hidden = [everyone] * len(unit), pools.excluded[at : at + len(unit)]
                 told = [{"candidate_pool_ids": "all", "excluded_ids": _ids(train, sorted(h))} for h in hidden]
             else:
                 ids = [_ids(train, pools[q]) for q in range(at, at + len(unit))]
                 told = [{"candidate_pool_ids": pool} for pool in ids]
             rows, mask = pools.batch(at, len(unit))  # (B, K) or (1, N), (B, K)
             seed = f"proposals-{settings.data.seed}-{unit[0].question_id}"
-            proposals = propose(
+            to_propose_for = Unit(
                 queries.embeddings[at : at + len(unit)],
                 session.embeddings[None] if pools.shared else session.embeddings[rows],
                 ids,
@@ -246,7 +246,7 @@ def _write_units(
                 seed,
                 None if mask.all() else mask,
             )
-            groups = score_unit(session, unit, told, proposals, lambda made: advance(0, tally(made)))
+            groups = score_unit(session, unit, told, propose(to_propose_for), lambda made: advance(0, tally(made)))
             append_lines(part, [json.dumps(group, ensure_ascii=False) for group in groups])
             advance(len(unit))
             count += len(unit)

@@ -12,19 +12,20 @@ from typing import Any
 
 from icdsel.artefacts.candidates import SCORER_VERSION
 from icdsel.artefacts.checkpoint_conversion import ConversionWarning, convert_checkpoint, is_converted
-from icdsel.artefacts.predictions import ALWAYS, predictions_dir, prompt_of, read_predictions
+from icdsel.artefacts.predictions import predictions_dir, prompt_of, read_predictions
 from icdsel.artefacts.run_folder import METADATA_FILE, find_run, is_finished
 from icdsel.console import note, warn
 from icdsel.errors import CheckpointError, RunError, of_system
 from icdsel.records import Example
+from icdsel.selection import SELECTORS, Selector, always_shown
+from icdsel.selection.context import Context
+from icdsel.selection.fingerprints import Fingerprints
 from icdsel.settings.identity import identity
 from icdsel.settings.loading import Settings
-from icdsel.settings.tables import Selector
 from icdsel.stages.answering import answer_queries, whole_units
-from icdsel.stages.selectors import Selectors, random_seed, scored_path
-from icdsel.stages.session import Queries, Session, open_session
+from icdsel.stages.selectors import fingerprints_of, open_context
+from icdsel.stages.session import Session, open_session
 from icdsel.store.files import journal_of, refuse_link, remove_leftovers, write_text
-from icdsel.store.fingerprints import fingerprint_file
 from icdsel.store.lock import locked
 from icdsel.store.metadata import Identity, differences, read_metadata, update_metadata, write_metadata
 from icdsel.store.reading import why_no_file
@@ -52,9 +53,9 @@ def infer(
     overwrite: bool = False,
     *,
     session: Session | None = None,
-    beside: Sequence[Selector] = ALWAYS,
+    with_baselines: bool = True,
 ) -> list[Row]:
-    """Answers the queries with every selector of the settings, and with those that always stand `beside` them.
+    """Answers the queries with every selector of the settings, and with the baselines that are always shown.
 
     Predictions that exist and were made of the same things are kept, so a row is never answered twice. `session`,
     where they are open already, are used as they are (`Session.under`).
@@ -62,15 +63,16 @@ def infer(
     Raises:
         UserError: dataset, model, run or checkpoint are missing or do not fit; a shot count is above a pool.
     """
-    asked = settings.infer.selector
-    chosen = (*asked, *(name for name in beside if name not in asked))
-    policy_file = _policy_file(settings, run, checkpoint) if "policy" in chosen else None
+    names = dict.fromkeys((*settings.infer.selector, *(always_shown() if with_baselines else ())))
+    selectors = [SELECTORS.named(name) for name in names]
+    policy_file = _policy_file(settings, run, checkpoint) if any(s.needs_policy for s in selectors) else None
     session = session.under(settings) if session else open_session(settings)
     if policy_file:
         _check_policy(settings, session, policy_file)
     queries = session.queries(queries_to_answer(session), settings.infer.split, max(settings.infer.shots))
-    choose = Selectors(session, queries, policy_file)
-    rows = [_row(session, queries, choose, name, policy_file, overwrite) for name in chosen]
+    fingerprints = fingerprints_of(session, settings, policy_file)
+    context = open_context(session, queries, policy_file, fingerprints)
+    rows = [_row(session, context, selector, policy_file, fingerprints, overwrite) for selector in selectors]
     if told := session.vlm.images.shortage():
         note(told)
     return rows
@@ -79,10 +81,10 @@ def infer(
 @logged
 def _row(
     session: Session,
-    queries: Queries,
-    choose: Selectors,
+    context: Context,
     selector: Selector,
     policy_file: Path | None,
+    fingerprints: Fingerprints,
     overwrite: bool,
 ) -> Row:
     """One selector's predictions; numbers of shots that were answered before are kept.
@@ -93,13 +95,13 @@ def _row(
         RunError: another process writes this row, or it was made under other settings.
     """
     settings = session.settings
-    label = _label(settings, selector, policy_file)
-    subset = _subset_name(settings, len(queries.examples))
+    label = selector.row_name(settings, policy_file)
+    subset = _subset_name(settings, len(context.queries))
     path, side = _files(settings, label, subset)
     part = journal_of(path)
-    result = _result(path, side, _identity(settings, session, selector, choose.fingerprint(selector)))
-    own = {"checkpoint": str(policy_file)} if selector == "policy" else {}  # whose run the page shows
-    wanted = shots_of(selector, settings)
+    result = _result(path, side, _identity(settings, session, selector, fingerprints))
+    own = {"checkpoint": str(policy_file)} if selector.needs_policy else {}  # whose run the page shows
+    wanted = selector.shot_counts(settings.infer.shots)
     records = _read_standing(path) if result.stands(overwrite) else []
     if not _missing(wanted, records):
         note(f"{label}: answered before, {path}")
@@ -120,7 +122,7 @@ def _row(
                     **own,
                 )
                 log_to(log, str(session.vlm.device))
-                records = _complete(session, queries, choose, label, selector, missing, records, path)
+                records = _complete(session, context, label, selector, missing, records, path)
             if whole_units(part).keys() <= set(map(prompt_of, records)):  # else it is for other numbers of shots
                 part.unlink(missing_ok=True)
     scores: dict[int, list[float]] = {}
@@ -140,8 +142,7 @@ def _result(path: Path, side: Path, inputs: Identity) -> Result:
 
 def _complete(
     session: Session,
-    queries: Queries,
-    choose: Selectors,
+    context: Context,
     label: str,
     selector: Selector,
     missing: Sequence[int],
@@ -150,11 +151,11 @@ def _complete(
 ) -> list[dict[str, Any]]:
     """Answers at the `missing` numbers of shots, and writes the row with what it had."""
     started = time.monotonic()
-    new, images = answer_queries(session, queries, choose, selector, label, missing, journal_of(path))
+    new, images = answer_queries(session, context, selector, label, missing, journal_of(path))
     made = sorted([*records, *new], key=lambda record: int(record["shots"]))  # stable: queries keep their order
     # Before the answers: where they are fewer, they were cut.
     more: dict[str, Any] = {"answers": dict(Counter(str(record["shots"]) for record in made))}
-    if images and selector != "majority":
+    if images and selector.needs_vlm:
         more["work"] = {"answering": {"seconds": time.monotonic() - started, "count": images}}
     update_metadata(path.with_suffix(".meta.json"), **more)
     write_text(path, "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in made))
@@ -170,17 +171,10 @@ def unanswered(
         RunError: the row was made under other settings and `overwrite` is False.
     """
     settings = session.settings
-    label = _label(settings, selector, policy_file)
-    path, side = _files(settings, label, _subset_name(settings, count))
-    chosen_by = policy_file if selector == "policy" else scored_path(settings) if selector == "oracle" else None
-    fingerprint = fingerprint_file(chosen_by) if chosen_by and chosen_by.is_file() else None
-    there = _result(path, side, _identity(settings, session, selector, fingerprint)).stands(overwrite)
-    return _missing(shots_of(selector, settings), _read_standing(path) if there else [])
-
-
-def shots_of(selector: Selector, settings: Settings) -> tuple[int, ...]:
-    """The numbers of shots that a selector is asked for."""
-    return (0,) if selector == "zero-shot" else settings.infer.shots
+    path, side = _files(settings, selector.row_name(settings, policy_file), _subset_name(settings, count))
+    inputs = _identity(settings, session, selector, fingerprints_of(session, settings, policy_file))
+    there = _result(path, side, inputs).stands(overwrite)
+    return _missing(selector.shot_counts(settings.infer.shots), _read_standing(path) if there else [])
 
 
 def _missing(wanted: Sequence[int], records: Sequence[dict[str, Any]]) -> list[int]:
@@ -247,28 +241,17 @@ def _check_policy(settings: Settings, session: Session, policy_file: Path) -> No
         note(f"The policy was trained under another setting: {line}")
 
 
-def _label(settings: Settings, selector: str, policy_file: Path | None) -> str:
-    """A row's name: of a policy its run and epoch, of `random` with its seed."""
-    if selector == "policy" and policy_file is not None:
-        return f"policy-{policy_file.absolute().parent.name}-{policy_file.stem}"
-    return f"random-{random_seed(settings)}" if selector == "random" else selector
-
-
 def _subset_name(settings: Settings, count: int) -> str:
     kind = "" if settings.infer.subset == "first" else f"-random-{settings.data.seed}"
     return f"{settings.infer.split}-{count}{kind}"
 
 
-def _identity(settings: Settings, session: Session, selector: str, chosen_by: str | None) -> Identity:
-    """Everything that decides a row; `chosen_by` is the fingerprint of the file that the selector chooses by."""
+def _identity(settings: Settings, session: Session, selector: Selector, fingerprints: Fingerprints) -> Identity:
+    """Everything that decides a row."""
     inputs = identity(settings, "data", "vlm") | session.identity
     inputs |= {"split": settings.infer.split, "queries": session.fingerprint(settings.infer.split)}
-    inputs |= {"selector": selector, "scorer": SCORER_VERSION}
-    if selector.startswith("nearest") or selector == "majority":
-        inputs["sampler_encoder"] = session.sampler_encoder.fingerprint
-    if chosen_by is not None:
-        inputs["checkpoint" if selector == "policy" else "rl_data"] = chosen_by
-    return inputs
+    inputs |= {"selector": selector.name, "scorer": SCORER_VERSION}
+    return inputs | selector.inputs(fingerprints)
 
 
 def queries_to_answer(session: Session) -> list[Example]:

@@ -16,6 +16,7 @@ from icdsel.records import Example
 from icdsel.retrieval.embeddings import Embeddings, Encoded, encode, read_train_embeddings
 from icdsel.retrieval.encoders import Encoder, VlmEncoder, load_clip
 from icdsel.retrieval.pools import Pools, build_pools
+from icdsel.retrieval.samplers import SAMPLERS
 from icdsel.settings.loading import Settings
 from icdsel.settings.presets import CLIP_B32, VLM_ENCODER
 from icdsel.store.fingerprints import fingerprint_examples, fingerprint_file, unchanged
@@ -89,7 +90,7 @@ class Session:
         }
         if self._broken:  # they are in no pool
             inputs["broken_images"] = hashlib.sha256(repr(sorted(self._broken)).encode()).hexdigest()[:16]
-        if self.settings.data.sampler != "rand":
+        if SAMPLERS.named(self.settings.data.sampler).needs_embeddings:
             inputs["sampler_encoder"] = self.sampler_encoder.fingerprint
         return inputs
 

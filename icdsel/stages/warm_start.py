@@ -32,7 +32,7 @@ def warm_groups(session: Session, path: Path) -> Groups:
     for q, group in enumerate(groups):
         scored = tuple({**candidate, "vqa_acc_score": 0.0} for candidate in group.candidates)
         if queries.pools.shared:
-            hidden = tuple(train[row].question_id for row in sorted(queries.pools.hidden[q]))
+            hidden = tuple(train[row].question_id for row in sorted(queries.pools.excluded[q]))
             with_pools.append(replace(group, pool=None, excluded=hidden, candidates=scored))
             continue
         pool = [train[row].question_id for row in queries.pools[q]]

@@ -1,0 +1,105 @@
+"""Samplers: how the candidates of a query are drawn from the training split. Loads no torch."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from icdsel.registry import Registry
+
+Kind = Literal["image", "question", "both"]
+"""What similarity is measured on."""
+
+
+class Draws(Protocol):
+    """What samplers combine: for each query, in order, rows of the training split that it may get as candidates."""
+
+    def random(self, count: int) -> Iterable[list[int]]:
+        """`count` different rows, drawn uniformly."""
+
+    def nearest(self, kind: Kind, count: int) -> Iterable[list[int]]:
+        """The `count` most similar rows, best first."""
+
+
+Sample = Callable[[Draws, int], Iterable[list[int]]]
+"""The pool of each query, of the given size, from draws."""
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A way to draw pools.
+
+    Attributes:
+        name: What users type.
+        pools: The pools by icdsel's rules: as many different rows as asked for.
+        needs_embeddings: Whether it calls `Draws.nearest`, so that results depend on the sampler's encoder.
+        lever_plus_pools: The pools by Lever-Plus's rules (`--pool-rules lever-plus`), if they combine draws in another
+            way. Such a pool may repeat rows and hold the query; both is removed afterwards.
+    """
+
+    name: str
+    pools: Sample
+    needs_embeddings: bool = True
+    lever_plus_pools: Sample | None = None
+
+
+def _random(draws: Draws, size: int) -> Iterable[list[int]]:
+    return draws.random(size)
+
+
+def _by_question(draws: Draws, size: int) -> Iterable[list[int]]:
+    return draws.nearest("question", size)
+
+
+def _by_image(draws: Draws, size: int) -> Iterable[list[int]]:
+    return draws.nearest("image", size)
+
+
+def _mixed(draws: Draws, size: int) -> Iterator[list[int]]:
+    """Half at random, then a quarter by image, then the rest by question, each the best that the pool lacks so far."""
+    parts = draws.random(size // 2), draws.nearest("image", size), draws.nearest("question", size)
+    for pool, by_image, by_question in zip(*parts, strict=True):
+        pool += [row for row in by_image if row not in pool][: size // 4]
+        pool += [row for row in by_question if row not in pool][: size - len(pool)]
+        yield pool
+
+
+def _mixed_as_lever_plus(draws: Draws, size: int) -> Iterator[list[int]]:
+    """Half at random, then by image, then a quarter by question: 32, 16 and 16 of 64. Rows may repeat."""
+    # Its ratios are, in this order, random 0.5, text 0.25, image 0.25; the last part takes what rounding leaves.
+    drawn, by_question = size // 2, size // 4
+    parts = (
+        draws.random(drawn),
+        draws.nearest("image", size - drawn - by_question),
+        draws.nearest("question", by_question),
+    )
+    for rows in zip(*parts, strict=True):
+        yield [row for part in rows for row in part]
+
+
+SAMPLERS = Registry(
+    "sampler",
+    (
+        Sampler("rand", _random, needs_embeddings=False),
+        Sampler("text-sim", _by_question),
+        Sampler("img-sim", _by_image),
+        Sampler("mix", _mixed, lever_plus_pools=_mixed_as_lever_plus),
+    ),
+)
+"""The samplers, by the name that `--sampler` takes.
+
+To add one, write a function that gives pools and call `SAMPLERS.add(Sampler("near-and-far", near_and_far))`:
+
+    def near_and_far(draws: Draws, size: int) -> Iterator[list[int]]:
+        for near, far in zip(draws.nearest("both", size), draws.random(size), strict=True):
+            yield list(dict.fromkeys(near[: size // 2] + far))[:size]
+
+* It yields one pool per query: `size` rows of the training split, none of them twice. No draw holds what a query must
+  not get: itself, examples of its image, broken images.
+* Their order counts: it is that of `candidate_pool_ids` in the RL data, and decides between equal similarities.
+* With `needs_embeddings=False` it may call `draws.random` only.
+* A name consists of lower-case words joined by dashes. Files are named after it: the RL data of `near-and-far` is
+  `rl_data_NearAndFarSampler_<Model>.jsonl`.
+
+Import the file in which you do so before the command line runs, for example from a script that calls
+`icdsel.__main__.main()`.
+"""

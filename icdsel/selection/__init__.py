@@ -1,0 +1,78 @@
+"""Selectors: who chooses the ICDs (in-context demonstrations) that a query is shown. Loads no torch."""
+
+from icdsel.registry import Registry
+from icdsel.selection.majority import Majority
+from icdsel.selection.nearest import Nearest
+from icdsel.selection.oracle import Oracle
+from icdsel.selection.policy import Policy
+from icdsel.selection.random_draws import RandomDraws
+from icdsel.selection.selector import Selector
+from icdsel.selection.zero_shot import ZeroShot
+
+__all__ = ["POLICY", "RANDOM", "SELECTORS", "Selector", "always_shown", "selector_named"]
+
+POLICY, RANDOM = Policy(), RandomDraws()
+
+SELECTORS: Registry[Selector] = Registry(
+    "selector",
+    (
+        POLICY,
+        ZeroShot(),
+        RANDOM,
+        Nearest("nearest-image", "image"),
+        Nearest("nearest-question", "question"),
+        Nearest("nearest-both", "both"),
+        Nearest("nearest-both-all", "both", whole_split=True),
+        Majority(),
+        Oracle(),
+    ),
+)
+"""The selectors, by the name that `--selector` takes.
+
+To add one, write a file with a subclass of `Selector` and call `SELECTORS.add(MySelector())` in it:
+
+    from icdsel.selection import SELECTORS, Selector
+
+    class ShortestAnswers(Selector):
+        name = "shortest-answers"
+
+        def choose(self, context, shots):
+            train = context.train
+            return context.pointers(
+                sorted(pool, key=lambda row: len(train[row].answer))[:shots] for pool in context.pools
+            )
+
+    SELECTORS.add(ShortestAnswers())
+
+* `name` is what users type; files of predictions are named after it.
+* `choose(context, shots)` returns each query's ICDs in prompt order: the last one is next to the query. They come from
+  the query's pool, `context.pools[q]`: rows of the training split, without the query itself and whatever else it must
+  not be shown. `icdsel.selection.context` lists everything to choose by: examples, pools, embeddings, rankings, the
+  policy, RL data.
+* The choice for a query must depend on nothing but the inputs: not on other queries, earlier calls or global random
+  state. A selector that draws overrides `seed` (its rows then are called `<name>-<seed>`, and averaged over seeds) and
+  seeds a generator of its own with it and the query's question_id; see `random_draws.py`.
+* The attributes of `Selector` say what it needs. Set them as they apply: they decide what is opened for it, and which
+  inputs are recorded with its predictions, so that these are reused only while the inputs are the same.
+* Import torch inside of methods: names and attributes are also used where it is not loaded (`--help`, `compare`).
+
+Import the file before the command line runs, for example from a script that calls `icdsel.__main__.main()`.
+"""
+
+
+def always_shown() -> tuple[str, ...]:
+    """The names of the baselines that every comparison needs, so that one knows what a gain is worth."""
+    return tuple(name for name, selector in SELECTORS.items() if selector.always_shown)
+
+
+def selector_named(name: str) -> Selector:
+    """The selector behind a row of predictions; one without special properties if it is not installed here."""
+    return SELECTORS[name] if name in SELECTORS else _Unknown(name)
+
+
+class _Unknown(Selector):
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def choose(self, context: object, shots: int) -> list[tuple[int, ...] | None]:
+        raise NotImplementedError(f"the selector {self.name} is not installed")

@@ -1,0 +1,95 @@
+"""What there is to choose by: the queries, their pools, embeddings, rankings, the policy, RL data."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from torch import Tensor
+
+from icdsel.data.datasets import Split
+from icdsel.policy.network import PointerNetwork
+from icdsel.records import Example, Pointer
+from icdsel.retrieval.embeddings import Embeddings
+from icdsel.retrieval.neighbours import nearest_in_pools, nearest_rows
+from icdsel.retrieval.pools import Pools
+from icdsel.retrieval.samplers import Kind
+from icdsel.selection.scored import Scored
+from icdsel.settings.loading import Settings
+
+_QUERIES = 256  # whose pools the policy reads at once
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """Q queries and what selectors choose their ICDs by. Rows are those of the training split, with N examples.
+
+    Attributes:
+        settings: All settings.
+        train: The training split: `train[row]` is an example, with question, answer and image.
+        queries: The queries.
+        pools: The pool of each query: `pools[q]` are its rows.
+        embeddings: The queries as the policy sees them (Q, d).
+        train_embeddings: The training split as the policy sees it (N, d).
+        network: The policy, if a selector needs it.
+        open_similar: Gives the embeddings of queries and training split as samplers see them.
+        open_scored: Gives the scored pointers of the queries by question_id.
+    """
+
+    settings: Settings
+    train: Split
+    queries: Sequence[Example]
+    pools: Pools
+    embeddings: Tensor
+    train_embeddings: Tensor
+    open_similar: Callable[[], tuple[Embeddings, Embeddings]]
+    network: PointerNetwork | None
+    open_scored: Callable[[], Mapping[int, Sequence[Scored]]]
+    _nearest: dict[tuple[Kind, bool], list[list[int]]] = field(default_factory=dict)
+
+    @property
+    def most_shots(self) -> int:
+        """The largest number of shots that the settings want."""
+        return max(self.settings.infer.shots)
+
+    def pointers(self, rows: Iterable[Sequence[int]]) -> list[Pointer | None]:
+        """The pointers to these rows of the training split."""
+        return [tuple(self.train[row].question_id for row in chosen) for chosen in rows]
+
+    @cached_property
+    def similar(self) -> tuple[Embeddings, Embeddings]:
+        """Embeddings of the queries and of the training split as samplers see them: image, question and both."""
+        return self.open_similar()
+
+    @cached_property
+    def scored(self) -> Mapping[int, Sequence[Scored]]:
+        """The scored pointers of the queries by question_id, of any length; a query may lack them."""
+        return self.open_scored()
+
+    def nearest(self, kind: Kind, whole_split: bool = False) -> list[list[int]]:
+        """For each query the `most_shots` rows most similar to it, best first, with ties to the first in the pool.
+
+        Args:
+            kind: What similarity is measured on.
+            whole_split: Whether to search the whole training split (less what the query may not get), not the pool.
+        """
+        if (kind, whole_split) not in self._nearest:
+            queries, train = (vectors.of(kind) for vectors in self.similar)
+            if whole_split:
+                found = nearest_rows(queries, train, self.most_shots, self.pools.excluded)
+            else:
+                found = nearest_in_pools(queries, train, self.most_shots, self.pools)
+            self._nearest[kind, whole_split] = list(found)
+        return self._nearest[kind, whole_split]
+
+    @cached_property
+    def greedy(self) -> list[list[int]]:
+        """For each query the `most_shots` rows that the policy chooses greedily, in the order in which it does."""
+        assert self.network is not None
+        chosen: list[list[int]] = []
+        for at in range(0, len(self.queries), _QUERIES):
+            rows, mask = self.pools.batch(at, _QUERIES)  # (B, K) or (1, N), (B, K)
+            query = self.embeddings[at : at + _QUERIES]
+            pool = self.train_embeddings[None] if self.pools.shared else self.train_embeddings[rows]
+            places = self.network.greedy(query, pool, self.most_shots, None if mask.all() else mask)  # (B, S)
+            chosen += rows.expand(len(query), -1).gather(1, places).tolist()
+        return chosen

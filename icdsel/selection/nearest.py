@@ -1,0 +1,29 @@
+"""Selectors that show the nearest neighbours of the query."""
+
+from typing import TYPE_CHECKING
+
+from icdsel.records import Pointer
+from icdsel.retrieval.samplers import Kind
+from icdsel.selection.selector import Selector
+
+if TYPE_CHECKING:
+    from icdsel.selection.context import Context
+
+
+class Nearest(Selector):
+    """The training examples most similar to the query.
+
+    Args:
+        name: What users type.
+        kind: What similarity is measured on.
+        whole_split: Whether to search the whole training split, not the pool.
+    """
+
+    needs_similarity = True
+
+    def __init__(self, name: str, kind: Kind, whole_split: bool = False) -> None:
+        self.name, self.kind, self.whole_split = name, kind, whole_split
+
+    def choose(self, context: "Context", shots: int) -> list[Pointer | None]:
+        """The nearest rows, the most similar last: next to the query in the prompt."""
+        return context.pointers(row[:shots][::-1] for row in context.nearest(self.kind, self.whole_split))

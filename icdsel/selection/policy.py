@@ -1,0 +1,36 @@
+"""The selector that was learned."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from icdsel.records import Pointer
+from icdsel.selection.selector import Selector
+from icdsel.settings.loading import Settings
+
+if TYPE_CHECKING:
+    from icdsel.selection.context import Context
+
+
+class Policy(Selector):
+    """The pointer network of a checkpoint."""
+
+    name = "policy"
+    needs_policy = True
+
+    def choose(self, context: "Context", shots: int) -> list[Pointer | None]:
+        """The greedy choice, in the order in which the network chooses."""
+        return context.pointers(row[:shots] for row in context.greedy)
+
+    def row_name(self, settings: Settings, policy: Path | None) -> str:  # noqa: ARG002
+        """`policy-<run>-<checkpoint>`."""
+        return self.name if policy is None else self.row_of(policy.absolute().parent.name, policy.stem)
+
+    def row_of(self, run: str, checkpoint: str) -> str:
+        """What the row of a run's checkpoint is called, such as `policy-demo-grpo_epoch3`."""
+        return f"{self.name}-{run}-{checkpoint}"
+
+    def without_seed(self, row_name: str) -> str:
+        """Without the run's seed of training."""
+        match = re.fullmatch(rf"({self.name}-.+)_train-seed-\d+(.*)", row_name)
+        return f"{match[1]}{match[2]}" if match else row_name
