@@ -61,7 +61,7 @@ def run_name(settings: Settings) -> str:
     parts: list[str] = [] if settings.train.recipe == TrainSettings().recipe else [settings.train.recipe]
     usual = settings.usual()
     parts += unusual(settings.reward, usual["reward"])
-    parts += unusual(settings.train, usual["train"], leave_out=["recipe", "tensorboard"])
+    parts += unusual(settings.train, usual["train"], leave_out=["recipe", "train_device", "tensorboard"])
     return _shortened("_".join([f"v3_{settings.pair_name}", *parts]))
 
 

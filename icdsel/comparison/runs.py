@@ -173,7 +173,7 @@ def _differing(settings: Settings) -> tuple[str, ...]:
     parts += [] if settings.vlm.model == getattr(bare, "model", None) else [settings.model_name]
     parts += unusual(settings.data, usual["data"], _PLACES) + unusual(settings.vlm, usual["vlm"], _MACHINE)
     parts += unusual(settings.proposals, usual["proposals"]) + unusual(settings.reward, usual["reward"])
-    return tuple(parts + unusual(settings.train, usual["train"], ["recipe", "tensorboard"]))
+    return tuple(parts + unusual(settings.train, usual["train"], ["recipe", "train_device", "tensorboard"]))
 
 
 def _reached(folder: Path) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def _changed(settings: Settings, variant: str) -> Settings:
             continue
         table, _, name = key.rpartition(".")
         table, name = table or "train", name.replace("-", "_")
-        if table not in _VARIED or name in ("train_seed", "tensorboard"):
+        if table not in _VARIED or name in ("train_seed", "train_device", "tensorboard"):
             raise SettingsError(
                 f"--train {variant}: {key} cannot differ between the variants of one comparison, which share data, "
                 f"prompts, seeds (--seeds) and what is written. Settings of {' and '.join(_VARIED)} can"

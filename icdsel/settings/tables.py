@@ -328,6 +328,8 @@ class TrainSettings(Table):
     """Epochs of that imitation."""
     train_seed: int | None = Field(None, ge=0, json_schema_extra={"flag": "--train-seed"})
     """Seed of the training alone, to repeat it on the same data. [the seed]"""
+    train_device: str = "auto"
+    """Device that the policy is trained on: `auto` (the GPU if available), `cpu`, `cuda` or `cuda:0`."""
     tensorboard: bool = False
     """Write the metrics of every epoch for TensorBoard too, to the run's folder."""
 

@@ -23,7 +23,7 @@ from icdsel.settings.loading import Settings
 from icdsel.settings.tables import Selector
 from icdsel.stages.answering import answer_queries, whole_units
 from icdsel.stages.selectors import Selectors, random_seed, scored_path
-from icdsel.stages.session import Queries, Session, open_session
+from icdsel.stages.session import Queries, Session
 from icdsel.store.files import journal_of, refuse_link, remove_leftovers, write_text
 from icdsel.store.fingerprints import fingerprint_file
 from icdsel.store.lock import locked
@@ -66,13 +66,13 @@ def infer(
     asked = settings.infer.selector
     chosen = (*asked, *(name for name in beside if name not in asked))
     policy_file = _policy_file(settings, run, checkpoint) if "policy" in chosen else None
-    session = session.under(settings) if session else open_session(settings)
+    session = session.under(settings) if session else Session(settings)
     if policy_file:
         _check_policy(settings, session, policy_file)
     queries = session.queries(queries_to_answer(session), settings.infer.split, max(settings.infer.shots))
     choose = Selectors(session, queries, policy_file)
     rows = [_row(session, queries, choose, name, policy_file, overwrite) for name in chosen]
-    if told := session.vlm.images.shortage():
+    if told := session.advice():
         note(told)
     return rows
 
@@ -105,6 +105,8 @@ def _row(
     if not _missing(wanted, records):
         note(f"{label}: answered before, {path}")
     if _missing(wanted, records) or part.exists():
+        # What cannot be loaded ends the command before anything is renamed or written.
+        device = session.vlm_device if selector == "majority" else str(session.vlm.device)
         with locked(path, str(path), RunError):
             log = path.with_suffix(".log")
             records = _read_standing(path) if result.claim(overwrite, along=[log]) else []
@@ -115,12 +117,12 @@ def _row(
                     side,
                     settings.model_dump(mode="json"),
                     result.inputs,
-                    str(session.vlm.device),
+                    device,
                     name=label,
                     set=subset,
                     **own,
                 )
-                log_to(log, str(session.vlm.device))
+                log_to(log, device)
                 records = _complete(session, queries, choose, label, selector, missing, records, path)
             if whole_units(part).keys() <= set(map(prompt_of, records)):  # else it is for other numbers of shots
                 part.unlink(missing_ok=True)
