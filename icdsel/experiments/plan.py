@@ -1,4 +1,4 @@
-"""What a comparison of experiments would still have to do, and how long that should take (`--dry-run`)."""
+"""The steps of a comparison of experiments that are still to do, and how long they should take (`--dry-run`)."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from icdsel.artefacts.rl_data import rl_data_path
 from icdsel.artefacts.run_folder import METADATA_FILE, Run, runs_dir
-from icdsel.experiments.rates import PROBED, RECORDED, Rates
+from icdsel.experiments.rates import PROBED, RECORDED, VLM_WORK, Rates
 from icdsel.experiments.variants import Experiment, answering, baselines
 from icdsel.policy.groups import split_groups
 from icdsel.policy.proposals import most_pointers
@@ -17,7 +17,7 @@ from icdsel.settings.tables import RewardSettings
 from icdsel.stages.generate import unscored
 from icdsel.stages.infer import queries_to_answer, unanswered
 from icdsel.stages.online import most_calls
-from icdsel.stages.session import Session, open_session
+from icdsel.stages.session import Session
 from icdsel.stages.train import is_trained, read_groups, require_files, run_inputs
 from icdsel.stages.warm_start import warm_groups
 from icdsel.store.metadata import read_metadata
@@ -25,13 +25,13 @@ from icdsel.store.metadata import read_metadata
 
 @dataclass(frozen=True)
 class Step:
-    """One thing to make.
+    """A result of a comparison.
 
     Attributes:
-        what: What it is.
-        todo: What is to be done for it, in words; empty where it stands.
-        work: How much of which kind of work (`rates.Rates`); empty where that takes no time to speak of.
-        settings: Those that it is made under.
+        what: The result, for the table.
+        settings: The settings that it is created with.
+        todo: What is still to be done for it, for the table; empty if it exists.
+        work: Amount of each kind of work (`rates.Rates`); empty if it takes next to no time.
     """
 
     what: str
@@ -42,7 +42,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Estimate:
-    """How long a step should take, in seconds, and how that was measured."""
+    """How long a step should take, in seconds, and what the estimate is based on."""
 
     step: Step
     seconds: float
@@ -54,23 +54,29 @@ def dry_run(
     experiments: Sequence[Experiment],
     overwrite: bool = False,
     rl_data_files: Sequence[Path] = (),
+    session: Session | None = None,
 ) -> list[Estimate]:
-    """All steps of a comparison with the time that each should take; opening model and data is the first.
+    """All steps of a comparison with their estimated times. The first is to open what the others need.
 
-    Writes nothing but caches: the embeddings, and the bundled world where it is asked for and missing. The arguments
-    are those of `icdsel.experiments.run.run_experiments`.
+    Writes nothing but caches: the embeddings, and the bundled world if the settings name it and it is missing. The
+    VLM is loaded only if a step needs it. The arguments are those of `icdsel.experiments.run.run_experiments`.
 
     Raises:
-        UserError: something exists under other settings and `overwrite` is False; dataset, model or a file are
+        UserError: Results of other settings exist and `overwrite` is False; the dataset, the model or a file is
             missing.
     """
     require_all_files(experiments, rl_data_files)
     started = time.monotonic()
-    session = open_session(settings)
-    opening = Step("model and data", settings, "open them")
-    seconds = time.monotonic() - started
-    rates = Rates(session, rl_data_files)
+    session = session or Session(settings)
     steps = missing(experiments, settings, session, overwrite, rl_data_files)
+    needs_vlm = any(VLM_WORK & step.work.keys() for step in steps)
+    if any(step.work for step in steps):
+        _ = session.embeddings
+    if needs_vlm:
+        _ = session.vlm
+    seconds = time.monotonic() - started
+    opening = Step("model and data" if needs_vlm else "data", settings, "open them")
+    rates = Rates(session, rl_data_files)
     return [Estimate(opening, seconds, "just now"), *(_estimate(step, rates) for step in steps)]
 
 
@@ -82,10 +88,10 @@ def _estimate(step: Step, rates: Rates) -> Estimate:
 
 
 def require_all_files(experiments: Sequence[Experiment], rl_data_files: Sequence[Path]) -> None:
-    """Refuses to begin where a file that some training is to read is not there.
+    """Rejects experiments with a missing input file.
 
     Raises:
-        RlDataError: it names the first such file.
+        RlDataError: It names the first missing file.
     """
     for experiment in experiments:
         require_files(experiment.settings, rl_data_files)
@@ -98,10 +104,10 @@ def missing(
     overwrite: bool = False,
     rl_data_files: Sequence[Path] = (),
 ) -> list[Step]:
-    """Every step of a comparison, with what is still to be done for it; touches nothing.
+    """All steps of a comparison, with what is still to be done for them. Changes no file.
 
     Raises:
-        UserError: something exists under other settings and `overwrite` is False.
+        UserError: Results of other settings exist and `overwrite` is False.
     """
     return list(_steps(experiments, settings, session, overwrite, rl_data_files))
 
@@ -116,28 +122,28 @@ def _steps(
     trained_on = session.under(experiments[0].settings)
     queries = 0 if rl_data_files else unscored(trained_on, overwrite)
     path = rl_data_path(trained_on.settings)
-    # What is to be scored, or put together from shards, cannot be read yet.
+    # RL data that are incomplete, or still in shards, cannot be read yet.
     files = rl_data_files or ([path] if path.is_file() and not queries else [])
     pointers = queries * most_pointers(settings.proposals)
-    told = f"score {queries:,} queries, up to {pointers:,} pointers" if queries else ""
-    yield Step("RL data", experiments[0].settings, told, {"scoring": queries} if queries else {})
+    todo = f"score {queries:,} queries, up to {pointers:,} pointers" if queries else ""
+    yield Step("RL data", experiments[0].settings, todo, {"scoring": queries} if queries else {})
     count = len(queries_to_answer(session))
-    for asked in baselines(settings):
-        for selector in map(SELECTORS.named, asked.infer.selector):
-            shots = unanswered(session.under(asked), count, selector, None, overwrite)
-            seed = selector.seed(asked)
+    for baseline in baselines(settings):
+        for selector in map(SELECTORS.named, baseline.infer.selector):
+            shots = unanswered(session.under(baseline), count, selector, None, overwrite)
+            seed = selector.seed(baseline)
             what = selector.name if seed is None else f"{selector.name}, seed {seed}"
-            yield _answers(f"{what}: answers", asked, selector, shots, count)
-    sizes: dict[RewardSettings, int] = {}  # of the part of the RL data that is trained on
+            yield _answers(f"{what}: answers", baseline, selector, shots, count)
+    sizes: dict[RewardSettings, int] = {}  # queries to train on, of all but the held-out ones
     for experiment in experiments:
         step = _training(experiment, session, files, overwrite, sizes)
         yield step
-        asked = answering(experiment)
-        shots = list(asked.infer.shots)
+        own = answering(experiment)
+        shots = list(own.infer.shots)
         if not step.todo:
             policy = Run(runs_dir(settings) / experiment.run).checkpoint
-            shots = unanswered(session.under(asked), count, POLICY, policy, overwrite)
-        yield _answers(f"{experiment}: answers", asked, POLICY, shots, count)
+            shots = unanswered(session.under(own), count, POLICY, policy, overwrite)
+        yield _answers(f"{experiment}: answers", own, POLICY, shots, count)
 
 
 def _training(
@@ -151,7 +157,7 @@ def _training(
     run = Run(runs_dir(settings) / experiment.run)
     inputs = run_inputs(settings, session, files)
     if not files and (run.folder / METADATA_FILE).exists():
-        # What RL data it had is only known when they are made again; from the same settings they are the same.
+        # The RL data are generated again before the training. The same settings give the same data.
         inputs["rl_data"] = read_metadata(run.folder / METADATA_FILE)["identity"].get("rl_data")
     if is_trained(run, inputs, overwrite):
         return Step(what, settings)
@@ -167,18 +173,18 @@ def _training(
         "grpo": (settings.train.grpo_epochs, queries),
     }
     work = {phase: number * size for phase, (number, size) in epochs.items() if number}
-    told = [f"{number} {phase} epochs of {size:,} queries" for phase, (number, size) in epochs.items() if number]
+    parts = [f"{number} {phase} epochs of {size:,} queries" for phase, (number, size) in epochs.items() if number]
     if settings.train.online:
         calls = most_calls(settings.train, queries)
-        work["scoring"] = -(-calls // most_pointers(settings.proposals))  # scoring is counted in queries
-        told.append(f"score up to {calls:,} pointers")
-    return Step(what, settings, "train " + ", ".join(told), work)
+        work["scoring"] = -(-calls // most_pointers(settings.proposals))  # the rate is in queries per second
+        parts.append(f"score up to {calls:,} pointers")
+    return Step(what, settings, "train " + ", ".join(parts), work)
 
 
 def _answers(what: str, settings: Settings, selector: Selector, shots: Sequence[int], count: int) -> Step:
     if not shots:
         return Step(what, settings)
-    told = f"answer {count * len(shots):,} prompts at {', '.join(map(str, shots))} shots"
     if not selector.needs_vlm:
         return Step(what, settings, f"copy {count * len(shots):,} answers")
-    return Step(what, settings, told, {"answering": count * sum(number + 1 for number in shots)})
+    todo = f"answer {count * len(shots):,} prompts at {', '.join(map(str, shots))} shots"
+    return Step(what, settings, todo, {"answering": count * sum(number + 1 for number in shots)})

@@ -1,4 +1,4 @@
-"""How fast this machine works: as earlier stages recorded it beside their results, else by a short probe."""
+"""Measures how fast this machine works: from the metadata of earlier results, or else by a short probe."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,33 +26,40 @@ from icdsel.stages.session import Session
 from icdsel.stages.train import network_to_start_from, run_inputs
 from icdsel.store.metadata import environment, read_metadata
 from icdsel.vlm.base import Request
+from icdsel.vlm.loading import resolve_device
 
 RECORDED = "recorded"
 PROBED = "probe"
 PROBE_SECONDS = 2.0
-"""A probe takes on more and more work until it has lasted so long."""
+"""The amount of work in a probe is doubled until it takes this long."""
+VLM_WORK = {"scoring", "answering"}
+"""The kinds of work that query the VLM."""
 
-# What of a run decides how long a step of its training takes, beside the RL data.
+# The training settings that decide how long a step takes, together with the RL data.
 _NETWORK = ("recipe", "batch_size", "num_layers", "hidden_dim", "num_heads", "tower", "gate")
 _METADATA_FILES = {"scoring": "generated_data/*.meta.json", "answering": "infer/*/*.meta.json"}
 _RUNS = f"model_cpk/*/{METADATA_FILE}"
-# What RL data may differ in and still take as long.
+# The inputs of RL data that do not change how long a query takes.
 _ANY = {"proposals.queries", "proposals.query_split", "data.seed", "data.metric", "init"}
 
 
 @dataclass(frozen=True)
 class Rate:
-    """How much of a kind of work is done a second, and how that is known: `RECORDED` or `PROBED`."""
+    """Amount of work per second, and how it was measured: `RECORDED` or `PROBED`."""
 
     per_second: float
     measured: str
 
 
 class Rates:
-    """Rates of the kinds of work.
+    """The rate of each kind of work.
 
-    `scoring` counts queries, `warm`, `rce` and `grpo` queries trained on, `answering` images shown (each prompt's
-    demonstrations and query). Trained is on `rl_data_files`, by default on the RL data of the settings.
+    The unit of `scoring` is a query; of `warm`, `rce` and `grpo` a training query in one epoch; of `answering` an image
+    in a prompt (each prompt shows those of its demonstrations and of its query).
+
+    Args:
+        session: What the work would use.
+        rl_data_files: The training data. [the RL data of the settings]
     """
 
     def __init__(self, session: Session, rl_data_files: Sequence[Path] = ()) -> None:
@@ -61,7 +68,7 @@ class Rates:
         self._known: dict[str, Rate] = {}
 
     def of(self, kind: str, settings: Settings) -> Rate:
-        """The rate of a kind of work under `settings`."""
+        """The rate of a kind of work with these settings."""
         needed = self._needed(kind, settings)
         key = f"{kind} {sorted(needed.items(), key=str)}"
         if key not in self._known:
@@ -69,7 +76,7 @@ class Rates:
         return self._known[key]
 
     def _needed(self, kind: str, settings: Settings) -> Mapping[str, Any]:
-        """What a recorded identity must say for its rate to hold here."""
+        """The inputs that a recorded result must have for its rate to apply."""
         if kind == "scoring":
             inputs = rl_data_inputs(settings, self.session)
             return {name: value for name, value in inputs.items() if name not in _ANY}
@@ -81,68 +88,73 @@ class Rates:
         return {name: inputs[name] for name in ("encoder", "rl_data", *(f"train.{size}" for size in _NETWORK))}
 
     def _recorded(self, kind: str, needed: Mapping[str, Any]) -> Rate | None:
-        """By all the work of this kind that was done here, under settings that take as long."""
-        here = environment(str(self.session.vlm.device))
+        """The mean rate of all work of this kind on this machine whose inputs are the needed ones."""
+        device = self.session.vlm_device if kind in VLM_WORK else str(self._train_device)
+        here = environment(device)
         count = seconds = 0.0
         for path in self.session.settings.dataset_dir.glob(_METADATA_FILES.get(kind, _RUNS)):
             try:
-                side = read_metadata(path)
-            except RunError:  # damaged: whoever needs what it describes will say so
+                metadata = read_metadata(path)
+            except RunError:  # damaged, which is reported by the commands that need the result
                 continue
-            there = side.get("environment", {})
-            same_machine = all(there.get(name) == here[name] for name in ("machine", "cpus", "device"))
-            if same_machine and all(side["identity"].get(name) == value for name, value in needed.items()):
-                spent = side.get("work", {}).get(kind, {})
-                count, seconds = count + spent.get("count", 0), seconds + spent.get("seconds", 0)
+            recorded = metadata.get("environment", {})
+            same_machine = all(recorded.get(name) == here[name] for name in ("machine", "cpus", "device"))
+            if same_machine and all(metadata["identity"].get(name) == value for name, value in needed.items()):
+                work = metadata.get("work", {}).get(kind, {})
+                count, seconds = count + work.get("count", 0), seconds + work.get("seconds", 0)
         return Rate(count / seconds, RECORDED) if count and seconds else None
 
+    @property
+    def _train_device(self) -> torch.device:
+        return resolve_device(self.session.settings.train.device, "--train-device")
+
     def _probe(self, kind: str, settings: Settings) -> float:
-        note(f"No {kind} of this kind was recorded on this machine: a short probe tells how long it takes")
+        note(f"No {kind} like this has been recorded on this machine: measuring it in a short probe")
         if kind == "scoring":
             return self._scored[0]
         return self._answering() if kind == "answering" else self._training(kind, settings)
 
     @cached_property
     def _scored(self) -> tuple[float, list[QueryGroup]]:
-        """Queries scored a second, and what was scored, which is kept nowhere else."""
+        """Queries scored per second, and the scored queries, which are kept in memory only."""
         settings = with_values(self.session.settings, {"proposals": {"query_split": "train"}})
         groups: list[QueryGroup] = []
 
         def score(count: int) -> float:
-            asked = with_values(settings, {"proposals": {"queries": count}})
+            probe = with_values(settings, {"proposals": {"queries": count}})
             with TemporaryDirectory() as folder:
                 path = Path(folder) / "probe.jsonl"
-                generate(asked, path, session=self.session.under(asked))
+                generate(probe, path, session=self.session.under(probe))
                 groups[:] = read_rl_data(path).groups
                 return float(read_metadata(metadata_path(path))["work"]["scoring"]["seconds"])
 
         return _per_second(score, 2, min(settings.proposals.queries, len(self.session.train))), groups
 
     def _answering(self) -> float:
-        """Images shown a second, in prompts with the first training examples."""
+        """Images per second, in prompts with the first training examples."""
         train, queries = self.session.train, queries_to_answer(self.session)
         shots = min(max(self.session.settings.infer.shots), len(train) - 1)
 
         def answer(count: int) -> float:
-            shown = [tuple(train[(i + k) % len(train)] for k in range(shots)) for i in range(0, 7 * count, 7)]
+            icds = [tuple(train[(i + k) % len(train)] for k in range(shots)) for i in range(0, 7 * count, 7)]
             started = time.monotonic()
-            self.session.vlm.answer([Request(own, query) for own, query in zip(shown, queries, strict=False)])
+            self.session.vlm.answer([Request(own, query) for own, query in zip(icds, queries, strict=False)])
             return time.monotonic() - started
 
         return (shots + 1) * _per_second(answer, 4, len(queries))
 
     def _training(self, phase: str, settings: Settings) -> float:
-        """Queries trained on a second, with a new network, on the RL data or on what a probe scored."""
+        """Queries per second of a training with a new network, on the RL data or on queries scored in a probe."""
         files = list(self._rl_data_files)
         if not files and not unscored(self.session.under(settings), overwrite=True):
             files = [rl_data_path(settings)]
         groups = merge([read_rl_data(path).groups for path in files]) if files else self._scored[1]
         part, held_out = split_groups(groups)
-        table = self.session.embeddings.to(self.session.vlm.device)
+        table = self.session.embeddings.to(self._train_device)
         train, validation = (
             make_groups(own, self.session.train.row, settings.reward).to(table.device) for own in (part, held_out)
         )
-        asked = settings.train.model_dump() | {"grpo_epochs": int(phase == "grpo"), "rce_epochs": int(phase != "grpo")}
+        epochs = {"grpo_epochs": int(phase == "grpo"), "rce_epochs": int(phase != "grpo")}
         network = network_to_start_from(settings.train) or make_network(settings.train, table.shape[1], 0)
         network = network.to(table.device)
 
@@ -158,8 +170,8 @@ class Rates:
                 network,
                 table,
                 train[rows],
-                validation[: max(1, count // 4)],  # as many for each as in a real epoch
-                TrainSettings(**asked),
+                validation[: max(1, count // 4)],  # the ratio of a real epoch
+                TrainSettings(**settings.train.model_dump() | epochs),
                 seed=0,
                 on_epoch=keep,
                 on_step=lambda _: None,
@@ -170,7 +182,7 @@ class Rates:
 
 
 def _per_second(work: Callable[[int], float], least: int, most: int) -> float:
-    """Doubles the amount of `work`, which tells its seconds, until it lasts long enough; the last rate."""
+    """Rate of `work`, which takes an amount and returns seconds. The amount is doubled until it takes long enough."""
     count = least
     while (seconds := work(count)) < PROBE_SECONDS and count < most:
         count = min(2 * count, most)

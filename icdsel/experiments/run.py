@@ -1,7 +1,7 @@
-"""Experiments in one line: variants of the training, several seeds of each, trained and answered where missing.
+"""Experiments in one command: trains variants with several seeds each, and answers queries with every run.
 
-Every variant and seed is a run of its own, all on the same RL data; every run answers the same queries. What stands
-already is used again, so an interrupted comparison goes on where it stopped.
+Every variant and seed is a run of its own. All are trained on the same RL data and answer the same queries. Results
+that exist are reused, so an interrupted command resumes where it stopped.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from icdsel.experiments.variants import Experiment, answering, baselines
 from icdsel.selection import RANDOM
 from icdsel.settings.loading import Settings
 from icdsel.stages.infer import Row, infer
-from icdsel.stages.session import open_session
+from icdsel.stages.session import Session
 from icdsel.stages.train import train
 
 
@@ -23,26 +23,27 @@ def run_experiments(
     *,
     overwrite: bool = False,
     rl_data_files: Sequence[Path] = (),
+    session: Session | None = None,
 ) -> tuple[dict[Path, str], int]:
-    """Trains and answers what is missing.
+    """Trains runs and answers queries, as far as results are missing.
 
     Args:
-        settings: Say which queries are answered, at which numbers of shots.
+        settings: Which queries are answered, and at which numbers of shots.
         experiments: The runs (`plan_experiments`).
-        overwrite: Move aside what was made under other settings.
-        rl_data_files: What all are trained on; by default the RL data of the settings, made where they are missing.
+        overwrite: Rename results of other settings to backups instead of rejecting them.
+        rl_data_files: The training data of all runs. [the RL data of the settings, generated if missing]
+        session: An open session for the same data and VLM. [a new one]
 
     Returns:
-        The predictions of the variants and of the baselines beside them, and what their rows are called: those of
-        one variant by its name, those of `random` by that, so that `compare` makes each the mean over its seeds; and
-        how many VLM calls failed, whose queries count for no row.
+        The files of predictions with the name of their row in the table, and the number of failed VLM calls. All
+        seeds of a variant have the same name, as have those of `random`: `compare` shows their mean.
 
     Raises:
-        UserError: something exists under other settings or is missing, which is told before anything is trained, or a
-            stage cannot work.
+        UserError: Results of other settings exist, or a file is missing (raised before anything is trained), or a
+            stage fails.
     """
     require_all_files(experiments, rl_data_files)
-    session = open_session(settings)
+    session = session or Session(settings)
     steps = missing(experiments, settings, session, overwrite, rl_data_files)
     note(f"{sum(not step.todo for step in steps)} of {len(steps)} steps are done already; --dry-run lists them")
     names: dict[Path, str] = {}
@@ -54,9 +55,9 @@ def run_experiments(
             names[row.path] = name or row.name
             failed += row.failed
 
-    for asked in baselines(settings):  # first: they need no training to say what is wrong
-        name = RANDOM.name if asked.infer.selector == (RANDOM.name,) else None
-        keep(infer(asked, with_baselines=False, overwrite=overwrite, session=session), name)
+    for baseline in baselines(settings):  # first: mistakes in the settings show before hours of training
+        name = RANDOM.name if baseline.infer.selector == (RANDOM.name,) else None
+        keep(infer(baseline, with_baselines=False, overwrite=overwrite, session=session), name)
     for number, experiment in enumerate(experiments, 1):
         note(f"experiment {number} of {len(experiments)}: {experiment}")
         run = train(

@@ -18,6 +18,7 @@ from torch import Tensor
 from icdsel.data.images import ImageError, open_image
 from icdsel.errors import CallsError, VlmError
 from icdsel.settings.presets import VLM_ENCODER
+from icdsel.settings.tables import VlmSettings
 from icdsel.vlm.pretrained import (
     SAFELY,
     fingerprint,
@@ -34,6 +35,7 @@ from icdsel.vlm.time_limit import GIVEN_UP
 
 if TYPE_CHECKING:
     from icdsel.vlm.base import Vlm
+    from icdsel.vlm.loading import VlmIdentity
 
 BATCH = 64  # images or texts that a model reads at once
 DECODERS = min(8, os.cpu_count() or 1)  # threads that read images while the device computes
@@ -73,15 +75,25 @@ class VlmEncoder:
     """The VLM's own features: an image's mean visual token, the mean input embedding of a text's tokens.
 
     Args:
-        load: Gives the VLM; called when it is first needed.
+        load: Gives the VLM; called when something is first embedded.
+        identify: Gives the VLM's fingerprint and dtype without loading it.
+        settings: The settings that the VLM is loaded with.
+        max_image_pixels: Images with more pixels are rejected by the VLM.
     """
 
     name = VLM_ENCODER
     centred = True  # such features share a large part that hides the differences
     truncated = 0
 
-    def __init__(self, load: "Callable[[], Vlm]") -> None:
-        self._load = load
+    def __init__(
+        self,
+        load: "Callable[[], Vlm]",
+        identify: "Callable[[], VlmIdentity]",
+        settings: VlmSettings,
+        max_image_pixels: int,
+    ) -> None:
+        self._load, self._identify = load, identify
+        self._image_limits = (settings.min_pixels, settings.max_pixels, max_image_pixels)
 
     @cached_property
     def vlm(self) -> "Vlm":
@@ -91,8 +103,8 @@ class VlmEncoder:
     @property
     def fingerprint(self) -> str:
         """Of the model's files, its arithmetic and the limits of an image's size."""
-        vlm, asked = self.vlm, self.vlm.settings
-        return _digest(vlm.fingerprint, vlm.dtype, asked.min_pixels, asked.max_pixels, vlm.max_image_pixels)
+        vlm = self._identify()
+        return _digest(vlm.fingerprint, vlm.dtype, *self._image_limits)
 
     @torch.inference_mode()
     def embed_images(self, paths: Sequence[Path]) -> tuple[Tensor, dict[int, str]]:

@@ -27,7 +27,7 @@ from icdsel.retrieval.lever_plus_pools import anchors
 from icdsel.settings.identity import identity
 from icdsel.settings.loading import Settings
 from icdsel.stages.scored_unit import UNIT, Tally, score_unit
-from icdsel.stages.session import Queries, Session, open_session
+from icdsel.stages.session import Queries, Session
 from icdsel.store.files import append_lines, cut, journal_of, move, remove_leftovers
 from icdsel.store.fingerprints import fingerprint_file, unchanged
 from icdsel.store.json_reading import whole_lines
@@ -87,13 +87,14 @@ def generate(
     init = settings.proposals.init
     if init and not init.is_file():
         raise CheckpointError(f"--init {init} {why_no_file(init)}")
-    session = session or open_session(settings)
+    session = session or Session(settings)
     with unchanged(init):
         network = proposer(settings, session.embeddings.shape[1])
         inputs = rl_data_inputs(settings, session)
     result = _result(path, inputs)
     if result.stands(overwrite) and path.exists():
         return summary_of(path)
+    device = str(session.vlm.device)  # what cannot be loaded ends the command before anything is renamed or written
     with locked(path, str(path), RlDataError):
         log = path.with_suffix(".log")
         result.claim(overwrite, along=[log])
@@ -103,10 +104,8 @@ def generate(
         queries = session.queries(_queries(session), settings.proposals.query_split, settings.proposals.shots)
         units = _units(queries.examples)[shard.number - 1 :: shard.of] if shard else _units(queries.examples)
         count = sum(map(len, units))
-        write_metadata(
-            metadata_path(path), settings.model_dump(mode="json"), inputs, str(session.vlm.device), queries=count
-        )
-        log_to(log, str(session.vlm.device))
+        write_metadata(metadata_path(path), settings.model_dump(mode="json"), inputs, device, queries=count)
+        log_to(log, device)
         scored = {} if shard else _scored_in_shards(whole, inputs)
         started = time.monotonic()
         done = _write_units(session, queries, network, part, shard, scored)
@@ -115,7 +114,7 @@ def generate(
                 metadata_path(path), work={"scoring": {"seconds": time.monotonic() - started, "count": done}}
             )
         move(part, path)  # the last that is written: who finds it has nothing to tidy
-        if told := session.vlm.images.shortage():
+        if told := session.advice():
             note(told)
         summary = summary_of(path)
         log_only(str(summary))

@@ -24,7 +24,7 @@ from icdsel.settings.identity import identity
 from icdsel.settings.loading import Settings
 from icdsel.stages.answering import answer_queries, whole_units
 from icdsel.stages.selectors import fingerprints_of, open_context
-from icdsel.stages.session import Session, open_session
+from icdsel.stages.session import Session
 from icdsel.store.files import journal_of, refuse_link, remove_leftovers, write_text
 from icdsel.store.lock import locked
 from icdsel.store.metadata import Identity, differences, read_metadata, update_metadata, write_metadata
@@ -66,14 +66,14 @@ def infer(
     names = dict.fromkeys((*settings.infer.selector, *(always_shown() if with_baselines else ())))
     selectors = [SELECTORS.named(name) for name in names]
     policy_file = _policy_file(settings, run, checkpoint) if any(s.needs_policy for s in selectors) else None
-    session = session.under(settings) if session else open_session(settings)
+    session = session.under(settings) if session else Session(settings)
     if policy_file:
         _check_policy(settings, session, policy_file)
     queries = session.queries(queries_to_answer(session), settings.infer.split, max(settings.infer.shots))
     fingerprints = fingerprints_of(session, settings, policy_file)
     context = open_context(session, queries, policy_file, fingerprints)
     rows = [_row(session, context, selector, policy_file, fingerprints, overwrite) for selector in selectors]
-    if told := session.vlm.images.shortage():
+    if told := session.advice():
         note(told)
     return rows
 
@@ -106,6 +106,8 @@ def _row(
     if not _missing(wanted, records):
         note(f"{label}: answered before, {path}")
     if _missing(wanted, records) or part.exists():
+        # What cannot be loaded ends the command before anything is renamed or written.
+        device = str(session.vlm.device) if selector.needs_vlm else session.vlm_device
         with locked(path, str(path), RunError):
             log = path.with_suffix(".log")
             records = _read_standing(path) if result.claim(overwrite, along=[log]) else []
@@ -116,12 +118,12 @@ def _row(
                     side,
                     settings.model_dump(mode="json"),
                     result.inputs,
-                    str(session.vlm.device),
+                    device,
                     name=label,
                     set=subset,
                     **own,
                 )
-                log_to(log, str(session.vlm.device))
+                log_to(log, device)
                 records = _complete(session, context, label, selector, missing, records, path)
             if whole_units(part).keys() <= set(map(prompt_of, records)):  # else it is for other numbers of shots
                 part.unlink(missing_ok=True)

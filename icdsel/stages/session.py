@@ -1,17 +1,17 @@
-"""What every stage that asks the VLM works on: the training split, the VLM, embeddings and pools."""
+"""What the stages work with: dataset, embeddings, pools and the VLM. Each is opened when it is first needed."""
 
 import copy
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from icdsel.console import note, progress, warn
 from icdsel.data.datasets import Split, load_split
-from icdsel.errors import DataError
+from icdsel.errors import DataError, VlmError
 from icdsel.records import Example
 from icdsel.retrieval.embeddings import Embeddings, Encoded, encode, read_train_embeddings
 from icdsel.retrieval.encoders import Encoder, VlmEncoder, load_clip
@@ -19,18 +19,23 @@ from icdsel.retrieval.pools import Pools, build_pools
 from icdsel.retrieval.samplers import SAMPLERS
 from icdsel.settings.loading import Settings
 from icdsel.settings.presets import CLIP_B32, VLM_ENCODER
+from icdsel.settings.tables import VlmSettings
 from icdsel.store.fingerprints import fingerprint_examples, fingerprint_file, unchanged
 from icdsel.vlm.base import Vlm
-from icdsel.vlm.loading import load_vlm
+from icdsel.vlm.loading import VlmIdentity, identify_vlm, load_vlm, resolve_device
+
+LoadVlm = Callable[[VlmSettings, int], Vlm]
+"""Loads the VLM of these settings, which rejects images with more pixels than the number."""
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class Queries:
-    """Some examples of a split, with what is known of them.
+    """Queries with their embeddings and candidate pools.
 
     Attributes:
         examples: The queries.
-        embeddings: Their embeddings as the selector sees them, (Q, d).
+        embeddings: Their embeddings for the selector, float32 (Q, d).
         pools: Their candidate pools.
     """
 
@@ -39,113 +44,248 @@ class Queries:
     pools: Pools
 
 
-@dataclass(frozen=True)
-class Session:
-    """The training split with its embeddings, and the VLM.
+class _shared(Generic[_T]):
+    """A property of `Session` that is computed at first access, once for all sessions with the same data and VLM."""
 
-    Attributes:
-        settings: What was asked for.
-        vlm: The VLM.
-        train: The training split.
-        encoder: What embeds examples for the selector.
-        sampler_encoder: What embeds them for samplers and nearest neighbours.
-        encoded: Raw features of the training split; None where its embeddings were given.
-        embeddings: Its embeddings as the selector sees them, float32 (N, d).
-        embeddings_file: Fingerprint of the file that they were given in.
+    def __init__(self, compute: "Callable[[Session], _T]") -> None:
+        self._compute, self._name = compute, compute.__name__
+        self.__doc__ = compute.__doc__
+
+    def __get__(self, session: "Session", owner: type) -> _T:
+        opened = session._opened
+        if self._name not in opened:
+            opened[self._name] = self._compute(session)
+        value: _T = opened[self._name]
+        return value
+
+
+class Session:
+    """Dataset, embeddings, pools and the VLM, for one combination of `data` and `vlm` settings.
+
+    Creating a session opens nothing. Properties open what they need at first access and keep it. They depend on the
+    settings of `data` and `vlm` only, so that all sessions made by `under` share them.
+
+    Args:
+        settings: The settings.
+        load: Loads the VLM. [`load_vlm`]
     """
 
-    settings: Settings
-    vlm: Vlm
-    train: Split
-    encoder: Encoder
-    sampler_encoder: Encoder
-    encoded: Encoded | None
-    embeddings: Tensor
-    embeddings_file: str | None = None
-    _broken: dict[int, str] = field(default_factory=dict)
-    _splits: dict[str, Split] = field(default_factory=dict)
-    _fingerprints: dict[str, str] = field(default_factory=dict)
+    def __init__(self, settings: Settings, load: LoadVlm | None = None) -> None:
+        # MKL may use fewer threads for some products, and then rounds differently, unless their number is set.
+        torch.set_num_threads(torch.get_num_threads())
+        self.settings = settings
+        self._load = load or load_vlm
+        self._opened: dict[Any, Any] = {}
 
     def under(self, settings: Settings) -> "Session":
-        """The same, opened once, for other settings of proposals, training or inference.
+        """A session with other settings for proposals, training or inference that shares everything opened.
 
         Raises:
-            ValueError: dataset or model were asked for otherwise, so these are not the session of `settings`.
+            ValueError: `settings` have other values for data or VLM.
         """
         if (settings.data, settings.vlm) != (self.settings.data, self.settings.vlm):
-            raise ValueError("these session were opened under other settings of data or vlm")
-        same = copy.copy(self)  # with what was computed already
-        same.__dict__["settings"] = settings
-        return same
+            raise ValueError("a session cannot be used with other settings for data or vlm")
+        other = copy.copy(self)  # which has the same `_opened`
+        other.settings = settings
+        return other
 
-    @cached_property
-    def identity(self) -> dict[str, str | None]:
-        """Fingerprints of data, model and encoder, for the identity of what is made of them."""
-        inputs = {
-            "dataset": self.fingerprint("train"),
-            "model": self.vlm.fingerprint,
-            "dtype": self.vlm.dtype,
-            "encoder": self.encoder.fingerprint,
-            "train_embeddings": self.embeddings_file,
-        }
-        if self._broken:  # they are in no pool
-            inputs["broken_images"] = hashlib.sha256(repr(sorted(self._broken)).encode()).hexdigest()[:16]
-        if SAMPLERS.named(self.settings.data.sampler).needs_embeddings:
-            inputs["sampler_encoder"] = self.sampler_encoder.fingerprint
-        return inputs
+    # ---- dataset ----
 
-    def fingerprint(self, split: str) -> str:
-        """Of all examples of a split."""
-        if split not in self._fingerprints:
-            self._fingerprints[split] = fingerprint_examples(self.split(split))
-        return self._fingerprints[split]
+    @property
+    def train(self) -> Split:
+        """The training split."""
+        return self.split("train")
 
     def split(self, name: str) -> Split:
-        """A split of the dataset."""
-        if name == "train":
-            return self.train
-        if name not in self._splits:
-            self._splits[name] = load_split(self.settings.data, name)
-        return self._splits[name]
-
-    @cached_property
-    def similar_train(self) -> Embeddings:
-        """What samplers and nearest neighbours see of the training split."""
-        return self._sampler_train.relative_to(self._sampler_train, self.sampler_encoder.centred)
-
-    @cached_property
-    def _sampler_train(self) -> Encoded:
-        if self.sampler_encoder is self.encoder and self.encoded is not None:
-            return self.encoded
-        return _encode(self.settings, self.sampler_encoder, self.train, "train", self._broken)
-
-    def similar(self, queries: Sequence[Example], name: str) -> Embeddings:
-        """What samplers and nearest neighbours see of `queries`, which are of the split of this name."""
-        if name == "train":
-            return _rows(self.similar_train, self.train, queries)
-        encoded = _encode(self.settings, self.sampler_encoder, queries, name)
-        return encoded.relative_to(self._sampler_train, self.sampler_encoder.centred)
-
-    def queries(self, queries: Sequence[Example], name: str, shots: int) -> Queries:
-        """`queries`, which are of the split of this name, with embeddings and pools of at least `shots` candidates.
+        """A split of the dataset.
 
         Raises:
-            DataError: the training split is too small for the pools, or a pool for `shots`.
+            DataError: The dataset does not exist or is damaged.
+        """
+        return self._once(("split", name), lambda: load_split(self.settings.data, name))
+
+    def fingerprint(self, split: str) -> str:
+        """The fingerprint of all examples of a split."""
+        return self._once(("fingerprint", split), lambda: fingerprint_examples(self.split(split)))
+
+    def _once(self, key: object, compute: Callable[[], _T]) -> _T:
+        if key not in self._opened:
+            self._opened[key] = compute()
+        value: _T = self._opened[key]
+        return value
+
+    # ---- VLM ----
+
+    @_shared
+    def vlm(self) -> Vlm:
+        """The VLM, loaded.
+
+        Raises:
+            VlmError: The model does not exist or cannot be used, or its files were changed since their fingerprint
+                was taken.
+        """
+        known = self.vlm_identity
+        vlm = self._load(self.settings.vlm, self.settings.data.max_image_pixels)
+        if vlm.fingerprint != known.fingerprint:
+            raise VlmError(f"the files of {vlm.name} were changed while they were read: give the same command again")
+        data = self.settings.data
+        note(f"Dataset {data.dataset}, model {self.settings.vlm.model} on {vlm.device}, seed {data.seed}.")
+        return vlm
+
+    @_shared
+    def vlm_identity(self) -> VlmIdentity:
+        """Fingerprint and dtype of the VLM. Does not load its weights.
+
+        Raises:
+            VlmError: The model does not exist.
+        """
+        return identify_vlm(self.settings.vlm)
+
+    @property
+    def vlm_device(self) -> str:
+        """Where the VLM runs, for metadata and logs. Does not load the VLM."""
+        return str(resolve_device(self.settings.vlm.device))
+
+    def advice(self) -> str | None:
+        """What would have made the VLM faster; None where there is nothing to say, or it was not loaded."""
+        return self.vlm.images.shortage() if "vlm" in self._opened else None
+
+    # ---- embeddings ----
+
+    @_shared
+    def encoder(self) -> Encoder:
+        """The encoder whose embeddings the selector sees."""
+        return self._encoder(self.settings.data.encoder)
+
+    @_shared
+    def sampler_encoder(self) -> Encoder:
+        """The encoder of samplers and nearest neighbours."""
+        data = self.settings.data
+        return self.encoder if data.sampler_encoder == data.encoder else self._encoder(data.sampler_encoder)
+
+    def _encoder(self, name: str | None) -> Encoder:
+        settings, most_pixels = self.settings.vlm, self.settings.data.max_image_pixels
+        if name in (None, VLM_ENCODER):
+            return VlmEncoder(lambda: self.vlm, lambda: self.vlm_identity, settings, most_pixels)
+        return load_clip(str(name), resolve_device(settings.device), most_pixels)
+
+    @_shared
+    def embeddings(self) -> Tensor:
+        """The training split's embeddings for the selector, float32 (N, d).
+
+        Raises:
+            DataError: An image cannot be read, or the file of `train_embeddings` cannot be used.
+        """
+        if self._given is not None:
+            return self._given[0]
+        return self._encoded.relative_to(self._encoded, self.encoder.centred).of(self.settings.data.embed)
+
+    @_shared
+    def _given(self) -> tuple[Tensor, str] | None:
+        """The vectors (N, d) in the file of `train_embeddings`, and its fingerprint."""
+        path = self.settings.data.train_embeddings
+        if path is None:
+            return None
+        if self.encoder.centred:
+            raise DataError(
+                f"--train-embeddings {path} needs the encoder that made it for the queries: name it, as in "
+                f"--encoder {CLIP_B32} (now it is {self.settings.data.encoder!r})"
+            )
+        with unchanged(path):
+            return read_train_embeddings(path, len(self.train)), fingerprint_file(path)
+
+    @_shared
+    def _encoded(self) -> Encoded:
+        """The encoder's raw features of the training split."""
+        return self._encode(self.encoder, self.train, "train")
+
+    @_shared
+    def _sampler_encoded(self) -> Encoded:
+        """The sampler encoder's raw features of the training split."""
+        if self.sampler_encoder is self.encoder and self.settings.data.train_embeddings is None:
+            return self._encoded
+        return self._encode(self.sampler_encoder, self.train, "train", in_pools=not self._pools_need_similarity)
+
+    @_shared
+    def similar_train(self) -> Embeddings:
+        """The training split's embeddings for samplers and nearest neighbours."""
+        return self._sampler_encoded.relative_to(self._sampler_encoded, self.sampler_encoder.centred)
+
+    def similar(self, queries: Sequence[Example], name: str) -> Embeddings:
+        """Embeddings of `queries` for samplers and nearest neighbours; `name` is the split that they belong to."""
+        if name == "train":
+            rows = self._rows(queries)
+            return Embeddings(self.similar_train.image[rows], self.similar_train.question[rows])
+        encoded = self._encode(self.sampler_encoder, queries, name)
+        return encoded.relative_to(self._sampler_encoded, self.sampler_encoder.centred)
+
+    def _rows(self, queries: Sequence[Example]) -> list[int]:
+        return [self.train.row[query.question_id] for query in queries]
+
+    def _encode(self, encoder: Encoder, examples: Sequence[Example], name: str, in_pools: bool = False) -> Encoded:
+        """Raw features of examples of a split; `in_pools` says that pools keep those whose image cannot be read.
+
+        Raises:
+            DataError: An image cannot be read, and `on_image_error` is "stop".
+        """
+        with progress(f"Embedding {name}", len(examples)) as advance:
+            encoded = encode(examples, encoder, self.settings.dataset_dir / "cache", name, advance)
+        if encoded.broken:
+            first = list(encoded.broken.values())[:3]
+            message = (
+                f"{len(encoded.broken)} of {len(examples)} {name} examples have an image that cannot be read, or that "
+                "the model fails on:\n  "
+            ) + "\n  ".join([*first, *(["…"] if len(encoded.broken) > len(first) else [])])
+            if self.settings.data.on_image_error == "stop":
+                raise DataError(
+                    f"{message}\nRepair them, set the folder of the images (--image-dir), or use --on-image-error skip."
+                )
+            pools = "Pools may contain them, and prompts that show them fail" if in_pools else "No pool contains them"
+            warn(f"{message}\n{pools}; as queries they count as failed.")
+        return encoded
+
+    # ---- pools ----
+
+    @property
+    def _pools_need_similarity(self) -> bool:
+        return SAMPLERS.named(self.settings.data.sampler).needs_embeddings
+
+    @_shared
+    def broken(self) -> frozenset[int]:
+        """Rows of the training split that no pool contains, because their image cannot be read.
+
+        These are the rows that an encoder failed on, of those encoders that the pools depend on. Which rows they are
+        must not depend on what was opened before: they are part of the inputs of results.
+        """
+        if self.settings.data.on_image_error == "stop":  # the first one ends the command
+            return frozenset()
+        rows: set[int] = set()
+        if self.settings.data.train_embeddings is None:
+            rows.update(self._encoded.broken)
+        if self._pools_need_similarity:
+            rows.update(self._sampler_encoded.broken)
+        return frozenset(rows)
+
+    def queries(self, queries: Sequence[Example], name: str, shots: int) -> Queries:
+        """Embeddings and pools of at least `shots` candidates for `queries` of the split `name`.
+
+        Raises:
+            DataError: The training split is too small for the pools, or a pool for `shots`.
         """
         data = self.settings.data
         if name == "train":
-            embeddings = self.embeddings[[self.train.row[query.question_id] for query in queries]]
+            embeddings = self.embeddings[self._rows(queries)]
         else:
-            encoded = _encode(self.settings, self.encoder, queries, name)
-            embeddings = encoded.relative_to(self.encoded or encoded, self.encoder.centred).of(data.embed)
+            encoded = self._encode(self.encoder, queries, name)
+            centre = self._encoded if data.train_embeddings is None else encoded
+            embeddings = encoded.relative_to(centre, self.encoder.centred).of(data.embed)
             if embeddings.shape[1] != self.embeddings.shape[1]:
                 raise DataError(
                     f"{data.train_embeddings} holds vectors of width {self.embeddings.shape[1]}, the encoder "
                     f"{data.encoder!r} gives {embeddings.shape[1]}: name the encoder that made the file with --encoder"
                 )
-        pools = build_pools(
-            queries, self.train, lambda: (self.similar(queries, name), self.similar_train), data, set(self._broken)
-        )
+        similar = lambda: (self.similar(queries, name), self.similar_train)  # noqa: E731
+        pools = build_pools(queries, self.train, similar, data, self.broken)
         if (smallest := pools.smallest) < shots:
             raise DataError(
                 f"{shots} shots do not fit into a pool of {smallest}: use fewer (--shots, --pointer-shots), or a "
@@ -153,74 +293,23 @@ class Session:
             )
         return Queries(queries, embeddings, pools)
 
+    # ---- inputs ----
 
-def _rows(embeddings: Embeddings, split: Split, queries: Sequence[Example]) -> Embeddings:
-    rows = [split.row[query.question_id] for query in queries]
-    return Embeddings(embeddings.image[rows], embeddings.question[rows])
+    @_shared
+    def identity(self) -> dict[str, str | None]:
+        """Fingerprints of data, model and encoders: part of the inputs of every result.
 
-
-def _encode(
-    settings: Settings, encoder: Encoder, examples: Sequence[Example], name: str, broken: dict[int, str] | None = None
-) -> Encoded:
-    """Raw features; images that cannot be read stop the run, or are told, as the settings say.
-
-    Raises:
-        DataError: an image cannot be read, and `on_image_error` is "stop".
-    """
-    with progress(f"Embedding {name}", len(examples)) as advance:
-        encoded = encode(examples, encoder, settings.dataset_dir / "cache", name, advance)
-    if encoded.broken:
-        first = list(encoded.broken.values())[:3]
-        told = f"{len(encoded.broken)} of {len(examples)} {name} examples have an image that cannot be read, or that "
-        told += "the model fails at:\n  "
-        told += "\n  ".join(first) + ("\n  …" if len(encoded.broken) > len(first) else "")
-        if settings.data.on_image_error == "stop":
-            raise DataError(f"{told}\nRepair them, say where images lie (--image-dir), or use --on-image-error skip.")
-        warn(f"{told}\nThey are left out of every pool; as queries they count as failed.")
-        if broken is not None:
-            broken |= encoded.broken
-    return encoded
-
-
-def open_session(settings: Settings) -> Session:
-    """Loads dataset and VLM and embeds the training split (from the cache where it was embedded before).
-
-    Raises:
-        DataError: the dataset is not there or damaged, or an image cannot be read.
-        VlmError: a model is not there or cannot be used.
-    """
-    # Told the number of threads, MKL keeps to it, where it may else take fewer for a product and round it otherwise.
-    torch.set_num_threads(torch.get_num_threads())
-    data = settings.data
-    train = load_split(data, "train")
-    vlm = load_vlm(settings.vlm, data.max_image_pixels)
-    note(announce(settings, str(vlm.device)))
-
-    def load_encoder(name: str | None) -> Encoder:
-        if name in (None, VLM_ENCODER):
-            return VlmEncoder(lambda: vlm)
-        return load_clip(str(name), vlm.device, data.max_image_pixels)
-
-    encoder = load_encoder(data.encoder)
-    sampler_encoder = encoder if data.sampler_encoder == data.encoder else load_encoder(data.sampler_encoder)
-    broken: dict[int, str] = {}
-    embeddings_file = None
-    if data.train_embeddings is None:
-        encoded = _encode(settings, encoder, train, "train", broken)
-        embeddings = encoded.relative_to(encoded, encoder.centred).of(data.embed)
-    elif encoder.centred:
-        raise DataError(
-            f"--train-embeddings {data.train_embeddings} needs the encoder that made it for the queries: name it, as "
-            f"in --encoder {CLIP_B32} (now it is {data.encoder!r})"
-        )
-    else:
-        with unchanged(data.train_embeddings):
-            embeddings = read_train_embeddings(data.train_embeddings, len(train))
-            embeddings_file = fingerprint_file(data.train_embeddings)
-        encoded = None
-    return Session(settings, vlm, train, encoder, sampler_encoder, encoded, embeddings, embeddings_file, broken)
-
-
-def announce(settings: Settings, device: str) -> str:
-    """What a command runs on."""
-    return f"Dataset {settings.data.dataset}, model {settings.vlm.model} on {device}, seed {settings.data.seed}."
+        Does not load the VLM, unless `on_image_error` is "skip" and embeddings by the VLM are not cached.
+        """
+        inputs = {
+            "dataset": self.fingerprint("train"),
+            "model": self.vlm_identity.fingerprint,
+            "dtype": self.vlm_identity.dtype,
+            "encoder": self.encoder.fingerprint,
+            "train_embeddings": self._given[1] if self._given else None,
+        }
+        if self.broken:
+            inputs["broken_images"] = hashlib.sha256(repr(sorted(self.broken)).encode()).hexdigest()[:16]
+        if self._pools_need_similarity:
+            inputs["sampler_encoder"] = self.sampler_encoder.fingerprint
+        return inputs

@@ -38,7 +38,7 @@ from icdsel.settings.tables import RewardSettings, TrainSettings
 from icdsel.stages.generate import generate
 from icdsel.stages.online import Rollouts, most_calls
 from icdsel.stages.run_journal import RunJournal, clean_up, is_clean
-from icdsel.stages.session import Session, open_session
+from icdsel.stages.session import Session
 from icdsel.stages.tensorboard import open_events, require_tensorboard
 from icdsel.stages.warm_start import warm_groups
 from icdsel.store.files import refuse_link, write_json
@@ -48,6 +48,7 @@ from icdsel.store.metadata import Identity, read_metadata, read_metadata_files, 
 from icdsel.store.reading import why_no_file
 from icdsel.store.reuse import ASIDE, Result
 from icdsel.store.run_log import log_only, log_to, logged
+from icdsel.vlm.loading import resolve_device
 
 REMEDY = "Use --run NAME for a run of its own, or --overwrite to move the old one aside."
 
@@ -92,9 +93,10 @@ def train(
     require_files(settings, rl_data_files)
     if settings.train.tensorboard:
         require_tensorboard()
+    device = resolve_device(settings.train.device, "--train-device")
     start = network_to_start_from(settings.train)
-    session = session.under(settings) if session else open_session(settings)
-    table = session.embeddings.to(session.vlm.device)
+    session = session.under(settings) if session else Session(settings)
+    table = session.embeddings.to(device)
     seed = settings.data.seed if settings.train.train_seed is None else settings.train.train_seed
     if start is not None:  # what is unfit is refused before hours of scoring
         require_width(start, table.shape[1], settings.train.init)
@@ -119,6 +121,8 @@ def train(
     if is_trained(result, inputs, overwrite) and is_clean(result.folder):  # which may be read-only
         note(trained)
         return replace(result, failed=failed)
+    if settings.train.online:
+        _ = session.vlm  # what cannot be loaded ends the command before anything is renamed or written
     with locked(result.folder, f"run {result.name}", RunError):
         if _result_of(result, inputs).claim(overwrite):
             if _is_whole(result):
@@ -131,7 +135,8 @@ def train(
             written = {"pair": settings.pair_name, "rl_data": list(map(str, files))}
             write_metadata(side, settings.model_dump(mode="json"), inputs, str(table.device), **written)
         log_to(result.folder / LOG_FILE, str(table.device))
-        note(f"Training on {len(train_part)} queries, validating on {len(validation_part)}: run {result.name}")
+        queries = f"{len(train_part)} queries, validating on {len(validation_part)}"
+        note(f"Training on {queries}, on {table.device}: run {result.name}")
         steps = (settings.train.rce_epochs + settings.train.grpo_epochs) * len(train_part)
         steps += settings.train.warm_epochs * len(warm.query) if warm else 0
         folder = result.folder / EVENTS_FOLDER if settings.train.tensorboard else None

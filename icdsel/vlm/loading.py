@@ -1,5 +1,6 @@
 """Finds a vision-language model and reads it: the tiny VLM, a folder, or a name on the Hugging Face hub."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,27 +29,59 @@ OWN_CLASSES = ("AutoModelForImageTextToText", "AutoModelForCausalLM")
 """As what a model may name a class of its own; those that transformers has are the first."""
 
 
-def resolve_device(name: str) -> torch.device:
-    """`auto` is the first GPU where there is one, else the CPU.
+@dataclass(frozen=True)
+class VlmIdentity:
+    """What the results of a VLM depend on, beside its settings.
+
+    Attributes:
+        fingerprint: Of the model's files.
+        dtype: Arithmetic of the model: "float32" or "bfloat16".
+    """
+
+    fingerprint: str
+    dtype: str
+
+
+def resolve_device(name: str, flag: str = "--device") -> torch.device:
+    """`auto` is the first GPU where there is one, else the CPU. A GPU has its number.
+
+    Args:
+        name: The name in the settings.
+        flag: The setting's flag, for the message.
 
     Raises:
         VlmError: an unknown device, or a GPU that is not there.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise VlmError(f"unknown device {name!r}: use auto, cpu, cuda or cuda:0") from None
+        raise VlmError(f"unknown device {name!r}: use {flag} auto, cpu, cuda or cuda:0") from None
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise VlmError(f"device {name!r} is not there ({torch.cuda.device_count()} GPUs found): use --device cpu")
-    return device
+        raise VlmError(f"device {name!r} is not there ({torch.cuda.device_count()} GPUs found): use {flag} cpu")
+    return torch.device("cuda:0") if device == torch.device("cuda") else device
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     """`auto` is bfloat16 on a GPU and float32 on a CPU."""
     automatic = torch.bfloat16 if device.type == "cuda" else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(name, automatic)
+
+
+def identify_vlm(settings: VlmSettings) -> VlmIdentity:
+    """What `load_vlm` would load, without loading weights: fingerprint and dtype are those of the loaded model.
+
+    Raises:
+        VlmError: The model does not exist, or its files cannot be read.
+    """
+    name = settings.model or TINY_VLM
+    dtype = resolve_dtype(settings.dtype, resolve_device(settings.device))
+    try:
+        files = fingerprint(_folder(name, settings.trust_remote_code), code=settings.trust_remote_code)
+    except Exception as error:
+        raise _cannot_load(name, error) from error
+    return VlmIdentity(files, str(dtype).removeprefix("torch."))
 
 
 def load_vlm(settings: VlmSettings, max_image_pixels: int) -> Vlm:
@@ -74,7 +107,7 @@ def load_vlm(settings: VlmSettings, max_image_pixels: int) -> Vlm:
     device = resolve_device(settings.device)
     dtype = resolve_dtype(settings.dtype, device)
     try:
-        folder = TINY_VLM_DIR if name == TINY_VLM else model_folder(name, code=settings.trust_remote_code)
+        folder = _folder(name, settings.trust_remote_code)
         with quiet():
             processor, model = _read(name, folder, dtype, settings.trust_remote_code)
         inputs = fingerprint(folder, code=settings.trust_remote_code)
@@ -90,11 +123,19 @@ def load_vlm(settings: VlmSettings, max_image_pixels: int) -> Vlm:
     except VlmError:
         raise
     except Exception as error:  # damaged files lead transformers to errors of many kinds
-        raise VlmError(
-            f"cannot load the model {name!r}: {reason_of(error)}. "
-            f"Give a folder (--model /path/to/model), a Hugging Face name that this machine can reach, a short name "
-            f"({', '.join(MODEL_ALIASES)}), or --model {TINY_VLM} (bundled)."
-        ) from error
+        raise _cannot_load(name, error) from error
+
+
+def _folder(name: str, trust_code: bool) -> Path:
+    return TINY_VLM_DIR if name == TINY_VLM else model_folder(name, code=trust_code)
+
+
+def _cannot_load(name: str, error: Exception) -> VlmError:
+    return VlmError(
+        f"cannot load the model {name!r}: {reason_of(error)}. "
+        f"Give a folder (--model /path/to/model), a Hugging Face name that this machine can reach, a short name "
+        f"({', '.join(MODEL_ALIASES)}), or --model {TINY_VLM} (bundled)."
+    )
 
 
 class _NeedsCode(Exception):

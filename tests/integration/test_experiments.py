@@ -17,7 +17,7 @@ from icdsel.experiments.variants import plan_experiments
 from icdsel.settings.loading import load_settings
 from icdsel.stages import session as session
 from icdsel.stages import train as training
-from icdsel.stages.session import Session, open_session
+from icdsel.stages.session import Session
 from icdsel.stages.train import train_policy
 from icdsel.vlm.base import Vlm
 
@@ -69,7 +69,7 @@ def told(tmp_path_factory):
         patch.setattr(rates, "PROBE_SECONDS", 0.05)
         said["tried"] = icdsel(*COMMAND, "--dry-run")
         said["made by trying"] = made()
-        here = open_session(settings())
+        here = Session(settings())
         said["missing first"] = still_to_do(here)
         interrupt(patch)
         said["interrupted"] = icdsel(*COMMAND, code=130)

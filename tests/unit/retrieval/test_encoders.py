@@ -2,6 +2,7 @@
 
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from icdsel.retrieval.embeddings import encode
 from icdsel.retrieval.encoders import BATCH, ClipEncoder, VlmEncoder, load_clip
 from icdsel.settings.tables import VlmSettings
 from icdsel.vlm.base import Vlm
-from icdsel.vlm.loading import TINY_VLM_DIR, load_vlm
+from icdsel.vlm.loading import TINY_VLM_DIR, identify_vlm, load_vlm
 
 CPU = torch.device("cpu")
 MANY_PIXELS = 1_000_000
@@ -374,6 +375,11 @@ def load_tiny(**more: Any) -> Vlm:
     return load_vlm(VlmSettings(model="tiny-vlm", device="cpu", **more), MANY_PIXELS)
 
 
+def vlm_encoder(load: Callable[[], Vlm], **more: Any) -> VlmEncoder:
+    settings = VlmSettings(model="tiny-vlm", device="cpu", **more)
+    return VlmEncoder(load, lambda: identify_vlm(settings), settings, MANY_PIXELS)
+
+
 def test_the_vlm_is_loaded_once_when_it_is_needed(images):
     loaded = []
 
@@ -381,7 +387,7 @@ def test_the_vlm_is_loaded_once_when_it_is_needed(images):
         loaded.append(load_tiny())
         return loaded[0]
 
-    encoder = VlmEncoder(load)
+    encoder = vlm_encoder(load)
     assert (encoder.name, encoder.centred, loaded) == ("vlm", True, [])
     features, broken = encoder.embed_images(images[:2])
     texts = encoder.embed_texts(TEXTS)
@@ -397,7 +403,7 @@ def test_the_vlm_is_loaded_once_when_it_is_needed(images):
 
 
 def test_the_vlms_broken_images_are_named(images, tmp_path):
-    encoder = VlmEncoder(load_tiny)
+    encoder = vlm_encoder(load_tiny)
     paths = with_broken(images, tmp_path) + images[:1] * BATCH + [tmp_path / "other.png"]
     features, broken = encoder.embed_images(paths)
     assert sorted(broken) == [0, 2, 4, len(paths) - 1]
@@ -406,8 +412,11 @@ def test_the_vlms_broken_images_are_named(images, tmp_path):
     assert near(features[[1, 3]], encoder.embed_images(images[:2])[0])
 
 
-def test_the_vlms_fingerprint_is_of_files_arithmetic_and_image_sizes():
+def test_the_vlms_fingerprint_is_of_files_arithmetic_and_image_sizes_and_loads_nothing():
+    def load() -> Vlm:
+        raise AssertionError("the VLM is loaded")
+
     prints = set()
     for more in ({}, {"dtype": "bfloat16"}, {"max_pixels": 4000}, {"min_pixels": 50}, {"batch_tokens": 7}):
-        prints.add(VlmEncoder(lambda more=more: load_tiny(**more)).fingerprint)
+        prints.add(vlm_encoder(load, **more).fingerprint)
     assert len(prints) == 4  # the batch makes no difference
