@@ -1,9 +1,10 @@
 """Reads a pickle as plain data: nothing that it names is imported, nothing in it is called.
 
-`torch.load(weights_only=True)` runs no code either, but it is no protection from a hostile file. A few hundred bytes
-end the process (a dict key of 100,000 nested tuples), keep it busy for ever (a key of 60 tuples, each holding the one
-before twice) or take any amount of memory (`bytearray(2**40)` is an allowed call); torch 2.6 reads beyond the end of a
-storage that declares more than the file holds; and one object of the module `os` rejects the weights beside it.
+Why not `torch.load(weights_only=True)`: it runs no code either, but it is no protection from a hostile file. One can
+end the process (a dict key of 250,000 nested tuples), keep it busy for ever (a key of 60 tuples, each holding the one
+before twice) or take any amount of memory (`bytearray(2**40)` is an allowed call). torch 2.6 also reads beyond the end
+of a storage that declares more bytes than the file holds. And good weights are rejected if the file names anything in
+the module `os` beside them, where this reader has a placeholder.
 """
 
 import pickletools
