@@ -1,5 +1,6 @@
 """`icdsel experiment`."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -69,8 +70,8 @@ def experiment(
 
 def require_possible(dry_run: bool, given: Mapping[str, str]) -> None:
     """Rejects outputs of a comparison together with `--dry-run`, which makes none."""
-    shown = ("json_file", "csv_file", "markdown_file", "html", "plots", "gallery", "fail_if_worse")
-    if dry_run and (needless := [flag for flag, name in given.items() if name in shown]):
+    outputs = {field.name for field in dataclasses.fields(Outputs)}
+    if dry_run and (needless := [flag for flag, name in given.items() if name in outputs]):
         raise SettingsError(f"a dry run makes no table: leave {', '.join(needless)} out with --dry-run")
 
 
