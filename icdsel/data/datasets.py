@@ -1,4 +1,4 @@
-"""Files become examples: the bundled world, OK-VQA and VQAv2, files of JSON lines, datasets of the hub."""
+"""Datasets as examples: the bundled world, OK-VQA and VQAv2, JSON Lines files, datasets of the hub."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -22,9 +22,14 @@ JSON_LINES = ".jsonl"
 
 @dataclass(frozen=True)
 class SplitFiles:
-    """Where the official form keeps a split; `image` is formatted with `image_id`.
+    """The names of a split's files in VQA's official format.
 
-    `preprocessed` is Lever-Plus's one file of the same (specification §1.1), "" where there is none.
+    Attributes:
+        questions: The file of questions.
+        annotations: The file of annotations.
+        image_folder: The folder of the images.
+        image: The name of an image, to be formatted with `image_id`.
+        preprocessed: The single file that Lever-Plus makes of questions and annotations; "" if it makes none.
     """
 
     questions: str
@@ -41,7 +46,7 @@ def _coco(prefix: str) -> dict[str, SplitFiles]:
             f"{prefix}mscoco_{name}2014_annotations.json",
             f"{name}2014",
             f"COCO_{name}2014_{{image_id:012d}}.jpg",
-            f"vqav2_mscoco_{name}2014.json",  # OK-VQA's is called so too
+            f"vqav2_mscoco_{name}2014.json",  # OK-VQA's has this name too
         )
         for split, name in (("train", "train"), ("validation", "val"))
     }
@@ -57,11 +62,11 @@ DATASETS: dict[str, dict[str, SplitFiles]] = {
     "okvqa": _coco(""),
     "vqav2": _coco("v2_"),
 }
-"""The datasets that are known by name, and their splits."""
+"""The datasets that have a name, and their splits."""
 
 
 class Split(Sequence[Example]):
-    """The examples of one split, sorted by question_id; a row number is the rank by question_id."""
+    """The examples of one split, sorted by question_id: `split[row]` is an example, `row` maps question_ids to rows."""
 
     def __init__(self, name: str, examples: Iterable[Example]) -> None:
         self.name = name
@@ -84,23 +89,27 @@ class Split(Sequence[Example]):
         return self._rows_of_image.get(image, [])
 
     def by_id(self, question_id: int) -> Example:
-        """The example with this question_id (KeyError where there is none)."""
+        """The example with this question_id.
+
+        Raises:
+            KeyError: There is none.
+        """
         return self._examples[self.row[question_id]]
 
 
 def load_split(settings: DataSettings, split: str) -> Split:
-    """Read one split of the dataset that is set. No image is opened.
+    """Reads one split of a dataset. No image is opened.
 
-    `settings.dataset` is a name of `DATASETS`, the path of a file of JSON lines (`vqa_files.read_json_lines` says
-    what stands in a line), or `hub:owner/name` (`hub_data.fetch_split`). The world is made where it is missing.
-    OK-VQA and VQAv2 are read from their official files, else from the one file that Lever-Plus makes of them.
+    `settings.dataset` is a name in `DATASETS`, the path of a JSON Lines file (`vqa_files.read_json_lines` describes the
+    format), or `hub:owner/name` (`hub.fetch_split`). The world is created if it is missing. OK-VQA and VQAv2 are read
+    from their official files, or else from the single file that Lever-Plus makes of them.
 
     Args:
-        settings: Which dataset, where it lies, and what demonstrations answer.
+        settings: Which dataset, where it is, and what demonstrations answer.
         split: "train" or "validation"; some datasets have "tuning" or "test".
 
     Raises:
-        DataError: An unknown dataset or split; files that are missing, damaged or do not belong together.
+        DataError: The dataset or split is unknown, or files are missing, damaged or do not match.
     """
     if settings.dataset.startswith(hub_data.PREFIX):
         path = hub_data.fetch_split(settings.dataset, split, settings.data_dir)
@@ -112,12 +121,12 @@ def load_split(settings: DataSettings, split: str) -> Split:
 
 
 def load_every_split(settings: DataSettings, refuse: Refuse) -> dict[str, list[Example]]:
-    """All that can be read of a dataset, by split, sorted by question_id, as `load_split` reads each split.
+    """Everything that can be read of a dataset: the examples of each split, sorted by question_id.
 
     Args:
         settings: As for `load_split`.
-        refuse: Gets every error: of single records, which are then left out (but for repeated question_ids), and
-            of splits, which are then missing.
+        refuse: Is called with every error. If it returns, a bad record is skipped (examples with repeated question_ids
+            are kept), and a split that cannot be read is missing in the result.
     """
     splits: dict[str, list[Example]] = {}
     try:
@@ -140,15 +149,15 @@ def load_every_split(settings: DataSettings, refuse: Refuse) -> dict[str, list[E
 
 
 def _named(settings: DataSettings, split: str, refuse: Refuse = stop) -> list[Example]:
-    """The examples of a split of one of `DATASETS`."""
+    """The examples of a split of a dataset in `DATASETS`."""
     if settings.dataset not in DATASETS:
         raise DataError(
-            f"unknown dataset {settings.dataset!r}: there are {', '.join(DATASETS)}, files of JSON lines "
-            f"(path/my-set{JSON_LINES}) and datasets of the hub ({hub_data.PREFIX}owner/name)"
+            f"unknown dataset {settings.dataset!r}: choose one of {', '.join(DATASETS)}, a JSON Lines file "
+            f"(path/my-set{JSON_LINES}) or a dataset of the hub ({hub_data.PREFIX}owner/name)"
         )
     splits = DATASETS[settings.dataset]
     if split not in splits:
-        raise DataError(f"{settings.dataset} has no split {split!r}: there are {', '.join(splits)}")
+        raise DataError(f"{settings.dataset} has no split {split!r}, only {', '.join(splits)}")
     files = splits[split]
     own = settings.data_dir / settings.dataset
     last = own / DATASETS[WORLD]["validation"].annotations
@@ -166,7 +175,7 @@ def _named(settings: DataSettings, split: str, refuse: Refuse = stop) -> list[Ex
 
 
 def files_of(settings: DataSettings, split: str) -> tuple[Path] | tuple[Path, Path] | tuple[()]:
-    """The files that a split of one of `DATASETS` is read from: VQA's two, else Lever-Plus's one, if they are there."""
+    """The files of a split in `DATASETS` that exist: VQA's two, or else Lever-Plus's one, or else none."""
     files = DATASETS[settings.dataset][split]
     own = settings.data_dir / settings.dataset
     for folder in [own] if settings.dataset == WORLD else [own, settings.data_dir]:
@@ -181,8 +190,8 @@ def files_of(settings: DataSettings, split: str) -> tuple[Path] | tuple[Path, Pa
 
 
 def _preprocessed_folders(settings: DataSettings) -> list[Path]:
-    """Where Lever-Plus's file may lie."""
-    # The dataset's own folders come first: the file's name does not tell whose it is.
+    """The folders that may hold Lever-Plus's file."""
+    # The dataset's own folders come first, as the files of all datasets have the same name.
     name, base = settings.dataset, settings.data_dir
     return [base / name / f"{name}_hf", base / f"{name}_hf", base / name, base]
 
@@ -192,23 +201,23 @@ def _missing(settings: DataSettings, split: str, files: SplitFiles, folder: Path
     found = sorted(path.name for path in folder.glob("*"))[:8] if folder.is_dir() else []
     if settings.dataset == WORLD:
         return DataError(
-            f"the bundled world is not complete. Missing: {', '.join(map(str, missing))}. Move {folder} away: it is "
-            "made again."
+            f"the bundled world is incomplete. Missing: {', '.join(map(str, missing))}. Delete {folder}, and it is "
+            "created again."
         )
     instead = ""
     if files.preprocessed:
         below = ", ".join(str(place) for place in _preprocessed_folders(settings))
-        instead = f"Nor is there Lever-Plus's {files.preprocessed} in any of {below}. "
+        instead = f"Lever-Plus's {files.preprocessed} is in none of {below}. "
     return DataError(
-        f"{settings.dataset} ({split}) is not complete. Missing: {', '.join(map(str, missing))}. "
-        f"{folder}: {'holds ' + ', '.join(found) if found else 'is empty or no folder'}. {instead}"
-        f"Put the official files there or say where they are: --data-dir FOLDER --image-dir FOLDER. "
+        f"{settings.dataset} ({split}) is incomplete. Missing: {', '.join(map(str, missing))}. "
+        f"{folder} {'holds ' + ', '.join(found) if found else 'is empty or not a folder'}. {instead}"
+        f"Put the official files there, or name their folders: --data-dir FOLDER --image-dir FOLDER. "
         f"Without real data, `--dataset {WORLD}` (the default) works on any machine."
     )
 
 
 def _image_of(settings: DataSettings, folder: Path, files: SplitFiles) -> Callable[[int], Path]:
-    """Says where the image of an image_id lies; the same path for the same image."""
+    """Gives the path of the image with an image_id, always the same object for the same image."""
     bases = [settings.image_dir] if settings.image_dir else [folder, settings.data_dir]
     places = [base / below / files.image_folder for base in bases for below in ("", "mscoco2014", "mscoco/mscoco2014")]
     images = next((place for place in places if place.is_dir()), bases[0])
@@ -216,7 +225,7 @@ def _image_of(settings: DataSettings, folder: Path, files: SplitFiles) -> Callab
 
 
 def _json_lines_file(settings: DataSettings) -> Path:
-    """The file as it is named, else in the data folder."""
+    """The file at the given path, or else in the data folder."""
     places = list(dict.fromkeys((Path(settings.dataset), settings.data_dir / settings.dataset)))
     for place in places:
         if place.is_file():
@@ -224,7 +233,5 @@ def _json_lines_file(settings: DataSettings) -> Path:
     folder = places[0].parent
     found = sorted(path.name for path in folder.glob(f"*{JSON_LINES}"))[:8] if folder.is_dir() else []
     held = ", ".join(found) or f"no {JSON_LINES} file"
-    raise DataError(
-        f"there is no file {' nor '.join(map(str, places))}. {folder.resolve()} holds {held}. "
-        f"Give its path: --dataset FILE{JSON_LINES}"
-    )
+    missing = f"neither {places[0]} nor {places[1]} exists" if len(places) > 1 else f"{places[0]} does not exist"
+    raise DataError(f"{missing}. {folder.resolve()} holds {held}. Give its path: --dataset FILE{JSON_LINES}")

@@ -1,4 +1,4 @@
-"""VQA datasets of the Hugging Face hub become JSON lines with image files, once."""
+"""Downloads VQA datasets from the Hugging Face hub, once, as JSON Lines and image files."""
 
 import hashlib
 import json
@@ -17,35 +17,43 @@ PREFIX = "hub:"
 _NAME = re.compile(r"hub:(\w[\w.-]*(?:/\w[\w.-]*)?)(?::([^/]+))?", re.ASCII)
 _ENDINGS = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
 
-# Under which names columns go, the most usual first.
+# Names of columns, the most common first.
 _ID_COLUMNS = ("question_id", "questionId", "id")
 _ANSWER_COLUMNS = ("answer", "multiple_choice_answer", "label")
 
 
 def fetch_split(dataset: str, split: str, data_dir: Path) -> Path:
-    """Write one split of a hub dataset as a file of JSON lines beside its images, and return the file.
+    """Writes one split of a hub dataset as a JSON Lines file beside its images, and returns the file.
 
-    A split that was written before is not fetched again: delete its folder, `data_dir/hub/<owner>--<name>`, to
-    have it anew. Images are kept as they are encoded, each once, and are not decoded. Code that comes with a
-    dataset is not run.
+    A split that exists is not downloaded again: to do so, delete its folder `data_dir/hub/<owner>--<name>`. Images are
+    stored as they are encoded, each once, without decoding them. No code of the dataset is run.
 
-    Of the columns these are read: `image`; `question`; `answers` (texts, or records with `answer` and perhaps
-    `raw_answer`); `answer`, `multiple_choice_answer` or `label`, the answer that counts (and, without `answers`,
-    the only one); `question_id`, `questionId` or `id`, the first that holds a different integer for every row,
-    else the row's number; `image_id`, where it is an integer. A row without an image, or with
-    one that is a file elsewhere than where the library keeps what it fetched, names a file that is not there.
+    These columns are read:
+
+    * `image` and `question`
+    * `answers`: strings, or records with `answer` and optionally `raw_answer`
+    * `answer`, `multiple_choice_answer` or `label`: the answer that counts (the only one without `answers`)
+    * `question_id`, `questionId` or `id`: the first that holds a different integer in every row, by default the row
+      number
+    * `image_id`: if it is an integer
+
+    A row without an image gets the path of a file that does not exist, and so does a row whose image is a file outside
+    of the library's own folders.
 
     Args:
         dataset: `hub:owner/name` or `hub:owner/name:configuration`.
         split: "train", "validation" (which the dataset may call "val"), "tuning" or "test".
-        data_dir: Under it the files are written.
+        data_dir: The folder under which files are written.
 
     Raises:
-        DataError: The library `datasets` is not installed, the dataset or split cannot be had, or columns miss.
+        DataError: The library `datasets` is not installed, the dataset or split is not available, or columns are
+            missing.
     """
     parts = _NAME.fullmatch(dataset)
     if parts is None:
-        raise DataError(f"{dataset!r} is no name on the hub: write hub:owner/name or hub:owner/name:configuration")
+        raise DataError(
+            f"{dataset!r} does not name a dataset of the hub: write hub:owner/name or hub:owner/name:configuration"
+        )
     name, configuration = parts.groups()
     folder = data_dir / "hub" / re.sub(r"[^\w.-]", "--", f"{name}:{configuration}" if configuration else name)
     path = folder / f"{split}.jsonl"
@@ -59,42 +67,42 @@ def fetch_split(dataset: str, split: str, data_dir: Path) -> Path:
                 lines.append(json.dumps(record, ensure_ascii=False) + "\n")
                 advance(1)
         except (TypeError, ValueError) as error:  # dates, bytes, records of columns of different lengths
-            raise DataError(f"{name}, {split}, row {len(lines)}: it holds something else than texts: {error}") from None
-    os.sync()  # the images, before the file that says they are all there
+            raise DataError(f"{name}, {split}, row {len(lines)}: a value is not text: {error}") from None
+    os.sync()  # the images, before the file whose existence says that they are complete
     write_text(path, "".join(lines))
     return path
 
 
 def _table(name: str, configuration: str | None, split: str) -> Any:
-    """The split's rows, with images as they are encoded."""
+    """The rows of the split, without decoding their images."""
     try:
         import datasets
     except ImportError:
         raise DataError('datasets of the hub need the library "datasets": pip install "icdsel[hub]"') from None
     try:
         splits = datasets.load_dataset(name, configuration)
-    except Exception as error:  # whatever the library's transport and its readers of many formats raise
+    except Exception as error:  # the library's transport and readers raise errors of many kinds
         raise DataError(
             f"{name} cannot be loaded from the hub: {str(error) or type(error).__name__}. "
-            f"A configuration is named with {PREFIX}{name}:CONFIGURATION."
+            f"To name a configuration, write {PREFIX}{name}:CONFIGURATION."
         ) from error
     own = next((held for held in splits if SPLIT_NAMES.get(held, held) == split), None)
     if own is None:
-        raise DataError(f"{name} has no split {split!r} on the hub: there are {', '.join(splits)}")
+        raise DataError(f"{name} has no split {split!r} on the hub, only {', '.join(splits)}")
     table = splits[own]
     columns = table.features
     answered = "answers" in columns or any(column in columns for column in _ANSWER_COLUMNS)
     if not isinstance(columns.get("image"), datasets.Image) or "question" not in columns or not answered:
         held = ", ".join(f"{column} ({type(kind).__name__})" for column, kind in columns.items())
         raise DataError(
-            f"{name} is no VQA dataset of a form that is read: it needs the columns image (Image), question, and "
+            f"{name} is not a VQA dataset in a supported format: it needs the columns image (Image), question, and "
             f"answers or one of {', '.join(_ANSWER_COLUMNS)}; it has {held}"
         )
     return table.cast_column("image", datasets.Image(decode=False))
 
 
 def _own_folders(name: str) -> list[Path]:
-    """Where the library keeps what it fetched of a dataset."""
+    """The folders in which the library stores what it downloaded of a dataset."""
     import datasets
     from huggingface_hub import constants
 
@@ -103,7 +111,7 @@ def _own_folders(name: str) -> list[Path]:
 
 
 def _records(table: Any, folder: Path, split: str, own_folders: list[Path]) -> Iterator[dict[str, Any]]:
-    """Lines of JSON lines; the images are written on the way."""
+    """The records of the JSON Lines file; writes the images as it goes."""
     answer_column = next((column for column in _ANSWER_COLUMNS if column in table.features), "")
     class_name = getattr(table.features.get(answer_column), "int2str", None)
     read = {"image", "question", "answers", "image_id", answer_column} & set(table.features)
@@ -138,15 +146,15 @@ def _ids(table: Any) -> list[int]:
 
 
 def _integer(value: object) -> int | None:
-    """An integer of 64 bits, also one that is written as a text."""
+    """A 64-bit integer, which may be written as a string; None for anything else."""
     if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,18}", value):
         return int(value)
     return value if type(value) is int and -(2**63) <= value < 2**63 else None
 
 
 def _answers(value: Any) -> Any:
-    """The answers of a row, of records what is read; what is neither is left for the reader to refuse."""
-    if isinstance(value, Mapping):  # records that are stored by their columns
+    """The answers of a row, reduced to the fields that are read; anything else is left for the reader to reject."""
+    if isinstance(value, Mapping):  # records stored by columns
         value = [dict(zip(value, cells, strict=True)) for cells in zip(*value.values(), strict=True)]
     if not isinstance(value, list):
         return value
@@ -161,9 +169,9 @@ def _answers(value: Any) -> Any:
 def _write_image(
     image: Mapping[str, Any] | None, folder: Path, below: Path, number: int, own_folders: list[Path]
 ) -> str:
-    """Write an image's bytes under their digest, and return the path from `folder` on.
+    """Writes an image's bytes, named after their digest, and returns the path relative to `folder`.
 
-    A path without bytes counts only in `own_folders`: a table from the hub could name any file of this machine.
+    A path without bytes is only followed into `own_folders`: a table from the hub could name any file of this machine.
     """
     image = image or {}
     content, source = image.get("bytes"), Path(image.get("path") or "")

@@ -1,8 +1,8 @@
-"""The forms in which VQA data come as files: VQA's own JSON, Lever-Plus's preprocessed JSON, and JSON lines.
+"""Readers for the file formats of VQA data: VQA's official JSON, Lever-Plus's preprocessed JSON, and JSON Lines.
 
-Every reader makes examples of records one after the other, so that of a file only its text and the examples are
-held, and says of what it refuses in which file and where. Of human answers there may be any number from one on,
-and not the same for every question: the VQA accuracy is defined for all of them.
+Every reader converts one record at a time, so that memory holds only the file's text and the examples. Errors name the
+file and the place in it. A question has at least one human answer, and questions may differ in how many they have: the
+VQA accuracy is defined for any number.
 """
 
 import hashlib
@@ -35,123 +35,125 @@ ImageOf = Callable[[int], Path]
 Record = dict[str, Any]
 
 SPLIT_NAMES = {"val": "validation"}
-"""Other names of splits, where data name them themselves."""
+"""Other names that datasets use for splits, and ours."""
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|data:")
 MOST_ANSWERS = 1000
-"""Of a question; ten are usual."""
+"""Per question; ten are usual."""
 LONGEST_TEXT = 4096
-"""Characters of a question or an answer: VQA's have some hundred at most, and a prompt holds dozens."""
+"""Characters of a question or an answer: VQA's have at most about a hundred, and a prompt holds dozens of them."""
 LONGEST_ANSWERS = 10 * LONGEST_TEXT
-"""Characters of all answers of a question: they are scored at once, in memory that grows with the square."""
+"""Characters of all answers to a question: they are scored at once, and memory grows with the square of the length."""
 _ID_LIMIT = 2**63  # question_ids travel in tensors
 
 
 class RepeatedError(DataError):
-    """`ids` stand more than once as question_ids."""
+    """The question_ids `ids` occur more than once."""
 
     def __init__(self, where: object, ids: Sequence[int]) -> None:
-        super().__init__(f"{where}: {len(ids)} question_ids stand more than once, first {list(ids[:3])}")
+        super().__init__(f"{where}: {len(ids)} question_ids occur more than once, first {list(ids[:3])}")
         self.ids = ids
 
 
 class UnpairedError(DataError):
     """`ids` are the question_ids of questions without an annotation, and of annotations without a question."""
 
-    def __init__(self, questions: Path, annotations: Path, unasked: Sequence[int], unanswered: Sequence[int]) -> None:
+    def __init__(
+        self, questions: Path, annotations: Path, without_question: Sequence[int], without_annotation: Sequence[int]
+    ) -> None:
         super().__init__(
-            f"{questions} and {annotations} do not belong together: {len(unasked)} annotations without a question "
-            f"(first {list(unasked[:3])}), {len(unanswered)} questions without an annotation "
-            f"(first {list(unanswered[:3])})"
+            f"{questions} and {annotations} do not match: {len(without_question)} annotations without a question "
+            f"(first {list(without_question[:3])}), {len(without_annotation)} questions without an annotation "
+            f"(first {list(without_annotation[:3])})"
         )
-        self.ids = (*unasked, *unanswered)
+        self.ids = (*without_question, *without_annotation)
 
 
-# --- VQA's form and what Lever-Plus makes of it -----------------------------------------------------------
+# --- VQA's official format, and Lever-Plus's --------------------------------------------------------------
 
 
 def read_official(
     questions: Path, annotations: Path, image_of: ImageOf, shown: ShownAnswer, refuse: Refuse = stop
 ) -> list[Example]:
-    """Read VQA's two files: `{"questions": [...]}` and `{"annotations": [...]}`, joined by question_id.
+    """Reads VQA's two files, `{"questions": [...]}` and `{"annotations": [...]}`, joined by question_id.
 
     Args:
-        questions: Records with `question_id` and `question`.
-        annotations: Records with `question_id`, `image_id`, `answers` (of records with `answer` and perhaps
-            `raw_answer`) and perhaps `multiple_choice_answer`.
-        image_of: Says where the image of an image_id lies.
-        shown: What a demonstration answers where nobody says which answer counts: the majority of what people
-            wrote ("raw"), or of the field `answer` ("stemmed"; OK-VQA stems it).
-        refuse: Gets the errors of single records; what it lets pass is left out, but for repeated question_ids.
+        questions: The file of records with `question_id` and `question`.
+        annotations: The file of records with `question_id`, `image_id`, `answers` (records with `answer` and optionally
+            `raw_answer`) and optionally `multiple_choice_answer`.
+        image_of: Gives the path of the image with an image_id.
+        shown: What a demonstration answers unless `multiple_choice_answer` says so: the most common answer as people
+            wrote it ("raw"), or of the fields `answer` ("stemmed"; OK-VQA stems them).
+        refuse: Is called with the error of each bad record. If it returns, the record is skipped; examples with
+            repeated question_ids are kept.
 
     Raises:
-        DataError: A file is damaged or not in this form, or the two do not belong together.
+        DataError: A file is damaged or not in this format, or the two do not match.
     """
     texts = _Texts()
-    asked: dict[int, str] = {}
+    text_of: dict[int, str] = {}
     image_of_question: dict[int, object] = {}
     annotated: set[int] = set()
 
-    def ask(question_id: int, record: Record) -> int:
-        image_of_question[question_id] = record.get("image_id")  # of questions too that are refused
-        asked[question_id] = _text(record, "question", texts)
+    def parse_question(question_id: int, record: Record) -> int:
+        image_of_question[question_id] = record.get("image_id")  # before the record can be rejected
+        text_of[question_id] = _text(record, "question", texts)
         return question_id
 
-    repeated = refuse_repeated(questions, _made(questions, read_list(questions, "questions"), ask, refuse), refuse)
-    unasked: list[int] = []
+    question_ids = _parsed(questions, read_list(questions, "questions"), parse_question, refuse)
+    repeated = refuse_repeated(questions, question_ids, refuse)
+    without_question: list[int] = []
 
-    def annotate(question_id: int, record: Record) -> Example | None:
+    def parse_annotation(question_id: int, record: Record) -> Example | None:
         annotated.add(question_id)
-        question = asked.get(question_id)
+        question = text_of.get(question_id)
         if question is None:
             if question_id not in image_of_question:
-                unasked.append(question_id)
+                without_question.append(question_id)
             return None
         example = _vqa_example(question_id, question, record, image_of, shown, texts)
         image = image_of_question[question_id]
         if image is not None and image != example.image_id:
-            raise ValueError(
-                f"it is about image {example.image_id}, its question in {questions.name} about image {image}"
-            )
+            raise ValueError(f"its image_id is {example.image_id}, but its question in {questions.name} has {image}")
         return example
 
-    made = _made(annotations, read_list(annotations, "annotations"), annotate, refuse)
-    examples = [example for example in made if example is not None]
-    unanswered = asked.keys() - annotated
-    if unasked or unanswered:
-        refuse(UnpairedError(questions, annotations, sorted(unasked), sorted(unanswered)))
-    told_once = (example.question_id for example in examples if example.question_id not in repeated)
-    refuse_repeated(annotations, told_once, refuse)
+    parsed = _parsed(annotations, read_list(annotations, "annotations"), parse_annotation, refuse)
+    examples = [example for example in parsed if example is not None]
+    without_annotation = text_of.keys() - annotated
+    if without_question or without_annotation:
+        refuse(UnpairedError(questions, annotations, sorted(without_question), sorted(without_annotation)))
+    not_reported = (example.question_id for example in examples if example.question_id not in repeated)
+    refuse_repeated(annotations, not_reported, refuse)
     return examples
 
 
 def read_preprocessed(
     path: Path, dataset: str, image_of: ImageOf, shown: ShownAnswer, refuse: Refuse = stop
 ) -> list[Example]:
-    """Read Lever-Plus's one file a split: VQA's annotations with each one's `question` (specification §1.1).
+    """Reads the file that Lever-Plus makes of each split: VQA's annotations, each with its `question`.
 
     Args:
-        path: The file; OK-VQA's is called as VQAv2's.
-        dataset: What it should hold, "okvqa" or "vqav2". Their records differ, and a file of the other is refused.
+        path: The file; OK-VQA's has the same name as VQAv2's.
+        dataset: "okvqa" or "vqav2". Their records differ, and a file of the other dataset is rejected.
         image_of: As for `read_official`.
         shown: As for `read_official`.
         refuse: As for `read_official`.
 
     Raises:
-        DataError: The file is damaged, not in this form, or the other dataset's.
+        DataError: The file is damaged, not in this format, or the other dataset's.
     """
     texts = _Texts()
 
-    def make(question_id: int, record: Record) -> Example:
+    def parse(question_id: int, record: Record) -> Example:
         example = _vqa_example(question_id, _text(record, "question", texts), record, image_of, shown, texts)
-        form = "vqav2" if "multiple_choice_answer" in record else "okvqa" if example.raw_answers else dataset
-        if form != dataset:
+        found = "vqav2" if "multiple_choice_answer" in record else "okvqa" if example.raw_answers else dataset
+        if found != dataset:
             raise ValueError(
-                f"it has the form of {form}, not of {dataset}: give another --data-dir, or --dataset {form}"
+                f"it has the format of {found}, not of {dataset}: use another --data-dir, or --dataset {found}"
             )
         return example
 
-    examples = list(_made(path, read_list(path, "annotations"), make, refuse))
+    examples = list(_parsed(path, read_list(path, "annotations"), parse, refuse))
     refuse_repeated(path, (example.question_id for example in examples), refuse)
     return examples
 
@@ -166,50 +168,49 @@ def _vqa_example(
     return Example(question_id, image_id, image_of(image_id), question, answer, answers, raw_answers)
 
 
-# --- JSON lines -------------------------------------------------------------------------------------------
+# --- JSON Lines -------------------------------------------------------------------------------------------
 
 
 def read_json_lines(path: Path, split: str, images: Path, shown: ShownAnswer) -> list[Example]:
-    """Read one split of a file of JSON lines.
+    """Reads one split of a JSON Lines file.
 
     Each line is an object with
 
-    * `question_id`, an integer, once in a split
-    * `image`, the image's path from the folder `images` on
-    * `question`, a text
-    * `answers`, texts, or records with `answer` and perhaps `raw_answer` as in VQA
-    * perhaps `answer`, what a demonstration shows (else as for `read_official`)
-    * perhaps `image_id`, an integer (else made from the image's path, always the same)
-    * perhaps `split`: "train" (as without it), "validation" or "val", "tuning", "test"
+    * `question_id`: an integer, unique within the split
+    * `image`: the image's path, relative to the folder `images`
+    * `question`: a string
+    * `answers`: strings, or objects with `answer` and optionally `raw_answer` as in VQA
+    * optionally `answer`: what a demonstration shows (by default as for `read_official`)
+    * optionally `image_id`: an integer (by default derived from the image's path)
+    * optionally `split`: "train" (the default), "validation" or "val", "tuning", "test"
 
-    Empty lines are passed over.
+    Empty lines are skipped.
 
     Raises:
-        DataError: A line is damaged, lacks something or names an image outside of `images`; or none belongs to
-            the split.
+        DataError: A line is damaged, lacks a field or names an image outside of `images`; or the split is empty.
     """
     sizes: Counter[str] = Counter()
     examples = [example for _, example in _lines(path, split, images, shown, sizes, stop)]
     if not sizes:
-        raise DataError(f"{path} is empty: it should hold one JSON object a line")
+        raise DataError(f"{path} is empty: it should hold one JSON object per line")
     if not examples:
         held = ", ".join(f"{name} ({count})" for name, count in sizes.items())
         raise DataError(
-            f"{path} has no examples of the split {split!r}: there are {held}. "
-            f'Write "split": "{split}" into the lines that belong to it.'
+            f"{path} has no examples of the split {split!r}, only of {held}. "
+            f'Add "split": "{split}" to the lines that belong to it.'
         )
     refuse_repeated(path, (example.question_id for example in examples))
     return examples
 
 
 def read_every_split(path: Path, images: Path, shown: ShownAnswer, refuse: Refuse) -> dict[str, list[Example]]:
-    """Read all splits of a file of JSON lines at once, as `read_json_lines` reads each.
+    """Reads all splits of a JSON Lines file, each as `read_json_lines` does.
 
     Args:
         path: The file.
         images: As for `read_json_lines`.
         shown: As for `read_json_lines`.
-        refuse: Gets the errors of single lines; what it lets pass is left out, but for repeated question_ids.
+        refuse: As for `read_official`.
 
     Raises:
         DataError: The file cannot be read.
@@ -225,15 +226,15 @@ def read_every_split(path: Path, images: Path, shown: ShownAnswer, refuse: Refus
 def _lines(
     path: Path, wanted: str | None, images: Path, shown: ShownAnswer, sizes: Counter[str], refuse: Refuse
 ) -> Iterator[tuple[str, Example]]:
-    """Examples with their splits, of the split that is wanted or of all; counts the lines of each in `sizes`."""
+    """Splits and examples, of the split `wanted` or of all splits; counts the lines of each split in `sizes`."""
     texts = _Texts()
     paths: dict[str, tuple[Path, int]] = {}
 
-    def make(question_id: int, record: Record) -> tuple[str, Example] | None:
-        own = "train" if record.get("split") is None else _text(record, "split", texts)
-        own = SPLIT_NAMES.get(own, own)
-        sizes[own] += 1
-        if wanted not in (None, own):
+    def parse(question_id: int, record: Record) -> tuple[str, Example] | None:
+        split = "train" if record.get("split") is None else _text(record, "split", texts)
+        split = SPLIT_NAMES.get(split, split)
+        sizes[split] += 1
+        if wanted not in (None, split):
             return None
         name = _text(record, "image", texts)
         if name not in paths:
@@ -243,7 +244,7 @@ def _lines(
             image_id = _integer(record, "image_id")
         answers, raw_answers = _answers(record, texts)
         given = record.get("answer") is not None
-        return own, Example(
+        return split, Example(
             question_id=question_id,
             image_id=image_id,
             image=image,
@@ -253,66 +254,66 @@ def _lines(
             raw_answers=raw_answers,
         )
 
-    made = _made(path, read_lines(path, refuse), make, refuse)
-    return (found for found in made if found is not None)
+    parsed = _parsed(path, read_lines(path, refuse), parse, refuse)
+    return (found for found in parsed if found is not None)
 
 
 def _image(name: str, folder: Path) -> tuple[Path, int]:
-    """Where an image lies, and an image_id made of its name.
+    """The path of an image, and an image_id derived from its name.
 
     Raises:
-        ValueError: It does not lie in the folder.
+        ValueError: It is not in the folder.
     """
     if _URL.match(name):
         raise ValueError(f"its image is {_shown(name)}: nothing is fetched; save the images and give their paths")
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:
         raise ValueError(
-            f"its image {_shown(name)} leaves the folder of the images: write the path from that folder on, and say "
-            "which it is with --image-dir"
+            f"its image {_shown(name)} is outside of the image folder: give the path relative to that folder, and name "
+            "the folder with --image-dir"
         )
     if not path.parts or not is_path(name):
-        raise ValueError(f"its image is {_shown(name)}, which is no path")
+        raise ValueError(f"its image is {_shown(name)}, which is not a path")
     digest = hashlib.sha256(str(path).encode()).hexdigest()
     return folder / path, int(digest[:13], 16)  # 52 bits: exact in JSON's numbers too
 
 
 # --- records ----------------------------------------------------------------------------------------------
 
-Made = TypeVar("Made")
+Parsed = TypeVar("Parsed")
 
 
-def _made(
-    path: Path, records: Iterable[tuple[str, Any]], make: Callable[[int, Record], Made], refuse: Refuse
-) -> Iterator[Made]:
-    """What `make` makes of each question_id and its record; a ValueError of it is told with the record's place."""
+def _parsed(
+    path: Path, records: Iterable[tuple[str, Any]], parse: Callable[[int, Record], Parsed], refuse: Refuse
+) -> Iterator[Parsed]:
+    """The results of `parse` for each question_id and record; its ValueErrors get the record's place in the file."""
     for place, record in records:
         question_id = None
         try:
             if not isinstance(record, dict):
                 raise ValueError(f"it is {_shown(record)}, not an object")
             question_id = _integer(record, "question_id")
-            made = make(question_id, record)
+            value = parse(question_id, record)
         except ValueError as error:
             named = "" if question_id is None else f" (question {question_id})"
             refuse(DataError(f"{path}: {place}{named}: {error}"))
         else:
-            yield made
+            yield value
 
 
 class _Texts(dict[Any, str]):
-    """Every text once: `texts[value]` is the text itself, checked when it is first seen, then shared."""
+    """Strings that many records share: `texts[value]` is `value`, validated and stored once."""
 
     def __missing__(self, value: Any) -> str:
         if not isinstance(value, str):
-            raise TypeError(f"{_shown(value)} is not a text")
+            raise TypeError(f"{_shown(value)} is not a string")
         if len(value) > LONGEST_TEXT:
             raise ValueError(
-                f"the text {_shown(value)} has {len(value):,} characters, {LONGEST_TEXT:,} at most are read of a "
-                "question or an answer"
+                f"the text {_shown(value)} has {len(value):,} characters; a question or an answer may have at most "
+                f"{LONGEST_TEXT:,}"
             )
         if not value.isascii():
-            value.encode()  # UnicodeEncodeError: half of a pair of code units, which no file could hold
+            value.encode()  # UnicodeEncodeError: an unpaired surrogate, which cannot be written to a file
         self[value] = value
         return value
 
@@ -333,31 +334,31 @@ def _text(record: Record, name: str, texts: _Texts) -> str:
     try:
         return texts[value]
     except (TypeError, UnicodeEncodeError):
-        raise ValueError(f'its "{name}" is {_shown(value)}, not a text') from None
+        raise ValueError(f'its "{name}" is {_shown(value)}, not a string') from None
 
 
 def _answers(record: Record, texts: _Texts) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What predictions are compared with, and, where that is something else, what people wrote."""
-    told = record.get("answers")
-    if not isinstance(told, list) or not told:
-        wrong = 'it has no "answers"' if told is None else f'its "answers" are {_shown(told)}'
+    """What predictions are compared with, and what people wrote, if that differs."""
+    given = record.get("answers")
+    if not isinstance(given, list) or not given:
+        wrong = 'it has no "answers"' if given is None else f'its "answers" are {_shown(given)}'
         raise ValueError(f"{wrong}: at least one is needed, in a list")
-    if len(told) > MOST_ANSWERS:
-        raise ValueError(f'it has {len(told):,} "answers", {MOST_ANSWERS:,} at most are compared with a prediction')
+    if len(given) > MOST_ANSWERS:
+        raise ValueError(f'it has {len(given):,} "answers"; at most {MOST_ANSWERS:,} are allowed')
     raw_answers: tuple[str, ...] = ()
     try:
-        if isinstance(told[0], str):
-            answers = tuple([texts[answer] for answer in told])
+        if isinstance(given[0], str):
+            answers = tuple([texts[answer] for answer in given])
         else:
-            answers = tuple([texts[answer["answer"]] for answer in told])
-            if "raw_answer" in told[0]:  # all have it or none
-                raw_answers = tuple([texts[answer.get("raw_answer", answer["answer"])] for answer in told])
+            answers = tuple([texts[answer["answer"]] for answer in given])
+            if "raw_answer" in given[0]:  # all have it or none
+                raw_answers = tuple([texts[answer.get("raw_answer", answer["answer"])] for answer in given])
     except (KeyError, TypeError, AttributeError, IndexError, UnicodeEncodeError):
         raise ValueError(
-            f'its "answers" are {_shown(told)}: each must be a text, or each a record with a text "answer"'
+            f'its "answers" are {_shown(given)}: each must be a string, or each an object with a string "answer"'
         ) from None
     if (length := max(sum(map(len, answers)), sum(map(len, raw_answers)))) > LONGEST_ANSWERS:
-        raise ValueError(f'its "answers" have {length:,} characters together, {LONGEST_ANSWERS:,} at most are scored')
+        raise ValueError(f'its "answers" have {length:,} characters in total; at most {LONGEST_ANSWERS:,} are allowed')
     return answers, raw_answers
 
 
@@ -366,13 +367,13 @@ def _majority(answers: tuple[str, ...], raw_answers: tuple[str, ...], shown: Sho
 
 
 def _shown(value: Any) -> str:
-    """A value in a message."""
+    """A value as messages show it."""
     text = repr(value) if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def refuse_repeated(where: object, question_ids: Iterable[int], refuse: Refuse = stop) -> set[int]:
-    """Refuse that a question_id stands more than once (RepeatedError); those that do, where that is let pass."""
+    """The question_ids that occur more than once; `refuse` is called with a RepeatedError if there are any."""
     repeated = sorted(question_id for question_id, count in Counter(question_ids).items() if count > 1)
     if repeated:
         refuse(RepeatedError(where, repeated))

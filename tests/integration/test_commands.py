@@ -199,9 +199,9 @@ def test_rl_data_of_other_settings_are_refused_by_the_name_of_the_setting(folder
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["train", "--dataset", "okvq"], "there are world, okvqa, vqav2"),
+        (["train", "--dataset", "okvq"], "choose one of world, okvqa, vqav2"),
         (["train", "--dataset", "okvqa"], "OpenEnded_mscoco_train2014_questions.json"),
-        (["train", "--sampler", "best"], "'rand', 'text-sim', 'img-sim' or 'mix'"),
+        (["train", "--sampler", "best"], "choose one of rand, text-sim, img-sim, mix"),
         (["train", "--model", "no-such-model"], "--model tiny-vlm"),
         (["train", "--rl-data", "missing.jsonl"], "missing.jsonl does not exist"),
         (["train", "--rl-data", "empty.jsonl"], "is empty"),

@@ -279,11 +279,11 @@ TRAIN = ("train", *SMALL, *SCORE[-10:], "--rce-epochs", 1)
 def test_a_policy_that_is_replaced_while_other_rows_are_answered(copy: Path, monkeypatch: pytest.MonkeyPatch):
     row, trained = infer._row, []
 
-    def train_first(sources, queries, choose, selector, *others):
+    def train_first(session, context, selector, *others):
         if not trained:
-            trained.append(selector)
+            trained.append(selector.name)
             icdsel(*TRAIN, "--run", "mine", "--rce-lr", 0.01, "--overwrite")
-        return row(sources, queries, choose, selector, *others)
+        return row(session, context, selector, *others)
 
     old = fingerprint_file(Path("results/set/model_cpk/mine/rce_epoch1.pt"))
     monkeypatch.setattr(infer, "_row", train_first)

@@ -40,9 +40,9 @@ def okvqa_annotation(question_id: int, image_id: int, raw: list[str]) -> Record:
 
 
 def vqav2_annotation(question_id: int, image_id: int, answers: list[str], choice: str) -> Record:
-    told = [{"answer_id": i, "answer": answer, "answer_confidence": "yes"} for i, answer in enumerate(answers, 1)]
+    records = [{"answer_id": i, "answer": answer, "answer_confidence": "yes"} for i, answer in enumerate(answers, 1)]
     ids = {"question_id": question_id, "image_id": image_id}
-    return ids | {"multiple_choice_answer": choice, "answers": told}
+    return ids | {"multiple_choice_answer": choice, "answers": records}
 
 
 OKVQA_QUESTIONS = [question(305, 30), question(101, 10), question(204, 10)]
@@ -71,10 +71,10 @@ def load(folder: Path, dataset: str = "okvqa", split: str = "train", **more: Any
     return load_split(DataSettings(dataset=dataset, data_dir=folder, **more), split)
 
 
-# --- the official form ------------------------------------------------------------------------------------
+# --- the official format ----------------------------------------------------------------------------------
 
 
-def test_okvqa_by_hand(tmp_path: Path) -> None:
+def test_okvqa_examples_by_hand(tmp_path: Path) -> None:
     write(tmp_path)
     split = load(tmp_path)
     flag = ("red, white and blue",) * 10
@@ -85,7 +85,7 @@ def test_okvqa_by_hand(tmp_path: Path) -> None:
     assert list(split) == [
         Example(101, 10, images[0], "What is 101?", "red, white and blue", flag, flag),
         Example(204, 10, images[0], "What is 204?", "riding", stems, words),
-        Example(305, 30, images[1], "What is 305?", "cat", animals, animals),  # of equally common answers the first
+        Example(305, 30, images[1], "What is 305?", "cat", animals, animals),  # of equally common answers the first one
     ]
     assert split[1].written_answers == words
     stemmed = load(tmp_path, shown_answer="stemmed")
@@ -93,12 +93,12 @@ def test_okvqa_by_hand(tmp_path: Path) -> None:
     assert [example.answers for example in stemmed] == [example.answers for example in split]
 
 
-def test_majorities_are_of_what_is_shown(tmp_path: Path) -> None:
-    # Three stems agree where the words that they stand for do not.
-    told = okvqa_annotation(101, 10, ["surf", "run", "surfing", "surfs", "run"])
-    for record in told["answers"]:
+def test_the_majority_is_taken_of_the_form_that_is_shown(tmp_path: Path) -> None:
+    # Three stems are equal, but the words that they come from are not.
+    annotation = okvqa_annotation(101, 10, ["surf", "run", "surfing", "surfs", "run"])
+    for record in annotation["answers"]:
         record["answer"] = record["raw_answer"][:4]
-    write(tmp_path, questions=[question(101, 10)], annotations=[told])
+    write(tmp_path, questions=[question(101, 10)], annotations=[annotation])
     assert load(tmp_path)[0].answer == "run"
     assert load(tmp_path, shown_answer="stemmed")[0].answer == "surf"
 
@@ -116,9 +116,9 @@ def test_rows_are_ranks_by_question_id(tmp_path: Path) -> None:
         split.by_id(102)
 
 
-def test_vqav2_takes_the_official_answer_where_there_is_one(tmp_path: Path) -> None:
+def test_vqav2_shows_the_official_answer_if_there_is_one(tmp_path: Path) -> None:
     annotations = [
-        # The official answer is not the plain majority of the strings.
+        # The official answer is not the most common string.
         vqav2_annotation(1, 5, ["2"] * 4 + ["two"] * 3 + ["Two"] * 3, "two"),
         vqav2_annotation(2, 5, ["no"] * 4 + ["yes"] * 6, ""),
     ]
@@ -131,27 +131,27 @@ def test_vqav2_takes_the_official_answer_where_there_is_one(tmp_path: Path) -> N
     assert split[0].image == tmp_path / "COCO_val2014_000000000005.jpg"
 
 
-def test_the_two_splits_come_from_their_own_files(tmp_path: Path) -> None:
+def test_each_split_has_its_own_files(tmp_path: Path) -> None:
     write(tmp_path)
     write(tmp_path, "okvqa", "val", [question(7, 1)], [okvqa_annotation(7, 1, ["boat"] * 10)])
     assert [example.question_id for example in load(tmp_path, split="validation")] == [7]
     assert len(load(tmp_path)) == 3
 
 
-def test_folders(tmp_path: Path) -> None:
-    # The dataset's own folder in the data folder counts before the data folder itself.
+def test_folders_are_searched_in_order(tmp_path: Path) -> None:
+    # The dataset's own folder inside the data folder comes before the data folder itself.
     write(tmp_path)
     write(tmp_path / "okvqa", questions=[question(7, 1)], annotations=[okvqa_annotation(7, 1, ["boat"] * 10)])
     assert [example.question_id for example in load(tmp_path)] == [7]
     name = "COCO_train2014_000000000001.jpg"
     assert load(tmp_path)[0].image == tmp_path / "okvqa" / name
-    # Images lie with the questions, in COCO's folder beside them, or where it is said.
+    # Images are beside the questions, in COCO's folder there, or in the image folder of the settings.
     (tmp_path / "okvqa" / "train2014").mkdir()
     assert load(tmp_path)[0].image == tmp_path / "okvqa" / "train2014" / name
     elsewhere = tmp_path / "coco"
     elsewhere.mkdir()
     assert load(tmp_path, image_dir=elsewhere)[0].image == elsewhere / name
-    for below in ("mscoco/mscoco2014", "mscoco2014", "."):  # the last counts most
+    for below in ("mscoco/mscoco2014", "mscoco2014", "."):  # each is preferred to the one before
         (elsewhere / below / "train2014").mkdir(parents=True)
         assert load(tmp_path, image_dir=elsewhere)[0].image == elsewhere / below / "train2014" / name
     # Questions in the dataset's folder, images beside it.
@@ -166,11 +166,11 @@ def test_examples_of_one_image_share_its_path(tmp_path: Path) -> None:
     assert split[0].image is split[1].image
 
 
-# --- Lever-Plus's preprocessed form -----------------------------------------------------------------------
+# --- Lever-Plus's preprocessed format ---------------------------------------------------------------------
 
 
 def preprocess(folder: Path, annotations: list[Record], split: str = "train") -> Path:
-    """As specification §1.1: the annotations, each with its question; one name for both datasets."""
+    """Lever-Plus's file: the annotations, each with its question; both datasets use the same name."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"vqav2_mscoco_{split}2014.json"
     joined = [record | {"question": f"What is {record['question_id']}?"} for record in annotations]
@@ -178,7 +178,7 @@ def preprocess(folder: Path, annotations: list[Record], split: str = "train") ->
     return path
 
 
-def test_the_preprocessed_form_says_the_same_as_the_official(tmp_path: Path) -> None:
+def test_the_preprocessed_format_gives_the_same_examples_as_the_official(tmp_path: Path) -> None:
     write(tmp_path / "official")
     official = load(tmp_path / "official", image_dir=tmp_path)
     for below in (".", "okvqa", "okvqa_hf", "okvqa/okvqa_hf"):
@@ -196,73 +196,73 @@ def test_vqav2_preprocessed(tmp_path: Path) -> None:
     assert example.image.name == "COCO_val2014_000000000005.jpg"
 
 
-def test_official_files_win(tmp_path: Path) -> None:
+def test_official_files_are_preferred_to_preprocessed_ones(tmp_path: Path) -> None:
     preprocess(tmp_path / "okvqa", [okvqa_annotation(7, 1, ["boat"] * 10)])
     questions, _ = write(tmp_path)
     assert len(load(tmp_path)) == 3
-    questions.unlink()  # what is not complete does not count
+    questions.unlink()  # incomplete files are ignored
     assert [example.question_id for example in load(tmp_path)] == [7]
 
 
-def test_the_other_datasets_file_is_refused(tmp_path: Path) -> None:
-    # Its name is the same, so a wrong folder would give wrong results without a word.
+def test_the_other_dataset_s_file_is_rejected(tmp_path: Path) -> None:
+    # Its name is the same, so a wrong folder would silently give wrong results.
     preprocess(tmp_path, [vqav2_annotation(1, 5, ["two"] * 10, "two")])
-    assert "it has the form of vqav2, not of okvqa" in refusal(tmp_path)
+    assert "it has the format of vqav2, not of okvqa" in refusal(tmp_path)
     preprocess(tmp_path, OKVQA_ANNOTATIONS)
     assert "--dataset okvqa" in refusal(tmp_path, dataset="vqav2")
 
 
-def test_preprocessed_files_that_are_damaged(tmp_path: Path) -> None:
+def test_errors_in_preprocessed_files_name_the_record(tmp_path: Path) -> None:
     path = preprocess(tmp_path, [*OKVQA_ANNOTATIONS, OKVQA_ANNOTATIONS[0]])
-    assert f"{path}: 1 question_ids stand more than once, first [204]" in refusal(tmp_path)
+    assert f"{path}: 1 question_ids occur more than once, first [204]" in refusal(tmp_path)
     content = json.loads(path.read_text())
     del content["annotations"][1]["question"]
     path.write_text(json.dumps(content))
     assert f'{path}: number 2 of "annotations" (question 305): it has no "question"' in refusal(tmp_path)
 
 
-# --- what is refused --------------------------------------------------------------------------------------
+# --- what is rejected -------------------------------------------------------------------------------------
 
 
 def refusal(folder: Path, **more: Any) -> str:
-    with pytest.raises(DataError) as told:
+    with pytest.raises(DataError) as error:
         load(folder, **more)
-    return str(told.value)
+    return str(error.value)
 
 
-def test_missing_files_are_named_with_what_was_found_and_what_to_do(tmp_path: Path) -> None:
+def test_the_error_of_missing_files_names_what_was_found_and_what_to_do(tmp_path: Path) -> None:
     questions, annotations = write(tmp_path)
     (tmp_path / "notes.txt").write_text("")
     annotations.unlink()
-    told = refusal(tmp_path)
-    assert f"Missing: {annotations}." in told
-    assert f"holds {questions.name}, notes.txt" in told
+    message = refusal(tmp_path)
+    assert f"Missing: {annotations}." in message
+    assert f"holds {questions.name}, notes.txt" in message
     for part in ("okvqa (train)", "--data-dir", "--image-dir", "--dataset world"):
-        assert part in told
+        assert part in message
     questions.unlink()
-    told = refusal(tmp_path)
-    assert f"Missing: {questions}, {annotations}." in told
+    message = refusal(tmp_path)
+    assert f"Missing: {questions}, {annotations}." in message
     for below in ("", "okvqa", "okvqa_hf", "okvqa/okvqa_hf"):
-        assert str(tmp_path / below) in told
-    assert "vqav2_mscoco_train2014.json" in told
-    assert f"{tmp_path / 'nowhere'}: is empty or no folder" in refusal(tmp_path / "nowhere")
+        assert str(tmp_path / below) in message
+    assert "vqav2_mscoco_train2014.json" in message
+    assert f"{tmp_path / 'nowhere'} is empty or not a folder" in refusal(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_a_truncated_file_is_named_with_the_place(tmp_path: Path, which: int) -> None:
+def test_the_error_of_a_truncated_file_names_the_place(tmp_path: Path, which: int) -> None:
     path = write(tmp_path)[which]
     whole = json.dumps(json.loads(path.read_text()), indent=1)
     path.write_text(whole[: len(whole) // 2])
     lines = whole[: len(whole) // 2].splitlines()
-    told = refusal(tmp_path)
-    assert str(path) in told
-    # It breaks off in the last line, or in a string that begins there.
-    assert f"line {len(lines)}, byte " in told
-    position = int(told.split("byte ")[1].split(":")[0])
+    message = refusal(tmp_path)
+    assert str(path) in message
+    # It ends in the last line, or in a string that begins there.
+    assert f"line {len(lines)}, byte " in message
+    position = int(message.split("byte ")[1].split(":")[0])
     assert len(whole) // 2 - len(lines[-1]) <= position <= len(whole) // 2
 
 
-def test_files_that_are_no_records_are_named(tmp_path: Path) -> None:
+def test_errors_of_files_without_records_name_the_file(tmp_path: Path) -> None:
     questions, annotations = write(tmp_path)
     whole = questions.read_bytes()
     for content, part in (
@@ -277,8 +277,8 @@ def test_files_that_are_no_records_are_named(tmp_path: Path) -> None:
         (whole[:-2] + b"\xff", f"is not UTF-8: byte {len(whole) - 2}"),
     ):
         questions.write_bytes(content)
-        told = refusal(tmp_path)
-        assert str(questions) in told and part in told
+        message = refusal(tmp_path)
+        assert str(questions) in message and part in message
     questions.write_bytes(whole)
     annotations.write_text(json.dumps({"annotations": [{"question_id": i} for i in (101, 204, 305)]}))
     assert "question 101" in refusal(tmp_path)  # it has no answers
@@ -290,12 +290,12 @@ def test_files_that_are_no_records_are_named(tmp_path: Path) -> None:
         ({"answers": []}, '(question 101): its "answers" are []: at least one is needed'),
         ({"answers": None}, 'it has no "answers"'),
         ({"answers": "red"}, "its \"answers\" are 'red'"),
-        ({"answers": [{"answer": 3}]}, 'each a record with a text "answer"'),
-        ({"answers": [{"answer": ["red"]}]}, 'each a record with a text "answer"'),
-        ({"answers": [{"raw_answer": "red"}]}, 'each a record with a text "answer"'),
-        ({"answers": [{"answer": "red"}, "blue"]}, 'each a record with a text "answer"'),
-        ({"answers": [{"answer": "\ud800"}]}, 'each a record with a text "answer"'),
-        ({"answers": [[]]}, 'each a record with a text "answer"'),
+        ({"answers": [{"answer": 3}]}, 'each an object with a string "answer"'),
+        ({"answers": [{"answer": ["red"]}]}, 'each an object with a string "answer"'),
+        ({"answers": [{"raw_answer": "red"}]}, 'each an object with a string "answer"'),
+        ({"answers": [{"answer": "red"}, "blue"]}, 'each an object with a string "answer"'),
+        ({"answers": [{"answer": "\ud800"}]}, 'each an object with a string "answer"'),
+        ({"answers": [[]]}, 'each an object with a string "answer"'),
         ({"image_id": "10"}, "its \"image_id\" is '10', not an integer"),
         ({"image_id": 10.0}, 'its "image_id" is 10.0, not an integer'),
         ({"image_id": math.nan}, 'its "image_id" is NaN, not an integer'),
@@ -304,18 +304,18 @@ def test_files_that_are_no_records_are_named(tmp_path: Path) -> None:
         ({"image_id": 10**3000}, 'its "image_id" is beyond 64 bits'),
         ({"question_id": math.nan}, 'its "question_id" is NaN'),
         ({"question_id": 10**30}, 'its "question_id" is beyond 64 bits'),
-        ({"multiple_choice_answer": 3}, 'its "multiple_choice_answer" is 3, not a text'),
+        ({"multiple_choice_answer": 3}, 'its "multiple_choice_answer" is 3, not a string'),
     ],
 )
-def test_records_that_hold_something_else_are_named(tmp_path: Path, change: Record, part: str) -> None:
+def test_errors_of_invalid_annotations_name_the_record(tmp_path: Path, change: Record, part: str) -> None:
     annotation = okvqa_annotation(101, 10, ["red"]) | change
     _, annotations = write(tmp_path, annotations=[*OKVQA_ANNOTATIONS[:2], annotation])
-    told = refusal(tmp_path)
-    assert f'{annotations}: number 3 of "annotations"' in told and part in told
+    message = refusal(tmp_path)
+    assert f'{annotations}: number 3 of "annotations"' in message and part in message
 
 
 @pytest.mark.parametrize("asked", [None, 3, math.inf, ["What?"], "\udfff"])
-def test_questions_that_are_no_text_are_named(tmp_path: Path, asked: Any) -> None:
+def test_errors_of_invalid_questions_name_the_record(tmp_path: Path, asked: Any) -> None:
     questions, _ = write(tmp_path, questions=[*OKVQA_QUESTIONS[:2], question(204, 10) | {"question": asked}])
     assert f'{questions}: number 3 of "questions" (question 204): ' in refusal(tmp_path)
 
@@ -323,47 +323,47 @@ def test_questions_that_are_no_text_are_named(tmp_path: Path, asked: Any) -> Non
 # --- what is accepted -------------------------------------------------------------------------------------
 
 
-def test_a_question_or_an_answer_without_bounds_is_refused(tmp_path: Path) -> None:
+def test_a_question_or_an_answer_of_excessive_length_is_rejected(tmp_path: Path) -> None:
     """One of 20,000 characters made prompts that took 10 GB."""
     at_most = okvqa_annotation(101, 10, ["x" * 4096, "ä" * 4096])
     write(tmp_path, questions=[question(101, 10) | {"question": "?" * 4096}], annotations=[at_most])
     assert load(tmp_path).by_id(101).raw_answers == ("x" * 4096, "ä" * 4096)
-    told = "(question 101): the text '{}... has 4,097 characters, 4,096 at most are read of a question or an answer"
+    expected = "(question 101): the text '{}... has 4,097 characters; a question or an answer may have at most 4,096"
     write(tmp_path, questions=[question(101, 10) | {"question": "?" * 4097}], annotations=[at_most])
-    assert told.format("?" * 76) in refusal(tmp_path)
+    assert expected.format("?" * 76) in refusal(tmp_path)
     write(tmp_path, questions=[question(101, 10)], annotations=[okvqa_annotation(101, 10, ["x" * 4097])])
-    assert told.format("x" * 76) in refusal(tmp_path)
+    assert expected.format("x" * 76) in refusal(tmp_path)
     preprocess(tmp_path / "other", [okvqa_annotation(101, 10, ["y" * 4097])])
-    assert told.format("y" * 76) in refusal(tmp_path / "other")
+    assert expected.format("y" * 76) in refusal(tmp_path / "other")
 
 
 @pytest.mark.parametrize("number", [1, 3, 9, 11])
-def test_any_number_of_answers_is_enough(tmp_path: Path, number: int) -> None:
+def test_a_question_may_have_any_number_of_answers(tmp_path: Path, number: int) -> None:
     write(tmp_path, annotations=[*OKVQA_ANNOTATIONS[:2], okvqa_annotation(101, 10, ["red"] * number)])
     assert load(tmp_path)[0].answers == ("red",) * number
 
 
 @pytest.mark.parametrize("escaped", [True, False])
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
-def test_text_of_any_script(tmp_path: Path, escaped: bool, mark: bytes) -> None:
-    asked, told = "¿Qué es esto — 猫 or 🐈?", ["猫", "🐈", "naïve", "猫"]
+def test_any_script_is_read(tmp_path: Path, escaped: bool, mark: bytes) -> None:
+    text, answers = "¿Qué es esto — 猫 or 🐈?", ["猫", "🐈", "naïve", "猫"]
     for path, key, record in zip(
         write(tmp_path),
         ("questions", "annotations"),
-        (question(1, 2) | {"question": asked}, okvqa_annotation(1, 2, told)),
+        (question(1, 2) | {"question": text}, okvqa_annotation(1, 2, answers)),
         strict=True,
     ):
         path.write_bytes(mark + json.dumps({key: [record]}, ensure_ascii=escaped).encode())
     (example,) = load(tmp_path)
-    assert (example.question, example.answer, example.answers) == (asked, "猫", tuple(told))
+    assert (example.question, example.answer, example.answers) == (text, "猫", tuple(answers))
 
 
-def test_records_are_not_held(tmp_path: Path) -> None:
+def test_memory_does_not_hold_the_parsed_records(tmp_path: Path) -> None:
     # Parsed as a whole, annotations take five times the memory of their text; here its bytes, its characters and
     # the examples.
-    told = [f"answer {i}" for i in range(10)]
+    answers = [f"answer {i}" for i in range(10)]
     ids = range(2000)
-    annotations = [vqav2_annotation(i, i // 5, told, told[0]) for i in ids]
+    annotations = [vqav2_annotation(i, i // 5, answers, answers[0]) for i in ids]
     paths = write(tmp_path, "vqav2", questions=[question(i, i // 5) for i in ids], annotations=annotations)
     tracemalloc.start()
     try:
@@ -375,36 +375,36 @@ def test_records_are_not_held(tmp_path: Path) -> None:
     assert peak < 3 * sum(path.stat().st_size for path in paths)
 
 
-# --- what does not fit together ---------------------------------------------------------------------------
+# --- mismatches -------------------------------------------------------------------------------------------
 
 
-def test_annotations_without_questions_and_the_reverse_are_counted(tmp_path: Path) -> None:
+def test_unmatched_questions_and_annotations_are_counted(tmp_path: Path) -> None:
     questions, annotations = write(tmp_path, questions=[*OKVQA_QUESTIONS, question(900, 1), question(800, 1)])
-    told = refusal(tmp_path)
-    assert questions.name in told and annotations.name in told
-    assert "0 annotations without a question" in told
-    assert "2 questions without an annotation (first [800, 900])" in told
+    message = refusal(tmp_path)
+    assert questions.name in message and annotations.name in message
+    assert "0 annotations without a question" in message
+    assert "2 questions without an annotation (first [800, 900])" in message
     write(tmp_path, annotations=[*OKVQA_ANNOTATIONS, okvqa_annotation(700, 1, ["a"])])
     assert "1 annotations without a question (first [700]), 0 questions" in refusal(tmp_path)
 
 
-def test_question_ids_that_stand_twice_are_refused(tmp_path: Path) -> None:
+def test_repeated_question_ids_are_rejected(tmp_path: Path) -> None:
     questions, annotations = write(tmp_path, questions=[*OKVQA_QUESTIONS, question(204, 99)])
-    assert f"{questions}: 1 question_ids stand more than once, first [204]" in refusal(tmp_path)
+    assert f"{questions}: 1 question_ids occur more than once, first [204]" in refusal(tmp_path)
     write(tmp_path, annotations=[*OKVQA_ANNOTATIONS, okvqa_annotation(101, 10, ["blue"])])
-    assert f"{annotations}: 1 question_ids stand more than once, first [101]" in refusal(tmp_path)
+    assert f"{annotations}: 1 question_ids occur more than once, first [101]" in refusal(tmp_path)
     same = [Example(3, 1, Path("a.jpg"), "?", "yes", ("yes",))] * 2
     with pytest.raises(DataError, match=r"1 question_ids .*\[3\]"):
         Split("train", same)
 
 
-def test_unknown_datasets_and_splits_are_refused_with_those_there_are(tmp_path: Path) -> None:
-    told = refusal(tmp_path, dataset="okvaq")
+def test_errors_of_unknown_datasets_and_splits_name_those_that_exist(tmp_path: Path) -> None:
+    message = refusal(tmp_path, dataset="okvaq")
     for part in ("'okvaq'", "world, okvqa, vqav2", ".jsonl", "hub:owner/name"):
-        assert part in told
+        assert part in message
     write(tmp_path)
-    told = refusal(tmp_path, split="tuning")
-    assert "'tuning'" in told and "train, validation" in told
+    message = refusal(tmp_path, split="tuning")
+    assert "'tuning'" in message and "train, validation" in message
     assert "train, tuning, validation" in refusal(tmp_path, dataset="world", split="test")
     assert not (tmp_path / "world").exists()
 
@@ -436,7 +436,7 @@ def test_the_world_is_written_once(world_dir: Path, monkeypatch: pytest.MonkeyPa
     load(world_dir, "world")
     load(world_dir, "world", "validation")
     assert written == []
-    # A folder that was left unfinished is written anew: the annotations of the last split come last.
+    # An incomplete folder is written again: the annotations of the last split are written last.
     last = world_dir / "world" / "annotations_validation.json"
     hidden = last.rename(last.with_suffix(".hidden"))
     load(world_dir, "world")
@@ -448,11 +448,11 @@ def test_the_sizes_of_the_world(splits: dict[str, Split]) -> None:
     assert {name: len(split) for name, split in splits.items()} == {"train": 2400, "tuning": 1000, "validation": 1000}
     ids = [example.question_id for split in splits.values() for example in split]
     images = [example.image_id for split in splits.values() for example in split]
-    assert len(set(ids)) == len(set(images)) == 4400  # nothing is in two splits
+    assert len(set(ids)) == len(set(images)) == 4400  # no example is in two splits
     assert all(example.image.is_file() for split in splits.values() for example in split)
 
 
-def test_ten_people_answer_with_the_code_of_what_is_asked_for(world_dir: Path, splits: dict[str, Split]) -> None:
+def test_ten_people_answer_with_the_code_in_question(world_dir: Path, splits: dict[str, Split]) -> None:
     codes, words = world.world_codes(), set(world.code_words())
     assert len(words) == 64
     assert len(codes) == len(set(codes.values())) == 16 and set(codes.values()) <= words
@@ -467,12 +467,12 @@ def test_ten_people_answer_with_the_code_of_what_is_asked_for(world_dir: Path, s
             assert 6 <= example.answers.count(code) <= 10
             others = set(example.answers) - {code}
             assert others <= words | {"not sure", "no code", code[:-1]}
-    # People disagree: 2 of 8 questions are answered by ten alike, and slips may be the same.
+    # People disagree: all ten agree on about 2 of 8 questions, and different slips may be equal.
     agreed = sum(len(set(example.answers)) == 1 for example in splits["train"]) / 2400
     assert 0.2 < agreed < 0.3
 
 
-def test_every_code_is_asked_for_about_as_often(splits: dict[str, Split]) -> None:
+def test_codes_are_uniformly_distributed(splits: dict[str, Split]) -> None:
     # 2400 questions for 16 codes: 150 each, with a standard deviation of sqrt(2400 · 1/16 · 15/16) = 11.9.
     counts = Counter(example.answer for example in splits["train"])
     assert len(counts) == 16
@@ -483,7 +483,7 @@ def test_every_code_is_asked_for_about_as_often(splits: dict[str, Split]) -> Non
     }
 
 
-def test_images_show_the_colour_that_they_should(world_dir: Path, splits: dict[str, Split]) -> None:
+def test_images_show_their_colour(world_dir: Path, splits: dict[str, Split]) -> None:
     records = annotations_of(world_dir, "train")
     palette = {name: np.array(world._hsv(*colour)) for name, colour in world.COLOURS.items()}
     for example in splits["train"][:200]:
@@ -497,7 +497,7 @@ def test_images_show_the_colour_that_they_should(world_dir: Path, splits: dict[s
         assert nearest == records[example.question_id]["scene"]["colour"]
 
 
-def test_shapes_cover_as_much_as_they_should(world_dir: Path) -> None:
+def test_shapes_have_their_area(world_dir: Path) -> None:
     # Of the disc of radius r a circle covers (0.92)² of its area, a square of half side 0.8 covers 2.56 / π.
     rng_radius = (14, 21)
     for shape, share in (("circle", 0.92**2), ("square", 2.56 / math.pi)):
@@ -511,7 +511,7 @@ def test_shapes_cover_as_much_as_they_should(world_dir: Path) -> None:
 
 
 @pytest.mark.parametrize(("split", "first_id"), [("train", 1), ("tuning", 2401), ("validation", 3401)])
-def test_the_same_bytes_are_written_again(world_dir: Path, split: str, first_id: int) -> None:
+def test_the_world_is_deterministic(world_dir: Path, split: str, first_id: int) -> None:
     questions = json.loads((world_dir / "world" / f"questions_{split}.json").read_text())["questions"]
     annotations = annotations_of(world_dir, split)
     for i, (asked, annotation, image) in enumerate(itertools.islice(world._records(split, first_id), 5)):
@@ -523,7 +523,7 @@ def test_the_same_bytes_are_written_again(world_dir: Path, split: str, first_id:
         assert encoded.getvalue() == path.read_bytes()
 
 
-def test_splits_do_not_repeat_each_other() -> None:
+def test_splits_are_disjoint() -> None:
     firsts = [
         [record[1]["scene"] for record in itertools.islice(world._records(name, 1), 20)] for name in world.SPLIT_SIZES
     ]

@@ -52,16 +52,16 @@ def load(folder: Path, split: str = "train", name: str = "hub:owner/name") -> Sp
 
 
 def refusal(folder: Path, split: str = "train", name: str = "hub:owner/name") -> str:
-    with pytest.raises(DataError) as told:
+    with pytest.raises(DataError) as error:
         load(folder, split, name)
-    return str(told.value)
+    return str(error.value)
 
 
 SIMPLE = {"answers": datasets.List(TEXT)}
 ANSWERS = [["red"], ["red", "rot"], ["blue", "blau", "blau"]]
 
 
-def test_a_simple_dataset(tmp_path: Path, hub: Any) -> None:
+def test_a_dataset_is_written_as_json_lines_and_images(tmp_path: Path, hub: Any) -> None:
     hub["owner/name", None] = {
         "train": table(
             SIMPLE | {"question_id": NUMBER, "image_id": NUMBER},
@@ -76,7 +76,7 @@ def test_a_simple_dataset(tmp_path: Path, hub: Any) -> None:
         (20, 6, "c?", "blau", ("blue", "blau", "blau")),
         (30, 5, "a?", "red", ("red",)),
     ]
-    # The bytes are as they were, once for the same image, which so is known as the same.
+    # Bytes are unchanged, and equal images share a file.
     assert [e.image.read_bytes() for e in split] == [png("red"), png("blue"), png("red")]
     assert split.rows_of_image(split[0].image) == [0, 2]
     images = tmp_path / "hub" / "owner--name" / "images" / "train"
@@ -84,7 +84,7 @@ def test_a_simple_dataset(tmp_path: Path, hub: Any) -> None:
     assert open_image(split[1].image, 4).getpixel((0, 0)) == (0, 0, 255)
 
 
-def test_what_was_written_is_read_again_without_the_library(
+def test_a_downloaded_split_is_read_without_the_library(
     tmp_path: Path, hub: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub["owner/name", None] = {"train": table(SIMPLE, answers=ANSWERS)}
@@ -92,8 +92,8 @@ def test_what_was_written_is_read_again_without_the_library(
     hub.clear()
     monkeypatch.setitem(sys.modules, "datasets", None)
     assert list(load(tmp_path)) == list(first)
-    told = refusal(tmp_path, "validation")
-    assert 'pip install "icdsel[hub]"' in told
+    message = refusal(tmp_path, "validation")
+    assert 'pip install "icdsel[hub]"' in message
 
 
 def test_images_are_not_decoded(tmp_path: Path, hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,12 +111,12 @@ def test_images_are_not_decoded(tmp_path: Path, hub: Any, monkeypatch: pytest.Mo
     monkeypatch.setattr(datasets.Image, "decode_example", None)
     damaged, none, elsewhere = load(tmp_path)
     assert damaged.image.read_bytes() == b"no image" and damaged.image.suffix == ".jpg"
-    # What is missing is found out when it is read, like any other file; nothing is fetched.
+    # A missing image is an error when it is read, as in any other dataset; nothing is downloaded.
     assert none.image.name == "row-1-has-no-image" and not none.image.exists()
     assert elsewhere.image.name == "row-2-has-no-image" and not elsewhere.image.exists()
 
 
-def test_images_in_files_that_the_library_fetched(tmp_path: Path, hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_in_the_library_s_own_files_are_read(tmp_path: Path, hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = tmp_path / "cache"
     cache.mkdir()
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
@@ -128,19 +128,19 @@ def test_images_in_files_that_the_library_fetched(tmp_path: Path, hub: Any, monk
     hub["owner/name", None] = {"train": table(SIMPLE, answers=ANSWERS, image=pictures)}
     own, elsewhere, linked = load(tmp_path)
     assert own.image.read_bytes() == png("green") and own.image.suffix == ".png"
-    # A table names what it likes: another file of this machine is not taken for an image.
+    # A table may name any path: other files of this machine are not read.
     assert not elsewhere.image.exists() and not linked.image.exists()
 
 
-def test_what_is_no_text_is_refused(tmp_path: Path, hub: Any) -> None:
+def test_values_other_than_text_are_rejected(tmp_path: Path, hub: Any) -> None:
     hub["owner/name", None] = {
         "train": table(SIMPLE | {"question": datasets.Value("binary")}, answers=ANSWERS, question=[b"a", b"b", b"c"])
     }
-    assert "row 0: it holds something else than texts" in refusal(tmp_path)
+    assert "row 0: a value is not text" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["list", "columns"])
-def test_answers_as_records(tmp_path: Path, hub: Any, kind: str) -> None:
+def test_answers_may_be_records(tmp_path: Path, hub: Any, kind: str) -> None:
     record = {"answer": TEXT, "raw_answer": TEXT, "answer_id": NUMBER}
     rows: list[Any] = [
         [
@@ -188,32 +188,34 @@ def test_an_answer_without_answers_is_the_only_one(tmp_path: Path, hub: Any) -> 
         ({"question_id": TEXT}, {"question_id": ["7", "5", "6"]}, [7, 5, 6]),
         ({"questionId": NUMBER}, {"questionId": [7, 5, 6]}, [7, 5, 6]),
         ({"question_id": TEXT, "id": NUMBER}, {"question_id": ["a", "b", "c"], "id": [7, 5, 6]}, [7, 5, 6]),
-        ({"id": NUMBER}, {"id": [7, 7, 6]}, [0, 1, 2]),  # no question's, then
+        ({"id": NUMBER}, {"id": [7, 7, 6]}, [0, 1, 2]),  # not unique, so it is ignored
         ({"id": NUMBER}, {"id": [7, None, 6]}, [0, 1, 2]),
         ({}, {}, [0, 1, 2]),
     ],
 )
-def test_question_ids(tmp_path: Path, hub: Any, kinds: dict[str, Any], columns: dict[str, Any], ids: list[int]) -> None:
+def test_question_ids_come_from_the_first_unique_column(
+    tmp_path: Path, hub: Any, kinds: dict[str, Any], columns: dict[str, Any], ids: list[int]
+) -> None:
     hub["owner/name", None] = {"train": table(SIMPLE | kinds, answers=ANSWERS, **columns)}
     assert {e.question: e.question_id for e in load(tmp_path)} == dict(zip(("a?", "b?", "c?"), ids, strict=True))
 
 
-def test_splits_and_configurations(tmp_path: Path, hub: Any) -> None:
+def test_splits_and_configurations_are_separate(tmp_path: Path, hub: Any) -> None:
     hub["owner/name", None] = {"train": table(SIMPLE, answers=ANSWERS), "val": table(SIMPLE, answers=ANSWERS[::-1])}
     hub["owner/name", "small"] = {"validation": table(SIMPLE, answers=[["x"]] * 3)}
     assert load(tmp_path, "validation")[2].answers == ("red",)
     assert load(tmp_path, "validation").name == "validation"
     assert load(tmp_path, "validation", "hub:owner/name:small")[2].answers == ("x",)
     assert load(tmp_path, "train")[2].answers == ("blue", "blau", "blau")
-    told = refusal(tmp_path, "tuning")
-    assert "no split 'tuning'" in told and "there are train, val" in told
-    assert "there are validation" in refusal(tmp_path, "train", "hub:owner/name:small")
+    message = refusal(tmp_path, "tuning")
+    assert "no split 'tuning'" in message and "only train, val" in message
+    assert "only validation" in refusal(tmp_path, "train", "hub:owner/name:small")
 
 
-def test_what_cannot_be_had(tmp_path: Path, hub: Any) -> None:
-    told = refusal(tmp_path, name="hub:owner/nothing")
-    assert "owner/nothing cannot be loaded from the hub: Dataset 'owner/nothing' doesn't exist" in told
-    assert "hub:owner/nothing:CONFIGURATION" in told
+def test_errors_of_unavailable_datasets_say_why(tmp_path: Path, hub: Any) -> None:
+    message = refusal(tmp_path, name="hub:owner/nothing")
+    assert "owner/nothing cannot be loaded from the hub: Dataset 'owner/nothing' doesn't exist" in message
+    assert "hub:owner/nothing:CONFIGURATION" in message
     for name in ("hub:", "hub:../name", "hub:owner/..", "hub:/etc/passwd", "hub:a/b/c", "hub:https://example.org/a"):
         assert "write hub:owner/name" in refusal(tmp_path, name=name)
     assert list(tmp_path.iterdir()) == []
@@ -226,22 +228,22 @@ def test_what_cannot_be_had(tmp_path: Path, hub: Any) -> None:
         ({"text": TEXT}, {"text": ["a", "b", "c"]}),
     ],
 )
-def test_columns_that_are_not_there(
+def test_errors_of_missing_columns_name_those_that_exist(
     tmp_path: Path, hub: Any, kinds: dict[str, Any], columns: dict[str, list[Any]]
 ) -> None:
     hub["owner/name", None] = {"train": table(kinds, **columns)}
-    told = refusal(tmp_path)
-    assert "needs the columns image (Image), question, and answers or one of answer" in told
+    message = refusal(tmp_path)
+    assert "needs the columns image (Image), question, and answers or one of answer" in message
     for name, kind in kinds.items():
-        assert f"{name} ({type(kind).__name__})" in told
+        assert f"{name} ({type(kind).__name__})" in message
 
 
-def test_questions_without_an_answer_are_named(tmp_path: Path, hub: Any) -> None:
+def test_errors_of_questions_without_an_answer_name_them(tmp_path: Path, hub: Any) -> None:
     hub["owner/name", None] = {"train": table(SIMPLE, answers=[["red"], [], ["blue"]])}
     assert 'train.jsonl: line 2 (question 1): its "answers" are []' in refusal(tmp_path)
 
 
-def test_an_interrupted_writing_is_begun_anew(tmp_path: Path, hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_download_starts_again(tmp_path: Path, hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     hub["owner/name", None] = {"train": table(SIMPLE, answers=ANSWERS)}
     replace, written = Path.replace, []
 
@@ -259,8 +261,8 @@ def test_an_interrupted_writing_is_begun_anew(tmp_path: Path, hub: Any, monkeypa
     assert [e.image.read_bytes() for e in load(tmp_path)] == [png("red"), png("red"), png("blue")]
 
 
-def test_a_real_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The library takes a folder of that name for the dataset: nothing is asked of the hub.
+def test_a_local_dataset_is_loaded_by_the_real_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The library takes a folder of that name for the dataset, so the hub is not contacted.
     monkeypatch.chdir(tmp_path)
     (tmp_path / "owner" / "name").mkdir(parents=True)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
@@ -270,4 +272,4 @@ def test_a_real_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert split[2].image.read_bytes() == png("blue")
     lines = (tmp_path / "data/hub/owner--name/validation.jsonl").read_text().splitlines()
     assert {json.loads(text)["split"] for text in lines} == {"validation"}
-    assert "there are validation" in refusal(tmp_path / "data")
+    assert "only validation" in refusal(tmp_path / "data")

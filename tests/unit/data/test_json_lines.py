@@ -30,15 +30,15 @@ def load(path: Path | str, split: str = "train", **more: Any) -> Split:
 
 
 def refusal(path: Path | str, split: str = "train", **more: Any) -> str:
-    with pytest.raises(DataError) as told:
+    with pytest.raises(DataError) as error:
         load(path, split, **more)
-    return str(told.value)
+    return str(error.value)
 
 
 # --- what is read -----------------------------------------------------------------------------------------
 
 
-def test_lines_by_hand(tmp_path: Path) -> None:
+def test_examples_by_hand(tmp_path: Path) -> None:
     path = write(
         tmp_path,
         line(9, image="photos/b.png", question="¿Qué?", answers=["gato", "cat", "gato"], image_id=7),
@@ -56,7 +56,7 @@ def test_lines_by_hand(tmp_path: Path) -> None:
     assert [example.answer for example in load(path, shown_answer="stemmed")] == ["puppy", "ride", "gato"]
 
 
-def test_splits(tmp_path: Path) -> None:
+def test_lines_are_assigned_to_splits(tmp_path: Path) -> None:
     names = ["train", "validation", "val", "tuning", "test", "val", None]
     path = write(tmp_path, *(line(i, split=name) for i, name in enumerate(names)), line(7))
     ids = {name: [e.question_id for e in load(path, name)] for name in ("train", "validation", "tuning", "test")}
@@ -64,7 +64,7 @@ def test_splits(tmp_path: Path) -> None:
     assert load(path, "validation").name == "validation"
 
 
-def test_made_up_image_ids_depend_on_the_path_alone(tmp_path: Path) -> None:
+def test_derived_image_ids_depend_on_the_path_alone(tmp_path: Path) -> None:
     path = write(tmp_path, line(1, image="x/a.jpg"), line(2, image="./x//a.jpg"), line(3, image="x/b.jpg"))
     one, same, other = load(path)
     assert one.image_id == same.image_id != other.image_id
@@ -74,13 +74,15 @@ def test_made_up_image_ids_depend_on_the_path_alone(tmp_path: Path) -> None:
     assert load(elsewhere)[0].image_id == one.image_id == 0x9734E2128262D
 
 
-def test_where_images_lie(tmp_path: Path) -> None:
+def test_images_are_beside_the_file_or_in_the_image_folder(tmp_path: Path) -> None:
     path = write(tmp_path / "set", line(1))
     assert load(path)[0].image == tmp_path / "set" / "a.jpg"
     assert load(path, image_dir=tmp_path / "photos")[0].image == tmp_path / "photos" / "a.jpg"
 
 
-def test_where_the_file_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_file_is_searched_in_the_working_directory_then_the_data_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write(tmp_path / "data", line(1))
     write(tmp_path / "here", line(2))
     monkeypatch.chdir(tmp_path / "here")
@@ -89,27 +91,29 @@ def test_where_the_file_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert load("my-set.jsonl", data_dir=tmp_path / "data")[0].question_id == 1
 
 
-# --- what is refused --------------------------------------------------------------------------------------
+# --- what is rejected -------------------------------------------------------------------------------------
 
 
-def test_a_missing_file_is_named_with_what_there_is(tmp_path: Path) -> None:
+def test_the_error_of_a_missing_file_names_those_that_exist(tmp_path: Path) -> None:
     write(tmp_path, line(1), name="mine.jsonl")
-    told = refusal(tmp_path / "my-set.jsonl")
-    assert f"there is no file {tmp_path / 'my-set.jsonl'}. {tmp_path} holds mine.jsonl. " in told
-    assert "--dataset" in told
-    told = refusal("my-set.jsonl", data_dir=tmp_path / "nowhere")
-    assert f"my-set.jsonl nor {tmp_path / 'nowhere' / 'my-set.jsonl'}" in told and "no .jsonl file" in told
+    message = refusal(tmp_path / "my-set.jsonl")
+    assert f"{tmp_path / 'my-set.jsonl'} does not exist. {tmp_path} holds mine.jsonl. " in message
+    assert "--dataset" in message
+    message = refusal("my-set.jsonl", data_dir=tmp_path / "nowhere")
+    assert (
+        f"neither my-set.jsonl nor {tmp_path / 'nowhere' / 'my-set.jsonl'}" in message and "no .jsonl file" in message
+    )
 
 
-def test_a_split_that_no_line_belongs_to(tmp_path: Path) -> None:
+def test_the_error_of_an_empty_split_names_the_others(tmp_path: Path) -> None:
     path = write(tmp_path, line(1), line(2), line(3, split="test"))
-    told = refusal(path, "validation")
-    assert f"{path} has no examples of the split 'validation': there are train (2), test (1)" in told
-    assert 'Write "split": "validation" into' in told
+    message = refusal(path, "validation")
+    assert f"{path} has no examples of the split 'validation', only of train (2), test (1)" in message
+    assert 'Add "split": "validation" to' in message
 
 
 @pytest.mark.parametrize("content", ["", "\n  \n\n"])
-def test_an_empty_file(tmp_path: Path, content: str) -> None:
+def test_an_empty_file_is_rejected(tmp_path: Path, content: str) -> None:
     path = write(tmp_path)
     path.write_text(content)
     assert f"{path} is empty" in refusal(path)
@@ -124,19 +128,19 @@ def test_an_empty_file(tmp_path: Path, content: str) -> None:
         ("https://example.org/a.jpg", "nothing is fetched"),
         ("FILE:///etc/a.jpg", "nothing is fetched"),
         ("data:image/png;base64,AAAA", "nothing is fetched"),
-        ("", "which is no path"),
-        (".", "which is no path"),
-        ("a\0.jpg", "which is no path"),
+        ("", "which is not a path"),
+        (".", "which is not a path"),
+        ("a\0.jpg", "which is not a path"),
         (None, 'it has no "image"'),
-        (7, 'its "image" is 7, not a text'),
-        ({"bytes": "AAAA"}, 'its "image" is {"bytes": "AAAA"}, not a text'),
+        (7, 'its "image" is 7, not a string'),
+        ({"bytes": "AAAA"}, 'its "image" is {"bytes": "AAAA"}, not a string'),
     ],
 )
-def test_images_elsewhere_are_refused(tmp_path: Path, image: Any, part: str) -> None:
+def test_images_outside_of_the_folder_are_rejected(tmp_path: Path, image: Any, part: str) -> None:
     path = write(tmp_path, line(1), line(2, image=image))
     for more in ({}, {"image_dir": Path("/etc")}):
-        told = refusal(path, **more)
-        assert f"{path}: line 2 (question 2): " in told and part in told
+        message = refusal(path, **more)
+        assert f"{path}: line 2 (question 2): " in message and part in message
 
 
 @pytest.mark.parametrize(
@@ -151,41 +155,44 @@ def test_images_elsewhere_are_refused(tmp_path: Path, image: Any, part: str) -> 
         (line(2, question=None), 'line 2 (question 2): it has no "question"'),
         (line(2, answers=[]), 'line 2 (question 2): its "answers" are []: at least one is needed'),
         (line(2, question="x" * 4097), "line 2 (question 2): the text 'xxx"),
-        (line(2, question="x" * 20_000), "has 20,000 characters, 4,096 at most are read of a question or an answer"),
+        (line(2, question="x" * 20_000), "has 20,000 characters; a question or an answer may have at most 4,096"),
         (line(2, answers=["cat", "x" * 4097]), "line 2 (question 2): the text 'xxx"),
         (line(2, answer="x" * 4097), "line 2 (question 2): the text 'xxx"),
-        (line(2, answers=["x" * 4096] * 11), '(question 2): its "answers" have 45,056 characters together, 40,960 at'),
-        (line(2, answers=["a"] * 1001), 'line 2 (question 2): it has 1,001 "answers", 1,000 at most'),
+        (
+            line(2, answers=["x" * 4096] * 11),
+            '(question 2): its "answers" have 45,056 characters in total; at most 40,960',
+        ),
+        (line(2, answers=["a"] * 1001), 'line 2 (question 2): it has 1,001 "answers"; at most 1,000'),
         (line(2, answers="cat"), "line 2 (question 2): its \"answers\" are 'cat'"),
-        (line(2, answers=["cat", None]), 'line 2 (question 2): its "answers" are ["cat", null]: each must be a text'),
-        (line(2, answer=3), 'line 2 (question 2): its "answer" is 3, not a text'),
-        (line(2, split=3), 'line 2 (question 2): its "split" is 3, not a text'),
+        (line(2, answers=["cat", None]), 'line 2 (question 2): its "answers" are ["cat", null]: each must be a string'),
+        (line(2, answer=3), 'line 2 (question 2): its "answer" is 3, not a string'),
+        (line(2, split=3), 'line 2 (question 2): its "split" is 3, not a string'),
         (line(2, question={"a": "b" * 200}), 'its "question" is {"a": "bbb'),
     ],
 )
-def test_lines_that_hold_something_else_are_named(tmp_path: Path, record: Any, part: str) -> None:
+def test_errors_of_invalid_lines_name_the_line(tmp_path: Path, record: Any, part: str) -> None:
     path = write(tmp_path, line(1), record)
-    told = refusal(path)
-    assert f"{path}: " in told and part in told
-    assert len(told) < len(str(path)) + 200
+    message = refusal(path)
+    assert f"{path}: " in message and part in message
+    assert len(message) < len(str(path)) + 200
 
 
-def test_a_line_that_breaks_off_is_named(tmp_path: Path) -> None:
+def test_the_error_of_a_truncated_line_names_the_place(tmp_path: Path) -> None:
     path = write(tmp_path, line(1), line(2))
     content = path.read_bytes()
     path.write_bytes(content[:-10])
-    told = refusal(path)
-    assert f"{path} is not valid JSON: line 2, byte " in told
-    assert int(told.split("byte ")[1].split(":")[0]) == len(content) - 10
+    message = refusal(path)
+    assert f"{path} is not valid JSON: line 2, byte " in message
+    assert int(message.split("byte ")[1].split(":")[0]) == len(content) - 10
 
 
-def test_question_ids_that_stand_twice_in_a_split(tmp_path: Path) -> None:
+def test_question_ids_are_unique_within_a_split(tmp_path: Path) -> None:
     path = write(tmp_path, line(1), line(2), line(1), line(2, split="test"))
-    assert f"{path}: 1 question_ids stand more than once, first [1]" in refusal(path)
+    assert f"{path}: 1 question_ids occur more than once, first [1]" in refusal(path)
     assert len(load(path, "test")) == 1
 
 
-def test_json_that_is_called_json_lines(tmp_path: Path) -> None:
+def test_json_with_the_suffix_of_json_lines_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps([line(1)], indent=1))
     assert "line 1, byte 1" in refusal(path)

@@ -159,7 +159,7 @@ def test_the_error_of_too_large_a_pool_names_the_largest_that_fits(case: Case, s
     assert {len(pool) for pool in case.pools(DataSettings(pool_size=largest, **drawn_by))} == {largest}
 
 
-# --- a shared pool -----------------------------------------------------------------------------------------
+# --- a shared pool ----------------------------------------------------------------------------------------
 
 
 @given(case=cases, same_image=st.booleans())

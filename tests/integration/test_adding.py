@@ -1,0 +1,102 @@
+"""Selectors and samplers that somebody adds, through the real command line on the bundled world."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import icdsel
+
+from icdsel.records import Pointer
+from icdsel.retrieval.samplers import SAMPLERS, Draws, Sampler
+from icdsel.selection import SELECTORS, Selector
+from icdsel.selection.context import Context
+
+INFER = ("infer", "--n", 6, "--shots", "1,2")
+PREDICTIONS = Path("results/world/infer/RandSampler_tiny-vlm")
+
+
+class LastOfThePool(Selector):
+    """The last rows of the pool."""
+
+    name = "last-of-the-pool"
+
+    def choose(self, context: Context, shots: int) -> list[Pointer | None]:
+        return context.pointers(pool[-shots:] for pool in context.pools)
+
+
+class BySimilarity(LastOfThePool):
+    """A baseline that needs the sampler's encoder and no VLM."""
+
+    name = "by-similarity"
+    needs_similarity = True
+    needs_vlm = False
+    always_shown = True
+
+    def answer(self, icds: Any) -> str:
+        return f"the answer of {len(icds)} examples"
+
+
+def nearest_and_random(draws: Draws, size: int) -> Iterator[list[int]]:
+    for near, drawn in zip(draws.nearest("both", size), draws.random(size), strict=True):
+        yield list(dict.fromkeys(near[: size // 2] + drawn))[:size]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """An empty working directory, with two selectors and a sampler added."""
+    before = Path.cwd()
+    os.chdir(tmp_path_factory.mktemp("work"))
+    SELECTORS.add(LastOfThePool())
+    SELECTORS.add(BySimilarity())
+    SAMPLERS.add(Sampler("nearest-and-random", nearest_and_random))
+    yield
+    del SELECTORS["last-of-the-pool"], SELECTORS["by-similarity"], SAMPLERS["nearest-and-random"]
+    os.chdir(before)
+
+
+def read(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The records of a result, and the inputs in its metadata."""
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    return records, json.loads(path.with_suffix(".meta.json").read_text())["identity"]
+
+
+def test_an_added_selector_chooses_and_the_vlm_answers(folder: None) -> None:
+    said = icdsel(*INFER, "--selector", "last-of-the-pool")
+    assert "last-of-the-pool" in said
+    icdsel("gen-rl-data", "--split", "validation", "--queries", 6)
+    rl_data, _ = read(Path("results/world/generated_data/rl_data_RandSampler_tiny-vlm_validation.jsonl"))
+    pools = {record["question_id"]: record["candidate_pool_ids"] for record in rl_data}
+    records, inputs = read(PREDICTIONS / "last-of-the-pool_validation-6.jsonl")
+    assert inputs["selector"] == "last-of-the-pool"
+    assert not {"sampler_encoder", "checkpoint", "rl_data"} & set(inputs)
+    assert len(records) == 12
+    assert all(record["icds"] == pools[record["question_id"]][-record["shots"] :] for record in records)
+    assert "answered" in icdsel(*INFER, "--selector", "last-of-the-pool")  # reused the second time
+
+
+def test_an_added_selector_may_answer_by_itself_and_always_be_shown(folder: None) -> None:
+    icdsel(*INFER, "--selector", "random")
+    records, inputs = read(PREDICTIONS / "by-similarity_validation-6.jsonl")
+    assert {record["prediction"] for record in records} == {"the answer of 1 examples", "the answer of 2 examples"}
+    assert inputs["sampler_encoder"] == inputs["encoder"]
+    said = icdsel("compare", "--json", "table.json")
+    assert "should stand in the table" not in said
+    rows = {row["selector"] for row in json.loads(Path("table.json").read_text())}
+    assert {"by-similarity", "last-of-the-pool", "random", "zero-shot", "majority"} <= rows
+    (PREDICTIONS / "by-similarity_validation-6.jsonl").unlink()
+    (PREDICTIONS / "by-similarity_validation-6.meta.json").unlink()
+    assert "--selector by-similarity --shots 1,2" in " ".join(icdsel("compare").split())
+
+
+def test_an_added_sampler_draws_the_pools(folder: None) -> None:
+    words = ("gen-rl-data", "--queries", 4, "--beam", 1, "--samples", 0, "--retrieval", 0)
+    icdsel(*words, "--sampler", "nearest-and-random", "--pool-size", 8)
+    records, inputs = read(Path("results/world/generated_data/rl_data_NearestAndRandomSampler_tiny-vlm.jsonl"))
+    assert inputs["data.sampler"] == "nearest-and-random"
+    assert inputs["sampler_encoder"] == inputs["encoder"]
+    assert all(len(set(record["candidate_pool_ids"])) == 8 for record in records)
+    assert "choose one of" in icdsel(*words, "--sampler", "nearest", code=2)
+    assert "nearest-and-random" in " ".join(icdsel(*words, "--sampler", "nearest", code=2).split())
