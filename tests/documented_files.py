@@ -12,7 +12,7 @@ from icdsel.settings.tables import TABLES
 
 PAGE = Path(__file__).parent.parent / "docs/files.md"
 
-# Names that go with any file: they are listed under "While work goes on".
+# Names that go with any file: they are listed under "Temporary files, locks and backups".
 _PASSING = [r"\.old-\d+(?=/|$)", r"\.part$"]
 _LOCK = re.compile(r"\.(.+)\.lock")
 
