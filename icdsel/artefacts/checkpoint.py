@@ -21,9 +21,9 @@ from icdsel.artefacts import lever_plus_checkpoints as lever_plus
 from icdsel.errors import CheckpointError
 from icdsel.policy.loop import PHASES
 from icdsel.policy.network import PointerConfig, PointerNetwork
+from icdsel.store.conversion import refuse_own_conversion, write_conversion
 from icdsel.store.files import write_bytes
 from icdsel.store.reading import why_no_file
-from icdsel.store.reuse import refuse_own_conversion, write_conversion
 from icdsel.store.torch_files import StoredTensor, TorchFile, described, open_torch_file
 
 __all__ = [

@@ -15,14 +15,14 @@ from pydantic.fields import FieldInfo
 from typer.models import OptionInfo
 
 from icdsel.cli.interruption import KEPT, raised
-from icdsel.console import err, tell_error, warn
+from icdsel.console import err, show_messages, tell_error, warn
 from icdsel.errors import CallsError, UserError, is_mistake, lacks_memory, of_system
 from icdsel.settings.hints import stray_variables, without_effect
 from icdsel.settings.loading import load_settings
 from icdsel.settings.names import flag
 from icdsel.settings.tables import TABLES
 from icdsel.store.files import require_replaceable
-from icdsel.store.run_log import logged
+from icdsel.store.run_log import history
 
 Command = Callable[..., None]
 
@@ -74,10 +74,11 @@ def _told_plainly(command: Command) -> Command:
 
     @functools.wraps(command)
     def run(*args: Any, **values: Any) -> None:
+        show_messages()
         try:
             main_thread = threading.current_thread() is threading.main_thread()  # which alone may handle signals
-            with raised() if main_thread else nullcontext():
-                logged(command)(*args, **values)
+            with raised() if main_thread else nullcontext(), history():
+                command(*args, **values)
         except UserError as error:
             tell_error(str(error))
             raise typer.Exit(1 if isinstance(error, CallsError) else 2) from None

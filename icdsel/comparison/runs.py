@@ -1,6 +1,6 @@
 """The runs that a results folder holds: what they were made with, how far they came, how good they are. Reads only."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -17,10 +17,10 @@ from icdsel.errors import CheckpointError, RunError
 from icdsel.settings.loading import Settings
 from icdsel.settings.names import unusual
 from icdsel.settings.tables import TABLES, DataSettings, VlmSettings
+from icdsel.store.backup import BACKUP
 from icdsel.store.files import write_json
 from icdsel.store.fingerprints import has_fingerprint
-from icdsel.store.metadata import read_metadata, read_metadata_files
-from icdsel.store.reuse import ASIDE
+from icdsel.store.metadata import Metadata, read_metadata, read_metadata_files
 
 # What says where things lie, or is shown by itself.
 _PLACES = ("preset", "dataset", "data_dir", "image_dir", "results_dir", "on_image_error")
@@ -75,7 +75,7 @@ def list_runs(results_dir: Path, dataset: str | None = None) -> list[RunSummary]
     folders = [
         folder
         for folder in results_dir.glob("*/model_cpk/*")
-        if folder.is_dir() and ASIDE not in folder.name and name in (None, folder.parent.parent.name)
+        if folder.is_dir() and BACKUP not in folder.name and name in (None, folder.parent.parent.name)
     ]
     sides = {
         place: list(read_metadata_files(sorted(place.glob("infer/*/policy-*.meta.json"))))
@@ -110,13 +110,13 @@ def write_runs(runs: Iterable[RunSummary], path: Path) -> None:
     write_json(path, [asdict(run) for run in runs], indent=1)
 
 
-def _summary(folder: Path, rows: Iterable[tuple[Path, Mapping[str, Any]]]) -> RunSummary:
+def _summary(folder: Path, rows: Iterable[tuple[Path, Metadata]]) -> RunSummary:
     found: dict[str, Any] = {"name": folder.name, "dataset": folder.parent.parent.name, "folder": str(folder)}
     found["bytes"] = _size(folder)
     state, problem = "finished", ""
     try:
         side = read_metadata(folder / METADATA_FILE)
-        state = "finished" if "finished" in side else "unfinished"
+        state = "finished" if side.finished else "unfinished"
         found |= _made_with(side)
         found |= _reached(folder)
         found["answered"] = tuple(_answered(folder, rows))
@@ -138,7 +138,7 @@ def _size(folder: Path) -> int:
     return size
 
 
-def _made_with(side: Mapping[str, Any]) -> dict[str, Any]:
+def _made_with(side: Metadata) -> dict[str, Any]:
     """Settings and time of a run's side file.
 
     Raises:
@@ -147,10 +147,10 @@ def _made_with(side: Mapping[str, Any]) -> dict[str, Any]:
     try:
         tables: dict[str, Any] = {
             # Settings that this version does not know are passed over.
-            name: table.model_validate({k: v for k, v in side["settings"][name].items() if k in table.model_fields})
+            name: table.model_validate({k: v for k, v in side.settings[name].items() if k in table.model_fields})
             for name, table in TABLES.items()
         }
-        began = datetime.fromisoformat(side["environment"]["written"])
+        began = datetime.fromisoformat(side.environment["written"])
         written = began.isoformat()
         began.timestamp()
     except (KeyError, TypeError, AttributeError, ValidationError, ValueError, OverflowError, OSError) as error:
@@ -191,15 +191,15 @@ def _reached(folder: Path) -> dict[str, Any]:
     return reached | {name: measured.get(name) for name in ("expected_reward", "oracle_share")}
 
 
-def _answered(folder: Path, rows: Iterable[tuple[Path, Mapping[str, Any]]]) -> Iterable[Answered]:
+def _answered(folder: Path, rows: Iterable[tuple[Path, Metadata]]) -> Iterable[Answered]:
     """The rows of this run's checkpoints, as they are now: a policy that was trained anew is another one.
 
     Predictions that are missing or damaged are told of and passed over.
     """
     checkpoints = {f"policy-{folder.name}-{path.stem}": path for path in folder.glob("*_epoch*.pt")}
     for metadata_path, side in rows:
-        checkpoint = checkpoints.get(str(side.get("name")))
-        if checkpoint is None or not has_fingerprint(checkpoint, side["identity"].get("checkpoint")):
+        checkpoint = checkpoints.get(str(side.name))
+        if checkpoint is None or not has_fingerprint(checkpoint, side.inputs.get("checkpoint")):
             continue
         predictions = metadata_path.with_name(metadata_path.name.removesuffix(".meta.json") + ".jsonl")
         try:
@@ -214,7 +214,7 @@ def _answered(folder: Path, rows: Iterable[tuple[Path, Mapping[str, Any]]]) -> I
         yield Answered(
             predictions=str(predictions),
             checkpoint=checkpoint.name,
-            set=str(side.get("set")),
+            set=str(side.set),
             n=len({record["question_id"] for record in records}),
             accuracy={shots: round(100 * fmean(values), 4) for shots, values in sorted(scores.items())},
         )

@@ -13,12 +13,15 @@ from icdsel.policy.groups import split_groups
 from icdsel.settings.loading import Settings
 from icdsel.settings.tables import ProposalSettings, RewardSettings, Selector
 from icdsel.stages.generate import unscored
-from icdsel.stages.infer import queries_to_answer, unanswered
+from icdsel.stages.infer import queries_to_answer
 from icdsel.stages.online import most_calls
+from icdsel.stages.prediction_row import unanswered
 from icdsel.stages.session import Session, open_session
-from icdsel.stages.train import is_trained, read_groups, require_files, run_inputs
+from icdsel.stages.train import run_inputs, run_slot
+from icdsel.stages.training_data import read_groups, require_files
 from icdsel.stages.warm_start import warm_groups
 from icdsel.store.metadata import read_metadata
+from icdsel.store.slot import State
 
 
 @dataclass(frozen=True)
@@ -149,8 +152,8 @@ def _training(
     inputs = run_inputs(settings, session, files)
     if not files and (run.folder / METADATA_FILE).exists():
         # What RL data it had is only known when they are made again; from the same settings they are the same.
-        inputs["rl_data"] = read_metadata(run.folder / METADATA_FILE)["identity"].get("rl_data")
-    if is_trained(run, inputs, overwrite):
+        inputs["rl_data"] = read_metadata(run.folder / METADATA_FILE).inputs.get("rl_data")
+    if run_slot(run, inputs).peek(overwrite) is State.COMPLETE:
         return Step(what, settings)
     if not files:
         wanted = min(settings.proposals.queries or 0, len(session.train))

@@ -22,8 +22,9 @@ from icdsel.settings.loading import Settings, with_values
 from icdsel.settings.tables import TrainSettings
 from icdsel.stages.generate import generate, rl_data_inputs, unscored
 from icdsel.stages.infer import queries_to_answer
+from icdsel.stages.initial_policy import initial_policy
 from icdsel.stages.session import Session
-from icdsel.stages.train import network_to_start_from, run_inputs
+from icdsel.stages.train import run_inputs
 from icdsel.store.metadata import environment, read_metadata
 from icdsel.vlm.base import Request
 
@@ -89,11 +90,10 @@ class Rates:
                 side = read_metadata(path)
             except RunError:  # damaged: whoever needs what it describes will say so
                 continue
-            there = side.get("environment", {})
-            same_machine = all(there.get(name) == here[name] for name in ("machine", "cpus", "device"))
-            if same_machine and all(side["identity"].get(name) == value for name, value in needed.items()):
-                spent = side.get("work", {}).get(kind, {})
-                count, seconds = count + spent.get("count", 0), seconds + spent.get("seconds", 0)
+            spent = side.work.get(kind)
+            same_machine = all(side.environment.get(name) == here[name] for name in ("machine", "cpus", "device"))
+            if spent and same_machine and all(side.inputs.get(name) == value for name, value in needed.items()):
+                count, seconds = count + spent.count, seconds + spent.seconds
         return Rate(count / seconds, RECORDED) if count and seconds else None
 
     def _probe(self, kind: str, settings: Settings) -> float:
@@ -114,7 +114,7 @@ class Rates:
                 path = Path(folder) / "probe.jsonl"
                 generate(asked, path, session=self.session.under(asked))
                 groups[:] = read_rl_data(path).groups
-                return float(read_metadata(metadata_path(path))["work"]["scoring"]["seconds"])
+                return read_metadata(metadata_path(path)).work["scoring"].seconds
 
         return _per_second(score, 2, min(settings.proposals.queries or 2, len(self.session.train))), groups
 
@@ -145,7 +145,7 @@ class Rates:
         asked = settings.train.model_dump() | {"grpo_epochs": int(phase == "grpo"), "rce_epochs": int(phase != "grpo")}
         usual = settings.usual()["train"]
         assert isinstance(usual, TrainSettings)
-        network = network_to_start_from(settings.train, usual) or make_network(settings.train, table.shape[1], 0)
+        network = initial_policy(settings.train, usual) or make_network(settings.train, table.shape[1], 0)
         network = network.to(table.device)
 
         def work(count: int) -> float:

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 
 from icdsel.settings.loading import Settings
 from icdsel.settings.tables import VlmSettings
-from icdsel.store.metadata import Identity
+from icdsel.store.metadata import Inputs
 
 
-def identity(settings: Settings, *tables: str, leave_out: Iterable[str] = ()) -> Identity:
+def identity(settings: Settings, *tables: str, leave_out: Iterable[str] = ()) -> Inputs:
     """The settings of `tables` as a flat mapping, without those that cannot change a result (paths, memory)."""
     silent = {"data.data_dir", "data.image_dir", "data.results_dir", *(f"vlm.{name}" for name in VlmSettings.MACHINE)}
     # Of files and models their fingerprints count, wherever they lie.

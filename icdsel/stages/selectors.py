@@ -133,7 +133,7 @@ class Selectors:
             ) from None
         now = identity(settings, "data", "vlm") | self.session.identity
         now |= {"queries": self.session.fingerprint(split), "scorer": SCORER_VERSION}
-        scored = read_metadata(rl_data.metadata_path(path))["identity"]
+        scored = read_metadata(rl_data.metadata_path(path)).inputs
         if told := differences({name: scored.get(name) for name in now}, now):
             raise RlDataError(
                 f"{path}, which the oracle chooses from, was made under other settings:\n  " + "\n  ".join(told)
