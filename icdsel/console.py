@@ -1,12 +1,15 @@
-"""What a person sees while a command works: results on stdout, everything else on stderr.
+"""What a person sees while a command works: results on stdout; notes, warnings and progress on stderr.
 
-Everything that is said, bars aside, is also handed to `listeners` as plain text, for logs.
+Messages are records of the logger `icdsel`, which programs that use icdsel as a library can route or silence like any
+other; importing icdsel configures nothing. Levels: INFO are notes, DEBUG is what is for log files only, such as a copy
+of the tables on stdout.
 """
 
 import io
+import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -26,57 +29,142 @@ from rich.text import Text
 
 LOG_WIDTH = 120
 SECONDS_BETWEEN_LINES = 60.0
-"""How often the state of long work is said where no bar can be shown."""
+"""How often the progress of long work is logged."""
 
-listeners: list[Callable[[str], None]] = []
-"""Called with everything that is said, as plain text."""
+logger = logging.getLogger("icdsel")
 
-
-_UNSEEN = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160), 0x2028, 0x2029, 0xFFFE, 0xFFFF], "\ufffd")
-_UNSEEN |= dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A), *range(0xD800, 0xE000)], "\ufffd")
+_UNPRINTABLE = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160), 0x2028, 0x2029, 0xFFFE, 0xFFFF], "\ufffd")
+_UNPRINTABLE |= dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A), *range(0xD800, 0xE000)], "\ufffd")
 
 
 def shown(text: str) -> str:
-    """A text as it may be shown: what would command a terminal or turn the direction of writing is replaced.
+    """A text without characters that control a terminal or reverse the direction of writing.
 
     Questions, answers, names and messages may come from anyone's files.
     """
-    return text.translate(_UNSEEN)
+    return text.translate(_UNPRINTABLE)
+
+
+_LONGEST = 240  # characters of an example
+
+
+def plain(value: object) -> str:
+    """A text for any terminal and file: one line, without control characters, not too long."""
+    text = " ".join(str(value)[: 4 * _LONGEST].split())
+    text = "".join(character if character.isprintable() else "�" for character in text)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
 class _Plain(Console):
-    """A console that shows texts as they are: no markup in them counts, and nothing in them commands the terminal."""
+    """A console that prints texts as they are: without markup, and without characters that control the terminal."""
 
-    def __init__(self, **how: Any) -> None:
-        super().__init__(markup=False, emoji=False, highlight=False, soft_wrap=True, **how)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, soft_wrap=True, **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """The pieces of what is printed; those of the console itself (colours, bars) command the terminal."""
+        """The segments to print; only those of the console itself (colours, bars) control the terminal."""
         for text, style, control in super().render(renderable, options):
             yield Segment(text if control else shown(text), style, control)
 
 
-class _Heard(_Plain):
-    """A console whose words reach the listeners too."""
+class _Logged(_Plain):
+    """A console that copies what it prints to the log."""
 
-    def print(self, *objects: Any, **how: Any) -> None:
+    def print(self, *objects: Any, **options: Any) -> None:
         """Prints `objects` as `rich.console.Console` does."""
-        super().print(*objects, **how)
-        if listeners:
-            plain = _Plain(file=io.StringIO(), width=LOG_WIDTH)
-            plain.print(*objects)
-            _tell(plain.file.getvalue())  # type: ignore[attr-defined]
+        super().print(*objects, **options)
+        if logger.isEnabledFor(logging.DEBUG):
+            copy = _Plain(file=io.StringIO(), width=LOG_WIDTH)
+            copy.print(*objects)
+            logger.debug(copy.file.getvalue())  # type: ignore[attr-defined]
 
 
-out = _Heard()
+out = _Logged()
 err = _Plain(stderr=True)
 
 
-class Advance(Protocol):
-    """Moves a bar on."""
+class _ConsoleHandler(logging.Handler):
+    """Prints messages on stderr; one that cannot be printed is lost, and work continues."""
 
-    def __call__(self, steps: int, said: str = "") -> None:
-        """By `steps`; `said` is what is known so far, such as the accuracy (the last words stay where it is empty)."""
+    def emit(self, record: logging.LogRecord) -> None:
+        """Prints notes dim, warnings and errors with a coloured prefix."""
+        colour = "red" if record.levelno >= logging.ERROR else "yellow"
+        style = "dim" if record.levelno < logging.WARNING else ""
+        with suppress(OSError):
+            err.print(Text.assemble((prefix(record), colour), (record.getMessage(), style)))
+
+
+_console = _ConsoleHandler(logging.INFO)
+
+
+def show_messages() -> None:
+    """Configures the logger for the command line: messages go to stderr. Calling it again changes nothing."""
+    logger.setLevel(logging.DEBUG)
+    logger.addHandler(_console)
+
+
+def prefix(record: logging.LogRecord) -> str:
+    """What precedes a message: "warning: ", "error: " or nothing."""
+    return f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+
+
+def note(message: str) -> None:
+    """Logs a note about the work."""
+    logger.info(message)
+
+
+def warn(message: str) -> None:
+    """Logs something that the user should know."""
+    logger.warning(message)
+
+
+def tell_error(message: str) -> None:
+    """Logs why a command fails."""
+    logger.error(message)
+
+
+class Advance(Protocol):
+    """Advances a progress bar."""
+
+    def __call__(self, steps: int, status: str = "") -> None:
+        """Advances by `steps`; a `status` that is not empty, such as the accuracy so far, replaces the previous one."""
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Advance]:
+    """A bar on stderr with rate, remaining time and status; yields a function that advances it.
+
+    Without a terminal, a line is logged instead, once a minute, so that short work stays silent. A log file gets that
+    line in any case.
+    """
+    wide = err.width >= 100
+    columns = (
+        TextColumn(
+            "{task.description}",
+            markup=False,
+            table_column=Column(no_wrap=True, max_width=err.width // (3 if wide else 5)),
+        ),
+        BarColumn(bar_width=20 if wide else 4),
+        MofNCompleteColumn(),
+        _Rate(),
+        *([TimeElapsedColumn()] if wide else []),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[status]}", markup=False),
+    )
+    with Progress(*columns, console=err, disable=not err.is_terminal) as bar:
+        bar.add_task(what, total=total, status="")
+        [task] = bar.tasks
+        last = time.monotonic()
+
+        def advance(steps: int, status: str = "") -> None:
+            nonlocal last
+            bar.update(task.id, advance=steps, status=status or task.fields["status"])
+            if time.monotonic() - last >= SECONDS_BETWEEN_LINES and not task.finished:
+                last = time.monotonic()
+                logger.log(logging.DEBUG if err.is_terminal else logging.INFO, _line(task))
+
+        yield advance
 
 
 class _Rate(TextColumn):
@@ -86,7 +174,7 @@ class _Rate(TextColumn):
         super().__init__("")
 
     def render(self, task: Task) -> Text:
-        """The task's speed, once it has one."""
+        """The speed of the task, once it is known."""
         return Text(_rate(task), style="dim")
 
 
@@ -94,77 +182,8 @@ def _rate(task: Task) -> str:
     return f"{task.speed:,.1f}/s" if task.speed else ""
 
 
-@contextmanager
-def progress(what: str, total: int) -> Iterator[Advance]:
-    """A bar on stderr with rate, time left and what is known so far; yields a function that advances it.
-
-    Where stderr is no terminal a line takes its place, once a minute, so that short work stays silent. A log gets
-    that line in any case.
-    """
-    roomy = err.width >= 100
-    columns = (
-        TextColumn(
-            "{task.description}",
-            markup=False,
-            table_column=Column(no_wrap=True, max_width=err.width // (3 if roomy else 5)),
-        ),
-        BarColumn(bar_width=20 if roomy else 4),
-        MofNCompleteColumn(),
-        _Rate(),
-        *([TimeElapsedColumn()] if roomy else []),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[said]}", markup=False),
-    )
-    with Progress(*columns, console=err, disable=not err.is_terminal) as bar:
-        bar.add_task(what, total=total, said="")
-        [task] = bar.tasks
-        last = time.monotonic()
-
-        def advance(steps: int, said: str = "") -> None:
-            nonlocal last
-            bar.update(task.id, advance=steps, said=said or task.fields["said"])
-            if time.monotonic() - last >= SECONDS_BETWEEN_LINES and not task.finished:
-                last = time.monotonic()
-                (_tell if err.is_terminal else note)(_state(task))
-
-        yield advance
-
-
-def _state(task: Task) -> str:
-    """How far the work is, in a line."""
+def _line(task: Task) -> str:
+    """The progress of a task in a line."""
     left = "" if task.time_remaining is None else f"ETA {timedelta(seconds=int(task.time_remaining))}"
-    parts = (f"{task.completed:,.0f} of {task.total or 0:,.0f}", _rate(task), left, task.fields["said"])
+    parts = (f"{task.completed:,.0f} of {task.total or 0:,.0f}", _rate(task), left, task.fields["status"])
     return f"{task.description}: {', '.join(part for part in parts if part)}"
-
-
-def note(message: str) -> None:
-    """Says something about the work, on stderr."""
-    err.print(Text(message, style="dim"))
-    _tell(message)
-
-
-def warn(message: str) -> None:
-    """Says what a person should know of, on stderr."""
-    err.print(Text.assemble(("warning: ", "yellow"), message))
-    _tell(f"warning: {message}")
-
-
-def tell_error(message: str) -> None:
-    """Says on stderr why a command ends."""
-    err.print(Text.assemble(("error: ", "red"), message))
-
-
-def _tell(words: str) -> None:
-    for listener in listeners:
-        listener(shown(words))
-
-
-_LONGEST = 240  # characters of an example
-
-
-def plain(value: object) -> str:
-    """A text that any terminal and file takes: in one line, without control characters, not too long."""
-    told = " ".join(str(value)[: 4 * _LONGEST].split())
-    told = "".join(sign if sign.isprintable() else "�" for sign in told)
-    return told if len(told) <= _LONGEST else f"{told[: _LONGEST - 1]}…"

@@ -1,4 +1,4 @@
-"""What a user can cause: one class per kind of mistake, with the remedy in the message."""
+"""Errors that a user can cause: one class per kind of mistake, with the remedy in the message."""
 
 import errno
 import os
@@ -8,10 +8,9 @@ _LONGEST = 3000  # characters
 
 
 class UserError(Exception):
-    """What a user can cause: one class per kind, with the remedy in the message.
+    """The base class; the command line prints the message alone, and takes every other exception for a bug.
 
-    The command line prints the message alone and exits; anything that is not a `UserError` is a bug. A message that
-    quotes a file is shortened in its middle: the remedy stands at its end.
+    A long message (it may quote a file) is shortened in its middle, as the remedy is at its end.
     """
 
     def __str__(self) -> str:
@@ -20,7 +19,7 @@ class UserError(Exception):
 
 
 class CheckpointError(UserError):
-    """A checkpoint is missing, damaged, or holds something other than the selector that was asked for."""
+    """A checkpoint is missing, damaged, or holds something other than the requested selector."""
 
 
 class SettingsError(UserError):
@@ -28,15 +27,15 @@ class SettingsError(UserError):
 
 
 class DataError(UserError):
-    """A dataset is missing, damaged or does not hold what was asked for."""
+    """A dataset is missing or damaged, or lacks what was requested."""
 
 
 class RlDataError(UserError):
-    """RL data are missing, damaged, empty, or were made under other settings."""
+    """RL data are missing, damaged, empty, or were created with different settings."""
 
 
 class RunError(UserError):
-    """A run or its results are missing, or belong to other settings."""
+    """A run or its results are missing, or were created with different settings."""
 
 
 class VlmError(UserError):
@@ -44,40 +43,42 @@ class VlmError(UserError):
 
 
 class CallsError(VlmError):
-    """Calls of a vision-language model fail, or hang, too often to go on: nothing wrong was asked for."""
+    """Too many calls of a vision-language model fail or hang; the user's input is valid."""
 
 
 _FILE_IN_THE_WAY = "A file is where a folder should be: name another place (--results-dir, --data-dir, --output)."
+_NO_ROOM = "Make room, or write elsewhere (--results-dir, --output)."
+_NO_RIGHTS = "Change its permissions, or name another place (--results-dir, --output)."
 _MISTAKES = {
     errno.EEXIST: _FILE_IN_THE_WAY,
     errno.ENOTDIR: _FILE_IN_THE_WAY,
     errno.EISDIR: "Name a file in it.",
-    errno.ENAMETOOLONG: "Take shorter names: most disks hold 255 bytes of each at most.",
+    errno.ENAMETOOLONG: "Use shorter names: most file systems allow 255 bytes for each.",
 }
 _REMEDIES = _MISTAKES | {
-    errno.ENOSPC: "Make room, or write elsewhere (--results-dir, --output).",
-    errno.EDQUOT: "Make room, or write elsewhere (--results-dir, --output).",
+    errno.ENOSPC: _NO_ROOM,
+    errno.EDQUOT: _NO_ROOM,
     errno.EROFS: "Write elsewhere (--results-dir, --output).",
-    errno.EACCES: "Have the rights to it, or name another place (--results-dir, --output).",
-    errno.EPERM: "Have the rights to it, or name another place (--results-dir, --output).",
+    errno.EACCES: _NO_RIGHTS,
+    errno.EPERM: _NO_RIGHTS,
 }
 
 
 def of_system(error: OSError) -> str:
-    """What the system refused, about which file, and what to do: a full disk, a folder that is read-only."""
+    """A message for an error of the system, such as a full disk or a read-only folder: the file, and what to do."""
     reason = f"{error.filename}: {error.strerror}" if error.filename is not None and error.strerror else str(error)
     number = error.errno or 0
-    own_words = error.strerror != os.strerror(number)  # which say what to do
-    return f"{reason}. {'' if own_words else _REMEDIES.get(number, '')}".strip()
+    has_remedy = error.strerror != os.strerror(number)  # a message of icdsel's own
+    return f"{reason}. {'' if has_remedy else _REMEDIES.get(number, '')}".strip()
 
 
 def is_mistake(error: OSError) -> bool:
-    """Whether the system refused a path that cannot be meant: giving the command again would not help."""
+    """Whether the path itself is wrong, so that running the command again would not help."""
     return error.errno in _MISTAKES
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """Whether an error says that the memory did not suffice; of torch's, that of the CPU has no class of its own."""
+    """Whether there was not enough memory; torch's error for the CPU has no class of its own."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
@@ -86,9 +87,9 @@ def lacks_memory(error: BaseException) -> bool:
 
 
 Refuse = Callable[[UserError], None]
-"""What a reader does with an error: raise it, or note it and go on without what it is about."""
+"""What a reader does with an error in a record: raise it, or keep it and continue without the record."""
 
 
 def stop(error: UserError) -> None:
-    """Raises `error`: what readers do unless told otherwise."""
+    """Raises `error`: the default of readers."""
     raise error

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from icdsel.console import show_messages
 from icdsel.settings.hints import OLD_VARIABLES
 from icdsel.settings.names import ENV_PREFIX
 
@@ -19,6 +20,12 @@ def nothing_exported() -> Iterator[None]:
         for name in [name for name in os.environ if name.startswith(ENV_PREFIX) or name in OLD_VARIABLES]:
             patch.delenv(name)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def messages_on_stderr() -> None:
+    """Notes and warnings are printed, as they are on the command line."""
+    show_messages()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,7 +9,7 @@ from icdsel.artefacts import lever_plus_checkpoints as lever_plus
 from icdsel.artefacts.checkpoint import load_checkpoint, load_policy
 from icdsel.artefacts.checkpoint_writing import torch_bytes
 from icdsel.errors import CheckpointError
-from icdsel.store.reuse import refuse_own_conversion, write_conversion
+from icdsel.store.conversion import refuse_own_conversion, write_conversion
 
 __all__ = ["ConversionWarning", "convert_checkpoint", "is_converted"]
 

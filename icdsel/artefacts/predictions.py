@@ -56,7 +56,7 @@ def read_predictions(path: Path) -> list[dict[str, Any]]:
         raise RunError(f"{path} has answers at {len(there):,} numbers of shots, {_MOST_ROWS} at most are read")
     told: dict[str, int] = {}
     with suppress(RunError):  # whoever needs its side file says what it lacks
-        told = read_metadata(path.with_suffix(".meta.json")).get("answers", {})
+        told = read_metadata(path.with_suffix(".meta.json")).answers
     for shots, count in there.items():
         if (whole := told.get(str(shots), count)) != count:
             how = "it was cut" if count < whole else "some stand twice"

@@ -13,7 +13,7 @@ from icdsel.artefacts.lever_plus_rl_data import FAILED, is_lever_plus, read_leve
 from icdsel.errors import RlDataError, RunError
 from icdsel.records import QueryGroup
 from icdsel.settings.loading import Settings
-from icdsel.store.files import journal_of
+from icdsel.store.journal import journal_of
 from icdsel.store.json_reading import are_ids, parsed
 from icdsel.store.metadata import read_metadata
 from icdsel.store.reading import read_bytes_lines
@@ -79,7 +79,7 @@ def require_whole(path: Path, queries: int) -> None:
 def told_queries(path: Path) -> int | None:
     """How many queries a file is to hold, by its side file; None where that does not tell."""
     with suppress(RunError):
-        told: int | None = read_metadata(metadata_path(path)).get("queries")
+        told: int | None = read_metadata(metadata_path(path)).queries
         return told
     return None
 

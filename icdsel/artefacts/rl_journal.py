@@ -11,7 +11,8 @@ from icdsel.artefacts.lever_plus_rl_data import FAILED
 from icdsel.artefacts.rl_data import NO_RECORD, mending, read_group, read_records, require_whole
 from icdsel.errors import RlDataError
 from icdsel.records import Example, QueryGroup
-from icdsel.store.json_reading import is_number, whole_lines
+from icdsel.store.journal import Journal
+from icdsel.store.json_reading import is_number
 
 
 @dataclass(frozen=True)
@@ -60,17 +61,16 @@ def summary_of(path: Path) -> Summary:
     )
 
 
-def whole_units(part: Path, units: Sequence[Sequence[Example]]) -> tuple[int, int]:
-    """How many whole units the journal begins with, and their size in bytes."""
-    lines = whole_lines(part, RlDataError)
-    done = size = 0
+def whole_units(journal: Journal, units: Sequence[Sequence[Example]]) -> int:
+    """How many of the units the journal begins with; these alone are kept."""
+    question_ids = journal.read(question_id_of)
+    done = 0
     for unit in units:
-        kept = [(question_id_of(value), len(line)) for line, value in islice(lines, len(unit))]
-        if [question_id for question_id, _ in kept] != [query.question_id for query in unit]:
+        if list(islice(question_ids, len(unit))) != [query.question_id for query in unit]:
             break
-        size += sum(length for _, length in kept)
         done += 1
-    return done, size
+    journal.keep(sum(map(len, units[:done])))
+    return done
 
 
 def question_id_of(value: Any) -> int | None:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,11 @@ from icdsel.errors import CheckpointError, RunError
 from icdsel.settings.loading import Settings
 from icdsel.settings.names import changed_settings, sampler_file_name
 from icdsel.settings.tables import TrainSettings
+from icdsel.store.backup import BACKUP
 from icdsel.store.files import digest_of
 from icdsel.store.json_reading import is_id, is_number, parsed
-from icdsel.store.metadata import read_metadata, read_metadata_files
+from icdsel.store.metadata import Metadata, read_metadata, read_metadata_files
 from icdsel.store.reading import read_bytes_lines
-from icdsel.store.reuse import ASIDE
 
 METADATA_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
@@ -79,7 +79,7 @@ def find_run(settings: Settings, name: str | None = None) -> Run:
         RunError: there is none; the message lists what there is.
     """
     folder = runs_dir(settings)
-    known = {path.parent.name: path for path in folder.glob(f"*/{METADATA_FILE}") if ASIDE not in path.parent.name}
+    known = {path.parent.name: path for path in folder.glob(f"*/{METADATA_FILE}") if BACKUP not in path.parent.name}
     if name is not None:
         if name in known:
             return Run(folder / name)
@@ -87,8 +87,8 @@ def find_run(settings: Settings, name: str | None = None) -> Run:
         raise RunError(f"no run {name!r} in {folder} ({there}). Train it with `icdsel train --run {name}`.")
     fitting = []
     for path, side in read_metadata_files(known.values()):
-        if side.get("pair") == settings.pair_name and "finished" in side:
-            fitting.append((side["finished"], path.parent))
+        if side.pair == settings.pair_name and side.finished:
+            fitting.append((side.finished, path.parent))
     if not fitting:
         data, sampler = settings.data, sampler_file_name(settings.data.sampler)
         what = f"dataset {data.dataset}, sampler {sampler}, model {settings.vlm.model}"
@@ -100,16 +100,16 @@ def find_run(settings: Settings, name: str | None = None) -> Run:
 def is_finished(run: Run) -> bool:
     """Whether the run was trained to its end, and the checkpoint of that is there."""
     side = run.folder / METADATA_FILE
-    if not side.exists() or "finished" not in (content := read_metadata(side)):
+    if not side.exists() or not (content := read_metadata(side)).finished:
         return False
     last = [f"{phase}_epoch{count}.pt" for phase, count in planned_epochs(content).items() if count][-1:]
     return all((run.folder / name).is_file() for name in last)
 
 
-def planned_epochs(side: Mapping[str, Any]) -> dict[str, int]:
+def planned_epochs(side: Metadata) -> dict[str, int]:
     """How many epochs of each phase were asked for, by a run's side file; nothing where that is damaged."""
     try:
-        train = side["settings"]["train"]
+        train = side.settings["train"]
         planned = {"warm": train["warm_epochs"] if train.get("warm_start") else 0}
         planned |= {"rce": train["rce_epochs"], "grpo": train["grpo_epochs"]}
     except (KeyError, TypeError, AttributeError):
@@ -146,11 +146,11 @@ def valid_epoch(place: str, epoch: Any) -> dict[str, Any]:
     return sound
 
 
-def trained_on(side: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
+def trained_on(side: Metadata) -> Iterator[tuple[Path, str]]:
     """The files of RL data that a run was trained on, with their fingerprints then, by its side file."""
-    fingerprints = side["identity"].get("rl_data")
+    fingerprints = side.inputs.get("rl_data")
     if isinstance(fingerprints, list):
-        yield from zip(map(Path, side.get("rl_data", ())), map(str, fingerprints), strict=False)
+        yield from zip(map(Path, side.rl_data or ()), map(str, fingerprints), strict=False)
 
 
 def find_checkpoint(run_dir: str | Path) -> Path:

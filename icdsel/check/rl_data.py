@@ -360,7 +360,7 @@ def _inputs(found: Findings, side: Path, present: Present) -> Mapping[str, Any]:
     except RunError as error:
         found.add(BAD_METADATA, error)
         return {}
-    inputs: Mapping[str, Any] = content["identity"]
+    inputs: Mapping[str, Any] = content.inputs
     settings = present.settings
     # What the VLM and the encoder were can be told only with them loaded.
     now = identity(settings, "data", "vlm", "proposals", leave_out=["proposals.init", "proposals.query_split"])

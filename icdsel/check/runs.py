@@ -1,10 +1,8 @@
 """What is wrong with a run's folder, or with a single checkpoint."""
 
-from collections.abc import Mapping
 from itertools import islice
 from json import JSONDecodeError
 from pathlib import Path
-from typing import Any
 
 from icdsel.artefacts.checkpoint import Checkpoint, foreign_objects, load_checkpoint
 from icdsel.artefacts.lever_plus_checkpoints import unknown_parts
@@ -25,7 +23,7 @@ from icdsel.policy.loop import PHASES
 from icdsel.policy.network import PointerConfig
 from icdsel.store.fingerprints import has_fingerprint
 from icdsel.store.json_reading import parsed
-from icdsel.store.metadata import read_metadata
+from icdsel.store.metadata import Metadata, read_metadata
 from icdsel.store.reading import read_bytes_lines
 
 _AGAIN = "move the run away and train it again: icdsel train"
@@ -75,7 +73,7 @@ def check_checkpoint(path: Path) -> Checked:
 def check_run(folder: Path) -> Checked:
     """Lists what is wrong with a run's folder."""
     found = Findings()
-    side: Mapping[str, Any] = {}
+    side: Metadata | None = None
     try:
         side = read_metadata(folder / METADATA_FILE)
     except RunError as error:
@@ -105,7 +103,7 @@ def check_run(folder: Path) -> Checked:
     if len(sizes) > 1:
         found.add(SIZES, ", ".join(f"width {size.d_model}, hidden {size.hidden_dim}" for size in sizes), len(sizes))
     measured = _measured(found, folder / METRICS_FILE)
-    if "finished" in side or not side:  # else what its last epoch left may not be all there yet
+    if side is None or side.finished:  # else what its last epoch left may not be all there yet
         for phase, number in sorted(there - measured):
             found.add(NO_METRICS, f"{phase} epoch {number}")
     if side:
@@ -175,9 +173,9 @@ def _measured(found: Findings, path: Path) -> set[_Epoch]:
     return measured
 
 
-def _check_against(found: Findings, side: Mapping[str, Any], there: set[_Epoch]) -> None:
+def _check_against(found: Findings, side: Metadata, there: set[_Epoch]) -> None:
     """Holds the side file against what is there."""
-    if "finished" not in side:
+    if not side.finished:
         found.add(UNFINISHED)
     else:
         planned = planned_epochs(side)

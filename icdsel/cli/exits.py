@@ -9,11 +9,11 @@ from contextlib import nullcontext, suppress
 import typer
 
 from icdsel.cli.interruption import KEPT, raised
-from icdsel.console import err, note, tell_error, warn
+from icdsel.console import err, note, show_messages, tell_error, warn
 from icdsel.errors import CallsError, UserError, is_mistake, lacks_memory, of_system
 from icdsel.settings import Settings
 from icdsel.settings.presets import WORLD
-from icdsel.store.run_log import logged
+from icdsel.store.run_log import history
 
 Command = Callable[..., None]
 
@@ -26,10 +26,11 @@ def with_exit_codes(command: Command) -> Command:
 
     @functools.wraps(command)
     def run(*args: object, **values: object) -> None:
+        show_messages()
         try:
             main_thread = threading.current_thread() is threading.main_thread()  # only it may handle signals
-            with raised() if main_thread else nullcontext():
-                logged(command)(*args, **values)
+            with raised() if main_thread else nullcontext(), history():
+                command(*args, **values)
         except UserError as error:
             tell_error(str(error))
             raise typer.Exit(1 if isinstance(error, CallsError) else 2) from None

@@ -170,15 +170,14 @@ def read_source(path: Path, name: str | None = None) -> Source:
         RunError: the side file is missing or damaged.
     """
     side = read_metadata(path.with_suffix(".meta.json"))
-    identity, settings, checkpoint = side["identity"], side.get("settings"), side.get("checkpoint")
     return Source(
         path=path,
-        name=name or str(side.get("name", path.stem)),
-        selector=str(identity.get("selector")),
-        subset=str(side.get("set", "unnamed")),
-        identity=identity,
-        settings=settings if isinstance(settings, dict) else {},
-        checkpoint=Path(checkpoint) if checkpoint else None,
+        name=name or side.name or path.stem,
+        selector=str(side.inputs.get("selector")),
+        subset=side.set or "unnamed",
+        identity=side.inputs,
+        settings=side.settings,
+        checkpoint=Path(side.checkpoint) if side.checkpoint else None,
     )
 
 

@@ -1,6 +1,6 @@
 """The runs that a results folder holds: what they were made with, how far they came, how good they are. Reads only."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -16,10 +16,10 @@ from icdsel.selection import POLICY
 from icdsel.settings.loading import Settings, settings_from
 from icdsel.settings.names import changed_settings
 from icdsel.settings.tables import TABLES, DataSettings, TrainSettings, VlmSettings
+from icdsel.store.backup import BACKUP
 from icdsel.store.files import write_json
 from icdsel.store.fingerprints import has_fingerprint
-from icdsel.store.metadata import read_metadata, read_metadata_files
-from icdsel.store.reuse import ASIDE
+from icdsel.store.metadata import Metadata, read_metadata, read_metadata_files
 
 # What says where things lie, or is shown by itself.
 _PLACES = ("preset", "dataset", "data_dir", "image_dir", "results_dir", "on_image_error")
@@ -74,7 +74,7 @@ def list_runs(results_dir: Path, dataset: str | None = None) -> list[RunSummary]
     folders = [
         folder
         for folder in results_dir.glob("*/model_cpk/*")
-        if folder.is_dir() and ASIDE not in folder.name and name in (None, folder.parent.parent.name)
+        if folder.is_dir() and BACKUP not in folder.name and name in (None, folder.parent.parent.name)
     ]
     sides = {
         place: list(read_metadata_files(sorted(place.glob(f"infer/*/{POLICY.name}-*.meta.json"))))
@@ -109,13 +109,13 @@ def write_runs(runs: Iterable[RunSummary], path: Path) -> None:
     write_json(path, [asdict(run) for run in runs], indent=1)
 
 
-def _summary(folder: Path, rows: Iterable[tuple[Path, Mapping[str, Any]]]) -> RunSummary:
+def _summary(folder: Path, rows: Iterable[tuple[Path, Metadata]]) -> RunSummary:
     found: dict[str, Any] = {"name": folder.name, "dataset": folder.parent.parent.name, "folder": str(folder)}
     found["bytes"] = _size(folder)
     state, problem = "finished", ""
     try:
         side = read_metadata(folder / METADATA_FILE)
-        state = "finished" if "finished" in side else "unfinished"
+        state = "finished" if side.finished else "unfinished"
         found |= _made_with(side)
         found |= _reached(folder)
         found["answered"] = tuple(_answered(folder, rows))
@@ -137,14 +137,14 @@ def _size(folder: Path) -> int:
     return size
 
 
-def _made_with(metadata: Mapping[str, Any]) -> dict[str, Any]:
+def _made_with(metadata: Metadata) -> dict[str, Any]:
     """Settings and time of a run, from its metadata.
 
     Raises:
         RunError: They are missing or damaged.
     """
     try:
-        began = datetime.fromisoformat(metadata["environment"]["written"])
+        began = datetime.fromisoformat(metadata.environment["written"])
         began.timestamp()
         settings = _recorded_settings(metadata)
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError, OSError, SettingsError) as error:
@@ -157,9 +157,9 @@ def _made_with(metadata: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _recorded_settings(metadata: Mapping[str, Any]) -> Settings:
+def _recorded_settings(metadata: Metadata) -> Settings:
     """The settings that metadata record; names that this version does not know are skipped."""
-    recorded = metadata["settings"]
+    recorded = metadata.settings
     return settings_from(
         {
             name: {key: value for key, value in recorded[name].items() if key in table.model_fields}
@@ -197,15 +197,15 @@ def _reached(folder: Path) -> dict[str, Any]:
     return reached | {name: measured.get(name) for name in ("expected_reward", "oracle_share")}
 
 
-def _answered(folder: Path, rows: Iterable[tuple[Path, Mapping[str, Any]]]) -> Iterable[Answered]:
+def _answered(folder: Path, rows: Iterable[tuple[Path, Metadata]]) -> Iterable[Answered]:
     """The rows of this run's checkpoints, as they are now: a policy that was trained anew is another one.
 
     Predictions that are missing or damaged are told of and passed over.
     """
     checkpoints = {POLICY.row_of(folder.name, path.stem): path for path in folder.glob("*_epoch*.pt")}
     for metadata_path, side in rows:
-        checkpoint = checkpoints.get(str(side.get("name")))
-        if checkpoint is None or not has_fingerprint(checkpoint, side["identity"].get("checkpoint")):
+        checkpoint = checkpoints.get(str(side.name))
+        if checkpoint is None or not has_fingerprint(checkpoint, side.inputs.get("checkpoint")):
             continue
         predictions = metadata_path.with_name(metadata_path.name.removesuffix(".meta.json") + ".jsonl")
         try:
@@ -220,7 +220,7 @@ def _answered(folder: Path, rows: Iterable[tuple[Path, Mapping[str, Any]]]) -> I
         yield Answered(
             predictions=str(predictions),
             checkpoint=checkpoint.name,
-            set=str(side.get("set")),
+            set=str(side.set),
             n=len({record["question_id"] for record in records}),
             accuracy={shots: round(100 * fmean(values), 4) for shots, values in sorted(scores.items())},
         )

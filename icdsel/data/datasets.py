@@ -13,7 +13,7 @@ from icdsel.errors import DataError, Refuse, stop
 from icdsel.records import Example
 from icdsel.settings.presets import WORLD
 from icdsel.settings.tables import DataSettings
-from icdsel.store.lock import waiting
+from icdsel.store.slot import find_or_make
 
 __all__ = ["DATASETS", "JSON_LINES", "Split", "files_of", "load_every_split", "load_split"]
 
@@ -161,10 +161,8 @@ def _named(settings: DataSettings, split: str, refuse: Refuse = stop) -> list[Ex
     files = splits[split]
     own = settings.data_dir / settings.dataset
     last = own / DATASETS[WORLD]["validation"].annotations
-    if settings.dataset == WORLD and not last.exists():
-        with waiting(own, "the bundled world"):
-            if not last.exists():
-                write_world(own)
+    if settings.dataset == WORLD:
+        find_or_make(own, "the bundled world", lambda: last.exists() or None, lambda: write_world(own))
     paths = files_of(settings, split)
     if not paths:
         raise _missing(settings, split, files, own if own.is_dir() or settings.dataset == WORLD else settings.data_dir)

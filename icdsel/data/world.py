@@ -1,9 +1,9 @@
-"""The bundled world: a made VQA dataset in which the choice of demonstrations decides the answer.
+"""The bundled world: a synthetic VQA dataset in which the choice of demonstrations decides the answer.
 
 An image shows one shape in one colour; place, size, tilt, background and lighting are nuisance. A question
-asks for the *code* of the shape or of the colour. A code is a made-up word, so only a demonstration that asks
-about the same attribute, of an image with the same value of it, can reveal it. The files have the form of
-OK-VQA's (questions, annotations with ten human-like answers, images), so the reader of real data reads them.
+asks for the *code* of the shape or of the colour. A code is an invented word, so only a demonstration that asks
+about the same attribute, of an image with the same value of it, reveals it. The files have the format of OK-VQA
+(questions, annotations with ten human-like answers, images), so the reader of real data reads them.
 """
 
 import math
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from icdsel.store.files import refuse_link, remove_leftovers, write_json
+from icdsel.store.files import remove_leftovers, write_json
 
 WORLD_SEED = 20_251_210
 SPLIT_SIZES = {"train": 2400, "tuning": 1000, "validation": 1000}
@@ -48,7 +48,7 @@ _CONSONANTS, _VOWELS = "bdfgklmnprstvz", "aeiou"
 
 
 def code_words() -> list[str]:
-    """The 64 made-up words of which codes are drawn, in a fixed order."""
+    """The 64 invented words that codes are drawn from, in a fixed order."""
     rng = random.Random(WORLD_SEED)
     words: set[str] = set()
     while len(words) < 64:
@@ -76,7 +76,7 @@ def _hsv(hue: float, saturation: float, value: float) -> tuple[int, int, int]:
 
 
 def _outline(shape: str) -> list[tuple[float, float]]:
-    """Corners of `shape` in the unit disc, for all shapes that are polygons."""
+    """The corners of a `shape` that is a polygon, in the unit disc."""
     if shape == "square":
         return [(-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)]
     if shape == "triangle":
@@ -113,8 +113,8 @@ def _outline(shape: str) -> list[tuple[float, float]]:
 
 
 def draw(scene: Scene, rng: random.Random) -> Image.Image:
-    """One picture of `scene`, RGB, 56×56; everything but shape and colour is drawn from `rng`."""
-    scale = 3  # drawn larger and shrunk: smooth edges
+    """An image of `scene`, RGB, 56×56; everything but shape and colour is drawn from `rng`."""
+    scale = 3  # drawn larger, and reduced for smooth edges
     size = IMAGE_SIZE * scale
     grey, tint, saturation = rng.uniform(0.12, 0.92), rng.uniform(0, 360), rng.uniform(0, 0.16)
     image = Image.new("RGB", (size, size), _hsv(tint, saturation, grey))
@@ -155,14 +155,14 @@ def all_scenes() -> list[Scene]:
 
 
 def world_codes() -> dict[tuple[str, str], str]:
-    """The world's code of each (attribute, value): 16 different words of the 64."""
+    """The code of each (attribute, value): 16 different words of the 64."""
     values = [("colour", colour) for colour in COLOURS] + [("shape", shape) for shape in SHAPES]
     words = random.Random(WORLD_SEED + 1).sample(code_words(), len(values))
     return dict(zip(values, words, strict=True))
 
 
 def human_answers(code: str, words: list[str], rng: random.Random) -> list[str]:
-    """Ten answers to a code question: 6 to 10 people know the code, the others slip or remember another."""
+    """Ten answers to a code question: 6 to 10 people know the code, the others misspell it or remember another one."""
     others = [word for word in words if word != code]
     slips = ["not sure", "no code", code[:-1], rng.choice(others), rng.choice(others)]
     answers = [code] * rng.choice([6, 7, 8, 8, 9, 9, 10, 10])
@@ -195,29 +195,24 @@ def _records(split: str, first_id: int) -> Iterator[tuple[dict[str, Any], dict[s
 def write_world(folder: Path) -> None:
     """Writes the world's files under `folder`: questions, annotations and PNG images of every split.
 
-    The same bytes on every machine with the same Pillow and numpy. The annotations of the last split are
-    written last, so a folder that holds them all is whole.
+    The bytes are the same on every machine with the same Pillow and numpy. The annotations of the last split are
+    written last, so a folder with all annotations is complete.
 
     Raises:
-        OSError: It cannot be written, or a folder of it is a link.
+        OSError: A file cannot be written.
     """
     first_id, last = 1, [*SPLIT_SIZES][-1]
     for split, size in SPLIT_SIZES.items():
         remove_leftovers(folder / f"questions_{split}.json", folder / f"annotations_{split}.json")
         images = folder / "images" / split
-        for place in (folder, images.parent, images):
-            refuse_link(place)
-            place.mkdir(parents=True, exist_ok=True)
+        images.mkdir(parents=True, exist_ok=True)
         questions, annotations = [], []
         for question, annotation, image in _records(split, first_id):
-            path = images / f"{question['image_id']:012d}.png"
-            path.unlink(missing_ok=True)  # a link in its place would lead elsewhere
-            with path.open("xb") as file:
-                image.save(file, "PNG")
+            image.save(images / f"{question['image_id']:012d}.png", "PNG")
             questions.append(question)
             annotations.append(annotation)
         write_json(folder / f"questions_{split}.json", {"questions": questions})
         if split == last:
-            os.sync()  # the images, before the file that says they are all there
+            os.sync()  # the images, before the file that tells that they are complete
         write_json(folder / f"annotations_{split}.json", {"annotations": annotations})
         first_id += size

@@ -15,12 +15,15 @@ from icdsel.selection import POLICY, SELECTORS, Selector
 from icdsel.settings.loading import Settings
 from icdsel.settings.tables import RewardSettings
 from icdsel.stages.generate import unscored
-from icdsel.stages.infer import queries_to_answer, unanswered
+from icdsel.stages.infer import queries_to_answer
 from icdsel.stages.online import most_calls
+from icdsel.stages.prediction_row import unanswered
 from icdsel.stages.session import Session
-from icdsel.stages.train import is_trained, read_groups, require_files, run_inputs
+from icdsel.stages.train import run_inputs, run_slot
+from icdsel.stages.training_data import read_groups, require_files
 from icdsel.stages.warm_start import warm_groups
 from icdsel.store.metadata import read_metadata
+from icdsel.store.slot import State
 
 
 @dataclass(frozen=True)
@@ -158,8 +161,8 @@ def _training(
     inputs = run_inputs(settings, session, files)
     if not files and (run.folder / METADATA_FILE).exists():
         # The RL data are generated again before the training. The same settings give the same data.
-        inputs["rl_data"] = read_metadata(run.folder / METADATA_FILE)["identity"].get("rl_data")
-    if is_trained(run, inputs, overwrite):
+        inputs["rl_data"] = read_metadata(run.folder / METADATA_FILE).inputs.get("rl_data")
+    if run_slot(run, inputs).peek(overwrite) is State.COMPLETE:
         return Step(what, settings)
     if not files:
         wanted = min(settings.proposals.queries, len(session.train))

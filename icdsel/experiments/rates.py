@@ -22,8 +22,9 @@ from icdsel.settings.loading import Settings, with_values
 from icdsel.settings.tables import TrainSettings
 from icdsel.stages.generate import generate, rl_data_inputs, unscored
 from icdsel.stages.infer import queries_to_answer
+from icdsel.stages.initial_policy import initial_policy
 from icdsel.stages.session import Session
-from icdsel.stages.train import network_to_start_from, run_inputs
+from icdsel.stages.train import run_inputs
 from icdsel.store.metadata import environment, read_metadata
 from icdsel.vlm.base import Request
 from icdsel.vlm.loading import resolve_device
@@ -97,11 +98,10 @@ class Rates:
                 metadata = read_metadata(path)
             except RunError:  # damaged, which is reported by the commands that need the result
                 continue
-            recorded = metadata.get("environment", {})
-            same_machine = all(recorded.get(name) == here[name] for name in ("machine", "cpus", "device"))
-            if same_machine and all(metadata["identity"].get(name) == value for name, value in needed.items()):
-                work = metadata.get("work", {}).get(kind, {})
-                count, seconds = count + work.get("count", 0), seconds + work.get("seconds", 0)
+            spent = metadata.work.get(kind)
+            same_machine = all(metadata.environment.get(name) == here[name] for name in ("machine", "cpus", "device"))
+            if spent and same_machine and all(metadata.inputs.get(name) == value for name, value in needed.items()):
+                count, seconds = count + spent.count, seconds + spent.seconds
         return Rate(count / seconds, RECORDED) if count and seconds else None
 
     @property
@@ -126,7 +126,7 @@ class Rates:
                 path = Path(folder) / "probe.jsonl"
                 generate(probe, path, session=self.session.under(probe))
                 groups[:] = read_rl_data(path).groups
-                return float(read_metadata(metadata_path(path))["work"]["scoring"]["seconds"])
+                return read_metadata(metadata_path(path)).work["scoring"].seconds
 
         return _per_second(score, 2, min(settings.proposals.queries, len(self.session.train))), groups
 
@@ -155,7 +155,7 @@ class Rates:
             make_groups(own, self.session.train.row, settings.reward).to(table.device) for own in (part, held_out)
         )
         epochs = {"grpo_epochs": int(phase == "grpo"), "rce_epochs": int(phase != "grpo")}
-        network = network_to_start_from(settings.train) or make_network(settings.train, table.shape[1], 0)
+        network = initial_policy(settings.train) or make_network(settings.train, table.shape[1], 0)
         network = network.to(table.device)
 
         def work(count: int) -> float:

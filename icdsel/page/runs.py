@@ -83,7 +83,7 @@ def _read_run(row: Chosen, folder: Path) -> ShownRun:
     path = folder / METRICS_FILE
     epochs = read_metrics(path) if path.is_file() else []
     try:
-        reward = RewardSettings(**side.get("settings", {}).get("reward", {}))
+        reward = RewardSettings(**side.settings.get("reward", {}))
     except (ValidationError, TypeError):
         raise RunError(f"{folder / METADATA_FILE} holds reward settings of another version") from None
     return ShownRun(row.lead, row.label, folder, tuple(epochs), tuple(trained_on(side)), reward)

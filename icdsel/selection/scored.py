@@ -8,7 +8,7 @@ from icdsel.errors import RlDataError
 from icdsel.records import Pointer
 from icdsel.settings.loading import Settings
 from icdsel.store.fingerprints import has_fingerprint
-from icdsel.store.metadata import Identity, differences, read_metadata
+from icdsel.store.metadata import Inputs, differences, read_metadata
 
 Scored = tuple[float, float, Pointer]
 """Accuracy, probability of the right answer (0 if it is not known), and the pointer."""
@@ -21,7 +21,7 @@ def scored_path(settings: Settings) -> Path:
 
 
 def read_scored(
-    settings: Settings, queries: int, inputs: Identity, fingerprint: str | None
+    settings: Settings, queries: int, inputs: Inputs, fingerprint: str | None
 ) -> Mapping[int, Sequence[Scored]]:
     """The scored pointers of each query, by question_id.
 
@@ -42,7 +42,7 @@ def read_scored(
             f"the oracle needs scored pointers of the {split} queries. Create them with the same pools and prompts: "
             f"`icdsel gen-rl-data --split {split} --queries {queries}`. ({error})"
         ) from None
-    recorded = read_metadata(metadata_path(path))["identity"]
+    recorded = read_metadata(metadata_path(path)).inputs
     if differing := differences({name: recorded.get(name) for name in inputs}, inputs):
         raise RlDataError(
             f"{path}, which the oracle chooses from, was created with different settings:\n  " + "\n  ".join(differing)

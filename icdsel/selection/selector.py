@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from icdsel.records import Example, Pointer
 from icdsel.settings.loading import Settings
-from icdsel.store.metadata import Identity
+from icdsel.store.metadata import Inputs
 
 if TYPE_CHECKING:
     from icdsel.selection.context import Context
@@ -71,7 +71,7 @@ class Selector(ABC):
         """The name of a row without its seed: rows that differ in nothing else are averaged."""
         return self.name if re.fullmatch(rf"{re.escape(self.name)}-\d+", row_name) else row_name
 
-    def inputs(self, fingerprints: "Fingerprints") -> Identity:
+    def inputs(self, fingerprints: "Fingerprints") -> Inputs:
         """The inputs that decide its choice, beside those of every row (settings, data, VLM, queries)."""
         found = {
             "sampler_encoder": fingerprints.sampler_encoder if self.needs_similarity else None,

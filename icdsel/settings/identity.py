@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from icdsel.settings.loading import Settings
 from icdsel.settings.tables import TABLES
-from icdsel.store.metadata import Identity
+from icdsel.store.metadata import Inputs
 
 # Where files are, and settings whose effect is in the identity by other means: the fingerprints of files and models,
 # the data type that the model was loaded in, the settings that a preset changes.
@@ -15,7 +15,7 @@ _IMPLIED = {
 }
 
 
-def identity(settings: Settings, *tables: str, leave_out: Iterable[str] = ()) -> Identity:
+def identity(settings: Settings, *tables: str, leave_out: Iterable[str] = ()) -> Inputs:
     """The settings of `tables` as a flat mapping, without those that cannot change a result (paths, memory)."""
     silent = _IMPLIED | {f"{table}.{name}" for table in tables for name in TABLES[table].MACHINE} | set(leave_out)
     if not settings.vlm.trust_remote_code:  # so that results older than this setting stay valid

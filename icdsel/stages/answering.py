@@ -1,21 +1,17 @@
 """The answers of a row: pointers are chosen, the VLM is asked in units, and each unit is journalled as it comes."""
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from icdsel.artefacts.candidates import accuracies, prediction_of
 from icdsel.artefacts.predictions import Prompt, prompt_of, valid_record
 from icdsel.console import note, progress
-from icdsel.errors import RunError
 from icdsel.records import Answer, Example, Pointer
 from icdsel.selection import Selector
 from icdsel.selection.context import Context
 from icdsel.settings.loading import Settings
 from icdsel.stages.session import Session
-from icdsel.store.files import append_lines, cut
-from icdsel.store.json_reading import whole_lines
+from icdsel.store.journal import Journal
 from icdsel.vlm.base import Request
 
 UNIT = 128
@@ -28,11 +24,11 @@ def answer_queries(
     selector: Selector,
     label: str,
     shot_counts: Sequence[int],
-    part: Path,
+    log: Journal,
 ) -> tuple[list[dict[str, Any]], int]:
     """Chooses, asks and scores: a record for each query and number of shots, and how many images were shown.
 
-    Units are journalled in `part` as they come; whole ones that are there are not asked again.
+    Units are appended to the journal `log` as they come; whole ones that are there are not asked again.
     """
     pointers = {shots: selector.choose(context, shots) for shots in shot_counts}
     for shots in shot_counts:
@@ -45,7 +41,7 @@ def answer_queries(
         for shots in shot_counts
         if (pointer := pointers[shots][q]) is not None
     ]
-    journal = whole_units(part)
+    journal = whole_units(log)
     prompts: list[Prompt] = [(query.question_id, tuple(pointer)) for query, pointer in asked]
     kept = {i: journal[prompt] for i, prompt in enumerate(prompts) if prompt in journal}
     records = dict(kept)
@@ -74,28 +70,20 @@ def answer_queries(
                 session.vlm.answer([Request(icds, query) for query, icds in shown], score)
             else:
                 score({place: Answer(selector.answer(icds)) for place, (_, icds) in enumerate(shown)})
-            append_lines(part, [json.dumps(records[i], ensure_ascii=False) for i in unit])
+            log.append(records[i] for i in unit)
     return [records[i] for i in range(len(asked))], sum(len(asked[i][1]) + 1 for i in todo)
 
 
-def whole_units(part: Path) -> dict[Prompt, dict[str, Any]]:
-    """The records of a journal's whole units by prompt; what is torn behind them is cut off.
+def whole_units(journal: Journal) -> dict[Prompt, dict[str, Any]]:
+    """The records of a journal's whole units by prompt; these alone are kept.
 
     Raises:
         RunError: the journal cannot be read.
     """
-    found: list[tuple[Prompt, dict[str, Any]]] = []
-    sizes: list[int] = []
-    for line, value in whole_lines(part, RunError):
-        try:
-            record = valid_record(value)
-        except ValueError:
-            break
-        found.append((prompt_of(record), record))
-        sizes.append(len(line))
-    whole = len(found) // UNIT * UNIT  # the last unit of a row may be smaller: it is asked again
-    cut(part, sum(sizes[:whole]))
-    return dict(found[:whole])
+    records = list(journal.read(valid_record))
+    whole = len(records) // UNIT * UNIT  # the last unit of a row may be smaller: it is asked again
+    journal.keep(whole)
+    return {prompt_of(record): record for record in records[:whole]}
 
 
 def _record(settings: Settings, query: Example, pointer: Pointer, answer: Answer) -> dict[str, Any]:

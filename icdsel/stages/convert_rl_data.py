@@ -9,9 +9,9 @@ from icdsel.artefacts.rl_data import NO_RECORD, metadata_path, read_group, read_
 from icdsel.data.datasets import load_split
 from icdsel.errors import RlDataError
 from icdsel.settings.loading import Settings
+from icdsel.store.conversion import refuse_own_conversion, write_conversion
 from icdsel.store.files import json_bytes
 from icdsel.store.metadata import read_metadata
-from icdsel.store.reuse import refuse_own_conversion, write_conversion
 
 
 def convert(settings: Settings, path: Path, output: Path | None = None, overwrite: bool = False) -> Path:
@@ -35,7 +35,7 @@ def convert(settings: Settings, path: Path, output: Path | None = None, overwrit
             raise RlDataError(f"{path}, line {number}: {unsound[0]}. `icdsel check {path}` lists all that is wrong")
         records.append(record if record["candidate_pool_ids"] != "all" else {**record, "candidate_pool_ids": []})
     require_whole(path, len(records))
-    inputs = read_metadata(metadata_path(path))["identity"] if metadata_path(path).exists() else {}
+    inputs = read_metadata(metadata_path(path)).inputs if metadata_path(path).exists() else {}
     content = lever_plus_json(records, load_split(settings.data, "train").row, {"made_of": inputs})
     try:
         written = json_bytes(content)

@@ -1,4 +1,4 @@
-"""The inference stage: a selector chooses ICDs for every query, the VLM answers, predictions are written."""
+"""The inference stage: selectors choose ICDs for every query, the VLM answers, predictions are written."""
 
 import json
 import random
@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from icdsel.artefacts.candidates import SCORER_VERSION
 from icdsel.artefacts.checkpoint_conversion import ConversionWarning, convert_checkpoint, is_converted
-from icdsel.artefacts.predictions import predictions_dir, prompt_of, read_predictions
+from icdsel.artefacts.predictions import prompt_of
 from icdsel.artefacts.run_folder import METADATA_FILE, find_run, is_finished
-from icdsel.console import note, warn
-from icdsel.errors import CheckpointError, RunError, of_system
+from icdsel.console import logger, note, warn
+from icdsel.errors import CheckpointError, of_system
 from icdsel.records import Example
 from icdsel.selection import SELECTORS, Selector, always_shown
 from icdsel.selection.context import Context
@@ -23,21 +22,25 @@ from icdsel.selection.fingerprints import Fingerprints
 from icdsel.settings.identity import identity
 from icdsel.settings.loading import Settings
 from icdsel.stages.answering import answer_queries, whole_units
+from icdsel.stages.prediction_row import PredictionRow, prediction_row, read_existing
 from icdsel.stages.selectors import fingerprints_of, open_context
 from icdsel.stages.session import Session
-from icdsel.store.files import journal_of, refuse_link, remove_leftovers, write_text
-from icdsel.store.lock import locked
-from icdsel.store.metadata import Identity, differences, read_metadata, update_metadata, write_metadata
+from icdsel.store.metadata import differences, read_metadata
 from icdsel.store.reading import why_no_file
-from icdsel.store.reuse import Result
-from icdsel.store.run_log import log_only, log_to, logged
-
-REMEDY = "Use --overwrite to move them aside, or --results-dir DIR for another place."
+from icdsel.store.run_log import history
+from icdsel.store.slot import Result, State
 
 
 @dataclass(frozen=True)
 class Row:
-    """One selector's predictions: the file, and what its mean accuracy is at each number of shots."""
+    """The predictions of a selector.
+
+    Attributes:
+        name: The name of the row.
+        path: The file.
+        accuracy: Mean VQA accuracy in [0, 1] by number of shots.
+        failed: How many VLM calls failed.
+    """
 
     name: str
     path: Path
@@ -45,7 +48,7 @@ class Row:
     failed: int
 
 
-@logged
+@history()
 def infer(
     settings: Settings,
     run: str | None = None,
@@ -55,13 +58,21 @@ def infer(
     session: Session | None = None,
     with_baselines: bool = True,
 ) -> list[Row]:
-    """Answers the queries with every selector of the settings, and with the baselines that are always shown.
+    """Answers the queries with the ICDs of every selector of the settings, and of the baselines.
 
-    Predictions that exist and were made of the same things are kept, so a row is never answered twice. `session`,
-    where they are open already, are used as they are (`Session.under`).
+    Existing predictions with the same inputs are reused, so no prompt is answered twice.
+
+    Args:
+        settings: Everything that decides the predictions.
+        run: The run whose policy chooses; by default the last one that was finished.
+        checkpoint: The policy itself, instead of a run.
+        overwrite: Rename predictions that were created with different settings to a backup.
+        session: An open session, if there is one (`Session.under`).
+        with_baselines: Whether to add the selectors that every comparison needs.
 
     Raises:
-        UserError: dataset, model, run or checkpoint are missing or do not fit; a shot count is above a pool.
+        UserError: Dataset, model, run or checkpoint are missing or do not fit; a pool is smaller than a number of
+            shots.
     """
     names = dict.fromkeys((*settings.infer.selector, *(always_shown() if with_baselines else ())))
     selectors = [SELECTORS.named(name) for name in names]
@@ -73,12 +84,12 @@ def infer(
     fingerprints = fingerprints_of(session, settings, policy_file)
     context = open_context(session, queries, policy_file, fingerprints)
     rows = [_row(session, context, selector, policy_file, fingerprints, overwrite) for selector in selectors]
-    if told := session.advice():
-        note(told)
+    if advice := session.advice():
+        note(advice)
     return rows
 
 
-@logged
+@history()
 def _row(
     session: Session,
     context: Context,
@@ -87,119 +98,64 @@ def _row(
     fingerprints: Fingerprints,
     overwrite: bool,
 ) -> Row:
-    """One selector's predictions; numbers of shots that were answered before are kept.
-
-    What is new is written to a journal, `NAME.jsonl.part`, and joins what stands in `NAME.jsonl` when it is whole.
+    """The predictions of a selector, with those for missing numbers of shots added.
 
     Raises:
-        RunError: another process writes this row, or it was made under other settings.
+        RunError: The row was created with different settings, or another process is writing it.
     """
-    settings = session.settings
-    label = selector.row_name(settings, policy_file)
-    subset = _subset_name(settings, len(context.queries))
-    path, side = _files(settings, label, subset)
-    part = journal_of(path)
-    result = _result(path, side, _identity(settings, session, selector, fingerprints))
-    own = {"checkpoint": str(policy_file)} if selector.needs_policy else {}  # whose run the page shows
-    wanted = selector.shot_counts(settings.infer.shots)
-    records = _read_standing(path) if result.stands(overwrite) else []
-    if not _missing(wanted, records):
-        note(f"{label}: answered before, {path}")
-    if _missing(wanted, records) or part.exists():
-        # What cannot be loaded ends the command before anything is renamed or written.
-        device = str(session.vlm.device) if selector.needs_vlm else session.vlm_device
-        with locked(path, str(path), RunError):
-            log = path.with_suffix(".log")
-            records = _read_standing(path) if result.claim(overwrite, along=[log]) else []
-            remove_leftovers(path, side)
-            if missing := _missing(wanted, records):
-                # Before its journal: without it nobody knows what that is made of.
-                write_metadata(
-                    side,
-                    settings.model_dump(mode="json"),
-                    result.inputs,
-                    device,
-                    name=label,
-                    set=subset,
-                    **own,
-                )
-                log_to(log, device)
-                records = _complete(session, context, label, selector, missing, records, path)
-            if whole_units(part).keys() <= set(map(prompt_of, records)):  # else it is for other numbers of shots
-                part.unlink(missing_ok=True)
-    scores: dict[int, list[float]] = {}
-    for record in records:
-        if "error" not in record and record["shots"] in wanted:
-            scores.setdefault(record["shots"], []).append(record["accuracy"])
-    failed = sum("error" in answered for answered in records)
-    accuracy = {shots: sum(values) / len(values) for shots, values in scores.items()}
-    told = ", ".join(f"{shots}: {100 * value:.1f}" for shots, value in accuracy.items())
-    log_only(f"{label}: VQA accuracy by shots {told}; {failed} calls failed")
-    return Row(label, path, accuracy, failed)
+    row = prediction_row(session, len(context.queries), selector, policy_file, fingerprints)
+    with row.slot.open(overwrite) as result:
+        records = [] if result.state is State.MISSING else read_existing(row.slot.path)
+        if missing := row.missing(records):
+            checkpoint = {"checkpoint": str(policy_file)} if selector.needs_policy else {}
+            # A VLM that cannot be loaded ends the command here, before anything is renamed or written.
+            device = str(session.vlm.device) if selector.needs_vlm else session.vlm_device
+            result.begin(session.settings.model_dump(mode="json"), device, name=row.label, set=row.subset, **checkpoint)
+            records = _answer(session, context, selector, row, missing, records, result)
+        else:
+            note(f"{row.label}: answered already, {row.slot.path}")
+        # Prompts for numbers of shots that were not requested this time stay in the journal.
+        if result.journal.path.exists() and whole_units(result.journal).keys() <= set(map(prompt_of, records)):
+            result.journal.remove()
+        return _summary(row, records)
 
 
-def _result(path: Path, side: Path, inputs: Identity) -> Result:
-    return Result(str(path), (path, journal_of(path)), side, inputs, RunError, REMEDY)
-
-
-def _complete(
+def _answer(
     session: Session,
     context: Context,
-    label: str,
     selector: Selector,
+    row: PredictionRow,
     missing: Sequence[int],
     records: Sequence[dict[str, Any]],
-    path: Path,
+    result: Result,
 ) -> list[dict[str, Any]]:
-    """Answers at the `missing` numbers of shots, and writes the row with what it had."""
+    """Answers at the `missing` numbers of shots, and writes the row with its existing `records`."""
     started = time.monotonic()
-    new, images = answer_queries(session, context, selector, label, missing, journal_of(path))
-    made = sorted([*records, *new], key=lambda record: int(record["shots"]))  # stable: queries keep their order
-    # Before the answers: where they are fewer, they were cut.
-    more: dict[str, Any] = {"answers": dict(Counter(str(record["shots"]) for record in made))}
-    if images and selector.needs_vlm:
-        more["work"] = {"answering": {"seconds": time.monotonic() - started, "count": images}}
-    update_metadata(path.with_suffix(".meta.json"), **more)
-    write_text(path, "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in made))
-    return made
+    new, images = answer_queries(session, context, selector, row.label, missing, result.journal)
+    complete = sorted([*records, *new], key=lambda record: int(record["shots"]))  # stable: queries keep their order
+    work = {"answering": {"seconds": time.monotonic() - started, "count": images}}
+    result.commit(
+        "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in complete).encode(errors="surrogateescape"),
+        answers=dict(Counter(str(record["shots"]) for record in complete)),
+        work=work if images and selector.needs_vlm else None,
+    )
+    return complete
 
 
-def unanswered(
-    session: Session, count: int, selector: Selector, policy_file: Path | None, overwrite: bool = False
-) -> list[int]:
-    """The numbers of shots at which a selector's row over `count` queries lacks predictions; touches nothing.
-
-    Raises:
-        RunError: the row was made under other settings and `overwrite` is False.
-    """
-    settings = session.settings
-    path, side = _files(settings, selector.row_name(settings, policy_file), _subset_name(settings, count))
-    inputs = _identity(settings, session, selector, fingerprints_of(session, settings, policy_file))
-    there = _result(path, side, inputs).stands(overwrite)
-    return _missing(selector.shot_counts(settings.infer.shots), _read_standing(path) if there else [])
-
-
-def _missing(wanted: Sequence[int], records: Sequence[dict[str, Any]]) -> list[int]:
-    answered = {record["shots"] for record in records}
-    return [shots for shots in wanted if shots not in answered]
-
-
-def _files(settings: Settings, label: str, subset: str) -> tuple[Path, Path]:
-    """A row's predictions and its side file."""
-    path = predictions_dir(settings) / f"{label}_{subset}.jsonl"
-    return path, path.with_suffix(".meta.json")
-
-
-def _read_standing(path: Path) -> list[dict[str, Any]]:
-    """The records of a row; none where so far it has a journal alone.
-
-    Raises:
-        RunError: As for `read_predictions`.
-    """
-    return read_predictions(path) if path.exists() else []
+def _summary(row: PredictionRow, records: Sequence[dict[str, Any]]) -> Row:
+    scores: dict[int, list[float]] = {}
+    for record in records:
+        if "error" not in record and record["shots"] in row.shots:
+            scores.setdefault(record["shots"], []).append(record["accuracy"])
+    failed = sum("error" in record for record in records)
+    accuracy = {shots: sum(values) / len(values) for shots, values in scores.items()}
+    figures = ", ".join(f"{shots}: {100 * value:.1f}" for shots, value in accuracy.items())
+    logger.debug(f"{row.label}: VQA accuracy by shots {figures}; {failed} calls failed")
+    return Row(row.label, row.slot.path, accuracy, failed)
 
 
 def _policy_file(settings: Settings, run: str | None, checkpoint: Path | None) -> Path:
+    """The checkpoint of the policy; that of a run is converted for Lever-Plus too."""
     if checkpoint is not None:
         if not checkpoint.is_file():
             raise CheckpointError(f"--checkpoint {checkpoint} {why_no_file(checkpoint)}")
@@ -208,52 +164,37 @@ def _policy_file(settings: Settings, run: str | None, checkpoint: Path | None) -
     path = found.checkpoint
     note(f"Policy: {path}")
     if not is_finished(found):
-        warn(f"run {found.name} was not trained to its end: give its `icdsel train` again to finish it")
-    with warnings.catch_warnings():  # `icdsel convert` shows what Lever-Plus would ignore
+        warn(f"the training of run {found.name} is not finished: run its `icdsel train` command again to finish it")
+    with warnings.catch_warnings():  # what Lever-Plus would ignore is reported by `icdsel convert`
         warnings.simplefilter("ignore", ConversionWarning)
         try:
             if not is_converted(path):
-                refuse_link(path.parent)
                 convert_checkpoint(path, overwrite=True)
-        except OSError as error:  # a read-only folder, a full disk: the answers do not need it
+        except OSError as error:  # a read-only folder, a full disk: inference does not need the conversion
             warn(f"not converted for Lever-Plus: {of_system(error)}")
     return path
 
 
 def _check_policy(settings: Settings, session: Session, policy_file: Path) -> None:
-    """Refuses a policy that was trained on other data, for another model or on other embeddings.
+    """Rejects a policy that was trained on another dataset, for another model or on other embeddings.
 
     Raises:
-        CheckpointError: it names what differs. A checkpoint without a run beside it cannot be checked.
+        CheckpointError: It names the differences. A checkpoint without a run beside it cannot be checked.
     """
-    side = policy_file.parent / METADATA_FILE
-    if not side.exists():
+    metadata_file = policy_file.parent / METADATA_FILE
+    if not metadata_file.exists():
         return
-    trained = read_metadata(side)["identity"]
+    trained = read_metadata(metadata_file).inputs
     now = identity(settings, "data") | session.identity
     binding = ("data.dataset", "data.embed", "dataset", "model", "encoder", "train_embeddings")
-    told = differences(*({name: inputs.get(name) for name in binding} for inputs in (trained, now)))
-    if told:
+    if different := differences(*({name: inputs.get(name) for name in binding} for inputs in (trained, now))):
         raise CheckpointError(
-            f"{policy_file} was trained under other settings:\n  "
-            + "\n  ".join(told)
+            f"{policy_file} was trained with different settings:\n  "
+            + "\n  ".join(different)
             + "\nUse those settings, or train another policy."
         )
     for line in differences(*({k: v for k, v in m.items() if k.startswith("data.")} for m in (trained, now))):
-        note(f"The policy was trained under another setting: {line}")
-
-
-def _subset_name(settings: Settings, count: int) -> str:
-    kind = "" if settings.infer.subset == "first" else f"-random-{settings.data.seed}"
-    return f"{settings.infer.split}-{count}{kind}"
-
-
-def _identity(settings: Settings, session: Session, selector: Selector, fingerprints: Fingerprints) -> Identity:
-    """Everything that decides a row."""
-    inputs = identity(settings, "data", "vlm") | session.identity
-    inputs |= {"split": settings.infer.split, "queries": session.fingerprint(settings.infer.split)}
-    inputs |= {"selector": selector.name, "scorer": SCORER_VERSION}
-    return inputs | selector.inputs(fingerprints)
+        note(f"The policy was trained with a different setting: {line}")
 
 
 def queries_to_answer(session: Session) -> list[Example]:
@@ -262,7 +203,7 @@ def queries_to_answer(session: Session) -> list[Example]:
     split = session.split(settings.infer.split)
     wanted = len(split) if settings.infer.n == -1 else settings.infer.n
     if wanted > len(split):
-        note(f"{wanted} queries were asked for, {split.name} has {len(split)}: taking all")
+        note(f"{wanted} queries were requested, {split.name} has {len(split)}: using all of them")
         wanted = len(split)
     rows = list(range(wanted))
     if settings.infer.subset == "random":

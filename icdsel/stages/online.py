@@ -6,12 +6,10 @@ and joins what is known of the query; GRPO then runs over all of it. What an int
 not asked again either.
 """
 
-import json
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,9 +25,8 @@ from icdsel.records import Pointer, Proposal, QueryGroup
 from icdsel.settings.tables import RewardSettings, TrainSettings
 from icdsel.stages.scored_unit import UNIT, Tally, score_unit
 from icdsel.stages.session import Session
-from icdsel.store.files import append_lines, cut
-from icdsel.store.json_reading import is_id, parsed
-from icdsel.store.reading import read_bytes_lines
+from icdsel.store.journal import Journal
+from icdsel.store.json_reading import is_id
 
 METHOD = "online-sample"
 
@@ -43,7 +40,7 @@ class Rollouts:
         train: How many samples, and how many VLM calls at most.
         reward: How rewards are made.
         seed: Of the samples.
-        journal: The file that new scores are appended to.
+        journal: What new scores are appended to.
         say: Called with 0 and how far the scoring of an epoch is.
     """
 
@@ -54,7 +51,7 @@ class Rollouts:
         train: TrainSettings,
         reward: RewardSettings,
         seed: int,
-        journal: Path,
+        journal: Journal,
         say: Advance,
     ) -> None:
         self._sources, self._train, self._reward, self._seed = session, train, reward, seed
@@ -68,7 +65,7 @@ class Rollouts:
         self._at_most = most_calls(train, len(groups))
         self._journalled = _read_journal(journal)
         self._taken = 0
-        """Bytes of the journal whose records are known."""
+        """Records of the journal that are known."""
         self.calls = 0
         """VLM calls so far, failed ones included."""
         self.failed = 0
@@ -83,7 +80,9 @@ class Rollouts:
         for record in self._journalled.values():
             if record["online_epoch"] < epochs:
                 if record["question_id"] not in place:
-                    raise RlDataError(f"{self._journal} holds query {record['question_id']}, which is not trained on")
+                    raise RlDataError(
+                        f"{self._journal.path} holds query {record['question_id']}, which is not trained on"
+                    )
                 self._take_in(place[record["question_id"]], record)
 
     def __call__(self, network: PointerNetwork, table: Tensor, epoch: int) -> tuple[Groups, dict[str, float]]:
@@ -159,12 +158,12 @@ class Rollouts:
         """Scores the pointers of some queries, by their places; what comes of it is written and joins what is known."""
         ids = {q: self._groups[q].question_id for q in asked}
         if not all((epoch, question_id) in self._journalled for question_id in ids.values()):
-            cut(self._journal, self._taken)  # a torn unit is asked again whole: the batch decides the last digits
+            self._journal.keep(self._taken)  # a torn unit is asked again whole: the batch decides the last digits
             queries = [self._sources.train.by_id(question_id) for question_id in ids.values()]
             pools = [_pool(self._groups[q]) for q in asked]
             records = score_unit(self._sources, queries, pools, list(asked.values()), on_scored)
             records = [{"online_epoch": epoch} | record for record in records]
-            append_lines(self._journal, map(_line, records))
+            self._journal.append(records)
             self._journalled |= {(epoch, record["question_id"]): record for record in records}
         for q in asked:
             self._take_in(q, self._journalled[epoch, ids[q]])
@@ -173,11 +172,11 @@ class Rollouts:
         """Puts what was scored of a query to what is known."""
         scored, pool = record["pointer_candidates"], self._groups[q].pool
         if pool is not None and not {icd for candidate in scored for icd in candidate["pointer"]} <= set(pool):
-            raise RlDataError(f"{self._journal}: a pointer of query {record['question_id']} is not in its pool")
+            raise RlDataError(f"{self._journal.path}: a pointer of query {record['question_id']} is not in its pool")
         fine = tuple(candidate for candidate in scored if "error" not in candidate)
         self.calls += len(scored)
         self.failed += len(scored) - len(fine)
-        self._taken += len(_line(record).encode()) + 1
+        self._taken += 1
         self._groups[q] = replace(self._groups[q], candidates=self._groups[q].candidates + fine)
         self._rewards[q] |= dict.fromkeys(tuple(candidate["pointer"]) for candidate in scored)
         self._rewards[q] |= {tuple(candidate["pointer"]): reward_of(candidate, self._reward) for candidate in fine}
@@ -193,36 +192,26 @@ def most_calls(train: TrainSettings, queries: int) -> int:
     return possible if train.vlm_budget is None else min(possible, train.vlm_budget)
 
 
-def _read_journal(path: Path) -> dict[tuple[int, int], dict[str, Any]]:
+def _read_journal(journal: Journal) -> dict[tuple[int, int], dict[str, Any]]:
     """The records of a journal by epoch and query, up to a line that is torn or damaged.
 
-    Nothing is cut off yet: it may turn out that the training cannot go on without what stands behind that line.
+    What stands behind that line is cut off only when something is appended: the training may need it.
 
     Raises:
         RlDataError: It cannot be read.
     """
-    if not path.exists():
-        return {}
-    records = {}
+    records: dict[tuple[int, int], dict[str, Any]] = {}
     try:
-        for line in read_bytes_lines(path):
-            if not line.endswith(b"\n"):
-                break
-            record = parsed(line)
+        for record in journal.read(lambda record: record):
             rejected = Counter[str]()
             question_id = read_group(record, rejected).question_id
             if not is_id(record["online_epoch"]) or rejected.keys() - {FAILED}:
                 raise ValueError("its epoch is no integer, or a pointer could not be trained on")
             records[record["online_epoch"], question_id] = record
     except NO_RECORD as error:
-        warn(f"{path}, line {len(records) + 1}: {type(error).__name__} {error}: from here on the VLM is asked again")
-    except OSError as error:
-        raise RlDataError(f"{path} cannot be read: {error}") from None
+        line = f"{journal.path}, line {len(records) + 1}"
+        warn(f"{line}: {type(error).__name__} {error}: from here on the VLM is asked again")
     return records
-
-
-def _line(record: Mapping[str, Any]) -> str:
-    return json.dumps(record, ensure_ascii=False)
 
 
 def _pool(group: QueryGroup) -> dict[str, Any]:

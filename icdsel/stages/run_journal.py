@@ -1,10 +1,9 @@
-"""What a training writes epoch by epoch, so that a killed one goes on: checkpoints, metrics, and where it stands.
+"""What a training writes after every epoch, so that it can be resumed: checkpoint, metrics, and its state.
 
-After every epoch come, in this order, its checkpoint, its line of metrics, and `resume.pt` with everything that
-training goes on from. What was written after the last `resume.pt` is written again, the same.
+They are written in this order: the checkpoint, the line of metrics, `resume.pt` with everything that the training
+continues from. What was written after the last `resume.pt` is written again, with the same content.
 """
 
-import json
 import math
 import time
 from collections.abc import Mapping
@@ -21,129 +20,113 @@ from icdsel.errors import CheckpointError, RunError
 from icdsel.policy.loop import PHASES, Epoch, Resume, plain
 from icdsel.policy.network import PointerNetwork
 from icdsel.stages.tensorboard import Events
-from icdsel.store.files import append_lines, remove_leftovers, write_bytes
-from icdsel.store.json_reading import is_id, is_number, whole_lines
+from icdsel.store.journal import Journal
+from icdsel.store.json_reading import is_id, is_number
 
 RESUME_FILE = "resume.pt"
-ANEW = "move the run's folder away, and give the same command again"
+RESTART = "move the folder of the run away, and run the same command again"
 
 
 class RunJournal:
     """The files of a run that is being trained.
 
     Args:
-        folder: The run's folder.
+        folder: The folder of the run.
         network: The policy, on its device.
         events: Where metrics go for TensorBoard.
         advance: The progress bar.
     """
 
     def __init__(self, folder: Path, network: PointerNetwork, events: Events, advance: Advance) -> None:
-        self._folder, self._network, self._events, self._advance = folder, network, events, advance
-        self._since = time.monotonic()
-        self._taken = 0
+        self.folder = folder
+        self._network, self._events, self._advance = network, events, advance
+        self._metrics = Journal(folder / METRICS_FILE)
+        self._epoch_began = time.monotonic()
+        self._epoch_queries = 0
         self.epochs: list[dict[str, Any]] = []
         """The lines of the metrics file."""
         self.work: dict[str, dict[str, float]] = {}
-        """Seconds and queries by phase."""
+        """Seconds and number of queries by phase."""
 
     @property
     def queries(self) -> int:
-        """Queries taken so far, each as often as it was taken."""
-        return sum(int(spent["count"]) for spent in self.work.values())
+        """How many queries were trained on so far, counted in every epoch."""
+        return sum(int(work["count"]) for work in self.work.values())
 
     def resume(self) -> Resume | None:
-        """What the last whole epoch of an interrupted training left; the network gets its weights.
+        """The state after the last complete epoch of an interrupted training; the network gets its weights.
 
         Raises:
-            RunError: the run's files do not belong together.
+            RunError: The files of the run do not fit together.
         """
-        path = self._folder / RESUME_FILE
+        path = self.folder / RESUME_FILE
         if not path.exists():
-            (self._folder / METRICS_FILE).unlink(missing_ok=True)
+            self._metrics.remove()
             return None
         try:
             left = load_checkpoint(path)
         except CheckpointError as error:
-            raise RunError(f"this training cannot go on: {ANEW}. {error}") from None
-        if not _is_whole(left, self._network):
-            raise RunError(f"{path} is not what this training goes on from, or is damaged: {ANEW}")
-        metrics, count = self._folder / METRICS_FILE, left.extra["epochs"]
-        lines = list(islice(whole_lines(metrics, RunError), count))
-        if len(lines) < count:
-            raise RunError(f"{metrics} lacks epochs that {path} tells of: {ANEW}")
-        self.epochs = [valid_epoch(f"{metrics}, line {number}", epoch) for number, (_, epoch) in enumerate(lines, 1)]
-        write_bytes(metrics, b"".join(line for line, _ in lines))
+            raise RunError(f"this training cannot be resumed: {RESTART}. {error}") from None
+        if not _is_state_of(left, self._network):
+            raise RunError(f"{path} is damaged, or belongs to another training: {RESTART}")
+        count, metrics = left.extra["epochs"], self._metrics.path
+        lines = islice(self._metrics.read(lambda line: line), count)
+        self.epochs = [valid_epoch(f"{metrics}, line {number}", line) for number, line in enumerate(lines, 1)]
+        if len(self.epochs) < count:
+            raise RunError(f"{metrics} lacks epochs that {path} continues from: {RESTART}")
+        self._metrics.trim()
         for number, line in enumerate(self.epochs, 1):
             self._show(line, number)
         self.work = left.extra["work"]
         self._network.load_state_dict(left.network.state_dict())
-        note(f"going on after {left.phase} epoch {(left.epoch or 0) + 1} of an interrupted training")
-        return _resume(left)
+        note(f"resuming after {left.phase} epoch {(left.epoch or 0) + 1} of an interrupted training")
+        assert left.phase is not None and left.epoch is not None and left.kl_beta is not None  # `_is_state_of`
+        return Resume(left.phase, left.epoch, left.kl_beta, left.optimizer, left.extra)
 
     def step(self, queries: int) -> None:
-        """Counts a step over so many queries."""
-        self._taken += queries
+        """Counts a step with this number of queries."""
+        self._epoch_queries += queries
         self._advance(queries)
 
     def keep(self, epoch: Epoch) -> None:
-        """Writes what an epoch left.
+        """Writes the files of an epoch.
 
         Raises:
-            RunError: a metric is not finite; nothing of the epoch is written.
+            RunError: A metric is not finite; nothing of the epoch is written.
         """
         metrics, number = plain(epoch.metrics), epoch.number + 1
+        loss, reward, share = (metrics[name] for name in (f"{epoch.phase}_loss", "expected_reward", "oracle_share"))
         if not all(map(math.isfinite, metrics.values())):
             raise RunError(
-                f"{epoch.phase} epoch {number} diverged (loss {metrics[f'{epoch.phase}_loss']}): the run stops before "
-                f"its checkpoint is written. Try a smaller --{epoch.phase}-lr"
+                f"{epoch.phase} epoch {number} diverged (loss {loss}): the run stops before its checkpoint is written. "
+                f"Try a smaller --{epoch.phase}-lr"
             )
         save = partial(save_policy, network=self._network, epoch=epoch.number, phase=epoch.phase, kl_beta=epoch.kl_beta)
-        save(self._folder / f"{epoch.phase}_epoch{number}.pt", metrics=metrics)
+        save(self.folder / f"{epoch.phase}_epoch{number}.pt", metrics=metrics)
         line = {"phase": epoch.phase, "epoch": number, "kl_beta": epoch.kl_beta, **metrics}
-        append_lines(self._folder / METRICS_FILE, [json.dumps(line)])
+        self._metrics.append([line])
         self.epochs.append(line)
         now = time.monotonic()
-        spent = self.work.setdefault(epoch.phase, {"seconds": 0.0, "count": 0})
-        spent["seconds"] += now - self._since
-        spent["count"] += self._taken
-        self._since, self._taken = now, 0
+        work = self.work.setdefault(epoch.phase, {"seconds": 0.0, "count": 0})
+        work["seconds"] += now - self._epoch_began
+        work["count"] += self._epoch_queries
+        self._epoch_began, self._epoch_queries = now, 0
         extra = epoch.draws | {"epochs": len(self.epochs), "work": self.work}
-        save(self._folder / RESUME_FILE, metrics={}, optimizer=epoch.optimizer, extra=extra)
+        save(self.folder / RESUME_FILE, metrics={}, optimizer=epoch.optimizer, extra=extra)
         self._show(line, len(self.epochs))
-        reward, share = metrics["expected_reward"], metrics["oracle_share"]
         self._advance(0, f"{epoch.phase} epoch {number}: {reward:.2f}, {share:.0%} of oracle")
-        note(
-            f"{epoch.phase} epoch {number}: loss {metrics[f'{epoch.phase}_loss']:.3f}, expected reward {reward:.3f} "
-            f"({share:.1%} of the oracle)"
-        )
+        note(f"{epoch.phase} epoch {number}: loss {loss:.3f}, expected reward {reward:.3f} ({share:.1%} of the oracle)")
 
     def _show(self, line: Mapping[str, Any], number: int) -> None:
         self._events.write({name: value for name, value in line.items() if name not in ("phase", "epoch")}, number)
 
 
-def is_clean(folder: Path) -> bool:
-    """Whether there is nothing for `tidy` to do."""
-    return not (folder / RESUME_FILE).exists() and not any(folder.glob(".*.part"))
-
-
-def clean_up(folder: Path) -> None:
-    """Removes from a trained run what killed processes left, and at last what only an interrupted training needs."""
-    remove_leftovers(*(path for path in folder.iterdir() if path.suffix in (".pt", ".json", ".jsonl")))
-    (folder / RESUME_FILE).unlink(missing_ok=True)
-
-
-def _resume(left: Checkpoint) -> Resume:
-    assert left.phase is not None and left.epoch is not None and left.kl_beta is not None  # `_is_whole`
-    return Resume(left.phase, left.epoch, left.kl_beta, left.optimizer, left.extra)
-
-
-def _is_whole(left: Checkpoint, network: PointerNetwork) -> bool:
-    """Whether a checkpoint is of this network and says how far its training came."""
+def _is_state_of(left: Checkpoint, network: PointerNetwork) -> bool:
+    """Whether a checkpoint is the state of a training of this network."""
     count, work = left.extra.get("epochs"), left.extra.get("work")
-    here, there = ({n: value.shape for n, value in made.state_dict().items()} for made in (network, left.network))
+    own, other = ({n: value.shape for n, value in policy.state_dict().items()} for policy in (network, left.network))
     return (
-        here == there
+        own == other
         and left.phase in PHASES
         and left.epoch is not None
         and is_number(left.kl_beta, 0.0, 1e300)
@@ -151,5 +134,6 @@ def _is_whole(left: Checkpoint, network: PointerNetwork) -> bool:
         and count >= 0
         and isinstance(work, dict)
         and all(isinstance(spent, dict) and spent.keys() == {"seconds", "count"} for spent in work.values())
-        and all(is_number(value, 0, 2**53) for spent in work.values() for value in spent.values())
+        and all(is_number(spent["seconds"], 0, 2**53) and is_id(spent["count"]) for spent in work.values())
+        and all(0 <= spent["count"] <= 2**53 for spent in work.values())
     )

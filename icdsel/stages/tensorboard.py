@@ -1,4 +1,4 @@
-"""The metrics of a training for TensorBoard, where the extra of that name is installed."""
+"""The metrics of a training for TensorBoard, if the extra of that name is installed."""
 
 import importlib.util
 import shutil
@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from icdsel.errors import SettingsError
-from icdsel.store.files import refuse_link
 
 
 def require_tensorboard() -> None:
-    """Sees to it, before any work, that events can be written.
+    """Checks, before any work, that events can be written.
 
     Raises:
         SettingsError: TensorBoard is not installed.
@@ -31,22 +30,21 @@ class Events:
         self._writer = writer
 
     def write(self, metrics: Mapping[str, float], epoch: int) -> None:
-        """Takes in the metrics of an epoch, counted over all phases from 1, each a curve of its own."""
+        """Adds the metrics of an epoch, counted over all phases from 1, each to its own curve."""
         if self._writer:
             for name, value in metrics.items():
                 self._writer.add_scalar(name, value, epoch)
-            self._writer.flush()  # to be looked at while the training goes on
+            self._writer.flush()  # they are shown while the training runs
 
 
 @contextmanager
 def open_events(folder: Path | None) -> Iterator[Events]:
-    """Events that are written to `folder`, anew; None writes none."""
+    """Events in a new folder; None writes none."""
     if folder is None:
         yield Events()
         return
-    refuse_link(folder)
     from torch.utils.tensorboard import SummaryWriter
 
-    shutil.rmtree(folder, ignore_errors=True)  # an interrupted training may lack an epoch: who goes on has them all
+    shutil.rmtree(folder, ignore_errors=True)  # an interrupted training may lack an epoch: resuming writes all of them
     with SummaryWriter(str(folder)) as writer:
         yield Events(writer)

@@ -1,18 +1,19 @@
-"""The training stage: RL data in, a run's folder with checkpoints and metrics out."""
+"""Trains a policy: from RL data to the folder of a run, with a checkpoint and a line of metrics for each epoch."""
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from icdsel.artefacts import rl_data
 from icdsel.artefacts.candidates import SCORER_VERSION
 from icdsel.artefacts.checkpoint import load_policy, require_width
-from icdsel.artefacts.lever_plus_rl_data import GT_PROB_NOTE
 from icdsel.artefacts.run_folder import (
     _LONGEST_NAME,
     EVENTS_FOLDER,
@@ -24,35 +25,34 @@ from icdsel.artefacts.run_folder import (
     run_name,
     runs_dir,
 )
-from icdsel.console import note, out, progress, warn
+from icdsel.console import Advance, logger, note, out, progress, warn
 from icdsel.errors import CheckpointError, RlDataError, RunError
-from icdsel.policy.groups import make_groups, merge, split_groups
-from icdsel.policy.loop import make_network, train_policy
+from icdsel.policy.groups import Groups, make_groups, split_groups
+from icdsel.policy.loop import Resume, make_network, train_policy
 from icdsel.policy.network import PointerNetwork
-from icdsel.policy.rewards import is_correct
 from icdsel.records import QueryGroup
 from icdsel.settings.identity import identity
 from icdsel.settings.loading import Settings, on_training_queries
-from icdsel.settings.names import flag
-from icdsel.settings.tables import RewardSettings, TrainSettings
 from icdsel.stages.generate import generate
+from icdsel.stages.initial_policy import initial_policy
 from icdsel.stages.online import Rollouts, most_calls
-from icdsel.stages.run_journal import RunJournal, clean_up, is_clean
+from icdsel.stages.run_journal import RESTART, RESUME_FILE, RunJournal
 from icdsel.stages.session import Session
 from icdsel.stages.tensorboard import open_events, require_tensorboard
+from icdsel.stages.training_data import read_groups, require_files
 from icdsel.stages.warm_start import warm_groups
-from icdsel.store.files import refuse_link, write_json
+from icdsel.store.backup import BACKUP
 from icdsel.store.fingerprints import fingerprint_file, unchanged
-from icdsel.store.lock import locked, waiting
-from icdsel.store.metadata import Identity, read_metadata, read_metadata_files, update_metadata, write_metadata
-from icdsel.store.reading import why_no_file
-from icdsel.store.reuse import ASIDE, Result
-from icdsel.store.run_log import log_only, log_to, logged
+from icdsel.store.journal import Journal
+from icdsel.store.lock import locked
+from icdsel.store.metadata import Inputs, read_metadata_files
+from icdsel.store.run_log import history
+from icdsel.store.slot import FolderSlot, Result
 from icdsel.vlm.loading import resolve_device
 
-REMEDY = "Use --run NAME for a run of its own, or --overwrite to move the old one aside."
+REMEDY = "Use --run NAME for a separate run, or --overwrite to rename the existing one to a backup."
 
-# What the screen shows of an epoch; the files have more.
+# The metrics of the table on the screen; the file has more.
 _COLUMNS = {
     "expected_reward": "reward",
     "oracle_share": "of oracle",
@@ -63,7 +63,24 @@ _COLUMNS = {
 }
 
 
-@logged
+@dataclass(frozen=True)
+class _Data:
+    """What a training was given.
+
+    Attributes:
+        start: The network of `--init`.
+        train: The queries to train on.
+        validation: The queries to measure on.
+        warm: The beams of `--warm-start`.
+    """
+
+    start: PointerNetwork | None
+    train: list[QueryGroup]
+    validation: list[QueryGroup]
+    warm: Groups | None
+
+
+@history()
 def train(
     settings: Settings,
     *,
@@ -72,149 +89,90 @@ def train(
     overwrite: bool = False,
     session: Session | None = None,
 ) -> Run:
-    """Trains a policy and writes its run; makes the RL data where no file is named and they are missing.
+    """Trains a policy; generates the RL data first if no file is named and they are missing.
 
-    A run and RL data that were made of the same things stay as they are, and an interrupted run goes on after its last
-    epoch. `overwrite` moves aside what was made of other things. `session`, where they are open already, are used as
-    they are (`Session.under`).
+    An interrupted run is resumed after its last epoch; a run and RL data with the same inputs are reused.
+
+    Args:
+        settings: Everything that decides the training.
+        run: The name of the run; by default made from the settings.
+        rl_data_files: What to train on; by default the RL data of the settings.
+        overwrite: Rename a run or RL data that were created with different settings to a backup.
+        session: An open session, if there is one (`Session.under`).
 
     Raises:
-        UserError: data, checkpoint or settings do not fit, or the run exists under other settings.
+        UserError: Data, checkpoint or settings do not fit, or the run was created with different settings.
     """
     settings = on_training_queries(settings)
-    if run is not None and (run in ("", "..") or Path(run).name != run):  # it would lie among no others
-        raise RunError(f"--run {run} is no name of a folder: it may hold no / and must not be empty")
-    if run and ASIDE in run:
-        raise RunError(f"--run {run} is a name of what was moved aside: take one without {ASIDE}")
-    if run and len(os.fsencode(run)) > _LONGEST_NAME:  # what is answered with it has longer names
-        raise RunError(f"--run {run} is too long a name: {_LONGEST_NAME} letters at most")
-    result = Run(runs_dir(settings) / (run or run_name(settings)))
-    refuse_link(result.folder)
+    trained = Run(runs_dir(settings) / _require_name(run or run_name(settings), run))
     require_files(settings, rl_data_files)
     if settings.train.tensorboard:
         require_tensorboard()
     device = resolve_device(settings.train.device, "--train-device")
-    start = network_to_start_from(settings.train)
+    start = initial_policy(settings.train)
     session = session.under(settings) if session else Session(settings)
-    table = session.embeddings.to(device)
-    seed = settings.data.seed if settings.train.train_seed is None else settings.train.train_seed
-    if start is not None:  # what is unfit is refused before hours of scoring
-        require_width(start, table.shape[1], settings.train.init)
-    failed = 0
-    if not (files := list(rl_data_files)):
-        known = rl_data.rl_data_path(settings).exists()  # then their failures were told when they were made
-        made = generate(settings, overwrite=overwrite, session=session)
-        files, failed = [made.path], 0 if known else made.failed
-    with unchanged(*files, settings.train.init, settings.train.warm_start):
-        start = network_to_start_from(settings.train)  # as it is now: scoring may have taken hours
-        train_part, validation_part = split_groups(read_groups(files, session, settings.reward))
-        warm = warm_groups(session, settings.train.warm_start) if settings.train.warm_start else None
+    if start is not None:  # before hours of scoring
+        require_width(start, session.embeddings.shape[1], settings.train.init)
+    files, failed = list(rl_data_files), 0
+    if not files:
+        exists = rl_data.rl_data_path(settings).exists()  # then its failures were reported when it was generated
+        generated = generate(settings, overwrite=overwrite, session=session)
+        files, failed = [generated.path], 0 if exists else generated.failed
+    warm_start = settings.train.warm_start
+    with unchanged(*files, settings.train.init, warm_start):
+        start = initial_policy(settings.train)  # as it is now: scoring may have taken hours
+        train_part, validation = split_groups(read_groups(files, session, settings.reward))
+        warm = warm_groups(session, warm_start) if warm_start else None
         inputs = run_inputs(settings, session, files)
-    network = start or make_network(settings.train, table.shape[1], seed)
-    require_width(network, table.shape[1], settings.train.init)
-    network = network.to(table.device)
-    train_groups, validation_groups = (
-        make_groups(part, session.train.row, settings.reward).to(table.device) for part in (train_part, validation_part)
-    )
-    side = result.folder / METADATA_FILE
-    trained = f"run {result.name} is trained already with these settings"
-    if is_trained(result, inputs, overwrite) and is_clean(result.folder):  # which may be read-only
-        note(trained)
-        return replace(result, failed=failed)
-    if settings.train.online:
-        _ = session.vlm  # what cannot be loaded ends the command before anything is renamed or written
-    with locked(result.folder, f"run {result.name}", RunError):
-        if _result_of(result, inputs).claim(overwrite):
-            if _is_whole(result):
-                clean_up(result.folder)  # whoever finished it may have been killed before
-                note(trained)
-                return replace(result, failed=failed)
-            if "finished" in read_metadata(side):
-                warn(f"run {result.name} was finished, but its last checkpoint is gone or damaged: it is trained again")
+    with run_slot(trained, inputs).open(overwrite) as result:
+        if result.complete:
+            note(f"run {trained.name} is trained already with these settings")
         else:
-            written = {"pair": settings.pair_name, "rl_data": list(map(str, files))}
-            write_metadata(side, settings.model_dump(mode="json"), inputs, str(table.device), **written)
-        log_to(result.folder / LOG_FILE, str(table.device))
-        queries = f"{len(train_part)} queries, validating on {len(validation_part)}"
-        note(f"Training on {queries}, on {table.device}: run {result.name}")
-        steps = (settings.train.rce_epochs + settings.train.grpo_epochs) * len(train_part)
-        steps += settings.train.warm_epochs * len(warm.query) if warm else 0
-        folder = result.folder / EVENTS_FOLDER if settings.train.tensorboard else None
-        with open_events(folder) as events, progress("Training", steps) as advance:
-            journal = RunJournal(result.folder, network, events, advance)
-            resume = journal.resume()
-            advance(journal.queries)
-            rollouts = None
-            if settings.train.online:
-                note(f"GRPO asks the VLM {most_calls(settings.train, len(train_part)):,} times at most")
-                online = result.folder / JOURNAL
-                rollouts = Rollouts(session, train_part, settings.train, settings.reward, seed, online, advance)
-                if resume and resume.phase == "grpo":
-                    rollouts.replay(resume.epoch + 1)
-                    if rollouts.calls != journal.epochs[-1].get("vlm_calls"):
-                        raise RunError(
-                            f"{online} lacks answers that earlier epochs were trained on: put it back, or move the "
-                            "run's folder away, and give the same command again"
-                        )
-            train_policy(
-                network,
-                table,
-                train_groups,
-                validation_groups,
-                settings.train,
-                seed=seed,
-                on_epoch=journal.keep,
-                on_step=journal.step,
-                warm=warm.to(table.device) if warm else None,
-                rollouts=rollouts,
-                resume=resume,
-            )
-        update_metadata(side, work=journal.work)
-        _mark_finished(side)
-        clean_up(result.folder)
-        out.print(_table(journal.epochs))  # at last: there may be nobody to print to
-    log_only(f"recommended checkpoint {result.checkpoint.name}")
-    return replace(result, failed=failed + (rollouts.failed if rollouts else 0))
+            failed += _train(session, _Data(start, train_part, validation, warm), device, files, result)
+            logger.debug(f"recommended checkpoint {trained.checkpoint.name}")
+    return replace(trained, failed=failed)
 
 
-def require_files(settings: Settings, rl_data_files: Sequence[Path]) -> None:
-    """Refuses to begin where a file that the training is to read is not there.
+def run_slot(run: Run, inputs: Inputs) -> FolderSlot:
+    """The place of a run."""
+    is_complete = partial(_is_complete, run)
+    return FolderSlot(run.folder, inputs, is_complete, RunError, REMEDY, METADATA_FILE, LOG_FILE, RESUME_FILE)
+
+
+def run_inputs(settings: Settings, session: Session, files: Sequence[Path]) -> Inputs:
+    """Everything that decides the checkpoints of a run that is trained on these files."""
+    init, warm_start = settings.train.init, settings.train.warm_start
+    inputs = identity(settings, "data", "reward", "train", leave_out=["train.init", "train.warm_start"])
+    if settings.train.online:
+        inputs |= identity(settings, "vlm") | {"scorer": SCORER_VERSION}
+    return (
+        inputs
+        | session.identity
+        | {
+            "rl_data": [fingerprint_file(path) for path in files],
+            "init": fingerprint_file(init) if init else None,
+            "warm_start": fingerprint_file(warm_start) if warm_start else None,
+        }
+    )
+
+
+def _require_name(name: str, given: str | None) -> str:
+    """The name of a run, if it can be one; `given` is what the user gave.
 
     Raises:
-        RlDataError: it names the first such file.
+        RunError: The message says why it cannot.
     """
-    for path in (*rl_data_files, settings.train.init, settings.train.warm_start):
-        if path is not None and not path.is_file():
-            raise RlDataError(f"{path} {why_no_file(path)}: give the path of a file")
+    if given is not None and (given in ("", "..") or Path(given).name != given):  # it would be outside of the runs
+        raise RunError(f"--run {given} is not the name of a folder: it must not be empty or contain /")
+    if given and BACKUP in given:
+        raise RunError(f"--run {given} is the name of a backup: use one without {BACKUP}")
+    if given and len(os.fsencode(given)) > _LONGEST_NAME:  # predictions have longer names made from it
+        raise RunError(f"--run {given} is too long a name: the maximum is {_LONGEST_NAME} bytes")
+    return name
 
 
-def read_groups(files: Sequence[Path], session: Session, reward: RewardSettings) -> list[QueryGroup]:
-    """The groups of all files together; says what was left out, and why.
-
-    Raises:
-        RlDataError: nothing is left.
-    """
-    ids = [example.question_id for example in session.train]
-    sound = {"skip_fallback": reward.skip_fallback, "accept_unsound": reward.accept_unsound}
-    read = [rl_data.read_rl_data(path, ids, **sound) for path in files]
-    for path, data in zip(files, read, strict=True):
-        for reason, count in data.rejected.items():
-            if reason == GT_PROB_NOTE:
-                note(f"{path}: {count} candidates: {reason}")
-            else:
-                warn(f"{path}: {count} candidates left out ({reason})")
-    groups = merge([data.groups for data in read])
-    if not reward.require_correct:
-        return groups
-    correct = [group for group in groups if any(is_correct(candidate) for candidate in group.candidates)]
-    note(f"{len(groups) - len(correct)} queries without a correct pointer left out (--require-correct)")
-    if not correct:
-        raise RlDataError("no query has a correct pointer: train without --require-correct, or score more queries")
-    return correct
-
-
-def _is_whole(run: Run) -> bool:
-    """Whether the run is finished, and what it ends with can be read."""
+def _is_complete(run: Run) -> bool:
+    """Whether the run is finished, and its last checkpoint can be read."""
     if not is_finished(run):
         return False
     try:
@@ -224,70 +182,77 @@ def _is_whole(run: Run) -> bool:
     return True
 
 
-def is_trained(run: Run, inputs: Identity, overwrite: bool = False) -> bool:
-    """Whether the folder holds this very run, finished; touches nothing.
-
-    Raises:
-        RunError: the folder holds something else and `overwrite` is False.
-    """
-    return _result_of(run, inputs).stands(overwrite) and _is_whole(run)
-
-
-def _result_of(run: Run, inputs: Identity) -> Result:
-    return Result(f"run {run.name}", (run.folder,), run.folder / METADATA_FILE, inputs, RunError, REMEDY)
-
-
-def _mark_finished(side: Path) -> None:
-    runs = side.parent.parent
-    with waiting(runs, "the order of runs"):  # no two are the last
-        content = read_metadata(side)
-        others = [other.get("finished", 0) for _, other in read_metadata_files(runs.glob(f"*/{METADATA_FILE}"))]
-        write_json(side, content | {"finished": max(others, default=0) + 1}, indent=1)
-
-
-def run_inputs(settings: Settings, session: Session, files: Sequence[Path]) -> Identity:
-    """Everything that decides what is trained."""
-    init = settings.train.init
-    warm = settings.train.warm_start
-    silent = ["train.init", "train.warm_start"]
-    inputs = identity(settings, "data", "reward", "train", leave_out=silent)
-    if settings.train.online:
-        inputs |= identity(settings, "vlm") | {"scorer": SCORER_VERSION}
-    return (
-        inputs
-        | session.identity
-        | {
-            "rl_data": [fingerprint_file(path) for path in files],
-            "init": fingerprint_file(init) if init else None,
-            "warm_start": fingerprint_file(warm) if warm else None,
-        }
+def _train(session: Session, data: _Data, device: torch.device, files: Sequence[Path], result: Result) -> int:
+    """Trains, or resumes the training; returns how many VLM calls failed."""
+    settings, folder = session.settings, result.slot.path
+    table = session.embeddings.to(device)  # (N, d)
+    seed = settings.data.seed if settings.train.train_seed is None else settings.train.train_seed
+    network = data.start or make_network(settings.train, table.shape[1], seed)
+    require_width(network, table.shape[1], settings.train.init)
+    network = network.to(table.device)
+    train_groups, validation_groups = (
+        make_groups(part, session.train.row, settings.reward).to(table.device) for part in (data.train, data.validation)
     )
+    if result.metadata and result.metadata.finished:
+        warn(f"run {folder.name} was finished, but its last checkpoint is missing or damaged: it is trained again")
+    if settings.train.online:
+        _ = session.vlm  # if it cannot be loaded, the command ends before anything is renamed or written
+    result.begin(
+        settings.model_dump(mode="json"), str(table.device), pair=settings.pair_name, rl_data=list(map(str, files))
+    )
+    queries = f"{len(data.train)} queries, validating on {len(data.validation)}"
+    note(f"Training on {queries}, on {table.device}: run {folder.name}")
+    steps = (settings.train.rce_epochs + settings.train.grpo_epochs) * len(data.train)
+    steps += settings.train.warm_epochs * len(data.warm.query) if data.warm else 0
+    events_folder = folder / EVENTS_FOLDER if settings.train.tensorboard else None
+    with open_events(events_folder) as events, progress("Training", steps) as advance:
+        journal = RunJournal(folder, network, events, advance)
+        resume = journal.resume()
+        advance(journal.queries)
+        rollouts = _rollouts(session, data, seed, journal, resume, advance) if settings.train.online else None
+        train_policy(
+            network,
+            table,
+            train_groups,
+            validation_groups,
+            settings.train,
+            seed=seed,
+            on_epoch=journal.keep,
+            on_step=journal.step,
+            warm=data.warm.to(table.device) if data.warm else None,
+            rollouts=rollouts,
+            resume=resume,
+        )
+    commit_run(result, journal.work)
+    out.print(_table(journal.epochs))  # last: stdout may be closed
+    return rollouts.failed if rollouts else 0
 
 
-def network_to_start_from(settings: TrainSettings) -> PointerNetwork | None:
-    """The network of `--init`, with the dropouts of the settings; None if no checkpoint is named.
-
-    Its sizes are the checkpoint's.
+def _rollouts(
+    session: Session, data: _Data, seed: int, journal: RunJournal, resume: Resume | None, advance: Advance
+) -> Rollouts:
+    """The samples of online GRPO, with those of the epochs that an interrupted training had.
 
     Raises:
-        CheckpointError: The checkpoint cannot be read, or a size was given that differs from the checkpoint's.
+        RunError: Some of those are missing.
     """
-    if settings.init is None:
-        return None
-    start = load_policy(settings.init)
-    given = settings.model_fields_set & {"hidden_dim", "num_layers", "num_heads", "tower", "gate"}
-    fields = TrainSettings.model_fields
-    other = [name for name in fields if name in given and getattr(settings, name) != getattr(start.config, name)]
-    if other:
-        sizes = ", ".join(f"{name} {getattr(start.config, name)}" for name in other)
-        flags = ", ".join(flag(name, fields[name]) for name in other)
-        raise CheckpointError(
-            f"--init {settings.init} is a network with {sizes}, unlike the settings: leave out {flags}"
-        )
-    config = replace(start.config, dropout=settings.dropout, attn_dropout=settings.attn_dropout)
-    network = PointerNetwork(config)
-    network.load_state_dict(start.state_dict())
-    return network
+    settings, path = session.settings, journal.folder / JOURNAL
+    note(f"GRPO queries the VLM at most {most_calls(settings.train, len(data.train)):,} times")
+    online = Journal(path, RlDataError)
+    rollouts = Rollouts(session, data.train, settings.train, settings.reward, seed, online, advance)
+    if resume and resume.phase == "grpo":
+        rollouts.replay(resume.epoch + 1)
+        if rollouts.calls != journal.epochs[-1].get("vlm_calls"):
+            raise RunError(f"{path} lacks answers that earlier epochs were trained on: restore it, or {RESTART}")
+    return rollouts
+
+
+def commit_run(result: Result, work: Mapping[str, Mapping[str, float]]) -> None:
+    """Completes a run as the last one of its dataset: `finished` is larger than that of every other run."""
+    runs = result.slot.path.parent
+    with locked(runs, "the order of runs"):
+        numbers = [metadata.finished or 0 for _, metadata in read_metadata_files(runs.glob(f"*/{METADATA_FILE}"))]
+        result.commit(work=work, finished=max(numbers, default=0) + 1)
 
 
 def _table(epochs: Sequence[Mapping[str, Any]]) -> Table:

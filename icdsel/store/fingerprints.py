@@ -1,10 +1,10 @@
-"""Fingerprints of examples and files: whether something is the same as before."""
+"""Fingerprints of examples and files, which tell whether something is the same as before."""
 
 import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from icdsel.store.reading import open_file
 
 
 def fingerprint_examples(examples: Iterable[Example]) -> str:
-    """Of everything an example says; images count by name and size."""
+    """The fingerprint of all fields of examples; of images, only name and size count."""
     digest, size = hashlib.sha256(), cache(size_of)
     for e in examples:
         row = [e.question_id, e.image_id, e.image.name, size(e.image), e.question, e.answer, e.answers, e.raw_answers]
@@ -24,10 +24,10 @@ def fingerprint_examples(examples: Iterable[Example]) -> str:
 
 
 def fingerprint_file(path: Path) -> str:
-    """Of a file's content, of as many bytes as the system says it has: some that are no files on a disk never end.
+    """The fingerprint of a file's content, as far as the size that the system reports: some special files never end.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: The file cannot be read.
     """
     digest = hashlib.sha256()
     with open_file(path) as file:
@@ -39,31 +39,36 @@ def fingerprint_file(path: Path) -> str:
 
 
 def fingerprint_of(content: bytes) -> str:
-    """Of what a file is to hold, as `fingerprint_file` has it."""
+    """What `fingerprint_file` returns for a file with this content."""
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-@contextmanager
-def unchanged(*paths: Path | None) -> Iterator[None]:
-    """What is read of files and fingerprinted within it is of one content: another may put a new one in their place.
-
-    Raises:
-        RunError: A file changed meanwhile; the message names it.
-    """
-    before = {}
-    for path in paths:
-        if path is not None:
-            with suppress(OSError):  # whoever is to read it says what it lacks
-                before[path] = fingerprint_file(path)
-    yield
-    for path, fingerprint in before.items():
-        if not has_fingerprint(path, fingerprint):
-            raise RunError(f"{path} was changed while it was read: give the same command again")
-
-
 def has_fingerprint(path: Path, fingerprint: object) -> bool:
-    """Whether there is such a file, which can be read, and its content is that of the fingerprint."""
+    """Whether a file exists, can be read, and has this fingerprint."""
     try:
         return path.is_file() and fingerprint_file(path) == fingerprint
     except OSError:
         return False
+
+
+@contextmanager
+def unchanged(*paths: Path | None) -> Iterator[None]:
+    """Guarantees that everything read from the files inside, fingerprints included, is of one version of them.
+
+    Raises:
+        RunError: A file was written or replaced meanwhile; the message names it.
+    """
+    before = {path: _version(path) for path in paths if path is not None}
+    yield
+    for path, version in before.items():
+        if _version(path) != version:
+            raise RunError(f"{path} was changed while it was being read: run the command again")
+
+
+def _version(path: Path) -> tuple[int, ...] | None:
+    """Changes when a file is written or replaced; None if it does not exist."""
+    try:
+        status = path.stat()
+    except OSError:  # whoever reads it says what is wrong
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

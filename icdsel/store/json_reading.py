@@ -1,4 +1,4 @@
-"""JSON from files: values, and large files as records one after the other; what is damaged is named by its place."""
+"""Reading JSON: values, and large files record by record; errors name the place of the damage."""
 
 import codecs
 import json
@@ -8,13 +8,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from icdsel.errors import DataError, Refuse, UserError, stop
+from icdsel.errors import DataError, Refuse, stop
 from icdsel.store.reading import read_bytes_lines, read_whole
 
 LARGEST_FILE = 2 * 2**30
-"""Bytes of a file that is one JSON value, at most; the largest of VQAv2 has 0.4 GB."""
+"""The maximum size of a file that is one JSON value, in bytes; the largest of VQAv2 has 0.4 GB."""
 DEEPEST = 64
-"""Lists and objects within one another, at most."""
+"""The maximum nesting of lists and objects."""
 _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
@@ -25,18 +25,18 @@ def parsed(
     object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None,
     names_of_files: bool = False,
 ) -> Any:
-    """The value of a JSON text, as `json.loads` reads it, whose texts can all be written and printed again.
+    """The value of a JSON text, as `json.loads` reads it; all of its strings can be written and printed again.
 
-    A byte order mark is passed over.
+    A byte order mark is skipped.
 
     Args:
         content: The text.
         object_pairs_hook: That of `json.loads`.
-        names_of_files: Whether texts may be names that are no UTF-8, as Python holds them (`files.write_json`).
+        names_of_files: Whether strings may be file names that are not UTF-8, as `files.write_json` escapes them.
 
     Raises:
-        ValueError: It is no JSON in UTF-8, has lists more than `DEEPEST` deep in one another, a number of thousands of
-            digits, or a text with half of a pair of code units.
+        ValueError: It is not JSON in UTF-8, or is nested more than `DEEPEST` deep, or has a number of thousands of
+            digits, or a string with half of a surrogate pair.
     """
     text = content if isinstance(content, str) else content.decode("utf-8-sig")
     try:
@@ -49,13 +49,13 @@ def parsed(
 
 
 def _require_whole_texts(value: Any, text: str, errors: str = "strict") -> None:
-    """Raises UnicodeEncodeError where a value, read from `text`, holds half of a pair of code units."""
+    """Raises UnicodeEncodeError if a value that was read from `text` has half of a surrogate pair."""
     if _HALF_PAIR.search(text):
         json.dumps(value, ensure_ascii=False).encode(errors=errors)
 
 
 def _require_shallow(value: Any, text: str, start: int, end: int) -> None:
-    """Raises RecursionError where a value, read from `text[start:end]`, is deeper than `DEEPEST`."""
+    """Raises RecursionError if a value that was read from `text[start:end]` is nested more than `DEEPEST` deep."""
     if text.count("[", start, end) + text.count("{", start, end) <= DEEPEST:
         return
     level = [value]
@@ -63,11 +63,11 @@ def _require_shallow(value: Any, text: str, start: int, end: int) -> None:
         inner = [held.values() if isinstance(held, dict) else held for held in level if isinstance(held, dict | list)]
         level = list(chain.from_iterable(inner))
     if level:
-        raise RecursionError(f"lists and objects are more than {DEEPEST} deep in one another")
+        raise RecursionError(f"lists and objects are nested more than {DEEPEST} deep")
 
 
 def is_id(value: object) -> TypeGuard[int]:
-    """Whether a value is an integer of 64 bits, as ids travel in tensors (True is an integer too, but no id)."""
+    """Whether a value is an integer of 64 bits, as a tensor can hold it; True is not."""
     return type(value) is int and -(2**63) <= value < 2**63
 
 
@@ -77,21 +77,21 @@ def are_ids(value: object) -> TypeGuard[list[int]]:
 
 
 def is_number(value: object, least: float, most: float) -> TypeGuard[float]:
-    """Whether a value is a number from `least` to `most`; NaN lies nowhere, and True is none."""
+    """Whether a value is a number from `least` to `most`; NaN and True are not."""
     return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
 
 
 def read_list(path: Path, key: str) -> Iterator[tuple[str, Any]]:
-    """The elements of a list at the top level of a JSON file, each parsed when it is asked for.
+    """The elements of a list at the top level of a JSON file, parsed one by one.
 
-    The file's text is held, its records are not: those of VQAv2 would take several GB.
+    The text of the file is kept in memory, its records are not: those of VQAv2 would take several GB.
 
     Args:
-        path: A UTF-8 file that holds an object; a byte order mark is passed over.
+        path: A UTF-8 file that holds an object; a byte order mark is skipped.
         key: The name of the list in it.
 
     Yields:
-        Where the element stands ('number 3 of "annotations"'), and the element.
+        The place of the element ('number 3 of "annotations"'), and the element.
 
     Raises:
         DataError: The file cannot be read, is damaged anywhere, or has no such list or an empty one.
@@ -130,15 +130,15 @@ def read_list(path: Path, key: str) -> Iterator[tuple[str, Any]]:
 
 
 def read_lines(path: Path, refuse: Refuse = stop, whole_texts: bool = False) -> Iterator[tuple[str, Any]]:
-    """The values of a file of JSON lines; empty lines and a byte order mark are passed over.
+    """The values of a file of JSON lines; empty lines and a byte order mark are skipped.
 
     Args:
         path: A UTF-8 file.
-        refuse: Gets the error of a damaged line, which is then passed over too.
-        whole_texts: Take a line for damaged too where a text in it has half of a pair of code units, as `parsed` does.
+        refuse: Called with the error of a damaged line, which is then skipped as well.
+        whole_texts: Whether a line with half of a surrogate pair is damaged, as it is for `parsed`.
 
     Yields:
-        Where the value stands ("line 3"), and the value.
+        The place of the value ("line 3"), and the value.
 
     Raises:
         DataError: The file cannot be read, or a line is damaged.
@@ -169,40 +169,19 @@ def read_lines(path: Path, refuse: Refuse = stop, whole_texts: bool = False) -> 
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def whole_lines(path: Path, error: type[UserError]) -> Iterator[tuple[bytes, Any]]:
-    """The lines of a journal and their values, up to the first that is torn or damaged; none where there is no file.
-
-    Raises:
-        UserError: of the class `error`: the file cannot be read.
-    """
-    if not path.exists():
-        return
-    try:
-        for line in read_bytes_lines(path):
-            try:
-                value = parsed(line)
-            except ValueError:
-                return
-            if not line.endswith(b"\n"):
-                return
-            yield line, value
-    except OSError as problem:
-        raise error(f"{path} cannot be read: {problem.strerror}") from None
-
-
 class _Place:
-    """A place in a JSON text, which moves on as values are read; JSONDecodeError says where something is wrong."""
+    """A position in a JSON text, which advances as values are read; JSONDecodeError names the place of an error."""
 
     def __init__(self, text: str) -> None:
         self._text, self._at = text, 0
 
     def peek(self) -> str:
-        """The next character that is no space, empty at the end."""
+        """The next character that is not whitespace; empty at the end."""
         self._at = _SPACE.match(self._text, self._at).end()  # type: ignore[union-attr]  # it matches nothing too
         return self._text[self._at : self._at + 1]
 
     def take(self, *signs: str) -> str:
-        """Move past one of `signs`."""
+        """Advances past one of `signs`."""
         sign = self.peek()
         if sign not in signs:
             raise json.JSONDecodeError(f"Expecting {' or '.join(map(repr, signs))}", self._text, self._at)
@@ -210,7 +189,7 @@ class _Place:
         return sign
 
     def name(self) -> str:
-        """Move past a name in an object and its colon."""
+        """Advances past a name in an object and its colon."""
         if self.peek() != '"':
             raise json.JSONDecodeError("Expecting a name in double quotes", self._text, self._at)
         name = str(self.value())
@@ -218,7 +197,7 @@ class _Place:
         return name
 
     def inside(self, opened: str, closed: str) -> Iterator[None]:
-        """Move past a list or object; stops before each of its elements, which the caller moves past."""
+        """Advances past a list or object; yields before each of its elements, past which the caller advances."""
         self.take(opened)
         if self.peek() == closed:
             self.take(closed)
@@ -229,7 +208,7 @@ class _Place:
                 return
 
     def value(self) -> Any:
-        """Move past a value and return it."""
+        """Advances past a value and returns it."""
         self.peek()
         start = self._at
         try:
@@ -237,18 +216,18 @@ class _Place:
             _require_shallow(value, self._text, start, self._at)
         except json.JSONDecodeError:
             raise
-        except (ValueError, RecursionError) as error:  # an integer of thousands of digits, thousands of brackets
+        except (ValueError, RecursionError) as error:  # thousands of digits or brackets
             raise json.JSONDecodeError(str(error), self._text, start) from None
         return value
 
     def end(self) -> None:
-        """Make sure that nothing follows."""
+        """Makes sure that nothing follows."""
         if self.peek():
             raise json.JSONDecodeError("Extra data", self._text, self._at)
 
 
 def _mark(content: bytes) -> int:
-    """Bytes of the byte order mark."""
+    """The length of the byte order mark, in bytes."""
     return len(codecs.BOM_UTF8) if content.startswith(codecs.BOM_UTF8) else 0
 
 
@@ -260,7 +239,7 @@ def _decoded(path: Path, content: bytes, mark: int, start: int = 0) -> str:
 
 
 def _damaged(path: Path, error: json.JSONDecodeError, line: int, start: int) -> DataError:
-    """`error` stands in a text that begins in line `line`, at byte `start` of the file (both counted as in files)."""
+    """The message for an error in a text that begins in line `line`, at byte `start`, of the file."""
     byte = start + len(error.doc[: error.pos].encode())
     return DataError(
         f"{path} is not valid JSON: line {line + error.lineno - 1}, byte {byte}: {error.msg}. "

@@ -1,28 +1,35 @@
-"""What a result was made from: settings, inputs, versions. Results made from different things are never mixed."""
+"""The metadata file beside a result: what it was created from, with which settings and versions, and how long it took.
+
+Results that were created from different inputs are never mixed.
+"""
 
 import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
 from icdsel import __version__
 from icdsel.console import warn
 from icdsel.errors import RunError
 from icdsel.store.files import write_json
-from icdsel.store.json_reading import is_id, is_number, parsed
+from icdsel.store.json_reading import parsed
 from icdsel.store.reading import is_path, read_whole
 
 LARGEST_METADATA = 16 * 2**20
-"""Bytes of a side file at most."""
-_MOST_ENTRIES = 1000  # of an identity; icdsel's have some 60
-Identity = dict[str, Any]
-"""Flat and plain: everything that decides the content of a result."""
+"""The maximum size of a metadata file, in bytes."""
+_MOST_INPUTS = 1000  # icdsel's own results have about 60
 
-_IN_WORDS = {
+Inputs = dict[str, Any]
+"""Everything that decides the content of a result: settings as `table.name`, and fingerprints. JSON values, flat."""
+
+_DESCRIPTIONS = {
     "dataset": "the training examples and their images",
     "queries": "the queries' split and its images",
     "model": "the VLM's files",
@@ -36,20 +43,119 @@ _IN_WORDS = {
     "rl_data": "the RL data",
     "checkpoint": "the policy's checkpoint",
 }
-"""What the entries of an identity stand for that are no settings; most hold fingerprints."""
+"""What the inputs stand for that are not settings; most hold fingerprints."""
+
+
+def _require_path(value: object) -> str:
+    if not isinstance(value, str) or not is_path(value):
+        raise ValueError("not a path")
+    return value
+
+
+_Path = Annotated[str, PlainValidator(_require_path)]  # pydantic's own strings have to be UTF-8; file names need not
+_Count = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
+
+
+class Work(BaseModel):
+    """How long work of one kind took: `count` queries or images in `seconds`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    seconds: Annotated[float, Field(strict=True, ge=0, le=2**53)]
+    count: Annotated[int, Field(strict=True, ge=0, le=2**53)]
+
+
+class Metadata(BaseModel):
+    """The content of a metadata file.
+
+    Attributes:
+        inputs: Everything that decides the content of the result; `identity` in the file.
+        settings: All settings by table, as they were resolved.
+        environment: Versions and machine (see `environment`); decides nothing.
+        pair: Of a run: sampler and model.
+        rl_data: Of a run: the files it was trained on.
+        queries: Of RL data: how many queries the complete file has.
+        name: Of predictions: the selector, with the run or seed.
+        set: Of predictions: the queries.
+        checkpoint: Of a policy's predictions: the file.
+        answers: Of predictions: how many there are at each number of shots.
+        work: By kind of work how long it took; `icdsel.experiments.rates` reads it.
+        finished: Of a finished run: its place in the order in which the runs of a dataset were finished, from 1.
+    """
+
+    model_config = ConfigDict(frozen=True, populate_by_name=True, extra="allow")
+
+    inputs: Inputs = Field(alias="identity", max_length=_MOST_INPUTS)
+    settings: dict[str, dict[str, Any]] = {}
+    environment: dict[str, Any] = {}
+    pair: _Path | None = None
+    rl_data: list[_Path] | None = None
+    queries: _Count | None = None
+    name: _Path | None = None
+    set: _Path | None = None
+    checkpoint: _Path | None = None
+    answers: dict[str, _Count] = {}
+    work: dict[str, Work] = {}
+    finished: Annotated[int, Field(strict=True, gt=0, lt=2**63)] | None = None
+
+    def updated(self, **values: Any) -> "Metadata":
+        """A copy with other values."""
+        return Metadata(**{name: getattr(self, name) for name in self.model_fields_set} | values)
+
+    def write(self, path: Path) -> None:
+        """Writes the file atomically."""
+        fields = type(self).model_fields.items()
+        content = {field.alias or name: getattr(self, name) for name, field in fields if name in self.model_fields_set}
+        if self.work:
+            content["work"] = {kind: work.model_dump() for kind, work in self.work.items()}
+        write_json(path, content | (self.model_extra or {}), indent=1)
+
+
+def read_metadata(path: Path) -> Metadata:
+    """Reads a metadata file.
+
+    Raises:
+        RunError: It is missing or damaged, or was not written by icdsel.
+    """
+    try:
+        content = parsed(read_whole(path, LARGEST_METADATA), names_of_files=True)
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing: what it describes was not written by icdsel, or is incomplete") from None
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise RunError(f"{path} cannot be read: {error}") from None
+    if not isinstance(content, dict) or not isinstance(content.get("identity"), dict):
+        raise RunError(f"{path} has no identity: it was not written by icdsel")
+    try:
+        return Metadata.model_validate(content)
+    except ValidationError as error:
+        wrong = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part)[:40] for part in wrong["loc"][:3])
+        raise RunError(f"{path} is damaged: {place}: {wrong['msg']}") from None
+
+
+def read_metadata_files(paths: Iterable[Path]) -> Iterator[tuple[Path, Metadata]]:
+    """Metadata files with their content; there is a warning for each damaged one, which is skipped."""
+    for path in paths:
+        try:
+            yield path, read_metadata(path)
+        except RunError as error:
+            warn(str(error))
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What differs between two identities, one line each."""
+    """What differs between two sets of inputs, one line each."""
     return [
-        f"{name}{f' ({_IN_WORDS[name]})' if name in _IN_WORDS else ''}: {old.get(name)!r} then, {new.get(name)!r} now"
+        f"{name}{f' ({_DESCRIPTIONS[name]})' if name in _DESCRIPTIONS else ''}: "
+        f"{old.get(name)!r} then, {new.get(name)!r} now"
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name)
     ]
 
 
 def environment(device: str) -> dict[str, Any]:
-    """Versions, machine and source revision; recorded beside a result, no part of its identity."""
+    """Versions, machine, source revision and time."""
     libraries = ("torch", "transformers", "numpy", "pillow")
     return {
         "icdsel": __version__,
@@ -63,96 +169,16 @@ def environment(device: str) -> dict[str, Any]:
     }
 
 
+@cache
 def _git_revision() -> str | None:
-    """Of the source that runs, where it runs from a checkout."""
-    here = Path(__file__).parent.parent
-    if not (here.parent / ".git").exists():
+    """The revision of the source, if it runs from a checkout."""
+    package = Path(__file__).parent.parent
+    if not (package.parent / ".git").exists():
         return None
     try:
-        made = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, check=False
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], cwd=package, capture_output=True, text=True, check=False
         )
-    except OSError:  # there is no git
+    except OSError:  # git is not installed
         return None
-    return made.stdout.strip() or None
-
-
-def write_metadata(path: Path, settings: Mapping[str, Any], inputs: Identity, device: str, **more: Any) -> None:
-    """Writes the resolved settings, the identity and the environment beside a result."""
-    content = {
-        "identity": inputs,
-        "settings": settings,
-        "environment": environment(device),
-    }
-    write_json(path, content | more, indent=1)
-
-
-def update_metadata(metadata_file: Path, **more: Any) -> None:
-    """Adds to a side file what is known at the end, no part of an identity.
-
-    Among it may be the `work`: by kind the `seconds` and the `count` of what was done, from
-    which `icdsel.experiments.rates` estimates how long such work takes on this machine.
-    """
-    write_json(metadata_file, read_metadata(metadata_file) | more, indent=1)
-
-
-def read_metadata(path: Path) -> dict[str, Any]:
-    """Reads what `write_metadata` wrote.
-
-    Raises:
-        RunError: it is missing or damaged.
-    """
-    try:
-        content = parsed(read_whole(path, LARGEST_METADATA), names_of_files=True)
-    except FileNotFoundError:
-        raise RunError(f"{path} is missing: what it describes was not written by icdsel, or is incomplete") from None
-    except OSError as error:
-        raise RunError(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise RunError(f"{path} cannot be read: {error}") from None
-    if not isinstance(content, dict) or not isinstance(content.get("identity"), dict):
-        raise RunError(f"{path} holds no identity: it was not written by icdsel")
-    if len(content["identity"]) > _MOST_ENTRIES:
-        raise RunError(f"{path} names more than {_MOST_ENTRIES:,} settings: it was not written by icdsel")
-    if wrong := [name for name in content if name in _KINDS and not _KINDS[name](content[name])]:
-        raise RunError(f"{path} is damaged: {wrong[0]} in it is not of its kind")
-    return content
-
-
-def read_metadata_files(paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Side files with their content; one that is damaged is told of and passed over."""
-    for path in paths:
-        try:
-            yield path, read_metadata(path)
-        except RunError as error:
-            warn(str(error))
-
-
-def _is_path(value: object) -> bool:
-    return isinstance(value, str) and is_path(value)
-
-
-def _are_tables(value: object) -> bool:
-    return isinstance(value, dict) and all(isinstance(table, dict) for table in value.values())
-
-
-def _is_count(value: object) -> bool:
-    return is_id(value) and value >= 0
-
-
-_KINDS: dict[str, Callable[[Any], bool]] = {
-    "settings": _are_tables,
-    "environment": lambda value: isinstance(value, dict),
-    "work": lambda value: (
-        _are_tables(value) and all(is_number(number, 0, 2**53) for spent in value.values() for number in spent.values())
-    ),
-    "finished": lambda value: is_id(value) and value > 0,
-    "queries": _is_count,
-    "answers": lambda value: isinstance(value, dict) and all(map(_is_count, value.values())),
-    "rl_data": lambda value: isinstance(value, list) and all(map(_is_path, value)),
-    "checkpoint": _is_path,
-    "name": _is_path,
-    "pair": _is_path,
-    "set": _is_path,
-}
-"""What else than the identity may stand in a side file."""
+    return described.stdout.strip() or None

@@ -1,4 +1,4 @@
-"""Opening files that others have made: regular files alone, and no more of them than there should be."""
+"""Opening files that may come from anyone: regular files only, and no more of them than expected."""
 
 import errno
 import os
@@ -9,47 +9,47 @@ from io import BufferedReader
 from pathlib import Path
 
 LONGEST_LINE = 64 * 2**20
-"""Bytes of a line at most: some hundred times the longest that RL data of a large dataset have."""
+"""The maximum length of a line in bytes: some hundred times the longest in RL data of a large dataset."""
 
 
 def is_path(text: str) -> bool:
-    """Whether a text may be a file's path on any machine; asking for a longer one is an error, not a missing file."""
+    """Whether a text can be a file's path on any machine; opening a longer one is an error, not a missing file."""
     names = text.encode(errors="replace").split(b"/")
     return "\0" not in text and sum(map(len, names)) < 2048 and max(map(len, names)) <= 255
 
 
 def why_no_file(path: Path) -> str:
-    """What is the matter with a path where `is_file` finds none, for a sentence that begins with the path."""
+    """What is wrong with a path that is not a file; the end of a sentence that begins with the path."""
     if path.is_dir():
-        return "is a folder, no file"
-    return "is a pipe or a device, no file" if path.exists() else "does not exist"
+        return "is a folder, not a file"
+    return "is a pipe or a device, not a file" if path.exists() else "does not exist"
 
 
 def open_file(path: Path) -> BufferedReader:
     """Opens a file for reading.
 
     Raises:
-        OSError: It cannot be opened, or is none: a pipe would keep its reader waiting, a device would never end.
+        OSError: It cannot be opened, or is not a regular file: a pipe would block its reader, a device never end.
     """
     try:
-        held = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # without it a pipe is not even opened before it is written
-    except ValueError as error:  # a zero byte in its name
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe would block without it
+    except ValueError as error:  # a zero byte in the name
         raise OSError(errno.EINVAL, str(error), str(path)) from None
-    mode = os.fstat(held).st_mode
+    mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
-        os.close(held)
+        os.close(descriptor)
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        raise OSError(errno.EINVAL, "it is a pipe or a device, no file", str(path))
-    return os.fdopen(held, "rb")
+        raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", str(path))
+    return os.fdopen(descriptor, "rb")
 
 
 @contextmanager
 def in_utf_8(path: Path) -> Iterator[str]:
-    """A name of a file for libraries that take none but UTF-8: its own, else that of the file opened.
+    """A name of a file for libraries that accept only UTF-8: its own, else that of the open file.
 
     Raises:
-        OSError: As for `open_file`, where it is opened.
+        OSError: As for `open_file`, if it has to be opened.
     """
     with ExitStack() as stack:
         try:
@@ -64,17 +64,17 @@ def read_whole(path: Path, most: int) -> bytes:
     """The content of a file of at most `most` bytes.
 
     Raises:
-        OSError: As for `open_file`, or it is larger.
+        OSError: As for `open_file`, or the file is larger.
     """
     with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > most:
-            raise OSError(errno.EFBIG, f"it has {size:,} bytes, {most:,} at most are read", str(path))
+            raise OSError(errno.EFBIG, f"it has {size:,} bytes, the maximum is {most:,}", str(path))
         return file.read()
 
 
 def read_bytes_lines(path: Path) -> Iterator[bytes]:
-    """The lines of a file with their ends, one after the other.
+    """The lines of a file, with their line ends.
 
     Raises:
         OSError: As for `open_file`, or a line is longer than `LONGEST_LINE`.

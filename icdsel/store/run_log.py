@@ -1,121 +1,121 @@
-"""A log beside every result: the command, versions and device, all that was said, and how it ended. Plain text.
+"""A log file beside every result: the command, versions and device, what was logged, and how it ended.
 
-A stage is `logged`: what is said while it runs is kept in memory until the stage knows its result and calls
-`log_to`, so a mistake that is found before leaves no log behind. Stages may call one another. A log is never part
-of a result's identity, and one that cannot be written stops nothing.
+The messages of the logger `icdsel` are kept in memory (`history`) until it is known which result they belong to, so a
+mistake that is found before then leaves no log file behind. A log decides nothing; one that cannot be written stops
+nothing.
 """
 
-import functools
+import logging
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any
 
-from icdsel.console import listeners, warn
+from icdsel.console import logger, prefix, shown, warn
 from icdsel.errors import UserError
-from icdsel.store.files import open_plain
-from icdsel.store.metadata import environment
-
-_Given = ParamSpec("_Given")
-_Made = TypeVar("_Made")
 
 
-class _Log:
-    """What is said while a stage runs; lines wait until there is a file for them."""
+class _Entry(logging.Formatter):
+    """The time and the message; further lines are indented, so every entry begins with a time."""
 
     def __init__(self) -> None:
-        self.started = _now()
-        self.lines: list[str] = []
-        """What the stage itself said, without the stages that it called."""
-        self._path: Path | None = None
+        super().__init__("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S")
 
-    def hear(self, words: str) -> None:
-        """Takes words in; lines after the first are indented, so that every entry begins with a time."""
-        entry = f"{_now()} " + "\n    ".join(line.rstrip() for line in words.strip("\n").splitlines()) + "\n"
-        if self is _running[-1]:
-            self.lines.append(entry)
-        self._write(entry)
-
-    def open(self, path: Path, beginning: str) -> None:
-        """Writes to `path` from now on, after what is there."""
-        self._path = path
-        self._write(beginning)
-
-    def _write(self, entry: str) -> None:
-        if self._path is None:
-            return
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self._path, "a", encoding="utf-8", errors="replace", opener=open_plain) as file:
-                file.write(entry)
-        except OSError as error:
-            self._path = None  # first: the warning is heard too
-            warn(f"no log is written: {error}")
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        lines = shown(f"{prefix(record)}{record.message}").strip("\n").splitlines()
+        record.message = "\n    ".join(line.rstrip() for line in lines)
+        return super().formatMessage(record)
 
 
-_running: list[_Log] = []
-"""The logs of the stages that run, outermost first."""
+class _History(logging.Handler):
+    """Keeps the records that are logged while no other history is inside of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+        self.started, self.began = time.time(), time.monotonic()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self is _histories[-1]:
+            self.records.append(record)
 
 
-def logged(stage: Callable[_Given, _Made]) -> Callable[_Given, _Made]:
-    """Makes a function a stage, whose log ends with how it ended."""
-
-    @functools.wraps(stage)
-    def run(*args: _Given.args, **values: _Given.kwargs) -> _Made:
-        with _heard() as log:
-            started = time.monotonic()
-            try:
-                made = stage(*args, **values)
-            except KeyboardInterrupt:
-                log.hear("interrupted")
-                raise
-            except BaseException as error:  # whatever it is: it is written down and goes on
-                kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-                log.hear(f"ended by an error: {kind}{error}")
-                raise
-            log.hear(f"finished after {timedelta(seconds=round(time.monotonic() - started))}")
-            return made
-
-    return run
+_histories: list[_History] = []
+"""Of the command and the stages that are running, outermost first."""
 
 
 @contextmanager
-def _heard() -> Iterator[_Log]:
-    log = _Log()
-    _running.append(log)
-    listeners.append(log.hear)
+def history() -> Iterator[None]:
+    """Keeps what is logged inside, for the log of a result that is started inside; decorates commands and stages.
+
+    Of stages that follow one another inside a command, each log has the messages of its own stage and of the command.
+    """
+    kept = _History()
+    _histories.append(kept)
+    logger.addHandler(kept)
     try:
-        yield log
+        yield
     finally:
-        listeners.remove(log.hear)
-        _running.remove(log)
+        logger.removeHandler(kept)
+        _histories.remove(kept)
 
 
-def log_to(path: Path, device: str) -> None:
-    """Opens the log of the stage that runs, after what an earlier command wrote there.
+class _LogFile(logging.Handler):
+    """Appends entries to a file, until one cannot be written."""
 
-    It begins with the command, versions and device, and what was said before.
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.setFormatter(_Entry())
+        self._path: Path | None = path
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._path is None:
+            return
+        try:
+            with self._path.open("a", encoding="utf-8", errors="replace") as file:
+                file.write(f"{self.format(record)}\n")
+        except OSError as error:
+            self._path = None
+            warn(f"no log is written: {error}")
+
+
+@contextmanager
+def logged_to(path: Path, environment: Mapping[str, Any]) -> Iterator[None]:
+    """Appends what is logged inside to a file, after the command, the environment and the history.
 
     Args:
         path: The file.
-        device: What the VLM runs on.
+        environment: Versions and device.
     """
     program = Path(sys.argv[0])
-    words = ["icdsel" if program.stem in ("__main__", "icdsel") else program.name, *sys.argv[1:]]
-    made_with = ", ".join(f"{name} {value}" for name, value in environment(device).items() if name != "written")
-    beginning = f"{_running[0].started} $ {shlex.join(words)}\n    in {Path.cwd()}\n    {made_with}\n"
-    _running[-1].open(path, beginning + "".join(line for log in _running for line in log.lines))
+    command = ["icdsel" if program.stem in ("__main__", "icdsel") else program.name, *sys.argv[1:]]
+    versions = ", ".join(f"{name} {value}" for name, value in environment.items() if name != "written")
+    first = _record(f"$ {shlex.join(command)}\nin {Path.cwd()}\n{versions}")
+    began = time.monotonic()
+    if _histories:
+        first.created, began = _histories[0].started, _histories[-1].began
+    file = _LogFile(path)
+    for record in (first, *(record for kept in _histories for record in kept.records)):
+        file.handle(record)
+    logger.addHandler(file)
+    end = ""
+    try:
+        yield
+        end = f"finished after {timedelta(seconds=round(time.monotonic() - began))}"
+    except KeyboardInterrupt:
+        end = "interrupted"
+        raise
+    except BaseException as error:  # whatever it is, it is logged and raised again
+        end = f"ended by an error: {'' if isinstance(error, UserError) else f'{type(error).__name__}: '}{error}"
+        raise
+    finally:
+        file.handle(_record(end))
+        logger.removeHandler(file)
 
 
-def log_only(words: str) -> None:
-    """Writes something to the log of the stage that runs, not to the screen."""
-    for log in _running:
-        log.hear(words)
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S")
+def _record(message: str) -> logging.LogRecord:
+    return logger.makeRecord(logger.name, logging.INFO, "", 0, message, (), None)

@@ -1,4 +1,4 @@
-"""Ends of a process at a chosen operation, and what a disk would hold at each."""
+"""Ending a process at a chosen operation on files, and what a disk holds after a power cut at each of them."""
 
 import multiprocessing.util
 import os
@@ -12,22 +12,21 @@ from typing import Literal
 from .operations import Operation, watch
 
 Image = dict[str, bytes | None]
-"""What a folder holds: contents by path below it; None is an empty folder."""
+"""The content of a folder: that of files by path; None is an empty folder."""
 Kept = Literal["killed", "lost", "hollow"]
-"""What is there after an end: all that was done ("killed"); of what was not synced nothing ("lost"), or the names
-without the contents ("hollow")."""
+"""What survives: everything ("killed"), or what was synced alone ("lost"), or that and all other names ("hollow")."""
 
 
 @dataclass
 class EndAt:
-    """Has this process get a signal at its `number`-th operation below a folder, before it or half way through."""
+    """Sends this process a signal before its `number`-th operation below a folder, or half-way through a write."""
 
     folder: Path
     number: int
     by: signal.Signals = signal.SIGKILL
     half: bool = False
     on: str = ""
-    """Counts operations on files alone whose names end so."""
+    """Only operations on files whose names end like this are counted."""
     seen: int = 0
 
     def __call__(self) -> None:
@@ -37,9 +36,9 @@ class EndAt:
         self.seen += operation.path.name.endswith(self.on)
         if self.seen == self.number:
             if self.half and operation.kind == "write":
-                held = os.open(operation.path, os.O_WRONLY)
-                os.lseek(held, operation.at, os.SEEK_SET)
-                os.write(held, operation.content[: len(operation.content) // 2])
+                descriptor = os.open(operation.path, os.O_WRONLY)
+                os.lseek(descriptor, operation.at, os.SEEK_SET)
+                os.write(descriptor, operation.content[: len(operation.content) // 2])
             os.kill(os.getpid(), self.by)
 
     def after(self, operation: Operation) -> None:
@@ -60,15 +59,15 @@ class _Folder:
 
 @dataclass
 class Disk:
-    """Follows the operations below a folder, and writes down what would be there after an end at each of them.
+    """Follows the operations below a folder, and records what a disk holds after a power cut at each of them.
 
-    As strict as the standards allow: a content is on the disk once its file is synced, a name once its folder is.
+    As strict as the standards allow: a content survives once its file is synced, a name once its folder is.
     """
 
     folder: Path
     written_to: Path
     only: frozenset[int] = frozenset()
-    """Operations whose images are kept; all by default."""
+    """The operations whose images are kept; by default all."""
     images: list[tuple[int, str, Kept, Image]] = field(default_factory=list)
     broken_rules: list[str] = field(default_factory=list)
 
@@ -83,18 +82,18 @@ class Disk:
 
     def before(self, operation: Operation) -> None:
         self._count += 1
-        told = f"{operation.kind} {operation.path.relative_to(self.folder)}"
-        self._keep(told)
+        label = f"{operation.kind} {operation.path.relative_to(self.folder)}"
+        self._keep(label)
         if operation.kind == "write":
             file, half = self._file(operation.path), operation.content[: len(operation.content) // 2]
             whole = file.now
             file.now = whole[: operation.at] + half + whole[operation.at + len(half) :]
-            self._keep(f"half of {told}")
+            self._keep(f"half of {label}")
             file.now = whole
         if operation.source is not None:
             moved = self._at(operation.source)
             if isinstance(moved, _File) and moved.synced != moved.now:
-                self.broken_rules.append(f"{told}: its content is not synced")
+                self.broken_rules.append(f"{label}: its content is not synced")
 
     def after(self, operation: Operation) -> None:
         path, kind = operation.path, operation.kind
@@ -106,8 +105,8 @@ class Disk:
         elif kind in ("write", "truncate"):
             self._file(path).now = path.read_bytes()
         elif kind == "sync":
-            held = self._at(path)
-            held.synced = held.now if isinstance(held, _File) else dict(held.now)  # type: ignore[assignment]
+            entry = self._at(path)
+            entry.synced = entry.now if isinstance(entry, _File) else dict(entry.now)  # type: ignore[assignment]
         elif kind == "sync all":
             _sync_all(self._tree)
         elif kind == "make folder":
@@ -123,55 +122,55 @@ class Disk:
         self.written_to.write_bytes(pickle.dumps((self._count, self.images, self.broken_rules)))
 
     def _at(self, path: Path) -> _File | _Folder:
-        held: _File | _Folder = self._tree
+        entry: _File | _Folder = self._tree
         for name in path.relative_to(self.folder).parts:
-            assert isinstance(held, _Folder)
-            held = held.now[name]
-        return held
+            assert isinstance(entry, _Folder)
+            entry = entry.now[name]
+        return entry
 
     def _parent(self, path: Path) -> _Folder:
-        held = self._at(path.parent)
-        assert isinstance(held, _Folder)
-        return held
+        entry = self._at(path.parent)
+        assert isinstance(entry, _Folder)
+        return entry
 
     def _file(self, path: Path) -> _File:
-        held = self._at(path)
-        assert isinstance(held, _File)
-        return held
+        entry = self._at(path)
+        assert isinstance(entry, _File)
+        return entry
 
-    def _keep(self, told: str) -> None:
+    def _keep(self, label: str) -> None:
         if self.only and self._count not in self.only:
             return
         for kept in ("killed", "hollow", "lost"):
-            image = dict(_held(self._tree, kept))
+            image = dict(_surviving(self._tree, kept))
             key = frozenset((name, hash(content)) for name, content in image.items())
             if key not in self._seen:
                 self._seen.add(key)
-                self.images.append((self._count, told, kept, image))
+                self.images.append((self._count, label, kept, image))
 
 
-def _held(folder: _Folder, kept: Kept, name: str = "") -> Iterator[tuple[str, bytes | None]]:
+def _surviving(folder: _Folder, kept: Kept, name: str = "") -> Iterator[tuple[str, bytes | None]]:
     entries = folder.synced if kept == "lost" else folder.now
     if not entries and name:
         yield name, None
-    for own, held in entries.items():
-        if isinstance(held, _Folder):
-            yield from _held(held, kept, f"{name}{own}/")
+    for own, entry in entries.items():
+        if isinstance(entry, _Folder):
+            yield from _surviving(entry, kept, f"{name}{own}/")
         else:
-            yield f"{name}{own}", held.now if kept == "killed" else held.synced
+            yield f"{name}{own}", entry.now if kept == "killed" else entry.synced
 
 
 def _sync_all(folder: _Folder) -> None:
     folder.synced = dict(folder.now)
-    for held in folder.now.values():
-        if isinstance(held, _Folder):
-            _sync_all(held)
+    for entry in folder.now.values():
+        if isinstance(entry, _Folder):
+            _sync_all(entry)
         else:
-            held.synced = held.now
+            entry.synced = entry.now
 
 
 def restore(image: Image, folder: Path) -> None:
-    """Makes a folder hold what an image says."""
+    """Fills a folder with the content of an image."""
     for name, content in image.items():
         path = folder / name
         (path if content is None else path.parent).mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""What a process does to files, seen before it happens: creations, writes, syncs, renamings, removals below a folder.
+"""Watches what a process does to files below a folder: creations, writes, syncs, renamings, removals.
 
-Nothing is stood in for: the operations are done as they are, on the level of the system's calls. Whoever watches is
-told of each before it is done, and after.
+Nothing is faked: the operations are done as they are, on the level of system calls. The watcher is called before and
+after each of them.
 """
 
 import builtins
@@ -19,7 +19,7 @@ WRITING = os.O_WRONLY | os.O_RDWR
 
 @dataclass(frozen=True)
 class Operation:
-    """One call: its kind, the path (of a renaming the new one), and of a write where and what."""
+    """One call: its kind, the path (the new one of a renaming), and offset and content of a write."""
 
     kind: str
     path: Path
@@ -35,15 +35,15 @@ class Watcher(Protocol):
 
 
 def watch(folder: Path, watcher: Watcher) -> None:
-    """Tells `watcher` of every operation of this process below `folder`, until the process ends."""
+    """Calls `watcher` for every operation of this process below `folder`, until the process ends."""
     folder = folder.resolve()
-    lock = threading.RLock()  # TensorBoard writes in a thread of its own
+    lock = threading.RLock()  # TensorBoard writes from its own thread
 
     def concerns(path: Path) -> bool:
         return path == folder or folder in path.parents
 
     @contextmanager
-    def told(kind: str, path: Path, **more: Any) -> Any:
+    def watched(kind: str, path: Path, **more: Any) -> Any:
         if not concerns(path):
             yield
             return
@@ -57,16 +57,16 @@ def watch(folder: Path, watcher: Watcher) -> None:
         return Path(os.path.normpath(base / os.fsdecode(path)))
 
     class Raw(io.FileIO):
-        """A file as the system knows it: what arrives here is no longer in this process."""
+        """An unbuffered file: what is written here has left the process."""
 
         def write(self, content: Any) -> int:
-            made = bytes(content)
+            written = bytes(content)
             at = os.lseek(self.fileno(), 0, os.SEEK_END if "a" in self.mode else os.SEEK_CUR)
-            with told("write", of_descriptor(self.fileno()), at=at, content=made):
-                return super().write(made) or 0
+            with watched("write", of_descriptor(self.fileno()), at=at, content=written):
+                return super().write(written) or 0
 
         def truncate(self, size: int | None = None) -> int:
-            with told("truncate", of_descriptor(self.fileno()), at=self.tell() if size is None else size):
+            with watched("truncate", of_descriptor(self.fileno()), at=self.tell() if size is None else size):
                 return super().truncate(size)
 
     open_file, open_descriptor = io.open, os.open
@@ -77,11 +77,11 @@ def watch(folder: Path, watcher: Watcher) -> None:
         values = dict(zip(("encoding", "errors", "newline", "closefd", "opener"), args, strict=False)) | named_args
         plain = mode.replace("b", "").replace("t", "")
         how = {name: values.pop(name) for name in ("closefd", "opener") if name in values}
-        if isinstance(file, int) or "opener" in how:  # which `opened_descriptor` tells of
+        if isinstance(file, int) or "opener" in how:  # `opened_descriptor` has called the watcher
             raw = Raw(file, plain, **how)
         else:
             path = named(file)
-            with told("create" if not path.exists() else "empty" if "w" in mode else "open", path):
+            with watched("create" if not path.exists() else "empty" if "w" in mode else "open", path):
                 raw = Raw(os.fspath(file), plain, **how)
         if buffering == 0:
             return raw
@@ -92,7 +92,7 @@ def watch(folder: Path, watcher: Watcher) -> None:
         if not flags & (WRITING | os.O_CREAT):
             return open_descriptor(path, flags, mode, dir_fd=dir_fd)
         name = named(path, dir_fd)
-        with told("open" if name.exists() else "create", name):
+        with watched("open" if name.exists() else "create", name):
             return open_descriptor(path, flags, mode, dir_fd=dir_fd)
 
     def on_descriptor(kind: str, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -104,27 +104,27 @@ def watch(folder: Path, watcher: Watcher) -> None:
                 more = {"content": bytes(content), "at": at}
             elif kind == "truncate":
                 more = {"at": args[0]}
-            with told(kind, of_descriptor(descriptor), **more):
+            with watched(kind, of_descriptor(descriptor), **more):
                 return call(descriptor, *args)
 
         return run
 
     def on_path(kind: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def run(path: Any, *args: Any, dir_fd: int | None = None, **more: Any) -> Any:
-            with told(kind, named(path, dir_fd)):
+            with watched(kind, named(path, dir_fd)):
                 return call(path, *args, **more) if dir_fd is None else call(path, *args, dir_fd=dir_fd, **more)
 
         return run
 
     def renaming(call: Callable[..., Any]) -> Callable[..., Any]:
         def run(source: Any, target: Any) -> Any:
-            with told("rename", named(target), source=named(source)):
+            with watched("rename", named(target), source=named(source)):
                 return call(source, target)
 
         return run
 
     def sync() -> None:
-        with told("sync all", folder):
+        with watched("sync all", folder):
             flush_all()
 
     flush_all = os.sync
@@ -140,5 +140,5 @@ def watch(folder: Path, watcher: Watcher) -> None:
 
 
 def of_descriptor(descriptor: int) -> Path:
-    """The path of what is open."""
+    """The path of an open file."""
     return Path(f"/proc/self/fd/{descriptor}").readlink()

@@ -1,4 +1,4 @@
-"""Undisturbed runs of the stages, and runs that are ended and given again."""
+"""Undisturbed runs of the stages, and runs that are ended and started again."""
 
 import os
 import pickle
@@ -13,16 +13,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from icdsel.cli.interruption import KEPT
+
 from .instants import Disk, EndAt, Image, restore
 from .stages import Stage, Words, differing, environment, needed, results
 from .warm import Command
 
-GOES_ON = "give the same command again to go on"
-
 
 @dataclass(frozen=True, eq=False)
 class Undisturbed:
-    """A command that nothing happened to: where it began, what it left, how long it took."""
+    """A command that was not interrupted: the folder before it, what it left, how long it took."""
 
     stage: Stage
     words: Words
@@ -35,7 +35,7 @@ class Undisturbed:
 
 @dataclass
 class Tally:
-    """What became of a command that was ended again and again."""
+    """How often a command was ended and started, and what was wrong."""
 
     ended: int = 0
     started: int = 0
@@ -47,13 +47,13 @@ class Workshop:
 
     Args:
         place: An empty folder.
-        stages: The names of those that are looked at; those before them are run, too.
-        data: A folder with a world that is made already; by default it is made.
+        stages: The names of those to test; those before them are run as well.
+        data: A folder with an existing world; by default it is created.
     """
 
     def __init__(self, place: Path, stages: tuple[str, ...] = (), data: Path | None = None) -> None:
         self.place, self.world = place, data or place / "data"
-        self.said = place / "said.txt"
+        self.output = place / "output.txt"
         self.commands: list[Undisturbed] = []
         work = place / "undisturbed"
         work.mkdir(parents=True)
@@ -74,31 +74,31 @@ class Workshop:
         began = time.monotonic()
         code = self.run(stage, words, work, disk if kept else None).wait()
         seconds = time.monotonic() - began
-        assert code == 0, self.said.read_text()
+        assert code == 0, self.output.read_text()
         if kept:
-            operations, _, broken = pickle.loads(disk.written_to.read_bytes())  # noqa: S301 - of our own
+            operations, _, broken = pickle.loads(disk.written_to.read_bytes())  # noqa: S301 - our own
             self.commands.append(Undisturbed(stage, words, start, results(work), seconds, operations, broken))
 
     def run(self, stage: Stage, words: Words, folder: Path, first: Any = None) -> Command:
-        """A command of a stage, begun."""
-        self.said.unlink(missing_ok=True)
-        return Command(words, folder, self.said, environment(stage, self.world), first)
+        """Starts a command of a stage."""
+        self.output.unlink(missing_ok=True)
+        return Command(words, folder, self.output, environment(stage, self.world), first)
 
     def images(self, command: Undisturbed, only: frozenset[int] = frozenset()) -> list[tuple[int, str, str, Image]]:
-        """What is on the disk after an end at each operation of a command (`Disk`)."""
+        """What a disk holds after a power cut at each operation of a command (`Disk`)."""
         folder = self.place / "recorded"
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(command.start, folder)
         disk = Disk(folder, self.place / "disk.pickle", only)
-        assert self.run(command.stage, command.words, folder, disk).wait() == 0, self.said.read_text()
+        assert self.run(command.stage, command.words, folder, disk).wait() == 0, self.output.read_text()
         images: list[tuple[int, str, str, Image]]
-        _, images, _ = pickle.loads(disk.written_to.read_bytes())  # noqa: S301 - of our own
+        _, images, _ = pickle.loads(disk.written_to.read_bytes())  # noqa: S301 - our own
         return images
 
-    def goes_on(self, command: Undisturbed, image: Image, cut: bool = False) -> list[str]:
-        """What is wrong after the same command was given again on what an end left, or a power cut.
+    def resume(self, command: Undisturbed, image: Image, cut: bool = False) -> list[str]:
+        """What is wrong after the same command was run again on what a kill, or a power cut, left.
 
-        TensorBoard's files are not synced, by nobody; what they show stands in the file of metrics.
+        The files of TensorBoard are never synced; the file of metrics holds the same figures.
         """
         folder = self.place / "again"
         shutil.rmtree(folder, ignore_errors=True)
@@ -106,12 +106,12 @@ class Workshop:
         restore(image, folder)
         code = self.run(command.stage, command.words, folder).wait()
         if code != 0:
-            return [f"exit code {code}: {self.said.read_text()[-600:]}"]
+            return [f"exit code {code}: {self.output.read_text()[-600:]}"]
         wrong = differing(results(folder), command.results)
         return [line for line in wrong if not (cut and "/tensorboard " in line)]
 
     def cold(self, command: Undisturbed) -> list[str]:
-        """What is wrong after a command was given as a user gives it."""
+        """What is wrong after a command was run in a new process, as a user runs it."""
         folder = self.place / "cold"
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(command.start, folder)
@@ -123,9 +123,9 @@ class Workshop:
     def end_again_and_again(
         self, command: Undisturbed, rng: random.Random, by: signal.Signals, at_most: int = 4
     ) -> Tally:
-        """Ends a command at random instants, until it has come to its end by itself; then looks at what it left.
+        """Ends a command at random instants until it finishes by itself; then compares what it left.
 
-        Half of the instants are moments, half operations on files, of which writes are done half way.
+        Half of the instants are moments, half are operations on files; half of these writes are done half-way.
         """
         folder, tally = self.place / "ended", Tally()
         shutil.rmtree(folder, ignore_errors=True)
@@ -141,17 +141,17 @@ class Workshop:
             code = running.wait(moment)
             if code is None and moment is not None:
                 assert running.process.pid is not None
-                with suppress(ProcessLookupError):  # it has just ended
+                with suppress(ProcessLookupError):  # it has just finished
                     os.kill(running.process.pid, by)
             code = running.wait(120)
             if code == 0:
                 tally.wrong += differing(results(folder), command.results)
                 return tally
-            said = self.said.read_text()
+            output = self.output.read_text()
             tally.ended += 1
             if by == signal.SIGKILL and code == -signal.SIGKILL:
                 continue
-            if by != signal.SIGKILL and code == 128 + by and GOES_ON in said and "Traceback" not in said:
+            if by != signal.SIGKILL and code == 128 + by and KEPT in output and "Traceback" not in output:
                 continue
-            tally.wrong.append(f"exit code {code} after {by.name} ({first or moment}): {said[-3000:]}")
+            tally.wrong.append(f"exit code {code} after {by.name} ({first or moment}): {output[-3000:]}")
             return tally

@@ -1,4 +1,4 @@
-"""The stages on the bundled world, made small, one after the other; and what they leave, to be compared."""
+"""The stages on a small bundled world, one after the other, and what they leave, to be compared."""
 
 import fcntl
 import json
@@ -10,7 +10,7 @@ from typing import Any
 
 Words = tuple[object, ...]
 
-# Two pointers a query: what is looked at is how a stage writes, not what.
+# Two pointers for each query: how a stage writes is tested, not what it writes.
 _FEW = "[proposals]\nqueries = {queries}\nbeam = 1\nsamples = 1\nretrieval = 0\nrandom = 0\n"
 _FILE = "results/world/generated_data/rl_data_RandSampler_tiny-vlm.jsonl"
 _RUN = ("--rl-data", _FILE, "--rce-epochs", 2)
@@ -19,20 +19,20 @@ _WARM = ("--warm-start", "beams.json", "--warm-epochs", 2)
 
 @dataclass(frozen=True)
 class Stage:
-    """Commands that are given one after the other, in a folder in which the stages before it were run."""
+    """Commands that are run one after the other, in a folder in which the stages before them were run."""
 
     name: str
     needs: str
-    """The last of the stages that have to be run before."""
+    """The last of the stages that have to be run before it."""
     commands: tuple[Words, ...]
     own_world: bool = False
-    """Whether the bundled world is made in the folder, too."""
+    """Whether it creates the bundled world in the folder."""
     files: dict[str, str] = field(default_factory=dict)
-    """What lies in the folder beside what the stages before left."""
+    """Further files in the folder."""
 
 
 def needed(names: Iterable[str]) -> list[Stage]:
-    """Stages by name and those that have to be run before, in order; all where none is named."""
+    """The named stages and those that have to be run before them, in order; all stages if none is named."""
     by_name = {stage.name: stage for stage in STAGES}
     found = set(names) or by_name.keys()
     for stage in reversed(STAGES):
@@ -42,7 +42,7 @@ def needed(names: Iterable[str]) -> list[Stage]:
 
 
 def _beams(train: int = 100) -> str:
-    """InfoScore's beams of some training queries, by rank."""
+    """Beams of InfoScore for some training queries, by rank."""
     return json.dumps(
         {
             str(7 * k): {"id_list": [[(7 * k + j) % train, (7 * k + 90 + j) % train, 7 * k] for j in (1, 2)],
@@ -98,16 +98,16 @@ STAGES = (
 
 
 def results(folder: Path) -> dict[str, Any]:
-    """What lies in a folder, by path: bytes; of side files all but environment and times; that there is a log.
+    """The content of a folder by path: bytes; metadata without environment and times; of logs only that there is one.
 
-    Locks, which stay, are looked at: nobody may hold one.
+    Lock files stay; nobody may hold the lock.
     """
     found: dict[str, Any] = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = str(path.relative_to(folder))
         if path.name.endswith(".lock"):
-            with path.open("rb") as held:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         elif path.parent.name == "tensorboard":
             found.setdefault(str(path.parent.relative_to(folder)), _curves(path.parent))
         elif path.name == "log.txt" or path.suffix == ".log" or ".log.old-" in path.name:
@@ -120,7 +120,7 @@ def results(folder: Path) -> dict[str, Any]:
 
 
 def _curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """What TensorBoard shows: every metric by epoch."""
+    """What TensorBoard shows: the curve of every metric."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(folder))
@@ -129,7 +129,7 @@ def _curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def differing(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
-    """The names of files that are not as they should be, and what is wrong."""
+    """The names of files that differ from the expected ones, and how."""
     wrong = [f"{name} is missing" for name in expected.keys() - found.keys()]
     wrong += [f"{name} is left over" for name in found.keys() - expected.keys()]
     return sorted(
@@ -138,5 +138,5 @@ def differing(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
 
 
 def environment(stage: Stage, world: Path) -> dict[str, str]:
-    """Variables of a stage's commands: the world lies elsewhere where the stage does not make it."""
+    """Variables for the commands of a stage: the world is elsewhere, unless the stage creates it."""
     return {"COLUMNS": "100"} | ({} if stage.own_world else {"ICDSEL_DATA_DATA_DIR": os.fspath(world)})

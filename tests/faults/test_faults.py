@@ -1,4 +1,7 @@
-"""A few of the ends that `python -m tests.faults.kills` makes by the hundred, and what else goes wrong around them."""
+"""A real stage from end to end: some of the ends that `python -m tests.faults.kills` makes by the hundred.
+
+`test_slot.py` ends the slot, which all stages use, at every operation.
+"""
 
 import json
 import random
@@ -11,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from icdsel.cli.interruption import KEPT
 from icdsel.data import world
 
 from .instants import EndAt
-from .runs import GOES_ON, Undisturbed, Workshop
+from .runs import Undisturbed, Workshop
 from .stages import differing, results
 
 STAGES = ("gen-rl-data", "train", "infer")
@@ -34,21 +38,21 @@ def command(shop: Workshop, stage: str) -> Undisturbed:
     return next(command for command in shop.commands if command.stage.name == stage)
 
 
-def end(shop: Workshop, command: Undisturbed, folder: Path, number: int, on: str) -> None:
-    """Gives a command in a folder and kills it at an operation on a file of this name."""
+def kill_at(shop: Workshop, command: Undisturbed, folder: Path, number: int, on: str) -> None:
+    """Runs a command in a folder, and kills it at an operation on a file with this name."""
     running = shop.run(command.stage, command.words, folder, EndAt(folder, number, on=on))
     assert running.wait(60) == -signal.SIGKILL
 
 
-def given(shop: Workshop, command: Undisturbed, folder: Path, *words: object) -> tuple[int | None, str]:
-    """Gives a command, perhaps with more words; its exit code and what it said."""
+def run(shop: Workshop, command: Undisturbed, folder: Path, *words: object) -> tuple[int | None, str]:
+    """Runs a command, with more words if any; its exit code and its output."""
     code = shop.run(command.stage, (*command.words, *words), folder).wait(60)
-    return code, " ".join(shop.said.read_text().split())
+    return code, " ".join(shop.output.read_text().split())
 
 
 @pytest.fixture
 def folder(shop: Workshop, request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """Where the stage that the test is about begins."""
+    """The folder before the stage of the test."""
     shutil.copytree(command(shop, request.param).start, tmp_path / "work")
     return tmp_path / "work"
 
@@ -59,7 +63,7 @@ def test_killed_again_and_again_it_ends_with_the_same_files(shop: Workshop, stag
     assert tally.wrong == []
 
 
-def test_a_signal_ends_it_with_a_message_and_it_goes_on(shop: Workshop) -> None:
+def test_a_signal_ends_it_with_a_message_and_it_is_resumed(shop: Workshop) -> None:
     tally = shop.end_again_and_again(command(shop, "gen-rl-data"), random.Random(1), signal.SIGTERM, at_most=2)
     assert tally.wrong == []
 
@@ -76,16 +80,16 @@ class StuckAndEnded:
 
 
 @pytest.mark.parametrize("folder", ["gen-rl-data"], indirect=True)
-def test_an_end_does_not_wait_for_threads(shop: Workshop, folder: Path) -> None:
-    made = command(shop, "gen-rl-data")
+def test_the_end_does_not_wait_for_threads(shop: Workshop, folder: Path) -> None:
+    undisturbed = command(shop, "gen-rl-data")
     stuck = StuckAndEnded(EndAt(folder, 5, signal.SIGTERM))
-    assert shop.run(made.stage, made.words, folder, stuck).wait(60) == 128 + signal.SIGTERM
-    assert GOES_ON in shop.said.read_text()
+    assert shop.run(undisturbed.stage, undisturbed.words, folder, stuck).wait(60) == 128 + signal.SIGTERM
+    assert KEPT in shop.output.read_text()
     stuck.end_at.number = 0
-    assert shop.run(made.stage, (*made.words, "--seed", "x"), folder, stuck).wait(60) == 2
-    code, said = given(shop, made, folder)
-    assert code == 0, said
-    assert differing(results(folder), made.results) == []
+    assert shop.run(undisturbed.stage, (*undisturbed.words, "--seed", "x"), folder, stuck).wait(60) == 2
+    code, output = run(shop, undisturbed, folder)
+    assert code == 0, output
+    assert differing(results(folder), undisturbed.results) == []
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -93,11 +97,12 @@ def test_nothing_is_renamed_before_it_is_synced(shop: Workshop, stage: str) -> N
     assert command(shop, stage).broken_rules == []
 
 
-def test_it_goes_on_after_a_power_cut(shop: Workshop) -> None:
-    made = command(shop, "gen-rl-data")
-    images = shop.images(made, frozenset({round(made.operations * share) for share in (0.4, 0.7)}))
+def test_it_is_resumed_after_a_power_cut(shop: Workshop) -> None:
+    undisturbed = command(shop, "gen-rl-data")
+    operations = frozenset({round(undisturbed.operations * share) for share in (0.4, 0.7)})
+    images = shop.images(undisturbed, operations)
     for image in {kept: image for _, _, kept, image in images if kept != "killed"}.values():
-        assert shop.goes_on(made, image, cut=True) == []
+        assert shop.resume(undisturbed, image, cut=True) == []
 
 
 @pytest.mark.parametrize(
@@ -105,57 +110,58 @@ def test_it_goes_on_after_a_power_cut(shop: Workshop) -> None:
     [("train", "metrics.jsonl"), ("infer", ".jsonl.part")],
     indirect=["folder"],
 )
-def test_of_two_processes_the_second_is_refused(shop: Workshop, folder: Path, on: str, request) -> None:
-    made = command(shop, request.node.callspec.params["folder"])
-    first = shop.run(made.stage, made.words, folder, EndAt(folder, 2, signal.SIGSTOP, on=on)).process
+def test_of_two_processes_the_second_is_rejected(shop: Workshop, folder: Path, on: str, request) -> None:
+    undisturbed = command(shop, request.node.callspec.params["folder"])
+    stopped = EndAt(folder, 2, signal.SIGSTOP, on=on)
+    first = shop.run(undisturbed.stage, undisturbed.words, folder, stopped).process
     try:
         while Path(f"/proc/{first.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
             time.sleep(0.02)
-        code, said = given(shop, made, folder)
-        assert code == 2 and f"is being written by process {first.pid} on" in said and "Traceback" not in said
+        code, output = run(shop, undisturbed, folder)
+        assert code == 2 and f"is being written by process {first.pid} on" in output and "Traceback" not in output
     finally:
         first.kill()
-    code, said = given(shop, made, folder)  # the lock is gone with its process
-    assert code == 0, said
-    assert differing(results(folder), made.results) == []
+    code, output = run(shop, undisturbed, folder)  # the lock ended with its process
+    assert code == 0, output
+    assert differing(results(folder), undisturbed.results) == []
 
 
 @pytest.mark.parametrize("folder", ["gen-rl-data"], indirect=True)
-def test_what_was_killed_is_not_gone_on_with_under_other_settings(shop: Workshop, folder: Path) -> None:
-    made = command(shop, "gen-rl-data")
-    end(shop, made, folder, 7, on=".jsonl.part")  # the third unit: created, twice written and synced, opened
+def test_a_killed_run_is_not_resumed_with_different_settings(shop: Workshop, folder: Path) -> None:
+    undisturbed = command(shop, "gen-rl-data")
+    kill_at(shop, undisturbed, folder, 7, on=".jsonl.part")  # third unit: created, twice written and synced, opened
     journal = folder / f"{DATA}.part"
     before = journal.read_bytes()
     assert before.count(b"\n") == 64
-    code, said = given(shop, made, folder, "--seed", 1)
-    assert code == 2 and "data.seed: 42 then, 1 now" in said and "--overwrite" in said
+    code, output = run(shop, undisturbed, folder, "--seed", 1)
+    assert code == 2 and "data.seed: 42 then, 1 now" in output and "--overwrite" in output
     assert journal.read_bytes() == before
-    # What cannot have been written by icdsel to its end: no UTF-8, a letter cut in two.
+    # What a complete write would not leave: bytes that are not UTF-8, half of a letter.
     for torn in (
         b'{"question_id": 5, "question": "\xff\xfe',
         '{"question_id": 5, "question": "caf\u00e9'.encode()[:-1],
     ):
         journal.write_bytes(before + torn)
-        code, said = given(shop, made, folder)
-        assert code == 0, said
-        assert differing(results(folder), made.results) == []
+        code, output = run(shop, undisturbed, folder)
+        assert code == 0, output
+        assert differing(results(folder), undisturbed.results) == []
         (folder / DATA).unlink()
-    code, said = given(shop, made, folder, "--seed", 1, "--overwrite")
-    assert code == 0, said
-    assert (folder / DATA).read_bytes() != made.results[DATA]
+    code, output = run(shop, undisturbed, folder, "--seed", 1, "--overwrite")
+    assert code == 0, output
+    assert (folder / DATA).read_bytes() != undisturbed.results[DATA]
 
 
 @pytest.mark.parametrize("folder", ["train"], indirect=True)
-def test_a_run_whose_state_is_damaged_is_refused_with_the_remedy(shop: Workshop, folder: Path) -> None:
-    made = command(shop, "train")
-    end(shop, made, folder, 5, on="metrics.jsonl")
-    run = folder / "results/world/model_cpk/plain"
-    state = run / "resume.pt"
+def test_a_run_whose_state_is_damaged_is_rejected_with_the_remedy(shop: Workshop, folder: Path) -> None:
+    undisturbed = command(shop, "train")
+    kill_at(shop, undisturbed, folder, 5, on="metrics.jsonl")
+    trained = folder / "results/world/model_cpk/plain"
+    state = trained / "resume.pt"
     state.write_bytes(state.read_bytes()[:-1000])
-    code, said = given(shop, made, folder)
-    assert code == 2 and "resume.pt" in said and "Traceback" not in said
+    code, output = run(shop, undisturbed, folder)
+    assert code == 2 and "resume.pt" in output and "Traceback" not in output
     state.unlink()  # the remedy
-    code, said = given(shop, made, folder)
-    assert code == 0, said
-    assert differing(results(folder), made.results) == []
-    assert json.loads((run / "run.json").read_text())["finished"] == 1
+    code, output = run(shop, undisturbed, folder)
+    assert code == 0, output
+    assert differing(results(folder), undisturbed.results) == []
+    assert json.loads((trained / "run.json").read_text())["finished"] == 1

@@ -1,7 +1,7 @@
-"""What may happen around a command: a full disk, a read-only folder, a pipe nobody reads, another alphabet, a clock.
+"""Trouble around a command: a full disk, a read-only folder, a closed pipe, another encoding, a clock that jumps.
 
-After each: one message that a person can act on, and the same command given again ends with what an undisturbed one
-leaves.
+After each there is one message that a person can act on, and the same command, run again, leaves what an undisturbed
+one leaves.
 """
 
 import fcntl
@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from icdsel.cli.interruption import KEPT
 from icdsel.records import Answer
 from icdsel.vlm.qwen_vl import QwenVl
 
@@ -31,63 +32,63 @@ COMMANDS = (
     ("infer", "--n", 40, "--shots", "1", "--selector", "policy,random"),
     ("convert", "rce_epoch1.pt"),
 )
-GOES_ON = "Finished work is kept: run the same command again to resume"
+RESUMABLE = KEPT.capitalize()
 
 
 class Place:
-    """A folder in which commands are run on a world that lies elsewhere."""
+    """A folder in which commands are run, on a world elsewhere."""
 
     def __init__(self, folder: Path, world: Path) -> None:
         self.folder, self.world = folder, world
 
     def run(self, words: tuple[object, ...], first: Callable[[], None] | None = None) -> tuple[int, str]:
-        """A command's exit code, and what was said."""
-        said = self.folder.parent / "said.txt"
-        said.unlink(missing_ok=True)
+        """The exit code of a command, and its output."""
+        output = self.folder.parent / "output.txt"
+        output.unlink(missing_ok=True)
         variables = {"COLUMNS": "200", "ICDSEL_DATA_DATA_DIR": os.fspath(self.world)}
-        code = Command(words, self.folder, said, variables, first).wait(120)
-        assert code is not None, f"{words} hangs: {said.read_text()}"
-        return code, said.read_text(errors="replace")
+        code = Command(words, self.folder, output, variables, first).wait(120)
+        assert code is not None, f"{words} hangs: {output.read_text()}"
+        return code, output.read_text(errors="replace")
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """Where all commands were run undisturbed."""
-    top = tmp_path_factory.mktemp("whole")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """The folder of an undisturbed run of all commands."""
+    top = tmp_path_factory.mktemp("undisturbed")
     place = Place(top / "work", top / "data")
     place.folder.mkdir()
     few = "[proposals]\nqueries = 96\nbeam = 1\nsamples = 1\nretrieval = 0\nrandom = 0\n"
     (place.folder / "icdsel.toml").write_text(few)
     for words in COMMANDS:
-        code, said = place.run(words)
-        assert code == 0, said
+        code, output = place.run(words)
+        assert code == 0, output
     return place
 
 
 @pytest.fixture
-def begun(whole: Place, tmp_path: Path) -> Place:
-    """A new folder with the embeddings alone."""
-    place = Place(tmp_path / "work", whole.world)
+def started(undisturbed: Place, tmp_path: Path) -> Place:
+    """A new folder that holds only the embeddings."""
+    place = Place(tmp_path / "work", undisturbed.world)
     place.folder.mkdir()
-    _begin(whole, place.folder)
+    _copy_embeddings(undisturbed, place.folder)
     return place
 
 
-def _begin(whole: Place, folder: Path) -> None:
-    shutil.copy(whole.folder / "icdsel.toml", folder)
-    shutil.copytree(whole.folder / "results/world/cache", folder / "results/world/cache")
+def _copy_embeddings(undisturbed: Place, folder: Path) -> None:
+    shutil.copy(undisturbed.folder / "icdsel.toml", folder)
+    shutil.copytree(undisturbed.folder / "results/world/cache", folder / "results/world/cache")
 
 
 @pytest.fixture
-def small_disk(whole: Place, tmp_path: Path) -> Iterator[Place]:
-    """The same on a file system of its own, of half a megabyte more than the embeddings take."""
-    place = Place(tmp_path / "disk", whole.world)
+def small_disk(undisturbed: Place, tmp_path: Path) -> Iterator[Place]:
+    """The same on a file system of its own."""
+    place = Place(tmp_path / "disk", undisturbed.world)
     place.folder.mkdir()
     mount = ("mount", "-t", "tmpfs", "-o", "size=100m", "none", str(place.folder))
     if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("a file system can be mounted by root alone")
+        pytest.skip("only root can mount a file system")
     try:
-        _begin(whole, place.folder)
+        _copy_embeddings(undisturbed, place.folder)
         yield place
     finally:
         subprocess.run(["umount", "-l", str(place.folder)], check=True)
@@ -102,44 +103,44 @@ def used(place: Place) -> int:
     return (disk.f_blocks - disk.f_bfree) * disk.f_frsize
 
 
-def goes_on_to_the_end(place: Place, whole: Place) -> None:
+def run_to_the_end(place: Place, undisturbed: Place) -> None:
     for words in COMMANDS:
-        code, said = place.run(words)
-        assert code == 0, said
-    assert differing(results(place.folder), results(whole.folder)) == []
+        code, output = place.run(words)
+        assert code == 0, output
+    assert differing(results(place.folder), results(undisturbed.folder)) == []
 
 
-def test_a_full_disk(small_disk: Place, whole: Place):
-    """Every command meets a full disk several times, each time a little later than before."""
-    refused = []
+def test_a_full_disk(small_disk: Place, undisturbed: Place):
+    """The disk is full several times during each command, each time a little later than before."""
+    failed = []
     for words in COMMANDS:
         for room in (0, 8, 24, 72):  # KiB
             remount(small_disk, f"size={used(small_disk) + 1024 * room}")
-            code, said = small_disk.run(words)
+            code, output = small_disk.run(words)
             remount(small_disk, "size=100m")
             if code:
-                refused.append(words[0])
-                assert code == 1 and "No space left on device. Make room" in said and GOES_ON in said, said
-                assert "Traceback" not in said
+                failed.append(words[0])
+                assert code == 1 and "No space left on device. Make room" in output and RESUMABLE in output, output
+                assert "Traceback" not in output
         assert small_disk.run(words)[0] == 0
-    assert refused.count("gen-rl-data") > 1 and refused.count("train") > 1 and "infer" in refused
-    goes_on_to_the_end(small_disk, whole)
+    assert failed.count("gen-rl-data") > 1 and failed.count("train") > 1 and "infer" in failed
+    run_to_the_end(small_disk, undisturbed)
 
 
-def test_a_read_only_folder(small_disk: Place, whole: Place):
+def test_a_read_only_folder(small_disk: Place, undisturbed: Place):
     remount(small_disk, "ro")
-    code, said = small_disk.run(COMMANDS[0])
-    assert code == 1 and "Read-only file system. Write elsewhere (--results-dir" in said and "Traceback" not in said
+    code, output = small_disk.run(COMMANDS[0])
+    assert code == 1 and "Read-only file system. Write elsewhere (--results-dir" in output and "Traceback" not in output
     remount(small_disk, "rw")
-    goes_on_to_the_end(small_disk, whole)
+    run_to_the_end(small_disk, undisturbed)
     remount(small_disk, "ro")
-    for words in COMMANDS[:3]:  # it is all there
-        code, said = small_disk.run(words)
-        assert code == 0, said
+    for words in COMMANDS:  # everything exists
+        code, output = small_disk.run(words)
+        assert code == 0, output
 
 
 def vanish(images: Path) -> None:
-    """The images are gone when the VLM is asked for the second time."""
+    """The images are gone when the VLM is queried for the second time."""
     ask, count = QwenVl.answer, itertools.count()
 
     def answer(*given: Any) -> list[Answer]:
@@ -150,20 +151,20 @@ def vanish(images: Path) -> None:
     QwenVl.answer = answer  # type: ignore[method-assign]
 
 
-def test_a_dataset_that_vanishes(begun: Place, whole: Place):
-    images = begun.world / "world" / "images"
+def test_a_dataset_that_vanishes(started: Place, undisturbed: Place):
+    images = started.world / "world" / "images"
     for words in (COMMANDS[0], COMMANDS[2]):
         if words is COMMANDS[2]:
-            assert [begun.run(before)[0] for before in COMMANDS[:2]] == [0, 0]
-        code, said = begun.run(words, partial(vanish, images))
+            assert [started.run(before)[0] for before in COMMANDS[:2]] == [0, 0]
+        code, output = started.run(words, partial(vanish, images))
         images.with_name("elsewhere").rename(images)
-        assert code == 1 and "is missing. Finished work is kept: run the same command again" in said, said
-        assert "VLM calls failed, more than --max-failed 0.1 allows" in said and "Traceback" not in said
-    goes_on_to_the_end(begun, whole)
+        assert code == 1 and "is missing. Finished work is kept: run the same command again" in output, output
+        assert "VLM calls failed, more than --max-failed 0.1 allows" in output and "Traceback" not in output
+    run_to_the_end(started, undisturbed)
 
 
 def nobody_reads(number: int = 1) -> None:
-    """stdout, or stderr, goes to a pipe whose reader has left."""
+    """stdout, or stderr, is a pipe whose reader has left."""
     read, write = os.pipe()
     os.close(read)
     goes_to(write, number)
@@ -175,14 +176,14 @@ def nobody_reads_anything() -> None:
 
 
 def goes_to(target: int, number: int) -> None:
-    """What is written to stdout (1) or stderr (2) goes elsewhere, as if the command had been begun so."""
+    """Redirects stdout (1) or stderr (2), as if the command had been started like that."""
     os.dup2(target, number)
     stream = io.TextIOWrapper(io.FileIO(number, "w", closefd=False), write_through=True)
     setattr(sys, "stdout" if number == 1 else "stderr", stream)
 
 
 def full_pipe(number: int = 1) -> None:
-    """stdout, or stderr, goes to a pipe that is full, and that does not wait."""
+    """stdout, or stderr, is a pipe that is full and does not block."""
     read, write = os.pipe()
     os.dup(read)  # stays open
     fcntl.fcntl(write, fcntl.F_SETFL, os.O_NONBLOCK)
@@ -198,36 +199,36 @@ def full_device(number: int = 1) -> None:
 
 
 def closed_streams() -> None:
-    """As `icdsel … >&- 2>&-` has it."""
+    """As in `icdsel … >&- 2>&-`."""
     for number in (1, 2):
         os.close(number)
     sys.stdout = sys.stderr = None  # type: ignore[assignment]
 
 
 @pytest.mark.parametrize("broken", [nobody_reads, nobody_reads_anything, full_pipe, full_device, closed_streams])
-def test_what_is_said_cannot_be_written(begun: Place, whole: Place, broken: Callable[[], None]):
+def test_output_that_cannot_be_written(started: Place, undisturbed: Place, broken: Callable[[], None]):
     for words in COMMANDS:
-        code, said = begun.run(words, broken)
-        assert code == 0 if broken is closed_streams else code in (0, 1, 120), said
-        assert "Traceback" not in said
-    goes_on_to_the_end(begun, whole)
+        code, output = started.run(words, broken)
+        assert code == 0 if broken is closed_streams else code in (0, 1, 120), output
+        assert "Traceback" not in output
+    run_to_the_end(started, undisturbed)
 
 
 @pytest.mark.parametrize("broken", [nobody_reads, full_pipe, full_device])
-def test_notes_that_cannot_be_written_stop_nothing(begun: Place, whole: Place, broken: Callable[[int], None]):
+def test_notes_that_cannot_be_written_stop_nothing(started: Place, undisturbed: Place, broken: Callable[[int], None]):
     for words in COMMANDS:
-        code, said = begun.run(words, partial(broken, 2))
-        assert code == 0, said
-    assert begun.run(("convert", "none.pt"), partial(broken, 2))[0] == 2
-    assert differing(results(begun.folder), results(whole.folder)) == []
+        code, output = started.run(words, partial(broken, 2))
+        assert code == 0, output
+    assert started.run(("convert", "none.pt"), partial(broken, 2))[0] == 2
+    assert differing(results(started.folder), results(undisturbed.folder)) == []
 
 
-def test_an_alphabet_that_lacks_letters(begun: Place, whole: Place):
+def test_an_encoding_that_lacks_letters(started: Place, undisturbed: Place):
     for words in COMMANDS:
-        code, said = begun.run(words, ascii_streams)
-        assert code == 0 and "Traceback" not in said, said
-        said.encode("ascii")
-    assert differing(results(begun.folder), results(whole.folder)) == []
+        code, output = started.run(words, ascii_streams)
+        assert code == 0 and "Traceback" not in output, output
+        output.encode("ascii")
+    assert differing(results(started.folder), results(undisturbed.folder)) == []
 
 
 def ascii_streams() -> None:
@@ -239,7 +240,7 @@ def ascii_streams() -> None:
 
 
 def test_a_locale_without_utf_8(tmp_path: Path):
-    """In a process of its own: names of files, too, are in the locale's alphabet."""
+    """In a new process, where file names are in the encoding of the locale as well."""
     place = dict(os.environ) | {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
     for words in (
         ["--help"],
@@ -254,24 +255,24 @@ def test_a_locale_without_utf_8(tmp_path: Path):
         assert b"Traceback" not in ended.stderr, ended.stderr
 
 
-def test_names_that_are_no_utf_8(begun: Place):
-    """Of the folders of results and data, of a run, and of what is written."""
+def test_names_that_are_not_utf_8(started: Place):
+    """Those of the folders of results and data, of a run, and of written files."""
     name = os.fsdecode(b"\xff")
-    shutil.copytree(begun.world, begun.folder / f"data{name}")
-    begun.world = begun.folder / f"data{name}"
-    there = ("--results-dir", f"results{name}")
-    infer = (*COMMANDS[2], "--run", f"run{name}", *there)
+    shutil.copytree(started.world, started.folder / f"data{name}")
+    started.world = started.folder / f"data{name}"
+    place = ("--results-dir", f"results{name}")
+    infer = (*COMMANDS[2], "--run", f"run{name}", *place)
     for words in (
-        (*COMMANDS[0], "--image-cache-dir", f"images{name}", "--image-cache-mb", 0, *there),
-        (*COMMANDS[1], "--run", f"run{name}", *there),
+        (*COMMANDS[0], "--image-cache-dir", f"images{name}", "--image-cache-mb", 0, *place),
+        (*COMMANDS[1], "--run", f"run{name}", *place),
         infer,
-        infer,  # its own files are read again
-        ("runs", "--json", f"runs{name}.json", *there),
-        ("compare", "--csv", f"table{name}.csv", "--html", f"page{name}.html", *there),
-        ("check", begun.folder / f"results{name}/world/model_cpk/run{name}", *there),
+        infer,  # which reads its own files
+        ("runs", "--json", f"runs{name}.json", *place),
+        ("compare", "--csv", f"table{name}.csv", "--html", f"page{name}.html", *place),
+        ("check", started.folder / f"results{name}/world/model_cpk/run{name}", *place),
     ):
-        code, said = begun.run(words)
-        assert code == 0 and "damaged" not in said and "Traceback" not in said, said
+        code, output = started.run(words)
+        assert code == 0 and "damaged" not in output and "Traceback" not in output, output
 
 
 def long_ago() -> None:
@@ -282,47 +283,47 @@ def long_ago() -> None:
     time.strftime = lambda how, at=None: text(how, at or local(3e7))  # type: ignore[assignment]
 
 
-def test_a_clock_that_jumps(begun: Place, whole: Place):
+def test_a_clock_that_jumps(started: Place, undisturbed: Place):
     """Neither the time of day nor the times of files decide anything."""
     for words in COMMANDS[:2]:
-        assert begun.run(words, long_ago)[0] == 0
-    for number, path in enumerate(sorted(begun.folder.rglob("*"))):
+        assert started.run(words, long_ago)[0] == 0
+    for number, path in enumerate(sorted(started.folder.rglob("*"))):
         os.utime(path, (4e9, 4e9) if number % 2 else (1, 1))
     for words in COMMANDS[2:]:
-        code, said = begun.run(words, long_ago if words[0] == "convert" else None)
-        assert code == 0, said
-    assert differing(results(begun.folder), results(whole.folder)) == []
-    before = results(begun.folder)
-    for number, path in enumerate(sorted(begun.folder.rglob("*"))):
+        code, output = started.run(words, long_ago if words[0] == "convert" else None)
+        assert code == 0, output
+    assert differing(results(started.folder), results(undisturbed.folder)) == []
+    before = results(started.folder)
+    for number, path in enumerate(sorted(started.folder.rglob("*"))):
         os.utime(path, (1, 1) if number % 3 else (4e9, 4e9))
-    goes_on_to_the_end(begun, whole)
-    assert results(begun.folder) == before
+    run_to_the_end(started, undisturbed)
+    assert results(started.folder) == before
 
 
 def some_calls_fail() -> None:
-    whole = QwenVl._answer_batch
+    answer_batch = QwenVl._answer_batch
 
     def answer(vlm: QwenVl, prompts: dict[int, Any], *others: Any) -> Any:
         if 11 in prompts:
             raise RuntimeError("device-side assert")
-        return whole(vlm, prompts, *others)
+        return answer_batch(vlm, prompts, *others)
 
     QwenVl._answer_batch = answer  # type: ignore[method-assign]
 
 
-def test_calls_that_fail_in_a_training_are_counted(begun: Place):
+def test_calls_that_fail_in_a_training_are_counted(started: Place):
     online = ("--grpo-epochs", 1, "--online", "--online-samples", 2, "--run", "online")
-    code, said = begun.run(("train", "--rce-epochs", 1, *online), some_calls_fail)
-    failed = [b'"error": "RuntimeError: device-side assert"' in line for line in _lines(begun, "online.jsonl")]
-    scored = [line.count(b'"error"') for line in _lines(begun, "rl_data_RandSampler_tiny-vlm.jsonl")]
+    code, output = started.run(("train", "--rce-epochs", 1, *online), some_calls_fail)
+    failed = [b'"error": "RuntimeError: device-side assert"' in line for line in _lines(started, "online.jsonl")]
+    scored = [line.count(b'"error"') for line in _lines(started, "rl_data_RandSampler_tiny-vlm.jsonl")]
     assert any(failed) and sum(scored)
-    assert code == 1 and f"{sum(failed) + sum(scored)} VLM calls failed" in said, said
-    code, said = begun.run(("train", "--rce-epochs", 1, "--run", "plain"))  # those of the RL data were told
-    assert code == 0 and "calls failed" not in said, said
-    code, said = begun.run(
+    assert code == 1 and f"{sum(failed) + sum(scored)} VLM calls failed" in output, output
+    code, output = started.run(("train", "--rce-epochs", 1, "--run", "plain"))  # those of the RL data were reported
+    assert code == 0 and "calls failed" not in output, output
+    code, output = started.run(
         ("compare", "--train", "rce,grpo-online", "--rce-epochs", 1, "--n", 8, "--shots", 1), some_calls_fail
     )
-    assert code == 1 and "VLM calls failed" in said, said
+    assert code == 1 and "VLM calls failed" in output, output
 
 
 def _lines(place: Place, name: str) -> list[bytes]:
@@ -339,12 +340,12 @@ def no_room() -> None:
     training._update = update  # type: ignore[assignment]
 
 
-def test_a_training_that_the_memory_does_not_suffice_for(begun: Place, whole: Place):
-    assert begun.run(COMMANDS[0])[0] == 0
-    code, said = begun.run(COMMANDS[1], no_room)
-    assert code == 1 and "out of memory: [enforce" in said and "--hidden-dim" in said, said
-    assert GOES_ON in said and "Traceback" not in said and "and more" not in said
-    goes_on_to_the_end(begun, whole)
+def test_a_training_without_enough_memory(started: Place, undisturbed: Place):
+    assert started.run(COMMANDS[0])[0] == 0
+    code, output = started.run(COMMANDS[1], no_room)
+    assert code == 1 and "out of memory: [enforce" in output and "--hidden-dim" in output, output
+    assert RESUMABLE in output and "Traceback" not in output and "and more" not in output
+    run_to_the_end(started, undisturbed)
 
 
 def dies_after_an_epoch() -> None:
@@ -353,19 +354,19 @@ def dies_after_an_epoch() -> None:
     RunJournal._show = lambda *_: os._exit(1)  # type: ignore[method-assign]
 
 
-def test_what_training_goes_on_from_is_damaged(begun: Place):
-    assert begun.run(("train", "--rce-epochs", 2), dies_after_an_epoch)[0] == 1
-    [left] = begun.folder.rglob("resume.pt")
+def test_a_damaged_state_of_a_training(started: Place):
+    assert started.run(("train", "--rce-epochs", 2), dies_after_an_epoch)[0] == 1
+    [left] = started.folder.rglob("resume.pt")
     left.write_bytes(left.read_bytes()[:1000])
-    code, said = begun.run(("train", "--rce-epochs", 2))
-    assert code == 2 and "this training cannot go on: move the run's folder away" in said, said
+    code, output = started.run(("train", "--rce-epochs", 2))
+    assert code == 2 and "this training cannot be resumed: move the folder of the run away" in output, output
 
 
-def test_a_world_that_lost_a_file(begun: Place, tmp_path: Path):
-    place = Place(begun.folder, tmp_path / "data")
+def test_a_world_that_lost_a_file(started: Place, tmp_path: Path):
+    place = Place(started.folder, tmp_path / "data")
     (tmp_path / "data/world").mkdir(parents=True)
-    for file in (begun.world / "world").glob("*.json"):
+    for file in (started.world / "world").glob("*.json"):
         shutil.copy(file, tmp_path / "data/world")
     (tmp_path / "data/world/annotations_train.json").unlink()
-    code, said = place.run(("gen-rl-data",))
-    assert code == 2 and "is made again" in said and "annotations_train.json" in said, said
+    code, output = place.run(("gen-rl-data",))
+    assert code == 2 and "is made again" in output and "annotations_train.json" in output, output

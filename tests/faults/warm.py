@@ -1,7 +1,7 @@
-"""Commands in processes that are forked warm: torch and transformers are imported there, and nothing has run.
+"""Commands in processes that are forked after torch and transformers were imported, before anything has run.
 
-Starting Python and importing takes longer than most commands on the bundled world take to work, so a kill at a random
-instant of a cold process would nearly always hit an import.
+Starting Python and importing takes longer than most commands on the bundled world, so a kill at a random instant of a
+new process would nearly always hit an import.
 """
 
 import multiprocessing
@@ -37,9 +37,9 @@ _IMPORTED = [
     "torch.utils.tensorboard",
 ]
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-"""No thread may run where a process is forked, and the same number of threads gives the same bits."""
+"""A process with threads must not be forked, and only the same number of threads gives the same bits."""
 
-os.environ |= ONE_THREAD  # before the server of forks is started, which inherits them
+os.environ |= ONE_THREAD  # before the fork server is started, which inherits them
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(_IMPORTED)
 
@@ -48,29 +48,29 @@ class Command:
     """`icdsel WORDS` in a folder, running.
 
     Args:
-        words: The command line, without the program's name.
+        words: The command line, without the name of the program.
         folder: The working directory.
-        said: What stdout and stderr are appended to.
+        output: The file that stdout and stderr are appended to.
         environment: Variables.
-        first: Called in the process before the command begins.
+        first: Called in the process before the command.
     """
 
     def __init__(
         self,
         words: Sequence[object],
         folder: Path,
-        said: Path,
+        output: Path,
         environment: dict[str, str],
         first: Callable[[], Any] | None = None,
     ) -> None:
-        begun, tell = _context.Pipe(duplex=False)
-        args = (list(map(str, words)), folder, said, environment, first, tell)
+        ready, signal = _context.Pipe(duplex=False)
+        args = (list(map(str, words)), folder, output, environment, first, signal)
         self.process = _context.Process(target=_run, args=args, daemon=True)
         self.process.start()
-        tell.close()
-        if not begun.poll(120):
-            raise TimeoutError("the process did not begin")
-        begun.recv()
+        signal.close()
+        if not ready.poll(120):
+            raise TimeoutError("the process did not start")
+        ready.recv()
 
     def wait(self, seconds: float | None = None) -> int | None:
         """The exit code (minus a signal's number), or None after so many seconds."""
@@ -81,20 +81,20 @@ class Command:
 def _run(
     words: list[str],
     folder: Path,
-    said: Path,
+    output: Path,
     environment: dict[str, str],
     first: Callable[[], Any] | None,
-    tell: Connection,
+    signal: Connection,
 ) -> None:
-    held = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(held, 1)
-    os.dup2(held, 2)
+    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
     os.environ |= environment
     os.chdir(folder)
     sys.argv = ["icdsel", *words]
     from icdsel.__main__ import main
 
-    tell.send(None)
+    signal.send(None)
     if first:
         first()
     main()

@@ -10,8 +10,9 @@ from icdsel.errors import RlDataError, RunError
 from icdsel.settings.tables import RewardSettings, TrainSettings
 from icdsel.stages import answering, online
 from icdsel.stages import generate as generation
+from icdsel.store.journal import Journal
 
-from .common import alone, ignore, lines_of
+from .common import alone, lines_of
 from .harness import Reader
 from .mutate import damaged_lines
 from .results import prediction
@@ -19,7 +20,7 @@ from .rl_data import RL_RECORDS, use_as_tensors
 
 
 def use_answers_journal(path: Path) -> bool:
-    kept = answering.whole_units(path)
+    kept = answering.whole_units(Journal(path))
     for (question_id, icds), record in kept.items():
         f"{question_id} {sum(icds)} {record['shots'] + 1}".encode()
     return bool(kept)
@@ -28,10 +29,9 @@ def use_answers_journal(path: Path) -> bool:
 def use_generation_journal(path: Path) -> None:
     queries = [SimpleNamespace(question_id=i) for i in (100, 101, 102)]
     units = [[query] for query in queries]
-    done, size = rl_journal.whole_units(path, units)  # type: ignore[arg-type]
-    assert 0 <= done <= 3 and size <= path.stat().st_size
+    assert 0 <= rl_journal.whole_units(Journal(path, RlDataError), units) <= 3  # type: ignore[arg-type]
     path.rename(path.with_name("x.shard-1-of-2.jsonl"))
-    for line in generation._scored_in_shards(path.with_name("x.jsonl"), {}).values():
+    for line in generation.scored_in_shards(path.with_name("x.jsonl"), {}).values():
         json.loads(line)
     rl_journal.summary_of(path.with_name("x.shard-1-of-2.jsonl"))
 
@@ -42,11 +42,11 @@ def shard(folder: Path) -> Path:
 
 
 def use_online_journal(path: Path) -> None:
-    online._read_journal(path)
+    journal = Journal(path, RlDataError)
     sources = SimpleNamespace(train=None, vlm=None, settings=None)
     groups = [rl_data.read_group(record, Counter()) for record in RL_RECORDS[:2]]
     settings = TrainSettings(online=True, grpo_epochs=3)
-    made = online.Rollouts(sources, groups, settings, RewardSettings(), 1, path, ignore)  # type: ignore[arg-type]
+    made = online.Rollouts(sources, groups, settings, RewardSettings(), 1, journal, ignore)  # type: ignore[arg-type]
     made.replay(1)
     use_as_tensors(made._groups)
 

@@ -22,7 +22,7 @@ from icdsel.errors import RunError
 from icdsel.page.runs import _read_run
 from icdsel.settings.loading import settings_from
 from icdsel.store.metadata import read_metadata
-from icdsel.store.reuse import Result
+from icdsel.store.slot import Slot
 
 from .common import IDS, check_path, json_of, lines, lines_of
 from .harness import Reader
@@ -78,7 +78,9 @@ def use_predictions(path: Path) -> None:
         screen().print(screen_tables(compare(SETTINGS, [path.parent], allow_different=True)))
     metadata = next(path.parent.glob("policy*.meta.json"))
     with contextlib.suppress(RunError):
-        Result("it", (path,), metadata, {"data.metric": "official"}, RunError, "remedy").stands(False)
+        Slot(
+            metadata.with_suffix("").with_suffix(".jsonl"), {"data.metric": "official"}, path.exists, RunError, "remedy"
+        ).peek()
 
 
 def run_folder(folder: Path, mutated: str) -> Path:

@@ -103,7 +103,7 @@ def test_rl_data_and_runs_that_exist_are_used_again(folder):
     checkpoint = folder / "results/world/model_cpk" / RUN / "grpo_epoch3.pt"
     before = data.read_bytes(), data.stat().st_mtime_ns, checkpoint.stat().st_mtime_ns
     assert "trained already" in icdsel("train", "--grpo-epochs", 3, "--freeze-backbone")
-    assert "answered before" in icdsel("infer", "--n", 40)
+    assert "answered already" in icdsel("infer", "--n", 40)
     assert (data.read_bytes(), data.stat().st_mtime_ns, checkpoint.stat().st_mtime_ns) == before
 
 
@@ -220,8 +220,8 @@ def test_rl_data_of_other_settings_are_refused_by_the_name_of_the_setting(folder
         (["compare", "--reference", "nobody"], "zero-shot"),
         (["compare", "--n", "77"], "77"),
         (["train", "--no-such-flag"], "--no-such-flag"),
-        (["train", "--run", "../elsewhere"], "no name of a folder"),
-        (["train", "--run", ".."], "no name of a folder"),
+        (["train", "--run", "../elsewhere"], "is not the name of a folder"),
+        (["train", "--run", ".."], "is not the name of a folder"),
     ],
 )
 def test_mistakes_get_one_message_and_exit_code_2(folder, words, told):
@@ -279,7 +279,7 @@ def test_an_interrupted_generation_goes_on_to_the_same_bytes(folder):
     assert 0 < len(lines) < 96
     with part.open("ab") as file:
         file.write(b'{"question_id": 17, "torn')
-    assert "going on after" in icdsel("gen-rl-data", "--queries", 96, "-o", "interrupted.jsonl")
+    assert "resuming after" in icdsel("gen-rl-data", "--queries", 96, "-o", "interrupted.jsonl")
     icdsel("gen-rl-data", "--queries", 96, "-o", "whole.jsonl")
     assert (folder / "interrupted.jsonl").read_bytes() == (folder / "whole.jsonl").read_bytes()
     assert not part.exists()
@@ -300,9 +300,9 @@ def test_a_terminated_training_goes_on_to_the_same_bytes(folder):
     assert process.returncode == 143, told
     assert "give the same command again" in told
     assert (runs / "cut/resume.pt").exists()
-    assert "going on after" in icdsel("train", *flags, "--run", "cut")
+    assert "resuming after" in icdsel("train", *flags, "--run", "cut")
     told = icdsel("train", *flags, "--run", "whole")
-    assert "GRPO asks the VLM 432 times at most" in told
+    assert "GRPO queries the VLM at most 432 times" in told
     names = {path.name for path in (runs / "whole").iterdir()}
     assert names == {path.name for path in (runs / "cut").iterdir()}
     assert "resume.pt" not in names and "online.jsonl" in names
@@ -350,7 +350,7 @@ def test_a_log_lies_beside_every_result(folder):
 
 def test_the_log_of_resumed_work_goes_on_and_is_moved_aside_with_it(folder):
     log = (folder / "interrupted.log").read_text()  # by the test of the interrupted generation
-    assert all(word in log for word in ("interrupted\n", "going on after", "finished after"))
+    assert all(word in log for word in ("interrupted\n", "resuming after", "finished after"))
     assert log.count("$ ") == 2
     icdsel("gen-rl-data", "--queries", 32, "--output", "interrupted.jsonl", "--overwrite")
     assert (folder / "interrupted.log.old-1").read_text() == log

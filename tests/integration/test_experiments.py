@@ -138,7 +138,7 @@ def test_it_goes_on_where_it_stopped(told):
     finished = {path: time for path, time in told["made then"].items() if unfinished not in path.parts}
     assert len(finished) > 10
     assert {path: told["made at last"].get(path) for path in finished} == finished
-    assert "going on after rce epoch 1 of an interrupted training" in told["done"]
+    assert "resuming after rce epoch 1 of an interrupted training" in told["done"]
     assert "experiment 4 of 4: grpo-frozen, seed 43" in told["done"]
     assert told["models loaded"] == 1
 
@@ -287,5 +287,5 @@ def test_a_given_value_survives_a_variant_with_another_recipe(told):
 def test_a_run_under_other_settings_moves_aside_where_asked(told):
     icdsel("train", "--run", "mine")
     assert "--overwrite" in icdsel("train", "--run", "mine", "--rce-lr", "1e-3", code=2)
-    assert "moved what was there" in icdsel("train", "--run", "mine", "--rce-lr", "1e-3", "--overwrite")
+    assert "renamed the previous result to" in icdsel("train", "--run", "mine", "--rce-lr", "1e-3", "--overwrite")
     assert (RUNS / "mine.old-1/rce_epoch1.pt").read_bytes() != (RUNS / "mine/rce_epoch1.pt").read_bytes()

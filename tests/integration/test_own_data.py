@@ -263,4 +263,4 @@ def test_one_file_has_one_identity_however_it_is_named(folder, tmp_path):
     more = ("--selector", "random", "--results-dir", tmp_path / "results", "--image-dir", tmp_path)
     icdsel("infer", "--dataset", tmp_path / "few.jsonl", *few, *more)
     relative = os.path.relpath(tmp_path / "few.jsonl")
-    assert "answered before" in icdsel("infer", "--dataset", relative, *few, *more)
+    assert "answered already" in icdsel("infer", "--dataset", relative, *few, *more)

@@ -11,11 +11,10 @@ from command_line import icdsel
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from icdsel.errors import RunError
 from icdsel.stages import generate as generation
-from icdsel.stages import infer
+from icdsel.stages import infer, prediction_row
 from icdsel.stages import train as training
-from icdsel.store.fingerprints import fingerprint_file, unchanged
+from icdsel.store.fingerprints import fingerprint_file
 from icdsel.vlm.loading import TINY_VLM_DIR
 
 SMALL = ("--dataset", "set.jsonl", "--model", "./my-model", "--encoder", "vlm", "--pool-size", 8)
@@ -106,7 +105,7 @@ def test_everything_made_of_other_data_or_another_model_is_refused(copy: Path, w
     before = predictions()
     for command in (SCORE, ANSWER, ("train", *SMALL, *SCORE[-10:], "--rce-epochs", 1, "--run", "mine")):
         told = icdsel(*command, code=2)
-        assert "under other settings" in told and "--overwrite" in told
+        assert "created with different settings" in told and "--overwrite" in told
         for words in named:
             assert words in told, told
     assert predictions() == before
@@ -144,7 +143,7 @@ def test_scores_for_other_queries_of_another_split_are_refused(copy: Path):
     assert "the dataset has changed since" in icdsel("check", path, *SMALL, code=1)
 
 
-@pytest.mark.parametrize(("command", "module"), [(SCORE, generation), (ANSWER, infer)])
+@pytest.mark.parametrize(("command", "module"), [(SCORE, generation), (ANSWER, prediction_row)])
 def test_another_version_of_the_scorer_is_refused(copy: Path, monkeypatch: pytest.MonkeyPatch, command, module):
     monkeypatch.setattr(module, "SCORER_VERSION", 0)
     assert "scorer (the version of icdsel's scorer)" in icdsel(*command, code=2)
@@ -165,7 +164,7 @@ def test_online_training_depends_on_the_scorer(copy: Path, monkeypatch: pytest.M
 def test_answers_of_a_policy_that_is_another_now_are_told(copy: Path):
     train = ("train", *SMALL, *SCORE[-10:], "--rce-epochs", 1, "--run", "mine")
     answers = icdsel(*ANSWER[:-2], "--selector", "policy,random", "--run", "mine")
-    assert "not trained to its end" not in answers
+    assert "is not finished" not in answers
     assert "another policy" not in icdsel("compare", *SMALL)
     icdsel(*train, "--train-seed", 1, "--overwrite")
     assert "was answered by another policy" in " ".join(icdsel("compare", *SMALL).split())
@@ -174,19 +173,7 @@ def test_answers_of_a_policy_that_is_another_now_are_told(copy: Path):
 def test_a_run_that_was_not_finished_is_told(copy: Path):
     side = Path("results/set/model_cpk/mine/run.json")
     side.write_text(json.dumps({k: v for k, v in json.loads(side.read_text()).items() if k != "finished"}))
-    assert "run mine was not trained to its end" in icdsel(*ANSWER[:-2], "--selector", "policy", "--run", "mine")
-
-
-def test_a_link_in_the_place_of_a_run_is_read_and_not_written_through(copy: Path):
-    run = Path("results/set/model_cpk/mine")
-    run.rename("elsewhere")
-    run.symlink_to(copy / "elsewhere")
-    before = {path.name for path in Path("elsewhere").iterdir()}
-    train = ("train", *SMALL, *SCORE[-10:], "--rce-epochs", 1, "--run", "mine", "--train-seed", 1, "--overwrite")
-    assert "it is a link" in " ".join(icdsel(*train, code=1).split())
-    told = icdsel(*ANSWER[:-2], "--selector", "policy", "--run", "mine")
-    assert "not converted for Lever-Plus" in told and "it is a link" in " ".join(told.split())
-    assert {path.name for path in Path("elsewhere").iterdir()} == before
+    assert "the training of run mine is not finished" in icdsel(*ANSWER[:-2], "--selector", "policy", "--run", "mine")
 
 
 def test_policies_are_answered_with_the_embeddings_that_they_were_trained_on(copy: Path):
@@ -199,7 +186,7 @@ def test_policies_are_answered_with_the_embeddings_that_they_were_trained_on(cop
 
 
 def test_long_names_of_runs(copy: Path):
-    assert "120 letters at most" in icdsel("train", *SMALL, *SCORE[-10:], "--run", "x" * 121, code=2)
+    assert "the maximum is 120 bytes" in icdsel("train", *SMALL, *SCORE[-10:], "--run", "x" * 121, code=2)
     more = ("--rce-epochs", 1, "--rce-lr", 1.23456e-3, "--rce-temp-start", 1.23456, "--rce-temp-end", 0.123456)
     icdsel("train", *SMALL, *SCORE[-10:], *more, "--hidden-dim", 64, "--grpo-lr", 1.23456e-5, "--dropout", 0.123456)
     assert max(len(path.name) for path in Path("results/set/model_cpk").iterdir() if path.is_dir()) <= 120
@@ -235,14 +222,13 @@ def test_shards_without_their_side_files_are_told_of(copy: Path):
     assert "queries were scored in shards" in icdsel(*SCORE, *shard[:2])
     Path("parts[1].jsonl").unlink()
     Path("parts[1].shard-1-of-2.meta.json").unlink()
-    assert "is left alone: how it was made stands in" in " ".join(icdsel(*SCORE, *shard[:2]).split())
+    assert "is skipped: its metadata," in " ".join(icdsel(*SCORE, *shard[:2]).split())
 
 
 def test_an_interrupted_online_training_misses_its_journal(copy: Path, monkeypatch: pytest.MonkeyPatch):
     online = ("train", *SMALL, *SCORE[-10:], "--rce-epochs", 1, "--grpo-epochs", 1, "--online", "--run", "online")
     with monkeypatch.context() as patch:  # as if it had been killed after its last epoch
-        patch.setattr(training, "_mark_finished", lambda side: None)
-        patch.setattr(training, "clean_up", lambda folder: None)
+        patch.setattr(training, "commit_run", lambda result, work: None)
         icdsel(*online)
     journal = Path("results/set/model_cpk/online/online.jsonl")
     kept = journal.read_bytes()
@@ -313,15 +299,6 @@ def test_a_start_that_is_replaced_while_pointers_are_scored(copy: Path, monkeypa
     assert len({json.loads((run / "run.json").read_text())["identity"]["init"] for run in made}) == 1
 
 
-def test_a_file_that_changes_while_it_is_read(tmp_path: Path):
-    file = tmp_path / "file"
-    file.write_text("one")
-    with unchanged(file, tmp_path / "not there", None):
-        assert file.read_text() == "one"
-    with pytest.raises(RunError, match="changed while it was read"), unchanged(file):
-        file.write_text("two")
-
-
 def test_a_finished_run_without_its_last_checkpoint_is_trained_again(copy: Path):
     two = (*TRAIN[:-1], 2, "--run", "two")
     icdsel(*two)
@@ -329,14 +306,14 @@ def test_a_finished_run_without_its_last_checkpoint_is_trained_again(copy: Path)
     before = {path.name: path.read_bytes() for path in run.glob("*epoch*")}
     last = run / "rce_epoch2.pt"
     last.unlink()
-    assert "two was not trained to its end" in icdsel(*ANSWER[:-1], "policy", "--run", "two")
+    assert "the training of run two is not finished" in icdsel(*ANSWER[:-1], "policy", "--run", "two")
     for damage in (lambda: None, lambda: last.write_bytes(last.read_bytes()[:1000])):
         damage()
-        assert "its last checkpoint is gone or damaged: it is trained again" in icdsel(*two)
+        assert "its last checkpoint is missing or damaged: it is trained again" in icdsel(*two)
         assert {path.name: path.read_bytes() for path in run.glob("*epoch?.pt")} == {
             name: content for name, content in before.items() if name.endswith(".pt")
         }
-    assert "name of what was moved aside" in icdsel("train", *SMALL, "--run", "my.old-test", code=2)
+    assert "is the name of a backup" in icdsel("train", *SMALL, "--run", "my.old-test", code=2)
 
 
 def test_what_was_cut_after_it_was_finished_is_not_whole(copy: Path):
@@ -393,5 +370,5 @@ def test_a_shard_whose_side_file_is_damaged_is_left_alone(copy: Path):
     icdsel(*SCORE, "--shard", "1/1")
     side = path.with_name("rl_data_RandSampler_my-model.shard-1-of-1.meta.json")
     side.write_text(side.read_text()[:40])
-    assert "is left alone, its queries are scored anew" in icdsel(*SCORE)
+    assert "is skipped, its queries are scored again" in icdsel(*SCORE)
     assert path.read_bytes() == whole

@@ -1,45 +1,120 @@
 import io
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
 
 import pytest
 from rich.table import Table
 
 from icdsel import console
-from icdsel.console import err, note, out, progress, tell_error, warn
+from icdsel.console import err, logger, note, out, progress, show_messages, tell_error, warn
 
-HOSTILE = "[red]a[/] :apple: \x1b[31m\x1b]0;title\x07\x9b2J \u202eturned \ud800 \r\x08"
+HOSTILE = "[red]a[/] :apple: %s \x1b[31m\x1b]0;title\x07\x9b2J \u202eturned \ud800 \r\x08"
 
 
 @pytest.fixture
-def shown(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
-    written = io.StringIO()
+def printed(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """What is printed on both streams."""
+    stream = io.StringIO()
     for one in (out, err):
-        monkeypatch.setattr(one, "_file", written)
-    return written
+        monkeypatch.setattr(one, "_file", stream)
+    return stream
 
 
-def test_texts_of_files_neither_command_the_terminal_nor_count_as_markup(shown: io.StringIO) -> None:
+@pytest.fixture
+def no_handlers() -> Iterator[None]:
+    """The logger as it is after an import."""
+    handlers, level = [*logger.handlers], logger.level
+    logger.handlers.clear()
+    logger.setLevel(logging.NOTSET)
+    yield
+    logger.handlers[:] = handlers
+    logger.setLevel(level)
+
+
+def test_texts_neither_control_the_terminal_nor_count_as_markup(printed: io.StringIO) -> None:
     table = Table(title=HOSTILE)
     table.add_column(HOSTILE)
     table.add_row(HOSTILE)
-    heard: list[str] = []
-    console.listeners.append(heard.append)
-    try:
-        for say in (out.print, note, warn, tell_error):
-            say(HOSTILE)
-    finally:
-        console.listeners.remove(heard.append)
+    for log in (out.print, note, warn, tell_error):
+        log(HOSTILE)
     out.print(table)
-    said = shown.getvalue()
-    assert said.count("[red]a[/] :apple:") == 7 and said.count("\ufffd[31m\ufffd]0;title") == 7
-    for text in (said, *heard):
-        assert not set(text) & set("\x1b\x9b\x07\x08\u202e\ud800")
-        text.encode()
+    text = printed.getvalue()
+    assert text.count("[red]a[/] :apple: %s") == 7 and text.count("\ufffd[31m\ufffd]0;title") == 7
+    assert not set(text) & set("\x1b\x9b\x07\x08\u202e\ud800")
+    text.encode()
 
 
-def test_a_bar_shows_what_is_known_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    written = io.StringIO()
-    monkeypatch.setattr(console, "err", console._Plain(file=written, force_terminal=True, width=120))
+def test_notes_warnings_and_errors_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(console, "err", console._Plain(file=stream, force_terminal=True, color_system="standard"))
+    note("a note")
+    warn("a warning")
+    tell_error("an error")
+    assert stream.getvalue().splitlines() == [
+        "\x1b[2ma note\x1b[0m",
+        "\x1b[33mwarning: \x1b[0ma warning",
+        "\x1b[31merror: \x1b[0man error",
+    ]
+
+
+def test_a_program_that_uses_icdsel_routes_its_messages(no_handlers: None, capsys: pytest.CaptureFixture[str]) -> None:
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = records.append  # type: ignore[method-assign]
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    note("a note")
+    warn("100% [sure]")
+    out.print("a result")
+    assert [(record.levelname, record.getMessage()) for record in records] == [
+        ("INFO", "a note"),
+        ("WARNING", "100% [sure]"),
+    ]
+    assert capsys.readouterr().err == ""
+
+
+def test_configuring_twice_prints_once(no_handlers: None, capsys: pytest.CaptureFixture[str]) -> None:
+    show_messages()
+    show_messages()
+    note("a note")
+    assert capsys.readouterr().err == "a note\n"
+
+
+def test_importing_configures_nothing() -> None:
+    code = "import logging, icdsel.stages.train; print(logging.getLogger('icdsel').handlers, logging.root.handlers)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout == "[] []\n"
+
+
+def test_a_bar_shows_its_status_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(console, "err", console._Plain(file=stream, force_terminal=True, width=120))
     with progress("[red]x[/]", 2) as advance:
         advance(1, "\x1b]0;title\x07[red]y[/]")
-    assert "[red]x[/]" in written.getvalue() and "\ufffd]0;title" in written.getvalue()
-    assert "\x1b]0" not in written.getvalue()
+    assert "[red]x[/]" in stream.getvalue() and "\ufffd]0;title" in stream.getvalue()
+    assert "\x1b]0" not in stream.getvalue()
+
+
+def test_without_a_terminal_the_progress_of_long_work_is_logged(monkeypatch, capsys) -> None:
+    with progress("Scoring", 900) as advance:
+        advance(500, "41.5% correct")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", 0.0)
+    with progress("Scoring", 900) as advance:
+        advance(500, "41.5% correct")
+        advance(200)
+        advance(200)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line[: line.index(",")] for line in lines] == ["Scoring: 500 of 900", "Scoring: 700 of 900"]
+    assert all(line.endswith("41.5% correct") for line in lines)
+
+
+def test_with_a_terminal_it_goes_to_logs_only(monkeypatch, caplog, capsys) -> None:
+    monkeypatch.setattr(console, "err", console._Plain(file=io.StringIO(), force_terminal=True, width=120))
+    monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", 0.0)
+    with progress("Scoring", 900) as advance:
+        advance(500)
+    assert [record.levelname for record in caplog.records] == ["DEBUG"] and "500 of 900" in caplog.text
+    assert capsys.readouterr().err == ""

@@ -10,7 +10,7 @@ from icdsel.artefacts.checkpoint import save_policy
 from icdsel.errors import CheckpointError
 from icdsel.policy.network import PointerConfig, PointerNetwork
 from icdsel.settings import settings_from, with_values
-from icdsel.stages.train import network_to_start_from
+from icdsel.stages.initial_policy import initial_policy
 
 SIZES: dict[str, Any] = {"hidden_dim": 16, "num_layers": 1, "num_heads": 2, "tower": 0, "gate": True}
 
@@ -26,7 +26,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def start(checkpoint: Path, **train: Any) -> PointerNetwork | None:
-    return network_to_start_from(settings_from({"train": {"init": str(checkpoint)} | train}).train)
+    return initial_policy(settings_from({"train": {"init": str(checkpoint)} | train}).train)
 
 
 def test_its_sizes_are_those_of_the_checkpoint_and_its_dropouts_those_of_the_settings(checkpoint: Path) -> None:
@@ -59,8 +59,8 @@ def test_a_given_size_that_differs_is_rejected_even_if_it_is_the_default(
 
 def test_sizes_of_another_recipe_are_not_taken_for_given_ones(checkpoint: Path) -> None:
     settings = with_values(settings_from({"train": {"init": str(checkpoint)}}), {"train": {"recipe": "lever-plus"}})
-    assert network_to_start_from(settings.train) is not None
+    assert initial_policy(settings.train) is not None
 
 
 def test_without_a_checkpoint_there_is_none() -> None:
-    assert network_to_start_from(settings_from({"train": {"num_heads": 4}}).train) is None
+    assert initial_policy(settings_from({"train": {"num_heads": 4}}).train) is None
