@@ -12,7 +12,7 @@ from icdsel.stages import answering, online
 from icdsel.stages import generate as generation
 from icdsel.store.journal import Journal
 
-from .common import alone, lines_of
+from .common import alone, ignore, lines_of
 from .harness import Reader
 from .mutate import damaged_lines
 from .results import prediction

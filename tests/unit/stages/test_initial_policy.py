@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from icdsel.artefacts.checkpoint import save_policy
+from icdsel.artefacts.checkpoint_writing import save_policy
 from icdsel.errors import CheckpointError
 from icdsel.policy.network import PointerConfig, PointerNetwork
 from icdsel.settings import settings_from, with_values
