@@ -15,7 +15,7 @@ from typing import Any
 __all__ = ["Foreign", "read_pickle"]
 
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-_VALUES = {"BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINBYTES"}
+_VALUES = {"BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE"}
 _TO_MARK = {"TUPLE", "APPENDS", "SETITEMS", "POP_MARK"}  # opcodes that take all values down to the last mark
 _COUNTS = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "APPEND": 1, "SETITEM": 2, "BUILD": 1, "BINPERSID": 1, "POP": 1}
 _COUNTS |= {"REDUCE": 2, "NEWOBJ": 2, "STACK_GLOBAL": 2}  # how many values the other opcodes take
@@ -40,7 +40,7 @@ def read_pickle(
         persistent: Turns a persistent id into the object that it refers to.
 
     Returns:
-        The value: None, bools, numbers, strings, bytes, lists, tuples, dicts (with plain keys only), results of the
+        The value: None, bools, numbers, strings, lists, tuples, dicts (with plain keys only), results of the
         functions of `known` and of `persistent`, and `Foreign` for anything else. And the names that are not `known`.
 
     Raises:
