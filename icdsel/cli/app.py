@@ -179,7 +179,7 @@ def infer(
     from icdsel.stages.infer import infer as infer_stage
 
     rows = infer_stage(settings, run, checkpoint, overwrite)
-    out.print(inference_table(rows))
+    out.print(inference_table(rows, settings.data.task))
     note(f"Predictions: {rows[0].path.parent}. `icdsel compare` shows the intervals.")
     _end(settings, failed=sum(row.failed for row in rows))
 
@@ -286,7 +286,7 @@ def compare(
     """
     from icdsel.comparison.compare import compare as compare_stage
     from icdsel.comparison.compare import learned_and_worse, write_rows
-    from icdsel.comparison.tables import screen_tables, write_csv, write_markdown
+    from icdsel.comparison.tables import screen_tables, worse_text, write_csv, write_markdown
 
     _fits_train(context, train)
     try:
@@ -339,11 +339,7 @@ def compare(
             note(f"Page: {html} ({write_page(content, html, gallery) / 1e6:.1f} MB)")
     worse = learned_and_worse(rows) if fail_if_worse else []
     for row in worse:
-        warn(
-            f"{row.name} at {row.shots} shots is worse than {row.reference}: the difference is "
-            f"{row.difference:.1f} points, its whole interval ({row.difference_low:.1f} … "
-            f"{row.difference_high:.1f}) below 0"
-        )
+        warn(worse_text(row))
     _end(settings, failed=failed)
     if worse:
         raise typer.Exit(1)
@@ -445,8 +441,8 @@ def check(
     if json_file:
         write_json(json_file, report(checked), indent=1)
         note(f"Written to {json_file}")
-    if count := sum(one.must_be_fixed for one in checked):
-        warn(f"entries that must be fixed: {count}")
+    if count := sum(one.errors for one in checked):
+        warn(f"errors: {count}")
         raise typer.Exit(1)
 
 

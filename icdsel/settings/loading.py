@@ -16,6 +16,7 @@ from pydantic_settings import (
 )
 
 from icdsel.errors import SettingsError
+from icdsel.records import DEFAULT_TASK
 from icdsel.settings.names import ENV_PREFIX, every_setting, flag, variable_names
 from icdsel.settings.presets import (
     CLIP_B32,
@@ -40,6 +41,7 @@ from icdsel.settings.tables import (
     VlmSettings,
 )
 from icdsel.store.reading import read_whole
+from icdsel.tasks.base import TASKS
 
 CONFIG_FILE = Path("icdsel.toml")
 _LARGEST_FILE = 2**20  # bytes
@@ -131,6 +133,9 @@ def _filled_in(values: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         for name, value in preset.items():
             if values[table].get(name) is None:
                 values[table][name] = value
+    task = str(data.get("task", DEFAULT_TASK))
+    if data.get("metric") is None and task in TASKS:
+        data["metric"] = TASKS[task].default_metric
     dataset = str(data.get("dataset", WORLD)).lower()
     dataset = DATASET_ALIASES.get(dataset, dataset)
     if vlm.get("model") is None:

@@ -14,10 +14,14 @@ from pydantic_settings import (
     NoDecode,
 )
 
+from icdsel.errors import SettingsError
+from icdsel.records import DEFAULT_TASK
+from icdsel.registry import Registry
 from icdsel.settings.presets import DATASET_ALIASES, MODEL_ALIASES, RECIPES, RETIRED_MODES, SAMPLER_ALIASES, WORLD
+from icdsel.tasks.base import TASKS
+from icdsel.tasks.cleaners import CLEANERS
 
 Sampler = Literal["rand", "text-sim", "img-sim", "mix"]
-Metric = Literal["official", "openflamingo", "lemmatised"]
 RewardMode = Literal[
     "hard_plus_soft",
     "hard_plus_soft_v2",
@@ -43,6 +47,17 @@ Selector = Literal[
 
 def _alias(names: Mapping[str, str]) -> BeforeValidator:
     return BeforeValidator(lambda value: names.get(value.lower(), value) if isinstance(value, str) else value)
+
+
+def _name_in(registry: Registry[Any]) -> AfterValidator:
+    def known(name: str) -> str:
+        try:
+            registry.named(name)
+        except SettingsError as error:
+            raise ValueError(str(error)) from None
+        return name
+
+    return AfterValidator(known)
 
 
 def _split(value: object) -> object:
@@ -122,8 +137,10 @@ class DataSettings(Table):
     """Images of more pixels than this are refused as damaged (decompression bombs)."""
     shown_answer: Literal["raw", "stemmed"] = "raw"
     """What a demonstration answers in OK-VQA: what people wrote, or the stemmed form. [stemmed under lever-plus]"""
-    metric: Metric = "official"
-    """VQA accuracy: the official code's, OpenFlamingo's, or with lemmatised predictions. [by preset]"""
+    task: Annotated[str, _name_in(TASKS)] = DEFAULT_TASK
+    """How answers are scored, and what tables and charts call the score."""
+    metric: str | None = None
+    """Which of the task's scores; for vqa `official`, `openflamingo` or `lemmatised`. [by task and preset]"""
     results_dir: Place = Path("results")
     """Folder under which everything is written."""
     sampler: Annotated[Sampler, _alias(SAMPLER_ALIASES)] = "rand"
@@ -145,6 +162,15 @@ class DataSettings(Table):
     """Vectors of the training split to use as they are: the original's `query_embeddings.pt`, or safetensors."""
     seed: int = Field(42, ge=0)
     """The one seed that decides everything that is drawn."""
+
+    @model_validator(mode="after")
+    def _is_metric_of_task(self) -> Self:
+        if self.metric is not None:
+            try:
+                TASKS[self.task].metrics.named(self.metric)
+            except SettingsError as error:
+                raise ValueError(f"metric: {error}") from None
+        return self
 
 
 class VlmSettings(Table):
@@ -180,7 +206,7 @@ class VlmSettings(Table):
     """Exponent of the length that a beam's log-prob is divided by. [0 under lever-plus]"""
     repetition_penalty: PositivePenalty = 1.0
     """Penalty of tokens that the prompt or the answer holds; `model` takes the model's own. [by preset]"""
-    clean_answers: Literal["strip", "lever-plus"] = "strip"
+    clean_answers: Annotated[str, _name_in(CLEANERS)] = "strip"
     """What is done to an answer: spaces stripped, or cut at words and commas as Lever-Plus does. [by preset]"""
     min_pixels: int | None = Field(None, ge=1)
     """Images are enlarged to at least this many pixels. [by the model's processor]"""

@@ -13,20 +13,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from icdsel.artefacts.candidates import SCORER_VERSION
 from icdsel.artefacts.checkpoint import load_policy, require_width
-from icdsel.artefacts.rl_data import metadata_path, rl_data_path
-from icdsel.artefacts.rl_journal import Summary, question_id_of, summary_of, whole_units
+from icdsel.artefacts.rl_data import Summary, complete_units, metadata_path, question_id_of, rl_data_path, summary_of
 from icdsel.console import note, progress, warn
 from icdsel.data.datasets import Split
 from icdsel.errors import CheckpointError, RlDataError, RunError
 from icdsel.policy.network import CosineNetwork, PointerNetwork
 from icdsel.policy.proposals import propose
-from icdsel.records import Example
+from icdsel.records import Example, PoolIds
 from icdsel.retrieval.lever_plus_pools import anchors
 from icdsel.settings.identity import identity
 from icdsel.settings.loading import Settings
-from icdsel.stages.scored_unit import UNIT, Tally, score_unit
+from icdsel.stages.scored_unit import UNIT, Tally, score_unit, scorer_of
 from icdsel.stages.session import Queries, Session, open_session
 from icdsel.store.files import append_lines, cut, journal_of, move, remove_leftovers
 from icdsel.store.fingerprints import fingerprint_file, unchanged
@@ -36,6 +34,7 @@ from icdsel.store.metadata import Identity, differences, read_metadata, update_m
 from icdsel.store.reading import why_no_file
 from icdsel.store.reuse import Result
 from icdsel.store.run_log import log_only, log_to, logged
+from icdsel.tasks.scoring import SCORER_VERSION
 
 REMEDY = "Use the old settings, --overwrite to move the file aside, or another file (--output, --rl-data)."
 
@@ -136,7 +135,7 @@ def unscored(session: Session, overwrite: bool = False) -> int:
         return 0
     units = _units(_queries(session))
     scored = _scored_in_shards(path, inputs)
-    todo = units[whole_units(part, units)[0] if there else 0 :]
+    todo = units[complete_units(part, units)[0] if there else 0 :]
     return sum(len(unit) for unit in todo if not all(example.question_id in scored for example in unit))
 
 
@@ -212,7 +211,7 @@ def _write_units(
     examples = queries.examples
     units = _units(examples)
     numbers = range(len(units))[shard.number - 1 :: shard.of] if shard else range(len(units))
-    done, size = whole_units(part, [units[number] for number in numbers])
+    done, size = complete_units(part, [units[number] for number in numbers])
     cut(part, size)
     count = 0
     pools = queries.pools
@@ -220,7 +219,7 @@ def _write_units(
     before = sum(len(units[number]) for number in numbers[:done])
     if before:
         note(f"going on after {before} queries of an interrupted run")
-    tally = Tally()
+    tally = Tally(scorer_of(settings).task)
     with progress("Scoring queries", sum(len(units[number]) for number in numbers)) as advance:
         advance(before)
         for number in numbers[done:]:
@@ -231,10 +230,10 @@ def _write_units(
                 continue
             if pools.shared:
                 ids, hidden = [everyone] * len(unit), pools.hidden[at : at + len(unit)]
-                told = [{"candidate_pool_ids": "all", "excluded_ids": _ids(train, sorted(h))} for h in hidden]
+                told = [PoolIds(None, tuple(_ids(train, sorted(h)))) for h in hidden]
             else:
                 ids = [_ids(train, pools[q]) for q in range(at, at + len(unit))]
-                told = [{"candidate_pool_ids": pool} for pool in ids]
+                told = [PoolIds(tuple(pool)) for pool in ids]
             rows, mask = pools.batch(at, len(unit))  # (B, K) or (1, N), (B, K)
             seed = f"proposals-{settings.data.seed}-{unit[0].question_id}"
             proposals = propose(
@@ -247,7 +246,7 @@ def _write_units(
                 None if mask.all() else mask,
             )
             groups = score_unit(session, unit, told, proposals, lambda made: advance(0, tally(made)))
-            append_lines(part, [json.dumps(group, ensure_ascii=False) for group in groups])
+            append_lines(part, [json.dumps(group.to_json(), ensure_ascii=False) for group in groups])
             advance(len(unit))
             count += len(unit)
     return count

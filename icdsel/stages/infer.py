@@ -10,18 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from icdsel.artefacts.candidates import SCORER_VERSION
+import numpy as np
+
 from icdsel.artefacts.checkpoint import convert, is_converted
 from icdsel.artefacts.lever_plus_checkpoints import ConversionWarning
-from icdsel.artefacts.predictions import ALWAYS, predictions_dir, prompt_of, read_predictions
+from icdsel.artefacts.predictions import ALWAYS, predictions_dir, read_predictions
 from icdsel.artefacts.run_folder import METADATA_FILE, find_run, is_finished
 from icdsel.console import note, warn
 from icdsel.errors import CheckpointError, RunError, of_system
-from icdsel.records import Example
+from icdsel.records import Example, Prediction
 from icdsel.settings.identity import identity
 from icdsel.settings.loading import Settings
 from icdsel.settings.tables import Selector
-from icdsel.stages.answering import answer_queries, whole_units
+from icdsel.stages.answering import answer_queries, complete_units
 from icdsel.stages.selectors import Selectors, random_seed, scored_path
 from icdsel.stages.session import Queries, Session, open_session
 from icdsel.store.files import journal_of, refuse_link, remove_leftovers, write_text
@@ -31,17 +32,19 @@ from icdsel.store.metadata import Identity, differences, read_metadata, update_m
 from icdsel.store.reading import why_no_file
 from icdsel.store.reuse import Result
 from icdsel.store.run_log import log_only, log_to, logged
+from icdsel.tasks.base import TASKS
+from icdsel.tasks.scoring import SCORER_VERSION
 
 REMEDY = "Use --overwrite to move them aside, or --results-dir DIR for another place."
 
 
 @dataclass(frozen=True)
 class Row:
-    """One selector's predictions: the file, and what its mean accuracy is at each number of shots."""
+    """One selector's predictions: the file, and its score at each number of shots."""
 
     name: str
     path: Path
-    accuracy: dict[int, float]
+    score: dict[int, float]
     failed: int
 
 
@@ -122,17 +125,19 @@ def _row(
                 )
                 log_to(log, str(session.vlm.device))
                 records = _complete(session, queries, choose, label, selector, missing, records, path)
-            if whole_units(part).keys() <= set(map(prompt_of, records)):  # else it is for other numbers of shots
+            answered = {record.prompt for record in records}
+            if complete_units(part).keys() <= answered:  # else it is for other numbers of shots
                 part.unlink(missing_ok=True)
     scores: dict[int, list[float]] = {}
     for record in records:
-        if "error" not in record and record["shots"] in wanted:
-            scores.setdefault(record["shots"], []).append(record["accuracy"])
-    failed = sum("error" in answered for answered in records)
-    accuracy = {shots: sum(values) / len(values) for shots, values in scores.items()}
-    told = ", ".join(f"{shots}: {100 * value:.1f}" for shots, value in accuracy.items())
-    log_only(f"{label}: VQA accuracy by shots {told}; {failed} calls failed")
-    return Row(label, path, accuracy, failed)
+        if record.score is not None and record.shots in wanted:
+            scores.setdefault(record.shots, []).append(record.score)
+    failed = sum(record.error is not None for record in records)
+    task = TASKS.named(settings.data.task)
+    score = {shots: float(task.aggregate(np.array(values))) for shots, values in scores.items()}
+    told = ", ".join(f"{shots}: {task.text(value)}" for shots, value in score.items())
+    log_only(f"{label}: {task.score_name} by shots {told}; {failed} calls failed")
+    return Row(label, path, score, failed)
 
 
 def _result(path: Path, side: Path, inputs: Identity) -> Result:
@@ -146,19 +151,19 @@ def _complete(
     label: str,
     selector: Selector,
     missing: Sequence[int],
-    records: Sequence[dict[str, Any]],
+    records: Sequence[Prediction],
     path: Path,
-) -> list[dict[str, Any]]:
+) -> list[Prediction]:
     """Answers at the `missing` numbers of shots, and writes the row with what it had."""
     started = time.monotonic()
     new, images = answer_queries(session, queries, choose, selector, label, missing, journal_of(path))
-    made = sorted([*records, *new], key=lambda record: int(record["shots"]))  # stable: queries keep their order
+    made = sorted([*records, *new], key=lambda record: record.shots)  # stable: queries keep their order
     # Before the answers: where they are fewer, they were cut.
-    more: dict[str, Any] = {"answers": dict(Counter(str(record["shots"]) for record in made))}
+    more: dict[str, Any] = {"answers": dict(Counter(str(record.shots) for record in made))}
     if images and selector != "majority":
         more["work"] = {"answering": {"seconds": time.monotonic() - started, "count": images}}
     update_metadata(path.with_suffix(".meta.json"), **more)
-    write_text(path, "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in made))
+    write_text(path, "".join(f"{json.dumps(record.to_json(), ensure_ascii=False)}\n" for record in made))
     return made
 
 
@@ -184,8 +189,8 @@ def shots_of(selector: Selector, settings: Settings) -> tuple[int, ...]:
     return (0,) if selector == "zero-shot" else settings.infer.shots
 
 
-def _missing(wanted: Sequence[int], records: Sequence[dict[str, Any]]) -> list[int]:
-    answered = {record["shots"] for record in records}
+def _missing(wanted: Sequence[int], records: Sequence[Prediction]) -> list[int]:
+    answered = {record.shots for record in records}
     return [shots for shots in wanted if shots not in answered]
 
 
@@ -195,7 +200,7 @@ def _files(settings: Settings, label: str, subset: str) -> tuple[Path, Path]:
     return path, path.with_suffix(".meta.json")
 
 
-def _read_standing(path: Path) -> list[dict[str, Any]]:
+def _read_standing(path: Path) -> list[Prediction]:
     """The records of a row; none where so far it has a journal alone.
 
     Raises:

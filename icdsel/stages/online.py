@@ -1,50 +1,58 @@
-"""Online GRPO: pointers sampled from the policy as it is trained, scored by the VLM as training goes.
+"""Online GRPO: pointers sampled from the policy during training, scored by the VLM as training goes on.
 
-At the beginning of an epoch every training query gets samples of the current policy. What was scored before, in the RL
-data or in an earlier epoch, is not asked again. What is new is scored, appended to a journal in the form of RL data,
-and joins what is known of the query; GRPO then runs over all of it. What an interrupted training has in its journal is
-not asked again either.
+At the start of an epoch the current policy samples pointers for every training query. Pointers scored before, in the
+RL data or in an earlier epoch, are not scored again. New ones are scored, appended to a journal in the form of RL data,
+and added to the query's group; GRPO then runs over all of it. A resumed training takes the scores in its journal
+instead of repeating the calls.
 """
 
 import json
 import random
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from icdsel.artefacts.lever_plus_rl_data import FAILED
-from icdsel.artefacts.rl_data import NO_RECORD, read_group
+from icdsel.artefacts.rl_data import parse_group
 from icdsel.console import Advance, warn
 from icdsel.errors import RlDataError
-from icdsel.policy.groups import Groups, make_groups, reward_of
+from icdsel.policy.groups import Groups, make_groups
 from icdsel.policy.network import PointerNetwork
-from icdsel.records import Pointer, Proposal, QueryGroup
+from icdsel.policy.rewards import reward_of
+from icdsel.records import Pointer, PoolIds, Proposal, QueryGroup, ScoredPointer
+from icdsel.records.values import is_id
 from icdsel.settings.tables import RewardSettings, TrainSettings
-from icdsel.stages.scored_unit import UNIT, Tally, score_unit
+from icdsel.stages.scored_unit import UNIT, Tally, score_unit, scorer_of
 from icdsel.stages.session import Session
 from icdsel.store.files import append_lines, cut
-from icdsel.store.json_reading import is_id, parsed
+from icdsel.store.json_reading import parsed
 from icdsel.store.reading import read_bytes_lines
 
 METHOD = "online-sample"
+_EPOCH = "online_epoch"
+
+
+class _Entry(NamedTuple):
+    """What an epoch scored of a query, and the bytes of its line in the journal."""
+
+    group: QueryGroup
+    size: int
 
 
 class Rollouts:
-    """Gives the groups of every epoch, with the policy's own samples among their pointers.
+    """The groups of every epoch, with the policy's own samples among their pointers.
 
     Args:
         session: The training split and the VLM.
-        groups: The training queries with what is known of them.
+        groups: The training queries with the pointers scored so far.
         train: How many samples, and how many VLM calls at most.
-        reward: How rewards are made.
-        seed: Of the samples.
+        reward: How rewards are computed.
+        seed: Seed of the samples.
         journal: The file that new scores are appended to.
-        say: Called with 0 and how far the scoring of an epoch is.
+        advance: Called with 0 steps and the progress of the scoring of an epoch.
     """
 
     def __init__(
@@ -55,64 +63,67 @@ class Rollouts:
         reward: RewardSettings,
         seed: int,
         journal: Path,
-        say: Advance,
+        advance: Advance,
     ) -> None:
-        self._sources, self._train, self._reward, self._seed = session, train, reward, seed
+        self._session, self._train, self._reward, self._seed = session, train, reward, seed
         self._groups = list(groups)
         self._rewards: list[dict[Pointer, float | None]] = [
-            {tuple(candidate["pointer"]): reward_of(candidate, reward) for candidate in group.candidates}
-            for group in groups
+            {candidate.pointer: reward_of(candidate, reward) for candidate in group.candidates} for group in groups
         ]
-        """Of every pointer that was asked about; None where the call failed."""
-        self._journal, self._say = journal, say
+        """The reward of every pointer that was tried; None if the call failed."""
+        self._journal, self._advance = journal, advance
         self._at_most = most_calls(train, len(groups))
         self._journalled = _read_journal(journal)
-        self._taken = 0
-        """Bytes of the journal whose records are known."""
+        self._known = 0
+        """Bytes of the journal whose groups have been added."""
         self.calls = 0
         """VLM calls so far, failed ones included."""
         self.failed = 0
 
     def replay(self, epochs: int) -> None:
-        """Takes in what the first epochs of an interrupted training scored, instead of running them again.
+        """Adds what the first epochs of an interrupted training scored, instead of repeating them.
 
         Raises:
-            RlDataError: the journal holds a query that is not trained on.
+            RlDataError: The journal holds a query that is not trained on.
         """
         place = {group.question_id: q for q, group in enumerate(self._groups)}
-        for record in self._journalled.values():
-            if record["online_epoch"] < epochs:
-                if record["question_id"] not in place:
-                    raise RlDataError(f"{self._journal} holds query {record['question_id']}, which is not trained on")
-                self._take_in(place[record["question_id"]], record)
+        for (epoch, question_id), entry in self._journalled.items():
+            if epoch < epochs:
+                if question_id not in place:
+                    raise RlDataError(f"{self._journal} holds query {question_id}, which is not trained on")
+                self._add(place[question_id], entry)
 
     def __call__(self, network: PointerNetwork, table: Tensor, epoch: int) -> tuple[Groups, dict[str, float]]:
-        """Samples, scores what is new, and gives all that is known.
+        """Samples pointers, scores new ones, and returns the groups with all scored pointers.
 
         Args:
-            network: The policy, as it is now.
+            network: The current policy.
             table: Embeddings (N, d) of the training split.
             epoch: The number of the epoch, from 0.
 
         Returns:
             The groups, in the order of the queries, and `sample_reward` (the mean reward of the samples: an unbiased
             estimate of the policy's expected reward on these queries, until the budget is spent), `new_calls` and
-            `vlm_calls` (in all).
+            `vlm_calls` (in total).
         """
-        drawn = self._sample(network, table, epoch)
+        samples = self._sample(network, table, epoch)
         before = self.calls
-        self._score(drawn, epoch)
-        known = zip(self._rewards, drawn, strict=True)
-        rewards = [value for own, made in known for p in made if (value := own.get(p.pointer)) is not None]
-        told = {"sample_reward": sum(rewards) / len(rewards)} if rewards else {}
-        told |= {"new_calls": self.calls - before, "vlm_calls": self.calls}
-        return make_groups(self._groups, self._sources.train.row, self._reward).to(table.device), told
+        self._score(samples, epoch)
+        rewards = [
+            reward
+            for known, own in zip(self._rewards, samples, strict=True)
+            for sample in own
+            if (reward := known.get(sample.pointer)) is not None
+        ]
+        metrics = {"sample_reward": sum(rewards) / len(rewards)} if rewards else {}
+        metrics |= {"new_calls": self.calls - before, "vlm_calls": self.calls}
+        return make_groups(self._groups, self._session.train.row, self._reward).to(table.device), metrics
 
     def _sample(self, network: PointerNetwork, table: Tensor, epoch: int) -> list[list[Proposal]]:
-        """The samples of every query; the same pointer may come twice."""
-        split, generator = self._sources.train, torch.Generator().manual_seed(self._draw(epoch))
+        """The samples of every query, in which a pointer may be repeated."""
+        split, generator = self._session.train, torch.Generator().manual_seed(self._draw(epoch))
         groups = make_groups(self._groups, split.row, self._reward)
-        drawn: list[list[Proposal]] = []
+        samples: list[list[Proposal]] = []
         for at in range(0, len(groups), UNIT):
             batch = groups[at : at + UNIT].to(table.device)
             pointers, log_probs = network.sample(
@@ -124,66 +135,68 @@ class Rollouts:
                 mask=batch.mask,
             )  # (B, P, S), (B, P)
             rows = batch.pool.expand(len(batch), -1).gather(1, pointers.flatten(1)).view_as(pointers).tolist()
-            drawn += [
+            samples += [
                 [
                     Proposal(tuple(split[row].question_id for row in places), METHOD, log_prob=value, temperature=1.0)
                     for places, value in zip(own, values, strict=True)
                 ]
                 for own, values in zip(rows, log_probs.tolist(), strict=True)
             ]
-        return drawn
+        return samples
 
-    def _score(self, drawn: Sequence[Sequence[Proposal]], epoch: int) -> None:
-        """Asks about every pointer that was never asked about, as far as the budget goes."""
+    def _score(self, samples: Sequence[Sequence[Proposal]], epoch: int) -> None:
+        """Scores every pointer that was never tried, within the budget."""
         left = self._at_most - self.calls
-        asked: dict[int, list[Proposal]] = {}
-        order = list(range(len(drawn)))
-        random.Random(self._draw(epoch)).shuffle(order)  # a budget that ends favours no query
+        new: dict[int, list[Proposal]] = {}
+        order = list(range(len(samples)))
+        random.Random(self._draw(epoch)).shuffle(order)  # so that a budget that runs out favours no query
         for q in order:
-            new = list({p.pointer: p for p in drawn[q] if p.pointer not in self._rewards[q]}.values())[:left]
-            if new:
-                asked[q] = new
-                left -= len(new)
-        tally, total, queries = Tally(), sum(map(len, asked.values())), sorted(asked)
+            untried = list({p.pointer: p for p in samples[q] if p.pointer not in self._rewards[q]}.values())[:left]
+            if untried:
+                new[q] = untried
+                left -= len(untried)
+        tally, total, queries = Tally(scorer_of(self._session.settings).task), sum(map(len, new.values())), sorted(new)
 
-        def on_scored(candidates: Sequence[dict[str, Any]]) -> None:
-            correct = tally(candidates)
-            self._say(0, f"asking the VLM: {tally.asked:,} of {total:,}, {correct}")
+        def on_scored(candidates: Sequence[ScoredPointer]) -> None:
+            quality = tally(candidates)
+            self._advance(0, f"querying the VLM: {tally.requests:,} of {total:,}, {quality}")
 
         for at in range(0, len(queries), UNIT):
-            self._score_unit(epoch, {q: asked[q] for q in queries[at : at + UNIT]}, on_scored)
+            self._score_unit(epoch, {q: new[q] for q in queries[at : at + UNIT]}, on_scored)
 
     def _score_unit(
-        self, epoch: int, asked: Mapping[int, Sequence[Proposal]], on_scored: Callable[[Sequence[dict[str, Any]]], None]
+        self, epoch: int, new: Mapping[int, Sequence[Proposal]], on_scored: Callable[[Sequence[ScoredPointer]], None]
     ) -> None:
-        """Scores the pointers of some queries, by their places; what comes of it is written and joins what is known."""
-        ids = {q: self._groups[q].question_id for q in asked}
+        """Scores the pointers of some queries, by their positions; journals and adds them."""
+        ids = {q: self._groups[q].question_id for q in new}
         if not all((epoch, question_id) in self._journalled for question_id in ids.values()):
-            cut(self._journal, self._taken)  # a torn unit is asked again whole: the batch decides the last digits
-            queries = [self._sources.train.by_id(question_id) for question_id in ids.values()]
-            pools = [_pool(self._groups[q]) for q in asked]
-            records = score_unit(self._sources, queries, pools, list(asked.values()), on_scored)
-            records = [{"online_epoch": epoch} | record for record in records]
-            append_lines(self._journal, map(_line, records))
-            self._journalled |= {(epoch, record["question_id"]): record for record in records}
-        for q in asked:
-            self._take_in(q, self._journalled[epoch, ids[q]])
+            # A torn unit is scored again as a whole, because the batch decides the last digits.
+            cut(self._journal, self._known)
+            queries = [self._session.train.by_id(question_id) for question_id in ids.values()]
+            pools = [PoolIds(self._groups[q].pool, self._groups[q].excluded) for q in new]
+            scored = score_unit(self._session, queries, pools, list(new.values()), on_scored)
+            lines = [json.dumps({_EPOCH: epoch} | group.to_json(), ensure_ascii=False) for group in scored]
+            append_lines(self._journal, lines)
+            for group, line in zip(scored, lines, strict=True):
+                self._journalled[epoch, group.question_id] = _Entry(group, len(line.encode()) + 1)
+        for q in new:
+            self._add(q, self._journalled[epoch, ids[q]])
 
-    def _take_in(self, q: int, record: Mapping[str, Any]) -> None:
-        """Puts what was scored of a query to what is known."""
-        scored, pool = record["pointer_candidates"], self._groups[q].pool
-        if pool is not None and not {icd for candidate in scored for icd in candidate["pointer"]} <= set(pool):
-            raise RlDataError(f"{self._journal}: a pointer of query {record['question_id']} is not in its pool")
-        fine = tuple(candidate for candidate in scored if "error" not in candidate)
-        self.calls += len(scored)
-        self.failed += len(scored) - len(fine)
-        self._taken += len(_line(record).encode()) + 1
-        self._groups[q] = replace(self._groups[q], candidates=self._groups[q].candidates + fine)
-        self._rewards[q] |= dict.fromkeys(tuple(candidate["pointer"]) for candidate in scored)
-        self._rewards[q] |= {tuple(candidate["pointer"]): reward_of(candidate, self._reward) for candidate in fine}
+    def _add(self, q: int, entry: _Entry) -> None:
+        """Adds the pointers of a line of the journal to a query's group."""
+        scored, group = entry.group, self._groups[q]
+        if group.pool is not None and not {icd for c in scored.candidates for icd in c.pointer} <= set(group.pool):
+            raise RlDataError(f"{self._journal}: a pointer of query {group.question_id} is not in its pool")
+        valid = scored.without_failed().candidates
+        self.calls += len(scored.candidates)
+        self.failed += scored.failed
+        self._known += entry.size
+        self._groups[q] = replace(group, candidates=group.candidates + valid)
+        self._rewards[q] |= dict.fromkeys(candidate.pointer for candidate in scored.candidates)
+        self._rewards[q] |= {candidate.pointer: reward_of(candidate, self._reward) for candidate in valid}
 
     def _draw(self, epoch: int) -> int:
-        """What the draws of an epoch begin with."""
+        """The seed of an epoch's draws."""
         return random.Random(f"online-{self._seed}-{epoch}").getrandbits(63)
 
 
@@ -193,40 +206,28 @@ def most_calls(train: TrainSettings, queries: int) -> int:
     return possible if train.vlm_budget is None else min(possible, train.vlm_budget)
 
 
-def _read_journal(path: Path) -> dict[tuple[int, int], dict[str, Any]]:
-    """The records of a journal by epoch and query, up to a line that is torn or damaged.
+def _read_journal(path: Path) -> dict[tuple[int, int], _Entry]:
+    """The lines of a journal by epoch and query, up to one that is torn or damaged.
 
-    Nothing is cut off yet: it may turn out that the training cannot go on without what stands behind that line.
+    Nothing is cut off yet, in case the training cannot resume without what follows that line.
 
     Raises:
         RlDataError: It cannot be read.
     """
     if not path.exists():
         return {}
-    records = {}
+    entries: dict[tuple[int, int], _Entry] = {}
     try:
         for line in read_bytes_lines(path):
             if not line.endswith(b"\n"):
                 break
-            record = parsed(line)
-            rejected = Counter[str]()
-            question_id = read_group(record, rejected).question_id
-            if not is_id(record["online_epoch"]) or rejected.keys() - {FAILED}:
-                raise ValueError("its epoch is no integer, or a pointer could not be trained on")
-            records[record["online_epoch"], question_id] = record
-    except NO_RECORD as error:
-        warn(f"{path}, line {len(records) + 1}: {type(error).__name__} {error}: from here on the VLM is asked again")
+            value = parsed(line)
+            group, rejected = parse_group(value)
+            if rejected or not is_id(value.get(_EPOCH)):
+                raise ValueError(rejected[0].reason if rejected else f"its {_EPOCH} is missing or not an integer")
+            entries[value[_EPOCH], group.question_id] = _Entry(group, len(line))
+    except ValueError as error:
+        warn(f"{path}, line {len(entries) + 1}: {error}: the VLM calls from here on are repeated")
     except OSError as error:
         raise RlDataError(f"{path} cannot be read: {error}") from None
-    return records
-
-
-def _line(record: Mapping[str, Any]) -> str:
-    return json.dumps(record, ensure_ascii=False)
-
-
-def _pool(group: QueryGroup) -> dict[str, Any]:
-    """What a record of RL data says of the pool."""
-    if group.pool is None:
-        return {"candidate_pool_ids": "all", "excluded_ids": list(group.excluded)}
-    return {"candidate_pool_ids": list(group.pool)}
+    return entries

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from icdsel.artefacts.checkpoint import Checkpoint, load_checkpoint, save_policy
-from icdsel.artefacts.run_folder import METRICS_FILE, valid_epoch
+from icdsel.artefacts.run_folder import METRICS_FILE, parse_epoch
 from icdsel.console import Advance, note
 from icdsel.errors import CheckpointError, RunError
 from icdsel.policy.loop import PHASES, Epoch, Resume, plain
@@ -71,7 +71,9 @@ class RunJournal:
         lines = list(islice(whole_lines(metrics, RunError), count))
         if len(lines) < count:
             raise RunError(f"{metrics} lacks epochs that {path} tells of: {ANEW}")
-        self.epochs = [valid_epoch(f"{metrics}, line {number}", epoch) for number, (_, epoch) in enumerate(lines, 1)]
+        self.epochs = [
+            parse_epoch(f"{metrics}, line {number}", epoch).to_json() for number, (_, epoch) in enumerate(lines, 1)
+        ]
         write_bytes(metrics, b"".join(line for line, _ in lines))
         for number, line in enumerate(self.epochs, 1):
             self._show(line, number)

@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 
 from icdsel.artefacts import rl_data
-from icdsel.artefacts.candidates import SCORER_VERSION
 from icdsel.artefacts.checkpoint import load_policy, require_width
 from icdsel.errors import RlDataError
 from icdsel.policy.network import PointerNetwork
@@ -23,6 +22,7 @@ from icdsel.settings.loading import Settings
 from icdsel.stages.session import Queries, Session
 from icdsel.store.fingerprints import fingerprint_file, has_fingerprint, unchanged
 from icdsel.store.metadata import differences, read_metadata
+from icdsel.tasks.scoring import SCORER_VERSION
 
 BATCH = 256
 
@@ -141,9 +141,7 @@ class Selectors:
         if not has_fingerprint(path, self.fingerprint("oracle")):
             raise RlDataError(f"{path} was changed while it was read: give the same command again")
         return {
-            group.question_id: [
-                ((c["vqa_acc_score"], c.get("vqa_gt_prob") or 0.0), tuple(c["pointer"])) for c in group.candidates
-            ]
+            group.question_id: [((c.score or 0.0, c.reference_prob or 0.0), c.pointer) for c in group.candidates]
             for group in groups
         }
 

@@ -10,14 +10,13 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from icdsel.artefacts import rl_data
-from icdsel.artefacts.candidates import SCORER_VERSION
 from icdsel.artefacts.checkpoint import load_policy, require_width
 from icdsel.artefacts.lever_plus_rl_data import GT_PROB_NOTE
 from icdsel.artefacts.run_folder import (
-    _LONGEST_NAME,
     EVENTS_FOLDER,
     JOURNAL,
     LOG_FILE,
+    LONGEST_NAME,
     METADATA_FILE,
     Run,
     is_finished,
@@ -26,7 +25,7 @@ from icdsel.artefacts.run_folder import (
 )
 from icdsel.console import note, out, progress, warn
 from icdsel.errors import CheckpointError, RlDataError, RunError
-from icdsel.policy.groups import make_groups, merge, split_groups
+from icdsel.policy.groups import make_groups, split_groups
 from icdsel.policy.loop import make_network, train_policy
 from icdsel.policy.network import PointerNetwork
 from icdsel.policy.rewards import is_correct
@@ -48,6 +47,7 @@ from icdsel.store.metadata import Identity, read_metadata, read_metadata_files, 
 from icdsel.store.reading import why_no_file
 from icdsel.store.reuse import ASIDE, Result
 from icdsel.store.run_log import log_only, log_to, logged
+from icdsel.tasks.scoring import SCORER_VERSION
 
 REMEDY = "Use --run NAME for a run of its own, or --overwrite to move the old one aside."
 
@@ -85,8 +85,8 @@ def train(
         raise RunError(f"--run {run} is no name of a folder: it may hold no / and must not be empty")
     if run and ASIDE in run:
         raise RunError(f"--run {run} is a name of what was moved aside: take one without {ASIDE}")
-    if run and len(os.fsencode(run)) > _LONGEST_NAME:  # what is answered with it has longer names
-        raise RunError(f"--run {run} is too long a name: {_LONGEST_NAME} letters at most")
+    if run and len(os.fsencode(run)) > LONGEST_NAME:  # what is answered with it has longer names
+        raise RunError(f"--run {run} is too long a name: {LONGEST_NAME} letters at most")
     result = Run(runs_dir(settings) / (run or run_name(settings)))
     refuse_link(result.folder)
     require_files(settings, rl_data_files)
@@ -200,7 +200,10 @@ def read_groups(files: Sequence[Path], session: Session, reward: RewardSettings)
                 note(f"{path}: {count} candidates: {reason}")
             else:
                 warn(f"{path}: {count} candidates left out ({reason})")
-    groups = merge([data.groups for data in read])
+    groups = rl_data.merge([data.groups for data in read])
+    task = session.settings.data.task
+    if other := next((group.task for group in groups if group.task != task), None):
+        raise RlDataError(f"the RL data are of the task {other}, not of {task}: use --task {other}, or other RL data")
     if not reward.require_correct:
         return groups
     correct = [group for group in groups if any(is_correct(candidate) for candidate in group.candidates)]

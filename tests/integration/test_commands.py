@@ -82,7 +82,7 @@ def test_what_the_commands_made_is_in_order_and_damage_is_told(folder, tmp_path)
     torn = tmp_path / "torn.jsonl"
     torn.write_bytes(data.read_bytes()[:-100])
     told = icdsel("check", torn, code=1)
-    assert "must be fixed" in told and "Traceback" not in told
+    assert "errors: 1" in told and "Traceback" not in told
     assert "does not exist" in icdsel("check", tmp_path / "nothing", code=2)
 
 
@@ -133,7 +133,7 @@ def test_every_selector_chooses_from_the_same_pool_and_compare_shows_it(folder):
                 assert set(record["icds"]) <= pools[record["question_id"]]
     output = icdsel("compare", "--json", "table.json", "--csv", "table.csv", "--markdown", "table.md", "--shots", "2")
     assert "random (mean over seeds)" in output
-    assert "should stand in the table" not in output  # zero-shot and majority were answered beside the others
+    assert "should be in the table" not in output  # zero-shot and majority were answered beside the others
     rows = json.loads(Path("table.json").read_text())
     assert len(Path("table.csv").read_text().splitlines()) == 1 + len(rows)
     assert sum(line.startswith("| ") for line in Path("table.md").read_text().splitlines()) == 1 + len(rows)

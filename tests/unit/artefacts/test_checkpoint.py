@@ -401,7 +401,7 @@ def altered(tmp_path: Path, change, **config: object) -> Path:
         (lambda c: c.update(model_state_dict=[1]), "state_dict is a list"),
     ],
 )
-def test_refuses_what_does_not_fit(tmp_path: Path, change, message: str) -> None:
+def test_shapes_that_do_not_match_are_rejected(tmp_path: Path, change, message: str) -> None:
     with pytest.raises(CheckpointError, match=message) as caught:
         load_policy(altered(tmp_path, change))
     assert "rce_epoch1.pt" in str(caught.value) and "Expected a checkpoint" in str(caught.value)
@@ -600,7 +600,7 @@ def test_a_checkpoint_that_is_a_link_out_of_its_run_is_not_taken(tmp_path):
     with pytest.raises(CheckpointError, match=r"link that leads out of its run.*elsewhere\.pt.*--checkpoint"):
         find_checkpoint(run)
     (run / "rce_epoch3.pt").symlink_to("rce_epoch3.pt")
-    with pytest.raises(CheckpointError, match=r"rce_epoch3\.pt is no file"):
+    with pytest.raises(CheckpointError, match=r"rce_epoch3\.pt is not a file"):
         find_checkpoint(run)
     (run / "rce_epoch3.pt").unlink()
     save(run / "kept.pt", network())

@@ -600,8 +600,8 @@ def test_the_defaults_of_the_rewards_are_those_of_the_settings() -> None:
 
 
 def test_the_settings_offer_what_the_library_has() -> None:
-    assert typing.get_args(RewardMode) == REWARD_MODES
-    assert default(RewardSettings, "mode") == REWARD_MODES[0]
+    assert typing.get_args(RewardMode) == tuple(REWARD_MODES)
+    assert default(RewardSettings, "mode") == next(iter(REWARD_MODES))
     offered = typing.get_args(RewardSettings.model_fields["normalization"].annotation)
     assert {*offered, "none"} == set(NORMALIZATIONS)
     assert set(RECIPES) == set(typing.get_args(TrainSettings.model_fields["recipe"].annotation))
