@@ -1,72 +1,58 @@
-"""Lever-Plus's RL data and InfoScore data, read as the groups that training knows (specification §4, §7.4).
+"""Lever-Plus's RL data and InfoScore data, read as query groups.
 
-Both are one JSON object over the whole file, from a query's row to its record; a row is a rank by question_id in
-the training split. RL data come in many ages. Candidates of one file may be numbered differently, within their
-query's pool or within the training split, so each is resolved for itself. What its scripts made up, failed to
-score or scored otherwise than by the VQA accuracy is left out and counted.
+Both are one JSON object for the whole file, from a query's row to its record; a row is a rank by question_id in
+the training split. There are many versions of RL data. Candidates of one file may be numbered differently, within
+their query's pool or within the training split, so each is resolved by itself. What Lever-Plus's scripts made up,
+failed to score, or scored by something other than the VQA accuracy is left out and counted.
 """
 
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from icdsel.artefacts.candidates import has_valid_scores
 from icdsel.errors import RlDataError
-from icdsel.records import QueryGroup
-from icdsel.store.json_reading import LARGEST_FILE, is_id, is_number, parsed
+from icdsel.records import DEFAULT_TASK, QueryGroup, RejectedError, ScoredPointer
+from icdsel.records.query_group import REPEATED_ICD as REPEATED
+from icdsel.records.scored_pointer import BAD_SCORE as NO_SCORE
+from icdsel.records.values import is_id, is_number
+from icdsel.store.json_reading import LARGEST_FILE, parsed
 from icdsel.store.reading import open_file, read_whole
+from icdsel.tasks.base import bounds_of
 
-WRITTEN_BY = "written_by"  # in `_meta` of what `icdsel` wrote in this form
-FIELDS = (
-    "gen_method",
-    "beam_rank",
-    "logprob_score",
-    "temperature",
-    "vqa_pred_answer",
-    "vqa_correct",
-    "vqa_acc_score",
-    "vqa_gt_prob",
-    "vqa_gt_prob_norm",
-    "vqa_rel_token_f1",
-    "vqa_rel_edit_sim",
-    "vqa_rel_score",
-)
-"""What is kept of a candidate, beside its pointer: the fields of our own RL data."""
-
+WRITTEN_BY = "written_by"
+"""The key in `_meta` that names icdsel in files that it wrote in this form."""
 # Why a candidate is left out.
 FAILED = "the VLM call failed"
 FAILED_SCORED = "the VLM call failed and was scored as a wrong answer"
 MATCHED = "scored by matching strings, not by the VQA accuracy"
 MADE_UP = "its score is another query's"
-ANSWERLESS = "asked without the demonstrations' answers"
-NO_POINTER = "the pointer is no list of rows"
-REPEATED = "an ICD stands twice, or none at all"
+ANSWERLESS = "generated without the demonstrations' answers"
+NO_POINTER = "the pointer is not a list of rows"
 OWN_QUERY = "the query is its own ICD"
 NOT_LAST = "the beam does not end with its query"
 OUTSIDE = "a row outside the training split"
-AGAIN = "the pointer was scored before"
-AMBIGUOUS = "in data of pools of 64, it counts neither clearly within its pool nor within the training split"
-NO_SCORE = "the score is no number, or out of range"
+AGAIN = "the pointer is a repetition"
+AMBIGUOUS = "in data with pools of 64, its positions are clear neither within its pool nor within the training split"
 EMPTY = "a query without candidates"
 
 GT_PROB_NOTE = "vqa_gt_prob left out (measured over the wrong tokens), candidate kept"
-"""Counted beside the reasons, though these candidates are kept."""
+"""Counted with the reasons, although these candidates are kept."""
 
 _RL, _INFO_SCORE = "pointer_candidates", "id_list"
 _MADE_UP_METHODS = ("global_positive_injection", "global_positive_transfer")
 _ROW = re.compile(r"0|[1-9][0-9]{0,17}")
 _FIRST_KEY = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{\s*"(?:[0-9]+|_meta)"\s*:')
-_START = 4096  # bytes that tell the form
+_START = 4096  # bytes by which the form is recognised
 
 
 def is_lever_plus(path: Path) -> bool:
-    """Whether a file is in Lever-Plus's form: its first key is a row or `_meta`, where ours are names.
+    """Whether a file is in Lever-Plus's form: its first key is a row or `_meta`, those of icdsel are names.
 
-    Reads the file's start alone. A file that is missing is in no form.
+    Reads only the start of the file. A missing file is not in this form.
 
     Raises:
         RlDataError: The file cannot be read.
@@ -83,30 +69,30 @@ def is_lever_plus(path: Path) -> bool:
 def read_lever_plus(
     path: Path, question_ids: Sequence[int] | None, *, skip_fallback: bool = True, accept_unsound: bool = False
 ) -> tuple[list[QueryGroup], dict[str, int]]:
-    """Reads RL data of any age, or what icdsel wrote in that form.
+    """Reads RL data of any version, also what icdsel wrote in this form.
 
-    A query's pool is its `candidate_pool_ids` in their order, less repetitions and the query itself, and with
-    any further ICDs of its pointers at the end; where it has none, the pool are the ICDs of its kept pointers in
-    the order of the training split, all of them (the original cuts it to 64). Of a candidate `FIELDS` are kept.
-    What the data do not tell of a query is "", no answers or the image -1.
+    A query's pool is its `candidate_pool_ids` in their order, without repetitions and the query itself, followed by
+    any further ICDs of its pointers. Without that field, the pool is all ICDs of its kept pointers in the order of
+    the training split (Lever-Plus cuts it to 64). A field that is missing is "" for the question, no answers, or -1
+    for the image.
 
-    `vqa_gt_prob` is left out unless icdsel wrote it or `accept_unsound` is set: for Qwen the original measured it
-    over the tokens of the images and demonstrations, about 1e-7 for every pointer (specification §0.5).
+    `vqa_gt_prob` is left out unless icdsel wrote it or `accept_unsound` is set: for Qwen, Lever-Plus measured it over
+    the tokens of the images and demonstrations, about 1e-7 for every pointer.
 
     Args:
         path: The file.
         question_ids: Those of the training split, ascending; None takes the rows for ids.
-        skip_fallback: Leave out what was scored by matching strings.
-        accept_unsound: Take candidates whose score was copied from another query, or that were asked without the
-            demonstrations' answers. The latter do not say whether they are correct: accuracy above 0 is.
+        skip_fallback: Leave out candidates that were scored by matching strings.
+        accept_unsound: Keep candidates whose score was copied from another query, or that were generated without the
+            demonstrations' answers. The latter do not say whether they are correct: an accuracy above 0 is.
 
     Returns:
         Queries that keep a candidate, in the file's order, and how many candidates were left out for which reason
-        (and `GT_PROB_NOTE`).
+        (with `GT_PROB_NOTE`).
 
     Raises:
-        RlDataError: The file is missing, damaged or of another form; it belongs to another dataset; nothing is
-            left of it.
+        RlDataError: The file is missing, damaged or in another form, belongs to another dataset, or no candidate is
+            left.
     """
     loaded = _load(path)
     meta = loaded.get("_meta")
@@ -120,37 +106,33 @@ def read_lever_plus(
     for row, record in _queries(path, loaded, _RL):
         place = f"{path}, query {row}"
         candidates = _list_of_objects(record[_RL], f"{place}: {_RL}")
-        told = record.get("query")
-        query = told if isinstance(told, dict) else {}
+        query = record["query"] if isinstance(record.get("query"), dict) else {}
         try:
             question_id = rows.ids([row])[0]
             _require_same_query(place, query.get("question_id"), question_id, question_ids)
             pool = rows.ids(_pool(record, place))
-        except _Rejected as reason:
+        except RejectedError as reason:
             rejected[str(reason)] += len(candidates)
             continue
         rejected[EMPTY] += not candidates
-        kept = []
-        tried: set[tuple[int, ...]] = set()
+        kept: dict[tuple[int, ...], ScoredPointer] = {}
         for candidate in candidates:
             try:
                 if meta_k64 and candidate.get("pointer_global") is None:
-                    raise _Rejected(AMBIGUOUS)
+                    raise RejectedError(AMBIGUOUS)
                 icds = rows.ids(_pointer(candidate, row, rules))
                 _require_local(candidate, record)
-                scores = _scores(candidate, rules, rejected)
-                if icds in tried:
-                    raise _Rejected(AGAIN)
-                tried.add(icds)
-                kept.append({"pointer": list(icds)} | scores)
-            except _Rejected as reason:
+                scored = _scored(icds, candidate, rules, rejected)
+                if icds in kept:
+                    raise RejectedError(AGAIN)
+                kept[icds] = scored
+            except RejectedError as reason:
                 rejected[str(reason)] += 1
         if kept:
-            used = sorted({icd for candidate in kept for icd in candidate["pointer"]})
+            used = sorted({icd for icds in kept for icd in icds})
             pool = tuple(icd for icd in dict.fromkeys((*pool, *used)) if icd != question_id)
-            group = _group(question_id, query, pool, kept)
-            groups.append(replace(group, derived="candidate_pool_ids" not in record))
-    rejected = +rejected  # less what counts 0
+            groups.append(_group(question_id, query, pool, kept.values(), "candidate_pool_ids" not in record))
+    rejected = +rejected  # without zeros
     if not groups:
         raise _nothing_left(path, rejected)
     return groups, dict(rejected)
@@ -159,9 +141,8 @@ def read_lever_plus(
 def read_info_score(path: Path, question_ids: Sequence[int] | None) -> tuple[list[QueryGroup], dict[str, int]]:
     """Reads InfoScore data: the beams of each query as pointers in prompt order, to be imitated.
 
-    Every candidate is `{"pointer", "gen_method": "infoscore", "info_score"}`. The scores are the original's, which
-    for Qwen say little: they were measured over the wrong tokens, and of those the worst were kept (specification
-    §0.5, §4). The pools are empty: the file does not hold the sampler's.
+    Their scores are not kept. For Qwen they say little: Lever-Plus measured them over the wrong tokens, and kept the
+    worst. The pools are empty, as the file does not hold the sampler's.
 
     Args:
         path: The file.
@@ -185,17 +166,18 @@ def read_info_score(path: Path, question_ids: Sequence[int] | None) -> tuple[lis
         for beam, score in zip(beams, scores, strict=True):
             try:
                 if not _are_rows(beam):
-                    raise _Rejected(NO_POINTER)
+                    raise RejectedError(NO_POINTER)
                 if beam[-1:] != [row]:
-                    raise _Rejected(NOT_LAST)
+                    raise RejectedError(NOT_LAST)
                 icds = rows.ids(_distinct(beam[:-1], row))
                 question_id = rows.ids([row])[0]
-                info_score = _number(score, -1.0, 1.0)  # a difference of probabilities
-                kept.append({"pointer": list(icds), "gen_method": "infoscore", "info_score": info_score})
-            except _Rejected as reason:
+                if not is_number(score, -1.0, 1.0):  # a difference of probabilities
+                    raise RejectedError(NO_SCORE)
+                kept.append(ScoredPointer(icds, "infoscore"))
+            except RejectedError as reason:
                 rejected[str(reason)] += 1
         if kept:
-            groups.append(_group(question_id, {}, (), kept))
+            groups.append(_group(question_id, {}, (), kept, derived=False))
     rejected = +rejected
     if not groups:
         raise _nothing_left(path, rejected)
@@ -209,7 +191,7 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         content = read_whole(path, LARGEST_FILE)
     except FileNotFoundError:
-        raise RlDataError(f"{path} does not exist: give the path of a file that does") from None
+        raise RlDataError(f"{path} does not exist: give the path of a file that exists") from None
     except OSError as error:
         raise RlDataError(f"{path} cannot be read: {error.strerror}") from None
     text = ""
@@ -223,7 +205,7 @@ def _load(path: Path) -> dict[str, Any]:
         raise RlDataError(
             f"{path} is not valid JSON: line {error.lineno}, byte {byte}: {error.msg}; expected {_expected(_RL)}"
         ) from None
-    except ValueError as error:  # a number of thousands of digits, a key that stands twice
+    except ValueError as error:  # a number of thousands of digits, a repeated key
         raise RlDataError(f"{path} cannot be read as JSON: {error}") from None
     if not isinstance(loaded, dict):
         raise RlDataError(f"{path} holds a {type(loaded).__name__}; expected {_expected(_RL)}")
@@ -231,12 +213,12 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON; merged files could hold a query twice, of which `json` would drop one."""
-    made = dict(pairs)
-    if len(made) < len(pairs):
+    """A JSON object; merged files could hold a query twice, of which `json` would drop one."""
+    unique = dict(pairs)
+    if len(unique) < len(pairs):
         key = Counter(key for key, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"the key {key[:40]!a} stands more than once in an object")
-    return made
+        raise ValueError(f"the key {key[:40]!a} is repeated in an object")
+    return unique
 
 
 def _queries(path: Path, loaded: Mapping[str, Any], kind: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -246,7 +228,7 @@ def _queries(path: Path, loaded: Mapping[str, Any], kind: str) -> Iterator[tuple
         raise RlDataError(f"{path} holds no query; expected {_expected(kind)}")
     for key, record in records.items():
         if not _ROW.fullmatch(key):
-            raise RlDataError(f"{path}: the key {key[:40]!a} is no row; expected {_expected(kind)}")
+            raise RlDataError(f"{path}: the key {key[:40]!a} is not a row; expected {_expected(kind)}")
         if not isinstance(record, dict):
             raise RlDataError(f"{path}, query {key}: not an object; expected {_expected(kind)}")
         if kind not in record and _INFO_SCORE in record:
@@ -264,7 +246,7 @@ def _expected(kind: str) -> str:
 
 def _list_of_objects(value: object, place: str) -> list[dict[str, Any]]:
     if not isinstance(value, list):
-        raise RlDataError(f"{place} is no list")
+        raise RlDataError(f"{place} is not a list")
     for number, entry in enumerate(value, 1):
         if not isinstance(entry, dict):
             raise RlDataError(f"{place}: number {number} is not an object")
@@ -272,23 +254,19 @@ def _list_of_objects(value: object, place: str) -> list[dict[str, Any]]:
 
 
 def _nothing_left(path: Path, rejected: Mapping[str, int]) -> RlDataError:
-    told = "; ".join(f"{reason} ({count})" for reason, count in rejected.items())
+    reasons = "; ".join(f"{reason} ({count})" for reason, count in rejected.items())
     remedies = {
-        OUTSIDE: "The file belongs to another dataset: name that with --dataset.",
-        MATCHED: "--no-skip-fallback takes what was scored by matching strings.",
-        MADE_UP: "--accept-unsound takes scores of other queries.",
-        ANSWERLESS: "--accept-unsound takes what was asked without answers.",
-        EMPTY: "Lever-Plus writes queries without candidates where it looked up the human answers in another split.",
+        OUTSIDE: "The file belongs to another dataset: name it with --dataset.",
+        MATCHED: "--no-skip-fallback keeps what was scored by matching strings.",
+        MADE_UP: "--accept-unsound keeps scores of other queries.",
+        ANSWERLESS: "--accept-unsound keeps what was generated without answers.",
+        EMPTY: "Lever-Plus writes queries without candidates if it looked up the human answers in another split.",
     }
     helps = [remedy for reason, remedy in remedies.items() if reason in rejected]
-    return RlDataError(" ".join([f"{path}: nothing in it can be trained on: {told}.", *helps]))
+    return RlDataError(" ".join([f"{path}: nothing in it can be trained on: {reasons}.", *helps]))
 
 
 # --- a query and its candidates ---------------------------------------------------------------------------
-
-
-class _Rejected(Exception):
-    """A candidate cannot be used, for the reason that the message tells."""
 
 
 @dataclass(frozen=True)
@@ -307,87 +285,79 @@ class _Rows:
 
     def ids(self, rows: Sequence[int]) -> tuple[int, ...]:
         if not all(0 <= row < self._total for row in rows):
-            raise _Rejected(OUTSIDE)
+            raise RejectedError(OUTSIDE)
         return tuple(rows) if self._ids is None else tuple(self._ids[row] for row in rows)
 
 
-def _require_same_query(place: str, told: object, question_id: int, question_ids: Sequence[int] | None) -> None:
-    known = str(told)[:40] if isinstance(told, int | str) else f"a {type(told).__name__}"
-    if question_ids is not None and told is not None and known != str(question_id):
+def _require_same_query(place: str, given: object, question_id: int, question_ids: Sequence[int] | None) -> None:
+    known = str(given)[:40] if isinstance(given, int | str) else f"a {type(given).__name__}"
+    if question_ids is not None and given is not None and known != str(question_id):
         raise RlDataError(
-            f"{place}: its question_id is {known!a}, that row of the training split is question {question_id}: "
-            f"the file belongs to another dataset, name that with --dataset"
+            f"{place}: its question_id is {known!a}, but that row of the training split is question {question_id}: "
+            f"the file belongs to another dataset, name it with --dataset"
         )
 
 
 def _pool(record: Mapping[str, Any], place: str) -> list[int]:
     given = record.get("candidate_pool_ids")
     if given is not None and not _are_rows(given):
-        raise RlDataError(f"{place}: candidate_pool_ids is no list of rows")
+        raise RlDataError(f"{place}: candidate_pool_ids is not a list of rows")
     return given or []
 
 
 def _pointer(candidate: Mapping[str, Any], query: int, rules: _Rules) -> list[int]:
-    """A candidate's ICDs as rows of the training split, unless its score may not be trusted.
+    """A candidate's ICDs as rows of the training split, unless its score is not to be trusted.
 
-    A `pointer` with a `pointer_global` beside it counts within the pool, whatever else there is: conversions to
+    If there is a `pointer_global`, `pointer` counts within the pool, whatever other fields there are: conversions to
     pools of 64 left an old `pointer_pos` in place.
     """
     mode, method = candidate.get("vqa_eval_mode"), candidate.get("gen_method")
     augmented = "aug_round" in candidate or (isinstance(method, str) and method.startswith(("aug_", "sft_")))
     if candidate.get("eval_failed") or mode == "error":
-        raise _Rejected(FAILED)
+        raise RejectedError(FAILED)
     if augmented and not candidate.get("vqa_pred_answer") and not candidate.get("raw_generation"):
-        raise _Rejected(FAILED_SCORED)
+        raise RejectedError(FAILED_SCORED)
     if rules.skip_fallback and mode in ("fallback", "simple_match"):
-        raise _Rejected(MATCHED)
+        raise RejectedError(MATCHED)
     if not rules.accept_unsound:
         if method in _MADE_UP_METHODS or "source_query" in candidate or "source_queries" in candidate:
-            raise _Rejected(MADE_UP)
+            raise RejectedError(MADE_UP)
         if candidate.get("vqa_correct") is None:  # one script alone leaves it out (variant G)
-            raise _Rejected(ANSWERLESS)
+            raise RejectedError(ANSWERLESS)
     for name in ("pointer_global", "pointer_pos", "pointer"):
         if candidate.get(name) is not None:
             return _distinct(candidate[name], query)
-    raise _Rejected(NO_POINTER)
+    raise RejectedError(NO_POINTER)
 
 
 def _require_local(candidate: Mapping[str, Any], record: Mapping[str, Any]) -> None:
-    """Refuses a candidate whose places in the pool are not those of its rows of the training split."""
-    told, local, pool = (candidate.get("pointer_global"), candidate.get("pointer"), record.get("candidate_pool_ids"))
-    if told is None or pool is None or not _are_rows(local):
+    """Rejects a candidate whose positions in the pool are not those of its rows of the training split."""
+    rows, local, pool = candidate.get("pointer_global"), candidate.get("pointer"), record.get("candidate_pool_ids")
+    if rows is None or pool is None or not _are_rows(local):
         return
-    if any(not 0 <= place < len(pool) for place in local) or [pool[place] for place in local] != told:
-        raise _Rejected(AMBIGUOUS)
+    if any(not 0 <= place < len(pool) for place in local) or [pool[place] for place in local] != rows:
+        raise RejectedError(AMBIGUOUS)
 
 
 def _distinct(pointer: object, query: int) -> list[int]:
     if not _are_rows(pointer):
-        raise _Rejected(NO_POINTER)
+        raise RejectedError(NO_POINTER)
     if query in pointer:
-        raise _Rejected(OWN_QUERY)
+        raise RejectedError(OWN_QUERY)
     if not pointer or len(set(pointer)) < len(pointer):
-        raise _Rejected(REPEATED)
+        raise RejectedError(REPEATED)
     return pointer
 
 
-def _scores(candidate: Mapping[str, Any], rules: _Rules, counts: Counter[str]) -> dict[str, Any]:
-    """The fields of our own form, with scores that a reward can be made of."""
-    kept = {name: candidate[name] for name in FIELDS if name in candidate}
+def _scored(icds: tuple[int, ...], candidate: Mapping[str, Any], rules: _Rules, counts: Counter[str]) -> ScoredPointer:
+    """The candidate as a record, with what is to be trusted of its scores."""
+    kept = {**candidate, "pointer": icds}
     if not rules.keep_gt_prob and kept.get("vqa_gt_prob") is not None:
         del kept["vqa_gt_prob"]
         counts[GT_PROB_NOTE] += 1
-    if not has_valid_scores(kept):
-        raise _Rejected(NO_SCORE)
-    if kept.get("vqa_correct") is None:
-        kept["vqa_correct"] = int(kept["vqa_acc_score"] > 0)
-    return kept
-
-
-def _number(value: object, least: float, most: float) -> float:
-    if not is_number(value, least, most):
-        raise _Rejected(NO_SCORE)
-    return float(value)
+    if kept.get("vqa_correct") is None:  # then it is derived
+        kept.pop("vqa_correct", None)
+    return ScoredPointer.from_json(kept, bounds_of(DEFAULT_TASK))
 
 
 def _are_rows(value: object) -> TypeGuard[list[int]]:
@@ -395,7 +365,11 @@ def _are_rows(value: object) -> TypeGuard[list[int]]:
 
 
 def _group(
-    question_id: int, query: Mapping[str, Any], pool: tuple[int, ...], candidates: Sequence[Mapping[str, Any]]
+    question_id: int,
+    query: Mapping[str, Any],
+    pool: tuple[int, ...],
+    candidates: Iterable[ScoredPointer],
+    derived: bool,
 ) -> QueryGroup:
     image_id, question, answers = (query.get(name) for name in ("image_id", "question", "gt_answers_raw"))
     return QueryGroup(
@@ -405,4 +379,5 @@ def _group(
         answers=tuple(a for a in answers if isinstance(a, str)) if isinstance(answers, list) else (),
         pool=pool,
         candidates=tuple(candidates),
+        derived=derived,
     )

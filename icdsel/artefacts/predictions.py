@@ -1,29 +1,30 @@
-"""Files of predictions, as `icdsel infer` writes them: where they are, what a line holds."""
+"""Files of predictions, as `icdsel infer` writes them: one JSON line for each query and number of shots."""
 
+import re
 from collections import Counter
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from icdsel.errors import RunError
-from icdsel.records import Pointer
+from icdsel.records import Prediction
+from icdsel.records.prediction import PREDICTION_KEY
 from icdsel.settings.loading import Settings
 from icdsel.settings.names import changed_settings
 from icdsel.settings.tables import DataSettings, VlmSettings
 from icdsel.store.files import digest_of
-from icdsel.store.json_reading import are_ids, is_id, is_number, parsed
+from icdsel.store.json_reading import parsed
 from icdsel.store.metadata import read_metadata
 from icdsel.store.reading import read_bytes_lines
+from icdsel.tasks.base import bounds_of
 
-MENDING = "Move it away: the `icdsel infer` that made it then answers its queries again."
-
-
-_MOST_ROWS = 100  # numbers of shots in a file; those that `infer` takes are fewer
+_REMEDY = "Move it away and repeat the `icdsel infer` that created it."
+_MOST_SHOT_COUNTS = 100  # in a file; `infer` writes fewer
+_KEY = re.compile(rb'"%s"\s*:' % PREDICTION_KEY.encode())
 
 
 def predictions_dir(settings: Settings) -> Path:
-    """`results/<dataset>/infer/<Sampler>_<Model>`, with what differs from the default pools and prompts behind it."""
+    """`results/<dataset>/infer/<Sampler>_<Model>`, followed by what differs from the default pools and prompts."""
     places = ("preset", "dataset", "sampler", "data_dir", "image_dir", "results_dir", "on_image_error")
     machine = ("model", "dtype", *VlmSettings.MACHINE)
     defaults = settings.defaults()
@@ -36,65 +37,43 @@ def predictions_dir(settings: Settings) -> Path:
     return settings.dataset_dir / "infer" / name
 
 
-def read_predictions(path: Path) -> list[dict[str, Any]]:
-    """The records of a predictions file.
+def has_predictions(start: bytes) -> bool:
+    """Whether a file that starts like this holds predictions."""
+    return _KEY.search(start) is not None
+
+
+def parse_prediction(value: Any) -> Prediction:
+    """The prediction of a line.
 
     Raises:
-        RunError: it cannot be read, a line is damaged, or it does not hold the answers that its side file tells of.
+        ValueError: It is not one; the message names the field that is missing or invalid.
     """
-    records = []
+    return Prediction.from_json(value, bounds_of)
+
+
+def read_predictions(path: Path) -> list[Prediction]:
+    """The predictions of a file.
+
+    Raises:
+        RunError: It cannot be read, a line is damaged, or it holds more or fewer answers than its metadata says.
+    """
+    predictions = []
     try:
         for number, line in enumerate(read_bytes_lines(path), 1):
             try:
-                records.append(valid_record(parsed(line)))
+                predictions.append(parse_prediction(parsed(line)))
             except ValueError as error:
-                raise RunError(f"{path}, line {number}: {error}: no prediction of icdsel. {MENDING}") from None
+                raise RunError(f"{path}, line {number}: {error}: not a prediction of icdsel. {_REMEDY}") from None
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror}") from None
-    there = Counter(record["shots"] for record in records)
-    if len(there) > _MOST_ROWS:
-        raise RunError(f"{path} has answers at {len(there):,} numbers of shots, {_MOST_ROWS} at most are read")
-    told: dict[str, int] = {}
-    with suppress(RunError):  # whoever needs its side file says what it lacks
-        told = read_metadata(path.with_suffix(".meta.json")).answers
-    for shots, count in there.items():
-        if (whole := told.get(str(shots), count)) != count:
-            how = "it was cut" if count < whole else "some stand twice"
-            raise RunError(f"{path} holds {count} of {whole} answers at {shots} shots: {how}. {MENDING}")
-    return records
-
-
-MOST_SHOTS = 10_000
-"""What is believed of a record."""
-
-
-Prompt = tuple[int, Pointer]
-"""Which prompt of a row it is: the query's question_id and the pointer."""
-
-
-def prompt_of(record: Mapping[str, Any]) -> Prompt:
-    """Which prompt a record answers."""
-    return record["question_id"], tuple(record.get("icds", ()))
-
-
-def valid_record(value: Any) -> dict[str, Any]:
-    """A record of predictions, all of whose fields are of their kinds.
-
-    Raises:
-        ValueError: it is none; the message says which field is not as it should be.
-    """
-    if not isinstance(value, dict):
-        raise ValueError("it is no object")
-    failed = "error" in value
-    sound = {
-        "question_id": is_id(value.get("question_id")),
-        "shots": is_id(value.get("shots")) and is_number(value.get("shots"), 0, MOST_SHOTS),
-        "icds": are_ids(value.get("icds", [])),
-        "error": not failed or isinstance(value["error"], str),
-        "prediction": isinstance(value.get("prediction", ""), str),
-        "accuracy": failed or is_number(value.get("accuracy"), 0.0, 1.0),
-    }
-    sound |= {name: is_number(value[name], 0.0, 1.0) for name in value if name.startswith("accuracy_")}
-    if wrong := [name for name, fine in sound.items() if not fine]:
-        raise ValueError(f"{wrong[0][:40]} is missing or not of its kind")
-    return value
+    counts = Counter(prediction.shots for prediction in predictions)
+    if len(counts) > _MOST_SHOT_COUNTS:
+        raise RunError(f"{path} has answers at {len(counts):,} numbers of shots, at most {_MOST_SHOT_COUNTS} are read")
+    expected: dict[str, int] = {}
+    with suppress(RunError):  # whoever needs the metadata reports that it is missing
+        expected = read_metadata(path.with_suffix(".meta.json")).answers
+    for shots, count in counts.items():
+        if (complete := expected.get(str(shots), count)) != count:
+            how = "it was cut" if count < complete else "some are repeated"
+            raise RunError(f"{path} holds {count} of {complete} answers at {shots} shots: {how}. {_REMEDY}")
+    return predictions

@@ -1,94 +1,128 @@
-"""RL data: for each query its pool, and candidate pointers with what the VLM answered. One JSON line a query."""
+"""RL data: one JSON line for each query, a `QueryGroup`. Files are read, validated, summarised and merged here.
 
+Generation writes a journal in the same form, of which it reads back what is complete.
+"""
+
+import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
-from icdsel.artefacts.candidates import has_valid_scores
 from icdsel.artefacts.lever_plus_rl_data import FAILED, is_lever_plus, read_lever_plus
 from icdsel.errors import RlDataError, RunError
-from icdsel.records import QueryGroup
+from icdsel.records import Example, QueryGroup, Rejected
+from icdsel.records.query_group import GROUP_KEYS
 from icdsel.settings.loading import Settings
-from icdsel.store.journal import journal_of
-from icdsel.store.json_reading import are_ids, parsed
+from icdsel.store.journal import Journal, journal_of
+from icdsel.store.json_reading import parsed
 from icdsel.store.metadata import read_metadata
 from icdsel.store.reading import read_bytes_lines
+from icdsel.tasks.base import TASKS, bounds_of
 
-NO_RECORD = (KeyError, TypeError, ValueError, AttributeError)
-"""What `read_group` raises where something is no record of RL data, or its pool is none."""
-
-
-@dataclass(frozen=True)
-class RlData:
-    """What was read: the groups, and how many candidates were left out for which reason."""
-
-    groups: tuple[QueryGroup, ...]
-    rejected: Mapping[str, int]
+_KEY = re.compile(rb'"(?:%s)"\s*:' % "|".join(GROUP_KEYS).encode())  # with its colon: as a text it may be an answer
 
 
 def rl_data_path(settings: Settings) -> Path:
-    """Where the RL data of these settings lie unless a file is named."""
+    """The file of these settings, unless another is named."""
     split = settings.proposals.query_split
     suffix = "" if split == "train" else f"_{split}"
     return settings.dataset_dir / "generated_data" / f"rl_data_{settings.pair_name}{suffix}.jsonl"
 
 
 def metadata_path(path: Path) -> Path:
-    """The side file with settings and identity."""
+    """The metadata file of RL data."""
     return path.with_suffix(".meta.json")
 
 
-def read_records(path: Path) -> Iterator[dict[str, Any]]:
-    """The JSON lines of a file, each a mapping."""
+def has_rl_data(start: bytes) -> bool:
+    """Whether a file that starts like this holds RL data of icdsel."""
+    return _KEY.search(start) is not None
+
+
+# --- reading ----------------------------------------------------------------------------------------------
+
+
+def parse_group(value: Any) -> tuple[QueryGroup, list[Rejected]]:
+    """The group of a line, with its failed calls, and the rejected candidates.
+
+    Raises:
+        ValueError: It is not a line of RL data.
+    """
+    return QueryGroup.from_json(value, bounds_of)
+
+
+def read_groups(path: Path, strict: bool = False) -> Iterator[tuple[QueryGroup, list[Rejected]]]:
+    """The groups of a file of icdsel, with their failed calls, and the rejected candidates of each.
+
+    Args:
+        path: The file.
+        strict: Raise an error for a rejected candidate.
+
+    Raises:
+        RlDataError: The file is missing, damaged, or holds more or fewer queries than its metadata says.
+    """
+    queries = 0
+    for number, value in _read_values(path):
+        place = f"{path}, line {number}"
+        try:
+            group, rejected = parse_group(value)
+        except ValueError as error:
+            raise RlDataError(f"{place}: {error}: not RL data of icdsel.{recovery(path)}") from None
+        if strict and rejected:
+            raise RlDataError(f"{place}: {rejected[0].reason}. `icdsel check {path}` lists everything that is wrong")
+        queries += 1
+        yield group, rejected
+    if (expected := expected_queries(path)) not in (None, queries):
+        how = "it was cut" if queries < expected else "some are repeated"
+        raise RlDataError(f"{path} holds {queries} of {expected} queries: {how}.{recovery(path)}")
+
+
+def _read_values(path: Path) -> Iterator[tuple[int, Any]]:
+    """The JSON value of each line that is not blank, with the line's number."""
     if not path.is_file():
         found = sorted(other.name for other in path.parent.glob("rl_data_*.json*")) if path.parent.is_dir() else []
-        there = f"{path.parent} holds {', '.join(found)}" if found else f"{path.parent} holds no RL data"
-        raise RlDataError(f"{path} does not exist; {there}. Make it with `icdsel gen-rl-data`.")
+        there = f"{path.parent} holds {', '.join(found) or 'no RL data'}"
+        raise RlDataError(f"{path} does not exist; {there}. Create it with `icdsel gen-rl-data`.")
     try:
         for number, line in enumerate(read_bytes_lines(path), 1):
             if not line.strip(b" \t\r\n"):  # what JSON takes for space
                 continue
             try:
-                record = parsed(line)
+                value = parsed(line)
             except ValueError as error:
-                # Without the place that is told of it: it is one within the line.
+                # Without the position in the error: it counts within the line.
                 reason = error.msg.removesuffix(" starting at") if isinstance(error, JSONDecodeError) else error
-                raise RlDataError(f"{path}, line {number} is damaged: {reason}.{mending(path)}") from None
-            if not isinstance(record, dict):
-                raise RlDataError(f"{path}, line {number}: not an object")
-            yield record
+                raise RlDataError(f"{path}, line {number} is damaged: {reason}.{recovery(path)}") from None
+            yield number, value
     except OSError as error:
         raise RlDataError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def require_whole(path: Path, queries: int) -> None:
-    """Refuses a file that does not hold just the queries which its side file tells of: it was cut, say.
-
-    Raises:
-        RlDataError: It says how many.
-    """
-    if (told := told_queries(path)) not in (None, queries):
-        how = "it was cut" if queries < told else "some stand twice"
-        raise RlDataError(f"{path} holds {queries} of {told} queries: {how}.{mending(path)}")
-
-
-def told_queries(path: Path) -> int | None:
-    """How many queries a file is to hold, by its side file; None where that does not tell."""
+def expected_queries(path: Path) -> int | None:
+    """How many queries a file should hold according to its metadata; None if that does not say."""
     with suppress(RunError):
-        told: int | None = read_metadata(metadata_path(path)).queries
-        return told
+        return read_metadata(metadata_path(path)).queries
     return None
 
 
-def mending(path: Path) -> str:
-    """How to keep what is whole of damaged RL data of one's own."""
+def recovery(path: Path) -> str:
+    """How to keep the valid part of a damaged file; empty unless icdsel generated it here."""
     if not metadata_path(path).exists():
         return ""
-    return f" Rename it to {journal_of(path).name}, and the command that made it goes on after the lines before that."
+    return f" Rename it to {journal_of(path).name}: the command that created it resumes after the lines before that."
+
+
+@dataclass(frozen=True)
+class RlData:
+    """The groups of a file, and how many candidates were left out for which reason."""
+
+    groups: tuple[QueryGroup, ...]
+    rejected: Mapping[str, int]
 
 
 def read_rl_data(
@@ -98,20 +132,20 @@ def read_rl_data(
     skip_fallback: bool = True,
     accept_unsound: bool = False,
 ) -> RlData:
-    """Reads RL data, ours or Lever-Plus's, refusing what cannot be trained on.
+    """Reads RL data of icdsel or Lever-Plus, without the candidates that cannot be trained on.
 
-    Candidates that failed, or whose pointer does not lie in the pool or repeats an ICD, are rejected and
-    counted by reason; of Lever-Plus's data those too that were made up (`icdsel.artefacts.lever_plus_rl_data`).
+    Left out and counted are failed calls, and candidates whose pointer is not within the pool or repeats an ICD; of
+    Lever-Plus's data also those whose scores are not its pointers' own (`icdsel.artefacts.lever_plus_rl_data`).
 
     Args:
         path: The file.
-        question_ids: Those of the training split in order, which Lever-Plus's data refer to by rank; without
-            them the ranks themselves serve.
-        skip_fallback: Reject candidates of Lever-Plus that were scored by matching strings.
-        accept_unsound: Take data of Lever-Plus that were made up or asked without the demonstrations' answers.
+        question_ids: Those of the training split in order, by whose ranks Lever-Plus's data refer to examples.
+            Without them the ranks serve as ids.
+        skip_fallback: Leave out candidates of Lever-Plus that were scored by matching strings.
+        accept_unsound: Keep data of Lever-Plus that were made up, or generated without the demonstrations' answers.
 
     Raises:
-        RlDataError: the file is missing, empty, damaged, or leaves nothing to train on.
+        RlDataError: The file is missing, empty or damaged, or no candidate is left.
     """
     path = Path(path)
     if path.is_file() and is_lever_plus(path):
@@ -120,58 +154,116 @@ def read_rl_data(
         )
         return RlData(tuple(theirs), left_out)
     groups, rejected = [], Counter[str]()
-    for number, record in enumerate(read_records(path), 1):
-        try:
-            group = read_group(record, rejected)
-        except NO_RECORD as error:
-            raise RlDataError(f"{path}, line {number}: {type(error).__name__} {error}: no RL data of icdsel") from None
-        groups.append(group)
-    require_whole(path, len(groups))
+    for group, unusable in read_groups(path):
+        rejected.update(reason for reason, _ in unusable)
+        rejected[FAILED] += group.failed
+        groups.append(group.without_failed())
     if not groups:
-        raise RlDataError(f"{path} is empty. Move it away and make it anew: `icdsel gen-rl-data`.")
-    kept = tuple(group for group in groups if group.candidates)
+        raise RlDataError(f"{path} is empty. Move it away and generate it again: `icdsel gen-rl-data`.")
+    kept, rejected = tuple(group for group in groups if group.candidates), +rejected
     if not kept:
         raise RlDataError(f"{path}: no candidate can be used ({dict(rejected)})")
     return RlData(kept, dict(rejected))
 
 
-def read_group(record: Mapping[str, Any], rejected: Counter[str]) -> QueryGroup:
-    """The group of one record, with the candidates that can be trained on; counts the others by reason.
+def merge(files: Iterable[Sequence[QueryGroup]]) -> list[QueryGroup]:
+    """The groups of several files, sorted by question_id; pointers of the same query are united.
+
+    Of a pointer in several files the first is kept.
 
     Raises:
-        KeyError, TypeError, ValueError, AttributeError: `NO_RECORD`.
+        RlDataError: A query has different pools in two files.
     """
-    told, excluded = record["candidate_pool_ids"], record.get("excluded_ids", [])
-    question_id, image_id, question, answers = (record[n] for n in ("question_id", "image_id", "question", "answers"))
-    if not are_ids([question_id, image_id]) or not are_ids(excluded) or not (told == "all" or are_ids(told)):
-        raise ValueError("an id of it, or of its pool, is no integer of 64 bits")
-    if not isinstance(answers, list) or not all(isinstance(text, str) for text in (question, *answers)):
-        raise TypeError("its question is no text, or its answers are none")
-    pool = None if told == "all" else tuple(told)
-    held, hidden = frozenset(pool or ()), frozenset(excluded)
-    if pool is not None and (len(held) < len(pool) or question_id in held):
-        raise ValueError("its pool holds an example twice, or the query itself")
-    kept = []
-    for candidate in record["pointer_candidates"]:
-        pointer = candidate["pointer"]
-        if not are_ids(pointer):
-            raise ValueError("a pointer of it is no list of integers of 64 bits")
-        if candidate.get("eval_failed"):
-            rejected[FAILED] += 1
-        elif not hidden.isdisjoint(pointer) if pool is None else not held.issuperset(pointer):
-            rejected["an ICD is not in the pool"] += 1
-        elif len(set(pointer)) < len(pointer) or not pointer:
-            rejected["an ICD stands twice, or none at all"] += 1
-        elif not has_valid_scores(candidate):
-            rejected["a score is no number, or out of range"] += 1
-        else:
-            kept.append(candidate)
-    return QueryGroup(
-        question_id=question_id,
-        image_id=image_id,
-        question=question,
-        answers=tuple(answers),
-        pool=pool,
-        candidates=tuple(kept),
-        excluded=tuple(excluded),
+    merged: dict[int, QueryGroup] = {}
+    for group in (group for groups in files for group in groups):
+        known = merged.get(group.question_id)
+        if known is None:
+            merged[group.question_id] = group
+            continue
+        if known.derived and group.derived and known.pool and group.pool:
+            known = replace(known, pool=tuple(sorted({*known.pool, *group.pool})))
+        elif (known.pool, known.excluded) != (group.pool, group.excluded):
+            raise RlDataError(
+                f"query {group.question_id} has different candidate pools in the RL data files: they were created "
+                f"with another sampler, pool size or seed"
+            )
+        pointers = {candidate.pointer for candidate in known.candidates}
+        more = tuple(candidate for candidate in group.candidates if candidate.pointer not in pointers)
+        merged[group.question_id] = replace(known, candidates=known.candidates + more)
+    return [merged[question_id] for question_id in sorted(merged)]
+
+
+# --- files of generation ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a file of RL data holds.
+
+    Attributes:
+        path: The file.
+        queries: How many queries.
+        pointers: How many scored pointers.
+        failed: How many VLM calls failed.
+        quality: How good the pointers are, as text.
+        signal: Share of the queries whose pointers differ in score.
+    """
+
+    path: Path
+    queries: int
+    pointers: int
+    failed: int
+    quality: str
+    signal: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path}: {self.pointers} scored pointers of {self.queries} queries, {self.quality}, "
+            f"{self.signal:.1%} of the queries have a signal, {self.failed} calls failed"
+        )
+
+
+def summary_of(path: Path) -> Summary:
+    """Summarises a finished file of generation.
+
+    Raises:
+        RlDataError: It is damaged or incomplete, or cannot be read.
+    """
+    groups = [group for group, _ in read_groups(path, strict=True)]
+    scored = [group.without_failed().candidates for group in groups]
+    pointers = [candidate for candidates in scored for candidate in candidates]
+    quality = "no pointer scored"
+    if pointers:
+        task = TASKS.named(groups[0].task)
+        quality = f"mean {task.short_name} {task.text(sum(p.score or 0 for p in pointers) / len(pointers))}"
+        if task.correctness is not None:
+            quality = f"{sum(p.correct or 0 for p in pointers) / len(pointers):.1%} answered correctly"
+    return Summary(
+        path=path,
+        queries=len(groups),
+        pointers=len(pointers),
+        failed=sum(group.failed for group in groups),
+        quality=quality,
+        signal=sum(len({c.score for c in candidates}) > 1 for candidates in scored) / max(1, len(scored)),
     )
+
+
+def complete_units(journal: Journal, units: Sequence[Sequence[Example]]) -> int:
+    """How many complete units a journal begins with; only these are kept."""
+    question_ids = journal.read(question_id_of)
+    done = 0
+    for unit in units:
+        if list(islice(question_ids, len(unit))) != [query.question_id for query in unit]:
+            break
+        done += 1
+    journal.keep(sum(map(len, units[:done])))
+    return done
+
+
+def question_id_of(value: Any) -> int | None:
+    """The query of a line that generation wrote; None if the line is not one, or is damaged."""
+    try:
+        group, rejected = parse_group(value)
+    except ValueError:
+        return None
+    return None if rejected else group.question_id

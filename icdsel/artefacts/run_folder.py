@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from icdsel.errors import CheckpointError, RunError
+from icdsel.records import EpochMetrics
+from icdsel.records.values import is_id
 from icdsel.settings.loading import Settings
 from icdsel.settings.names import changed_settings, sampler_file_name
 from icdsel.settings.tables import TrainSettings
 from icdsel.store.backup import BACKUP
 from icdsel.store.files import digest_of
-from icdsel.store.json_reading import is_id, is_number, parsed
+from icdsel.store.json_reading import parsed
 from icdsel.store.metadata import Metadata, read_metadata, read_metadata_files
 from icdsel.store.reading import read_bytes_lines
 
@@ -22,9 +24,9 @@ METRICS_FILE = "metrics.jsonl"
 JOURNAL = "online.jsonl"
 LOG_FILE = "log.txt"
 EVENTS_FOLDER = "tensorboard"
-_LONGEST_NAME = 120
+LONGEST_NAME = 120  # letters of a run's name
 EPOCH_FILE = re.compile(r"(warm|rce|grpo)_epoch([1-9][0-9]{0,8})\.pt")
-"""What a run's checkpoints are called: phase and epoch."""
+"""Names of a run's checkpoints: phase and epoch."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,8 @@ class Run:
     """A folder with checkpoints.
 
     Attributes:
-        folder: Where they lie.
-        failed: VLM calls that failed, of those that this training made: for RL data, and online.
+        folder: The folder.
+        failed: VLM calls of this training that failed: for RL data, and online.
     """
 
     folder: Path
@@ -56,7 +58,7 @@ def runs_dir(settings: Settings) -> Path:
 
 
 def run_name(settings: Settings) -> str:
-    """`v3_<Sampler>_<Model>`, with what differs from the default training settings behind it."""
+    """`v3_<Sampler>_<Model>`, followed by what differs from the default training settings."""
     parts: list[str] = [] if settings.train.recipe == TrainSettings().recipe else [settings.train.recipe]
     defaults = settings.defaults()
     parts += changed_settings(settings.reward, defaults.reward)
@@ -65,30 +67,35 @@ def run_name(settings: Settings) -> str:
 
 
 def _shortened(name: str) -> str:
-    """A name of 120 letters at most, for longer ones stand in those of files that are made for a run.
+    """A name of at most 120 letters, because names of other files contain it.
 
-    Where it has more, its end gives way to a digest of it all.
+    The end of a longer name is replaced by a digest of all of it.
     """
-    return name if len(name) <= _LONGEST_NAME else f"{name[:100]}-{digest_of(name)[:16]}"
+    return name if len(name) <= LONGEST_NAME else f"{name[:100]}-{digest_of(name)[:16]}"
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run's, complete or not."""
+    return (folder / METADATA_FILE).exists() or any(EPOCH_FILE.fullmatch(path.name) for path in folder.iterdir())
 
 
 def find_run(settings: Settings, name: str | None = None) -> Run:
     """The run of that name, else the one trained last for this dataset, sampler and model.
 
     Raises:
-        RunError: there is none; the message lists what there is.
+        RunError: There is none; the message lists those that exist.
     """
     folder = runs_dir(settings)
     known = {path.parent.name: path for path in folder.glob(f"*/{METADATA_FILE}") if BACKUP not in path.parent.name}
     if name is not None:
         if name in known:
             return Run(folder / name)
-        there = f"there are: {', '.join(sorted(known))}" if known else "there are none"
-        raise RunError(f"no run {name!r} in {folder} ({there}). Train it with `icdsel train --run {name}`.")
+        existing = f"there are: {', '.join(sorted(known))}" if known else "there are none"
+        raise RunError(f"no run {name!r} in {folder} ({existing}). Train it with `icdsel train --run {name}`.")
     fitting = []
-    for path, side in read_metadata_files(known.values()):
-        if side.pair == settings.pair_name and side.finished:
-            fitting.append((side.finished, path.parent))
+    for path, metadata in read_metadata_files(known.values()):
+        if metadata.pair == settings.pair_name and metadata.finished:
+            fitting.append((metadata.finished, path.parent))
     if not fitting:
         data, sampler = settings.data, sampler_file_name(settings.data.sampler)
         what = f"dataset {data.dataset}, sampler {sampler}, model {settings.vlm.model}"
@@ -98,18 +105,18 @@ def find_run(settings: Settings, name: str | None = None) -> Run:
 
 
 def is_finished(run: Run) -> bool:
-    """Whether the run was trained to its end, and the checkpoint of that is there."""
-    side = run.folder / METADATA_FILE
-    if not side.exists() or not (content := read_metadata(side)).finished:
+    """Whether the training of a run is finished, and its last checkpoint exists."""
+    path = run.folder / METADATA_FILE
+    if not path.exists() or not (metadata := read_metadata(path)).finished:
         return False
-    last = [f"{phase}_epoch{count}.pt" for phase, count in planned_epochs(content).items() if count][-1:]
+    last = [f"{phase}_epoch{count}.pt" for phase, count in planned_epochs(metadata).items() if count][-1:]
     return all((run.folder / name).is_file() for name in last)
 
 
-def planned_epochs(side: Metadata) -> dict[str, int]:
-    """How many epochs of each phase were asked for, by a run's side file; nothing where that is damaged."""
+def planned_epochs(metadata: Metadata) -> dict[str, int]:
+    """How many epochs of each phase were to be trained, by a run's metadata; empty if that is damaged."""
     try:
-        train = side.settings["train"]
+        train = metadata.settings["train"]
         planned = {"warm": train["warm_epochs"] if train.get("warm_start") else 0}
         planned |= {"rce": train["rce_epochs"], "grpo": train["grpo_epochs"]}
     except (KeyError, TypeError, AttributeError):
@@ -117,49 +124,46 @@ def planned_epochs(side: Metadata) -> dict[str, int]:
     return planned if all(is_id(count) and count >= 0 for count in planned.values()) else {}
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file.
+def read_metrics(path: Path) -> list[EpochMetrics]:
+    """The metrics of a run.
 
     Raises:
-        RunError: it cannot be read, or a line is damaged.
+        RunError: The file cannot be read, or a line is damaged.
     """
     try:
         return [
-            valid_epoch(f"{path}, line {number}", parsed(line)) for number, line in enumerate(read_bytes_lines(path), 1)
+            parse_epoch(f"{path}, line {number}", parsed(line)) for number, line in enumerate(read_bytes_lines(path), 1)
         ]
     except (OSError, ValueError) as error:
         raise RunError(f"{path} is missing or damaged: {error}") from None
 
 
-def valid_epoch(place: str, epoch: Any) -> dict[str, Any]:
-    """A line of metrics, if all in it is of its kind: a phase, a number of an epoch, and finite numbers.
+def parse_epoch(place: str, value: Any) -> EpochMetrics:
+    """The metrics of a line.
 
     Raises:
-        RunError: It is not; the message begins with `place`.
+        RunError: It is not a line of metrics; the message begins with `place`.
     """
-    told = dict(epoch) if isinstance(epoch, dict) else {}
-    if not isinstance(told.pop("phase", None), str) or not is_id(told.pop("epoch", None)):
-        raise RunError(f"{place}: it names no phase and epoch: no metrics of icdsel")
-    if wrong := [name for name, value in told.items() if value is not None and not is_number(value, -1e300, 1e300)]:
-        raise RunError(f"{place}: {wrong[0][:40]} is no finite number")
-    sound: dict[str, Any] = epoch
-    return sound
+    try:
+        return EpochMetrics.from_json(value)
+    except ValueError as error:
+        raise RunError(f"{place}: {error}") from None
 
 
-def trained_on(side: Metadata) -> Iterator[tuple[Path, str]]:
-    """The files of RL data that a run was trained on, with their fingerprints then, by its side file."""
-    fingerprints = side.inputs.get("rl_data")
+def trained_on(metadata: Metadata) -> Iterator[tuple[Path, str]]:
+    """The files of RL data that a run was trained on, with their fingerprints then, by its metadata."""
+    fingerprints = metadata.inputs.get("rl_data")
     if isinstance(fingerprints, list):
-        yield from zip(map(Path, side.rl_data or ()), map(str, fingerprints), strict=False)
+        yield from zip(map(Path, metadata.rl_data or ()), map(str, fingerprints), strict=False)
 
 
 def find_checkpoint(run_dir: str | Path) -> Path:
-    """The checkpoint of a run to use: the last GRPO epoch if there is one, else the last RCE epoch.
+    """The recommended checkpoint of a run: the last GRPO epoch if there is one, else the last RCE epoch.
 
-    Last by number: what was copied or touched later is not better for it.
+    The last by number, whatever was copied or modified later.
 
     Raises:
-        CheckpointError: The folder or a checkpoint in it is missing, or it is no file or a link to another folder.
+        CheckpointError: The folder or a checkpoint in it is missing, or it is not a file, or a link to another folder.
     """
     run_dir = Path(run_dir)
     if not run_dir.is_dir():
@@ -167,24 +171,24 @@ def find_checkpoint(run_dir: str | Path) -> Path:
     named = filter(None, (EPOCH_FILE.fullmatch(file.name) for file in run_dir.iterdir()))
     found = [match for match in named if match[1] != "warm"]
     if not found:
-        there = ", ".join(sorted(file.name for file in run_dir.iterdir())[:5]) or "nothing"
+        files = ", ".join(sorted(file.name for file in run_dir.iterdir())[:5]) or "nothing"
         raise CheckpointError(
-            f"No checkpoint in {run_dir}: looked for grpo_epochN.pt, then rce_epochN.pt, and found {there}. "
+            f"No checkpoint in {run_dir}: looked for grpo_epochN.pt, then rce_epochN.pt, and found {files}. "
             "Train the run (icdsel train), or name a checkpoint file."
         )
     best = max(found, key=lambda match: (match[1] == "grpo", int(match[2])))
     path = run_dir / best[0]
-    if leads_to := outside_of_run(path):
+    if target := outside_of_run(path):
         raise CheckpointError(
-            f"{path} is a link that leads out of its run, to {leads_to}. If that is the policy that you want, "
+            f"{path} is a link that leads out of its run, to {target}. If that is the policy that you want, "
             "name it with --checkpoint."
         )
     if not path.is_file():
-        raise CheckpointError(f"{path} is no file, or a link that leads nowhere: remove it.")
+        raise CheckpointError(f"{path} is not a file, or a link to a file that does not exist: remove it.")
     return path
 
 
 def outside_of_run(path: Path) -> Path | None:
-    """Where a run's checkpoint is a link that leads out of its run: what it leads to."""
-    leads_to = Path(os.path.realpath(path))
-    return None if leads_to.is_relative_to(os.path.realpath(path.parent)) else leads_to
+    """The target of a checkpoint that is a link out of its run; None for any other checkpoint."""
+    target = Path(os.path.realpath(path))
+    return None if target.is_relative_to(os.path.realpath(path.parent)) else target

@@ -1,1 +1,1 @@
-"""Reading datasets, RL data, runs and checkpoints to list all that is wrong with them."""
+"""Finds what is wrong with datasets, RL data, runs and checkpoints."""

@@ -1,4 +1,4 @@
-"""What is wrong with a dataset: its records, questions, answers and images, and what its splits share."""
+"""Checks a dataset: its records, questions, answers and images, and what its splits have in common."""
 
 import hashlib
 import os
@@ -16,22 +16,21 @@ from icdsel.data.vqa_files import RepeatedError, UnpairedError
 from icdsel.errors import UserError
 from icdsel.records import Example
 from icdsel.settings.tables import DataSettings
-from icdsel.tasks.vqa import normalize_answer
+from icdsel.tasks.base import TASKS, Task
 
-_THREADS = min(8, os.cpu_count() or 1)  # that open images, each of which may hold a large one
-_SPLITS = 8  # earlier ones that an image or question_id is looked for in
-ANSWERS = 10  # what the VQA accuracy is defined for
+_THREADS = min(8, os.cpu_count() or 1)  # each holds an image in memory
+_SPLITS = 8  # earlier splits in which an image or question_id is searched
 
-UNREADABLE = Kind("records or files that cannot be read", "every command stops at them: repair or remove them")
-REPEATED_IDS = Kind("question_ids that stand more than once in a split", "give every question an id of its own")
+UNREADABLE = Kind("records or files cannot be read", "every command stops at them: repair or remove them")
+REPEATED_IDS = Kind("question_ids are repeated within a split", "give every question an id of its own")
 UNPAIRED = Kind(
-    "questions without an annotation, or annotations without a question",
-    "every command stops at them: leave them out, or take two files that belong together",
+    "questions have no annotation, or annotations no question",
+    "every command stops at them: leave them out, or use two files that belong together",
 )
-EMPTY = Kind("it holds no question", "every command stops at it: write a JSON object a line, or name another file")
+EMPTY = Kind("it has no question", "every command stops at it: write one JSON object per line, or name another file")
 NO_SPLIT = Kind("the training split is missing", 'lines without "split" are of it; other forms need its two files')
-NO_VALIDATION = Kind("the validation split is missing", "`icdsel infer` needs one to answer", "worth knowing")
-MISSING = Kind("images are missing", "copy them, say where they lie (--image-dir), or use --on-image-error skip")
+NO_VALIDATION = Kind("the validation split is missing", "`icdsel infer` needs one", "warning")
+MISSING = Kind("images are missing", "copy them, name their folder (--image-dir), or use --on-image-error skip")
 DAMAGED = Kind("images cannot be read", "copy or convert them, or use --on-image-error skip")
 LEAK_ID = Kind(
     "images are in two splits, by image_id or path",
@@ -42,39 +41,41 @@ LEAK_CONTENT = Kind(
 )
 TWINS = Kind(
     "images are the same as another one of their split",
-    "pools keep a query's own image out by its path, not its twins: name both questions' image alike",
-    "worth knowing",
+    "pools exclude a query's own image by its path, but not its copies: give both questions the same path",
+    "warning",
 )
 NO_QUESTION = Kind("questions are empty", "write the question, or leave the record out")
-NO_ANSWER = Kind("questions whose answers are blank or punctuation", "write the answers, or leave the record out")
-NOTHING_SHOWN = Kind(
-    "questions whose answer is blank where they are demonstrations", 'give the record an "answer"', "worth knowing"
-)
+NO_ANSWER = Kind("questions have only blank answers or punctuation", "write the answers, or leave the record out")
+NOTHING_SHOWN = Kind("questions have a blank answer as demonstrations", 'give the record an "answer"', "warning")
 EMPTY_ANSWERS = Kind(
-    "questions with answers that normalise to nothing",
-    "an empty prediction matches such an answer: leave it out where it is no real one",
-    "worth knowing",
+    "questions have answers that normalise to nothing",
+    "an empty prediction matches such an answer: leave it out unless it is meant",
+    "warning",
 )
-FEW_ANSWERS = Kind(
-    f"questions with fewer than {ANSWERS} answers",
-    "the VQA accuracy is coarser there (with one answer it is 0 or 1): compare with no other figures",
-    "worth knowing",
-)
-SAME_QUESTION = Kind("questions were asked about the same image before", "leave one of them out", "worth knowing")
+SAME_QUESTION = Kind("questions are repeated about the same image", "leave one of them out", "warning")
 SHARED_IDS = Kind(
-    "question_ids stand in two splits",
-    "they name different questions there: give one of the splits other ids, so that files cannot be mistaken",
-    "worth knowing",
+    "question_ids are in two splits",
+    "they name different questions there: give one of the splits other ids, so that files cannot be confused",
+    "warning",
 )
+
+
+def few_answers(task: Task) -> Kind:
+    """Questions with fewer references than the task's metric is defined for."""
+    return Kind(
+        f"questions have fewer than {task.usual_references} answers",
+        f"the {task.score_name} is coarser there: do not compare it with other figures",
+        "warning",
+    )
 
 
 def check_dataset(settings: DataSettings, name: str, images: bool) -> Checked:
     """Lists what is wrong with all splits of a dataset.
 
     Args:
-        settings: Which dataset, and where it lies.
-        name: What to call it.
-        images: Open every image, rather than only look whether it is there.
+        settings: Which dataset, where it is, and the task.
+        name: The name to show.
+        images: Open every image, instead of only checking that it exists.
     """
     found = Findings()
 
@@ -94,94 +95,96 @@ def check_dataset(settings: DataSettings, name: str, images: bool) -> Checked:
         found.add(NO_SPLIT, f"there are {', '.join(splits)}")
     if splits and "validation" not in splits and not found.found(UNREADABLE):
         found.add(NO_VALIDATION, f"there are {', '.join(splits)}")
-    _check_questions(found, splits)
+    check_questions(found, splits, TASKS.named(settings.task))
     _check_shared(found, splits)
     _check_images(found, splits, settings.max_image_pixels if images else None)
-    told = ", ".join(f"{split} {len(examples):,}" for split, examples in splits.items())
-    return Checked(name, "dataset", f"questions: {told}" if splits else "", found.listed())
+    sizes = ", ".join(f"{split} {len(examples):,}" for split, examples in splits.items())
+    return Checked(name, "dataset", f"questions: {sizes}" if splits else "", found.listed())
 
 
-def _check_questions(found: Findings, splits: Mapping[str, Sequence[Example]]) -> None:
-    asked: dict[tuple[str, Path, str], int] = {}
-    vanishes: dict[str, bool] = {}  # by answer: there are far fewer different ones than answers
+def check_questions(found: Findings, splits: Mapping[str, Sequence[Example]], task: Task) -> None:
+    """Adds what is wrong with the questions and answers of all splits."""
+    known: dict[tuple[str, Path, str], int] = {}
+    vanishes: dict[str, bool] = {}  # by answer: there are far fewer distinct ones than answers
+    too_few = few_answers(task)
     total = sum(map(len, splits.values()))
     for split, example in ((split, example) for split, examples in splits.items() for example in examples):
         place = f"{split}, question {example.question_id}"
         if not example.question.strip():
             found.add(NO_QUESTION, place)
-        first = asked.setdefault((split, example.image, example.question.strip().lower()), example.question_id)
+        first = known.setdefault((split, example.image, example.question.strip().lower()), example.question_id)
         if first != example.question_id:
             found.add(SAME_QUESTION, f"{place} as question {first}: {example.question}", of=total)
         answers = {*example.answers, *example.raw_answers}
         for answer in answers:
             if answer not in vanishes:
-                vanishes[answer] = not normalize_answer(answer)
+                vanishes[answer] = not task.normalize(answer)
         nothing = [answer for answer in sorted(answers) if vanishes[answer]]
-        # "a" and "the" normalise to nothing too, but may well be meant.
+        # "a" and "the" normalise to nothing too, but may be meant.
         if len(nothing) == len(answers) and not any(sign.isalnum() for answer in answers for sign in answer):
             found.add(NO_ANSWER, f"{place}: {', '.join(map(repr, nothing))}")
         elif nothing:
             found.add(EMPTY_ANSWERS, f"{place}: {', '.join(map(repr, nothing))}", of=total)
         if not example.answer.strip():
             found.add(NOTHING_SHOWN, place)
-        if len(example.answers) < ANSWERS:
-            found.add(FEW_ANSWERS, f"{place}: {len(example.answers)}", of=total)
+        if len(example.answers) < task.usual_references:
+            found.add(too_few, f"{place}: {len(example.answers)}", of=total)
 
 
 def _check_shared(found: Findings, splits: Mapping[str, Sequence[Example]]) -> None:
-    asked = {split: [(example.question_id,) for example in examples] for split, examples in splits.items()}
+    ids = {split: [(example.question_id,) for example in examples] for split, examples in splits.items()}
     shared: dict[tuple[str, str], list[int]] = {}
-    for pair, (question_id,) in _met(asked):
+    for pair, (question_id,) in in_two_splits(ids):
         shared.setdefault(pair, []).append(question_id)
-    for (one, other), ids in shared.items():
-        found.add(SHARED_IDS, f"{one} and {other}: {min(ids)}", len(ids))
-    # Where image_ids differ, paths tell, and the other way round.
+    for (one, other), repeated in shared.items():
+        found.add(SHARED_IDS, f"{one} and {other}: {min(repeated)}", len(repeated))
+    # By either, because the image_ids of the same path may differ, and the paths of the same image_id.
     places = {split: [(e.image_id, e.image) for e in examples] for split, examples in splits.items()}
-    for (one, other), (image_id, path) in _met(places):
+    for (one, other), (image_id, path) in in_two_splits(places):
         found.add(LEAK_ID, f"{one} and {other}: image {image_id} ({path.name})")
 
 
 _Keys = TypeVar("_Keys", bound=tuple[object, ...])
 
 
-def _met(splits: Mapping[str, Iterable[_Keys]]) -> list[tuple[tuple[str, str], _Keys]]:
-    """What has one of its keys in common with an earlier split, with each such pair of splits, pair by pair."""
+def in_two_splits(splits: Mapping[str, Iterable[_Keys]]) -> list[tuple[tuple[str, str], _Keys]]:
+    """The entries that have one of their keys in common with an earlier split, for each such pair of splits."""
     order = {split: number for number, split in enumerate(splits)}
-    # By key the first splits: in a file of thousands of splits there are millions of pairs.
-    stands: dict[object, list[str]] = {}
-    met = []
+    # Only the first splits of each key: a file of thousands of splits has millions of pairs.
+    splits_of: dict[object, list[str]] = {}
+    shared = []
     for split, all_keys in splits.items():
         for keys in dict.fromkeys(all_keys):
-            earlier = {one for key in keys for one in stands.setdefault(key, []) if one != split}
-            met += [((one, split), keys) for one in earlier]
+            earlier = {one for key in keys for one in splits_of.setdefault(key, []) if one != split}
+            shared += [((one, split), keys) for one in earlier]
             for key in keys:
-                if split not in stands[key] and len(stands[key]) < _SPLITS:
-                    stands[key].append(split)
-    return sorted(met, key=lambda pair: tuple(order[split] for split in pair[0]))
+                if split not in splits_of[key] and len(splits_of[key]) < _SPLITS:
+                    splits_of[key].append(split)
+    return sorted(shared, key=lambda pair: tuple(order[split] for split in pair[0]))
 
 
 def _check_images(found: Findings, splits: Mapping[str, Sequence[Example]], max_pixels: int | None) -> None:
-    """Looks for the images; opens them too where a limit of pixels is given."""
+    """Checks that the images exist; opens them too if a limit of pixels is given."""
     used: dict[Path, set[str]] = {}
-    asked: Counter[Path] = Counter()
+    questions: Counter[Path] = Counter()
     for split, examples in splits.items():
         for example in examples:
             used.setdefault(example.image, set()).add(split)
-            asked[example.image] += 1
-    there = _there(used)
+            questions[example.image] += 1
+    existing = _existing(used)
     for path in used:
-        if path not in there:
-            found.add(MISSING, f"{path} (questions: {asked[path]})", of=len(used))
+        if path not in existing:
+            found.add(MISSING, f"{path} (questions: {questions[path]})", of=len(used))
     if max_pixels is None:
         return
     limit = max_pixels
     known: dict[bytes, Path] = {}
-    paths = sorted(there)
+    paths = sorted(existing)
     with progress("Opening images", len(paths)) as advance, ThreadPoolExecutor(_THREADS) as threads:
         for path, (problem, content) in zip(paths, threads.map(lambda path: _look(path, limit), paths), strict=True):
             advance(1)
             if problem:
-                found.add(DAMAGED, f"{problem} (questions: {asked[path]})", of=len(paths))
+                found.add(DAMAGED, f"{problem} (questions: {questions[path]})", of=len(paths))
                 continue
             twin = known.setdefault(content, path)
             if twin == path:
@@ -193,20 +196,20 @@ def _check_images(found: Findings, splits: Mapping[str, Sequence[Example]], max_
                 found.add(LEAK_CONTENT, f"{both}: {twin} and {path}")
 
 
-def _there(paths: Mapping[Path, object]) -> set[Path]:
-    """Those that are files; folders are listed, for asking for every file takes minutes on a shared disk."""
+def _existing(paths: Mapping[Path, object]) -> set[Path]:
+    """Those that are files. Folders are listed, because looking up every file takes minutes on a network disk."""
     by_folder: dict[Path, list[Path]] = {}
     for path in paths:
         by_folder.setdefault(path.parent, []).append(path)
-    there: set[Path] = set()
+    existing: set[Path] = set()
     for folder, wanted in by_folder.items():
         try:
             with os.scandir(folder) as entries:
                 names = {entry.name for entry in entries if _is_file(entry)}
-        except (OSError, ValueError):  # no folder, or none that may be read: its images are missing
+        except (OSError, ValueError):  # there is no such folder, or it cannot be read: its images are missing
             continue
-        there |= {path for path in wanted if path.name in names}
-    return there
+        existing |= {path for path in wanted if path.name in names}
+    return existing
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
@@ -217,7 +220,7 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 
 
 def _look(path: Path, max_pixels: int) -> tuple[str, bytes]:
-    """What is wrong with an image, and a digest of its pixels: they say what it shows, whatever its file is."""
+    """What is wrong with an image, and a digest of its pixels, by which copies are found in any file format."""
     try:
         image = open_image(path, max_pixels)
     except ImageError as error:

@@ -1,7 +1,7 @@
-"""What is wrong, kind by kind: how often, a few examples, how grave it is and what to do."""
+"""What is wrong, by kind: how often, with a few examples, how severe it is and what to do."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -9,7 +9,8 @@ from icdsel.console import plain
 
 EXAMPLES = 3
 
-Severity = Literal["must be fixed", "worth knowing"]
+Severity = Literal["error", "warning"]
+_IN_JSON: Mapping[Severity, str] = {"error": "must be fixed", "warning": "worth knowing"}
 
 
 @dataclass(frozen=True)
@@ -17,19 +18,19 @@ class Kind:
     """Something that can be wrong.
 
     Attributes:
-        problem: What it is, to be read behind a count.
+        problem: What it is, to be read after a count.
         remedy: What to do.
-        severity: "must be fixed" where results would be wrong or a command would stop, else "worth knowing".
+        severity: "error" if results would be wrong or a command would stop, else "warning".
     """
 
     problem: str
     remedy: str
-    severity: Severity = "must be fixed"
+    severity: Severity = "error"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A kind of which something was found; `of` is how many were looked at, None where that says nothing."""
+    """A kind that was found; `of` is how many were checked, None if that says nothing."""
 
     severity: Severity
     problem: str
@@ -40,7 +41,7 @@ class Finding:
 
 
 class Findings:
-    """Collects what is found, by kind."""
+    """Collects findings by kind."""
 
     def __init__(self) -> None:
         self._counts: Counter[Kind] = Counter()
@@ -53,32 +54,32 @@ class Findings:
         if of is not None:
             self._of[kind] = of
         kept = self._examples.setdefault(kind, [])
-        if len(kept) < EXAMPLES and (told := plain(example)) and told not in kept:
-            kept.append(told)
+        if len(kept) < EXAMPLES and (text := plain(example)) and text not in kept:
+            kept.append(text)
 
     def found(self, kind: Kind) -> int:
         """How many of a kind were found."""
         return self._counts[kind]
 
     def listed(self) -> tuple[Finding, ...]:
-        """What was found, what must be fixed first."""
+        """All findings, errors first."""
         findings = [
             Finding(kind.severity, kind.problem, count, self._of.get(kind), tuple(self._examples[kind]), kind.remedy)
             for kind, count in self._counts.items()
             if count
         ]
-        return tuple(sorted(findings, key=lambda finding: finding.severity))  # "must" comes before "worth"
+        return tuple(sorted(findings, key=lambda finding: finding.severity))  # "error" comes before "warning"
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What one path turned out to be, and what is wrong with it.
+    """A path that was checked.
 
     Attributes:
         name: The path, or the name of the dataset.
         is_a: What it was recognised as, such as "run".
-        about: What it holds, in a line; of what a file tells no more than fits there is kept.
-        findings: What was found.
+        about: What it contains, in a line.
+        findings: What is wrong with it.
     """
 
     name: str
@@ -90,14 +91,15 @@ class Checked:
         object.__setattr__(self, "about", plain(self.about))
 
     @property
-    def must_be_fixed(self) -> int:
-        """How many of the findings must be fixed."""
-        return sum(finding.severity == "must be fixed" for finding in self.findings)
+    def errors(self) -> int:
+        """How many of the findings are errors."""
+        return sum(finding.severity == "error" for finding in self.findings)
 
 
-def report(checked: list[Checked]) -> Mapping[str, Any]:
-    """The same as plain values, for JSON."""
-    return {
-        "must_be_fixed": sum(one.must_be_fixed for one in checked),
-        "checked": [asdict(one) for one in checked],
-    }
+def report(checked: Sequence[Checked]) -> Mapping[str, Any]:
+    """All of them as plain values, for JSON, with the names of severities that docs/files.md documents."""
+    listed = [asdict(one) for one in checked]
+    for one in listed:
+        for finding in one["findings"]:
+            finding["severity"] = _IN_JSON[finding["severity"]]
+    return {"must_be_fixed": sum(one.errors for one in checked), "checked": listed}

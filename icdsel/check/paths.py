@@ -1,4 +1,4 @@
-"""What a path is, and everything that is wrong with it."""
+"""Recognises what a path is, and checks it."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -7,56 +7,56 @@ from functools import partial
 from pathlib import Path
 
 from icdsel.artefacts.lever_plus_rl_data import is_lever_plus
+from icdsel.artefacts.predictions import has_predictions
+from icdsel.artefacts.rl_data import has_rl_data
+from icdsel.artefacts.run_folder import is_run
 from icdsel.check.dataset import check_dataset
 from icdsel.check.findings import Checked, Findings, Kind
-from icdsel.check.rl_data import PART, Present, check_lever_plus, check_rl_data
-from icdsel.check.runs import check_checkpoint, check_run, is_run
+from icdsel.check.rl_data import PART, Context, check_lever_plus, check_rl_data
 from icdsel.data.datasets import DATASETS, JSON_LINES, files_of
 from icdsel.errors import DataError
 from icdsel.settings.loading import Settings
 from icdsel.settings.presets import WORLD
 from icdsel.settings.tables import DataSettings
 
-UNREADABLE = Kind("it cannot be read", "see whether it is whole and whether you may read it")
+UNREADABLE = Kind("it cannot be read", "check that it is complete and that you have the rights to read it")
 UNKNOWN = Kind(
-    "it is neither a dataset, RL data, a run's folder nor a checkpoint",
-    "name a dataset's folder or file of JSON lines, RL data (.jsonl, Lever-Plus's .json), a run's folder "
+    "it is not a dataset, RL data, a run's folder or a checkpoint",
+    "name a dataset's folder or JSON Lines file, RL data (.jsonl, Lever-Plus's .json), a run's folder "
     "(results/<dataset>/model_cpk/<run>), or a .pt or .ckpt",
 )
 NOT_READ = Kind(
     "its dataset is read from other files, so it was not checked",
     "if it should be read, move the others away, or move it into a folder of its own",
 )
-_START = 1 << 16  # bytes that tell what a file is
-_RL_DATA = re.compile(rb'"(?:pointer_candidates|candidate_pool_ids)"\s*:')  # as names: as texts they may be answers
+_START = 1 << 16  # bytes by which a file is recognised
 _FIELDS = {
     "vqav2": re.compile(rb'"multiple_choice_answer"\s*:'),
     "okvqa": re.compile(rb'"raw_answer"\s*:'),
 }
-_PREDICTIONS = re.compile(rb'"icds"\s*:')
 
 
 def check(settings: Settings, paths: Sequence[Path] = (), images: bool = False) -> list[Checked]:
-    """Lists what is wrong with each path; without one, with the dataset of the settings. Asks no VLM.
+    """Lists what is wrong with each path; without one, with the dataset of the settings. Uses no VLM.
 
     Args:
-        settings: What the paths should fit, and where datasets lie.
-        paths: Files and folders, recognised by what they are.
-        images: Open every image of a dataset, rather than only look whether it is there.
+        settings: Settings that the paths should match, and where datasets are.
+        paths: Files and folders, recognised by their content.
+        images: Open every image of a dataset, instead of only checking that it exists.
 
     Raises:
-        DataError: a path does not exist.
+        DataError: A path does not exist.
     """
     for path in paths:
         if not path.exists():
             part = path.with_name(path.name + PART)
-            instead = f"; there is {part}, of a command that was not finished" if part.exists() else ""
+            instead = f"; there is {part}, from a command that was not finished" if part.exists() else ""
             raise DataError(f"{path} does not exist{instead}: give the path of a file or folder that does")
-    present = Present(settings)
+    context = Context(settings)
     if not paths:
         data = settings.data
         return _safely(data.dataset, lambda: [check_dataset(data, data.dataset, images)])
-    return [one for path in paths for one in _safely(str(path), partial(_check_path, path, present, images))]
+    return [one for path in paths for one in _safely(str(path), partial(_check_path, path, context, images))]
 
 
 def _safely(name: str, look: Callable[[], list[Checked]]) -> list[Checked]:
@@ -65,13 +65,15 @@ def _safely(name: str, look: Callable[[], list[Checked]]) -> list[Checked]:
         return look()
     except OSError as error:
         found.add(UNREADABLE, error)
-    except Exception as error:  # noqa: BLE001 - whatever a file does to its reader, the list of the others goes on
+    except Exception as error:  # noqa: BLE001 - whatever a file does to its reader, the others are still checked
         found.add(UNREADABLE, f"{type(error).__name__}: {error}")
     return [Checked(name, "unknown", findings=found.listed())]
 
 
-def _check_path(path: Path, present: Present, images: bool) -> list[Checked]:
-    data = present.settings.data
+def _check_path(path: Path, context: Context, images: bool) -> list[Checked]:
+    from icdsel.check.runs import check_checkpoint, check_run  # which load torch
+
+    data = context.settings.data
     if path.is_dir():
         return [check_run(path)] if is_run(path) else _check_folder(path, data, images) or [_unknown(path)]
     if not path.is_file():
@@ -83,10 +85,10 @@ def _check_path(path: Path, present: Present, images: bool) -> list[Checked]:
     if path.suffix in (".pt", ".ckpt", ".pth") or start.startswith((b"PK", b"\x80")):
         return [check_checkpoint(path)]
     if is_lever_plus(path):
-        return [check_lever_plus(path, present)]
-    if _RL_DATA.search(start) or path.name.endswith(JSON_LINES + PART):
-        return [check_rl_data(path, present)]
-    if path.suffix == JSON_LINES and not _PREDICTIONS.search(start):
+        return [check_lever_plus(path, context)]
+    if has_rl_data(start) or path.name.endswith(JSON_LINES + PART):
+        return [check_rl_data(path, context)]
+    if path.suffix == JSON_LINES and not has_predictions(start):
         return [check_dataset(data.model_copy(update={"dataset": str(path)}), str(path), images)]
     return [_unknown(path)]
 
@@ -99,11 +101,11 @@ _FILES = {
 
 
 def _owner(path: Path, likely: str) -> str | None:
-    """The dataset that a file is of, by its name; None where it is none's."""
+    """The dataset that a file belongs to, by its name; None if it belongs to none."""
     names = [name for name in DATASETS if path.name in _FILES[name]]
     if len(names) < 2:
         return names[0] if names else None
-    # Lever-Plus's files of two datasets are called the same: the folder tells, else the records, else the settings.
+    # Lever-Plus's files of two datasets have the same name: the folder decides, else the records, else the settings.
     folder = path.parent.resolve().name
     with path.open("rb") as file:
         start = file.read(_START)
@@ -112,34 +114,34 @@ def _owner(path: Path, likely: str) -> str | None:
 
 
 def _check_folder(folder: Path, data: DataSettings, images: bool) -> list[Checked]:
-    """Checks each dataset whose files a folder holds."""
-    held = []
+    """Checks each dataset whose files are in a folder."""
+    found = []
     for name in DATASETS:
         below = [folder, folder / name, folder / f"{name}_hf", folder / name / f"{name}_hf"]
         files = [path for place in below for file in _FILES[name] if (path := place / file).is_file()]
-        if any(_owner(path, data.dataset) == name for path in files) and (told := _told(folder, name, data)):
-            held.append(told)
-    places = [str(folder)] if len(held) == 1 else [f"{folder} ({told.dataset})" for told in held]
-    return [check_dataset(told, place, images) for told, place in zip(held, places, strict=True)]
+        if any(_owner(path, data.dataset) == name for path in files) and (own := _settings_for(folder, name, data)):
+            found.append(own)
+    places = [str(folder)] if len(found) == 1 else [f"{folder} ({own.dataset})" for own in found]
+    return [check_dataset(own, place, images) for own, place in zip(found, places, strict=True)]
 
 
 def _check_file(path: Path, name: str, data: DataSettings, images: bool) -> Checked:
-    """Checks the dataset that a file is of, and whether it is read from this file."""
-    told = _told(path.parent, name, data)
-    if told is None:
+    """Checks the dataset that a file belongs to, and whether it is read from this file."""
+    own = _settings_for(path.parent, name, data)
+    if own is None:
         return _unknown(path)
-    checked, found = check_dataset(told, str(path), images), Findings()
+    checked, found = check_dataset(own, str(path), images), Findings()
     for split, files in DATASETS[name].items():
-        read = files_of(told, split) if path.name in (files.questions, files.annotations, files.preprocessed) else ()
+        read = files_of(own, split) if path.name in (files.questions, files.annotations, files.preprocessed) else ()
         if read and not any(path.samefile(file) for file in read):
             found.add(NOT_READ, f"{name} ({split}) is read from {' and '.join(map(str, read))}")
     return replace(checked, findings=(*found.listed(), *checked.findings))
 
 
-def _told(folder: Path, name: str, data: DataSettings) -> DataSettings | None:
-    """The settings by which a dataset is read from a folder, None where it is not."""
+def _settings_for(folder: Path, name: str, data: DataSettings) -> DataSettings | None:
+    """The settings with which a dataset is read from a folder; None if it is not read from there."""
     data_dir = folder
-    if name == WORLD and folder.resolve().name == WORLD:  # its own folder is all that it is read from
+    if name == WORLD and folder.resolve().name == WORLD:  # it is only read from its own folder
         data_dir = folder.resolve().parent
     elif name == WORLD and not (folder / WORLD).is_dir():
         return None
@@ -149,11 +151,11 @@ def _told(folder: Path, name: str, data: DataSettings) -> DataSettings | None:
 def _unknown(path: Path) -> Checked:
     found = Findings()
     if path.is_dir():
-        held = ", ".join(sorted(entry.name for entry in path.iterdir())[:5])
-        found.add(UNKNOWN, f"it holds {held or 'nothing'}")
+        entries = ", ".join(sorted(entry.name for entry in path.iterdir())[:5])
+        found.add(UNKNOWN, f"it contains {entries or 'nothing'}")
     elif path.is_file():
         with path.open("rb") as file:
             found.add(UNKNOWN, f"it begins with {file.read(40)!r}")
     else:
-        found.add(UNKNOWN, "it is a device or pipe")
+        found.add(UNKNOWN, "it is a device or a pipe")
     return Checked(str(path), "unknown", findings=found.listed())

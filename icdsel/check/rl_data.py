@@ -1,4 +1,4 @@
-"""What is wrong with RL data: lines, pools, pointers, scores, and whether they fit the dataset and settings."""
+"""Checks RL data: lines, pools, pointers, scores, and whether they match the dataset and the settings."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,92 +7,87 @@ from pathlib import Path
 from typing import Any
 
 from icdsel.artefacts import lever_plus_rl_data as lever_plus
-from icdsel.artefacts.candidates import SCORER_VERSION
-from icdsel.artefacts.rl_data import NO_RECORD as NOT_ONE
-from icdsel.artefacts.rl_data import metadata_path, read_group, told_queries
-from icdsel.check.findings import Checked, Findings, Kind
+from icdsel.artefacts.rl_data import expected_queries, metadata_path, parse_group
+from icdsel.check.findings import Checked, Findings, Kind, Severity
 from icdsel.console import plain
 from icdsel.data.datasets import Split, load_split
 from icdsel.errors import DataError, RlDataError, RunError, UserError
-from icdsel.policy.groups import reward_of
-from icdsel.policy.rewards import fields_of, is_correct
-from icdsel.records import Example, Pointer, QueryGroup
+from icdsel.policy.rewards import fields_of, is_correct, reward_of
+from icdsel.records import Example, Pointer, QueryGroup, Rejected, score_key
 from icdsel.settings.identity import identity
 from icdsel.settings.loading import Settings
-from icdsel.settings.tables import RewardSettings
 from icdsel.store.fingerprints import fingerprint_examples, fingerprint_file
 from icdsel.store.json_reading import read_lines
 from icdsel.store.metadata import differences, read_metadata
+from icdsel.tasks.base import TASKS
+from icdsel.tasks.scoring import SCORER_VERSION
 
 PART = ".part"
-_AGAIN = "move them away and make them again: icdsel gen-rl-data"
-_DATASET = "name the dataset that they were made of with --dataset"
+_AGAIN = "move them away and generate them again: icdsel gen-rl-data"
+_DATASET = "name their dataset with --dataset"
 
 CUT = Kind(
-    "queries are lacking: the file was cut after it was finished",
-    "rename it to NAME.jsonl.part, and the command that made it goes on after what is there",
+    "queries are missing: the file was cut after it was finished",
+    "rename it to NAME.jsonl.part: the command that created it resumes after its content",
 )
-UNREADABLE = Kind("files or lines that cannot be read", f"training stops at them: {_AGAIN}")
+UNREADABLE = Kind("files or lines cannot be read", f"training stops at them: {_AGAIN}")
 TORN = Kind(
-    "lines of a journal that were not written whole",
-    "the command that wrote it drops them and goes on, when it is given again",
-    "worth knowing",
+    "lines of a journal are incomplete",
+    "the command that wrote it drops them and resumes if it is given again",
+    "warning",
 )
-UNFINISHED = Kind(
-    "a journal of an unfinished command", "give the command again: it goes on from there", "worth knowing"
-)
+UNFINISHED = Kind("it is the journal of an unfinished command", "give the command again to resume it", "warning")
 DAMAGED = Kind(
-    "lines that are damaged",
-    "training stops at them: rename the file to NAME.jsonl.part, and the command that made it goes on after the lines "
-    "before them",
+    "lines are damaged",
+    "training stops at them: rename the file to NAME.jsonl.part, and the command that created it resumes after the "
+    "lines before them",
 )
-NO_RECORD = Kind("lines that are no RL data, or whose pool is none", f"training stops at them: {_AGAIN}")
+NO_RECORD = Kind("lines are not RL data, or their pool is invalid", f"training stops at them: {_AGAIN}")
 EMPTY = Kind("no candidate can be used", _AGAIN)
 NO_DATASET = Kind(
-    "the dataset cannot be read, so the ICDs were not looked up", "name it: --dataset, --data-dir", "worth knowing"
+    "the dataset cannot be read, so the ICDs were not looked up", "name it: --dataset, --data-dir", "warning"
 )
-REPEATED_QUERY = Kind("queries that stand more than once", "their pointers are put together", "worth knowing")
+OTHER_TASK = Kind("queries are of another task", "name it with --task: training rejects other tasks")
+REPEATED_QUERY = Kind("queries are repeated", "their pointers are united", "warning")
 OTHER_SPLIT = Kind("queries are not in their split", _DATASET)
-OTHER_QUERY = Kind("queries ask something else than the dataset does", _DATASET)
-UNKNOWN_ICD = Kind("pointers with an ICD that is not in the training split", _DATASET)
-OWN_QUERY = Kind("pointers hold the query itself", f"its answer stands in the prompt: {_AGAIN}")
+OTHER_QUERY = Kind("queries differ from the dataset", _DATASET)
+UNKNOWN_ICD = Kind("pointers have an ICD that is not in the training split", _DATASET)
+OWN_QUERY = Kind("pointers contain the query itself", f"its answer is in the prompt: {_AGAIN}")
 OWN_IMAGE = Kind(
-    "pointers hold an ICD with the query's own image", "it may tell the answer: make them again with this version"
+    "pointers have an ICD with the query's own image", "it may reveal the answer: generate them again with this version"
 )
 OWN_IMAGE_ALLOWED = Kind(
-    "pointers hold an ICD with the query's own image, which was allowed",
-    "it may tell the answer; --exclude-same-image keeps such ICDs out",
-    "worth knowing",
+    "pointers have an ICD with the query's own image, which was allowed",
+    "it may reveal the answer; --exclude-same-image excludes such ICDs",
+    "warning",
 )
-FAILED = Kind("VLM calls failed", "training leaves them out; make the data again to repeat the calls", "worth knowing")
-REPEATED_POINTER = Kind("pointers stand more than once in their query", "they count double", "worth knowing")
-POOL_SIZES = Kind("pools of other sizes than most", "training pads them", "worth knowing")
-UNKNOWN_IN_POOL = Kind("pools with an example that is not in the training split", _DATASET)
-MIXED_POOLS = Kind("pools of a few examples beside pools of the whole split", "train on them one after the other")
-LENGTHS = Kind("pointers of another length than most", "they cannot be trained on together: keep those of one length")
+FAILED = Kind("VLM calls failed", "training leaves them out; generate the data again to repeat them", "warning")
+REPEATED_POINTER = Kind("pointers are repeated within their query", "they count twice", "warning")
+POOL_SIZES = Kind("pools have another size than most", "training pads them", "warning")
+UNKNOWN_IN_POOL = Kind("pools have an example that is not in the training split", _DATASET)
+MIXED_POOLS = Kind("pools of a few examples are mixed with pools of the whole split", "train on them separately")
+LENGTHS = Kind("pointers have another length than most", "they cannot be trained on together: keep those of one length")
 NO_SCORE = Kind(
     "candidates lack a score that the reward mode needs", "use --reward-mode hard_plus_soft, or score them again"
 )
 NO_SIGNAL = Kind(
-    "queries without a signal: all their pointers are worth the same",
-    "nothing is learned from them; more pointers (--samples, --random) find differences",
-    "worth knowing",
+    "queries have no signal: all their pointers have the same reward",
+    "nothing is learned from them; more pointers (--samples, --random) may find differences",
+    "warning",
 )
 NO_SIGNAL_AT_ALL = Kind("no query has a signal: nothing can be learned", "score more pointers, or other queries")
-NO_CORRECT = Kind(
-    "queries without a pointer that was answered correctly", "--require-correct leaves them out", "worth knowing"
-)
-NO_METADATA = Kind("it is not known what they were made of", "keep the .meta.json beside the file", "worth knowing")
-BAD_METADATA = Kind("the side file cannot be read", "copy it again, or make the data again")
-OTHER_DATASET = Kind("made of another dataset than is set", _DATASET)
+NO_CORRECT = Kind("queries have no correct pointer", "--require-correct leaves them out", "warning")
+NO_METADATA = Kind("their inputs are unknown", "keep the .meta.json with the file", "warning")
+BAD_METADATA = Kind("the metadata file cannot be read", "copy it again, or generate the data again")
+OTHER_DATASET = Kind("they are of another dataset than is set", _DATASET)
 STALE_DATASET = Kind("the dataset has changed since", f"their ids may name other examples now: {_AGAIN}")
 OTHER_SETTINGS = Kind(
-    "made under other settings than now", "`icdsel gen-rl-data` would refuse to go on with them", "worth knowing"
+    "they were created with different settings", "`icdsel gen-rl-data` would not resume or reuse them", "warning"
 )
 
 
-class Present:
-    """The dataset of the settings, each split read once, when it is asked for."""
+class Context:
+    """The settings, and their dataset, of which each split is read once, when it is needed."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -102,7 +97,7 @@ class Present:
         """A split.
 
         Raises:
-            DataError: it cannot be read.
+            DataError: It cannot be read.
         """
         if name not in self._splits:
             try:
@@ -116,58 +111,61 @@ class Present:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the training split, as the identity of RL data holds it."""
+        """Fingerprint of the training split, as in the identity of RL data."""
         return fingerprint_examples(self.split("train"))
 
     def queries(self, split: str) -> str | None:
-        """Fingerprint of the split that is asked about, where it is not the training split."""
+        """Fingerprint of the split of the queries, if it is not the training split."""
         return None if split == "train" else fingerprint_examples(self.split(split))
 
 
-def check_rl_data(path: Path, present: Present) -> Checked:
-    """Lists what is wrong with RL data of icdsel, or with the journal that becomes them.
+def check_rl_data(path: Path, context: Context) -> Checked:
+    """Lists what is wrong with RL data of icdsel, or with their journal.
 
     Args:
         path: A `.jsonl`, or its `.jsonl.part`.
-        present: The dataset and settings that they should fit.
+        context: The settings and dataset that they should match.
     """
     found = Findings()
-    whole = path.with_name(path.name.removesuffix(PART))
-    part = whole.with_name(whole.name + PART)
+    finished = path.with_name(path.name.removesuffix(PART))
+    part = finished.with_name(finished.name + PART)
     if part.exists():
         found.add(UNFINISHED, part)
-    inputs = _inputs(found, metadata_path(whole), present)
-    allowed = inputs.get("data.exclude_same_image", present.settings.data.exclude_same_image) is False
-    queries = _Queries(found, present.settings.reward, allowed)
+    inputs = _inputs(found, metadata_path(finished), context)
+    allowed = inputs.get("data.exclude_same_image", context.settings.data.exclude_same_image) is False
+    queries = _Queries(found, context.settings, allowed)
     if not found.found(OTHER_DATASET):
-        queries.look_up_in(present, str(inputs.get("proposals.query_split", "train")))
+        queries.look_up_in(context, str(inputs.get("proposals.query_split", "train")))
     count = 0
-    for group in _groups(found, path, queries):
-        queries.take(group)
+    for group, rejected in _groups(found, path, TORN if path == part else DAMAGED):
+        queries.check_failures(group)
+        queries.check_pointers(group.question_id, _pointers(group, rejected))
+        queries.check_group(group.without_failed())
         count += 1
-    if path == whole and (told := told_queries(path)) is not None and not found.found(DAMAGED):
-        found.add(CUT, count=max(0, told - count), of=told)
+    if path == finished and (expected := expected_queries(path)) is not None and not found.found(DAMAGED):
+        found.add(CUT, count=max(0, expected - count), of=expected)
     return Checked(str(path), "RL data", queries.finish(), found.listed())
 
 
 def check_journal(found: Findings, path: Path) -> None:
-    """Adds what cannot be read of a journal of online training, which is in the form of RL data."""
-    for _ in _groups(found, path, None):
+    """Adds what cannot be read of a journal of online training, which has the form of RL data."""
+    for _ in _groups(found, path, TORN):
         pass
 
 
-def check_lever_plus(path: Path, present: Present) -> Checked:
+def check_lever_plus(path: Path, context: Context) -> Checked:
     """Lists what is wrong with RL data or InfoScore data in Lever-Plus's form."""
     found = Findings()
-    queries = _Queries(found, present.settings.reward, True)
-    queries.look_up_in(present, "train")
+    queries = _Queries(found, context.settings, True)
+    queries.look_up_in(context, "train")
     ids = [example.question_id for example in queries.train] if queries.train else None
-    reward = present.settings.reward
+    reward = context.settings.reward
     is_a = "RL data of Lever-Plus"
     try:
         try:
-            sound = {"skip_fallback": reward.skip_fallback, "accept_unsound": reward.accept_unsound}
-            groups, rejected = lever_plus.read_lever_plus(path, ids, **sound)
+            groups, rejected = lever_plus.read_lever_plus(
+                path, ids, skip_fallback=reward.skip_fallback, accept_unsound=reward.accept_unsound
+            )
         except RlDataError as error:
             if "InfoScore" not in str(error):
                 raise
@@ -176,98 +174,88 @@ def check_lever_plus(path: Path, present: Present) -> Checked:
     except RlDataError as error:
         found.add(UNREADABLE, error)
         return Checked(str(path), is_a, findings=found.listed())
-    grave = (lever_plus.OWN_QUERY, lever_plus.OUTSIDE)
     for reason, count in rejected.items():
-        remedy = (
-            "they are left out of training" if reason != lever_plus.GT_PROB_NOTE else "use --reward-mode hard_plus_soft"
-        )
-        severity = "must be fixed" if reason in grave else "worth knowing"
-        found.add(Kind(f"candidates: {reason}", remedy, severity), count=count)  # type: ignore[arg-type]
+        remedy = "training leaves them out" if reason != lever_plus.GT_PROB_NOTE else "use --reward-mode hard_plus_soft"
+        severity: Severity = "error" if reason in (lever_plus.OWN_QUERY, lever_plus.OUTSIDE) else "warning"
+        found.add(Kind(f"candidates: {reason}", remedy, severity), count=count)
     scored = is_a.startswith("RL")
     for group in groups:
-        queries.look_at_pointers(group.question_id, [c["pointer"] for c in group.candidates])
+        queries.check_pointers(group.question_id, _pointers(group))
         if scored:
-            queries.take(group)
-    told = queries.finish() if scored else f"queries: {len(groups):,}"
-    return Checked(str(path), is_a, told, found.listed())
+            queries.check_group(group)
+    about = queries.finish() if scored else f"queries: {len(groups):,}"
+    return Checked(str(path), is_a, about, found.listed())
 
 
-def _groups(found: Findings, path: Path, queries: "_Queries | None") -> Iterator[QueryGroup]:
-    """What can be read of a file, or of a journal where no `queries` are given; what cannot is noted."""
-    torn = TORN if queries is None or path.name.endswith(PART) else DAMAGED
-    rejected = Counter[str]()
+def _groups(found: Findings, path: Path, damaged: Kind) -> Iterator[tuple[QueryGroup, list[Rejected]]]:
+    """What can be read of a file; what cannot is added to the findings, lines without valid JSON as `damaged`."""
+    reasons = Counter[str]()
     try:
-        for place, record in read_lines(path, lambda error: found.add(torn, _without(path, error)), whole_texts=True):
-            if not isinstance(record, dict):
-                found.add(NO_RECORD, f"{place}: not an object")
-                continue
-            if queries is not None:
-                queries.look_at_record(record)
+        for place, value in read_lines(path, lambda error: found.add(damaged, _without(path, error)), whole_texts=True):
             try:
-                yield read_group(record, rejected)
-            except NOT_ONE as error:
-                found.add(NO_RECORD, f"{place}: {type(error).__name__} {error}")
+                group, rejected = parse_group(value)
+            except ValueError as error:
+                found.add(NO_RECORD, f"{place}: {error}")
+                continue
+            reasons.update(reason for reason, _ in rejected)
+            yield group, rejected
     except DataError as error:  # of the whole file
         found.add(UNREADABLE, error)
-    for reason, count in rejected.items():
-        if reason != lever_plus.FAILED:  # told with its reasons
-            found.add(Kind(f"candidates: {reason}", f"training leaves them out: {_AGAIN}"), count=count)
+    for reason, count in reasons.items():
+        found.add(Kind(f"candidates: {reason}", f"training leaves them out: {_AGAIN}"), count=count)
+
+
+def _pointers(group: QueryGroup, rejected: Sequence[Rejected] = ()) -> list[Pointer]:
+    """All pointers of a query, also of rejected candidates."""
+    return [candidate.pointer for candidate in group.candidates] + [pointer for _, pointer in rejected]
 
 
 def _without(path: Path, error: UserError) -> str:
-    """A message without the path that the list stands under."""
+    """A message without the path, under which the findings are listed anyway."""
     return str(error).removeprefix(f"{path}: ").removeprefix(f"{path} ")
 
 
 class _Queries:
-    """Looks at queries one after the other."""
+    """Checks queries one after the other."""
 
-    def __init__(self, found: Findings, reward: RewardSettings, same_image_allowed: bool) -> None:
-        self._found, self._reward = found, reward
+    def __init__(self, found: Findings, settings: Settings, same_image_allowed: bool) -> None:
+        self._found, self._reward = found, settings.reward
+        self._task = TASKS.named(settings.data.task)
         self._own_image = OWN_IMAGE_ALLOWED if same_image_allowed else OWN_IMAGE
-        self._seen: set[int] = set()
+        self._known: set[int] = set()
         self._sizes: Counter[int | None] = Counter()
         self._size_example: dict[int | None, int] = {}
         self._lengths: Counter[int] = Counter()
         self._length_example: dict[int, int] = {}
-        self._reasons: Counter[str] = Counter()
+        self._errors: Counter[str] = Counter()
         self._pointers = 0
         self.train: Split | None = None
         self._split: Split | None = None
 
-    def look_up_in(self, present: Present, split: str) -> None:
-        """Makes the ICDs be looked up in the training split, the queries in the `split` that they are of."""
+    def look_up_in(self, context: Context, split: str) -> None:
+        """Has the ICDs looked up in the training split, and the queries in their `split`."""
         try:
-            self.train = present.split("train")
-            self._split = present.split(split)
+            self.train = context.split("train")
+            self._split = context.split(split)
         except DataError as error:
             self._found.add(NO_DATASET, error)
 
-    def look_at_record(self, record: Mapping[str, Any]) -> None:
-        """Looks at the pointers and failures of a record of our own, whatever else is wrong with it."""
-        question_id, candidates = record.get("question_id"), record.get("pointer_candidates")
-        if not isinstance(question_id, int) or not isinstance(candidates, list):
-            return
-        candidates = [candidate for candidate in candidates if isinstance(candidate, dict)]
-        for candidate in candidates:
-            if candidate.get("eval_failed"):
-                self._reasons[plain(candidate.get("error") or "no reason is told")] += 1
-        told = [candidate.get("pointer") for candidate in candidates]
-        pointers = [p for p in told if isinstance(p, list) and all(isinstance(icd, int) for icd in p)]
-        self.look_at_pointers(question_id, pointers)
+    def check_failures(self, group: QueryGroup) -> None:
+        """Counts the failed calls of a query by their errors."""
+        self._errors.update(plain(candidate.error) for candidate in group.candidates if candidate.error is not None)
 
-    def look_at_pointers(self, question_id: int, pointers: Sequence[Sequence[int]]) -> None:
-        """Looks at the ICDs of all pointers of a query."""
+    def check_pointers(self, question_id: int, pointers: Sequence[Pointer]) -> None:
+        """Checks the ICDs of all pointers of a query."""
         query = _example(self._split, question_id)
-        seen: set[Pointer] = set()
+        known: set[Pointer] = set()
         self._pointers += len(pointers)
         for pointer in pointers:
             place = f"query {question_id}, pointer {list(pointer)}"
             if question_id in pointer and (query is None or self._split is self.train):
                 self._found.add(OWN_QUERY, place)
-            if tuple(pointer) in seen:
+            if pointer in known:
                 self._found.add(REPEATED_POINTER, place)
-            seen.add(tuple(pointer))
+            known.add(pointer)
             self._lengths[len(pointer)] += 1
             self._length_example.setdefault(len(pointer), question_id)
             if self.train is None:
@@ -275,16 +263,18 @@ class _Queries:
             icds = [_example(self.train, icd) for icd in pointer]
             if None in icds:
                 self._found.add(UNKNOWN_ICD, place)
-            # As pools do, by the path: other pictures may have the same image_id.
+            # By the path, as pools do: other pictures may have the same image_id.
             if query and any(icd.question_id != question_id and icd.image == query.image for icd in icds if icd):
                 self._found.add(self._own_image, place)
 
-    def take(self, group: QueryGroup) -> None:
-        """Looks at a query that could be read."""
+    def check_group(self, group: QueryGroup) -> None:
+        """Checks the pool and the scores of a query."""
         found, question_id = self._found, group.question_id
-        if question_id in self._seen:
+        if question_id in self._known:
             found.add(REPEATED_QUERY, f"query {question_id}")
-        self._seen.add(question_id)
+        self._known.add(question_id)
+        if group.task != self._task.name:
+            found.add(OTHER_TASK, f"query {question_id}: {group.task}, not {self._task.name}")
         size = None if group.pool is None else len(group.pool)
         if not group.derived:
             self._sizes[size] += 1
@@ -296,28 +286,26 @@ class _Queries:
             found.add(OTHER_SPLIT, f"query {question_id} is not in {self._split.name}")
         if query and (difference := _difference(query, group)):
             found.add(OTHER_QUERY, f"query {question_id}: {difference}")
-        scored = [candidate for candidate in group.candidates if "vqa_acc_score" in candidate]
-        lacking = [c for c in scored if any(c.get(name) is None for name in fields_of(self._reward.mode))]
-        if lacking:
-            found.add(NO_SCORE, f"query {question_id}: {', '.join(fields_of(self._reward.mode))}", len(lacking))
-        if len({reward_of(candidate, self._reward) for candidate in scored}) < 2:
+        needed = fields_of(self._reward.mode)
+        if lacking := [c for c in group.candidates if any(getattr(c, name) is None for name in needed)]:
+            found.add(NO_SCORE, f"query {question_id}: {', '.join(map(score_key, needed))}", len(lacking))
+        if len({reward_of(candidate, self._reward) for candidate in group.candidates}) < 2:
             found.add(NO_SIGNAL, f"query {question_id}")
-        if not any(map(is_correct, scored)):
+        if self._task.correctness is not None and not any(map(is_correct, group.candidates)):
             found.add(NO_CORRECT, f"query {question_id}")
 
     def finish(self) -> str:
-        """Adds what only all queries together tell; what there is, in a line."""
-        found, queries = self._found, self._sizes.total() or len(self._seen)
+        """Adds what only all queries together show; returns what they are, in a line."""
+        found, queries = self._found, self._sizes.total() or len(self._known)
         for kind in (NO_SIGNAL, NO_CORRECT):
             if found.found(kind):
                 found.add(kind, count=0, of=queries)
         if queries and found.found(NO_SIGNAL) == queries:
             found.add(NO_SIGNAL_AT_ALL)
-        if not self._seen:
+        if not self._known:
             found.add(EMPTY)
-        if self._reasons:
-            for reason, count in self._reasons.most_common():
-                found.add(FAILED, f"{count}: {reason}", count, of=self._pointers)
+        for error, count in self._errors.most_common():
+            found.add(FAILED, f"{count}: {error}", count, of=self._pointers)
         if None in self._sizes and len(self._sizes) > 1:
             found.add(MIXED_POOLS, count=queries - self._sizes[None], of=queries)
         elif len(self._sizes) > 1:
@@ -333,7 +321,7 @@ class _Queries:
                 if length != usual_length:
                     place = f"{length} rather than {usual_length}: query {self._length_example[length]}"
                     found.add(LENGTHS, place, count, self._pointers)
-        return f"queries: {len(self._seen):,}, pointers: {self._pointers:,}"
+        return f"queries: {len(self._known):,}, pointers: {self._pointers:,}"
 
 
 def _example(split: Split | None, question_id: int) -> Example | None:
@@ -342,7 +330,7 @@ def _example(split: Split | None, question_id: int) -> Example | None:
 
 
 def _difference(query: Example, group: QueryGroup) -> str:
-    """How a query is not what the dataset says, "" where it is; what Lever-Plus's data do not tell is no difference."""
+    """How a query differs from the dataset; empty if it does not, or if Lever-Plus's data do not say."""
     if group.question not in ("", query.question):
         return f"{group.question!r}, in the dataset {query.question!r}"
     if group.image_id not in (-1, query.image_id):
@@ -350,19 +338,19 @@ def _difference(query: Example, group: QueryGroup) -> str:
     return ""
 
 
-def _inputs(found: Findings, side: Path, present: Present) -> Mapping[str, Any]:
-    """What the side file says that the data were made of; notes what differs from what is set now."""
-    if not side.exists():
-        found.add(NO_METADATA, f"there is no {side}")
+def _inputs(found: Findings, metadata_file: Path, context: Context) -> Mapping[str, Any]:
+    """The inputs of the data, by their metadata; adds what differs from the current settings."""
+    if not metadata_file.exists():
+        found.add(NO_METADATA, f"there is no {metadata_file}")
         return {}
     try:
-        content = read_metadata(side)
+        metadata = read_metadata(metadata_file)
     except RunError as error:
         found.add(BAD_METADATA, error)
         return {}
-    inputs: Mapping[str, Any] = content.inputs
-    settings = present.settings
-    # What the VLM and the encoder were can be told only with them loaded.
+    inputs: Mapping[str, Any] = metadata.inputs
+    settings = context.settings
+    # Without those of the VLM and the encoder, which are known only when they are loaded.
     now = identity(settings, "data", "vlm", "proposals", leave_out=["proposals.init", "proposals.query_split"])
     now["scorer"] = SCORER_VERSION
     for name, file in (("init", settings.proposals.init), ("train_embeddings", settings.data.train_embeddings)):
@@ -371,12 +359,12 @@ def _inputs(found: Findings, side: Path, present: Present) -> Mapping[str, Any]:
         found.add(OTHER_DATASET, f"{inputs.get('data.dataset')!r} then, {now['data.dataset']!r} now")
         return inputs
     try:
-        queries = present.queries(str(inputs.get("proposals.query_split", "train")))
-        for name, fingerprint in (("dataset", present.fingerprint), ("queries", queries)):
+        queries = context.queries(str(inputs.get("proposals.query_split", "train")))
+        for name, fingerprint in (("dataset", context.fingerprint), ("queries", queries)):
             for line in differences({name: inputs.get(name)}, {name: fingerprint}):
                 found.add(STALE_DATASET, line)
     except DataError:
-        pass  # told where the queries are looked up
+        pass  # reported where the queries are looked up
     for line in differences({name: value for name, value in inputs.items() if name in now}, now):
         found.add(OTHER_SETTINGS, line)
     return inputs

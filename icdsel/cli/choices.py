@@ -13,6 +13,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from icdsel.errors import SettingsError
+from icdsel.policy.rewards import NORMALIZATIONS, REWARD_MODES
 from icdsel.registry import Registry
 from icdsel.retrieval.samplers import SAMPLERS
 from icdsel.selection import SELECTORS
@@ -20,6 +21,8 @@ from icdsel.settings import Settings
 from icdsel.settings.names import every_setting, flag
 from icdsel.settings.tables import TABLES
 from icdsel.settings.values import choice_of
+from icdsel.tasks import TASKS
+from icdsel.tasks.cleaners import CLEANERS
 
 
 @dataclass(frozen=True)
@@ -30,29 +33,16 @@ class _Name:
     ignores: tuple[str, ...] = ()
 
 
-_NO_RELEVANCE = ("reward.rel_weight",)
-
 REGISTRIES: dict[str, Registry[Any]] = {
     registry.kind: registry
     for registry in (
+        TASKS,
+        CLEANERS,
         SAMPLERS,
         SELECTORS,
-        Registry("metric", map(_Name, ("official", "openflamingo", "lemmatised"))),
+        REWARD_MODES,
+        NORMALIZATIONS,
         Registry("prompt layout", [_Name("one-turn"), _Name("turns", ignores=("vlm.icd_template",))]),
-        Registry(
-            "reward mode",
-            [
-                _Name("hard_plus_soft", _NO_RELEVANCE),
-                _Name("hard_plus_soft_v2", _NO_RELEVANCE),
-                _Name("separated", _NO_RELEVANCE),
-                _Name("hard_only", _NO_RELEVANCE),
-                _Name("soft_only", _NO_RELEVANCE),
-                _Name("hard01_plus_gtprob", _NO_RELEVANCE),
-                _Name("hard01_plus_gtprob_separated", _NO_RELEVANCE),
-                _Name("hard_plus_gtprob_plus_rel"),
-            ],
-        ),
-        Registry("normalization", map(_Name, ("z_score_clamp", "z_score", "rank"))),
     )
 }
 """The registry of every kind, by the kind's name."""

@@ -62,7 +62,7 @@ def show_comparison(
 ) -> None:
     """Compares results and writes all outputs. `failed` are VLM calls that failed; else as `comparison.compare`."""
     from icdsel.comparison.compare import compare, learned_and_worse, write_rows
-    from icdsel.comparison.tables import screen_tables, write_csv, write_markdown
+    from icdsel.comparison.tables import screen_tables, worse_text, write_csv, write_markdown
 
     rows = compare(
         settings,
@@ -90,11 +90,7 @@ def show_comparison(
             note(f"Page: {outputs.html} ({write_page(content, outputs.html, outputs.gallery) / 1e6:.1f} MB)")
     worse = learned_and_worse(rows) if outputs.fail_if_worse else []
     for row in worse:
-        warn(
-            f"{row.name} at {row.shots} shots is worse than {row.reference}: the difference is "
-            f"{row.difference:.1f} points, its whole interval ({row.difference_low:.1f} … "
-            f"{row.difference_high:.1f}) below 0"
-        )
+        warn(worse_text(row))
     finish(settings, failed=failed)
     if worse:
         raise typer.Exit(1)

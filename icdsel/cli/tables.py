@@ -13,24 +13,24 @@ from rich.text import Text
 from icdsel.check.findings import Checked
 from icdsel.comparison.runs import RunSummary, age
 from icdsel.console import plain
+from icdsel.tasks.base import TASKS
 
 if TYPE_CHECKING:
     from icdsel.experiments.plan import Estimate
     from icdsel.stages.infer import Row
 
-_SEVERITIES = {"must be fixed": ("error", "red"), "worth knowing": ("warning", "yellow")}
-"""What the screen calls the severity of a finding, and in which colour."""
 
-
-def inference_table(rows: "Sequence[Row]") -> Table:
-    """Mean accuracies by number of shots; `icdsel compare` adds the intervals."""
-    shots = sorted({count for row in rows for count in row.accuracy})
-    table = Table(title="VQA accuracy in points by number of shots", title_justify="left")
+def inference_table(rows: "Sequence[Row]", task_name: str) -> Table:
+    """Scores by number of shots; `icdsel compare` adds the intervals."""
+    task = TASKS.named(task_name)
+    shots = sorted({count for row in rows for count in row.score})
+    unit = f" in {task.unit}" if task.unit else ""
+    table = Table(title=f"{task.score_name}{unit} by number of shots", title_justify="left")
     table.add_column("selector", overflow="fold")
     for count in shots:
         table.add_column(str(count), justify="right")
     for row in rows:
-        cells = [f"{100 * row.accuracy[count]:.1f}" if count in row.accuracy else "" for count in shots]
+        cells = [task.text(row.score[count]) if count in row.score else "" for count in shots]
         table.add_row(row.name + (f" ({row.failed} failed)" if row.failed else ""), *cells)
     return table
 
@@ -104,7 +104,8 @@ def _accuracies(run: RunSummary) -> str:
     if not own:
         return ""
     largest = max(own, key=lambda answered: answered.n)
-    lines = [f"{shots}: {accuracy:.1f}" for shots, accuracy in largest.accuracy.items()]
+    digits = TASKS.named(run.task).digits
+    lines = [f"{shots}: {accuracy:.{digits}f}" for shots, accuracy in largest.accuracy.items()]
     return "\n".join([*lines, f"n = {largest.n}"])
 
 
@@ -119,13 +120,13 @@ def findings_list(checked: Checked) -> Group:
     table.add_column("count", justify="right", no_wrap=True)
     table.add_column("what", overflow="fold")
     for finding in checked.findings:
-        severity, colour = _SEVERITIES[finding.severity]
+        colour = "red" if finding.severity == "error" else "yellow"
         share = f"\n{finding.count / finding.of:.1%}" if finding.of else ""
         what = Text(finding.problem)
         for example in finding.examples:
             what.append(f"\n  {example}", style="dim")
         what.append(f"\n→ {finding.remedy}")
-        table.add_row(Text(severity, style=colour), f"{finding.count:,}{share}", what)
+        table.add_row(Text(finding.severity, style=colour), f"{finding.count:,}{share}", what)
     return Group(heading, table)
 
 

@@ -1,1 +1,1 @@
-"""Predictions side by side, with the uncertainty of every figure."""
+"""Comparison of predictions, with the uncertainty of every figure."""

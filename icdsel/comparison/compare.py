@@ -1,47 +1,82 @@
-"""Runs and baselines side by side, paired by query, with the uncertainty of every figure. Asks no VLM."""
+"""Compares runs and baselines, paired by query, with the uncertainty of every figure. Uses no VLM."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from icdsel.artefacts.predictions import predictions_dir
 from icdsel.comparison.rows import Comparable, read_comparable
-from icdsel.comparison.scores import Scores, mean_over_seeds, shared_metrics
+from icdsel.comparison.scores import Scores, mean_over_seeds, shared_metrics, values_of
 from icdsel.comparison.statistics import (
+    Floats,
+    Interval,
+    bootstrap_aggregate,
     bootstrap_mean,
     holm,
     mcnemar,
     permutation_pvalue,
     smallest_detectable_difference,
+    swap_pvalue,
     wins_losses_ties,
 )
 from icdsel.console import warn
 from icdsel.errors import RunError
+from icdsel.records import DEFAULT_TASK
 from icdsel.selection import SELECTORS, always_shown, selector_named
 from icdsel.settings.flags import infer_command
 from icdsel.settings.loading import Settings
 from icdsel.store.files import write_json
 from icdsel.store.fingerprints import has_fingerprint
+from icdsel.tasks.base import TASKS, Task, mean
 
 MEAN = " (mean over seeds)"
 RESAMPLES = 10_000
-# Random p-values are at least 1/(permutations + 1). With so many for each difference of the table, those that no
-# flip reaches come out of Holm's correction at 0.001 whatever the size of the table.
+# Random p-values are at least 1/(permutations + 1). With this many for each difference of the table, the smallest
+# possible p-value is 0.001 after Holm's correction, whatever the size of the table.
 PERMUTATIONS, _PERMUTATIONS_EACH = 10_000, 1_000
-_CLEAR = 0.01  # a p-value above it is known well enough from PERMUTATIONS
+_CLEAR = 0.01  # a p-value above it is precise enough with PERMUTATIONS
 
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """One line of the table; accuracies and differences in points, 0 to 100.
+    """One line of the table; scores and differences in the unit of the task (of the VQA accuracy: points, 0 to 100).
 
-    `low` and `high` bound the 95 % interval (bootstrap over queries; of a mean over seeds: of these seeds). The
-    difference is to `reference` at the same number of shots (zero-shot: at none), paired by query; None for the
-    reference itself, and all that follows from it too.
+    Attributes:
+        name: The run and checkpoint, or the selector.
+        selector: The selector.
+        shots: The number of shots.
+        n: Queries that count: those that every row has an answer to.
+        accuracy: The score of these queries together.
+        low: Lower bound of its 95 % interval (bootstrap over queries; of a mean over seeds: over these seeds).
+        high: Upper bound.
+        reference: The row that differences are relative to.
+        difference: To the reference at the same number of shots (zero-shot: at none), paired by query; for the
+            reference itself it is None, as is everything below that depends on it.
+        difference_low: Lower bound of its 95 % interval.
+        difference_high: Upper bound.
+        metric: The metric of the score.
+        other_metrics: Scores by the task's other metrics, if they differ for any row of the table.
+        correct: Share of the queries with a correct prediction, in percent; None if the task has no notion of correct.
+        seeds: How many seeds the row is the mean of.
+        seed_low: Score of the lowest seed; None if the row is not a mean.
+        seed_high: Score of the highest seed.
+        part_of: The mean that the row is a seed of. Such a row is no question of its own and has no p-values.
+        p_value: Of no difference to the reference, by random sign flips (two-sided).
+        p_holm: The same, corrected for all the differences of the table that have a p-value (Holm).
+        detectable: The smallest true difference that this number of queries shows with 80 % power at the 5 % level,
+            before correction; None if the differences do not vary.
+        wins: Queries on which the row is better than the reference.
+        losses: Queries on which it is worse.
+        ties: Queries on which it is the same.
+        mcnemar_p: Of no difference in correctness, by McNemar's exact test, uncorrected. If the row or the reference
+            is a mean over seeds, by the sign flips of the shares of correct seeds, which for one seed is McNemar's
+            test. None if the task has no notion of correct.
+        asked: Queries of every row; those whose call failed in any row are left out of `n`.
+        differing: Differences between the rows of the table that were allowed.
+        files: The files of predictions; of a mean those of its seeds.
+        task: The task.
     """
 
     name: str
@@ -57,36 +92,31 @@ class ComparisonRow:
     difference_high: float | None
     metric: str = "official"
     other_metrics: dict[str, float] = field(default_factory=dict)
-    """Accuracy by the other metrics, where they differ for some row of the table."""
-    correct: float = 0.0
-    """Hard correctness: the share of queries whose accuracy is above 0, in percent."""
+    correct: float | None = 0.0
     seeds: int = 1
-    """How many seeds the row is the mean of."""
     seed_low: float | None = None
-    """Accuracy of the lowest seed; None where the row is no mean."""
     seed_high: float | None = None
     part_of: str | None = None
-    """The mean that the row is a seed of. Such a row is no question of its own and has no p-values."""
     p_value: float | None = None
-    """Of no difference to the reference, by random sign flips (two-sided)."""
     p_holm: float | None = None
-    """The same, corrected for all the differences of the table that have a p-value (Holm)."""
     detectable: float | None = None
-    """The smallest true difference that as many queries show with 80 % power at the 5 % level, before correction;
-    None where the differences do not vary."""
     wins: int | None = None
-    """Queries on which the row is better than the reference, worse, and the same."""
     losses: int | None = None
     ties: int | None = None
     mcnemar_p: float | None = None
-    """Of no difference in hard correctness: McNemar's exact test, uncorrected. Where the row or the reference is a
-    mean over seeds, the sign flips of the shares of seeds that are right, of which McNemar's is the case of one."""
     asked: int = 0
-    """Queries that every row was asked; those that failed in some row are left out of `n`."""
     differing: tuple[str, ...] = ()
-    """What differs between the rows of the table and was allowed to."""
     files: tuple[str, ...] = ()
-    """The predictions files that the row was made from: of a mean those of its seeds."""
+    task: str = DEFAULT_TASK
+
+    def text(self, value: float | None, sign: str = "") -> str:
+        """A score or difference with the decimals of the task, with its sign if `sign` is "+"; empty for None."""
+        return "" if value is None else f"{value:{sign}.{TASKS.named(self.task).digits}f}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as plain values; the task only if it is not VQA."""
+        values = asdict(self)
+        return {name: value for name, value in values.items() if name != "task" or value != DEFAULT_TASK}
 
     @property
     def learned(self) -> bool:
@@ -105,22 +135,22 @@ def compare(
     allow_different: bool = False,
     names: Mapping[Path, str] | None = None,
 ) -> list[ComparisonRow]:
-    """The table over predictions files; warns where zero-shot or the majority answer are missing.
+    """The table of files of predictions; warns if zero-shot or the majority answer is missing.
 
     Args:
-        settings: Say where the predictions lie, and the seed of the resampling.
-        paths: Predictions files or folders of them; by default all of this dataset, sampler and model.
-        n: Compare the rows over this many queries only, where predictions over several sets exist.
-        subset: Compare the rows over the set of this name only.
-        reference: Name of the row that differences are taken to; by default `random`, else zero-shot.
-        shots: The numbers of shots to show; all by default. Zero-shot always stands in the table.
+        settings: Where the predictions are, and the seed of the resampling.
+        paths: Files of predictions or folders of them; by default all of this dataset, sampler and model.
+        n: Compare only rows over this many queries, if there are predictions over several sets.
+        subset: Compare only rows over the set of this name.
+        reference: Name of the row that differences are relative to; by default `random`, else zero-shot.
+        shots: The numbers of shots to show; all by default. Zero-shot is always shown.
         allow_different: Compare different metrics, prompts and models too, and of different queries those that
             all rows share. The rows say so in `differing`.
-        names: The files to compare, instead of `paths`, and what their rows are called. Files of one name (the
-            seeds of an experiment) are one row, their mean query by query.
+        names: The files to compare, instead of `paths`, and the names of their rows. Files of the same name (the
+            seeds of an experiment) become one row, their mean query by query.
 
     Raises:
-        RunError: nothing to compare, different queries or settings, an unknown reference.
+        RunError: There is nothing to compare, the queries or settings differ, or the reference is unknown.
     """
     files = list(names) if names else paths or [predictions_dir(settings)]
     found = read_comparable(files, n=n, subset=subset, shots=shots, allow_different=allow_different, names=names)
@@ -128,7 +158,7 @@ def compare(
     for source in found.sources:
         policy = source.checkpoint
         if policy and policy.is_file() and not has_fingerprint(policy, source.identity.get("checkpoint")):
-            warn(f"{source.path} was answered by another policy than {policy} is now: `icdsel infer --overwrite`")
+            warn(f"{source.path} is from another policy than {policy} is now: `icdsel infer --overwrite`")
     rows = comparison_rows(found.scores, reference, seed=settings.data.seed)
     return [replace(row, asked=found.asked, differing=tuple(found.differing)) for row in rows]
 
@@ -141,38 +171,37 @@ def comparison_rows(
     resamples: int = RESAMPLES,
     permutations: int = PERMUTATIONS,
 ) -> list[ComparisonRow]:
-    """The table over rows that answer the same queries, by shots and accuracy, with means over seeds.
+    """The table of rows over the same queries, by shots and score, with means over seeds.
 
     Args:
-        scores: The rows, their titles distinct at each number of shots.
-        reference: As for `compare`; a name, with its place where there are several.
-        seed: Of the resampling.
-        resamples: Bootstrap samples behind an interval.
-        permutations: Sign flips behind a p-value; more behind a small one, as many as Holm's correction needs.
+        scores: The rows, with distinct titles at each number of shots.
+        reference: As for `compare`; a name, with its place if there are several.
+        seed: Seed of the resampling.
+        resamples: Bootstrap samples for an interval.
+        permutations: Sign flips for a p-value; for a small one more, as many as Holm's correction needs.
 
     Raises:
-        RunError: there is no such reference.
+        RunError: There is no such reference.
     """
     means = _means_over_seeds(scores)
-    whole = {(part.title, part.shots): mean for mean in means for part in mean.seeds}
+    mean_of = {(part.title, part.shots): whole for whole in means for part in whole.seeds}
     rows = [*scores, *means]
     chosen = _reference_title(rows, reference)
     references = {row.shots: row for row in rows if row.title == chosen}
-    # Where only one seed of a mean was answered, it stands for the mean.
-    seeds = {part.title for mean in means if mean.title == chosen for part in mean.seeds}
+    # If only one seed of a mean was answered, it takes the place of the mean.
+    seeds = {part.title for whole in means if whole.title == chosen for part in whole.seeds}
     references |= {row.shots: row for row in rows if row.title in seeds and row.shots not in references}
     # The best first; seeds follow their mean.
-    led = {(row.title, row.shots): whole.get((row.title, row.shots), row) for row in rows}
-    rows.sort(key=lambda row: (row.shots, *_rank(led[row.title, row.shots]), not row.seeds, *_rank(row)))
+    lead = {(row.title, row.shots): mean_of.get((row.title, row.shots), row) for row in rows}
+    rows.sort(key=lambda row: (row.shots, *_rank(lead[row.title, row.shots]), not row.seeds, *_rank(row)))
     pairs = [(row, references.get(row.shots, references.get(0))) for row in rows]
-    questions = sum(other not in (None, row) and (row.title, row.shots) not in whole for row, other in pairs)
+    questions = sum(other not in (None, row) and (row.title, row.shots) not in mean_of for row, other in pairs)
     most = max(permutations, _PERMUTATIONS_EACH * questions)
     metrics = _differing_metrics(rows)
     lines = []
     for row, other in pairs:
-        mean = whole.get((row.title, row.shots))
-        named = other.title if other else chosen
-        line = _line(row, named, metrics, mean.title if mean else None, seed, resamples)
+        whole = mean_of.get((row.title, row.shots))
+        line = _line(row, other.title if other else chosen, metrics, whole.title if whole else None, seed, resamples)
         if other is not None and other is not row:
             line = _with_difference(line, row, other, seed, resamples, permutations, most)
         lines.append(line)
@@ -180,16 +209,16 @@ def comparison_rows(
 
 
 def learned_and_worse(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
-    """The learned policies that are surely worse than the reference: the difference's whole interval is below 0.
+    """The learned policies that are worse than the reference: the whole interval of the difference is below 0.
 
-    A seed of a mean is not judged by itself.
+    The seeds of a mean are not judged by themselves.
     """
     return [row for row in rows if row.learned and row.part_of is None and (row.difference_high or 0) < 0]
 
 
 def write_rows(rows: Sequence[ComparisonRow], path: Path) -> None:
     """Writes the table as a JSON list."""
-    write_json(path, [asdict(row) for row in rows], indent=1)
+    write_json(path, [row.to_json() for row in rows], indent=1)
 
 
 def _warn_of_missing_baselines(found: Comparable) -> None:
@@ -205,10 +234,10 @@ def _warn_of_missing_baselines(found: Comparable) -> None:
 
 
 def _reference_title(rows: Sequence[Scores], wanted: str | None) -> str:
-    """The row that differences are taken to; `random` (the default) is the mean over its seeds where there are several.
+    """The row that differences are relative to; `random` (the default) is the mean over its seeds if there are several.
 
     Raises:
-        RunError: there is no such row, or several.
+        RunError: There is no such row, or several.
     """
     titles = list(dict.fromkeys(row.title for row in rows))
     if wanted is None:
@@ -234,7 +263,7 @@ def _as_reference(row: Scores) -> tuple[int, bool]:
 
 
 def _means_over_seeds(rows: Sequence[Scores]) -> list[Scores]:
-    """A row for every selector that was run with several seeds: the mean over seeds, query by query."""
+    """The mean over seeds, query by query, of every selector that has several."""
     grouped: dict[tuple[str, str, int], list[Scores]] = {}
     for row in rows:
         name = selector_named(row.selector).without_seed(row.name)
@@ -243,7 +272,7 @@ def _means_over_seeds(rows: Sequence[Scores]) -> list[Scores]:
 
 
 def _differing_metrics(rows: Sequence[Scores]) -> list[str]:
-    """The metrics that all rows have and that count some answer otherwise than the one they are judged by."""
+    """The metrics that all rows have, and that score some answer differently from the row's own metric."""
     return [metric for metric in shared_metrics(rows) if any(r.by_query != r.by_other_metric[metric] for r in rows)]
 
 
@@ -251,83 +280,91 @@ def _line(
     row: Scores, reference: str, metrics: Sequence[str], part_of: str | None, seed: int, resamples: int
 ) -> ComparisonRow:
     """The row without its difference to the reference."""
-    mean = bootstrap_mean(_values(row.by_query), seed=seed, resamples=resamples)
-    by_seed = [_accuracy(part) for part in row.seeds]
+    task, correct = TASKS.named(row.task), row.correct
+    score = _interval(task, values_of(row.by_query), seed=seed, resamples=resamples)
+    by_seed = [part.score for part in row.seeds]
+    others = {metric: task.aggregate(values_of(row.by_other_metric[metric])) for metric in metrics}
     return ComparisonRow(
         name=row.title,
         selector=row.selector,
         shots=row.shots,
         n=len(row.by_query),
-        accuracy=_points(mean.mean),
-        low=_points(mean.low),
-        high=_points(mean.high),
+        accuracy=_in_unit(task, score.mean),
+        low=_in_unit(task, score.low),
+        high=_in_unit(task, score.high),
         reference=reference,
         difference=None,
         difference_low=None,
         difference_high=None,
         metric=row.metric,
-        other_metrics={metric: _points(float(_values(row.by_other_metric[metric]).mean())) for metric in metrics},
-        correct=_points(float(_values(row.correct).mean())),
+        other_metrics={metric: _in_unit(task, float(value)) for metric, value in others.items()},
+        correct=None if correct is None else round(100 * float(values_of(correct).mean()), 4),
         seeds=len(row.seeds) or 1,
-        seed_low=_points(min(by_seed)) if by_seed else None,
-        seed_high=_points(max(by_seed)) if by_seed else None,
+        seed_low=_in_unit(task, min(by_seed)) if by_seed else None,
+        seed_high=_in_unit(task, max(by_seed)) if by_seed else None,
         part_of=part_of,
         files=tuple(map(str, row.files)),
+        task=row.task,
     )
 
 
 def _with_difference(
     line: ComparisonRow, row: Scores, reference: Scores, seed: int, resamples: int, permutations: int, most: int
 ) -> ComparisonRow:
-    """The line with what the row and the reference differ in, query by query."""
-    mine, theirs = _values(row.by_query), _values(reference.by_query)
-    differences = mine - theirs
-    mean = bootstrap_mean(differences, seed=seed, resamples=resamples)
+    """The line with the difference between the row and the reference, paired by query."""
+    task = TASKS.named(row.task)
+    mine, theirs = values_of(row.by_query), values_of(reference.by_query)
+    difference = _interval(task, mine, theirs, seed=seed, resamples=resamples)
     tally = wins_losses_ties(mine, theirs)
-    detectable = smallest_detectable_difference(differences)
+    detectable = smallest_detectable_difference(mine - theirs) if task.aggregate is mean else math.inf
     line = replace(
         line,
-        difference=_points(mean.mean),
-        difference_low=_points(mean.low),
-        difference_high=_points(mean.high),
-        detectable=_points(detectable) if 0 < detectable < math.inf else None,
+        difference=_in_unit(task, difference.mean),
+        difference_low=_in_unit(task, difference.low),
+        difference_high=_in_unit(task, difference.high),
+        detectable=_in_unit(task, detectable) if 0 < detectable < math.inf else None,
         wins=tally.wins,
         losses=tally.losses,
         ties=tally.ties,
     )
     if line.part_of is not None:
         return line
-    right, other_right = _values(row.correct), _values(reference.correct)
-    if row.seeds or reference.seeds:
-        hard = permutation_pvalue(right - other_right, seed=seed, permutations=permutations)
-    else:
-        hard = mcnemar(right, other_right)
-    p_value = permutation_pvalue(differences, seed=seed, permutations=permutations)
-    # Each draw gives a valid p-value, and the second can only take back what the first calls small.
+    p_value = _p_value(task, mine, theirs, seed=seed, permutations=permutations)
+    # Each draw gives a valid p-value; the second one makes a small p-value more precise.
     if p_value < _CLEAR and most > permutations:
-        p_value = permutation_pvalue(differences, seed=seed + 1, permutations=most)
-    return replace(line, p_value=p_value, mcnemar_p=hard)
+        p_value = _p_value(task, mine, theirs, seed=seed + 1, permutations=most)
+    line = replace(line, p_value=p_value)
+    if row.correct is None or reference.correct is None:
+        return line
+    correct, other = values_of(row.correct), values_of(reference.correct)
+    if row.seeds or reference.seeds:
+        return replace(line, mcnemar_p=permutation_pvalue(correct - other, seed=seed, permutations=permutations))
+    return replace(line, mcnemar_p=mcnemar(correct, other))
+
+
+def _interval(task: Task, mine: Floats, theirs: Floats | None = None, *, seed: int, resamples: int) -> Interval:
+    """The score of a row, or its difference to another one, with the interval."""
+    if task.aggregate is mean:
+        return bootstrap_mean(mine if theirs is None else mine - theirs, seed=seed, resamples=resamples)
+    samples = (mine,) if theirs is None else (mine, theirs)
+    return bootstrap_aggregate(task.aggregate, *samples, seed=seed, resamples=resamples)
+
+
+def _p_value(task: Task, mine: Floats, theirs: Floats, *, seed: int, permutations: int) -> float:
+    if task.aggregate is mean:
+        return permutation_pvalue(mine - theirs, seed=seed, permutations=permutations)
+    return swap_pvalue(task.aggregate, mine, theirs, seed=seed, permutations=permutations)
 
 
 def _corrected(lines: Sequence[ComparisonRow]) -> list[ComparisonRow]:
     """The lines with p-values corrected for one another."""
-    asked = [line.p_value for line in lines if line.p_value is not None]
-    adjusted = iter(holm(asked))
+    adjusted = iter(holm([line.p_value for line in lines if line.p_value is not None]))
     return [line if line.p_value is None else replace(line, p_holm=float(next(adjusted))) for line in lines]
 
 
-def _values(scores: Mapping[int, float]) -> NDArray[np.float64]:
-    """By question_id, ascending."""
-    return np.array([scores[i] for i in sorted(scores)])
-
-
 def _rank(row: Scores) -> tuple[float, str]:
-    return -_accuracy(row), row.title
+    return -row.score, row.title
 
 
-def _accuracy(row: Scores) -> float:
-    return float(_values(row.by_query).mean())
-
-
-def _points(share: float) -> float:
-    return round(100 * share, 4)
+def _in_unit(task: Task, score: float) -> float:
+    return round(task.factor * score, 4)

@@ -1,4 +1,4 @@
-"""Predictions as `infer` leaves them: found, read, checked against one another, and named apart."""
+"""Files of predictions as rows of a comparison: found, read, checked for comparability, and given distinct names."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,28 +9,41 @@ from typing import Any
 from icdsel.artefacts.predictions import read_predictions
 from icdsel.comparison.scores import Scores, mean_over_seeds
 from icdsel.errors import RunError
+from icdsel.records import DEFAULT_TASK
 from icdsel.selection import selector_named
 from icdsel.store.files import digest_of
 from icdsel.store.metadata import read_metadata
-from icdsel.tasks.vqa import METRICS
+from icdsel.tasks.base import TASKS
 
-_OTHER_METRICS = {f"accuracy_{metric}" for metric in METRICS}
-# What rows may always differ in: how their ICDs were chosen, which is what a comparison is about.
+# Rows may always differ in how their ICDs were chosen: that is what a comparison is about.
 _HOW_CHOSEN = {"selector", "checkpoint", "rl_data", "sampler_encoder", "encoder", "train_embeddings", "data.seed"}
 _HOW_CHOSEN |= {f"data.{name}" for name in ("sampler", "pool_size", "pool_rules", "exclude_same_image", "embed")}
-# What the names of rows tell already; of the rest, what sets places apart best comes first.
+# What the names of rows say already; of the rest, what is best to distinguish places comes first.
 _IN_NAMES = {"selector", "checkpoint", "rl_data"}
-_TELLING = ("model", "data.metric", "data.dataset", "dataset", "split", "data.sampler", "data.pool_size", "data.embed")
-# Fingerprints, and the settings that say the same in words.
-_IN_WORDS = {"model": ("vlm", "model"), "dataset": ("data", "dataset"), "dtype": ("vlm", "dtype")}
-_IN_WORDS |= {name: ("data", name) for name in ("encoder", "sampler_encoder", "train_embeddings")}
+_DISTINCTIVE = (
+    *("model", "data.metric", "data.dataset", "dataset", "split"),
+    *("data.sampler", "data.pool_size", "data.embed"),
+)
+# Fingerprints, and the settings that say the same as text.
+_AS_TEXT = {"model": ("vlm", "model"), "dataset": ("data", "dataset"), "dtype": ("vlm", "dtype")}
+_AS_TEXT |= {name: ("data", name) for name in ("encoder", "sampler_encoder", "train_embeddings")}
 _SHOWN = 4  # names of rows in a message
-_LONG = 24  # letters of a setting in a name
+_LONGEST = 24  # letters of a setting in a name
 
 
 @dataclass(frozen=True)
 class Source:
-    """A predictions file: its row's name, selector and set of queries, and what it was made of."""
+    """A file of predictions.
+
+    Attributes:
+        path: The file.
+        name: The name of its row.
+        selector: The selector.
+        subset: The set of queries.
+        identity: Everything that decided its content.
+        settings: The resolved settings of the `infer` that wrote it, by table; empty if unknown.
+        checkpoint: The policy's checkpoint, if known.
+    """
 
     path: Path
     name: str
@@ -38,43 +51,46 @@ class Source:
     subset: str
     identity: Mapping[str, Any]
     settings: Mapping[str, Any]
-    """The resolved settings of the `infer` that wrote it, by table; empty where they are not told."""
     checkpoint: Path | None = None
-    """The policy's, where it is told."""
+
+    @property
+    def task(self) -> str:
+        """The name of the task."""
+        return str(self.identity.get("data.task", DEFAULT_TASK))
 
     def value(self, key: str) -> str:
-        """The identity's value of `key` in words; a fingerprint by the setting that it stands for."""
-        inputs = self.identity.get(key)
-        table, name = _IN_WORDS.get(key, ("", ""))
-        told = self.settings.get(table, {}).get(name)
-        if told is None or (key == "dtype" and inputs):
-            return repr(inputs)
-        return f"{Path(str(told)).name} ({str(inputs)[:8]})"
+        """The identity's value of `key` as text; a fingerprint with the setting that it stands for."""
+        value = self.identity.get(key)
+        table, name = _AS_TEXT.get(key, ("", ""))
+        setting = self.settings.get(table, {}).get(name)
+        if setting is None or (key == "dtype" and value):
+            return repr(value)
+        return f"{Path(str(setting)).name} ({str(value)[:8]})"
 
 
 @dataclass(frozen=True)
 class Answered:
-    """One file's answers at one number of shots: the queries asked, and the scores of those answered."""
+    """One file's answers at one number of shots: all queries, and the scores of those whose call did not fail."""
 
     source: Source
     scores: Scores
     asked: frozenset[int]
 
     @property
-    def called(self) -> str:
+    def label(self) -> str:
         """The row and, in brackets, its set of queries."""
         return f"{self.source.name} [{self.source.subset}]"
 
 
 @dataclass(frozen=True)
 class Comparable:
-    """Rows over the same queries, and what is to be said of them.
+    """Rows over the same queries.
 
     Attributes:
         scores: The rows, each over the queries that every row has an answer to.
-        asked: How many queries every row was asked.
-        differing: What differs between the rows and was allowed to, a line for each.
-        sources: The files that the rows come from.
+        asked: How many queries every row has, with those whose call failed.
+        differing: Differences between the rows that were allowed, a line for each.
+        sources: The files of the rows.
     """
 
     scores: list[Scores]
@@ -92,51 +108,54 @@ def read_comparable(
     allow_different: bool = False,
     names: Mapping[Path, str] | None = None,
 ) -> Comparable:
-    """The rows of predictions files, all over the same queries and with distinct titles.
+    """The rows of files of predictions, all over the same queries and with distinct titles.
 
     Args:
-        paths: Predictions files, or folders of them.
+        paths: Files of predictions, or folders of them.
         n: Only rows over this many queries.
         subset: Only rows over the set of this name.
         shots: Only rows at these numbers of shots, and zero-shot; all by default.
-        allow_different: Take rows of different metrics, prompts and models too, and of different queries those
+        allow_different: Accept rows of different metrics, prompts and models too, and of different queries those
             that all rows share.
-        names: What the rows of each of `paths` are called; those of one name become their mean, query by query.
+        names: The names of the rows of each of `paths`; rows of the same name become their mean, query by query.
 
     Raises:
-        RunError: there are none, a file is damaged, or they differ and that was not allowed.
+        RunError: There are none, a file is damaged, they are of different tasks, or they differ otherwise and that
+            is not allowed.
     """
     answered = [row for path in _files(paths) for row in _read(path, names[path] if names else None)]
     where = ", ".join(map(str, paths))
     if not answered:
-        raise RunError(f"{where}: no predictions in it. Make them with `icdsel infer`.")
+        raise RunError(f"{where}: no predictions in it. Create them with `icdsel infer`.")
     rows = [row for row in answered if n in (None, len(row.asked)) and subset in (None, row.source.subset)]
+    if len(tasks := sorted({row.source.task for row in rows})) > 1:
+        raise RunError(f"rows of different tasks have no score in common: {', '.join(tasks)}. Compare each by itself.")
     if not rows:
         chosen = [f"over {n} queries"] * (n is not None) + [f"of the set {subset!r}"] * (subset is not None)
         sets = sorted({f"{row.source.subset} ({len(row.asked)} queries)" for row in answered})
         raise RunError(f"{where} holds no predictions {' '.join(chosen)}: there are {', '.join(sets)}")
     if shots:
-        there = sorted({row.scores.shots for row in rows})
-        if not set(there) & set(shots):
-            wanted = ", ".join(map(str, shots))
+        existing = sorted({row.scores.shots for row in rows})
+        if not set(existing) & set(shots):
+            wanted = [str(count) for count in shots]
             raise RunError(
-                f"no predictions at {wanted} shots: choose others with --shots (there are "
-                f"{', '.join(map(str, there))}), or make them with `icdsel infer --shots {wanted.replace(' ', '')}`"
+                f"no predictions at {', '.join(wanted)} shots: choose others with --shots (there are "
+                f"{', '.join(map(str, existing))}), or create them with `icdsel infer --shots {','.join(wanted)}`"
             )
         rows = [row for row in rows if row.scores.shots in (0, *shots)]
     shared = frozenset.intersection(*(row.asked for row in rows))
     differing = _differing(rows, shared)
     if differing and not (allow_different and shared):
         raise RunError(_refusal(differing, shared))
-    rows = _restricted(rows, shared) if names else _named_apart(_restricted(rows, shared))
+    rows = _restricted(rows, shared) if names else _distinctly_named(_restricted(rows, shared))
     sources = list({row.source.path: row.source for row in rows}.values())
     scores = [row.scores for row in rows]
-    told = [line.split("\n")[0] for line in differing]
-    return Comparable(_united(scores) if names else scores, len(shared), told, sources)
+    summary = [line.split("\n")[0] for line in differing]
+    return Comparable(_united(scores) if names else scores, len(shared), summary, sources)
 
 
 def _united(rows: Sequence[Scores]) -> list[Scores]:
-    """Rows of one name and number of shots as one."""
+    """One row for those of the same name and number of shots."""
     same: dict[tuple[str, int], list[Scores]] = {}
     for row in rows:
         same.setdefault((row.name, row.shots), []).append(row)
@@ -144,10 +163,10 @@ def _united(rows: Sequence[Scores]) -> list[Scores]:
 
 
 def _files(paths: Sequence[Path]) -> list[Path]:
-    """The predictions files among `paths` and in the folders among them, each once.
+    """The files of predictions among `paths` and in the folders among them, each once.
 
     Raises:
-        RunError: a path does not exist, or a folder holds none.
+        RunError: A path does not exist, or a folder holds none.
     """
     found: list[Path] = []
     for path in paths:
@@ -157,47 +176,63 @@ def _files(paths: Sequence[Path]) -> list[Path]:
             found += inside
         else:
             raise RunError(
-                f"{path} {'' if path.exists() else 'does not exist and '}holds no predictions. Make them with "
+                f"{path} {'' if path.exists() else 'does not exist and '}holds no predictions. Create them with "
                 "`icdsel infer`, or name files or folders of predictions: `icdsel compare results/world/infer/*`."
             )
     return list({os.path.realpath(path): path for path in found}.values())
 
 
 def read_source(path: Path, name: str | None = None) -> Source:
-    """What the side file of a predictions file says, and the name that is given in place of its own.
+    """A file of predictions, by its metadata; `name` replaces its own name.
 
     Raises:
-        RunError: the side file is missing or damaged.
+        RunError: The metadata file is missing or damaged.
     """
-    side = read_metadata(path.with_suffix(".meta.json"))
+    metadata = read_metadata(path.with_suffix(".meta.json"))
+    identity = metadata.inputs
     return Source(
         path=path,
-        name=name or side.name or path.stem,
-        selector=str(side.inputs.get("selector")),
-        subset=side.set or "unnamed",
-        identity=side.inputs,
-        settings=side.settings,
-        checkpoint=Path(side.checkpoint) if side.checkpoint else None,
+        name=name or metadata.name or path.stem,
+        selector=str(identity.get("selector")),
+        subset=metadata.set or "unnamed",
+        identity=identity,
+        settings=metadata.settings,
+        checkpoint=Path(metadata.checkpoint) if metadata.checkpoint else None,
     )
 
 
 def _read(path: Path, name: str | None = None) -> list[Answered]:
-    """A file's rows, by number of shots, called as its side file says unless a name is given."""
+    """A file's rows, by number of shots.
+
+    Raises:
+        RunError: The file or its metadata is damaged, or it is of another task than its metadata says.
+        SettingsError: Its task is unknown.
+    """
     source = read_source(path, name)
+    task = TASKS.named(source.task)
     asked: dict[int, set[int]] = {}
     answered: dict[int, dict[int, float]] = {}
     others: dict[int, dict[str, dict[int, float]]] = {}
     for record in read_predictions(path):
-        shots, question_id = int(record["shots"]), int(record["question_id"])
-        asked.setdefault(shots, set()).add(question_id)
-        if "error" not in record:
-            answered.setdefault(shots, {})[question_id] = float(record["accuracy"])
-            for key in record.keys() & _OTHER_METRICS:
-                by_metric = others.setdefault(shots, {}).setdefault(key.removeprefix("accuracy_"), {})
-                by_metric[question_id] = float(record[key])
-    metric = str(source.identity.get("data.metric", "official"))
+        if record.task != task.name:
+            raise RunError(f"{path} holds predictions of the task {record.task}, its metadata are of {task.name}")
+        asked.setdefault(record.shots, set()).add(record.question_id)
+        if record.score is not None:
+            answered.setdefault(record.shots, {})[record.question_id] = float(record.score)
+            for metric in record.other_scores.keys() & task.metrics.keys():
+                by_query = others.setdefault(record.shots, {}).setdefault(metric, {})
+                by_query[record.question_id] = float(record.other_scores[metric])
     rows = [
-        Scores(source.name, source.selector, shots, answered.get(shots, {}), others.get(shots, {}), metric, path=path)
+        Scores(
+            name=source.name,
+            selector=source.selector,
+            shots=shots,
+            by_query=answered.get(shots, {}),
+            metric=str(source.identity.get("data.metric", task.default_metric)),
+            by_other_metric=others.get(shots, {}),
+            path=path,
+            task=task.name,
+        )
         for shots in asked
     ]
     return [Answered(source, row, frozenset(asked[row.shots])) for row in rows]
@@ -207,16 +242,16 @@ def _read(path: Path, name: str | None = None) -> list[Answered]:
 
 
 def _differing(rows: Sequence[Answered], shared: frozenset[int]) -> list[str]:
-    """What differs between the rows and should not: a line for each, the queries first (with more lines below)."""
-    told = []
+    """Differences between the rows that need to be allowed: a line for each, the queries first (with details below)."""
+    lines = []
     sets: dict[frozenset[int], list[str]] = {}
     for row in rows:
-        sets.setdefault(row.asked, []).append(row.called)
+        sets.setdefault(row.asked, []).append(row.label)
     if len(sets) > 1:
         counts = sorted(map(len, sets))
         span = str(counts[0]) if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}"
         below = "".join(f"\n    {len(questions)} queries: {_some(names)}" for questions, names in sets.items())
-        told.append(f"different queries: {len(sets)} sets of {span}, of which all rows share {len(shared)}{below}")
+        lines.append(f"different queries: {len(sets)} sets of {span}, of which all rows share {len(shared)}{below}")
     sources = list({row.source.path: row.source for row in rows}.values())
     for key in _keys(sources):
         values: dict[str, list[Source]] = {}
@@ -224,12 +259,12 @@ def _differing(rows: Sequence[Answered], shared: frozenset[int]) -> list[str]:
             values.setdefault(repr(source.identity.get(key)), []).append(source)
         if key not in _HOW_CHOSEN and len(values) > 1:
             each = [f"{same[0].value(key)} ({_some([one.name for one in same])})" for same in values.values()]
-            told.append(f"different {_kind(key)}: {key} is {', '.join(each)}")
-    return told
+            lines.append(f"different {_kind(key)}: {key} is {', '.join(each)}")
+    return lines
 
 
 def _kind(key: str) -> str:
-    """What an entry of the identity decides, in words."""
+    """What an entry of the identity decides, as text."""
     if key.startswith("vlm.") or key == "data.shown_answer":
         return "prompts or decoding"
     named = {"data.metric": "metrics", "model": "models", "dtype": "arithmetic of the model", "scorer": "scorers"}
@@ -243,7 +278,7 @@ def _some(names: Iterable[str]) -> str:
 
 
 def _refusal(differing: Sequence[str], shared: frozenset[int]) -> str:
-    """Why rows are not compared, and every way out."""
+    """Why rows cannot be compared, with every remedy."""
     ways = ["name only files or folders that belong together: `icdsel compare PATH…`"]
     queries = any(line.startswith("different queries") for line in differing)
     if queries:
@@ -255,7 +290,7 @@ def _refusal(differing: Sequence[str], shared: frozenset[int]) -> str:
         among = f", on the {len(shared)} queries that all share" if queries else ""
         ways.append(f"compare all the same with --allow-different{among}")
     return (
-        "these rows cannot be compared as they stand:\n  "
+        "these rows cannot be compared as they are:\n  "
         + "\n  ".join(differing)
         + "\nWhat you can do:\n  - "
         + "\n  - ".join(ways)
@@ -263,17 +298,17 @@ def _refusal(differing: Sequence[str], shared: frozenset[int]) -> str:
 
 
 def _keys(sources: Sequence[Source]) -> list[str]:
-    """Everything that some identity names, the most telling first."""
+    """The entries of all identities, the most distinctive first."""
     keys = sorted(set().union(*(source.identity for source in sources)))
-    return sorted(keys, key=lambda key: _TELLING.index(key) if key in _TELLING else len(_TELLING))
+    return sorted(keys, key=lambda key: _DISTINCTIVE.index(key) if key in _DISTINCTIVE else len(_DISTINCTIVE))
 
 
 def _restricted(rows: Sequence[Answered], shared: frozenset[int]) -> list[Answered]:
-    """Only the queries that every row was asked and has an answer to: a failed VLM call is no wrong answer."""
+    """The rows over the queries that every row has an answer to: a failed VLM call is not a wrong answer."""
     common = shared.intersection(*(row.scores.by_query for row in rows))
     if not common:
         raise RunError(
-            "no query was answered by every row, as some failed: move their files away and answer them again"
+            "no query has an answer in every row, because calls failed: move the files away and repeat `icdsel infer`"
         )
 
     def kept(scores: Mapping[int, float]) -> dict[int, float]:
@@ -290,14 +325,14 @@ def _restricted(rows: Sequence[Answered], shared: frozenset[int]) -> list[Answer
 # --- names ------------------------------------------------------------------------------------------------
 
 
-def _telling(source: Source) -> dict[str, Any]:
-    """What of a source's identity may set its place apart; of zero-shot nothing that chooses ICDs."""
+def _distinctive(source: Source) -> dict[str, Any]:
+    """The entries of a source's identity that may distinguish its place; for zero-shot none that chooses ICDs."""
     silent = _IN_NAMES | (set() if selector_named(source.selector).shows_icds else _HOW_CHOSEN)
     return {key: value for key, value in source.identity.items() if key not in silent}
 
 
-def _named_apart(rows: Sequence[Answered]) -> list[Answered]:
-    """The rows with their places; what is the same row twice (zero-shot beside two samplers, say) is there once."""
+def _distinctly_named(rows: Sequence[Answered]) -> list[Answered]:
+    """The rows with their places, without duplicates (zero-shot with two samplers, say)."""
     once: list[Answered] = []
     for row in rows:
         if not any(_same(row, other) for other in once):
@@ -315,57 +350,57 @@ def _named_apart(rows: Sequence[Answered]) -> list[Answered]:
 
 
 def _same(one: Answered, other: Answered) -> bool:
-    """Whether two rows are of the same name, settings, checkpoint and scores."""
+    """Whether two rows have the same name, settings, checkpoint and scores."""
     return (
         (one.source.name, one.scores.shots) == (other.source.name, other.scores.shots)
         and one.source.identity.get("checkpoint") == other.source.identity.get("checkpoint")
-        and _telling(one.source) == _telling(other.source)
+        and _distinctive(one.source) == _distinctive(other.source)
         and one.scores.by_query == other.scores.by_query
     )
 
 
 def _places(sources: Sequence[Source]) -> dict[Path, str]:
-    """By file what sets its place apart from the others', in as few words as do; empty where nothing does."""
-    telling = {source.path: _telling(source) for source in sources}
+    """What distinguishes each file's place from the others', as briefly as possible; empty if nothing does."""
+    entries = {source.path: _distinctive(source) for source in sources}
     places: dict[Path, str] = {source.path: "" for source in sources}
     for key in _keys(sources):
-        having = [source for source in sources if key in telling[source.path]]
+        having = [source for source in sources if key in entries[source.path]]
         seen: dict[str, set[str]] = {}
         for source in having:
             seen.setdefault(places[source.path], set()).add(repr(source.identity[key]))
-        if any(len(values) > 1 for values in seen.values()):  # it tells apart what the words so far do not
+        if any(len(values) > 1 for values in seen.values()):  # it distinguishes sources of the same place so far
             for source, words in zip(having, _words(having, key), strict=True):
                 places[source.path] += f", {words}" if places[source.path] else words
     return places
 
 
 def _words(sources: Sequence[Source], key: str) -> list[str]:
-    """A setting of each source as a short name has it: `tiny-vlm`, `layout turns`, `no-exclude-same-image`."""
+    """A setting of each source in short: `tiny-vlm`, `layout turns`, `no-exclude-same-image`."""
     name = key.split(".")[-1].replace("_", "-")
-    table, setting = _IN_WORDS.get(key, ("", ""))
+    table, setting = _AS_TEXT.get(key, ("", ""))
     words: dict[str, str] = {}
     for source in sources:
         value = source.identity[key]
         if isinstance(value, bool):
             words[repr(value)] = name if value else f"no-{name}"
             continue
-        told = source.settings.get(table, {}).get(setting)
-        text = str(value) if told is None or key == "dtype" else Path(str(told)).name
-        short = text if len(text) <= _LONG else f"{text[: _LONG - 1]}…"
+        named = source.settings.get(table, {}).get(setting)
+        text = str(value) if named is None or key == "dtype" else Path(str(named)).name
+        short = text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
         words[repr(value)] = short if key == "model" else f"{name} {short}"
-    if len(set(words.values())) < len(words):  # one name for two things: a model that was trained on, a long prompt
+    if len(set(words.values())) < len(words):  # the same name for two: a model trained further, a long prompt
         words = {value: f"{short} {digest_of(value)[:6]}" for value, short in words.items()}
     return [words[repr(source.identity[key])] for source in sources]
 
 
 def _by_set(sources: Sequence[Source]) -> dict[Path, str]:
-    """The sets of queries, where they differ."""
+    """The sets of queries, if they differ."""
     several = len({source.subset for source in sources}) > 1
     return {source.path: source.subset for source in sources} if several else {}
 
 
 def _by_path(sources: Sequence[Source]) -> dict[Path, str]:
-    """The parts of the paths in which they differ."""
+    """The parts in which the paths differ."""
     parts = {source.path: source.path.absolute().with_suffix("").parts for source in sources}
     fewest = min(map(len, parts.values()))
     ends = [len(set(column)) == 1 for column in zip(*(reversed(own) for own in parts.values()), strict=False)]
@@ -375,5 +410,5 @@ def _by_path(sources: Sequence[Source]) -> dict[Path, str]:
 
 
 def _leading(flags: Sequence[bool]) -> int:
-    """How many are True before the first that is not."""
+    """How many are True before the first that is False."""
     return flags.index(False) if False in flags else len(flags)

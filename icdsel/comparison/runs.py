@@ -1,17 +1,19 @@
-"""The runs that a results folder holds: what they were made with, how far they came, how good they are. Reads only."""
+"""Lists the runs of a results folder: their settings, their progress, their scores. Changes nothing."""
 
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
-from statistics import fmean
 from typing import Any, Literal
+
+import numpy as np
 
 from icdsel.artefacts.predictions import read_predictions
 from icdsel.artefacts.run_folder import METADATA_FILE, METRICS_FILE, Run, find_checkpoint, is_finished, read_metrics
 from icdsel.console import warn
 from icdsel.errors import CheckpointError, RunError, SettingsError
+from icdsel.records import DEFAULT_TASK
 from icdsel.selection import POLICY
 from icdsel.settings.loading import Settings, settings_from
 from icdsel.settings.names import changed_settings
@@ -20,55 +22,84 @@ from icdsel.store.backup import BACKUP
 from icdsel.store.files import write_json
 from icdsel.store.fingerprints import has_fingerprint
 from icdsel.store.metadata import Metadata, read_metadata, read_metadata_files
+from icdsel.tasks.base import TASKS
 
-# What says where things lie, or is shown by itself.
+# Settings of where files are, or that are shown separately.
 _PLACES = ("preset", "dataset", "data_dir", "image_dir", "results_dir", "on_image_error")
 _MACHINE = ("model", "dtype", *VlmSettings.MACHINE)
 
 
 @dataclass(frozen=True)
 class Answered:
-    """What `icdsel infer` measured of a run's policy over one set of queries."""
+    """The score of a run's policy over one set of queries.
+
+    Attributes:
+        predictions: The file.
+        checkpoint: The policy's checkpoint.
+        set: The set of queries.
+        n: How many queries.
+        accuracy: The score by number of shots, in the unit of the task (of the VQA accuracy: points).
+    """
 
     predictions: str
-    """The file."""
     checkpoint: str
     set: str
     n: int
     accuracy: dict[int, float]
-    """Mean VQA accuracy in points by number of shots."""
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """A run; what is not known is None or empty."""
+    """A run; what is unknown is None or empty.
+
+    Attributes:
+        name: Its name.
+        dataset: Its dataset.
+        folder: Its folder.
+        state: Whether its training is finished, and its files are valid.
+        problem: Why it is damaged.
+        sampler: The sampler of its pools.
+        model: The VLM.
+        settings: What differs from the default, as in names of runs.
+        checkpoint: The recommended checkpoint.
+        phase: Its phase.
+        epoch: Its epoch within the phase, from 1.
+        expected_reward: Its metric of that name.
+        oracle_share: Likewise.
+        answered: The scores of its checkpoints.
+        written: When its training began, as ISO 8601.
+        bytes: Its size on disk.
+        task: The task.
+    """
 
     name: str
     dataset: str
     folder: str
     state: Literal["finished", "unfinished", "damaged"]
     problem: str = ""
-    """Why it is damaged."""
     sampler: str | None = None
     model: str | None = None
     settings: tuple[str, ...] = ()
-    """What differs from the default, as in names of runs."""
     checkpoint: str | None = None
-    """The recommended one."""
     phase: str | None = None
     epoch: int | None = None
     expected_reward: float | None = None
     oracle_share: float | None = None
     answered: tuple[Answered, ...] = field(default=())
     written: str | None = None
-    """When its training began, as ISO 8601."""
     bytes: int = 0
+    task: str = DEFAULT_TASK
+
+    def to_json(self) -> dict[str, Any]:
+        """The run as plain values; the task only if it is not VQA."""
+        values = asdict(self)
+        return {name: value for name, value in values.items() if name != "task" or value != DEFAULT_TASK}
 
 
 def list_runs(results_dir: Path, dataset: str | None = None) -> list[RunSummary]:
-    """All runs of a results folder, those of all datasets unless one is named, the newest last.
+    """All runs of a results folder, of all datasets unless one is named, the newest last.
 
-    A run that is damaged is listed with the reason. What was moved aside (`NAME.old-1`) is left out.
+    A damaged run is listed with the reason. Backups (`NAME.old-1`) are left out.
     """
     name = None if dataset is None else _folder_name(dataset)
     folders = [
@@ -76,11 +107,11 @@ def list_runs(results_dir: Path, dataset: str | None = None) -> list[RunSummary]
         for folder in results_dir.glob("*/model_cpk/*")
         if folder.is_dir() and BACKUP not in folder.name and name in (None, folder.parent.parent.name)
     ]
-    sides = {
+    answered = {
         place: list(read_metadata_files(sorted(place.glob(f"infer/*/{POLICY.name}-*.meta.json"))))
         for place in {folder.parent.parent for folder in folders}
     }
-    runs = [(_summary(folder, sides[folder.parent.parent]), folder.stat().st_mtime) for folder in sorted(folders)]
+    runs = [(_summary(folder, answered[folder.parent.parent]), folder.stat().st_mtime) for folder in sorted(folders)]
     return [run for run, _ in sorted(runs, key=lambda pair: _seconds(pair[0]) or pair[1])]
 
 
@@ -94,7 +125,7 @@ def _seconds(run: RunSummary) -> float | None:
 
 
 def age(run: RunSummary, now: datetime) -> str:
-    """How long ago a run's training began, in one unit, such as `3 h ago`; empty where it is not known."""
+    """How long ago a run's training began, in one unit, such as `3 h ago`; empty if it is unknown."""
     if (began := _seconds(run)) is None:
         return ""
     seconds = now.timestamp() - began
@@ -106,7 +137,7 @@ def age(run: RunSummary, now: datetime) -> str:
 
 def write_runs(runs: Iterable[RunSummary], path: Path) -> None:
     """Writes the runs as a JSON list."""
-    write_json(path, [asdict(run) for run in runs], indent=1)
+    write_json(path, [run.to_json() for run in runs], indent=1)
 
 
 def _summary(folder: Path, rows: Iterable[tuple[Path, Metadata]]) -> RunSummary:
@@ -114,38 +145,38 @@ def _summary(folder: Path, rows: Iterable[tuple[Path, Metadata]]) -> RunSummary:
     found["bytes"] = _size(folder)
     state, problem = "finished", ""
     try:
-        side = read_metadata(folder / METADATA_FILE)
-        state = "finished" if side.finished else "unfinished"
-        found |= _made_with(side)
-        found |= _reached(folder)
+        metadata = read_metadata(folder / METADATA_FILE)
+        state = "finished" if metadata.finished else "unfinished"
+        found |= _settings_of(metadata)
+        found |= _progress_of(folder)
         found["answered"] = tuple(_answered(folder, rows))
         if state == "finished" and not is_finished(Run(folder)):
-            raise RunError("its last checkpoint is gone: give its `icdsel train` again")
+            raise RunError("its last checkpoint is missing: repeat its `icdsel train`")
     except (RunError, CheckpointError) as error:
-        # A training that was stopped early has no checkpoint yet.
+        # A training that was interrupted early has no checkpoint yet.
         if not (state == "unfinished" and isinstance(error, CheckpointError)):
             state, problem = "damaged", str(error)
     return RunSummary(**found, state=state, problem=problem)  # type: ignore[arg-type]
 
 
 def _size(folder: Path) -> int:
-    """Bytes of the files in it and in the folders in it; links count as themselves."""
+    """Bytes of the files in a folder and in the folders in it; links count as themselves."""
     size = 0
     for file in (*folder.glob("*"), *folder.glob("*/*")):
-        with suppress(OSError):  # one that is being written is renamed meanwhile, another may not be looked at
+        with suppress(OSError):  # a file that is being written may be renamed meanwhile, another be unreadable
             size += file.lstat().st_size if not file.is_dir() else 0
     return size
 
 
-def _made_with(metadata: Metadata) -> dict[str, Any]:
-    """Settings and time of a run, from its metadata.
+def _settings_of(metadata: Metadata) -> dict[str, Any]:
+    """Settings and time of a run's metadata.
 
     Raises:
         RunError: They are missing or damaged.
     """
     try:
-        began = datetime.fromisoformat(metadata.environment["written"])
-        began.timestamp()
+        started = datetime.fromisoformat(metadata.environment["written"])
+        started.timestamp()
         settings = _recorded_settings(metadata)
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError, OSError, SettingsError) as error:
         raise RunError(f"its {METADATA_FILE} is damaged: {type(error).__name__} {str(error)[:200]}") from None
@@ -153,7 +184,8 @@ def _made_with(metadata: Metadata) -> dict[str, Any]:
         "sampler": settings.data.sampler,
         "model": settings.vlm.model,
         "settings": _differing(settings),
-        "written": began.isoformat(),
+        "written": started.isoformat(),
+        "task": settings.data.task,
     }
 
 
@@ -169,7 +201,7 @@ def _recorded_settings(metadata: Metadata) -> Settings:
 
 
 def _differing(settings: Settings) -> tuple[str, ...]:
-    """What differs from the settings that this dataset has by default."""
+    """What differs from the default settings for this dataset."""
     defaults = settings.defaults()
     bare = settings_from({"data": {"dataset": settings.data.dataset, "preset": settings.data.preset}})
     parts: list[str] = [] if settings.data.preset == DataSettings().preset else [settings.data.preset]
@@ -182,30 +214,30 @@ def _differing(settings: Settings) -> tuple[str, ...]:
     return tuple(parts + changed_settings(settings.train, defaults.train, ["recipe", *TrainSettings.MACHINE]))
 
 
-def _reached(folder: Path) -> dict[str, Any]:
-    """The recommended checkpoint, and what was measured in its epoch.
+def _progress_of(folder: Path) -> dict[str, Any]:
+    """The recommended checkpoint, and the metrics of its epoch.
 
     Raises:
-        CheckpointError: there is none.
-        RunError: the file of metrics is damaged.
+        CheckpointError: There is none.
+        RunError: The metrics are damaged.
     """
     checkpoint = find_checkpoint(folder)
     phase, number = checkpoint.stem.split("_epoch")
-    reached: dict[str, Any] = {"checkpoint": checkpoint.name, "phase": phase, "epoch": int(number)}
-    epochs = read_metrics(folder / METRICS_FILE)
-    measured = {(epoch["phase"], epoch["epoch"]): epoch for epoch in epochs}.get((phase, int(number)), {})
-    return reached | {name: measured.get(name) for name in ("expected_reward", "oracle_share")}
+    progress: dict[str, Any] = {"checkpoint": checkpoint.name, "phase": phase, "epoch": int(number)}
+    metrics = {(own.phase, own.epoch): own.values for own in read_metrics(folder / METRICS_FILE)}
+    measured = metrics.get((phase, int(number)), {})
+    return progress | {name: measured.get(name) for name in ("expected_reward", "oracle_share")}
 
 
 def _answered(folder: Path, rows: Iterable[tuple[Path, Metadata]]) -> Iterable[Answered]:
-    """The rows of this run's checkpoints, as they are now: a policy that was trained anew is another one.
+    """The predictions of this run's checkpoints as they are now: a policy that was trained again is another one.
 
-    Predictions that are missing or damaged are told of and passed over.
+    Predictions that are missing or damaged are skipped with a warning.
     """
     checkpoints = {POLICY.row_of(folder.name, path.stem): path for path in folder.glob("*_epoch*.pt")}
-    for metadata_path, side in rows:
-        checkpoint = checkpoints.get(str(side.name))
-        if checkpoint is None or not has_fingerprint(checkpoint, side.inputs.get("checkpoint")):
+    for metadata_path, metadata in rows:
+        checkpoint = checkpoints.get(str(metadata.name))
+        if checkpoint is None or not has_fingerprint(checkpoint, metadata.inputs.get("checkpoint")):
             continue
         predictions = metadata_path.with_name(metadata_path.name.removesuffix(".meta.json") + ".jsonl")
         try:
@@ -215,12 +247,14 @@ def _answered(folder: Path, rows: Iterable[tuple[Path, Metadata]]) -> Iterable[A
             continue
         scores: dict[int, list[float]] = {}
         for record in records:
-            if "error" not in record:
-                scores.setdefault(record["shots"], []).append(record["accuracy"])
+            if record.score is not None:
+                scores.setdefault(record.shots, []).append(record.score)
+        task = TASKS.named(records[0].task if records else DEFAULT_TASK)
+        score = {shots: float(task.aggregate(np.array(values))) for shots, values in sorted(scores.items())}
         yield Answered(
             predictions=str(predictions),
             checkpoint=checkpoint.name,
-            set=str(side.set),
-            n=len({record["question_id"] for record in records}),
-            accuracy={shots: round(100 * fmean(values), 4) for shots, values in sorted(scores.items())},
+            set=str(metadata.set),
+            n=len({record.question_id for record in records}),
+            accuracy={shots: round(task.factor * value, 4) for shots, value in score.items()},
         )

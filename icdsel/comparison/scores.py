@@ -1,30 +1,43 @@
-"""The accuracies of a row, query by query, and the mean over several of them."""
+"""The scores of a row, query by query, and the mean over several rows."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from icdsel.comparison.statistics import mean_by_query
+import numpy as np
+
+from icdsel.comparison.statistics import Floats, mean_by_query
+from icdsel.records import DEFAULT_TASK
+from icdsel.tasks.base import TASKS
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Accuracies in [0, 1] by question_id, of one row at one number of shots.
+    """The scores of one row at one number of shots, by question_id.
 
-    A row that is the mean over seeds holds the seeds' rows in `seeds`, any other the file that it is from in `path`.
+    Attributes:
+        name: The row's name.
+        selector: The selector.
+        shots: The number of shots.
+        by_query: The scores.
+        metric: The metric of these scores.
+        by_other_metric: Scores by the task's other metrics, by the metric's name.
+        place: What distinguishes the row from others of its name, such as the model.
+        seeds: The rows of which this one is the mean, if it is a mean over seeds.
+        path: The file of predictions; None for a mean.
+        task: The task.
     """
 
     name: str
     selector: str
     shots: int
     by_query: Mapping[int, float]
+    metric: str
     by_other_metric: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
-    """The same by the metrics that the row is not judged by, under their names."""
-    metric: str = "official"
     place: str = ""
-    """What sets the row apart from others of its name: the model, say."""
     seeds: tuple["Scores", ...] = ()
     path: Path | None = None
+    task: str = DEFAULT_TASK
 
     @property
     def title(self) -> str:
@@ -33,21 +46,37 @@ class Scores:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The predictions files behind the row: of a mean those of its seeds."""
+        """The files of predictions; of a mean those of its seeds."""
         if self.seeds:
             return tuple(path for row in self.seeds for path in row.files)
         return (self.path,) if self.path else ()
 
     @property
-    def correct(self) -> dict[int, float]:
-        """Hard correctness by question_id: 1 where the accuracy is above 0; of a mean the share of its seeds."""
+    def score(self) -> float:
+        """The score of all queries together."""
+        return float(TASKS.named(self.task).aggregate(values_of(self.by_query)))
+
+    @property
+    def correct(self) -> dict[int, float] | None:
+        """1 for correct predictions, else 0, by question_id; None if the task has no notion of correct.
+
+        Of a mean it is the share of its seeds.
+        """
+        correctness = TASKS.named(self.task).correctness
+        if correctness is None:
+            return None
         if self.seeds:
-            return mean_by_query([row.correct for row in self.seeds])
-        return {i: float(score > 0) for i, score in self.by_query.items()}
+            return mean_by_query([row.correct for row in self.seeds if row.correct is not None])
+        return {i: float(correctness.is_correct(score)) for i, score in self.by_query.items()}
+
+
+def values_of(scores: Mapping[int, float]) -> Floats:
+    """The scores [n], by ascending question_id."""
+    return np.array([scores[i] for i in sorted(scores)])
 
 
 def mean_over_seeds(name: str, seeds: Sequence[Scores]) -> Scores:
-    """The row of this name that is the mean of `seeds`, query by query; all must hold the same queries."""
+    """The mean of `seeds`, query by query, as a row of this name; all must have the same queries."""
     return replace(
         seeds[0],
         name=name,

@@ -1,11 +1,12 @@
 """Paired statistics: is one selector better than another over the same queries?
 
-Everything here compares per-query scores, paired by position. That two selectors face the same queries is
-what makes small differences visible: the difficulty of a query cancels in the difference.
+Everything here compares per-query scores, paired by position. Small differences become visible because two
+selectors answer the same queries: the difficulty of a query cancels in the difference.
 
-Resampling draws counts instead of queries. A bootstrap sample is n draws with replacement, so how often each
-distinct value occurs in it is multinomial; a random sign flip of c equal differences leaves a binomial number
-of them positive. Both are exact, and as VQA accuracy takes a handful of values, cheap whatever n is.
+For means, resampling draws counts instead of queries. A bootstrap sample is n draws with replacement, so the count
+of each distinct value in it is multinomial; a random sign flip of c equal differences leaves a binomial number of
+them positive. Both are exact, and cheap for any n if there are few distinct values, as of the VQA accuracy. For any
+other aggregate of the scores, queries are drawn (`bootstrap_aggregate`, `swap_pvalue`).
 """
 
 import math
@@ -19,6 +20,7 @@ from scipy import stats
 __all__ = [
     "Interval",
     "Tally",
+    "bootstrap_aggregate",
     "bootstrap_mean",
     "holm",
     "mcnemar",
@@ -26,10 +28,12 @@ __all__ = [
     "paired_difference",
     "permutation_pvalue",
     "smallest_detectable_difference",
+    "swap_pvalue",
     "wins_losses_ties",
 ]
 
 Floats = NDArray[np.float64]
+Aggregate = Callable[[Floats], Floats]
 
 _CHUNK = 1 << 20  # random numbers held at once
 _ROUNDING = 1e-12  # differences below this, relative to the scores, come from rounding
@@ -54,14 +58,14 @@ class Tally(NamedTuple):
 def bootstrap_mean(values: ArrayLike, *, seed: int, resamples: int = 10_000, level: float = 0.95) -> Interval:
     """Return the mean and its percentile bootstrap interval (Efron and Tibshirani 1993, chapter 13).
 
-    Over VQA scores an interval of level 0.95 covers the true mean, and the true mean difference, in 94 to 95 % of
-    simulated samples of 50 to 800 queries. For fewer it is too narrow: 94 and 92 % of samples of 20.
+    With VQA accuracies, an interval of level 0.95 covers the true mean, and the true mean difference, in 94 to 95 % of
+    simulated samples of 50 to 800 queries. For fewer it is too narrow: it covers 94 and 92 % in samples of 20.
 
     Args:
         values: [n], one score per query.
-        seed: Of the resampling; the same arguments always give the same interval.
-        resamples: How many bootstrap samples to draw.
-        level: The coverage aimed at.
+        seed: Seed of the resampling; the same arguments always give the same interval.
+        resamples: Number of bootstrap samples.
+        level: Intended coverage.
 
     Returns:
         The interval; with a single value, that value three times.
@@ -91,7 +95,7 @@ def paired_difference(
 
     Args:
         a: [n], the scores of one selector.
-        b: [n], those of the other on the same queries, in the same order.
+        b: [n], the scores of the other on the same queries, in the same order.
         seed: As for ``bootstrap_mean``.
         resamples: As for ``bootstrap_mean``.
         level: As for ``bootstrap_mean``.
@@ -103,6 +107,35 @@ def paired_difference(
     return bootstrap_mean(first - second, seed=seed, resamples=resamples, level=level)
 
 
+def bootstrap_aggregate(
+    aggregate: Aggregate, *samples: ArrayLike, seed: int, resamples: int = 10_000, level: float = 0.95
+) -> Interval:
+    """Return an aggregate of scores, or the difference of two, and its percentile bootstrap interval.
+
+    Args:
+        aggregate: From scores [..., n] to one number each [...].
+        samples: [n], one score per query; or two, paired, whose difference is wanted, the first less the second.
+        seed: As for ``bootstrap_mean``.
+        resamples: As for ``bootstrap_mean``.
+        level: As for ``bootstrap_mean``.
+
+    Raises:
+        ValueError: As for ``bootstrap_mean``, or the lengths differ.
+    """
+    first, *rest = _pair(*samples) if len(samples) > 1 else (_sample(samples[0], "values"),)
+    _require_fraction(level, "level")
+
+    def of(rows: NDArray[np.intp]) -> Floats:
+        return aggregate(first[rows]) - sum(aggregate(other[rows]) for other in rest)
+
+    def draw(rng: np.random.Generator, rows: int) -> Floats:
+        return of(rng.integers(len(first), size=(rows, len(first))))
+
+    drawn = np.concatenate(list(_draws(draw, resamples, len(first), seed)))
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(of(np.arange(len(first)))), float(low), float(high))
+
+
 def permutation_pvalue(differences: ArrayLike, *, seed: int, permutations: int = 10_000) -> float:
     """Return the two-sided p-value of a mean difference of 0, by random sign flips.
 
@@ -112,8 +145,8 @@ def permutation_pvalue(differences: ArrayLike, *, seed: int, permutations: int =
 
     Args:
         differences: [n], the paired differences.
-        seed: Of the flips.
-        permutations: How many flips to draw.
+        seed: Seed of the flips.
+        permutations: Number of random flips.
 
     Raises:
         ValueError: There is no difference, one is not finite, or ``permutations`` is not positive.
@@ -128,9 +161,36 @@ def permutation_pvalue(differences: ArrayLike, *, seed: int, permutations: int =
         sums: Floats = (2 * positive - counts) @ magnitudes
         return sums
 
-    # A flip that only rounding puts below the observed sum is as extreme as it.
+    # A flip whose sum is below the observed one only by rounding is as extreme.
     extreme = abs(sample.sum()) - _ROUNDING * np.abs(sample).sum()
     hits = sum(int((np.abs(sums) >= extreme).sum()) for sums in _draws(draw, permutations, len(counts), seed))
+    return (1 + hits) / (1 + permutations)
+
+
+def swap_pvalue(aggregate: Aggregate, a: ArrayLike, b: ArrayLike, *, seed: int, permutations: int = 10_000) -> float:
+    """Return the two-sided p-value of no difference in an aggregate, by swapping the two selectors' scores at random.
+
+    For means this is the test of ``permutation_pvalue``, which is faster.
+
+    Args:
+        aggregate: From scores [..., n] to one number each [...].
+        a: [n], the scores of one selector.
+        b: [n], the scores of the other on the same queries.
+        seed: Seed of the swaps.
+        permutations: Number of random swaps.
+
+    Raises:
+        ValueError: As for ``permutation_pvalue``, or the lengths differ.
+    """
+    first, second = _pair(a, b)
+
+    def draw(rng: np.random.Generator, rows: int) -> Floats:
+        swapped = rng.integers(2, size=(rows, len(first))).astype(bool)
+        return aggregate(np.where(swapped, second, first)) - aggregate(np.where(swapped, first, second))
+
+    observed = abs(float(aggregate(first) - aggregate(second)))
+    extreme = observed - _ROUNDING * max(float(np.abs(first).max()), float(np.abs(second).max()))
+    hits = sum(int((np.abs(drawn) >= extreme).sum()) for drawn in _draws(draw, permutations, len(first), seed))
     return (1 + hits) / (1 + permutations)
 
 
@@ -160,18 +220,18 @@ def holm(pvalues: ArrayLike) -> Floats:
 
 
 def smallest_detectable_difference(differences: ArrayLike, level: float = 0.95, power: float = 0.8) -> float:
-    """Return the smallest true mean difference that as many queries would detect.
+    """Return the smallest true mean difference that this number of queries would detect.
 
     From the normal approximation: (z₁₋α/₂ + z_power) · std / √n, with α = 1 − level and the unbiased std. A
     comparison that finds nothing says only that the difference is probably smaller than this.
 
     Args:
-        differences: [n], paired differences, which give the spread; their mean plays no part.
+        differences: [n], paired differences, of which only the spread matters, not the mean.
         level: 1 less the significance level of the two-sided test.
         power: The probability of detecting it.
 
     Returns:
-        The difference, not negative; infinite for a single query, which has no spread to judge by.
+        The difference, not negative; infinite for a single query, which has no spread.
 
     Raises:
         ValueError: There is no difference, one is not finite, or an argument is out of range.
@@ -190,7 +250,7 @@ def wins_losses_ties(a: ArrayLike, b: ArrayLike) -> Tally:
 
     Args:
         a: [n], the scores of one selector.
-        b: [n], those of the other on the same queries.
+        b: [n], the scores of the other on the same queries.
 
     Raises:
         ValueError: There is no score, one is not finite, or the lengths differ.
@@ -205,15 +265,15 @@ def wins_losses_ties(a: ArrayLike, b: ArrayLike) -> Tally:
 def mcnemar(a_correct: ArrayLike, b_correct: ArrayLike) -> float:
     """Return the two-sided p-value of McNemar's exact test (McNemar 1947, in its binomial form).
 
-    Only the queries that one selector alone gets right count: if the selectors were equally good, either
-    would be as likely to be that one.
+    Only the queries that exactly one selector gets right count: if the selectors were equally good, it would be
+    either of them with the same probability.
 
     Args:
         a_correct: [n], whether one selector is right: booleans, or 0 and 1.
         b_correct: [n], whether the other is, on the same queries.
 
     Returns:
-        The p-value; 1 where the two are right on the same queries.
+        The p-value; 1 if the two are right on the same queries.
 
     Raises:
         ValueError: There is no query, the lengths differ, or a value is neither 0 nor 1.
@@ -238,7 +298,7 @@ def _draws(draw: Callable[[np.random.Generator, int], Floats], total: int, width
 
 
 def _distinct(sample: Floats) -> tuple[Floats, NDArray[np.intp]]:
-    """The distinct values and how often each occurs; what only rounding sets apart (0.9 − 0.6, 0.3) counts as one."""
+    """The distinct values and their counts; values that differ only by rounding (0.9 − 0.6, 0.3) count as one."""
     scale = float(np.abs(sample).max()) or 1.0
     _, first, counts = np.unique(np.round(sample / scale, 12), return_index=True, return_counts=True)
     return sample[first], counts
@@ -266,8 +326,8 @@ def _require_fraction(value: float, name: str) -> None:
 
 
 def mean_by_query(scores: Sequence[Mapping[int, float]]) -> dict[int, float]:
-    """The mean of several rows, query by query; all must hold the same queries."""
+    """The mean of several rows, query by query; all must have the same queries."""
     queries = list(scores[0])
-    # Rounded, so that the order of the seeds makes no two values of one.
+    # Rounded, so that the order of the seeds does not change the value.
     means = np.mean([[own[i] for i in queries] for own in scores], axis=0).round(12)  # (seeds, n) to (n,)
     return dict(zip(queries, means.tolist(), strict=True))

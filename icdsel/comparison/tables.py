@@ -1,11 +1,10 @@
-"""The comparison as people and programs read it: two tables on the screen, one in CSV and Markdown."""
+"""The comparison as tables: two on the screen, one in CSV and Markdown."""
 
 import csv
 import html
 import io
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +16,25 @@ from rich.text import Text
 from icdsel.comparison.compare import ComparisonRow
 from icdsel.console import shown
 from icdsel.store.files import write_text
+from icdsel.tasks.base import TASKS
 
 _STARS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
-_FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # with which spreadsheets let a formula begin
+_FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # with which a formula begins in spreadsheets
 
 Cell = Callable[[ComparisonRow], str]
 
 
 def screen_tables(rows: Sequence[ComparisonRow]) -> Group:
-    """How accurate each row is, and how sure it is that it differs from the reference; readable at 80 columns."""
-    accuracies = _table(
+    """The score of each row, and its difference to the reference with the evidence; readable at 80 columns."""
+    task = TASKS.named(rows[0].task)
+    scores = _table(
         _title(rows),
         rows,
         {
-            "accuracy": lambda row: f"{row.accuracy:.1f}",
-            "interval": lambda row: _span(row.low, row.high),
+            task.short_name: lambda row: row.text(row.accuracy),
+            "interval": lambda row: _span(row, row.low, row.high),
             "over seeds": _over_seeds,
-            "correct": lambda row: f"{row.correct:.1f}",
+            "correct": _correct,
             **{name: _other_metric(name) for name in rows[0].other_metrics},
         },
     )
@@ -42,58 +43,72 @@ def screen_tables(rows: Sequence[ComparisonRow]) -> Group:
         f"Δ: paired differences to {_references(rows)}",
         judged,
         {
-            "Δ": lambda row: _signed(row.difference),
-            "interval of Δ": lambda row: _span(row.difference_low, row.difference_high, signed=True),
+            "Δ": lambda row: _signed(row, row.difference),
+            "interval of Δ": lambda row: _span(row, row.difference_low, row.difference_high, signed=True),
             "p (Holm)": lambda row: p_text(row.p_holm) + stars(row.p_holm),
-            "detect": lambda row: "" if row.detectable is None else f"{row.detectable:.1f}",
+            "detect": lambda row: row.text(row.detectable),
             "+ / − / =": lambda row: f"{row.wins} / {row.losses} / {row.ties}",
             "McNemar": lambda row: p_text(row.mcnemar_p),
         },
     )
     notes = [Padding(Text(note, style="dim"), (0, 0, 0, 1)) for note in explanations(rows)]
     warnings = [Padding(Text(line, style="yellow"), (0, 0, 0, 1)) for line in cautions(rows)]
-    return Group(accuracies, *(["", differences, ""] if judged else [""]), *notes, *warnings)
+    return Group(scores, *(["", differences, ""] if judged else [""]), *notes, *warnings)
 
 
 def explanations(rows: Sequence[ComparisonRow]) -> list[str]:
-    """How the figures are to be read: a sentence or two for each kind of figure that the table holds."""
-    told = ["Intervals: 95 %, bootstrap over the queries. correct: queries with an accuracy above 0."]
-    if any(row.seeds > 1 for row in rows):
-        told[0] += (
-            " Of a mean over seeds they say how sure the mean of these seeds is; over seeds: the lowest and the "
-            "highest seed's accuracy."
+    """How to read the figures: a sentence or two for each kind of figure in the table."""
+    task, seeded = TASKS.named(rows[0].task), any(row.seeds > 1 for row in rows)
+    lines = ["Intervals: 95 %, bootstrap over the queries."]
+    if task.correctness is not None:
+        lines[0] += f" correct: queries with {task.correctness.meaning}."
+    if seeded:
+        lines[0] += (
+            " Of a mean over seeds they are the uncertainty of the mean of these seeds; over seeds: the lowest and the "
+            f"highest seed's {task.short_name}."
         )
     questions = sum(row.p_value is not None for row in rows)
     if questions:
-        told.append(
+        lines.append(
             f"p: permutation test, two-sided, corrected by Holm for the table's {questions} "
             f"difference{'s' * (questions > 1)} (* < 0.05, ** < 0.01, *** < 0.001)."
             + (" A seed of a mean is no question of its own and has none." if any(r.part_of for r in rows) else "")
         )
-        told.append(
-            "detect: the smallest true difference that as many queries show with 80 % power, before correction. "
-            "+ / − / =: queries on which the row is better, worse, the same."
+        detect = "detect: the smallest true difference that so many queries show with 80 % power, before correction. "
+        lines.append(
+            (detect if any(row.detectable is not None for row in rows) else "")
+            + "+ / − / =: queries on which the row is better, worse, the same."
         )
-        exact = "McNemar: exact test of hard correctness, not corrected"
-        if any(row.seeds > 1 for row in rows):
-            exact += "; with a mean over seeds, its permutation form on the share of seeds that are right"
-        told.append(f"{exact}.")
-    return told
+    if any(row.mcnemar_p is not None for row in rows):
+        exact = "McNemar: exact test of correctness, not corrected"
+        exact += "; for a mean over seeds, its permutation form on the share of correct seeds" if seeded else ""
+        lines.append(f"{exact}.")
+    return lines
 
 
 def cautions(rows: Sequence[ComparisonRow]) -> list[str]:
-    """What a reader must know before trusting the table: what differs between the rows, what was left out."""
-    told = [f"Compared although they differ: {line}" for line in rows[0].differing]
+    """What a reader must know before trusting the table: differences between the rows, and queries left out."""
+    lines = [f"Compared although they differ: {line}" for line in rows[0].differing]
     if left_out := rows[0].asked - rows[0].n if rows[0].asked else 0:
-        told.append(f"{left_out} of {rows[0].asked} queries left out of all rows: in some row the VLM call failed")
-    return told
+        lines.append(f"{left_out} of {rows[0].asked} queries left out of all rows: in some row the VLM call failed")
+    return lines
+
+
+def worse_text(row: ComparisonRow) -> str:
+    """How much worse than the reference a row is, in a sentence."""
+    unit = TASKS.named(row.task).unit
+    return (
+        f"{row.name} at {row.shots} shots is worse than {row.reference}: the difference is {row.text(row.difference)}"
+        f"{f' {unit}' * bool(unit)}, its whole interval ({row.text(row.difference_low)} … "
+        f"{row.text(row.difference_high)}) below 0"
+    )
 
 
 def write_csv(rows: Sequence[ComparisonRow], path: Path) -> None:
-    """Writes the table as CSV, a column for each field; the other metrics' are called `accuracy_<metric>`."""
+    """Writes the table as CSV, a column for each field; those of other metrics are `accuracy_<metric>`."""
     flat: list[dict[str, Any]] = []
     for row in rows:
-        values = asdict(row)
+        values = row.to_json()
         other = values.pop("other_metrics")
         lists = {name: "; ".join(values.pop(name)) for name in ("differing", "files")}
         values |= {f"accuracy_{name}": other[name] for name in other} | lists
@@ -106,41 +121,44 @@ def write_csv(rows: Sequence[ComparisonRow], path: Path) -> None:
 
 
 def _line(text: str) -> str:
-    """A text as it may be shown, in one line; names may come from anyone's files."""
+    """A printable text in one line; names may come from anyone's files."""
     return shown(text).replace("\n", " ").replace("\t", " ")
 
 
 def _in_csv(text: str) -> str:
-    """A text for a cell: an apostrophe keeps a spreadsheet from taking it for a formula."""
+    """A text for a cell; an apostrophe keeps spreadsheets from reading it as a formula."""
     line = _line(text)
     return f"'{line}" if line.lstrip().startswith(_FORMULA) else line
 
 
 def _in_markdown(text: str) -> str:
-    """A text as Markdown shows it: no HTML, link, image or cell begins or ends in it."""
+    """A text in which Markdown finds no HTML, link, image or end of a cell."""
     return re.sub(r"([\\|`*\[\]])", r"\\\1", html.escape(_line(text), quote=False))
 
 
 def write_markdown(rows: Sequence[ComparisonRow], path: Path) -> None:
-    """Writes the table as Markdown, with what its figures mean below it."""
+    """Writes the table as Markdown, followed by the meaning of its figures."""
+    task = TASKS.named(rows[0].task)
     columns: dict[str, Cell] = {
         "shots": lambda row: str(row.shots),
         "selector": lambda row: _in_markdown(row.name),
-        "accuracy": lambda row: f"{row.accuracy:.1f}",
-        "interval": lambda row: _span(row.low, row.high),
+        task.short_name: lambda row: row.text(row.accuracy),
+        "interval": lambda row: _span(row, row.low, row.high),
         "over seeds": _over_seeds,
-        "correct": lambda row: f"{row.correct:.1f}",
+        "correct": _correct,
         **{name: _other_metric(name) for name in rows[0].other_metrics},
-        "Δ": lambda row: _signed(row.difference),
-        "interval of Δ": lambda row: _span(row.difference_low, row.difference_high, signed=True),
+        "Δ": lambda row: _signed(row, row.difference),
+        "interval of Δ": lambda row: _span(row, row.difference_low, row.difference_high, signed=True),
         "p": lambda row: p_text(row.p_value),
         "p (Holm)": lambda row: p_text(row.p_holm) + stars(row.p_holm).replace("*", "\\*"),
-        "detect": lambda row: "" if row.detectable is None else f"{row.detectable:.1f}",
+        "detect": lambda row: row.text(row.detectable),
         "+ / − / =": lambda row: "" if row.wins is None else f"{row.wins} / {row.losses} / {row.ties}",
         "McNemar": lambda row: p_text(row.mcnemar_p),
     }
     if all(row.seeds == 1 for row in rows):
         del columns["over seeds"]
+    if task.correctness is None:
+        del columns["correct"], columns["McNemar"]
     lines = [
         f"**{_title(rows)}; Δ is paired by query, to {_in_markdown(_references(rows))}**",
         "",
@@ -155,18 +173,18 @@ def write_markdown(rows: Sequence[ComparisonRow], path: Path) -> None:
 
 
 def _title(rows: Sequence[ComparisonRow]) -> str:
-    metrics = " and ".join(dict.fromkeys(row.metric for row in rows))
-    return f"VQA accuracy ({metrics}) in points, n = {rows[0].n} queries"
+    task, metrics = TASKS.named(rows[0].task), " and ".join(dict.fromkeys(row.metric for row in rows))
+    return f"{task.score_name} ({metrics}){f' in {task.unit}' * bool(task.unit)}, n = {rows[0].n} queries"
 
 
 def _references(rows: Sequence[ComparisonRow]) -> str:
-    """Usually one; where only one seed of a mean was answered at some number of shots, that seed too."""
+    """Usually one; if only one seed of a mean was answered at some number of shots, that seed too."""
     judged = [row for row in rows if row.difference is not None] or rows[:1]
     return " or ".join(dict.fromkeys(row.reference for row in judged))
 
 
 def _table(title: str, rows: Sequence[ComparisonRow], columns: dict[str, Cell]) -> Table:
-    """A section for each number of shots; columns that say nothing are left out, seeds of a mean are dim."""
+    """A section for each number of shots; empty columns are left out, seeds of a mean are dim."""
     cells = {name: [cell(row) for row in rows] for name, cell in columns.items()}
     cells = {name: values for name, values in cells.items() if any(values)}
     table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0), pad_edge=False)
@@ -184,25 +202,29 @@ def _table(title: str, rows: Sequence[ComparisonRow], columns: dict[str, Cell]) 
 
 
 def _other_metric(name: str) -> Cell:
-    return lambda row: f"{row.other_metrics[name]:.1f}"
+    return lambda row: row.text(row.other_metrics[name])
+
+
+def _correct(row: ComparisonRow) -> str:
+    return "" if row.correct is None else f"{row.correct:.1f}"
 
 
 def _over_seeds(row: ComparisonRow) -> str:
-    return "" if row.seeds == 1 else f"{_span(row.seed_low, row.seed_high)} ({row.seeds})"
+    return "" if row.seeds == 1 else f"{_span(row, row.seed_low, row.seed_high)} ({row.seeds})"
 
 
-def _span(low: float | None, high: float | None, signed: bool = False) -> str:
+def _span(row: ComparisonRow, low: float | None, high: float | None, signed: bool = False) -> str:
     if low is None or high is None:
         return ""
-    return f"{_signed(low)} … {_signed(high)}" if signed else f"{low:.1f} … {high:.1f}"
+    return f"{_signed(row, low)} … {_signed(row, high)}" if signed else f"{row.text(low)} … {row.text(high)}"
 
 
-def _signed(value: float | None) -> str:
-    return "" if value is None else f"{value:+.1f}".replace("-", "−")
+def _signed(row: ComparisonRow, value: float | None) -> str:
+    return row.text(value, "+").replace("-", "−")
 
 
 def p_text(value: float | None) -> str:
-    """A p-value with three digits, empty where there is none."""
+    """A p-value with three digits; empty for None."""
     if value is None:
         return ""
     return "<0.001" if value < 0.001 else f"{value:.3f}"

@@ -17,7 +17,7 @@ from icdsel.errors import DataError, Refuse, stop
 from icdsel.records import Example
 from icdsel.store.json_reading import read_lines, read_list
 from icdsel.store.reading import is_path
-from icdsel.tasks.vqa import majority_answer
+from icdsel.tasks.base import majority_answer
 
 __all__ = [
     "SPLIT_NAMES",

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from icdsel.artefacts.rl_data import metadata_path, read_rl_data, rl_data_path
+from icdsel.artefacts.rl_data import merge, metadata_path, read_rl_data, rl_data_path
 from icdsel.artefacts.run_folder import METADATA_FILE
 from icdsel.console import note
 from icdsel.errors import RunError
-from icdsel.policy.groups import make_groups, merge, split_groups
+from icdsel.policy.groups import make_groups, split_groups
 from icdsel.policy.loop import Epoch, make_network, train_policy
 from icdsel.records import QueryGroup
 from icdsel.settings.identity import identity

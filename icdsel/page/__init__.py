@@ -1,1 +1,1 @@
-"""The page of `icdsel compare --html`: what was measured, how it came about, and every choice to look at."""
+"""The page of `icdsel compare --html`: the comparison, the training behind it, and every choice."""

@@ -1,9 +1,10 @@
-"""Assembles the page of a comparison: one file that opens offline, in which no injected script can run."""
+"""Builds the page of a comparison: one file that opens offline, in which no injected script can run."""
 
 import base64
 import hashlib
+import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -30,27 +31,37 @@ from icdsel.page.plots import Chart, landscape_charts, training_charts, usage_ch
 from icdsel.page.runs import ShownRun, read_landscapes, read_runs
 from icdsel.page.svg import chart_style, inline_svg, save
 from icdsel.page.thumbnails import Thumbnails
-from icdsel.records import Example
+from icdsel.records import DEFAULT_TASK, Example
 from icdsel.settings.loading import Settings, settings_from
 from icdsel.settings.presets import WORLD
 from icdsel.store.files import write_bytes
 from icdsel.store.fingerprints import fingerprint_examples
+from icdsel.tasks.base import TASKS, Task
 
 MOST_CHOSEN = 6
-"""Training examples shown of each selector's most chosen."""
+"""How many of each selector's most chosen training examples are shown."""
 
 
 @dataclass(frozen=True)
 class Content:
-    """Everything that a page and its charts show, but for pictures and the time.
+    """Everything that a page and its charts show, except pictures and the time.
 
-    `asked` has the settings of the comparison. `behind` has those of the predictions, each dataset, sampler and model
-    once, those of the page first.
-    `missing` has for each section the sentences that say what could not be shown.
+    Attributes:
+        own: The settings of the comparison.
+        predicted: Those of the predictions, each dataset, sampler and model once, those of the page first.
+        rows: The comparison.
+        labels: The short name of each row's name.
+        chosen: The choices of each row.
+        usages: How often they choose each training example.
+        runs: The runs of the learned rows.
+        landscapes: The RL data of these runs.
+        queries: The queries of the dataset, by question_id.
+        train: The training examples, likewise.
+        missing: For each section the sentences about what could not be shown.
     """
 
-    asked: Settings
-    behind: Sequence[Settings]
+    own: Settings
+    predicted: Sequence[Settings]
     rows: Sequence[ComparisonRow]
     labels: Mapping[str, str]
     chosen: Sequence[Chosen]
@@ -63,12 +74,17 @@ class Content:
 
     @property
     def settings(self) -> Settings:
-        """Those of the dataset that is shown."""
-        return self.behind[0]
+        """The settings of the dataset that is shown."""
+        return self.predicted[0]
+
+    @property
+    def task(self) -> Task:
+        """The task of all rows."""
+        return TASKS.named(self.rows[0].task)
 
     @property
     def order(self) -> dict[str, int]:
-        """Each name's place, by which it has colour and mark; seeds have their mean's."""
+        """Each name's place, which decides colour and marker; seeds have their mean's."""
         leads = {row.name: row.part_of for row in self.rows if row.part_of}
         leads |= {row.name: row.lead for row in self.chosen if row.part_of}
         names = dict.fromkeys([row.name for row in self.chosen] + [row.name for row in self.rows])
@@ -77,34 +93,34 @@ class Content:
 
     @property
     def shown(self) -> list[Chosen]:
-        """The choices that are looked at query by query: of selectors with several seeds those of the first."""
+        """The choices that are shown query by query: of selectors with several seeds those of the first."""
         return one_each(self.chosen)
 
     @property
     def shots(self) -> int:
-        """The number of shots that is looked at first: that of the trained pointers, else the largest."""
-        there = sorted({row.shots for row in self.chosen})
+        """The number of shots that is shown first: that of the trained pointers, else the largest."""
+        shots = {row.shots for row in self.chosen}
         trained = self.settings.proposals.shots
-        return trained if trained in there else max(there, default=0)
+        return trained if trained in shots else max(shots, default=0)
 
 
-_ELSEWHERE = ". If images lie elsewhere, say where: --image-dir DIR"
+_ELSEWHERE = ". If the images are in another folder, name it: --image-dir DIR"
 
 
 def collect(settings: Settings, rows: Sequence[ComparisonRow]) -> Content:
-    """Reads what stands behind the rows of a comparison: predictions, runs, RL data, dataset.
+    """Reads what belongs to the rows of a comparison: predictions, runs, RL data, dataset.
 
     Args:
-        settings: Those of the comparison; they say where the dataset lies, if it is the predictions' one.
-        rows: The comparison. Its rows name the files that they are made from, and nothing else is shown.
+        settings: Those of the comparison; they say where the dataset is, if it is that of the predictions.
+        rows: The comparison. Its rows name their files of predictions, and nothing else is shown.
 
     Raises:
-        RunError: predictions are damaged. Nothing else that is missing is an error.
+        RunError: Predictions are damaged. Anything else that is missing is no error.
     """
     sources = {file: read_source(Path(file)) for row in rows for file in row.files}
-    behind = _settings_behind(settings, sources.values())
-    asked, settings = settings, behind[0]
-    labels = row_labels(rows, [own.pair_name for own in behind])
+    predicted = _settings_of(settings, sources.values())
+    own, settings = settings, predicted[0]
+    labels = row_labels(rows, [each.pair_name for each in predicted])
     chosen = read_choices(rows, labels, sources)
     missing: dict[str, list[str]] = {}
     train: dict[int, Example] = {}
@@ -114,42 +130,43 @@ def collect(settings: Settings, rows: Sequence[ComparisonRow]) -> Content:
         missing["data"] = ["The rows are over different data, so questions and images are not shown."]
     else:
         try:
-            if settings.data.dataset.startswith(PREFIX) and settings.data.dataset != asked.data.dataset:
-                name = settings.data.dataset  # told by files that may be anybody's
-                raise DataError(f"{name} is fetched only where it is asked for: --dataset {name}")
+            if settings.data.dataset.startswith(PREFIX) and settings.data.dataset != own.data.dataset:
+                name = settings.data.dataset  # from files that may be anybody's
+                raise DataError(f"{name} is downloaded only if you name it: --dataset {name}")
             pool = load_split(settings.data, "train")
             if repr(fingerprint_examples(pool)) not in datasets:
                 raise DataError(
                     f"its training examples or their images are not those that were chosen from{_ELSEWHERE}"
                 )
             for split in dict.fromkeys(row.split for row in chosen):
-                asked_about = load_split(settings.data, split)
-                told = {repr(row.source.identity.get("queries")) for row in chosen if row.split == split}
-                if told != {repr(fingerprint_examples(asked_about))}:
+                examples = load_split(settings.data, split)
+                fingerprints = {repr(row.source.identity.get("queries")) for row in chosen if row.split == split}
+                if fingerprints != {repr(fingerprint_examples(examples))}:
                     raise DataError(f"its {split} queries or their images are not those that were answered{_ELSEWHERE}")
-                queries |= {example.question_id: example for example in asked_about}
+                queries |= {example.question_id: example for example in examples}
             train = {example.question_id: example for example in pool}
         except DataError as error:
-            missing["data"] = [f"The dataset is not there, so questions and images are not shown: {error}"]
+            missing["data"] = [f"The dataset is not available, so questions and images are not shown: {error}"]
     runs, missing["training"] = read_runs(chosen, settings)
     if not runs and not missing["training"]:
-        missing["training"] = ["No learned selector stands in this comparison, so there are no training curves."]
+        missing["training"] = ["There is no learned selector in this comparison, so there are no training curves."]
     landscapes, missing["landscape"] = read_landscapes(runs, settings, sorted(train) or None)
-    usages = [(row, usage(row, queries, train)) for row in chosen if row.shots]
-    return Content(asked, behind, rows, labels, chosen, usages, runs, landscapes, queries, train, missing)
+    task = TASKS.named(rows[0].task)
+    usages = [(row, usage(row, queries, train, task)) for row in chosen if row.shots]
+    return Content(own, predicted, rows, labels, chosen, usages, runs, landscapes, queries, train, missing)
 
 
-def _settings_behind(settings: Settings, sources: Iterable[Source]) -> list[Settings]:
-    """Those under which predictions were made, each dataset, sampler and model once; the given ones first if there."""
+def _settings_of(settings: Settings, sources: Iterable[Source]) -> list[Settings]:
+    """The settings of the predictions, each dataset, sampler and model once; `settings` first if among them."""
 
     def key(own: Settings) -> tuple[str, ...]:
         return own.data.dataset, own.pair_name, str(own.vlm.model)
 
     found: dict[tuple[str, ...], Settings] = {}
     for source in sources:
-        told = {table: source.settings[table] for table in ("data", "vlm", "proposals") if table in source.settings}
+        given = {table: source.settings[table] for table in ("data", "vlm", "proposals") if table in source.settings}
         try:
-            own = _read_only(settings_from(told), settings) if told else settings
+            own = _read_only(settings_from(given), settings) if given else settings
         except SettingsError:  # written by another version
             own = settings
         found.setdefault(key(own), own)
@@ -158,20 +175,20 @@ def _settings_behind(settings: Settings, sources: Iterable[Source]) -> list[Sett
     return [*found.values()]
 
 
-def _read_only(told: Settings, own: Settings) -> Settings:
-    """What files tell that may be anybody's, under one's own limits; nothing is written where they say.
+def _read_only(given: Settings, own: Settings) -> Settings:
+    """Settings from files that may be anybody's, with one's own limits and paths to write to.
 
-    A dataset that lies elsewhere is read there. What is made where it is missing (the world, those of the hub) is
-    looked for in one's own folder alone. Nor do they name a folder of images anywhere: a page that is handed on would
-    show pictures of one's own.
+    A dataset in another folder is read from there. Datasets that are created if they are missing (the world, those of
+    the hub) are only read from one's own folder. Nor may the files name any folder of images: a page that is passed on
+    would show one's own pictures.
     """
-    made = told.data.dataset == WORLD or told.data.dataset.startswith(PREFIX)
-    kept = ["results_dir", "max_image_pixels", *(["data_dir"] if made else [])]
-    images = told.data.image_dir
-    if made or (images is not None and not images.resolve().is_relative_to(Path.cwd())):
+    created = given.data.dataset == WORLD or given.data.dataset.startswith(PREFIX)
+    kept = ["results_dir", "max_image_pixels", *(["data_dir"] if created else [])]
+    images = given.data.image_dir
+    if created or (images is not None and not images.resolve().is_relative_to(Path.cwd())):
         kept.append("image_dir")
-    data = told.data.model_copy(update={name: getattr(own.data, name) for name in kept})
-    return told.model_copy(update={"data": data})
+    data = given.data.model_copy(update={name: getattr(own.data, name) for name in kept})
+    return given.model_copy(update={"data": data})
 
 
 @chart_style("charts")
@@ -193,19 +210,20 @@ def charts(content: Content) -> dict[str, list[Chart]]:
 
 def write_plots(content: Content, folder: Path) -> list[str]:
     """Writes every chart as PNG and SVG; returns their names."""
-    made = [chart for own in charts(content).values() for chart in own]
-    with progress("Plots", len(made)) as advance:
-        for chart in made:
+    every = [chart for own in charts(content).values() for chart in own]
+    with progress("Plots", len(every)) as advance:
+        for chart in every:
             save(chart.figure, folder, chart.name)
             advance(1)
-    return [chart.name for chart in made]
+    return [chart.name for chart in every]
 
 
 def write_page(content: Content, path: Path, gallery: int = 200) -> int:
-    """Writes the page with a gallery of at most so many queries; returns its size in bytes."""
-    thumbnails = Thumbnails(content.asked.data.max_image_pixels)
+    """Writes the page with at most `gallery` queries in its gallery; returns its size in bytes."""
+    thumbnails = Thumbnails(content.own.data.max_image_pixels)
     asked = sorted({question_id for row in content.chosen for question_id in row.by_query})
-    gallery_cards = cards(content.shown, spread(asked, gallery), content.queries, content.train, thumbnails)
+    shown = spread(asked, gallery)
+    gallery_cards = cards(content.shown, shown, content.queries, content.train, content.task, thumbnails)
     favourites = _favourites(content, thumbnails)
     with progress("Thumbnails", len(thumbnails)) as advance:
         images = thumbnails.encode(advance)
@@ -223,6 +241,8 @@ def write_page(content: Content, path: Path, gallery: int = 200) -> int:
     )
     page = environment.get_template("page.html.j2").render(
         content=content,
+        task=content.task,
+        position=_position(content.rows),
         settings=content.settings,
         rows=content.rows,
         labels=content.labels,
@@ -255,9 +275,9 @@ def write_page(content: Content, path: Path, gallery: int = 200) -> int:
 
 
 def content_policy(style: str, script: str) -> str:
-    """A content security policy under which this style sheet and this script alone take effect.
+    """A content security policy that allows only this style sheet and this script.
 
-    Nothing is loaded from anywhere, and pictures come from the page itself.
+    Nothing is loaded from anywhere, and pictures are in the page itself.
     """
     return (
         f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
@@ -274,13 +294,25 @@ def _text(name: str) -> str:
 
 
 def _style() -> str:
-    """The style sheet with the palette's colours before it."""
+    """The style sheet, after the palette's colours."""
 
     def variables(colours: Iterable[str]) -> str:
         return " ".join(f"--series-{index}: {colour};" for index, colour in enumerate(colours))
 
     dark = f"@media screen and (prefers-color-scheme: dark) {{ :root {{ {variables(DARK)} }} }}"
     return f":root {{ {variables(LIGHT)} }}\n{dark}\n{_text('page.css')}"
+
+
+def _position(rows: Sequence[ComparisonRow]) -> Callable[[float], float]:
+    """From a score as the table shows it to its position on a line from 0 to 100, the bounds of the task.
+
+    If there are no bounds, the line spans the intervals of all rows.
+    """
+    task = TASKS.named(rows[0].task)
+    least, most = (task.factor * bound for bound in task.bounds)
+    least = least if math.isfinite(least) else min(row.low for row in rows)
+    most = most if math.isfinite(most) else max(row.high for row in rows)
+    return lambda value: 100 * (value - least) / ((most - least) or 1.0)
 
 
 def _overlaps(content: Content) -> list[tuple[int, list[str], list[list[float | None]]]]:
@@ -295,35 +327,39 @@ def _overlaps(content: Content) -> list[tuple[int, list[str], list[list[float | 
 
 
 def _favourites(content: Content, thumbnails: Thumbnails) -> list[tuple[str, list[tuple[Demonstration, int]]]]:
-    """Of each selector the training examples that it chose most often, if any more than once."""
+    """Each selector's most chosen training examples, if any more than once."""
     found = []
     names = {row.name for row in content.shown}
     for chosen, used in content.usages:
         if chosen.shots != content.shots or chosen.name not in names:
             continue
         ordered = sorted(used.counts.items(), key=lambda pair: (-pair[1], pair[0]))[:MOST_CHOSEN]
-        shown = [(demonstration(i, content.train, thumbnails), count) for i, count in ordered if count > 1]
+        shown = [
+            (demonstration(i, content.train, content.task, thumbnails), count) for i, count in ordered if count > 1
+        ]
         found.append((chosen.label, shown))
     return found
 
 
 def _header(content: Content) -> dict[str, str]:
-    """What was compared: one of each, unless the comparison was told to allow different ones."""
-    told = {
-        "Dataset": [own.dataset_dir.name for own in content.behind],
-        "Model": [str(own.vlm.model) for own in content.behind],
+    """What was compared: one of each, unless the comparison allows different ones."""
+    facts = {
+        "Dataset": [own.dataset_dir.name for own in content.predicted],
+        "Model": [str(own.vlm.model) for own in content.predicted],
         "Metric": [row.metric for row in content.rows],
         "Reference": [content.labels.get(row.reference, row.reference) for row in content.rows],
     }
+    if content.task.name != DEFAULT_TASK:
+        facts |= {"Task": [content.task.name]}
     header = {}
-    for name, values in told.items():
+    for name, values in facts.items():
         once = list(dict.fromkeys(values))
         header[f"{name}s" if len(once) > 1 else name] = " and ".join(once)
     return header
 
 
 def _compared(content: Content) -> dict[str, int]:
-    """Which two selectors the gallery sets against each other at first: the learned one and the reference."""
+    """The two selectors that the gallery compares at first: the learned one and the reference."""
     leads = list(dict.fromkeys((row.name, row.lead) for row in content.shown))
     reference = content.rows[0].reference
     against = [place for place, names in enumerate(leads) if reference in names]

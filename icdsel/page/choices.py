@@ -1,4 +1,4 @@
-"""What each selector chose: how often each training example, how alike for one query, how alike two selectors."""
+"""What each selector chose: how often each training example, how varied for one query, how similar to others."""
 
 import math
 from collections import Counter
@@ -10,34 +10,29 @@ from icdsel.artefacts.predictions import read_predictions
 from icdsel.comparison.compare import ComparisonRow
 from icdsel.comparison.rows import Source
 from icdsel.page.names import seeds_of
-from icdsel.records import Example, Pointer
+from icdsel.records import Example, Prediction
 from icdsel.selection import selector_named
-from icdsel.tasks.vqa import normalize_answer
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One query's ICDs and what the VLM answered; where the call failed, `error` says why and nothing else counts."""
-
-    icds: Pointer
-    prediction: str = ""
-    accuracy: float | None = None
-    error: str | None = None
+from icdsel.tasks.base import Task
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """One selector's choices at one number of shots, by question_id.
+    """One selector's choices at one number of shots.
 
-    `name` is the row's name in the comparison, `label` the short one that the page shows, `part_of` the name of the
-    mean that the row is a seed of.
+    Attributes:
+        name: The row's name in the comparison.
+        label: The short name that the page shows.
+        shots: The number of shots.
+        source: The file of predictions.
+        by_query: The predictions, by question_id.
+        part_of: The name of the mean that the row is a seed of.
     """
 
     name: str
     label: str
     shots: int
     source: Source
-    by_query: Mapping[int, Choice]
+    by_query: Mapping[int, Prediction]
     part_of: str | None = None
 
     @property
@@ -47,23 +42,23 @@ class Chosen:
 
     @property
     def split(self) -> str:
-        """That of the queries."""
+        """The split of the queries."""
         return str(self.source.identity.get("split", "validation"))
 
     @property
     def lead(self) -> str:
-        """The row that stands for this one and its other seeds: their mean, or itself."""
+        """The row that represents this one and its other seeds: their mean, or itself."""
         return self.part_of or self.name
 
 
 @dataclass(frozen=True)
 class Usage:
-    """How often training examples stand in a selector's prompts.
+    """How often training examples are in a selector's prompts.
 
     Attributes:
         counts: Times chosen, by question_id.
-        gini: Gini coefficient of the counts of the examples chosen at all: 0 where all are chosen equally often.
-        effective: exp of the entropy of the shares: as many examples, chosen equally often, would be as varied.
+        gini: Gini coefficient of the counts of the examples chosen at all: 0 if all are chosen equally often.
+        effective: exp of the entropy of the shares: this many examples, chosen equally often, would be as varied.
         distinct_answers: Mean share of different answers among the demonstrations of a prompt; None at one shot
             and without the dataset.
         match: Share of the queries with a demonstration whose answer is one of the reference answers; None without
@@ -85,18 +80,17 @@ class Usage:
 def read_choices(
     rows: Sequence[ComparisonRow], labels: Mapping[str, str], sources: Mapping[str, Source]
 ) -> list[Chosen]:
-    """The choices behind a comparison, learned selectors first, then the most accurate.
+    """The choices of the rows of a comparison, learned selectors first, then those with the highest score.
 
-    They are over the queries that all rows were asked. A mean whose seeds are no rows themselves has its files as
-    seeds.
+    They are over the queries that all rows have. A mean whose seeds are no rows themselves has its files as seeds.
 
     Args:
         rows: The comparison.
         labels: The short name of each row's name.
-        sources: What is known of each file that the rows name.
+        sources: The files that the rows name.
 
     Raises:
-        RunError: a predictions file is damaged.
+        RunError: A file of predictions is damaged.
     """
     read = {file: _read(Path(file)) for file in sources}
     shown_by_seeds = {(row.part_of, row.shots) for row in rows}
@@ -112,8 +106,8 @@ def read_choices(
             found.append(chosen)
     shared = set[int]().union(*(row.by_query for row in found)).intersection(*(row.by_query for row in found))
     found = [replace(row, by_query={i: own for i, own in row.by_query.items() if i in shared}) for row in found]
-    accuracy = _accuracy_by_lead(found)
-    return sorted(found, key=lambda row: (not row.learned, -accuracy[row.lead], row.lead, row.name, row.shots))
+    score = _score_by_lead(found)
+    return sorted(found, key=lambda row: (not row.learned, -score[row.lead], row.lead, row.name, row.shots))
 
 
 def one_each(chosen: Iterable[Chosen]) -> list[Chosen]:
@@ -125,45 +119,41 @@ def one_each(chosen: Iterable[Chosen]) -> list[Chosen]:
     return [row for row in rows if row.name == first[row.lead]]
 
 
-def _read(path: Path) -> dict[int, dict[int, Choice]]:
-    """The choices of a predictions file by number of shots and question_id."""
-    by_shots: dict[int, dict[int, Choice]] = {}
-    for record in read_predictions(path):
-        icds = tuple(int(i) for i in record.get("icds", ()))
-        if "error" in record:
-            choice = Choice(icds, error=str(record["error"]))
-        else:
-            choice = Choice(icds, str(record.get("prediction", "")), float(record["accuracy"]))
-        by_shots.setdefault(int(record["shots"]), {})[int(record["question_id"])] = choice
+def _read(path: Path) -> dict[int, dict[int, Prediction]]:
+    """The predictions of a file by number of shots and question_id."""
+    by_shots: dict[int, dict[int, Prediction]] = {}
+    for prediction in read_predictions(path):
+        by_shots.setdefault(prediction.shots, {})[prediction.question_id] = prediction
     return by_shots
 
 
-def _accuracy_by_lead(rows: Iterable[Chosen]) -> dict[str, float]:
-    """Mean accuracy over all seeds and numbers of shots, 0 where nothing was answered."""
+def _score_by_lead(rows: Iterable[Chosen]) -> dict[str, float]:
+    """Mean score over all seeds and numbers of shots; 0 without any."""
     scores: dict[str, list[float]] = {}
     for row in rows:
-        answered = (choice.accuracy for choice in row.by_query.values() if choice.accuracy is not None)
-        scores.setdefault(row.lead, []).extend(answered)
+        known = (prediction.score for prediction in row.by_query.values() if prediction.score is not None)
+        scores.setdefault(row.lead, []).extend(known)
     return {name: sum(values) / len(values) if values else 0.0 for name, values in scores.items()}
 
 
-def usage(chosen: Chosen, queries: Mapping[int, Example], train: Mapping[int, Example]) -> Usage:
-    """How often `chosen` takes each training example, and how varied its prompts are.
+def usage(chosen: Chosen, queries: Mapping[int, Example], train: Mapping[int, Example], task: Task) -> Usage:
+    """How often a selector chooses each training example, and how varied its prompts are.
 
     Args:
-        chosen: A selector's choices.
-        queries: The queries by question_id; those that it lacks count nowhere but in the counts.
+        chosen: The selector's choices.
+        queries: The queries by question_id; missing ones count only in the counts.
         train: The training examples by question_id; likewise.
+        task: Says which answers are the same.
     """
-    counts = Counter(icd for choice in chosen.by_query.values() for icd in choice.icds)
+    counts = Counter(icd for prediction in chosen.by_query.values() for icd in prediction.icds)
     distinct, matches = [], []
-    for question_id, choice in chosen.by_query.items():
-        if not choice.icds or not all(icd in train for icd in choice.icds):
+    for question_id, prediction in chosen.by_query.items():
+        if not prediction.icds or not all(icd in train for icd in prediction.icds):
             continue
-        answers = [normalize_answer(train[icd].answer) for icd in choice.icds]
+        answers = [task.normalize(task.demonstration(train[icd])) for icd in prediction.icds]
         distinct.append(len(set(answers)) / len(answers))
         if question_id in queries:
-            matches.append(bool({normalize_answer(a) for a in queries[question_id].answers} & set(answers)))
+            matches.append(bool({task.normalize(a) for a in queries[question_id].answers} & set(answers)))
     return Usage(
         counts=counts,
         gini=gini(list(counts.values())),
@@ -194,7 +184,7 @@ def effective_number(counts: Sequence[int]) -> float:
 
 
 def overlap(one: Chosen, other: Chosen) -> float | None:
-    """Mean over the queries of both of |A ∩ B| / |A ∪ B| of the ICDs; None where no query has any."""
+    """Mean over the queries of both of |A ∩ B| / |A ∪ B| of the ICDs; None if no query has any."""
     shared = []
     for question_id in one.by_query.keys() & other.by_query.keys():
         a, b = set(one.by_query[question_id].icds), set(other.by_query[question_id].icds)

@@ -1,5 +1,6 @@
-"""Charts of the comparison: accuracies by number of shots, and paired differences to the reference."""
+"""Charts of the comparison: scores by number of shots, and paired differences to the reference."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from icdsel.comparison.compare import ComparisonRow
@@ -7,16 +8,18 @@ from icdsel.comparison.tables import p_text
 from icdsel.page.findings import SURE, verdict
 from icdsel.page.palette import PAPER, TEXT
 from icdsel.page.plots import Chart, add_legend, folded, look_of, new_figure, shots_text
+from icdsel.tasks.base import TASKS
 
 
 def accuracy_chart(rows: Sequence[ComparisonRow], labels: Mapping[str, str], order: Mapping[str, int]) -> Chart:
-    """Accuracy by number of shots with 95 % intervals; zero-shot as a line across, seeds as the range of their mean.
+    """Scores by number of shots with 95 % intervals; zero-shot as a horizontal line, seeds as the range of their mean.
 
     Args:
         rows: The comparison.
         labels: The short name of each row's name.
-        order: Each name's place, which gives it colour and mark.
+        order: Each name's place, which decides colour and marker.
     """
+    task = TASKS.named(rows[0].task)
     rows = [row for row in rows if row.part_of is None]
     names = sorted({row.name for row in rows}, key=order.__getitem__)
     shown = sorted({row.shots for row in rows if row.shots}) or [0]
@@ -27,34 +30,35 @@ def accuracy_chart(rows: Sequence[ComparisonRow], labels: Mapping[str, str], ord
         if [row.shots for row in own] == [0] and shown != [0]:
             axes.axhline(own[0].accuracy, linewidth=1.2, color=look["color"], linestyle=":", label=look["label"])
             continue
-        aside = (place - (len(names) - 1) / 2) * min(0.05, 0.5 / len(names))
-        points = [row.shots + aside for row in own]
+        offset = (place - (len(names) - 1) / 2) * min(0.05, 0.5 / len(names))
+        points = [row.shots + offset for row in own]
         errors = [[row.accuracy - row.low for row in own], [row.high - row.accuracy for row in own]]
         axes.errorbar(points, [row.accuracy for row in own], yerr=errors, capsize=3, elinewidth=1.2, **look)
         for x, row in zip(points, own, strict=True):
             axes.plot([x, x], _range(row), color=look["color"], alpha=0.3, linewidth=6, solid_capstyle="butt")
     axes.set_xticks(shown)
     axes.set_xlim(shown[0] - 0.4, shown[-1] + 0.4)
-    axes.set_ylim(0, 100)
+    least, most = (task.factor * bound if math.isfinite(bound) else None for bound in task.bounds)
+    axes.set_ylim(least, most)
     axes.grid(axis="x", visible=False)
     axes.set_xlabel("demonstrations (shots)")
-    axes.set_ylabel("VQA accuracy (points)")
+    axes.set_ylabel(f"{task.score_name} ({task.unit})" if task.unit else task.score_name)
     add_legend(figure, axes)
     best = max(rows, key=lambda row: row.accuracy)
     return Chart(
         "accuracy",
-        "Accuracy by number of shots",
-        f"VQA accuracy in points with 95 % intervals over {rows[0].n} queries. The highest is {labels[best.name]} at "
-        f"{best.shots} shots with {best.accuracy:.1f}.",
+        f"{task.short_name.capitalize()} by number of shots",
+        f"{task.score_name}{f' in {task.unit}' if task.unit else ''} with 95 % intervals over {rows[0].n} queries. The "
+        f"highest is {labels[best.name]} at {best.shots} shots with {best.text(best.accuracy)}.",
         figure,
-        ("selector", "shots", "accuracy", "interval", "over seeds"),
+        ("selector", "shots", task.short_name, "interval", "over seeds"),
         tuple(
             (
                 labels[row.name],
                 str(row.shots),
-                f"{row.accuracy:.1f}",
-                f"{row.low:.1f} to {row.high:.1f}",
-                "" if row.seeds == 1 else "{:.1f} to {:.1f}".format(*_range(row)),
+                row.text(row.accuracy),
+                f"{row.text(row.low)} to {row.text(row.high)}",
+                "" if row.seeds == 1 else " to ".join(map(row.text, _range(row))),
             )
             for row in sorted(rows, key=lambda row: (order[row.name], row.shots))
         ),
@@ -63,7 +67,7 @@ def accuracy_chart(rows: Sequence[ComparisonRow], labels: Mapping[str, str], ord
 
 
 def _range(row: ComparisonRow) -> tuple[float, float]:
-    """From the lowest seed to the highest; of a single row its accuracy."""
+    """From the lowest seed to the highest; of a single row its score."""
     if row.seed_low is None or row.seed_high is None:
         return row.accuracy, row.accuracy
     return row.seed_low, row.seed_high
@@ -76,15 +80,16 @@ def _seeded(rows: Sequence[ComparisonRow]) -> bool:
 def difference_chart(
     rows: Sequence[ComparisonRow], shots: int, labels: Mapping[str, str], order: Mapping[str, int]
 ) -> Chart | None:
-    """Paired differences to the reference with their intervals at one number of shots; None where there is none.
+    """Paired differences to the reference with their intervals at one number of shots; None if there are none.
 
-    The mark is filled where the difference is sure; those of a mean's seeds are small and pale.
+    The marker is filled if the difference is significant; those of a mean's seeds are small and pale.
     """
     judged = [row for row in rows if row.shots in (shots, 0) and row.difference is not None]
     own = [row for row in judged if row.part_of is None]
     own.sort(key=lambda row: -(row.difference or 0))
     if not own:
         return None
+    task = TASKS.named(own[0].task)
     ticks = [folded(labels[row.name], 26) for row in own]
     figure, axes = new_figure("difference", 1.0 + 0.18 * sum(2 + tick.count("\n") for tick in ticks))
     axes.axvline(0, color=TEXT, linewidth=1)
@@ -102,22 +107,22 @@ def difference_chart(
     axes.set_ylim(len(own) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
     reference = labels.get(own[0].reference, own[0].reference)
-    axes.set_xlabel(folded(f"points above {reference}", 30))
+    axes.set_xlabel(folded(f"{task.unit or task.short_name} above {reference}", 30))
     better = [labels[row.name] for row in own if verdict(row) == "better"]
     named = shots_text(shots)
     return Chart(
         "difference",
         f"Difference to {reference} at {named}",
-        f"Paired differences in points at {named} with 95 % intervals. Surely better, with p < {SURE} after correction "
-        f"and an interval above 0: {', '.join(better) or 'none'}.",
+        f"Paired differences{f' in {task.unit}' if task.unit else ''} at {named} with 95 % intervals. Significantly "
+        f"better, with p < {SURE} after correction and an interval above 0: {', '.join(better) or 'none'}.",
         figure,
         ("selector", "shots", "difference", "interval", "p (Holm)"),
         tuple(
             (
                 labels[row.name],
                 str(row.shots),
-                f"{row.difference:+.1f}",
-                f"{row.difference_low:+.1f} to {row.difference_high:+.1f}",
+                row.text(row.difference, "+"),
+                f"{row.text(row.difference_low, '+')} to {row.text(row.difference_high, '+')}",
                 p_text(row.p_holm),
             )
             for row in own

@@ -1,23 +1,24 @@
-"""What a comparison says of each learned selector, in sentences that claim no more than the figures do."""
+"""What a comparison says about each learned selector, in sentences that claim no more than the figures do."""
 
 from collections.abc import Mapping, Sequence
 
 from icdsel.comparison.compare import ComparisonRow
 from icdsel.comparison.tables import p_text
+from icdsel.tasks.base import TASKS
 
 SURE = 0.05
-"""The corrected p-value below which a difference counts as found."""
+"""The corrected p-value below which a difference is significant."""
 
 
 def verdict(row: ComparisonRow) -> str:
-    """`better` or `worse` than the reference, where interval and corrected p-value agree on it; else nothing."""
+    """`better` or `worse` than the reference, if interval and corrected p-value agree on it; else empty."""
     if row.p_holm is None or row.p_holm >= SURE or row.difference_low is None or row.difference_high is None:
         return ""
     return "better" if row.difference_low > 0 else "worse" if row.difference_high < 0 else ""
 
 
 def findings(rows: Sequence[ComparisonRow], labels: Mapping[str, str]) -> list[str]:
-    """A sentence for each learned selector (the mean, where it has seeds) at its largest number of shots.
+    """A sentence about each learned selector (the mean, if it has seeds) at its largest number of shots.
 
     Args:
         rows: The comparison.
@@ -27,27 +28,30 @@ def findings(rows: Sequence[ComparisonRow], labels: Mapping[str, str]) -> list[s
     for row in rows:
         if row.learned and row.part_of is None and row.shots >= learned.get(row.name, row).shots:
             learned[row.name] = row
-    return [f"{_reached(row, labels[row.name])}{_compared(row, labels)}." for row in learned.values()]
+    return [f"{_score(row, labels[row.name])}{_comparison(row, labels)}." for row in learned.values()]
 
 
-def _reached(row: ComparisonRow, label: str) -> str:
-    over = ""
+def _score(row: ComparisonRow, label: str) -> str:
+    task, seeds = TASKS.named(row.task), ""
     if row.seed_low is not None and row.seed_high is not None:
-        over = f" (its seeds {row.seed_low:.1f} to {row.seed_high:.1f})"
-    return f"{label} reaches {row.accuracy:.1f} points at {row.shots} {'shot' if row.shots == 1 else 'shots'}{over}"
+        seeds = f" (its seeds {row.text(row.seed_low)} to {row.text(row.seed_high)})"
+    score = f"{row.text(row.accuracy)} {task.unit}" if task.unit else f"a {task.short_name} of {row.text(row.accuracy)}"
+    return f"{label} reaches {score} at {row.shots} {'shot' if row.shots == 1 else 'shots'}{seeds}"
 
 
-def _compared(row: ComparisonRow, labels: Mapping[str, str]) -> str:
+def _comparison(row: ComparisonRow, labels: Mapping[str, str]) -> str:
     if row.difference is None or row.difference_low is None or row.difference_high is None:
         return ""
     reference = labels.get(row.reference, row.reference)
-    sure = [f"95 % interval {row.difference_low:+.1f} to {row.difference_high:+.1f}"]
+    evidence = f"95 % interval {row.text(row.difference_low, '+')} to {row.text(row.difference_high, '+')}"
     if row.p_holm is not None:
-        sure.append(f"corrected p {'' if row.p_holm < 0.001 else '= '}{p_text(row.p_holm).replace('<', '< ')}")
-    told = "; ".join(sure)
+        evidence += f"; corrected p {'' if row.p_holm < 0.001 else '= '}{p_text(row.p_holm).replace('<', '< ')}"
     if known := verdict(row):
-        return f", {known} than {reference} by {abs(row.difference):.1f} ({told})"
-    sentence = f", not told apart from {reference} by these {row.n} queries ({row.difference:+.1f}; {told})"
+        return f", {known} than {reference} by {row.text(abs(row.difference))} ({evidence})"
+    difference = row.text(row.difference, "+")
+    sentence = f", not distinguishable from {reference} with these {row.n} queries ({difference}; {evidence})"
     if row.detectable is not None:
-        sentence += f": with 80 % power they show differences from {row.detectable:.1f} points on"
+        unit = TASKS.named(row.task).unit
+        detectable = row.text(row.detectable) + (f" {unit}" if unit else "")
+        sentence += f": with 80 % power they show differences from {detectable} on"
     return sentence

@@ -1,18 +1,19 @@
-"""The gallery: for some queries what each selector chose and what came of it."""
+"""The gallery: for some queries, what each selector chose and the answer that came of it."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from icdsel.page.choices import Choice, Chosen
+from icdsel.page.choices import Chosen
 from icdsel.page.thumbnails import Thumbnails
-from icdsel.records import Example
+from icdsel.records import Example, Prediction
+from icdsel.tasks.base import Task
 
 
 @dataclass(frozen=True)
 class Demonstration:
-    """A training example as it is shown; without the dataset nothing but its `question_id` is known."""
+    """A training example as it is shown; without the dataset only its `question_id` is known."""
 
     question_id: int
     image: int | None
@@ -22,26 +23,35 @@ class Demonstration:
 
 @dataclass(frozen=True)
 class Line:
-    """What one selector chose for a query at one number of shots, and what the VLM said."""
+    """What one selector chose for a query at one number of shots, and the VLM's answer.
+
+    Attributes:
+        name: The selector's row in the comparison.
+        label: The short name that the page shows.
+        demonstrations: The ICDs.
+        prediction: The VLM's answer.
+        verdict: `right`, `partly`, `wrong` or `failed`; `scored` if the task has no notion of correct.
+    """
 
     name: str
     label: str
     demonstrations: tuple[Demonstration, ...]
-    choice: Choice
-
-    @property
-    def verdict(self) -> str:
-        """`right`, `partly`, `wrong` or `failed`."""
-        if self.choice.accuracy is None:
-            return "failed"
-        return "right" if self.choice.accuracy >= 1 else "partly" if self.choice.accuracy > 0 else "wrong"
+    prediction: Prediction
+    verdict: str
 
 
 @dataclass(frozen=True)
 class Card:
     """A query with the lines of all selectors, by number of shots.
 
-    `scores` has for each selector its accuracies by number of shots, for the filters.
+    Attributes:
+        question_id: The query.
+        image: The number of its thumbnail.
+        question: Its question.
+        answers: The reference answers, each with how many people gave it.
+        lines: For each number of shots the lines of all selectors.
+        scores: For each selector its scores by number of shots, for the filters.
+        correct: Likewise whether they are correct; empty if the task has no notion of it.
     """
 
     question_id: int
@@ -50,22 +60,34 @@ class Card:
     answers: tuple[tuple[str, int], ...]
     lines: tuple[tuple[int, tuple[Line, ...]], ...]
     scores: tuple[Mapping[int, float], ...]
+    correct: tuple[Mapping[int, bool], ...]
 
 
 def spread(question_ids: Sequence[int], count: int) -> list[int]:
-    """`count` of the sorted ids at even distances, so that they stand for all; all where there are no more."""
+    """`count` of the sorted ids at even distances, so that they represent all; all if there are no more."""
     ordered = sorted(question_ids)
     if count >= len(ordered):
         return ordered
     return [ordered[i * len(ordered) // count] for i in range(count)]
 
 
-def demonstration(question_id: int, train: Mapping[int, Example], thumbnails: Thumbnails) -> Demonstration:
-    """The training example of this id, its image put among the thumbnails."""
+def demonstration(question_id: int, train: Mapping[int, Example], task: Task, thumbnails: Thumbnails) -> Demonstration:
+    """The training example of this id; its image is added to the thumbnails."""
     example = train.get(question_id)
     if example is None:
         return Demonstration(question_id, None, "", "")
-    return Demonstration(question_id, thumbnails.place(example.image), example.question, example.answer)
+    return Demonstration(question_id, thumbnails.place(example.image), example.question, task.demonstration(example))
+
+
+def verdict_on(prediction: Prediction, task: Task) -> str:
+    """The verdict of `Line` on a prediction."""
+    if prediction.score is None:
+        return "failed"
+    if task.correctness is None:
+        return "scored"
+    if prediction.score >= task.bounds[1]:
+        return "right"
+    return "partly" if task.correctness.is_correct(prediction.score) else "wrong"
 
 
 def cards(
@@ -73,20 +95,22 @@ def cards(
     shown: Sequence[int],
     queries: Mapping[int, Example],
     train: Mapping[int, Example],
+    task: Task,
     thumbnails: Thumbnails,
 ) -> list[Card]:
-    """A card for each query of `shown`, in order; images are put among the thumbnails.
+    """A card for each query of `shown`, in order; images are added to the thumbnails.
 
     Args:
         chosen: All choices, in the order in which selectors are shown.
         shown: The queries' ids.
-        queries: The examples that are known of them.
-        train: The training examples that are known.
-        thumbnails: Where images go.
+        queries: The known queries.
+        train: The known training examples.
+        task: The task.
+        thumbnails: The thumbnails.
     """
     names = list(dict.fromkeys(row.name for row in chosen))
     by_shots = sorted(chosen, key=lambda row: row.shots)  # stable: selectors keep their order
-    made = []
+    found = []
     for question_id in shown:
         query = queries.get(question_id)
         image = thumbnails.place(query.image) if query else None
@@ -95,17 +119,16 @@ def cards(
         for shots, rows in groupby(by_shots, key=lambda row: row.shots):
             lines = []
             for row in rows:
-                choice = row.by_query.get(question_id)
-                if choice is None:
+                prediction = row.by_query.get(question_id)
+                if prediction is None:
                     continue
-                place = names.index(row.name)
-                icds = tuple(demonstration(icd, train, thumbnails) for icd in choice.icds)
-                lines.append(Line(row.name, row.label, icds, choice))
-                if choice.accuracy is not None:
-                    scores[place][shots] = choice.accuracy
+                icds = tuple(demonstration(icd, train, task, thumbnails) for icd in prediction.icds)
+                lines.append(Line(row.name, row.label, icds, prediction, verdict_on(prediction, task)))
+                if prediction.score is not None:
+                    scores[names.index(row.name)][shots] = prediction.score
             if lines:
                 groups.append((shots, tuple(lines)))
-        made.append(
+        found.append(
             Card(
                 question_id,
                 image,
@@ -113,9 +136,17 @@ def cards(
                 _counted(query.written_answers) if query else (),
                 tuple(groups),
                 tuple(scores),
+                _correct(scores, task),
             )
         )
-    return made
+    return found
+
+
+def _correct(scores: Sequence[Mapping[int, float]], task: Task) -> tuple[Mapping[int, bool], ...]:
+    rule = task.correctness
+    if rule is None:
+        return ()
+    return tuple({shots: rule.is_correct(score) for shots, score in own.items()} for own in scores)
 
 
 def _counted(answers: Sequence[str]) -> tuple[tuple[str, int], ...]:

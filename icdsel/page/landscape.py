@@ -1,38 +1,38 @@
-"""What there is to learn in RL data: queries with a signal, and what each way of proposing pointers brings."""
+"""What there is to learn in RL data: queries with a signal, and what each proposal method contributes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from icdsel.console import plain, shown
-from icdsel.policy.groups import reward_of
-from icdsel.policy.rewards import is_correct
+from icdsel.policy.rewards import is_correct, reward_of
 from icdsel.records import QueryGroup
 from icdsel.settings.tables import RewardSettings
+from icdsel.tasks.base import TASKS, Task
 
 _ROUNDING = 1e-9  # rewards that differ by less are equal
 
 
 @dataclass(frozen=True)
 class Method:
-    """The pointers that one way of proposing brought; a pointer counts for the way that proposed it first.
+    """The pointers of one proposal method; a pointer counts for the method that proposed it first.
 
     Attributes:
-        name: The way: `gen_method` of the RL data.
+        name: The method, as in the RL data.
         pointers: How many.
         queries: Of how many queries.
-        accuracy: Their mean VQA accuracy, in [0, 1].
-        correct: The share that is answered correctly.
+        score: Their mean score.
+        correct: The share of correct ones; None if the task has no notion of correct.
         reward: Their mean reward.
         best: Of its queries with a signal the share in which it has a pointer of the query's highest reward; None
-            where there is no such query.
-        alone: The share in which no other way has one.
+            if there is no such query.
+        alone: The share in which no other method has one.
     """
 
     name: str
     pointers: int
     queries: int
-    accuracy: float
-    correct: float
+    score: float
+    correct: float | None
     reward: float
     best: float | None
     alone: float | None
@@ -40,14 +40,25 @@ class Method:
 
 @dataclass(frozen=True)
 class Landscape:
-    """Counts of queries, and figures by way of proposing.
+    """Counts of queries, and figures by proposal method.
 
-    `none_correct`, `some_correct` and `all_correct` add up to `queries`. A query has a signal where its rewards
-    differ: then one pointer can be told from another. `mean_reward` is that of a pointer drawn at random from a
-    query's, `best_reward` that of its best; both means over queries.
+    Attributes:
+        source: Where the data are from, as it is shown.
+        task: The task.
+        queries: How many queries.
+        pointers: How many pointers.
+        none_correct: Queries without a correct pointer; 0 if the task has no notion of correct, as the next two.
+        some_correct: Queries with correct pointers and others.
+        all_correct: Queries with only correct pointers.
+        signal: Queries whose rewards differ, so that one pointer is better than another.
+        mean_reward: Mean over queries of the reward of a pointer drawn at random.
+        best_reward: Mean over queries of the reward of the best pointer.
+        methods: The proposal methods.
+        rejected: Candidates that were left out, by reason.
     """
 
     source: str
+    task: Task
     queries: int
     pointers: int
     none_correct: int
@@ -63,58 +74,61 @@ class Landscape:
 def landscape(
     source: str, groups: Sequence[QueryGroup], settings: RewardSettings, rejected: Mapping[str, int]
 ) -> Landscape:
-    """The landscape of `groups`, of which none is empty; ways in the order of their mean reward, the best first.
+    """The landscape of `groups`, none of which is empty; methods by their mean reward, the best first.
 
     Args:
-        source: Where the groups come from, as it is shown.
+        source: Where the groups are from, as it is shown.
         groups: At least one.
-        settings: How rewards are made.
-        rejected: What was left out in reading, by reason.
+        settings: How rewards are computed.
+        rejected: Candidates that were left out in reading, by reason.
     """
+    task = TASKS.named(groups[0].task)
     rewards = [[reward_of(candidate, settings) for candidate in group.candidates] for group in groups]
     correct = [[is_correct(candidate) for candidate in group.candidates] for group in groups]
+    judged = correct if task.correctness is not None else []
     return Landscape(
         source=shown(source),
+        task=task,
         queries=len(groups),
         pointers=sum(map(len, rewards)),
-        none_correct=sum(not any(own) for own in correct),
-        some_correct=sum(any(own) and not all(own) for own in correct),
-        all_correct=sum(all(own) for own in correct),
+        none_correct=sum(not any(own) for own in judged),
+        some_correct=sum(any(own) and not all(own) for own in judged),
+        all_correct=sum(all(own) for own in judged),
         signal=sum(map(_has_signal, rewards)),
         mean_reward=sum(sum(own) / len(own) for own in rewards) / len(groups),
         best_reward=sum(map(max, rewards)) / len(groups),
-        methods=_methods(groups, rewards, correct),
+        methods=_methods(groups, rewards, correct, task),
         rejected=dict(rejected),
     )
 
 
 def _methods(
-    groups: Sequence[QueryGroup], rewards: Sequence[Sequence[float]], correct: Sequence[Sequence[bool]]
+    groups: Sequence[QueryGroup], rewards: Sequence[Sequence[float]], correct: Sequence[Sequence[bool]], task: Task
 ) -> tuple[Method, ...]:
-    made: dict[str, list[tuple[int, float, float, bool]]] = {}  # query, reward, accuracy, correct
-    best: dict[int, set[str]] = {}  # of the queries with a signal, the ways that reach the highest reward
+    proposed: dict[str, list[tuple[int, float, float, bool]]] = {}  # query, reward, score, correct
+    best: dict[int, set[str]] = {}  # of the queries with a signal, the methods that reach the highest reward
     for q, group in enumerate(groups):
         highest = max(rewards[q])
         for candidate, reward, right in zip(group.candidates, rewards[q], correct[q], strict=True):
-            name = plain(candidate.get("gen_method") or "unnamed")
-            made.setdefault(name, []).append((q, reward, float(candidate["vqa_acc_score"]), right))
+            name = plain(candidate.method or "unnamed")
+            proposed.setdefault(name, []).append((q, reward, float(candidate.score or 0.0), right))
             if _has_signal(rewards[q]) and reward >= highest - _ROUNDING:
                 best.setdefault(q, set()).add(name)
     found = []
-    for name, own in made.items():
+    for name, own in proposed.items():
         queries = {q for q, *_ in own}
-        telling = sorted(queries & best.keys())
-        reached, alone = (sum(name in best[q] for q in telling), sum(best[q] == {name} for q in telling))
+        with_signal = sorted(queries & best.keys())
+        reached, alone = sum(name in best[q] for q in with_signal), sum(best[q] == {name} for q in with_signal)
         found.append(
             Method(
                 name=name,
                 pointers=len(own),
                 queries=len(queries),
-                accuracy=sum(accuracy for _, _, accuracy, _ in own) / len(own),
-                correct=sum(right for *_, right in own) / len(own),
+                score=sum(score for _, _, score, _ in own) / len(own),
+                correct=None if task.correctness is None else sum(right for *_, right in own) / len(own),
                 reward=sum(reward for _, reward, _, _ in own) / len(own),
-                best=reached / len(telling) if telling else None,
-                alone=alone / len(telling) if telling else None,
+                best=reached / len(with_signal) if with_signal else None,
+                alone=alone / len(with_signal) if with_signal else None,
             )
         )
     return tuple(sorted(found, key=lambda method: (-method.reward, method.name)))

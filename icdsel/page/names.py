@@ -1,4 +1,4 @@
-"""Short names of rows, for a page in which a run's long name would crowd out everything else."""
+"""Short names of rows, because the long names of runs would take all the space of a page."""
 
 import re
 from collections import Counter
@@ -10,12 +10,12 @@ from icdsel.selection import POLICY
 from icdsel.settings.names import every_setting
 
 _SETTING = "|".join(sorted({name.replace("_", "-") for _, name, _ in every_setting()}))
-# Where the name of a run goes on with the next setting; a value may hold underscores itself.
+# Where the next setting begins in the name of a run; a value may contain underscores itself.
 _NEXT = re.compile(rf"_(?=(?:no-)?(?:{_SETTING})(?:[-_]|$))")
 
 
 def row_labels(rows: Sequence[ComparisonRow], pairs: Iterable[str]) -> dict[str, str]:
-    """The shortest name of each row's name that no other has; of a mean with the number of its seeds.
+    """The shortest unique name for each row's name; for a mean with the number of its seeds.
 
     Args:
         rows: The comparison.
@@ -29,24 +29,24 @@ def row_labels(rows: Sequence[ComparisonRow], pairs: Iterable[str]) -> dict[str,
     for checkpoints in (True, False):
         short = {name: short_name(name, known, checkpoints) for name in seeds}
         shorter = {name: shown(short[name]) + seeds_of(count) for name, count in seeds.items()}
-        told = Counter(shorter.values())
-        labels |= {name: label for name, label in shorter.items() if told[label] == 1}
+        counts = Counter(shorter.values())
+        labels |= {name: label for name, label in shorter.items() if counts[label] == 1}
     return labels
 
 
 def seeds_of(count: int) -> str:
-    """What stands behind the name of a mean, on one line with it; nothing of a single row."""
+    """The suffix of the name of a mean, on the same line; empty for a single row."""
     return f" ({count}\N{NO-BREAK SPACE}seeds)" if count > 1 else ""
 
 
 def short_name(name: str, pairs: Iterable[str], checkpoint: bool = True) -> str:
-    """A row's name without what all runs of these samplers and models share.
+    """A row's name without what all runs of these samplers and models have in common.
 
     Args:
         name: `policy-v3_<Sampler>_<Model>_grpo-epochs-3_freeze-backbone-grpo_epoch3`, or of any other selector.
         pairs: `<Sampler>_<Model>`.
-        checkpoint: Whether to name it, as in `policy: grpo-epochs-3, freeze-backbone, grpo_epoch3`; a run that
-            nothing else tells apart names it anyway.
+        checkpoint: Whether to name it, as in `policy: grpo-epochs-3, freeze-backbone, grpo_epoch3`; a run with
+            default settings names it anyway.
     """
     name, at, place = name.partition(" @ ")
     bare, end = name.removesuffix(MEAN), f"{at}{place}"

@@ -5,13 +5,14 @@
   const cards = [...byId("cards").children].map((element) => ({
     element,
     scores: JSON.parse(element.dataset.scores),
+    correct: JSON.parse(element.dataset.correct),
     text: null,
   }));
   const buttons = [...document.querySelectorAll("[data-show]")];
   const [first, second, shots, search] = ["first", "second", "shots", "search"].map(byId);
   let shown = "all";
 
-  // Pictures stand in the page once and are put in where they come near the window.
+  // Each picture is in the page once; it is filled in when its place comes near the window.
   const fill = (image) => {
     image.src = "data:image/webp;base64," + images[image.dataset.image];
     image.removeAttribute("data-image");
@@ -35,7 +36,8 @@
   });
 
   // A selector without demonstrations has the same score at any number of shots.
-  const score = (card, place, count) => card.scores[place]?.[count] ?? card.scores[place]?.[0];
+  const at = (values, place, count) => values[place]?.[count] ?? values[place]?.[0];
+  const score = (card, place, count) => at(card.scores, place, count);
   const fits = {
     all: () => true,
     differ: (card, count) => {
@@ -44,7 +46,7 @@
     },
     lost: (card, count) => score(card, first.value, count) < score(card, second.value, count),
     won: (card, count) => score(card, first.value, count) > score(card, second.value, count),
-    none: (card, count) => card.scores.every((_, place) => !(score(card, place, count) > 0)),
+    none: (card, count) => card.scores.every((_, place) => !at(card.correct, place, count)),
   };
   const textOf = (card) => {
     card.text ??= [...card.element.querySelectorAll("[data-text], .icd .text")]

@@ -1,7 +1,7 @@
-"""The colours and marks of charts, on a light ground and on a dark one.
+"""The colours and markers of charts, on a light background and on a dark one.
 
-The light colours are those of Okabe and Ito (2008), told apart by people of every colour vision, the pale ones
-darkened to a contrast of 3:1 to white. Marks and dashes repeat what the colours say.
+The light colours are those of Okabe and Ito (2008), which people of every colour vision can distinguish, with the pale
+ones darkened to a contrast of 3:1 to white. Markers and dashes distinguish the same lines without colour.
 """
 
 LIGHT = ("#0072b2", "#c95000", "#00856a", "#b04f8f", "#8a6d00", "#3b8fc4", "#5b5b5b", "#7048b6")
@@ -15,15 +15,15 @@ PAPER = "#ffffff"
 
 
 def colour(index: int) -> str:
-    """Of the selector or run of this index."""
+    """The colour of the selector or run of this index."""
     return LIGHT[index % len(LIGHT)]
 
 
 def marker(index: int) -> str:
-    """Its mark; marks and colours come together again only after all pairs."""
+    """Its marker; a pair of marker and colour is repeated only after all pairs."""
     return MARKERS[index % len(MARKERS)]
 
 
 def dashes(index: int) -> str:
-    """Its line, which changes when the colours begin again."""
+    """The style of its line, which changes when the colours are repeated."""
     return DASHES[index // len(LIGHT) % len(DASHES)]

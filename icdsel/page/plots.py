@@ -1,4 +1,4 @@
-"""Charts are figures of matplotlib with the numbers that they show; here those of runs, RL data and choices."""
+"""Charts of runs, RL data and choices: figures of matplotlib with the numbers that they show."""
 
 import math
 import textwrap
@@ -20,15 +20,21 @@ from icdsel.page.svg import chart_style
 Curve = dict[tuple[str, int], float]
 """Values by phase and epoch."""
 
-WIDTH = 4.3  # inches; 310 points, which a phone shows about one to one
+WIDTH = 4.3  # inches; 310 points, about the width of a phone
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure, what it shows in a sentence, and its numbers as a table.
+    """A figure with its numbers.
 
-    `name` is that of its files, `note` says what is measured, where the title does not. Cells of
-    `table` are text, the first column names the line.
+    Attributes:
+        name: The name of its files.
+        title: Its title.
+        summary: What it shows, in a sentence.
+        figure: The figure.
+        columns: Headings of the table.
+        table: Its numbers as text; the first column names the row.
+        note: What is measured, unless the title says it.
     """
 
     name: str
@@ -45,22 +51,22 @@ CURVES = {
     "val_loss": ("Loss on held-out queries", "Reward-weighted cross-entropy of training queries that were held out"),
     "expected_reward": ("Expected reward", "Reward of the scored pointers weighted by the policy, on held-out queries"),
     "oracle_share": ("Share of the oracle", "Expected reward by the reward of the best scored pointers"),
-    "kl": ("KL", "Divergence from the policy that GRPO started from"),
+    "kl": ("KL", "Divergence from the policy at the start of GRPO"),
     "std_advantage": ("Advantage spread", "Standard deviation of the advantages"),
-    "no_signal_share": ("Groups without signal", "Share of the queries whose pointers are all worth the same"),
+    "no_signal_share": ("Groups without a signal", "Share of the queries whose pointers all have the same reward"),
 }
-"""What is drawn of a run's metrics: title and meaning."""
+"""The metrics of a run that are drawn, with title and meaning."""
 
 
 def training_charts(runs: Sequence[ShownRun], labels: Mapping[str, str], order: Mapping[str, int]) -> list[Chart]:
-    """A chart for each of `CURVES` that some run has; epochs of all runs share one axis, phase by phase.
+    """A chart for each of `CURVES` that any run has; the epochs of all runs share one axis, phase by phase.
 
-    Runs that are seeds of one row are one curve, their mean, in a band from the lowest to the highest.
+    Runs that are seeds of one row become one curve, their mean, in a band from the lowest to the highest.
 
     Args:
         runs: The runs.
         labels: The short name of each row's name.
-        order: Each name's place, which gives it colour and mark.
+        order: Each name's place, which decides colour and marker.
     """
     ticks = _epochs(runs)
     groups: dict[str, list[ShownRun]] = {}
@@ -77,7 +83,7 @@ def training_charts(runs: Sequence[ShownRun], labels: Mapping[str, str], order: 
         figure, axes = new_figure(f"training-{metric}", 2.1, list(names.values()) if len(groups) > 1 else ())
         for lead, name in names.items():
             band = bands.get(lead, {})
-            # A phase is a curve of its own: what it minimises is another thing.
+            # Each phase is a curve of its own, because it minimises something else.
             for phase, own in groupby(band, key=lambda tick: tick[0]):
                 places = list(own)
                 look = look_of(order[lead], name if phase == next(iter(band))[0] else "_nolegend_")
@@ -93,19 +99,19 @@ def training_charts(runs: Sequence[ShownRun], labels: Mapping[str, str], order: 
         if len(groups) > 1:
             add_legend(figure, axes)
         means = {lead: [mean for _, mean, _ in band.values()] for lead, band in bands.items()}
-        told = "; ".join(f"{names[lead]} between {min(own):.3g} and {max(own):.3g}" for lead, own in means.items())
+        ranges = "; ".join(f"{names[lead]} between {min(own):.3g} and {max(own):.3g}" for lead, own in means.items())
         cells = tuple(
             (f"{phase} {epoch}", *(_banded(band.get((phase, epoch))) for band in bands.values()))
             for phase, epoch in wide
         )
         columns = ("epoch", *(names[lead] for lead in bands))
         name = f"training-{metric.replace('_', '-')}"
-        charts.append(Chart(name, title, f"{meaning}: {told}.", figure, columns, cells, meaning))
+        charts.append(Chart(name, title, f"{meaning}: {ranges}.", figure, columns, cells, meaning))
     return charts
 
 
 def _band(curves: Sequence[Curve]) -> dict[tuple[str, int], tuple[float, float, float]]:
-    """Lowest, mean and highest of the curves that have a point there."""
+    """Lowest, mean and highest value at each epoch, of the curves that have one there."""
     found = {}
     for tick in dict.fromkeys(tick for curve in curves for tick in curve):
         values = [curve[tick] for curve in curves if tick in curve]
@@ -114,7 +120,7 @@ def _band(curves: Sequence[Curve]) -> dict[tuple[str, int], tuple[float, float, 
 
 
 def _banded(point: tuple[float, float, float] | None) -> str:
-    """The mean, with its range where there is one."""
+    """The mean, with its range if there is one."""
     if point is None:
         return ""
     low, mean, high = point
@@ -122,25 +128,25 @@ def _banded(point: tuple[float, float, float] | None) -> str:
 
 
 def _epochs(runs: Sequence[ShownRun]) -> list[tuple[str, int]]:
-    """(phase, epoch) of all runs, phases in the order in which runs go through them."""
-    phases = list(dict.fromkeys(str(epoch["phase"]) for run in runs for epoch in run.epochs))
+    """(phase, epoch) of all runs, phases in the order of training."""
+    phases = list(dict.fromkeys(epoch.phase for run in runs for epoch in run.epochs))
     usual = [phase for phase in ("warm", "rce", "grpo") if phase in phases]
     phases = usual + [phase for phase in phases if phase not in usual]
-    found = {(str(epoch["phase"]), int(epoch["epoch"])) for run in runs for epoch in run.epochs}
+    found = {(epoch.phase, epoch.epoch) for run in runs for epoch in run.epochs}
     return sorted(found, key=lambda tick: (phases.index(tick[0]), tick[1]))
 
 
 def _curve(run: ShownRun, metric: str) -> Curve:
     values: Curve = {}
     for epoch in run.epochs:
-        value = epoch.get(f"{epoch['phase']}_loss" if metric == "loss" else metric)
-        if isinstance(value, int | float):
-            values[str(epoch["phase"]), int(epoch["epoch"])] = float(value)
+        value = epoch.values.get(f"{epoch.phase}_loss" if metric == "loss" else metric)
+        if value is not None:
+            values[epoch.phase, epoch.epoch] = float(value)
     return values
 
 
 def _tick(ticks: Sequence[tuple[str, int]], index: int) -> str:
-    """The epoch, and below the first of a phase the phase; of many epochs about a dozen are named."""
+    """The epoch, with the phase below its first one; of many epochs about a dozen are labelled."""
     phase, epoch = ticks[index]
     first = index == 0 or ticks[index - 1][0] != phase
     named = first or epoch % max(1, -(-len(ticks) // 12)) == 0
@@ -148,18 +154,15 @@ def _tick(ticks: Sequence[tuple[str, int]], index: int) -> str:
 
 
 def landscape_charts(landscapes: Sequence[Landscape]) -> list[Chart]:
-    """Queries by what their pointers are worth, and for each RL data the ways of proposing."""
+    """Queries by the quality of their pointers, and the proposal methods of each RL data."""
     charts = [_signal_chart(landscapes)] if landscapes else []
     return charts + [_methods_chart(own, number) for number, own in enumerate(landscapes, 1)]
 
 
 def _signal_chart(landscapes: Sequence[Landscape]) -> Chart:
-    kinds = {
-        "no pointer correct": "none_correct",
-        "some correct": "some_correct",
-        "all correct": "all_correct",
-        "rewards differ (signal)": "signal",
-    }
+    judged = all(own.task.correctness is not None for own in landscapes)
+    kinds = {"no pointer correct": "none_correct", "some correct": "some_correct", "all correct": "all_correct"}
+    kinds = (kinds if judged else {}) | {"rewards differ (signal)": "signal"}
     sources = [own.source for own in landscapes]
     figure, axes = new_figure("landscape", 1.75 + 0.35 * len(sources), sources if len(sources) > 1 else ())
     height = 0.7 / len(landscapes)
@@ -177,11 +180,16 @@ def _signal_chart(landscapes: Sequence[Landscape]) -> Chart:
     if len(landscapes) > 1:
         add_legend(figure, axes)
     first = landscapes[0]
+    counts = f"{first.signal} have a signal."
+    if judged:
+        counts = (
+            f"{first.none_correct} have no correct pointer, {first.some_correct} some, and {first.all_correct} only "
+            f"correct ones; {counts}"
+        )
     return Chart(
         "landscape",
-        "Queries by what their pointers are worth",
-        f"Of {first.queries} queries {first.none_correct} have no correct pointer, {first.some_correct} some, and "
-        f"{first.all_correct} correct ones only; {first.signal} have a signal.",
+        "Queries by the quality of their pointers",
+        f"Of {first.queries} queries {counts}",
         figure,
         ("queries", *(own.source for own in landscapes)),
         tuple((kind, *(str(getattr(own, field)) for own in landscapes)) for kind, field in kinds.items()),
@@ -192,10 +200,11 @@ def _methods_chart(own: Landscape, number: int) -> Chart:
     methods = own.methods
     name = "proposals" if number == 1 else f"proposals-{number}"
     places = range(len(methods))
-    shares: dict[str, list[float | None]] = {
-        "pointers answered correctly": [*(method.correct for method in methods)],
-        "queries where it finds the best": [*(method.best for method in methods)],
-    }
+    judged = own.task.correctness is not None
+    shares: dict[str, list[float | None]] = {}
+    if judged:
+        shares["pointers answered correctly"] = [method.correct for method in methods]
+    shares["queries where it finds the best"] = [method.best for method in methods]
     figure, axes = new_figure(name, 0.8 + 0.36 * len(methods), list(shares))
     for index, (label, values) in enumerate(shares.items()):
         known = [(100 * value, place) for value, place in zip(values, places, strict=True) if value is not None]
@@ -207,19 +216,20 @@ def _methods_chart(own: Landscape, number: int) -> Chart:
     axes.set_xlabel("share (%)")
     add_legend(figure, axes)
     top = methods[0]
+    facts = [] if top.correct is None else [f"{100 * top.correct:.0f} % of its pointers are answered correctly"]
+    facts += [f"it finds the best of {100 * top.best:.0f} % of the queries with a signal"] if top.best else []
     return Chart(
         name,
-        "What each way of proposing brings" + (f": {own.source}" if number > 1 else ""),
-        f"Best by mean reward is {top.name}: {100 * top.correct:.0f} % of its pointers are answered correctly"
-        + (f", and it finds the best of {100 * top.best:.0f} % of the queries with a signal." if top.best else "."),
+        "What each proposal method contributes" + (f": {own.source}" if number > 1 else ""),
+        f"Best by mean reward is {top.name}{': ' if facts else ''}{', and '.join(facts)}.",
         figure,
         ("proposed by", *shares),
-        tuple((m.name, f"{100 * m.correct:.1f} %", _percent(m.best)) for m in methods),
+        tuple((m.name, *map(_percent, values)) for m, *values in zip(methods, *shares.values(), strict=True)),
     )
 
 
 def usage_chart(usages: Sequence[tuple[Chosen, Usage]], order: Mapping[str, int]) -> Chart:
-    """How often the most chosen training examples are chosen, by rank; for selectors at one number of shots."""
+    """How often the most chosen training examples are chosen, by rank, at one number of shots."""
     figure, axes = new_figure("usage", 2.4, [chosen.label for chosen, _ in usages])
     ranks = (1, 3, 10, 30, 100, 300)
     for chosen, used in usages:
@@ -244,7 +254,7 @@ def usage_chart(usages: Sequence[tuple[Chosen, Usage]], order: Mapping[str, int]
     return Chart(
         "usage",
         f"How often the most chosen examples are shown ({shots_text(shots)})",
-        f"{lead.label} leans most on one example: it stands in {share:.0f} % of its prompts.",
+        f"{lead.label} relies most on one example: it is in {share:.0f} % of its prompts.",
         figure,
         ("selector", *(f"rank {rank}" for rank in shown)),
         tuple((chosen.label, *(_at_rank(used, rank) for rank in shown)) for chosen, used in usages),
@@ -257,7 +267,7 @@ def _at_rank(used: Usage, rank: int) -> str:
 
 
 def new_figure(name: str, height: float, legend: Sequence[str] = ()) -> tuple[Figure, Axes]:
-    """An empty figure with room for these names in a legend below the axes."""
+    """An empty figure with space for a legend of these names below the axes."""
     lines = -(-len(legend) // 2) if _columns(legend) == 2 else sum(1 + folded(own).count("\n") for own in legend)
     with chart_style(name):
         figure = Figure(figsize=(WIDTH, height + 0.2 * lines), layout="constrained")
@@ -265,12 +275,12 @@ def new_figure(name: str, height: float, legend: Sequence[str] = ()) -> tuple[Fi
 
 
 def look_of(index: int, label: str) -> dict[str, Any]:
-    """How the line of the selector or run of this index looks."""
+    """The style of the line of the selector or run of this index."""
     return {"color": colour(index), "marker": marker(index), "linestyle": dashes(index), "label": label}
 
 
 def add_legend(figure: Figure, axes: Axes) -> None:
-    """Names the lines below the axes."""
+    """Adds a legend below the axes."""
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(
         handles,
@@ -284,7 +294,7 @@ def add_legend(figure: Figure, axes: Axes) -> None:
 
 
 def _columns(names: Sequence[str]) -> int:
-    """Two where the names are short."""
+    """Two if the names are short."""
     return 2 if len(names) > 1 and max(map(len, names)) <= 22 else 1
 
 
@@ -298,5 +308,5 @@ def shots_text(shots: int) -> str:
 
 
 def folded(label: str, width: int = 46) -> str:
-    """In lines of so many letters, so that a long name leaves room for the axes."""
+    """A label in lines of at most `width` letters, so that a long name leaves space for the axes."""
     return textwrap.fill(label, width)

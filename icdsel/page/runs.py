@@ -1,23 +1,21 @@
-"""The runs behind the learned rows: their metrics, and the RL data that they were trained on.
+"""The runs of the learned rows: their metrics, and the RL data that they were trained on.
 
-What is gone (a run was moved, RL data were removed) is told in a sentence and stops nothing. Files that a side file
-names are read where they are what it was written of: a folder from somebody else shows nothing that its maker did
-not have.
+What is missing (a run was moved, RL data were removed) is reported in a sentence and stops nothing. Files that metadata
+name are read only if their fingerprint matches: a folder from somebody else shows nothing that its author did not have.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
-from icdsel.artefacts.rl_data import read_rl_data, rl_data_path
+from icdsel.artefacts.rl_data import merge, read_rl_data, rl_data_path
 from icdsel.artefacts.run_folder import METADATA_FILE, METRICS_FILE, read_metrics, runs_dir, trained_on
 from icdsel.errors import RlDataError, RunError
 from icdsel.page.choices import Chosen
 from icdsel.page.landscape import Landscape, landscape
-from icdsel.policy.groups import merge
+from icdsel.records import EpochMetrics
 from icdsel.selection import POLICY
 from icdsel.settings.loading import Settings
 from icdsel.settings.tables import RewardSettings
@@ -27,22 +25,27 @@ from icdsel.store.metadata import read_metadata
 
 @dataclass(frozen=True)
 class ShownRun:
-    """A run: its epochs as `metrics.jsonl` has them, and what it was trained on.
+    """A run.
 
-    `lead` is the name of the row that stands for this run and its other seeds; files of RL data come with their
-    fingerprints then.
+    Attributes:
+        lead: The name of the row that represents this run and its other seeds.
+        label: The short name of its own row.
+        folder: Its folder.
+        epochs: Its metrics.
+        rl_data: The files that it was trained on, with their fingerprints then.
+        reward: How rewards were computed.
     """
 
     lead: str
     label: str
     folder: Path
-    epochs: tuple[Mapping[str, Any], ...]
+    epochs: tuple[EpochMetrics, ...]
     rl_data: tuple[tuple[Path, str], ...]
     reward: RewardSettings
 
 
 def read_runs(chosen: Sequence[Chosen], settings: Settings) -> tuple[list[ShownRun], list[str]]:
-    """The runs of the learned rows, each once, and a sentence for everything that could not be read."""
+    """The runs of the learned rows, each once, and a sentence about everything that could not be read."""
     found: dict[Path, ShownRun] = {}
     missing: dict[str, None] = {}
     for row in chosen:
@@ -58,12 +61,12 @@ def read_runs(chosen: Sequence[Chosen], settings: Settings) -> tuple[list[ShownR
                 missing[f"The run of {row.label} cannot be shown: {error}"] = None
     for run in found.values():
         if not run.epochs:
-            missing[f"{run.folder} holds no {METRICS_FILE}, so it has no training curves."] = None
+            missing[f"{run.folder} has no {METRICS_FILE}, so there are no training curves."] = None
     return list(found.values()), list(missing)
 
 
 def _folder(row: Chosen, settings: Settings) -> Path | None:
-    """Beside the row's checkpoint, else the longest name in `model_cpk` that its file's name begins with."""
+    """The folder of the row's checkpoint, else the run with the longest name that the file's name begins with."""
     checkpoint, file = row.source.checkpoint, row.source.path
     known = checkpoint and has_fingerprint(checkpoint, row.source.identity.get("checkpoint"))
     places = [checkpoint.parent] if checkpoint and known else []
@@ -74,19 +77,19 @@ def _folder(row: Chosen, settings: Settings) -> Path | None:
 
 
 def _read_run(row: Chosen, folder: Path) -> ShownRun:
-    """A run's folder; without a metrics file it has no epochs.
+    """A run; without a file of metrics it has no epochs.
 
     Raises:
-        RunError: a file is damaged.
+        RunError: A file is damaged.
     """
-    side = read_metadata(folder / METADATA_FILE)
+    metadata = read_metadata(folder / METADATA_FILE)
     path = folder / METRICS_FILE
     epochs = read_metrics(path) if path.is_file() else []
     try:
-        reward = RewardSettings(**side.settings.get("reward", {}))
+        reward = RewardSettings(**metadata.settings.get("reward", {}))
     except (ValidationError, TypeError):
-        raise RunError(f"{folder / METADATA_FILE} holds reward settings of another version") from None
-    return ShownRun(row.lead, row.label, folder, tuple(epochs), tuple(trained_on(side)), reward)
+        raise RunError(f"{folder / METADATA_FILE} has reward settings of another version") from None
+    return ShownRun(row.lead, row.label, folder, tuple(epochs), tuple(trained_on(metadata)), reward)
 
 
 def read_landscapes(
@@ -96,8 +99,8 @@ def read_landscapes(
 
     Args:
         runs: The runs.
-        settings: Say where RL data lie if no run names them.
-        question_ids: Those of the training split in order, None where the dataset is not there.
+        settings: Where RL data are if no run names them.
+        question_ids: Those of the training split in order; None without the dataset.
     """
     wanted = {(run.rl_data, _raw(run.reward)): None for run in runs if run.rl_data}
     if not wanted:
@@ -111,7 +114,7 @@ def read_landscapes(
         try:
             for path, fingerprint in files:
                 if path.is_file() and not has_fingerprint(path, fingerprint):
-                    raise RlDataError(f"{path} is not what it was trained on")
+                    raise RlDataError(f"{path} has changed since the training")
             read = [
                 read_rl_data(path, question_ids, skip_fallback=reward.skip_fallback, accept_unsound=True)
                 for path, _ in files
@@ -131,6 +134,6 @@ def read_landscapes(
 
 
 def _raw(reward: RewardSettings) -> RewardSettings:
-    """Only what a pointer's own reward depends on."""
+    """Only the settings that a single pointer's reward depends on."""
     own = ("mode", "hard_weight", "soft_weight", "rel_weight", "skip_fallback")
     return RewardSettings(**{name: getattr(reward, name) for name in own})

@@ -1,4 +1,4 @@
-"""Figures become files, and SVG that stands in a page, takes its colours and needs no inline style."""
+"""Writes figures as files, and as SVG for a page that takes the page's colours and needs no inline style."""
 
 import io
 import re
@@ -17,7 +17,7 @@ DPI = 150
 
 _SVG = "http://www.w3.org/2000/svg"
 _XLINK = "{http://www.w3.org/1999/xlink}"
-# What stands for a colour of the page's style sheet, which has one for light and one for dark.
+# Colours that become variables of the page's style sheet, which has a light and a dark value for each.
 _VARIABLES = {TEXT: "currentColor", LINE: "var(--line)", PAPER: "none"} | {
     colour: f"var(--series-{index})" for index, colour in enumerate(LIGHT)
 }
@@ -26,7 +26,7 @@ _KEPT = re.compile(r"fill|stroke|opacity|text-anchor|font-(size|weight)|clip-")
 
 @contextmanager
 def chart_style(name: str) -> Iterator[None]:
-    """Sets how all figures look; `name` makes the ids in a figure's SVG its own, the same every time."""
+    """Sets the style of all figures; `name` makes the ids in a figure's SVG unique and reproducible."""
     settings = {
         "svg.fonttype": "none",
         "svg.hashsalt": name,
@@ -41,7 +41,7 @@ def chart_style(name: str) -> Iterator[None]:
         "grid.color": LINE,
         "grid.linewidth": 0.8,
         "text.color": TEXT,
-        "text.parse_math": False,  # a name may hold dollars
+        "text.parse_math": False,  # a name may contain dollar signs
         "xtick.color": TEXT,
         "ytick.color": TEXT,
         "legend.frameon": False,
@@ -65,14 +65,14 @@ def save(figure: Figure, folder: Path, name: str) -> None:
 
 
 def inline_svg(figure: Figure, name: str, label: str) -> str:
-    """The figure as an `<svg role="img">` for a page: text in the page's font and colour, no ground, no styles.
+    """The figure as an `<svg role="img">`: text in the page's font and colour, no background, no styles.
 
-    A content security policy without inline styles refuses style attributes, so they become SVG's own.
+    A content security policy without inline styles blocks style attributes, so they become attributes of SVG.
 
     Args:
         figure: The figure.
-        name: Begins all ids, so that several figures can stand in a page.
-        label: What a screen reader says.
+        name: Prefix of all ids, so that a page can have several figures.
+        label: The text for screen readers.
     """
     content = io.StringIO()
     with chart_style(name):
@@ -91,7 +91,7 @@ def inline_svg(figure: Figure, name: str, label: str) -> str:
 
 
 def _plain(element: ET.Element, name: str) -> None:
-    """Takes an element's style apart, gives it the page's colours, and makes its ids the figure's own."""
+    """Replaces an element's style by attributes with the page's colours, and makes its ids unique."""
     attributes = element.attrib
     for declaration in attributes.pop("style", "").split(";"):
         key, _, value = (part.strip() for part in declaration.partition(":"))

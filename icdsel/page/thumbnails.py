@@ -1,4 +1,4 @@
-"""Small pictures for a page, every image once, all of them together below a size."""
+"""Thumbnails for a page: every image once, all of them together below a limit."""
 
 import base64
 import io
@@ -13,17 +13,17 @@ from icdsel.data.images import ImageError, open_image
 SIDE = 160
 """Longest side of a thumbnail, in pixels."""
 TOGETHER = 18_000_000
-"""Bytes that all thumbnails of a page have together, as base64."""
+"""Limit for all thumbnails of a page together, in bytes of base64."""
 
-# Tried in this order until an image is within its share: longest side, WebP quality.
+# Longest side and WebP quality, tried in this order until an image is within its share.
 _ATTEMPTS = ((SIDE, 80), (SIDE, 60), (SIDE, 40), (128, 40), (96, 30), (64, 20))
 
 
 class Thumbnails:
-    """Collects the images of a page, then makes them small.
+    """Collects the images of a page, then encodes them.
 
     Attributes:
-        missing: Why an image cannot be shown, by path; known after `encode`.
+        missing: Why an image cannot be shown, by path; filled by `encode`.
     """
 
     def __init__(self, max_pixels: int) -> None:
@@ -35,25 +35,25 @@ class Thumbnails:
         return len(self._places)
 
     def place(self, image: Path) -> int:
-        """The number under which the page finds this image."""
+        """The number of this image in the page."""
         return self._places.setdefault(image, len(self._places))
 
     def encode(self, advance: Callable[[int], None]) -> list[str | None]:
-        """WebP as base64 for each number; None where the file is missing or damaged.
+        """WebP as base64 for each number; None if the file is missing or damaged.
 
-        Each image may use its share of what is left of `TOGETHER`, so that the sum stays below.
+        Each image may use an equal share of `TOGETHER`, so that the sum stays below it.
         """
-        share = TOGETHER * 3 // 4 // max(1, len(self))  # base64 makes four bytes of three
-        made: list[str | None] = []
+        share = TOGETHER * 3 // 4 // max(1, len(self))  # base64 encodes three bytes as four
+        encoded: list[str | None] = []
         with ThreadPoolExecutor(4) as pool:
             for path, content in zip(
                 self._places, pool.map(lambda p: self._small(p, share), self._places), strict=True
             ):
                 if isinstance(content, ImageError):
                     self.missing[path] = str(content)
-                made.append(base64.b64encode(content).decode() if isinstance(content, bytes) else None)
+                encoded.append(base64.b64encode(content).decode() if isinstance(content, bytes) else None)
                 advance(1)
-        return made
+        return encoded
 
     def _small(self, path: Path, most: int) -> bytes | ImageError:
         try:
@@ -64,7 +64,7 @@ class Thumbnails:
 
 
 def small_webp(image: Image.Image, most: int) -> bytes:
-    """A picture as WebP of at most `most` bytes, or the smallest that is tried; small ones are not enlarged."""
+    """An image as WebP of at most `most` bytes, or the smallest that is tried; it is not enlarged."""
     content = b""
     for side, quality in _ATTEMPTS:
         own = image.copy()

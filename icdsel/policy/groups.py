@@ -1,19 +1,19 @@
-"""RL data become the tensors that training runs on: everything resident on the device, nothing loaded per step."""
+"""RL data as the tensors that training runs on: all of them on the device, nothing is loaded per step."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from icdsel.errors import RlDataError
-from icdsel.policy.rewards import fields_of, normalize_rewards, pointer_reward
-from icdsel.records import QueryGroup
+from icdsel.policy.rewards import fields_of, normalize_rewards, reward_of
+from icdsel.records import QueryGroup, score_key
 from icdsel.retrieval.pools import Pools
 from icdsel.settings.tables import RewardSettings
 
-_PADDING = 64  # times the values that tensors may have places for
+_MOST_PADDING = 64  # times as many places as values
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Groups:
 
     Attributes:
         query: Row of each query in the table of embeddings, int64 (Q,).
-        pool: Rows of the candidates, int64 (Q, K), 0 where padded; (1, N) where all queries share one pool.
+        pool: Rows of the candidates, int64 (Q, K), 0 where padded; (1, N) if all queries share one pool.
         mask: True where there is a candidate, bool (Q, K).
-        pointers: Places in the pool, int64 (Q, P, S); -1 where padded.
+        pointers: Positions in the pool, int64 (Q, P, S); -1 where padded.
         raw: Rewards, float32 (Q, P); NaN where padded.
         normalized: The same, normalised within each query, float32 (Q, P); NaN where padded.
     """
@@ -48,39 +48,11 @@ class Groups:
         return type(self)(pool=self.pool if len(self.pool) == 1 else self.pool[rows], **chosen)
 
 
-def merge(files: Iterable[Sequence[QueryGroup]]) -> list[QueryGroup]:
-    """The groups of several RL data files, sorted by question_id; a query's pointers are put together.
-
-    Of a pointer that stands in several files the first is kept.
-
-    Raises:
-        RlDataError: a query has different pools in two files.
-    """
-    merged: dict[int, QueryGroup] = {}
-    for groups in files:
-        for group in groups:
-            known = merged.get(group.question_id)
-            if known is None:
-                merged[group.question_id] = group
-                continue
-            if known.derived and group.derived and known.pool and group.pool:
-                known = replace(known, pool=tuple(sorted({*known.pool, *group.pool})))
-            elif (known.pool, known.excluded) != (group.pool, group.excluded):
-                raise RlDataError(
-                    f"query {group.question_id} has different candidate pools in the RL data files: they were made "
-                    f"with another sampler, pool size or seed"
-                )
-            seen = {tuple(candidate["pointer"]) for candidate in known.candidates}
-            more = tuple(c for c in group.candidates if tuple(c["pointer"]) not in seen)
-            merged[group.question_id] = replace(known, candidates=known.candidates + more)
-    return [merged[question_id] for question_id in sorted(merged)]
-
-
 def split_groups(groups: Sequence[QueryGroup], train_share: float = 0.8) -> tuple[list[QueryGroup], list[QueryGroup]]:
-    """The first 80 % by question_id train, the rest validates (as the original splits).
+    """Splits by question_id, as Lever-Plus does: the first 80 % for training, the rest for validation.
 
     Raises:
-        RlDataError: there are fewer than two queries.
+        RlDataError: There are fewer than two queries.
     """
     ordered = sorted(groups, key=lambda group: group.question_id)
     cut = min(max(1, int(len(ordered) * train_share)), len(ordered) - 1)
@@ -92,35 +64,35 @@ def split_groups(groups: Sequence[QueryGroup], train_share: float = 0.8) -> tupl
 
 
 def make_groups(groups: Sequence[QueryGroup], row: Mapping[int, int], settings: RewardSettings) -> Groups:
-    """Tensors of `groups`; `row` maps question_ids to rows of the table of embeddings.
+    """Tensors of `groups`, without failed calls; `row` maps question_ids to rows of the table of embeddings.
 
     Raises:
-        RlDataError: a question_id is not in the table, pointers differ in length, a score that the reward needs is
+        RlDataError: A question_id is not in the table, pointers differ in length, a score that the reward needs is
             missing, or one query is far larger than the others.
     """
     ids = {i for group in groups for i in (group.question_id, *(group.pool or ()))}
-    ids |= {i for group in groups for candidate in group.candidates for i in candidate["pointer"]}
+    ids |= {i for group in groups for candidate in group.candidates for i in candidate.pointer}
     if unknown := sorted(ids - row.keys()):
         raise RlDataError(
             f"{len(unknown)} question_ids of the RL data are not in the training split (first {unknown[:3]}): "
             f"they belong to another dataset"
         )
     for name in fields_of(settings.mode):
-        if lacking := sum(c.get(name) is None for group in groups for c in group.candidates):
+        if lacking := sum(getattr(c, name) is None for group in groups for c in group.candidates):
             raise RlDataError(
-                f"{lacking} candidates of the RL data have no {name}, which --reward-mode {settings.mode} needs: use "
-                f"hard_plus_soft, or score them with `icdsel gen-rl-data`"
+                f"{lacking} candidates of the RL data have no {score_key(name)}, which --reward-mode {settings.mode} "
+                f"needs: use hard_plus_soft, or score them with `icdsel gen-rl-data`"
             )
-    lengths = {len(candidate["pointer"]) for group in groups for candidate in group.candidates}
+    lengths = {len(candidate.pointer) for group in groups for candidate in group.candidates}
     if len(lengths) != 1:
         raise RlDataError(f"pointers of different lengths {sorted(lengths)} cannot be trained on together")
     for what, sizes in (
         ("pointers", [len(g.candidates) for g in groups]),
-        ("pool", [len(g.pool or ()) for g in groups]),
+        ("candidates in its pool", [len(g.pool or ()) for g in groups]),
     ):
-        if len(groups) * max(sizes) > _PADDING * sum(sizes) + 2**20:  # tensors are as large for every query
+        if len(groups) * max(sizes) > _MOST_PADDING * sum(sizes) + 2**20:  # every query gets as large a tensor
             raise RlDataError(
-                f"one query's {what} of {max(sizes):,} are far more than the others' (in all {sum(sizes):,} of "
+                f"one query has {max(sizes):,} {what}, far more than the others ({sum(sizes):,} in all "
                 f"{len(groups):,} queries): leave it out, or train on it in a file of its own"
             )
     shots, most = lengths.pop(), max(len(g.candidates) for g in groups)
@@ -131,7 +103,7 @@ def make_groups(groups: Sequence[QueryGroup], row: Mapping[int, int], settings: 
     for q, group in enumerate(groups):
         place = row if group.pool is None else {question_id: k for k, question_id in enumerate(group.pool)}
         count = len(group.candidates)
-        pointers[q, :count] = torch.tensor([[place[i] for i in c["pointer"]] for c in group.candidates])
+        pointers[q, :count] = torch.tensor([[place[i] for i in c.pointer] for c in group.candidates])
         rewards = torch.tensor([reward_of(candidate, settings) for candidate in group.candidates])
         raw[q, :count] = rewards
         normalized[q, :count] = normalize_rewards(rewards, settings.normalization, settings.clamp)
@@ -140,24 +112,13 @@ def make_groups(groups: Sequence[QueryGroup], row: Mapping[int, int], settings: 
 
 
 def _pools(groups: Sequence[QueryGroup], row: Mapping[int, int]) -> tuple[Tensor, Tensor]:
-    """Rows (Q, K), or (1, N) where the pool is the whole training split, and mask (Q, K).
+    """Rows (Q, K), or (1, N) if the pool is the whole training split, and mask (Q, K).
 
     Raises:
-        RlDataError: some pools are the whole split and others are not.
+        RlDataError: Some pools are the whole split and others are not.
     """
     hidden = [{row[i] for i in (group.question_id, *group.excluded) if i in row} for group in groups]
     lists = [[row[i] for i in group.pool] for group in groups if group.pool is not None]
     if lists and len(lists) < len(groups):
         raise RlDataError("pools of --pool-size all cannot be trained on together with smaller ones")
     return Pools(len(row), hidden, lists or None).batch(0, len(groups))
-
-
-def reward_of(candidate: Mapping[str, Any], settings: RewardSettings) -> float:
-    """The reward of a scored pointer."""
-    return pointer_reward(
-        candidate,
-        mode=settings.mode,
-        hard_weight=settings.hard_weight,
-        soft_weight=settings.soft_weight,
-        rel_weight=settings.rel_weight,
-    )

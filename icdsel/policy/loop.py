@@ -1,7 +1,7 @@
 """The training loop: reward-weighted cross-entropy, then GRPO. Tensors in, a trained network and metrics out.
 
-No DataLoader and no host synchronisation inside an epoch: embeddings and groups lie on the device, a step
-gathers its rows, and what is measured stays a tensor until the epoch ends.
+No DataLoader and no host synchronisation inside an epoch: embeddings and groups are on the device, a step
+gathers its rows, and metrics stay tensors until the epoch ends.
 """
 
 import copy
@@ -21,22 +21,22 @@ from icdsel.settings.presets import RECIPES
 from icdsel.settings.tables import TrainSettings
 
 PHASES = ("warm", "rce", "grpo")
-"""Of a training, in their order."""
+"""The phases of a training, in order."""
 MAX_GRAD_NORM = 1.0
 FROZEN = ("input_proj", "tower", "query_proj", "cand_proj")
 EVAL_BATCH = 256
-EVERY = 1_000_000_000  # epochs of a phase that lies behind
+ALL = 1_000_000_000  # epochs done of a phase before the resumed one
 
 Rollouts = Callable[[PointerNetwork, Tensor, int], tuple[Groups, dict[str, float]]]
-"""From the policy, the table of embeddings and an epoch's number to its groups, and what is known of the sampling."""
+"""From the policy, the table of embeddings and an epoch's number to its groups, and metrics of the sampling."""
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What an epoch left: its number (from 0) within its phase, metrics, and what training goes on from.
+    """The result of an epoch: its number (from 0) within its phase, metrics, and the state to resume from.
 
-    `kl_beta` is the weight of the KL term now; `draws` holds the states of the random generators and, where GRPO needs
-    it, the policy that its ratios are relative to.
+    `kl_beta` is the weight of the KL term after it; `draws` holds the states of the random generators and, if GRPO
+    needs it, the policy that its ratios are relative to.
     """
 
     phase: str
@@ -49,7 +49,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Resume:
-    """What an interrupted training continues from: the last whole epoch of a phase, and the state after it.
+    """What an interrupted training resumes from: the last complete epoch of a phase, and the state after it.
 
     `optimizer` is a state_dict; `draws` is that of `Epoch`.
     """
@@ -85,13 +85,16 @@ def train_policy(
         validation: The queries to measure on after every epoch.
         settings: Epochs, learning rates and the recipe.
         seed: Order of the queries and dropout.
-        on_epoch: Called after every epoch with what it left.
-        on_step: Called after every step with the number of queries that it took.
+        on_epoch: Called with the result of every epoch.
+        on_step: Called after every step with its number of queries.
         shuffle: Whether the order of the queries changes from epoch to epoch.
         warm: Pointers to imitate first, whatever their rewards, for `settings.warm_epochs`.
         rollouts: Gives every epoch of GRPO the queries of `train` with more pointers (online GRPO).
-        resume: Where an interrupted training continues; `network` has the weights of that epoch. What follows is what
-            would have followed.
+        resume: The state of an interrupted training; `network` has the weights of its last epoch. The result is the
+            same as without the interruption.
+
+    Raises:
+        RunError: `resume` is damaged.
     """
     torch.manual_seed(seed)  # dropout
     order = torch.Generator().manual_seed(seed)
@@ -108,7 +111,7 @@ def train_policy(
             _set_draws(resume.draws, order)
             start.load_state_dict(resume.draws.get("start", start.state_dict()))
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            raise _not_whole(type(error).__name__) from None
+            raise _damaged(type(error).__name__) from None
     loop = _Loop(network, start, table, train, validation, settings, batches, on_epoch, rollouts, order, resume)
     if warm is not None:
         _warm_up(loop, warm)
@@ -123,7 +126,7 @@ def train_policy(
 
 @dataclass(frozen=True)
 class _Loop:
-    """What all phases work with; `start` is the policy that GRPO's ratios are relative to."""
+    """The state that all phases share; `start` is the policy that GRPO's ratios are relative to."""
 
     network: PointerNetwork
     start: PointerNetwork
@@ -138,35 +141,37 @@ class _Loop:
     resume: Resume | None
 
     def done(self, phase: str) -> int:
-        """Epochs of a phase that were done before the interruption."""
+        """How many epochs of a phase were done before the interruption."""
         if self.resume is None:
             return 0
         reached = PHASES.index(self.resume.phase) - PHASES.index(phase)
-        return self.resume.epoch + 1 if reached == 0 else EVERY if reached > 0 else 0
+        return self.resume.epoch + 1 if reached == 0 else ALL if reached > 0 else 0
 
     def optimizer(self, phase: str, parameters: Iterable[Tensor], lr: float) -> torch.optim.Optimizer:
-        """A phase's optimizer, as the interruption left it."""
-        moved = list(parameters)
-        made = torch.optim.AdamW(moved, lr=lr)
+        """The optimizer of a phase, in the state of the interrupted training."""
+        trained = list(parameters)
+        optimizer = torch.optim.AdamW(trained, lr=lr)
         if self.resume is not None and self.resume.phase == phase and self.resume.optimizer is not None:
             state = self.resume.optimizer.get("state")
-            if not _fits(state, moved):
-                raise _not_whole("its optimizer is of another network")
-            made.load_state_dict({"state": state, "param_groups": made.state_dict()["param_groups"]})
-        return made
+            if not _fits(state, trained):
+                raise _damaged("its optimizer belongs to another network")
+            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        return optimizer
 
-    def end(self, phase: str, number: int, metrics: dict[str, float], beta: float, made: torch.optim.Optimizer) -> None:
-        """Tells what an epoch left."""
+    def end(
+        self, phase: str, number: int, metrics: dict[str, float], beta: float, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Reports the result of an epoch."""
         draws: dict[str, Any] = {"rng": torch.get_rng_state(), "order": self.order.get_state()}
         if self.table.is_cuda:
             draws["cuda"] = torch.cuda.get_rng_state(self.table.device)
         if self.settings.grpo_epochs:
             draws["start"] = self.start.state_dict()
-        self.on_epoch(Epoch(phase, number, metrics, beta, made, draws))
+        self.on_epoch(Epoch(phase, number, metrics, beta, optimizer, draws))
 
 
 def _fits(state: object, parameters: Sequence[Tensor]) -> bool:
-    """Whether a state of AdamW is one of these parameters."""
+    """Whether a state of AdamW belongs to these parameters."""
     kept = ("step", "exp_avg", "exp_avg_sq")
     return isinstance(state, dict) and all(
         type(place) is int
@@ -180,9 +185,9 @@ def _fits(state: object, parameters: Sequence[Tensor]) -> bool:
     )
 
 
-def _not_whole(why: str) -> RunError:
+def _damaged(why: str) -> RunError:
     return RunError(
-        f"what the interrupted training left is damaged ({why}): move its run away, and give the same command again"
+        f"the state of the interrupted training is damaged ({why}): move its run away, and give the same command again"
     )
 
 
@@ -194,9 +199,9 @@ def _set_draws(draws: Mapping[str, Any], order: torch.Generator) -> None:
 
 
 def _warm_up(loop: _Loop, warm: Groups) -> None:
-    """Cross-entropy of every pointer of `warm`, all weighing the same: Lever-Plus's supervised training, mended.
+    """Cross-entropy of every pointer of `warm`, with equal weights: Lever-Plus's supervised training, corrected.
 
-    The original trains on the parity of indices, over a pool of the two ICDs themselves (specification §0.1).
+    Lever-Plus trains on the parity of indices, over a pool of only the two ICDs.
     """
     _weighted_cross_entropy(
         loop, "warm", warm, loop.settings.warm_epochs, lambda batch: torch.zeros_like(batch.raw), over="pool"
@@ -224,7 +229,7 @@ def _weighted_cross_entropy(
     rewards_of: Callable[[Groups], Tensor],
     over: Literal["pool", "group"],
 ) -> None:
-    """Epochs of RCE over `groups`; equal rewards weigh all pointers of a query the same at any temperature."""
+    """Epochs of RCE over `groups`; equal rewards give all pointers of a query the same weight at any temperature."""
     network, settings = loop.network, loop.settings
     optimizer = loop.optimizer(phase, network.parameters(), settings.rce_lr)
     steps = -(-len(groups) // settings.batch_size)
@@ -268,7 +273,7 @@ def _grpo(loop: _Loop) -> None:
             groups, sampled = loop.rollouts(network, loop.table, number)
             old, reference = (log_probs(policy, loop.table, groups) for policy in (network, loop.start))
         network.train(recipe.dropout_in_ratio)
-        # The original's cut: the best 3 pointers in the first epoch, then the best 5.
+        # As Lever-Plus: only the best 3 pointers in the first epoch, then the best 5.
         top_k = None if recipe.advantage_over == "group" else (3 if number < 1 else 5)
         reports: list[dict[str, Tensor]] = []
         for rows, batch in loop.batches(groups):
@@ -289,7 +294,7 @@ def _grpo(loop: _Loop) -> None:
         metrics = {name: _mean([report[name] for report in reports]) for name in reports[0]}
         if recipe.adapt_beta == "epoch":
             metrics["kl"] = _drift(loop, groups, reference)
-            beta = adapt_kl_beta(beta, metrics["kl"]) if beta else 0.0  # no KL term was asked for
+            beta = adapt_kl_beta(beta, metrics["kl"]) if beta else 0.0  # 0 switches the KL term off
         metrics |= evaluate(network, loop.table, loop.validation) | sampled
         loop.end("grpo", number, metrics, beta, optimizer)
     for parameter in frozen:
@@ -301,8 +306,8 @@ def _update(loss: Tensor, optimizer: torch.optim.Optimizer, network: PointerNetw
     loss.backward()
     for name, parameter in network.named_parameters():
         if name.endswith("in_proj_bias") and parameter.grad is not None:
-            # The key bias moves all scores of an attention alike: its gradient is 0. What rounding leaves of it
-            # Adam would blow up to whole steps.
+            # The key bias shifts all scores of an attention alike, so its gradient is 0. Adam would turn the rounding
+            # errors in it into full steps.
             parameter.grad.chunk(3)[1].zero_()
     clip_grad_norm_([p for p in network.parameters() if p.requires_grad], MAX_GRAD_NORM)
     optimizer.step()
@@ -332,9 +337,9 @@ def _chunks(groups: Groups) -> Iterator[Groups]:
 
 @torch.no_grad()
 def evaluate(network: PointerNetwork, table: Tensor, groups: Groups) -> dict[str, float]:
-    """How good the policy is on scored pointers, without dropout.
+    """Metrics of the policy on scored pointers, without dropout.
 
-    `val_loss` is RCE at τ = 1 on raw rewards, as in the original. `expected_reward` is Σ π(i) r_i / Σ π(i) over
+    `val_loss` is RCE at τ = 1 on raw rewards, as in Lever-Plus. `expected_reward` is Σ π(i) r_i / Σ π(i) over
     a query's scored pointers, `oracle_reward` its best, `oracle_share` the quotient of their means.
     `greedy_reward` is the mean reward of the greedy pointer over the queries where it was scored,
     `greedy_known` their share.

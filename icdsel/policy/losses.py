@@ -1,12 +1,12 @@
 """The training objectives: reward-weighted cross-entropy (RCE) and GRPO, on plain tensors.
 
-Groups differ in size. In `rce_loss` a pointer of -1s is padding; in `grpo_loss` and `advantages`, which see
-no pointers, **a reward of NaN marks padding**. Padding weighs nothing: neither in a loss nor in a
-normalisation nor in a gradient.
+Groups differ in size. In `rce_loss` a pointer of -1s is padding; in `grpo_loss` and `advantages`, which take
+no pointers, **a reward of NaN marks padding**. Padding has no weight: neither in a loss nor in a normalisation
+nor in a gradient.
 
-Sources: GRPO with its advantage is of Shao et al. 2024 (arXiv 2402.03300, section 4.1), the clipped surrogate
-of Schulman et al. 2017 (arXiv 1707.06347, equation 7), the k3 estimator of Schulman 2020 ("Approximating KL
-divergence"). Where these and Lever-Plus ("the original") part, the docstrings say so.
+Sources: GRPO with its advantage is from Shao et al. 2024 (arXiv 2402.03300, section 4.1), the clipped surrogate
+from Schulman et al. 2017 (arXiv 1707.06347, equation 7), the k3 estimator from Schulman 2020 ("Approximating KL
+divergence"). The docstrings say where these and Lever-Plus differ.
 
 Shapes: B queries, P pointers per query (a *group*), S shots, K candidates.
 """
@@ -29,28 +29,28 @@ def rce_loss(
 ) -> Tensor:
     """Reward-weighted cross-entropy: mean_B Σ_i w_i · -log q_i, w = softmax(r / τ) over a query's pointers.
 
-    Over the *pool* log q_i = Σ_t log softmax(logits_it)[label_it], the log-prob of the whole pointer. That is the
-    original's loss: every pointer of a query is imitated to some degree, one without reward too.
+    Over the *pool* log q_i = Σ_t log softmax(logits_it)[label_it], the log-prob of the whole pointer. That is
+    Lever-Plus's loss: every pointer of a query is imitated to some degree, even one without reward.
 
     Over the *group* q is the policy restricted to the query's scored pointers, q_i = π_i / Σ_j π_j: a better pointer
-    is only asked to be likelier than a worse one (ListNet's top-one loss: Cao et al. 2007, "Learning to rank: from
-    pairwise approach to listwise approach"). A group of equal rewards says nothing and is left out.
+    only has to be likelier than a worse one (ListNet's top-one loss: Cao et al. 2007, "Learning to rank: from
+    pairwise approach to listwise approach"). A group of equal rewards carries no information and is left out.
 
     Args:
         step_logits: Teacher-forced logits [B, P, S, K]; -inf where a candidate may not be chosen.
         pointers: Positions in the pool [B, P, S]; -1 is padding.
-        rewards: Rewards [B, P], of any value (NaN too) at padding.
-        temperature: τ; the lower, the more the best pointers of a group weigh.
+        rewards: Rewards [B, P], of any value (also NaN) at padding.
+        temperature: τ; the lower, the more weight the best pointers of a group have.
         label_smoothing: Share of the target spread evenly over the candidates that may be chosen, as in
-            `torch.nn.functional.cross_entropy`. The original spreads over those chosen earlier too (whose
-            logit is -100), and so does this. Over the group it is spread over the group's pointers.
+            `torch.nn.functional.cross_entropy`. As in Lever-Plus, those chosen earlier (whose logit is -100) are
+            included. Over the group it is spread over the group's pointers.
         over: What the policy is normalised over.
 
     Returns:
-        The loss, a scalar; the mean is over the queries that have a pointer, over the group over those with signal.
+        The loss, a scalar; the mean is over the queries that have a pointer, or over the group those with a signal.
 
     Raises:
-        ValueError: The shapes do not fit one another.
+        ValueError: The shapes do not match.
     """
     if step_logits.shape[:3] != pointers.shape or pointers.shape[:2] != rewards.shape:
         raise ValueError(
@@ -78,7 +78,7 @@ def rce_loss(
 def _rce_over_group(
     log_prob: Tensor, rewards: Tensor, real: Tensor, temperature: float | Tensor, label_smoothing: float
 ) -> Tensor:
-    """Mean cross-entropy of the policy within each group (B, P) with signal; 0 where there is none."""
+    """Mean cross-entropy of the policy within each group (B, P) with a signal; 0 if there is none."""
     target = _softmax(rewards.to(log_prob.dtype) / temperature, real)  # (B, P)
     target = (1 - label_smoothing) * target + label_smoothing * _softmax(torch.zeros_like(log_prob), real)
     restricted = log_prob.masked_fill(~real, torch.finfo(log_prob.dtype).min).log_softmax(-1)  # (B, P)
@@ -88,8 +88,8 @@ def _rce_over_group(
 
 
 def _softmax(scores: Tensor, real: Tensor) -> Tensor:
-    """The softmax [B, P] over what is real, 0 elsewhere; no NaN, and no gradient of one, where nothing is."""
-    # The least finite number instead of -inf: the softmax of nothing but -inf is NaN.
+    """The softmax [B, P] over what is real, 0 elsewhere; also if nothing is real, without NaN in value or gradient."""
+    # The lowest finite number instead of -inf, because the softmax of nothing but -inf is NaN.
     kept = torch.where(real, scores, torch.finfo(scores.dtype).min)
     return torch.where(real, kept.softmax(-1), 0.0)
 
@@ -97,15 +97,15 @@ def _softmax(scores: Tensor, real: Tensor) -> Tensor:
 def advantages(rewards: Tensor, *, std_floor: float = 0.1, clamp: float = 5.0) -> Tensor:
     """How much better than its group a pointer is: (r - mean) / max(std, std_floor), within ±clamp.
 
-    The floor on the (unbiased) standard deviation and the clamp are the original's.
+    The floor of the (unbiased) standard deviation and the clamp are Lever-Plus's.
 
     Args:
         rewards: Rewards [B, P]; NaN is padding.
-        std_floor: Least value of the divisor.
-        clamp: Greatest magnitude of an advantage.
+        std_floor: Lowest value of the divisor.
+        clamp: Largest magnitude of an advantage.
 
     Returns:
-        Advantages [B, P]; exactly 0 at padding and throughout a group without signal: one whose rewards are
+        Advantages [B, P]; exactly 0 at padding and throughout a group without a signal: one whose rewards are
         all equal (by exact comparison), or that has fewer than two.
 
     Raises:
@@ -136,15 +136,15 @@ def grpo_loss(
     """GRPO on the scored pointers: the clipped policy term plus `kl_beta` times a KL penalty.
 
     The policy term is the mean of -min(ρA, clip(ρ, 1 ± ε)A), ρ = π_new / π_old of whole pointers, A from
-    `advantages`: over the pointers of a group first, then over the groups **with signal**; the others have
-    nothing to say and do not thin it out. The KL term is the mean over the pointers of a group, then over all
-    groups. With one query a step, as in the original, both are the original's numbers.
+    `advantages`: first over the pointers of a group, then over the groups **with a signal**; the others do not
+    dilute it. The KL term is the mean over the pointers of a group, then over all groups. With one query a step,
+    as in Lever-Plus, both equal Lever-Plus's numbers.
 
-    The pointers are a fixed, scored set and no samples of the policy, so neither KL term is an unbiased
-    estimate here; both are 0 where the two policies agree on the set, and positive elsewhere:
+    The pointers are a fixed, scored set, not samples of the policy, so neither KL term is an unbiased estimate
+    here; both are 0 if the two policies agree on the set, else positive:
 
-    * ``seed``: x - 1 - log x of x = π_new / π_ref, as in the original. It grows exponentially with what the
-      policy favours anew; on samples of π_ref it would be unbiased for KL(π_ref ‖ π_new).
+    * ``seed``: x - 1 - log x of x = π_new / π_ref, as in Lever-Plus. It grows exponentially with what the policy
+      comes to favour; on samples of π_ref it would be unbiased for KL(π_ref ‖ π_new).
     * ``k3``: the same of x = π_ref / π_new; on samples of π_new it would be unbiased for KL(π_new ‖ π_ref).
 
     Args:
@@ -153,17 +153,17 @@ def grpo_loss(
         rewards: Rewards [B, P]; NaN is padding.
         clip_epsilon: ε.
         kl_beta: Weight of the KL term.
-        top_k: None for the whole group. A number leaves only that many pointers of the highest reward in it,
-            before anything else, as the original does (3, later 5); most groups are then without signal. Of
-            equal rewards those are taken that `torch.topk` takes on the CPU from the row without its padding;
-            for that the rewards are copied to the host.
+        top_k: None for the whole group. A number keeps only that many pointers of the highest reward, before
+            anything else, as Lever-Plus does (3, later 5); most groups then have no signal. Of equal rewards those
+            are kept that `torch.topk` takes on the CPU from the row without its padding; for that the rewards are
+            copied to the host.
         kl: Which KL term.
-        ref_log_prob: Log-probs under the reference policy [B, P]; None takes `old_log_prob`, as the original.
+        ref_log_prob: Log-probs under the reference policy [B, P]; None takes `old_log_prob`, as Lever-Plus does.
 
     Returns:
         The loss, a scalar, and detached scalars: `ppo_loss` and `kl_loss` (its two parts), `kl` (before its
         weight), `mean_ratio`, `clipped_share` (ratios outside 1 ± ε), `mean_advantage`, `std_advantage`,
-        `max_advantage` (the greatest magnitude), and `no_signal_share` (groups without signal, of those that
+        `max_advantage` (the largest magnitude), and `no_signal_share` (groups without a signal, of those that
         have a pointer).
 
     Raises:
@@ -172,7 +172,7 @@ def grpo_loss(
     reference = old_log_prob if ref_log_prob is None else ref_log_prob
     if not log_prob.shape == old_log_prob.shape == reference.shape == rewards.shape:
         raise ValueError(
-            "log_prob, old_log_prob, ref_log_prob and rewards must have one shape [B, P], not "
+            "log_prob, old_log_prob, ref_log_prob and rewards must have the same shape [B, P], not "
             f"{[list(x.shape) for x in (log_prob, old_log_prob, reference, rewards)]}"
         )
     if kl not in ("seed", "k3"):
@@ -214,7 +214,7 @@ def grpo_loss(
 
 
 def rce_temperature(step: int, total: int, start: float = 2.0, end: float = 0.5) -> float:
-    """The temperature of RCE at `step` of `total` steps: linear from `start` to `end`, as in the original."""
+    """The temperature of RCE at `step` of `total` steps: linear from `start` to `end`, as in Lever-Plus."""
     if total <= 1:
         return end
     return start + (end - start) * step / (total - 1)
@@ -230,7 +230,7 @@ def adapt_kl_beta(
     least: float = 1e-3,
     most: float = 10.0,
 ) -> float:
-    """The weight of the KL term after a KL of `kl` was measured: the original's rule and constants.
+    """The weight of the KL term after a KL of `kl` was measured, by Lever-Plus's rule and constants.
 
     Above `high` the weight grows by `factor`, below `low` it shrinks by it, always within [least, most].
     """
@@ -242,11 +242,11 @@ def adapt_kl_beta(
 
 
 def _best(rewards: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-    """The places of the top k rewards of every row, and these rewards [B, k], NaN where a row has fewer."""
+    """The positions of the top k rewards of every row, and these rewards [B, k]; NaN where a row has fewer."""
     if top_k < 1:
         raise ValueError(f"top_k must be at least 1, not {top_k}")
-    # Which of equal rewards topk takes depends on the length of the row and on the device: hence row by row,
-    # without padding, on the CPU, where the original's numbers were made.
+    # Which of equal rewards topk takes depends on the length of the row and on the device. Row by row, without
+    # padding, on the CPU it takes the same ones as in Lever-Plus.
     best = torch.full((len(rewards), min(top_k, rewards.shape[1])), -1)  # (B, k)
     for row, places in zip(rewards.detach().cpu(), best, strict=True):
         real = (~row.isnan()).nonzero().squeeze(-1)
@@ -264,5 +264,5 @@ def _has_signal(rewards: Tensor, real: Tensor) -> Tensor:
 
 
 def _mean(values: Tensor, counted: Tensor) -> Tensor:
-    """The mean over the last dimension of what is counted; 0 where nothing is."""
+    """The mean over the last dimension of what is counted; 0 if nothing is."""
     return torch.where(counted, values, 0.0).sum(-1) / counted.sum(-1).clamp(min=1)

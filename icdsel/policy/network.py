@@ -1,20 +1,19 @@
 """The pointer network: which ICDs to show, chosen one after the other from a candidate pool.
 
-The network is the one of Lever-Plus (`PointerSelectorV2`), with its parameter names. A query attends to its
-candidates, and what comes out is the first *state*; at every step the candidates' logits are their cosines
-with the state, divided by 0.1, and the chosen candidate moves the state through a gate:
+The network is Lever-Plus's (`PointerSelectorV2`), with its parameter names. A query attends to its candidates,
+which gives the first *state*; at every step the candidates' logits are their cosines with the state, divided by
+0.1, and the chosen candidate updates the state through a gate:
 
     q, c = W_in E_q, W_in E_c;      q = LN(q + MHA(q; c; c)), once per layer
     s = norm(W_q drop(q));          C = norm(W_c drop(c))
     logits_t = s · C / 0.1, and -100 for what was chosen before
     s = norm(g ⊙ s + (1 - g) ⊙ C[i_t]),  g = σ(W_g [s ; C[i_t]])      (without a gate s stays as it is)
 
-Two things differ from the original. A query and its pool are encoded once and shared by all the pointers
-scored on them, where the original encodes them once per pointer; the numbers are the same. And queries and
-candidates may pass through one shared *tower* (`tower`, off by default), E = x + W2 drop(GELU(W1 LN(x))) of
-x = W_in E, and one shared projection, W_q = W_c: cosines of linear projections cannot let the question decide which
-part of an image counts, and what is learnt of an example as a candidate then holds for it as a query
-(docs/selectors.md).
+Two things differ from Lever-Plus. A query and its pool are encoded once for all the pointers that are scored on
+them, where Lever-Plus encodes them once per pointer; the numbers are the same. And queries and candidates may pass
+through a *shared encoder* (`tower`, off by default), E = x + W2 drop(GELU(W1 LN(x))) of x = W_in E, and a shared
+projection, W_q = W_c: with cosines of linear projections the question cannot decide which part of an image counts,
+and what is learned about an example as a candidate then also holds for it as a query (docs/selectors.md).
 
 Shapes: B queries, K candidates each, P pointers per query, S shots, embeddings of width d, hidden width h.
 """
@@ -33,25 +32,25 @@ from icdsel.retrieval.topk import stable_topk
 __all__ = ["CHOSEN_LOGIT", "TEMPERATURE", "Encoded", "PointerConfig", "PointerNetwork", "pointer_log_prob"]
 
 TEMPERATURE = 0.1
-"""What the cosines are divided by; a constant in the original, never trained."""
+"""What the cosines are divided by; a constant in Lever-Plus too, never trained."""
 
 CHOSEN_LOGIT = -100.0
-"""The logit of a candidate that is in the pointer already: finite, as in the original."""
+"""The logit of a candidate that is already in the pointer: finite, as in Lever-Plus."""
 
 
 @dataclass(frozen=True)
 class PointerConfig:
-    """The sizes of a `PointerNetwork`; the defaults are those of the original's network, with its gate.
+    """The sizes of a `PointerNetwork`; the defaults are those of Lever-Plus's network, with its gate.
 
     Attributes:
         d_model: Width of the query and candidate embeddings.
-        hidden_dim: Width inside the network; where it equals `d_model` there is no input projection.
+        hidden_dim: Width inside the network; if it equals `d_model` there is no input projection.
         num_layers: Cross-attention layers.
         num_heads: Heads of each of them; must divide `hidden_dim`.
-        gate: Whether a chosen ICD moves the state. Without it all steps rank the candidates alike.
-        dropout: Dropout before the two output projections and inside the tower.
+        gate: Whether a chosen ICD updates the state. Without it all steps rank the candidates alike.
+        dropout: Dropout before the two output projections and inside the shared encoder.
         attn_dropout: Dropout of the attention weights.
-        tower: Inner width of the tower that queries and candidates share, with their projection; 0 for neither.
+        tower: Inner width of the encoder that queries and candidates share, with their projection; 0 for neither.
 
     Raises:
         ValueError: A size is out of its bounds.
@@ -78,10 +77,10 @@ class PointerConfig:
             raise ValueError(f"num_heads ({self.num_heads}) must divide hidden_dim ({self.hidden_dim})")
 
 
-class _Tower(nn.Module):
+class _SharedEncoder(nn.Module):
     """A pre-norm residual block, x + W2 drop(GELU(W1 LN(x))).
 
-    W2 starts at zero, so that a new network ranks its candidates as the one without a tower does.
+    W2 starts at zero, so that a new network ranks its candidates as the one without a shared encoder does.
     """
 
     def __init__(self, width: int, inner: int, dropout: float) -> None:
@@ -99,12 +98,12 @@ class _Tower(nn.Module):
 
 
 class Encoded(NamedTuple):
-    """Queries and their pools, encoded: what all the pointers of a query share.
+    """Encoded queries and pools, which all the pointers of a query share.
 
     Attributes:
         state: The state before the first choice, unit vectors (B, h).
-        candidates: Unit vectors (B, K, h); (1, K, h) where all queries share one pool.
-        hidden: True where a candidate may not be chosen, (B, K); None where all may.
+        candidates: Unit vectors (B, K, h); (1, K, h) if all queries share one pool.
+        hidden: True where a candidate may not be chosen, (B, K); None if all may.
         first: The logits before anything is chosen or hidden, (B, 1, K).
     """
 
@@ -118,15 +117,15 @@ class PointerNetwork(nn.Module):
     """Scores and chooses pointers (sequences of ICDs) for queries; see the module's docstring.
 
     All methods take `query` [B, d] and `candidates` [B, K, d] of the parameters' dtype, and optionally `mask`
-    [B, K] (bool), True where a candidate may be chosen: one that is False is hidden from the cross-attention
-    and its logits are -inf, so pools of different sizes can be padded to one. `candidates` [1, K, d] are one pool
-    that all queries share: it is encoded once, whatever their number. Pointers are positions in the pool
-    (int64). A step of -1 is padding: it chooses nothing and its log-prob is 0. Shapes that do not fit one
-    another or the network are a ValueError.
+    [B, K] (bool), True where a candidate may be chosen: others are hidden from the cross-attention and their
+    logits are -inf, so pools of different sizes can be padded to the same size. `candidates` [1, K, d] are one
+    pool that all queries share: it is encoded once, whatever their number. Pointers are positions in the pool
+    (int64). A step of -1 is padding: it chooses nothing and its log-prob is 0. Shapes that do not match one
+    another or the network raise a ValueError.
 
     `step_logits` and `log_prob` are differentiable and apply dropout in training mode. `greedy`, `beam` and
     `sample` decide: they keep no gradients, never apply dropout, and choose no candidate twice; more `shots`
-    than a query has candidates, or fewer than one, are a ValueError.
+    than a query has candidates, or fewer than one, raise a ValueError.
     """
 
     def __init__(self, config: PointerConfig) -> None:
@@ -139,7 +138,7 @@ class PointerNetwork(nn.Module):
             for _ in range(config.num_layers)
         )
         self.attn_norms = nn.ModuleList(nn.LayerNorm(h) for _ in range(config.num_layers))
-        self.tower: nn.Module = _Tower(h, config.tower, config.dropout) if config.tower else nn.Identity()
+        self.tower: nn.Module = _SharedEncoder(h, config.tower, config.dropout) if config.tower else nn.Identity()
         self.query_proj = nn.Linear(h, h, bias=False)
         self.cand_proj = self.query_proj if config.tower else nn.Linear(h, h, bias=False)
         self.dropout = nn.Dropout(config.dropout)
@@ -147,10 +146,10 @@ class PointerNetwork(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """The original's initialisation: the projections start near the identity, the gate at one half.
+        """Lever-Plus's initialisation: the projections start near the identity, the gate at one half.
 
-        With a tower the gate starts open, at σ(3) = 0.95: a state that the first ICD moves halfway at once learns worse
-        (docs/selectors.md).
+        With a shared encoder the gate starts open, at σ(3) = 0.95: a state that the first ICD moves halfway at once
+        learns worse (docs/selectors.md).
         """
         if isinstance(self.input_proj, nn.Linear):
             nn.init.xavier_uniform_(self.input_proj.weight)
@@ -224,12 +223,11 @@ class PointerNetwork(nn.Module):
             shots: ICDs per pointer, S.
             width: Pointers kept after each step and returned, W.
             mask: True where a candidate may be chosen [B, K]; None for all.
-            encoded: What `encode` gives for these, where it is there already.
+            encoded: The result of `encode` for these, if it is known.
 
         Returns:
             Pointers [B, W, S] (int64) and their log-probs [B, W], best first; equal ones keep the order of
-            their prefixes, then of the pool. Where fewer than W distinct pointers exist, the rest is -1 and
-            -inf.
+            their prefixes, then of the pool. If fewer than W distinct pointers exist, the rest is -1 and -inf.
 
         Raises:
             ValueError: `width` is below 1 (and see the class).
@@ -249,7 +247,7 @@ class PointerNetwork(nn.Module):
                 steps = steps.masked_fill(chosen, -torch.inf) if step else steps
                 total = (log_prob.unsqueeze(-1) + steps).flatten(1)  # (B, W * K)
                 log_prob, order = stable_topk(total, width)  # (B, W)
-                lacking = width - order.shape[1]  # where the whole pool is smaller
+                lacking = width - order.shape[1]  # if the pool is smaller than the beam
                 log_prob, order = F.pad(log_prob, (0, lacking), value=-torch.inf), F.pad(order, (0, lacking))
                 parent, choice = order // size, order % size  # (B, W)
                 state, chosen, pointers = (_rows(x, parent) for x in (state, chosen, pointers))
@@ -273,11 +271,11 @@ class PointerNetwork(nn.Module):
             query: Query embeddings [B, d].
             candidates: Embeddings of the pools [B, K, d].
             shots: ICDs per pointer, S.
-            count: Samples per query; the same pointer may come twice.
+            count: Samples per query; the same pointer may be drawn twice.
             temperature: What the logits are divided by on top of the network's own 0.1; 1 is the policy.
             generator: Source of the noise; a generator of the CPU gives the same noise on every device.
             mask: True where a candidate may be chosen [B, K]; None for all.
-            encoded: What `encode` gives for these, where it is there already.
+            encoded: The result of `encode` for these, if it is known.
 
         Returns:
             Pointers [B, count, S] (int64) and their log-probs [B, count] under the tempered distribution; at
@@ -311,7 +309,7 @@ class PointerNetwork(nn.Module):
 
     @contextmanager
     def _deciding(self) -> Iterator[None]:
-        """No gradients and no dropout, whatever the mode: a decision is the policy's, not of one mask."""
+        """No gradients and no dropout in either mode: a decision is the policy's, not that of one dropout mask."""
         training = self.training
         self.train(False)
         try:
@@ -321,7 +319,7 @@ class PointerNetwork(nn.Module):
             self.train(training)
 
     def encode(self, query: Tensor, candidates: Tensor, mask: Tensor | None = None) -> Encoded:
-        """What `beam` and `sample` begin with, for several of them over the same pools."""
+        """The encoding that `beam` and `sample` begin with, for several calls over the same pools."""
         with self._deciding():
             return self._encode(query, candidates, mask)
 
@@ -349,13 +347,13 @@ class PointerNetwork(nn.Module):
         ignored = None if hidden is None else hidden & ~hidden.all(-1, keepdim=True)
         q = self.tower(self.input_proj(query)).unsqueeze(1)  # (B, 1, h)
         c = self.tower(self.input_proj(candidates))  # (B, K, h)
-        told: dict[str, Tensor | None] = {"key_padding_mask": ignored}
+        masked: dict[str, Tensor | None] = {"key_padding_mask": ignored}
         if pools < batch:  # to the attention, the queries of a shared pool are one sequence
-            q, told = q.transpose(0, 1), {"attn_mask": ignored}  # (1, B, h)
+            q, masked = q.transpose(0, 1), {"attn_mask": ignored}  # (1, B, h)
         for attention, norm in zip(self.cross_attn_layers, self.attn_norms, strict=True):
-            # Asking for the weights takes the plain path: for one row per query it is the faster one, with
-            # deterministic gradients, and rounds as the original does.
-            attended, _ = attention(q, c, c, **told, need_weights=True)
+            # With weights, torch takes the unfused path: for one row per query it is faster, its gradients are
+            # deterministic, and it rounds as in Lever-Plus.
+            attended, _ = attention(q, c, c, **masked, need_weights=True)
             q = norm(attended + q)
         state = F.normalize(self.query_proj(self.dropout(q)), dim=-1).view(batch, -1)  # (B, h)
         return _encoded(state, F.normalize(self.cand_proj(self.dropout(c)), dim=-1), hidden)
@@ -411,7 +409,7 @@ def similarities(rows: Tensor, candidates: Tensor) -> Tensor:
 def _lookup(candidates: Tensor, choice: Tensor, picked: Tensor) -> Tensor:
     """The candidates [B, P, h] at `choice` [B, P], whose one-hot rows are `picked` [B, P, K]; anything at -1."""
     if torch.is_grad_enabled():
-        # As a product with one-hot rows, whose gradient is summed in a fixed order everywhere.
+        # A product with one-hot rows, because its gradient is summed in a fixed order on every device.
         return picked.to(candidates.dtype) @ candidates
     pools = candidates.expand(len(choice), -1, -1)
     return pools.gather(1, choice.clamp(min=0).unsqueeze(-1).expand(-1, -1, pools.shape[-1]))
@@ -425,8 +423,8 @@ def _rows(x: Tensor, rows: Tensor) -> Tensor:
 def _drawn(log_probs: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
     """A draw [B, P] from each distribution [B, P, K], or P = `count` of them from one [B, 1, K].
 
-    One uniform number for each, drawn where the generator lives. What has probability 0 is never drawn: the first
-    place where the distribution exceeds the number has some.
+    One uniform number for each, drawn on the generator's device. Nothing of probability 0 is drawn: the first place
+    where the cumulative distribution exceeds the number has some.
     """
     cumulative = log_probs.exp().cumsum(-1, dtype=torch.float64)  # (B, P, K) or (B, 1, K)
     total = cumulative[..., -1:]
@@ -444,7 +442,7 @@ def _encoded(state: Tensor, candidates: Tensor, hidden: Tensor | None) -> Encode
 class CosineNetwork(PointerNetwork):
     """The cosine of the embeddings, as a policy: nothing in it is trained.
 
-    It proposes pointers where no policy has been trained yet; the original proposes from an untrained one.
+    It proposes pointers where no policy has been trained yet; Lever-Plus proposes from an untrained one.
     """
 
     def __init__(self, d_model: int) -> None:

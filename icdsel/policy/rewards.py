@@ -1,60 +1,85 @@
 """From a scored pointer to its reward, and from a group's rewards to values that compare across queries.
 
-A candidate is a pointer with what the VLM made of its prompt. Its reward adds up to three terms:
+The reward of a pointer is the sum of three terms:
 
-    hard    the prediction was right (``vqa_correct``, 0 or 1)
-    graded  how right it was: the VQA accuracy (``vqa_acc_score``) or the probability that the VLM gives to
-            the human answers (``vqa_gt_prob``)
-    rel     how near a wrong prediction came to a human answer (``vqa_rel_score``)
+    hard    whether the prediction is correct (``vqa_correct``, 0 or 1; 0 if the task has no notion of correct)
+    graded  how good it is: its score (``vqa_acc_score``), or the probability that the VLM gives to the reference
+            answers (``vqa_gt_prob``)
+    rel     how similar a wrong prediction is to a reference answer (``vqa_rel_score``)
 
-The modes are Lever-Plus's, under its names.
+The modes are Lever-Plus's, under its names. To add one, add it to ``REWARD_MODES``; to add a normalisation, write a
+function and add it to ``NORMALIZATIONS``. Importing this module loads no torch.
 """
 
-import math
-from collections.abc import Mapping
-from numbers import Real
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from icdsel.records import Candidate, score_of
+from icdsel.registry import Registry
 from icdsel.settings.presets import RETIRED_MODES
+from icdsel.settings.tables import RewardSettings
 
-__all__ = ["NORMALIZATIONS", "REWARD_MODES", "fields_of", "is_correct", "normalize_rewards", "pointer_reward"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "NORMALIZATIONS",
+    "REWARD_MODES",
+    "fields_of",
+    "is_correct",
+    "normalize_rewards",
+    "pointer_reward",
+    "reward_of",
+]
 
 REWARD_LIMIT = 5.0
-"""Rewards are clipped to [-5, 5], as in the original."""
-
-NORMALIZATIONS = ("z_score_clamp", "z_score", "rank", "none")
-"""The methods of ``normalize_rewards``."""
+"""Rewards are clipped to [-5, 5], as in Lever-Plus."""
 
 
-class _Mode(NamedTuple):
-    hard: float  # what a right prediction is worth, in units of hard_weight
-    graded: str | None  # the field of the graded term
-    rel: bool = False
+# --- rewards ----------------------------------------------------------------------------------------------
 
 
-_MODES = {
-    "hard_plus_soft": _Mode(1, "vqa_acc_score"),
-    "hard_plus_soft_v2": _Mode(2, "vqa_acc_score"),
-    "separated": _Mode(2, "vqa_acc_score"),  # the original writes it as two cases; they come to v2
-    "hard_only": _Mode(1, None),
-    "soft_only": _Mode(0, "vqa_acc_score"),
-    "hard01_plus_gtprob": _Mode(1, "vqa_gt_prob"),
-    "hard01_plus_gtprob_separated": _Mode(2, "vqa_gt_prob"),
-    "hard_plus_gtprob_plus_rel": _Mode(1, "vqa_gt_prob", rel=True),
-}
+@dataclass(frozen=True)
+class RewardMode:
+    """The terms of a reward.
 
-REWARD_MODES = tuple(_MODES)
+    Attributes:
+        name: What `--reward-mode` calls it.
+        hard: Weight of a correct prediction, in units of `hard_weight`.
+        graded: The score of the graded term, an attribute of `ScoredPointer`; None for no such term.
+        relevance: Whether a wrong prediction earns its relevance.
+    """
+
+    name: str
+    hard: float
+    graded: str | None
+    relevance: bool = False
+
+    @property
+    def ignores(self) -> tuple[str, ...]:
+        """Settings that have no effect with this mode."""
+        return () if self.relevance else ("reward.rel_weight",)
+
+
+REWARD_MODES: Registry[RewardMode] = Registry(
+    "reward mode",
+    [
+        RewardMode("hard_plus_soft", 1, "score"),
+        RewardMode("hard_plus_soft_v2", 2, "score"),
+        RewardMode("separated", 2, "score"),  # two cases in Lever-Plus, which come to v2
+        RewardMode("hard_only", 1, None),
+        RewardMode("soft_only", 0, "score"),
+        RewardMode("hard01_plus_gtprob", 1, "reference_prob"),
+        RewardMode("hard01_plus_gtprob_separated", 2, "reference_prob"),
+        RewardMode("hard_plus_gtprob_plus_rel", 1, "reference_prob", relevance=True),
+    ],
+)
 """The modes of ``pointer_reward``; the first is the default of the settings."""
-
-# Rewards that differ by less than rounding are equal: a group of them teaches nothing.
-_NO_SPREAD = 1e-12
 
 
 def pointer_reward(
-    candidate: Mapping[str, Any],
+    candidate: Candidate,
     *,
     mode: str,
     hard_weight: float = 1.0,
@@ -75,31 +100,106 @@ def pointer_reward(
     * ``hard_plus_gtprob_plus_rel``: w_h·correct + w_s·prob + w_r·(1 − correct)·rel
 
     Args:
-        candidate: One pointer of RL data. Of its fields ``vqa_correct`` (0 or 1), ``vqa_acc_score``,
-            ``vqa_gt_prob`` and ``vqa_rel_score``, those of the mode are read; None and missing count as 0.
-            Only a missing ``vqa_correct`` is derived, as ``vqa_acc_score > 0``, which is its definition:
-            the original takes it for 0, and so calls right answers wrong in data without the field.
+        candidate: A scored pointer, or a mapping with the keys ``vqa_correct`` (0 or 1), ``vqa_acc_score``,
+            ``vqa_gt_prob`` and ``vqa_rel_score``, of which those of the mode are read. None and missing count as 0;
+            only a missing ``vqa_correct`` is derived, as ``vqa_acc_score > 0``, which is its definition: Lever-Plus
+            takes it for 0, and so calls right answers wrong in data without the field.
         mode: One of ``REWARD_MODES``.
         hard_weight: Weight of the hard term.
         soft_weight: Weight of the graded term.
         rel_weight: Weight of the relevance of a wrong prediction.
 
     Raises:
-        ValueError: The mode is unknown or retired, or a field that it reads is not a finite number.
+        ValueError: The mode is unknown or retired, a value that it reads is not a finite number, or the VLM call of
+            a ``ScoredPointer`` failed.
     """
     terms = _mode(mode)
-    correct = _correct(candidate)
+    correct = score_of(candidate, "correct")
     reward = terms.hard * hard_weight * correct
     if terms.graded is not None:
-        reward += soft_weight * _number(candidate, terms.graded)
-    if terms.rel:
-        reward += rel_weight * (1 - correct) * _number(candidate, "vqa_rel_score")
+        reward += soft_weight * score_of(candidate, terms.graded)
+    if terms.relevance:
+        reward += rel_weight * (1 - correct) * score_of(candidate, "relevance")
     return max(-REWARD_LIMIT, min(REWARD_LIMIT, reward))
 
 
+def reward_of(candidate: Candidate, settings: RewardSettings) -> float:
+    """The reward of a scored pointer under the settings."""
+    return pointer_reward(
+        candidate,
+        mode=settings.mode,
+        hard_weight=settings.hard_weight,
+        soft_weight=settings.soft_weight,
+        rel_weight=settings.rel_weight,
+    )
+
+
+def fields_of(mode: str) -> tuple[str, ...]:
+    """The scores that a mode reads, as attributes of `ScoredPointer`, without `correct`, which may be unknown.
+
+    Raises:
+        ValueError: The mode is unknown or retired.
+    """
+    terms = _mode(mode)
+    return (*((terms.graded,) if terms.graded else ()), *(("relevance",) if terms.relevance else ()))
+
+
+def is_correct(candidate: Candidate) -> bool:
+    """Whether the prediction is correct."""
+    return score_of(candidate, "correct") > 0
+
+
+def _mode(name: str) -> RewardMode:
+    if name in RETIRED_MODES:
+        raise ValueError(f"reward mode {name!r} is retired ({RETIRED_MODES[name]}); use 'hard_plus_soft'")
+    if name not in REWARD_MODES:
+        raise ValueError(f"unknown reward mode {name!r}; choose one of: {', '.join(REWARD_MODES)}")
+    return REWARD_MODES[name]
+
+
+# --- normalisation ----------------------------------------------------------------------------------------
+
+# Rewards that differ by less than rounding are equal: nothing can be learned from a group of them.
+_NO_SPREAD = 1e-12
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """A way to normalise the rewards [P] of a group that has a signal; `clamp` bounds the result, where it does."""
+
+    name: str
+    normalize: "Callable[[Tensor, float], Tensor]"
+
+
+def _z_scores(group: "Tensor") -> "Tensor":
+    return (group - group.mean()) / group.std()
+
+
+def _centred_ranks(group: "Tensor") -> "Tensor":
+    """Return 1 − 2·rank/(P − 1), where rank 0 is the best and ties have the mean of their ranks.
+
+    A reward with g greater, l lesser and e equal ones (itself among them) has the rank g + (e − 1)/2, so
+    with g + e + l = P the value is (l − g)/(P − 1): the mean sign of its differences from the others.
+    """
+    signs = (group[:, None] - group[None, :]).sign()  # (P, P)
+    return signs.sum(dim=1) / (len(group) - 1)
+
+
+NORMALIZATIONS: Registry[Normalization] = Registry(
+    "normalization",
+    [
+        Normalization("z_score_clamp", lambda group, clamp: _z_scores(group).clamp(-clamp, clamp)),
+        Normalization("z_score", lambda group, _: _z_scores(group)),
+        Normalization("rank", lambda group, _: _centred_ranks(group)),
+        Normalization("none", lambda group, _: group.clone()),
+    ],
+)
+"""The methods of ``normalize_rewards``."""
+
+
 def normalize_rewards(
-    rewards: Tensor, method: str = "z_score_clamp", clamp: float = 3.0, mask: Tensor | None = None
-) -> Tensor:
+    rewards: "Tensor", method: str = "z_score_clamp", clamp: float = 3.0, mask: "Tensor | None" = None
+) -> "Tensor":
     """Normalise the rewards of one query's pointers against one another.
 
     * ``z_score``: (r − mean) / std, with the unbiased std
@@ -107,17 +207,17 @@ def normalize_rewards(
     * ``rank``: from 1 for the best to −1 for the worst in even steps; equal rewards share their mean rank
     * ``none``: r
 
-    A group without a signal, of one pointer or of equal rewards, passes through unnormalised whatever the
-    method, as in the original's z-scores. Two departures from the original: exactly equal rewards count as
-    equal even where rounding gives them a std of 1e-8 (its z-scores of six rewards of 0.3 are all 0.91), and
-    ties in rank are not broken by the order of the pointers.
+    A group without a signal, of one pointer or of equal rewards, is returned unnormalised whatever the method, as
+    in Lever-Plus's z-scores. Two departures from Lever-Plus: exactly equal rewards count as equal even if rounding
+    gives them a std of 1e-8 (its z-scores of six rewards of 0.3 are all 0.91), and ties in rank are not broken by
+    the order of the pointers.
 
     Args:
         rewards: [P], the rewards of one group.
         method: One of ``NORMALIZATIONS``.
         clamp: Bound of ``z_score_clamp``.
-        mask: [P] bool, True where a pointer counts. What the others hold, NaN included, plays no part, and
-            they come out 0.
+        mask: [P] bool, True where a pointer counts. The values of the others, NaN included, are ignored, and they
+            become 0.
 
     Returns:
         [P], finite, in the dtype of ``rewards`` (float32 for integers).
@@ -134,71 +234,11 @@ def normalize_rewards(
         )
     if not rewards.is_floating_point():
         rewards = rewards.float()
-    counts = torch.ones_like(rewards, dtype=torch.bool) if mask is None else mask.bool()
-    group = rewards[counts]
+    group = rewards if mask is None else rewards[mask.bool()]
     if not group.isfinite().all():
         raise ValueError("a reward that counts is not finite; leave failed pointers out with the mask")
-    normalized = torch.zeros_like(rewards)
-    normalized[counts] = _normalize(group, method, clamp)
-    return normalized
-
-
-def _mode(name: str) -> _Mode:
-    if name in RETIRED_MODES:
-        raise ValueError(f"reward mode {name!r} is retired ({RETIRED_MODES[name]}); use 'hard_plus_soft'")
-    if name not in _MODES:
-        raise ValueError(f"unknown reward mode {name!r}; choose one of: {', '.join(REWARD_MODES)}")
-    return _MODES[name]
-
-
-def fields_of(mode: str) -> tuple[str, ...]:
-    """The fields of a candidate that a mode reads, less `vqa_correct`, which can be derived.
-
-    Raises:
-        ValueError: The mode is unknown or retired.
-    """
-    terms = _mode(mode)
-    return (*((terms.graded,) if terms.graded else ()), *(("vqa_rel_score",) if terms.rel else ()))
-
-
-def is_correct(candidate: Mapping[str, Any]) -> bool:
-    """Whether a pointer was answered correctly (`vqa_correct`, else an accuracy above 0)."""
-    return _correct(candidate) > 0
-
-
-def _correct(candidate: Mapping[str, Any]) -> float:
-    if "vqa_correct" in candidate:
-        return _number(candidate, "vqa_correct")
-    return float(_number(candidate, "vqa_acc_score") > 0)
-
-
-def _number(candidate: Mapping[str, Any], field: str) -> float:
-    value = candidate.get(field)
-    if value is None:
-        return 0.0
-    if not isinstance(value, Real) or not math.isfinite(value):
-        raise ValueError(f"{field} must be a finite number, not {value!r}")
-    return float(value)
-
-
-def _normalize(group: Tensor, method: str, clamp: float) -> Tensor:
-    """Normalise [P] finite rewards, all of which count."""
-    if method == "none" or len(group) < 2:
+    signal = len(group) > 1 and group.std() > _NO_SPREAD and group.max() != group.min()
+    group = NORMALIZATIONS[method].normalize(group, clamp) if signal else group.clone()
+    if mask is None:
         return group
-    std = group.std()
-    if std <= _NO_SPREAD or group.max() == group.min():
-        return group
-    if method == "rank":
-        return _centred_ranks(group)
-    z_scores = (group - group.mean()) / std
-    return z_scores.clamp(-clamp, clamp) if method == "z_score_clamp" else z_scores
-
-
-def _centred_ranks(group: Tensor) -> Tensor:
-    """Return 1 − 2·rank/(P − 1), where rank 0 is the best and ties have the mean of their ranks.
-
-    A reward with g greater, l lesser and e equal ones (itself among them) has the rank g + (e − 1)/2, so
-    with g + e + l = P the value is (l − g)/(P − 1): the mean sign of its differences from the others.
-    """
-    signs = torch.sign(group[:, None] - group[None, :])  # (P, P)
-    return signs.sum(dim=1) / (len(group) - 1)
+    return rewards.new_zeros(rewards.shape).masked_scatter(mask.bool(), group)

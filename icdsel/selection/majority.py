@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from icdsel.records import Example
 from icdsel.selection.nearest import Nearest
-from icdsel.tasks.vqa import majority_answer
+from icdsel.tasks.base import majority_answer
 
 
 class Majority(Nearest):

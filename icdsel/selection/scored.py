@@ -50,8 +50,6 @@ def read_scored(
     if not has_fingerprint(path, fingerprint):
         raise RlDataError(f"{path} changed while it was read: run the same command again")
     return {
-        group.question_id: [
-            (c["vqa_acc_score"], c.get("vqa_gt_prob") or 0.0, tuple(c["pointer"])) for c in group.candidates
-        ]
+        group.question_id: [(c.score or 0.0, c.reference_prob or 0.0, c.pointer) for c in group.candidates]
         for group in groups
     }

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from icdsel.records import DEFAULT_TASK
 from icdsel.settings.loading import Settings
 from icdsel.settings.tables import TABLES
 from icdsel.store.metadata import Inputs
@@ -20,6 +21,8 @@ def identity(settings: Settings, *tables: str, leave_out: Iterable[str] = ()) ->
     silent = _IMPLIED | {f"{table}.{name}" for table in tables for name in TABLES[table].MACHINE} | set(leave_out)
     if not settings.vlm.trust_remote_code:  # so that results older than this setting stay valid
         silent.add("vlm.trust_remote_code")
+    if settings.data.task == DEFAULT_TASK:
+        silent.add("data.task")
     values = settings.model_dump(mode="json", include=set(tables))
     if "data" in values:
         values["data"]["dataset"] = settings.dataset_dir.name

@@ -11,6 +11,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from icdsel.errors import SettingsError
+from icdsel.records import DEFAULT_TASK
 from icdsel.settings.presets import (
     CLIP_B32,
     CLIP_L14,
@@ -25,6 +27,7 @@ from icdsel.settings.presets import (
     WORLD,
 )
 from icdsel.settings.values import Choice, Floats, Ints, Place, PoolSize, PositivePenalty, Separated, alias
+from icdsel.tasks import TASKS
 
 
 def _not_flamingo(model: object) -> object:
@@ -50,7 +53,10 @@ def _names_a_folder(dataset: str) -> str:
 
 Sampler = Annotated[str, Choice("sampler"), alias(SAMPLER_ALIASES), Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
 """A name of files holds it, and it may come from somebody else's metadata."""
-Metric = Annotated[str, Choice("metric")]
+TaskName = Annotated[str, Choice("task")]
+Metric = str
+"""A name among the metrics of the task."""
+AnswerCleaner = Annotated[str, Choice("cleaner")]
 PromptLayout = Annotated[str, Choice("prompt layout")]
 RewardMode = Annotated[str, Choice("reward mode"), BeforeValidator(_not_retired)]
 Normalization = Annotated[str, Choice("normalization"), alias(NORMALIZATION_ALIASES)]
@@ -94,8 +100,13 @@ class DataSettings(Table):
     """Images with more pixels are rejected as damaged, to protect against decompression bombs."""
     shown_answer: Literal["raw", "stemmed"] = "raw"
     """Answers of OK-VQA demonstrations: as annotated, or stemmed."""
-    metric: Metric = "official"
-    """VQA accuracy of the official evaluation code, of OpenFlamingo, or with lemmatised predictions."""
+    task: TaskName = DEFAULT_TASK
+    """The task: how answers are scored, and what tables and charts call the score."""
+    metric: Metric = Field(
+        default_factory=lambda data: TASKS[data["task"]].default_metric if data["task"] in TASKS else ""
+    )
+    """Which of the task's scores. For `vqa`: VQA accuracy of the official evaluation code, of OpenFlamingo, or with
+    lemmatised predictions. [official; openflamingo with preset lever-plus; with other tasks their first]"""
     results_dir: Place = Path("results")
     """Folder for all results."""
     sampler: Sampler = "rand"
@@ -122,6 +133,15 @@ class DataSettings(Table):
     """File of precomputed embeddings of the training split: Lever-Plus's `query_embeddings.pt`, or safetensors."""
     seed: int = Field(42, ge=0)
     """Seed of all random choices."""
+
+    @model_validator(mode="after")
+    def _is_metric_of_task(self) -> Self:
+        if self.task in TASKS:
+            try:
+                TASKS[self.task].metrics.named(self.metric)
+            except SettingsError as error:
+                raise ValueError(f"metric: {error}") from None
+        return self
 
 
 class VlmSettings(Table):
@@ -157,7 +177,7 @@ class VlmSettings(Table):
     """Exponent of the length by which a beam's log-probability is divided."""
     repetition_penalty: PositivePenalty = 1.0
     """Penalty for tokens that the prompt or the answer already contains; `model` uses the model's own value."""
-    clean_answers: Literal["strip", "lever-plus"] = "strip"
+    clean_answers: AnswerCleaner = "strip"
     """Postprocessing of answers: strip spaces, or cut at certain words and commas as in Lever-Plus."""
     min_pixels: int | None = Field(None, ge=1)
     """Images with fewer pixels are enlarged. [the limit of the model's processor]"""

@@ -1,21 +1,20 @@
-"""The answers of a row: pointers are chosen, the VLM is asked in units, and each unit is journalled as it comes."""
+"""The answers of one selector: it chooses pointers, the VLM answers in units, and each unit goes to a journal."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from icdsel.artefacts.candidates import accuracies, prediction_of
-from icdsel.artefacts.predictions import Prompt, prompt_of, valid_record
+from icdsel.artefacts.predictions import parse_prediction
 from icdsel.console import note, progress
-from icdsel.records import Answer, Example, Pointer
+from icdsel.records import Answer, Prediction, Prompt
 from icdsel.selection import Selector
 from icdsel.selection.context import Context
-from icdsel.settings.loading import Settings
+from icdsel.stages.scored_unit import scorer_of
 from icdsel.stages.session import Session
 from icdsel.store.journal import Journal
+from icdsel.tasks.base import demonstrations
 from icdsel.vlm.base import Request
 
 UNIT = 128
-"""Prompts that are asked, and written to the journal, together: an interruption costs no more than these."""
+"""Prompts that are answered and written to the journal together: an interruption loses no more than these."""
 
 
 def answer_queries(
@@ -25,71 +24,65 @@ def answer_queries(
     label: str,
     shot_counts: Sequence[int],
     log: Journal,
-) -> tuple[list[dict[str, Any]], int]:
-    """Chooses, asks and scores: a record for each query and number of shots, and how many images were shown.
+) -> tuple[list[Prediction], int]:
+    """Chooses ICDs, has the VLM answer, and scores the answers.
 
-    Units are appended to the journal `log` as they come; whole ones that are there are not asked again.
+    Units are appended to the journal `log` as they are answered; complete ones that it holds are not repeated.
+
+    Returns:
+        A prediction for each query and number of shots, and how many images the VLM was shown.
     """
     pointers = {shots: selector.choose(context, shots) for shots in shot_counts}
     for shots in shot_counts:
         if all(pointer is None for pointer in pointers[shots]):
             note(f"{label}: no query has a scored pointer of {shots} ICDs, left out")
-    # A query's prompts stand together: pointers that begin alike are read once up to there.
-    asked = [
+    # A query's prompts are adjacent, so that a prefix shared by its pointers is read once.
+    pairs = [
         (query, pointer)
         for q, query in enumerate(context.queries)
         for shots in shot_counts
         if (pointer := pointers[shots][q]) is not None
     ]
-    journal = whole_units(log)
-    prompts: list[Prompt] = [(query.question_id, tuple(pointer)) for query, pointer in asked]
-    kept = {i: journal[prompt] for i, prompt in enumerate(prompts) if prompt in journal}
-    records = dict(kept)
-    todo = [i for i in range(len(asked)) if i not in kept]
-    if kept:
-        note(f"{label}: going on after {len(kept)} prompts of an interrupted run")
-    fine = [record["accuracy"] for record in kept.values() if "error" not in record]
-    answered, total = len(fine), float(sum(fine))
-    train = session.train
-    with progress(label, len(asked)) as advance:
-        advance(len(kept))
+    journal = complete_units(log)
+    prompts: list[Prompt] = [(query.question_id, tuple(pointer)) for query, pointer in pairs]
+    answered = {i: journal[prompt] for i, prompt in enumerate(prompts) if prompt in journal}
+    todo = [i for i in range(len(pairs)) if i not in answered]
+    if answered:
+        note(f"{label}: resuming after {len(answered)} prompts of an interrupted run")
+    scorer, train = scorer_of(session.settings), session.train
+    scores = [prediction.score for prediction in answered.values() if prediction.score is not None]
+    count, total = len(scores), float(sum(scores))
+    with progress(label, len(pairs)) as advance:
+        advance(len(answered))
 
         def score(answers: Mapping[int, Answer]) -> None:
-            nonlocal answered, total
+            nonlocal count, total
             for place, answer in answers.items():
-                i = unit[place]
-                records[i] = _record(session.settings, *asked[i], answer)
-                if answer.error is None:
-                    answered, total = answered + 1, total + records[i]["accuracy"]
-            advance(len(answers), f"accuracy {100 * total / answered:.1f}" if answered else "")
+                query, pointer = pairs[unit[place]]
+                made = answered[unit[place]] = scorer.prediction(query, pointer, answer)
+                if made.score is not None:
+                    count, total = count + 1, total + made.score
+            mean = f"{scorer.task.short_name} {scorer.task.text(total / count)}" if count else ""
+            advance(len(answers), mean)
 
         for at in range(0, len(todo), UNIT):
             unit = todo[at : at + UNIT]
-            shown = [(asked[i][0], tuple(map(train.by_id, asked[i][1]))) for i in unit]
+            shown = [(pairs[i][0], demonstrations(scorer.task, map(train.by_id, pairs[i][1]))) for i in unit]
             if selector.needs_vlm:
                 session.vlm.answer([Request(icds, query) for query, icds in shown], score)
             else:
                 score({place: Answer(selector.answer(icds)) for place, (_, icds) in enumerate(shown)})
-            log.append(records[i] for i in unit)
-    return [records[i] for i in range(len(asked))], sum(len(asked[i][1]) + 1 for i in todo)
+            log.append(answered[i].to_json() for i in unit)
+    return [answered[i] for i in range(len(pairs))], sum(len(pairs[i][1]) + 1 for i in todo)
 
 
-def whole_units(journal: Journal) -> dict[Prompt, dict[str, Any]]:
-    """The records of a journal's whole units by prompt; these alone are kept.
+def complete_units(journal: Journal) -> dict[Prompt, Prediction]:
+    """The predictions of a journal's complete units by prompt; only these are kept.
 
     Raises:
-        RunError: the journal cannot be read.
+        RunError: The journal cannot be read.
     """
-    records = list(journal.read(valid_record))
-    whole = len(records) // UNIT * UNIT  # the last unit of a row may be smaller: it is asked again
-    journal.keep(whole)
-    return {prompt_of(record): record for record in records[:whole]}
-
-
-def _record(settings: Settings, query: Example, pointer: Pointer, answer: Answer) -> dict[str, Any]:
-    """What is written of an answer: the prediction and its accuracies, or why there is none."""
-    record: dict[str, Any] = {"question_id": query.question_id, "shots": len(pointer), "icds": list(pointer)}
-    if answer.error is not None:
-        return record | {"error": answer.error}
-    prediction = prediction_of(answer, settings.vlm)
-    return record | {"prediction": prediction} | accuracies(prediction, query, settings.data.metric)
+    predictions = list(journal.read(parse_prediction))
+    complete = len(predictions) // UNIT * UNIT  # the last unit of a row may be smaller: it is answered again
+    journal.keep(complete)
+    return {prediction.prompt: prediction for prediction in predictions[:complete]}

@@ -10,22 +10,19 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from icdsel.artefacts.candidates import SCORER_VERSION
 from icdsel.artefacts.checkpoint import load_policy, require_width
-from icdsel.artefacts.rl_data import metadata_path, rl_data_path
-from icdsel.artefacts.rl_journal import Summary, question_id_of, summary_of, whole_units
+from icdsel.artefacts.rl_data import Summary, complete_units, metadata_path, question_id_of, rl_data_path, summary_of
 from icdsel.console import logger, note, progress, warn
 from icdsel.errors import CheckpointError, RlDataError, RunError
 from icdsel.policy.network import CosineNetwork, PointerNetwork
 from icdsel.policy.proposals import Unit as ProposalUnit
 from icdsel.policy.proposals import propose
-from icdsel.records import Example, Proposal
+from icdsel.records import Example, PoolIds, Proposal
 from icdsel.retrieval.lever_plus_pools import anchors
 from icdsel.settings.identity import identity
 from icdsel.settings.loading import Settings
-from icdsel.stages.scored_unit import UNIT, Tally, score_unit
+from icdsel.stages.scored_unit import UNIT, Tally, score_unit, scorer_of
 from icdsel.stages.session import Queries, Session
 from icdsel.store.fingerprints import fingerprint_file, unchanged
 from icdsel.store.journal import complete_lines, journal_of
@@ -33,6 +30,7 @@ from icdsel.store.metadata import Inputs, differences, read_metadata
 from icdsel.store.reading import why_no_file
 from icdsel.store.run_log import history
 from icdsel.store.slot import Result, Slot, State
+from icdsel.tasks.scoring import SCORER_VERSION
 
 REMEDY = "Use the previous settings, --overwrite to rename the file to a backup, or another file (--output, --rl-data)."
 
@@ -129,7 +127,7 @@ def unscored(session: Session, overwrite: bool = False) -> int:
     if state is State.COMPLETE:
         return 0
     units = [unit.queries for unit in _units(_queries(session))]
-    done = whole_units(slot.journal(), units) if state is State.STARTED else 0
+    done = complete_units(slot.journal(), units) if state is State.STARTED else 0
     scored = scored_in_shards(path, inputs)
     return sum(len(unit) for unit in units[done:] if not all(query.question_id in scored for query in unit))
 
@@ -176,11 +174,11 @@ def _score(
     count = sum(len(unit.queries) for unit in units)
     result.begin(settings.model_dump(mode="json"), str(session.vlm.device), queries=count)
 
-    done = whole_units(result.journal, [unit.queries for unit in units])
+    done = complete_units(result.journal, [unit.queries for unit in units])
     resumed = sum(len(unit.queries) for unit in units[:done])
     if resumed:
         note(f"resuming after {resumed} queries of an interrupted run")
-    started, new, tally = time.monotonic(), 0, Tally()
+    started, new, tally = time.monotonic(), 0, Tally(scorer_of(settings).task)
     with progress("Scoring queries", count) as advance:
         advance(resumed)
         for unit in units[done:]:
@@ -188,9 +186,8 @@ def _score(
                 result.journal.append_lines(scored[query.question_id] for query in unit.queries)
             else:
                 pools, proposed = proposals.of(unit)
-                result.journal.append(
-                    score_unit(session, unit.queries, pools, proposed, lambda made: advance(0, tally(made)))
-                )
+                groups = score_unit(session, unit.queries, pools, proposed, lambda made: advance(0, tally(made)))
+                result.journal.append(group.to_json() for group in groups)
                 new += len(unit.queries)
             advance(len(unit.queries))
     result.commit(work={"scoring": {"seconds": time.monotonic() - started, "count": new}} if new else None)
@@ -217,18 +214,17 @@ class _Proposals:
         require_width(self._network, d_model, session.settings.proposals.init)
         self._everyone = [example.question_id for example in session.train] if queries.pools.shared else []
 
-    def of(self, unit: Unit) -> tuple[list[dict[str, Any]], list[list[Proposal]]]:
-        """The fields of RL data that describe each query's pool, and the proposals for each query."""
+    def of(self, unit: Unit) -> tuple[list[PoolIds], list[list[Proposal]]]:
+        """The pool of each query, and the proposals for it."""
         start, end = unit.start, unit.start + len(unit.queries)
         pools, settings = self._queries.pools, self._session.settings
-        described: list[dict[str, Any]]
         if pools.shared:
             ids = [self._everyone] * len(unit.queries)
             hidden = [self._ids(sorted(rows)) for rows in pools.excluded[start:end]]
-            described = [{"candidate_pool_ids": "all", "excluded_ids": own} for own in hidden]
+            described = [PoolIds(None, tuple(own)) for own in hidden]
         else:
             ids = [self._ids(pools[q]) for q in range(start, end)]
-            described = [{"candidate_pool_ids": own} for own in ids]
+            described = [PoolIds(tuple(own)) for own in ids]
         rows, mask = pools.batch(start, len(unit.queries))  # (B, K) or (1, N), (B, K)
         table = self._session.embeddings
         proposing = ProposalUnit(

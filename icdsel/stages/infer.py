@@ -8,20 +8,20 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import numpy as np
 
 from icdsel.artefacts.checkpoint_conversion import ConversionWarning, convert_checkpoint, is_converted
-from icdsel.artefacts.predictions import prompt_of
 from icdsel.artefacts.run_folder import METADATA_FILE, find_run, is_finished
 from icdsel.console import logger, note, warn
 from icdsel.errors import CheckpointError, of_system
-from icdsel.records import Example
+from icdsel.records import Example, Prediction
 from icdsel.selection import SELECTORS, Selector, always_shown
 from icdsel.selection.context import Context
 from icdsel.selection.fingerprints import Fingerprints
 from icdsel.settings.identity import identity
 from icdsel.settings.loading import Settings
-from icdsel.stages.answering import answer_queries, whole_units
+from icdsel.stages.answering import answer_queries, complete_units
 from icdsel.stages.prediction_row import PredictionRow, prediction_row, read_existing
 from icdsel.stages.selectors import fingerprints_of, open_context
 from icdsel.stages.session import Session
@@ -29,6 +29,7 @@ from icdsel.store.metadata import differences, read_metadata
 from icdsel.store.reading import why_no_file
 from icdsel.store.run_log import history
 from icdsel.store.slot import Result, State
+from icdsel.tasks.base import TASKS, Task
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,13 @@ class Row:
     Attributes:
         name: The name of the row.
         path: The file.
-        accuracy: Mean VQA accuracy in [0, 1] by number of shots.
+        score: The task's score of all queries together by number of shots.
         failed: How many VLM calls failed.
     """
 
     name: str
     path: Path
-    accuracy: dict[int, float]
+    score: dict[int, float]
     failed: int
 
 
@@ -115,9 +116,11 @@ def _row(
         else:
             note(f"{row.label}: answered already, {row.slot.path}")
         # Prompts for numbers of shots that were not requested this time stay in the journal.
-        if result.journal.path.exists() and whole_units(result.journal).keys() <= set(map(prompt_of, records)):
+        if result.journal.path.exists() and complete_units(result.journal).keys() <= {
+            record.prompt for record in records
+        }:
             result.journal.remove()
-        return _summary(row, records)
+        return _summary(TASKS.named(session.settings.data.task), row, records)
 
 
 def _answer(
@@ -126,32 +129,34 @@ def _answer(
     selector: Selector,
     row: PredictionRow,
     missing: Sequence[int],
-    records: Sequence[dict[str, Any]],
+    records: Sequence[Prediction],
     result: Result,
-) -> list[dict[str, Any]]:
+) -> list[Prediction]:
     """Answers at the `missing` numbers of shots, and writes the row with its existing `records`."""
     started = time.monotonic()
     new, images = answer_queries(session, context, selector, row.label, missing, result.journal)
-    complete = sorted([*records, *new], key=lambda record: int(record["shots"]))  # stable: queries keep their order
+    complete = sorted([*records, *new], key=lambda record: record.shots)  # stable: queries keep their order
     work = {"answering": {"seconds": time.monotonic() - started, "count": images}}
     result.commit(
-        "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in complete).encode(errors="surrogateescape"),
-        answers=dict(Counter(str(record["shots"]) for record in complete)),
+        "".join(f"{json.dumps(record.to_json(), ensure_ascii=False)}\n" for record in complete).encode(
+            errors="surrogateescape"
+        ),
+        answers=dict(Counter(str(record.shots) for record in complete)),
         work=work if images and selector.needs_vlm else None,
     )
     return complete
 
 
-def _summary(row: PredictionRow, records: Sequence[dict[str, Any]]) -> Row:
+def _summary(task: Task, row: PredictionRow, records: Sequence[Prediction]) -> Row:
     scores: dict[int, list[float]] = {}
     for record in records:
-        if "error" not in record and record["shots"] in row.shots:
-            scores.setdefault(record["shots"], []).append(record["accuracy"])
-    failed = sum("error" in record for record in records)
-    accuracy = {shots: sum(values) / len(values) for shots, values in scores.items()}
-    figures = ", ".join(f"{shots}: {100 * value:.1f}" for shots, value in accuracy.items())
-    logger.debug(f"{row.label}: VQA accuracy by shots {figures}; {failed} calls failed")
-    return Row(row.label, row.slot.path, accuracy, failed)
+        if record.score is not None and record.shots in row.shots:
+            scores.setdefault(record.shots, []).append(record.score)
+    failed = sum(record.error is not None for record in records)
+    score = {shots: float(task.aggregate(np.array(values))) for shots, values in scores.items()}
+    figures = ", ".join(f"{shots}: {task.text(value)}" for shots, value in score.items())
+    logger.debug(f"{row.label}: {task.score_name} by shots {figures}; {failed} calls failed")
+    return Row(row.label, row.slot.path, score, failed)
 
 
 def _policy_file(settings: Settings, run: str | None, checkpoint: Path | None) -> Path:

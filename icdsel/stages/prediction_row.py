@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from icdsel.artefacts.candidates import SCORER_VERSION
 from icdsel.artefacts.predictions import predictions_dir, read_predictions
 from icdsel.errors import RunError
+from icdsel.records import Prediction
 from icdsel.selection import Selector
 from icdsel.selection.fingerprints import Fingerprints
 from icdsel.settings.identity import identity
@@ -17,6 +16,7 @@ from icdsel.stages.selectors import fingerprints_of
 from icdsel.stages.session import Session
 from icdsel.store.metadata import Inputs
 from icdsel.store.slot import Slot, State
+from icdsel.tasks.scoring import SCORER_VERSION
 
 REMEDY = "Use --overwrite to rename them to a backup, or --results-dir DIR for another place."
 
@@ -37,7 +37,7 @@ class PredictionRow:
     shots: tuple[int, ...]
     slot: Slot
 
-    def missing(self, records: Sequence[dict[str, Any]]) -> list[int]:
+    def missing(self, records: Sequence[Prediction]) -> list[int]:
         """The requested numbers of shots that are not among the records."""
         return _missing(self.shots, records)
 
@@ -76,7 +76,7 @@ def unanswered(
     return row.missing(read_existing(row.slot.path) if exists else [])
 
 
-def read_existing(path: Path) -> list[dict[str, Any]]:
+def read_existing(path: Path) -> list[Prediction]:
     """The records of a row; none if so far it has only a journal.
 
     Raises:
@@ -89,8 +89,8 @@ def _is_complete(path: Path, shots: Sequence[int]) -> bool:
     return not _missing(shots, read_existing(path))
 
 
-def _missing(shots: Sequence[int], records: Sequence[dict[str, Any]]) -> list[int]:
-    answered = {record["shots"] for record in records}
+def _missing(shots: Sequence[int], records: Sequence[Prediction]) -> list[int]:
+    answered = {record.shots for record in records}
     return [count for count in shots if count not in answered]
 
 

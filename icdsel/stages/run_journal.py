@@ -14,14 +14,14 @@ from typing import Any
 
 from icdsel.artefacts.checkpoint import Checkpoint, load_checkpoint
 from icdsel.artefacts.checkpoint_writing import save_policy
-from icdsel.artefacts.run_folder import METRICS_FILE, valid_epoch
+from icdsel.artefacts.run_folder import METRICS_FILE, parse_epoch
 from icdsel.console import Advance, note
 from icdsel.errors import CheckpointError, RunError
 from icdsel.policy.loop import PHASES, Epoch, Resume, plain
 from icdsel.policy.network import PointerNetwork
+from icdsel.records.values import is_id, is_number
 from icdsel.stages.tensorboard import Events
 from icdsel.store.journal import Journal
-from icdsel.store.json_reading import is_id, is_number
 
 RESUME_FILE = "resume.pt"
 RESTART = "move the folder of the run away, and run the same command again"
@@ -71,7 +71,7 @@ class RunJournal:
             raise RunError(f"{path} is damaged, or belongs to another training: {RESTART}")
         count, metrics = left.extra["epochs"], self._metrics.path
         lines = islice(self._metrics.read(lambda line: line), count)
-        self.epochs = [valid_epoch(f"{metrics}, line {number}", line) for number, line in enumerate(lines, 1)]
+        self.epochs = [parse_epoch(f"{metrics}, line {number}", line).to_json() for number, line in enumerate(lines, 1)]
         if len(self.epochs) < count:
             raise RunError(f"{metrics} lacks epochs that {path} continues from: {RESTART}")
         self._metrics.trim()

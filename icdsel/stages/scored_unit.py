@@ -1,81 +1,90 @@
-"""A unit of queries: the VLM answers every proposal, and the records of RL data are made of it."""
+"""A unit of queries: the VLM answers the prompt of every proposal, and each query becomes a line of RL data."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Any
 
-from icdsel.artefacts.candidates import score_candidate
-from icdsel.records import Answer, Example, Proposal
+from icdsel.records import Answer, Example, PoolIds, Proposal, QueryGroup, ScoredPointer
+from icdsel.settings.loading import Settings
 from icdsel.stages.session import Session
-from icdsel.tasks.vqa import answer_weights
+from icdsel.tasks.base import Task, demonstrations
+from icdsel.tasks.scoring import Scorer
 from icdsel.vlm.base import Request
 
 UNIT = 32
 
 
+def scorer_of(settings: Settings) -> Scorer:
+    """How answers are scored under the settings."""
+    return Scorer.named(settings.data.task, settings.data.metric, settings.vlm.clean_answers)
+
+
 class Tally:
-    """Counts, over what this command asked the VLM, the pointers that it answered correctly."""
+    """The quality so far of the pointers that this command had scored.
 
-    def __init__(self) -> None:
-        self.asked = self.correct = self.scored = 0
+    Args:
+        task: Says what the quality is: the share of correct predictions, else the mean score.
+    """
 
-    def __call__(self, candidates: Iterable[Mapping[str, Any]]) -> str:
-        """Takes more scored candidates in; the share of correct ones so far, in words."""
+    def __init__(self, task: Task) -> None:
+        self.requests = 0
+        """VLM calls, failed ones included."""
+        self._task, self._scored, self._total = task, 0, 0.0
+
+    def __call__(self, candidates: Iterable[ScoredPointer]) -> str:
+        """Counts more candidates; returns the quality as text."""
+        task = self._task
         for candidate in candidates:
-            self.asked += 1
-            if "error" not in candidate:
-                self.scored += 1
-                self.correct += candidate["vqa_correct"]
-        return f"{self.correct / self.scored:.1%} correct" if self.scored else ""
+            self.requests += 1
+            if candidate.error is None:
+                self._scored += 1
+                self._total += (candidate.score if task.correctness is None else candidate.correct) or 0.0
+        if not self._scored:
+            return ""
+        mean = self._total / self._scored
+        return f"mean {task.short_name} {task.text(mean)}" if task.correctness is None else f"{mean:.1%} correct"
 
 
 def score_unit(
     session: Session,
     queries: Sequence[Example],
-    pools: Sequence[Mapping[str, Any]],
+    pools: Sequence[PoolIds],
     proposals: Sequence[Sequence[Proposal]],
-    on_scored: Callable[[Sequence[dict[str, Any]]], None],
-) -> list[dict[str, Any]]:
-    """Asks the VLM about every proposal of some queries.
+    on_scored: Callable[[Sequence[ScoredPointer]], None],
+) -> list[QueryGroup]:
+    """Has the VLM answer the prompts of every proposal of some queries.
 
     Args:
         session: The training split, whose examples are the ICDs, and the VLM.
         queries: The queries.
-        pools: What their records say of their pools.
+        pools: Their pools.
         proposals: The pointers of each query.
-        on_scored: Gets candidates as their answers come.
+        on_scored: Called with candidates as their answers arrive.
 
     Returns:
-        The RL data's record of each query.
+        The group of each query, with its failed calls.
 
     Raises:
-        CallsError: too many VLM calls failed.
+        CallsError: Too many VLM calls failed.
     """
-    settings = session.settings
-    asked = [(query, proposal) for query, made in zip(queries, proposals, strict=True) for proposal in made]
-    references = {query.question_id: tuple(answer_weights(query.written_answers)) for query in queries}
+    scorer = scorer_of(session.settings)
+    task = scorer.task
+    pairs = [(query, proposal) for query, own in zip(queries, proposals, strict=True) for proposal in own]
+    references = {query.question_id: tuple(task.references(query)) for query in queries}
     requests = [
-        Request(tuple(map(session.train.by_id, proposal.pointer)), query, references[query.question_id])
-        for query, proposal in asked
+        Request(demonstrations(task, map(session.train.by_id, proposal.pointer)), query, references[query.question_id])
+        for query, proposal in pairs
     ]
-    scored: dict[int, dict[str, Any]] = {}
+    scored: dict[int, ScoredPointer] = {}
 
     def score(answers: Mapping[int, Answer]) -> None:
         for i, answer in answers.items():
-            query, proposal = asked[i]
-            scored[i] = score_candidate(proposal, answer, query, settings.vlm, settings.data.metric)
+            query, proposal = pairs[i]
+            scored[i] = scorer.scored_pointer(proposal, answer, query)
         on_scored([scored[i] for i in answers])
 
     session.vlm.answer(requests, score)
-    candidates = (scored[i] for i in range(len(asked)))
+    candidates = (scored[i] for i in range(len(pairs)))
     return [
-        {
-            "question_id": query.question_id,
-            "image_id": query.image_id,
-            "question": query.question,
-            "answers": list(query.answers),
-            **pool,
-            "pointer_candidates": list(islice(candidates, len(made))),
-        }
-        for query, pool, made in zip(queries, pools, proposals, strict=True)
+        QueryGroup.of_query(query, pool, islice(candidates, len(own)), task.name)
+        for query, pool, own in zip(queries, pools, proposals, strict=True)
     ]

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from icdsel.artefacts.candidates import SCORER_VERSION
 from icdsel.artefacts.checkpoint import load_policy, require_width
 from icdsel.policy.network import PointerNetwork
 from icdsel.selection.context import Context
@@ -12,6 +11,7 @@ from icdsel.settings.identity import identity
 from icdsel.settings.loading import Settings
 from icdsel.stages.session import Queries, Session
 from icdsel.store.fingerprints import unchanged
+from icdsel.tasks.scoring import SCORER_VERSION
 
 
 def fingerprints_of(session: Session, settings: Settings, policy: Path | None) -> Fingerprints:

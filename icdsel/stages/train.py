@@ -12,13 +12,12 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from icdsel.artefacts import rl_data
-from icdsel.artefacts.candidates import SCORER_VERSION
 from icdsel.artefacts.checkpoint import load_policy, require_width
 from icdsel.artefacts.run_folder import (
-    _LONGEST_NAME,
     EVENTS_FOLDER,
     JOURNAL,
     LOG_FILE,
+    LONGEST_NAME,
     METADATA_FILE,
     Run,
     is_finished,
@@ -48,6 +47,7 @@ from icdsel.store.lock import locked
 from icdsel.store.metadata import Inputs, read_metadata_files
 from icdsel.store.run_log import history
 from icdsel.store.slot import FolderSlot, Result
+from icdsel.tasks.scoring import SCORER_VERSION
 from icdsel.vlm.loading import resolve_device
 
 REMEDY = "Use --run NAME for a separate run, or --overwrite to rename the existing one to a backup."
@@ -166,8 +166,8 @@ def _require_name(name: str, given: str | None) -> str:
         raise RunError(f"--run {given} is not the name of a folder: it must not be empty or contain /")
     if given and BACKUP in given:
         raise RunError(f"--run {given} is the name of a backup: use one without {BACKUP}")
-    if given and len(os.fsencode(given)) > _LONGEST_NAME:  # predictions have longer names made from it
-        raise RunError(f"--run {given} is too long a name: the maximum is {_LONGEST_NAME} bytes")
+    if given and len(os.fsencode(given)) > LONGEST_NAME:  # predictions have longer names made from it
+        raise RunError(f"--run {given} is too long a name: the maximum is {LONGEST_NAME} bytes")
     return name
 
 

@@ -7,7 +7,6 @@ from icdsel.artefacts import rl_data
 from icdsel.artefacts.lever_plus_rl_data import GT_PROB_NOTE
 from icdsel.console import note, warn
 from icdsel.errors import RlDataError
-from icdsel.policy.groups import merge
 from icdsel.policy.rewards import is_correct
 from icdsel.records import QueryGroup
 from icdsel.settings.loading import Settings
@@ -42,7 +41,10 @@ def read_groups(files: Sequence[Path], session: Session, reward: RewardSettings)
                 note(f"{path}: {count} candidates: {reason}")
             else:
                 warn(f"{path}: {count} candidates left out ({reason})")
-    groups = merge([data.groups for data in read])
+    groups = rl_data.merge([data.groups for data in read])
+    task = session.settings.data.task
+    if other := next((group.task for group in groups if group.task != task), None):
+        raise RlDataError(f"the RL data are of the task {other}, not of {task}: use --task {other}, or other RL data")
     if not reward.require_correct:
         return groups
     correct = [group for group in groups if any(is_correct(candidate) for candidate in group.candidates)]

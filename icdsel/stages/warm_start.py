@@ -1,7 +1,7 @@
 """InfoScore's beams, from Lever-Plus's `generate_data.py`, as pointers to imitate before RCE.
 
-The original trains its selector on them over a pool of the chosen ICDs themselves, towards the parity of their
-indices (specification §0.1), so it learns nothing. Here the pool is the sampler's, and the label the ICD's place.
+Lever-Plus trains its selector on them over a pool of only the chosen ICDs, with the parity of their indices as labels,
+so it learns nothing. Here the pool is the sampler's, and the label is the ICD's position in it.
 """
 
 from dataclasses import replace
@@ -15,12 +15,12 @@ from icdsel.stages.session import Session
 
 
 def warm_groups(session: Session, path: Path) -> Groups:
-    """The beams of `path` over the pools of these settings; ICDs that a pool lacks are added to it.
+    """The beams of `path` over the pools of the settings; ICDs that are missing in a pool are added to it.
 
-    Their rewards are 0: all count the same, as in the original.
+    Their rewards are 0: all have the same weight, as in Lever-Plus.
 
     Raises:
-        RlDataError: the file is no InfoScore data, or of another dataset.
+        RlDataError: The file does not hold InfoScore data, or those of another dataset.
     """
     train = session.train
     groups, rejected = read_info_score(path, [example.question_id for example in train])
@@ -30,16 +30,16 @@ def warm_groups(session: Session, path: Path) -> Groups:
     added = 0
     with_pools = []
     for q, group in enumerate(groups):
-        scored = tuple({**candidate, "vqa_acc_score": 0.0} for candidate in group.candidates)
+        beams = tuple(replace(candidate, correct=0, score=0.0) for candidate in group.candidates)
         if queries.pools.shared:
             hidden = tuple(train[row].question_id for row in sorted(queries.pools.excluded[q]))
-            with_pools.append(replace(group, pool=None, excluded=hidden, candidates=scored))
+            with_pools.append(replace(group, pool=None, excluded=hidden, candidates=beams))
             continue
         pool = [train[row].question_id for row in queries.pools[q]]
-        icds = dict.fromkeys(icd for candidate in group.candidates for icd in candidate["pointer"])
+        icds = dict.fromkeys(icd for candidate in group.candidates for icd in candidate.pointer)
         missing = [icd for icd in icds if icd not in set(pool)]
         added += len(missing)
-        with_pools.append(replace(group, pool=(*pool, *missing), candidates=scored))
+        with_pools.append(replace(group, pool=(*pool, *missing), candidates=beams))
     if added:
         note(f"{added} ICDs of {path} were in no pool of these settings and were added")
     return make_groups(with_pools, train.row, RewardSettings())

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 from icdsel.errors import DataError, Refuse, stop
 from icdsel.store.reading import read_bytes_lines, read_whole
@@ -64,21 +64,6 @@ def _require_shallow(value: Any, text: str, start: int, end: int) -> None:
         level = list(chain.from_iterable(inner))
     if level:
         raise RecursionError(f"lists and objects are nested more than {DEEPEST} deep")
-
-
-def is_id(value: object) -> TypeGuard[int]:
-    """Whether a value is an integer of 64 bits, as a tensor can hold it; True is not."""
-    return type(value) is int and -(2**63) <= value < 2**63
-
-
-def are_ids(value: object) -> TypeGuard[list[int]]:
-    """Whether a value is a list of integers of 64 bits."""
-    return isinstance(value, list) and all(map(is_id, value))
-
-
-def is_number(value: object, least: float, most: float) -> TypeGuard[float]:
-    """Whether a value is a number from `least` to `most`; NaN and True are not."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
 
 
 def read_list(path: Path, key: str) -> Iterator[tuple[str, Any]]:

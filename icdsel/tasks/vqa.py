@@ -1,44 +1,30 @@
-"""How good an answer is: VQA accuracy, and how near a wrong answer comes to a right one.
+"""Visual question answering: VQA accuracy, and how similar a wrong answer is to a right one.
 
 VQA accuracy (Antol et al. 2015, arXiv 1505.00468) compares a prediction with ten human answers: it is the
 mean, over the ten ways to leave one annotator out, of ``min(matches among the other nine / 3, 1)``. So 1, 2,
 3 and at least 4 matches of ten give 0.3, 0.6, 0.9 and 1. Two variants are in use, and they differ in when
 the strings are normalised:
 
-* ``official``, the VQA evaluation code: only where the human answers differ from one another (a later version of
-  its repository always normalises the prediction, and of the answers the punctuation alone; it is not this one);
+* ``official``, the VQA evaluation code: only if the human answers differ from one another (a later version of
+  its repository always normalises the prediction, and only the punctuation of the answers; it is not this one);
 * ``openflamingo``, today's OpenFlamingo and its descendants, Lever-Plus among them: always.
 
 OK-VQA stores stemmed answers ("ride" for "riding"), which no one says. LAVIS and OpenFlamingo therefore lemmatise
-predictions before they compare them; the metric ``lemmatised`` does so too, then counts as ``official``.
+predictions before they compare them; the metric ``lemmatised`` does so too, then scores as ``official``.
 
-The normalisation follows the official code down to its quirks, for the sake of comparable numbers.
+The normalisation follows the official code including its quirks, so that numbers are comparable.
 """
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import SequenceMatcher
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import NamedTuple
 
-import simplemma
-
-__all__ = [
-    "METRICS",
-    "VARIANTS",
-    "accuracy",
-    "answer_weights",
-    "edit_similarity",
-    "lemmatise",
-    "majority_answer",
-    "normalize_answer",
-    "relevance",
-    "token_f1",
-    "vqa_accuracy",
-]
-
-VARIANTS = ("official", "openflamingo")
-METRICS = (*VARIANTS, "lemmatised")
+from icdsel.records import Example
+from icdsel.registry import Registry
+from icdsel.tasks.base import TASKS, Correctness, Metric, Relevance, Task
 
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'  # neither the colon, the apostrophe nor the period
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")
@@ -73,7 +59,7 @@ _CONTRACTED = """
     where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've
     wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
 """
-# The official table repairs a word in which one apostrophe is missing. Its one other entry breaks a right
+# The official table repairs a word in which one apostrophe is missing. Its one other entry breaks a correct
 # word, and its entries with a capital ("Im") can never apply, since words are lower-cased first.
 _CONTRACTIONS = {
     word[:position] + word[position + 1 :]: word
@@ -96,13 +82,16 @@ def vqa_accuracy(prediction: str, answers: Sequence[str], variant: str = "offici
         prediction: The model's answer.
         answers: The human answers, ten in VQA and OK-VQA; any number from one on. A single answer cannot be
             left out and is compared directly, so the accuracy is 0 or 1.
-        variant: ``official`` (normalise where the answers differ) or ``openflamingo`` (always normalise).
+        variant: One of ``VARIANTS``.
 
     Raises:
         ValueError: There is no answer, or the variant is unknown.
     """
-    normalize = _normalizer(answers, variant)
-    predicted = normalize(prediction)
+    if variant not in VARIANTS:
+        raise ValueError(f"unknown VQA accuracy variant {variant!r}; choose one of: {', '.join(VARIANTS)}")
+    prepare, always = VARIANTS[variant]
+    normalize = _normalizer(answers, always)
+    predicted = normalize(prepare(prediction))
     return _accuracy([normalize(answer) == predicted for answer in answers])
 
 
@@ -117,46 +106,49 @@ def _accuracy(matches: Sequence[bool]) -> float:
     return accuracy / len(matches)
 
 
-def accuracy(prediction: str, answers: Sequence[str], metric: str = "official") -> float:
-    """Return the VQA accuracy by one of ``METRICS``: a variant of ``vqa_accuracy``, or ``lemmatised``.
-
-    Raises:
-        ValueError: There is no answer, or the metric is unknown.
-    """
-    if metric == "lemmatised":
-        return vqa_accuracy(lemmatise(prediction), answers)
-    return vqa_accuracy(prediction, answers, metric)
-
-
 @lru_cache(maxsize=1 << 16)
 def lemmatise(text: str) -> str:
-    """Return the text with every word in lower case and as its dictionary form, by simplemma's English word list.
+    """Return the text with every word in lower case and in its dictionary form, by simplemma's English word list.
 
-    LAVIS lemmatises nouns and verbs alone, by a tagger that sees their sentence; a word list knows neither, so
+    LAVIS lemmatises only nouns and verbs, by a tagger that reads the sentence; a word list cannot tell them apart, so
     "better" becomes "good" here, and "leaves" always "leave".
     """
+    import simplemma  # which takes a tenth of a second
+
     return _WORD.sub(lambda word: str(simplemma.lemmatize(word[0].lower(), lang="en")), text)
 
 
-def answer_weights(answers: Sequence[str], variant: str = "official") -> dict[str, float]:
-    """Return what each human answer would score as a prediction.
+class _Variant(NamedTuple):
+    prepare: Callable[[str], str]  # what is done to the prediction first
+    always: bool  # whether strings are normalised even if all human answers are the same
+
+
+VARIANTS = {
+    "official": _Variant(str, False),
+    "openflamingo": _Variant(str, True),
+    "lemmatised": _Variant(lemmatise, False),
+}
+"""The variants of the VQA accuracy by name."""
+
+
+def answer_weights(answers: Sequence[str]) -> dict[str, float]:
+    """Return the official VQA accuracy that each human answer would have as a prediction.
 
     Args:
         answers: The human answers of one question.
-        variant: As for ``vqa_accuracy``.
 
     Returns:
-        Each distinct answer, as written and in first-seen order, with its VQA accuracy.
+        Each distinct answer, as written and in first-seen order, with its accuracy.
 
     Raises:
-        ValueError: There is no answer, or the variant is unknown.
+        ValueError: There is no answer.
     """
-    normalize = _normalizer(answers, variant)
+    normalize = _normalizer(answers, always=False)
     normalized = [normalize(answer) for answer in answers]
     weights: dict[tuple[str, int], float] = {}
     of_text: dict[str, float] = {}
     for text, count in Counter(normalized).items():
-        # Where the matches stand changes the sum, in its last bit, for two or three of them alone.
+        # The positions of the matches change the sum, in its last bit, only if there are two or three.
         kind = (text if count in (2, 3) else "", min(count, 4))
         if kind not in weights:
             weights[kind] = _accuracy([other == text for other in normalized])
@@ -164,58 +156,43 @@ def answer_weights(answers: Sequence[str], variant: str = "official") -> dict[st
     return {answer: of_text[text] for answer, text in zip(answers, normalized, strict=True)}
 
 
-def majority_answer(answers: Sequence[str]) -> str:
-    """Return the most common answer, as written; of equally common ones, the first seen.
-
-    Raises:
-        ValueError: There is no answer.
-    """
-    _require_answers(answers)
-    counts = Counter(answers)
-    return max(counts, key=lambda answer: counts[answer])
-
-
 @lru_cache(maxsize=1 << 16)  # the same human answers are compared with every prediction for their question
 def normalize_answer(text: str) -> str:
     """Normalise an answer as the official VQA evaluation does.
 
-    White space is tidied, punctuation removed or replaced by a space, letters lower-cased, the number words
+    White space is stripped, punctuation removed or replaced by a space, letters lower-cased, the number words
     up to ten ("none" among them, as 0) written as digits, articles dropped and contractions repaired.
     The article "a" alone becomes the empty string.
     """
-    words = _normalize_punctuation(_tidy(text)).lower().split()
+    words = _normalize_punctuation(_strip(text)).lower().split()
     numerals = (_NUMERALS.get(word, word) for word in words)
     return " ".join(_CONTRACTIONS.get(word, word) for word in numerals if word not in _ARTICLES)
 
 
-def relevance(prediction: str, answers: Sequence[str]) -> dict[str, float]:
-    """Return how near a prediction comes to any human answer, under Lever-Plus's field names.
+def relevance(prediction: str, answers: Sequence[str]) -> Relevance:
+    """Return how similar a prediction is to the most similar human answer.
 
     A wrong answer that shares words or letters with a right one earns a little (see the reward mode
-    ``hard_plus_gtprob_plus_rel``). As in the original, strings are stripped and lower-cased, not normalised
+    ``hard_plus_gtprob_plus_rel``). As in Lever-Plus, strings are stripped and lower-cased, not normalised
     further, and an empty prediction is relevant to nothing.
 
     Args:
         prediction: The model's answer.
         answers: The human answers of one question.
 
-    Returns:
-        ``vqa_rel_token_f1`` and ``vqa_rel_edit_sim``, each the maximum over the answers, and
-        ``vqa_rel_score``, the larger of the two; all in [0, 1].
-
     Raises:
         ValueError: There is no answer.
     """
     _require_answers(answers)
-    f1 = _best(token_f1, prediction, answers)
-    edit = _best(edit_similarity, prediction, answers)
-    return {"vqa_rel_token_f1": f1, "vqa_rel_edit_sim": edit, "vqa_rel_score": max(f1, edit)}
+    f1 = max(token_f1(prediction, answer) for answer in answers)
+    edit = max(edit_similarity(prediction, answer) for answer in answers)
+    return Relevance(f1, edit, max(f1, edit))
 
 
 def token_f1(prediction: str, answer: str) -> float:
     """Return the F1 score between two bags of tokens, the runs of ``[a-z0-9]`` in the lower-cased strings.
 
-    With c tokens in common of p and a, F1 = 2c / (p + a); 0 where either string has no token.
+    With c common tokens of p and a, F1 = 2c / (p + a); 0 if either string has no token.
     """
     predicted, expected = (Counter(_TOKEN.findall(text.lower())) for text in (prediction, answer))
     if not predicted or not expected:
@@ -227,7 +204,7 @@ def edit_similarity(prediction: str, answer: str) -> float:
     """Return ``difflib``'s ratio of the stripped, lower-cased strings, the prediction first.
 
     The ratio depends on the order of its arguments ("tide" and "diet" give 0.25, "diet" and "tide" 0.5), so
-    the original's order is part of the definition. It is 0 where either string is empty.
+    Lever-Plus's order is part of the definition. It is 0 if either string is empty.
     """
     predicted, expected = (text.strip().lower() for text in (prediction, answer))
     if not predicted or not expected:
@@ -235,35 +212,29 @@ def edit_similarity(prediction: str, answer: str) -> float:
     return SequenceMatcher(None, predicted, expected).ratio()
 
 
-def _normalizer(answers: Sequence[str], variant: str) -> Callable[[str], str]:
+def _normalizer(answers: Sequence[str], always: bool) -> Callable[[str], str]:
     """Return how strings are normalised before they are compared with these human answers."""
     _require_answers(answers)
-    if variant not in VARIANTS:
-        raise ValueError(f"unknown VQA accuracy variant {variant!r}; choose one of: {', '.join(VARIANTS)}")
-    return normalize_answer if variant == "openflamingo" or len(set(map(_tidy, answers))) > 1 else _tidy
+    return normalize_answer if always or len(set(map(_strip, answers))) > 1 else _strip
 
 
-def _tidy(text: str) -> str:
+def _strip(text: str) -> str:
     return text.replace("\n", " ").replace("\t", " ").strip()
 
 
 def _normalize_punctuation(text: str) -> str:
-    """Remove punctuation, or put a space where it joins two words ("red/blue").
+    """Remove punctuation, or replace it by a space where it joins two words ("red/blue").
 
-    A sign goes without leaving a space where it stands beside a space anywhere in the text; so does every
-    sign where the text has a comma between digits ("1,000").
+    A sign that has a space beside it anywhere in the text is removed everywhere without leaving a space; so is every
+    sign if the text has a comma between digits ("1,000").
     """
     has_number_comma = _COMMA_IN_NUMBER.search(text) is not None
     result = text
     for sign in _PUNCTUATION:
-        # The original text decides, not what earlier signs have left of it.
+        # The text as it was decides, not what earlier signs have left of it.
         drop = has_number_comma or f"{sign} " in text or f" {sign}" in text
         result = result.replace(sign, "" if drop else " ")
     return _PERIOD.sub("", result, count=_PERIODS_REMOVED)
-
-
-def _best(similarity: Callable[[str, str], float], prediction: str, answers: Sequence[str]) -> float:
-    return max(similarity(prediction, answer) for answer in answers)
 
 
 def _require_answers(answers: Sequence[str]) -> None:
@@ -271,3 +242,39 @@ def _require_answers(answers: Sequence[str]) -> None:
         raise TypeError(f"answers must be a list of strings, not the string {answers!r}")
     if not answers:
         raise ValueError("answers is empty: at least one human answer is needed")
+
+
+def _score(prediction: str, query: Example, variant: str) -> float:
+    return vqa_accuracy(prediction, query.answers, variant)
+
+
+class VqaTask(Task):
+    """Open-ended questions with several human answers."""
+
+    name = "vqa"
+    metrics = Registry(
+        "metric of the task vqa",
+        (Metric(name, partial(_score, variant=name)) for name in VARIANTS),
+    )
+    score_name = "VQA accuracy"
+    short_name = "accuracy"
+    unit = "points"
+    factor = 100.0
+    digits = 1
+    correctness = Correctness(lambda score: score > 0, "an accuracy above 0")
+    usual_references = 10
+
+    def references(self, query: Example) -> Mapping[str, float]:
+        """The distinct human answers as people wrote them, with what each would score as a prediction."""
+        return answer_weights(query.written_answers)
+
+    def relevance(self, prediction: str, query: Example) -> Relevance:
+        """Similarity to the most similar human answer."""
+        return relevance(prediction, query.answers)
+
+    def normalize(self, text: str) -> str:
+        """As the official evaluation normalises answers."""
+        return normalize_answer(text)
+
+
+TASKS.add(VqaTask())

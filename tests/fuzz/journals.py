@@ -1,11 +1,10 @@
 """Readers of journals of unfinished work."""
 
 import json
-from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
-from icdsel.artefacts import rl_data, rl_journal
+from icdsel.artefacts import rl_data
 from icdsel.errors import RlDataError, RunError
 from icdsel.settings.tables import RewardSettings, TrainSettings
 from icdsel.stages import answering, online
@@ -20,20 +19,20 @@ from .rl_data import RL_RECORDS, use_as_tensors
 
 
 def use_answers_journal(path: Path) -> bool:
-    kept = answering.whole_units(Journal(path))
-    for (question_id, icds), record in kept.items():
-        f"{question_id} {sum(icds)} {record['shots'] + 1}".encode()
+    kept = answering.complete_units(Journal(path))
+    for (question_id, icds), answered in kept.items():
+        f"{question_id} {sum(icds)} {answered.shots + 1}".encode()
     return bool(kept)
 
 
 def use_generation_journal(path: Path) -> None:
     queries = [SimpleNamespace(question_id=i) for i in (100, 101, 102)]
     units = [[query] for query in queries]
-    assert 0 <= rl_journal.whole_units(Journal(path, RlDataError), units) <= 3  # type: ignore[arg-type]
+    assert 0 <= rl_data.complete_units(Journal(path, RlDataError), units) <= 3  # type: ignore[arg-type]
     path.rename(path.with_name("x.shard-1-of-2.jsonl"))
     for line in generation.scored_in_shards(path.with_name("x.jsonl"), {}).values():
         json.loads(line)
-    rl_journal.summary_of(path.with_name("x.shard-1-of-2.jsonl"))
+    rl_data.summary_of(path.with_name("x.shard-1-of-2.jsonl"))
 
 
 def shard(folder: Path) -> Path:
@@ -44,7 +43,7 @@ def shard(folder: Path) -> Path:
 def use_online_journal(path: Path) -> None:
     journal = Journal(path, RlDataError)
     sources = SimpleNamespace(train=None, vlm=None, settings=None)
-    groups = [rl_data.read_group(record, Counter()) for record in RL_RECORDS[:2]]
+    groups = [rl_data.parse_group(record)[0].without_failed() for record in RL_RECORDS[:2]]
     settings = TrainSettings(online=True, grpo_epochs=3)
     made = online.Rollouts(sources, groups, settings, RewardSettings(), 1, journal, ignore)  # type: ignore[arg-type]
     made.replay(1)

@@ -111,7 +111,7 @@ def use_run(path: Path) -> None:
 
 def use_metrics(path: Path) -> None:
     for epoch in read_metrics(path):
-        f"{epoch['phase']} {epoch['epoch'] + 1}".encode()
+        f"{epoch.phase} {epoch.epoch + 1}".encode()
 
 
 READERS = [

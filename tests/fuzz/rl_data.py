@@ -6,9 +6,9 @@ from typing import Any
 
 from icdsel.artefacts.lever_plus_rl_data import read_info_score
 from icdsel.artefacts.lever_plus_writer import lever_plus_json
-from icdsel.artefacts.rl_data import read_records, read_rl_data
+from icdsel.artefacts.rl_data import merge, read_groups, read_rl_data
 from icdsel.errors import RlDataError
-from icdsel.policy.groups import make_groups, merge
+from icdsel.policy.groups import make_groups
 from icdsel.settings.tables import RewardSettings
 
 from .common import ROW, alone, check_path, json_of, lines_of
@@ -42,7 +42,7 @@ def use_rl_data(path: Path) -> None:
     groups = merge([data.groups, data.groups])
     use_as_tensors(groups)
     with contextlib.suppress(RlDataError):
-        lever_plus_json(read_records(path), ROW, {})
+        lever_plus_json([group for group, _ in read_groups(path)], ROW, {})
 
 
 def use_as_tensors(groups: Any) -> None:

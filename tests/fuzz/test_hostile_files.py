@@ -24,8 +24,7 @@ from PIL import Image
 
 from icdsel.artefacts.checkpoint import foreign_objects, load_checkpoint, load_policy
 from icdsel.artefacts.predictions import read_predictions
-from icdsel.artefacts.rl_data import read_group, read_rl_data
-from icdsel.artefacts.rl_journal import summary_of
+from icdsel.artefacts.rl_data import read_group, read_rl_data, summary_of
 from icdsel.artefacts.run_folder import read_metrics
 from icdsel.data.images import ImageError, open_image
 from icdsel.errors import CheckpointError, DataError, RlDataError, RunError, SettingsError, UserError, VlmError

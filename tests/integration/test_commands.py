@@ -133,7 +133,7 @@ def test_every_selector_chooses_from_the_same_pool_and_compare_shows_it(folder):
                 assert set(record["icds"]) <= pools[record["question_id"]]
     output = icdsel("compare", "--json", "table.json", "--csv", "table.csv", "--markdown", "table.md", "--shots", "2")
     assert "random (mean over seeds)" in output
-    assert "should stand in the table" not in output  # zero-shot and majority were answered beside the others
+    assert "should be in the table" not in output  # zero-shot and majority were answered beside the others
     rows = json.loads(Path("table.json").read_text())
     assert len(Path("table.csv").read_text().splitlines()) == 1 + len(rows)
     assert sum(line.startswith("| ") for line in Path("table.md").read_text().splitlines()) == 1 + len(rows)

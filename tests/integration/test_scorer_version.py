@@ -1,6 +1,6 @@
-"""What the scorer of this version draws and says: `SCORER_VERSION` must be raised where any of it changes.
+"""The draws and answers of this version's scorer: `SCORER_VERSION` must be raised if any of them changes.
 
-The figures are written anew by `python tests/test_scorer_version.py`.
+`python tests/integration/test_scorer_version.py` writes the figures again.
 """
 
 import json
@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from icdsel.artefacts.candidates import SCORER_VERSION
-from icdsel.artefacts.rl_data import read_records
+from icdsel.artefacts.rl_data import read_groups
 from icdsel.settings.loading import load_settings
 from icdsel.stages.generate import generate
+from icdsel.tasks.scoring import SCORER_VERSION
 
 FIGURES = Path(__file__).parents[1] / "data" / "scorer_version.json"
 ASKED: dict[str, dict[str, Any]] = {
@@ -29,7 +29,7 @@ def made(folder: Path, name: str) -> list[dict[str, Any]]:
     few = {"queries": 4, "beam": 2, "samples": 1, "retrieval": 1, "random": 1}
     data = {"data_dir": folder / "data", "results_dir": folder / "results"} | ASKED[name].get("data", {})
     settings = load_settings({**ASKED[name], "data": data, "proposals": few})
-    return list(read_records(generate(settings, folder / f"{name}.jsonl").path))
+    return [group.to_json() for group, _ in read_groups(generate(settings, folder / f"{name}.jsonl").path)]
 
 
 def rounded(record: dict[str, Any]) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", ASKED)
 def test_the_scorer_is_that_of_its_version(folder: Path, name: str):
     figures = json.loads(FIGURES.read_text())
-    remedy = "raise SCORER_VERSION if this change is meant, then run: python tests/test_scorer_version.py"
+    remedy = "raise SCORER_VERSION if this change is meant, then run: python tests/integration/test_scorer_version.py"
     assert figures["version"] == SCORER_VERSION, remedy
     for ours, kept in zip(made(folder, name), figures[name], strict=True):
         candidates = ours.pop("pointer_candidates"), kept.pop("pointer_candidates")

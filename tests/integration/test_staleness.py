@@ -327,7 +327,7 @@ def test_what_was_cut_after_it_was_finished_is_not_whole(copy: Path):
     for command in (SCORE, (*TRAIN, "--run", "new")):
         assert "holds 5 of 4 queries: some stand twice. Rename it to" in " ".join(icdsel(*command, code=2).split())
     path.write_bytes(b"".join(whole.splitlines(keepends=True)[:3]))
-    assert "error 1 queries are lacking" in " ".join(icdsel("check", path, *SMALL, code=1).split())
+    assert "error 1 queries are missing" in " ".join(icdsel("check", path, *SMALL, code=1).split())
     path.rename(f"{path}.part")
     icdsel(*SCORE)
     assert path.read_bytes() == whole

@@ -49,6 +49,6 @@ def check(
     if json_file:
         write_json(json_file, report(checked), indent=1)
         note(f"Written to {json_file}")
-    if count := sum(one.must_be_fixed for one in checked):
+    if count := sum(one.errors for one in checked):
         warn(f"errors found: {count}")
         raise typer.Exit(1)

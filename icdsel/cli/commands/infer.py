@@ -38,6 +38,6 @@ def infer(
     from icdsel.stages.infer import infer as infer_stage
 
     rows = infer_stage(settings, run, checkpoint, overwrite)
-    out.print(inference_table(rows))
+    out.print(inference_table(rows, settings.data.task))
     note(f"Predictions: {rows[0].path.parent}. `icdsel compare` adds confidence intervals.")
     finish(settings, failed=sum(row.failed for row in rows))

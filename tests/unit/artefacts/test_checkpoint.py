@@ -591,7 +591,7 @@ def test_a_checkpoint_that_links_out_of_its_run_is_rejected(tmp_path):
     with pytest.raises(CheckpointError, match=r"link that leads out of its run.*elsewhere\.pt.*--checkpoint"):
         find_checkpoint(run)
     (run / "rce_epoch3.pt").symlink_to("rce_epoch3.pt")
-    with pytest.raises(CheckpointError, match=r"rce_epoch3\.pt is no file"):
+    with pytest.raises(CheckpointError, match=r"rce_epoch3\.pt is not a file"):
         find_checkpoint(run)
     (run / "rce_epoch3.pt").unlink()
     save(run / "kept.pt", network())

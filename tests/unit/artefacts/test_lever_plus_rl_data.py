@@ -3,6 +3,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,16 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from icdsel.artefacts import lever_plus_rl_data as lp
-from icdsel.artefacts.candidates import score_candidate
 from icdsel.artefacts.lever_plus_rl_data import is_lever_plus, read_info_score, read_lever_plus
 from icdsel.artefacts.lever_plus_writer import lever_plus_json
-from icdsel.artefacts.rl_data import read_rl_data
+from icdsel.artefacts.rl_data import parse_group, read_rl_data
 from icdsel.errors import RlDataError
 from icdsel.policy.groups import make_groups, split_groups
 from icdsel.policy.rewards import pointer_reward
-from icdsel.records import Answer, Example, Proposal, QueryGroup
-from icdsel.settings.tables import RewardSettings, VlmSettings
+from icdsel.records import Answer, Example, PoolIds, Proposal, QueryGroup, ScoredPointer
+from icdsel.settings.tables import RewardSettings
 from icdsel.store.files import write_json
+from icdsel.tasks.scoring import Scorer
 
 DATA = Path(__file__).parents[2] / "data"
 GOLDEN = DATA / "rl_data_global_pointer.json"
@@ -31,14 +32,14 @@ Json = dict[str, Any]
 
 
 def scored(pointer: list[int], **more: Any) -> Json:
-    """A candidate of variant B, right in all respects."""
-    told = {"pointer": pointer, "gen_method": "beam", "beam_rank": 0, "beam_score": 0.4, "logprob_score": -1.5}
-    return told | {"temperature": None, "vqa_pred_answer": "x", "vqa_correct": 1, "vqa_acc_score": 0.6} | more
+    """A candidate of variant B that is valid in all respects."""
+    value = {"pointer": pointer, "gen_method": "beam", "beam_rank": 0, "beam_score": 0.4, "logprob_score": -1.5}
+    return value | {"temperature": None, "vqa_pred_answer": "x", "vqa_correct": 1, "vqa_acc_score": 0.6} | more
 
 
 def query(row: int, **more: Any) -> Json:
-    told = {"query_id": row, "question_id": IDS[row], "image_id": 7, "question": "What?"}
-    return told | {"gt_answers_raw": ["a", "b"], "gt_answers_norm": ["a", "b"]} | more
+    value = {"query_id": row, "question_id": IDS[row], "image_id": 7, "question": "What?"}
+    return value | {"gt_answers_raw": ["a", "b"], "gt_answers_norm": ["a", "b"]} | more
 
 
 def written(folder: Path, content: object) -> Path:
@@ -48,16 +49,16 @@ def written(folder: Path, content: object) -> Path:
 
 
 def pointers(group: QueryGroup) -> list[list[int]]:
-    return [candidate["pointer"] for candidate in group.candidates]
+    return [list(candidate.pointer) for candidate in group.candidates]
 
 
-# --- every age of RL data ---------------------------------------------------------------------------------
+# --- every version of RL data ---------------------------------------------------------------------------------
 
 V4 = {"vqa_eval_mode": "vqaEval", "eval_split_used": "train", "eval_failed": False, "vqa_raw_generation": "x"}
 POOL = [40, 9, 77, 5, 12]  # of row 3
 
 VARIANTS: dict[str, tuple[Json, list[list[int]], list[int]]] = {
-    # name: (record of row 3, its pointers, its pool), the latter two as rows
+    # name: (record of row 3, its pointers as rows, its pool as rows)
     "B, early": ({"pointer_candidates": [scored([9, 5]), scored([5, 40])]}, [[9, 5], [5, 40]], [5, 9, 40]),
     "C, current": (
         {"query": query(3), "pointer_candidates": [scored([9, 5], pointer_pos=[9, 5], **V4)]},
@@ -132,18 +133,18 @@ def test_pointers_are_resolved_one_by_one(tmp_path: Path, name: str) -> None:
     assert make_groups(groups, {i: row for row, i in enumerate(IDS)}, RewardSettings()).query.tolist() == [3]
 
 
-def test_rows_serve_as_ids_where_there_is_no_dataset(tmp_path: Path) -> None:
+def test_rows_serve_as_ids_without_a_dataset(tmp_path: Path) -> None:
     record, expected, pool = VARIANTS["D, K64"]
     (group,), _ = read_lever_plus(written(tmp_path, {"3": record}), None)
     assert (group.question_id, pointers(group), group.pool) == (3, expected, tuple(pool))
 
 
-def test_what_is_told_of_a_query_is_kept_and_what_is_not_is_empty(tmp_path: Path) -> None:
+def test_fields_of_a_query_are_kept_and_missing_ones_are_empty(tmp_path: Path) -> None:
     bare = {"pointer_candidates": [scored([9, 5])]}
     path = written(tmp_path, {"3": {"query": query(3), **bare}, "4": bare, "6": {"query": {"image_id": "x"}, **bare}})
-    told, *untold = read_lever_plus(path, IDS)[0]
-    assert (told.image_id, told.question, told.answers) == (7, "What?", ("a", "b"))
-    assert [(group.image_id, group.question, group.answers) for group in untold] == [(-1, "", ())] * 2
+    complete, *bare_groups = read_lever_plus(path, IDS)[0]
+    assert (complete.image_id, complete.question, complete.answers) == (7, "What?", ("a", "b"))
+    assert [(group.image_id, group.question, group.answers) for group in bare_groups] == [(-1, "", ())] * 2
 
 
 def test_a_pool_is_not_cut_to_64(tmp_path: Path) -> None:
@@ -152,7 +153,7 @@ def test_a_pool_is_not_cut_to_64(tmp_path: Path) -> None:
     assert group.pool == tuple(IDS[10:90])
 
 
-def test_the_golden_file_is_read_as_the_original_reads_it() -> None:
+def test_the_golden_file_is_read_as_lever_plus_reads_it() -> None:
     parsed = json.loads((DATA / "rl_data_parsed.json").read_text())
     groups, rejected = read_lever_plus(GOLDEN, None)
     content = json.loads(GOLDEN.read_text())
@@ -207,11 +208,13 @@ REJECTED: list[tuple[Json, str]] = [
     (scored([5, 8], vqa_acc_score=None), lp.NO_SCORE),
     (scored([5, 8], vqa_correct="yes"), lp.NO_SCORE),
     (scored([5, 8], vqa_rel_score=10**400), lp.NO_SCORE),
+    (scored([5, 8], gen_method=["beam"]), "a field has the wrong type"),
+    (scored([5, 8], beam_rank="first"), "a field has the wrong type"),
 ]
 
 
 @pytest.mark.parametrize(("candidate", "reason"), REJECTED)
-def test_what_cannot_be_trained_on_is_left_out_and_counted(tmp_path: Path, candidate: Json, reason: str) -> None:
+def test_invalid_candidates_are_left_out_and_counted(tmp_path: Path, candidate: Json, reason: str) -> None:
     fine = scored([9, 5])
     path = written(tmp_path, {"3": {"pointer_candidates": [candidate, fine, candidate]}})
     (group,), rejected = read_lever_plus(path, IDS)
@@ -224,7 +227,7 @@ def test_what_cannot_be_trained_on_is_left_out_and_counted(tmp_path: Path, candi
     assert f"{reason} (1)" in str(caught.value)
 
 
-def test_string_matches_are_taken_where_asked_for(tmp_path: Path) -> None:
+def test_string_matches_are_kept_on_request(tmp_path: Path) -> None:
     modes = {"fallback": [9, 5], "simple_match": [5, 9], "error": [7, 5]}
     candidates = [scored(pointer, vqa_eval_mode=mode) for mode, pointer in modes.items()]
     path = written(tmp_path, {"3": {"pointer_candidates": candidates}})
@@ -234,21 +237,21 @@ def test_string_matches_are_taken_where_asked_for(tmp_path: Path) -> None:
     assert (len(group.candidates), rejected) == (2, {lp.FAILED: 1})
 
 
-def test_unsound_data_are_taken_where_asked_for(tmp_path: Path) -> None:
+def test_unsound_data_are_kept_on_request(tmp_path: Path) -> None:
     wrong = G | {"pointer": [9, 5], "vqa_acc_score": 0.0}
     path = written(tmp_path, {"3": {"pointer_candidates": [scored([8, 5], source_query=4), G, wrong]}})
-    with pytest.raises(RlDataError, match=r"another query's \(1\); asked without.*\(2\).*--accept-unsound") as caught:
+    with pytest.raises(RlDataError, match=r"another query's \(1\); generated.*\(2\).*--accept-unsound") as caught:
         read_lever_plus(path, IDS)
     assert "--no-skip-fallback" not in str(caught.value)
     (group,), rejected = read_lever_plus(path, IDS, accept_unsound=True)
     assert rejected == {}
     # Without a vqa_correct, an accuracy above 0 is correct.
-    assert [candidate["vqa_correct"] for candidate in group.candidates] == [1, 1, 0]
+    assert [candidate.correct for candidate in group.candidates] == [1, 1, 0]
     rewards = [pointer_reward(candidate, mode="hard_plus_soft") for candidate in group.candidates]
     assert rewards == pytest.approx([1.6, 1.3, 0.0])
 
 
-def test_an_augmented_answer_that_was_cut_to_nothing_is_no_failure(tmp_path: Path) -> None:
+def test_an_augmented_answer_that_was_cut_to_nothing_is_not_a_failure(tmp_path: Path) -> None:
     candidate = scored([9, 5], gen_method="aug_swap", vqa_pred_answer="", raw_generation="Short answer: x")
     (group,), _ = read_lever_plus(written(tmp_path, {"3": {"pointer_candidates": [candidate]}}), IDS)
     assert len(group.candidates) == 1
@@ -257,11 +260,11 @@ def test_an_augmented_answer_that_was_cut_to_nothing_is_no_failure(tmp_path: Pat
 def test_the_probability_of_the_wrong_tokens_is_left_out(tmp_path: Path) -> None:
     candidates = [scored([9, 5], vqa_gt_prob=1e-7), scored([5, 9], vqa_gt_prob=None)]
     path = written(tmp_path, {"3": {"pointer_candidates": candidates}})
-    (group,), told = read_lever_plus(path, IDS)
-    assert told == {lp.GT_PROB_NOTE: 1}
-    assert not any(candidate.get("vqa_gt_prob") for candidate in group.candidates)
-    (group,), told = read_lever_plus(path, IDS, accept_unsound=True)
-    assert (group.candidates[0]["vqa_gt_prob"], told) == (1e-7, {})
+    (group,), counts = read_lever_plus(path, IDS)
+    assert counts == {lp.GT_PROB_NOTE: 1}
+    assert [candidate.reference_prob for candidate in group.candidates] == [None, None]
+    (group,), counts = read_lever_plus(path, IDS, accept_unsound=True)
+    assert (group.candidates[0].reference_prob, counts) == (1e-7, {})
 
 
 # --- another dataset's, damaged or something else ---------------------------------------------------------
@@ -278,16 +281,16 @@ def test_a_file_of_another_dataset_is_recognised(tmp_path: Path) -> None:
         read_lever_plus(written(tmp_path, {"3": pool}), IDS)
 
 
-@pytest.mark.parametrize(("told", "shown"), [(1040, "'1040'"), ("1040", "'1040'"), ([[1030]], "'a list'")])
-def test_another_question_at_the_same_row_is_an_error(tmp_path: Path, told: object, shown: str) -> None:
-    path = written(tmp_path, {"3": {"query": query(3, question_id=told), "pointer_candidates": [scored([9, 5])]}})
+@pytest.mark.parametrize(("given_id", "shown"), [(1040, "'1040'"), ("1040", "'1040'"), ([[1030]], "'a list'")])
+def test_another_question_at_the_same_row_is_an_error(tmp_path: Path, given_id: object, shown: str) -> None:
+    path = written(tmp_path, {"3": {"query": query(3, question_id=given_id), "pointer_candidates": [scored([9, 5])]}})
     with pytest.raises(RlDataError, match=r"query 3: its question_id is .*question 1030: .*another dataset") as caught:
         read_lever_plus(path, IDS)
     assert shown in str(caught.value)
     assert len(read_lever_plus(path, None)[0]) == 1
 
 
-def test_the_same_question_may_be_told_as_text(tmp_path: Path) -> None:
+def test_the_same_question_id_may_be_text(tmp_path: Path) -> None:
     path = written(tmp_path, {"3": {"query": query(3, question_id="1030"), "pointer_candidates": [scored([9, 5])]}})
     assert read_lever_plus(path, IDS)[0][0].question_id == 1030
 
@@ -296,38 +299,38 @@ OURS = {"question_id": 5, "candidate_pool_ids": [1], "pointer_candidates": []}
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ("", r"not valid JSON: line 1, byte 0"),
         ('{"é": 1,\n x', r"not valid JSON: line 2, byte 11.*pointer_candidates"),  # é has two bytes
         ('\ufeff{"3": ', r"not valid JSON: line 1, byte 9"),  # and the mark at the start three
         ("[" * 100_000, "maximum recursion|nested"),
         ('{"3": ' + "9" * 5000 + "}", "cannot be read as JSON"),
-        ('{"3": {"pointer_candidates": []}, "3": {}}', "the key '3' stands more than once"),
+        ('{"3": {"pointer_candidates": []}, "3": {}}', "the key '3' is repeated"),
         ([1], "holds a list; expected one object"),
         ({}, "holds no query"),
         ({"_meta": {}}, "holds no query"),
         ({"x\ud800": {}}, "surrogates not allowed"),
-        ({"x": {}}, r"the key 'x' is no row; expected"),
-        ({"03": {}}, "the key '03' is no row"),
-        ({"²": {}}, "is no row"),
-        (OURS, "the key 'question_id' is no row"),
+        ({"x": {}}, r"the key 'x' is not a row; expected"),
+        ({"03": {}}, "the key '03' is not a row"),
+        ({"²": {}}, "is not a row"),
+        (OURS, "the key 'question_id' is not a row"),
         ({"3": 1}, "query 3: not an object"),
         ({"3": {}}, "query 3: it has no pointer_candidates"),
-        ({"3": {"pointer_candidates": {}}}, "query 3: pointer_candidates is no list"),
+        ({"3": {"pointer_candidates": {}}}, "query 3: pointer_candidates is not a list"),
         ({"3": {"pointer_candidates": [1]}}, "query 3: pointer_candidates: number 1 is not an object"),
-        ({"3": {"candidate_pool_ids": ["1"], "pointer_candidates": []}}, "candidate_pool_ids is no list of rows"),
+        ({"3": {"candidate_pool_ids": ["1"], "pointer_candidates": []}}, "candidate_pool_ids is not a list of rows"),
         ({"3": {"pointer_candidates": []}}, r"a query without candidates \(1\).*human answers in another split"),
     ],
 )
-def test_anything_else_is_refused_with_the_place(tmp_path: Path, content: object, told: str) -> None:
-    with pytest.raises(RlDataError, match=told) as caught:
+def test_anything_else_is_rejected_with_the_place(tmp_path: Path, content: object, message: str) -> None:
+    with pytest.raises(RlDataError, match=message) as caught:
         read_lever_plus(written(tmp_path, content), IDS)
     assert str(tmp_path) in str(caught.value)
     str(caught.value).encode()  # can be printed
 
 
-def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(RlDataError, match="does not exist"):
         read_lever_plus(tmp_path / "none.json", IDS)
     with pytest.raises(RlDataError, match="cannot be read"):
@@ -338,7 +341,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
         read_lever_plus(path, IDS)
 
 
-# --- which form a file has --------------------------------------------------------------------------------
+# --- recognising the form ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -355,13 +358,13 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
         ('{"_id": {"$oid": "5f"}, "question_id": 1}', False),  # as databases write records
     ],
 )
-def test_the_form_is_told_from_the_content(tmp_path: Path, content: str, expected: bool) -> None:
+def test_the_form_is_recognised_by_the_content(tmp_path: Path, content: str, expected: bool) -> None:
     path = tmp_path / "rl_data.jsonl"
     path.write_text(content)
     assert is_lever_plus(path) is expected
 
 
-def test_a_missing_file_is_in_no_form(tmp_path: Path) -> None:
+def test_a_missing_file_is_not_in_this_form(tmp_path: Path) -> None:
     assert not is_lever_plus(tmp_path / "none.json")
     assert not is_lever_plus(tmp_path)
 
@@ -375,13 +378,13 @@ def info_score(row: int, *beams: tuple[list[Any], Any]) -> Json:
 
 def test_beams_become_pointers_in_prompt_order(tmp_path: Path) -> None:
     record = info_score(3, ([9, 5, 3], 0.25), ([5, 40, 3], -1e-6))
-    record["3"]["beams"] = [{"shots": [{"id": 5}, {"id": 9}]}]  # newer files tell it all twice
+    record["3"]["beams"] = [{"shots": [{"id": 5}, {"id": 9}]}]  # newer files say everything twice
     groups, rejected = read_info_score(written(tmp_path, record | info_score(8, ([1, 8], 0))), IDS)
     assert groups[0] == QueryGroup(IDS[3], -1, "", (), (), tuple(groups[0].candidates))
-    assert list(groups[0].candidates) == [
-        {"pointer": [IDS[9], IDS[5]], "gen_method": "infoscore", "info_score": 0.25},
-        {"pointer": [IDS[5], IDS[40]], "gen_method": "infoscore", "info_score": -1e-6},
-    ]
+    assert groups[0].candidates == (
+        ScoredPointer((IDS[9], IDS[5]), "infoscore"),
+        ScoredPointer((IDS[5], IDS[40]), "infoscore"),
+    )
     assert (groups[1].question_id, pointers(groups[1])) == (IDS[8], [[IDS[1]]])
     assert rejected == {}
 
@@ -400,7 +403,7 @@ def test_beams_become_pointers_in_prompt_order(tmp_path: Path) -> None:
         ([9, 5, 3], "0.1", lp.NO_SCORE),
     ],
 )
-def test_beams_that_are_none_are_left_out_and_counted(tmp_path: Path, beam: list, score: object, reason: str) -> None:
+def test_invalid_beams_are_left_out_and_counted(tmp_path: Path, beam: list, score: object, reason: str) -> None:
     path = written(tmp_path, info_score(3, (beam, score), ([9, 5, 3], 0.1)))
     (group,), rejected = read_info_score(path, IDS)
     assert (pointers(group), rejected) == ([[IDS[9], IDS[5]]], {reason: 1})
@@ -408,7 +411,7 @@ def test_beams_that_are_none_are_left_out_and_counted(tmp_path: Path, beam: list
         read_info_score(written(tmp_path, info_score(3, (beam, score))), IDS)
 
 
-def test_each_reader_names_the_setting_of_the_other(tmp_path: Path) -> None:
+def test_each_reader_names_the_flag_of_the_other(tmp_path: Path) -> None:
     path = written(tmp_path, info_score(3, ([9, 5, 3], 0.1)))
     with pytest.raises(RlDataError, match=f"InfoScore data, not RL data: use --warm-start {path}"):
         read_lever_plus(path, IDS)
@@ -423,25 +426,18 @@ def test_each_reader_names_the_setting_of_the_other(tmp_path: Path) -> None:
 ROW = {question_id: row for row, question_id in enumerate(IDS)}
 
 
-def our_line(row: int, pool: list[int], made: list[list[int]]) -> Json:
-    """A line of our RL data as the generation writes it, with rows for its pool and pointers."""
-    asked = Example(IDS[row], 50 + row, Path("x.png"), "Où?", "doni", ("doni, or so",) * 7 + ("gesa",) * 3)
-    proposals = [Proposal(tuple(IDS[i] for i in icds), "cosine-beam", rank=0, log_prob=-1.5) for icds in made]
+def our_group(row: int, pool: list[int], pointers: list[list[int]]) -> QueryGroup:
+    """A group of icdsel as generation scores it, with rows for its pool and pointers."""
+    example = Example(IDS[row], 50 + row, Path("x.png"), "Où?", "doni", ("doni, or so",) * 7 + ("gesa",) * 3)
+    proposals = [Proposal(tuple(IDS[i] for i in icds), "cosine-beam", rank=0, log_prob=-1.5) for icds in pointers]
     answer = Answer(" gesa", (math.log(0.5), math.log(0.25)), (2, 2))
-    return {
-        "question_id": asked.question_id,
-        "image_id": asked.image_id,
-        "question": asked.question,
-        "answers": list(asked.answers),
-        "candidate_pool_ids": [IDS[i] for i in pool],
-        "pointer_candidates": [
-            score_candidate(proposal, answer, asked, VlmSettings(), "official") for proposal in proposals
-        ],
-    }
+    scorer = Scorer.named("vqa", None, "strip")
+    scored = [scorer.scored_pointer(proposal, answer, example) for proposal in proposals]
+    return QueryGroup.of_query(example, PoolIds(tuple(IDS[i] for i in pool)), scored, "vqa")
 
 
-def original_loader(record: Mapping[str, Any], kept: list[Mapping[str, Any]]) -> tuple[list[int], list[list[int]]]:
-    """The original's rule: a query's candidates as rows of the training split, and labels within them."""
+def lever_plus_loader(record: Mapping[str, Any], kept: list[Mapping[str, Any]]) -> tuple[list[int], list[list[int]]]:
+    """Lever-Plus's rule: a query's candidates as rows of the training split, and labels within them."""
     if "candidate_pool_ids" in record and "pointer_global" in record["pointer_candidates"][0]:
         return record["candidate_pool_ids"][:64], [c["pointer"] for c in kept]
     found = [c["pointer_pos"] if c.get("pointer_pos") is not None else c["pointer"] for c in kept]
@@ -454,25 +450,25 @@ LARGE = [row for row in range(99, 0, -1) if row not in (3, 8)]  # 97 candidates
 
 
 def test_what_is_written_is_read_back_by_both(tmp_path: Path) -> None:
-    made = {3: (SMALL, [[77, 40], [5, 9], [9, 5]]), 8: (LARGE, [[77, 40], [1, 99]])}
-    lines = [our_line(row, pool, icds) for row, (pool, icds) in made.items()]
+    given = {3: (SMALL, [[77, 40], [5, 9], [9, 5]]), 8: (LARGE, [[77, 40], [1, 99]])}
+    own = [our_group(row, pool, icds) for row, (pool, icds) in given.items()]
     ours = tmp_path / "ours.jsonl"
-    ours.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    ours.write_text("".join(json.dumps(group.to_json()) + "\n" for group in own))
     path = tmp_path / "theirs.json"
-    write_json(path, lever_plus_json(lines, ROW, {"prompt": "p"}))
+    write_json(path, lever_plus_json(own, ROW, {"prompt": "p"}))
     assert (is_lever_plus(ours), is_lever_plus(path)) == (False, True)
     groups, rejected = read_lever_plus(path, IDS)
     assert (tuple(groups), rejected) == (read_rl_data(ours).groups, {})
     content = json.loads(path.read_text())
-    for row, (_, icds) in made.items():
+    for row, (_, icds) in given.items():
         record = content[str(row)]
-        pool, labels = original_loader(record, record["pointer_candidates"])
+        pool, labels = lever_plus_loader(record, record["pointer_candidates"])
         assert [[pool[label] for label in pointer] for pointer in labels] == icds
 
 
-def test_the_form_is_the_originals() -> None:
-    lines = [our_line(3, SMALL, [[77, 40]])]
-    content = lever_plus_json(lines, ROW, {"vqa_model": "m", "version": "mine"})
+def test_the_form_is_lever_pluss() -> None:
+    group = our_group(3, SMALL, [[77, 40]])
+    content = lever_plus_json([group], ROW, {"vqa_model": "m", "version": "mine"})
     assert list(content) == ["_meta", "3"]
     assert content["_meta"].items() >= {"vqa_model": "m", "version": "k64"}.items()
     assert content["_meta"]["written_by"].startswith("icdsel ")
@@ -491,10 +487,10 @@ def test_the_form_is_the_originals() -> None:
     expected |= {"vqa_eval_mode": "vqaEval", "eval_split_used": "train", "eval_failed": False, "vqa_correct": 1}
     assert candidate.items() >= (expected | {"vqa_acc_score": 0.9}).items()
     assert candidate["beam_score"] == pytest.approx(math.exp(-1.5))
-    lines[0]["pointer_candidates"][0]["logprob_score"] = None
-    assert lever_plus_json(lines, ROW, {})["3"]["pointer_candidates"][0]["beam_score"] is None
+    unknown = replace(group, candidates=(replace(group.candidates[0], log_prob=None),))
+    assert lever_plus_json([unknown], ROW, {})["3"]["pointer_candidates"][0]["beam_score"] is None
 
-    content = lever_plus_json([our_line(3, SMALL, []), our_line(8, LARGE, [[77, 40]])], ROW, {})
+    content = lever_plus_json([our_group(3, SMALL, []), our_group(8, LARGE, [[77, 40]])], ROW, {})
     assert "version" not in content["_meta"]  # not all of it is K64
     (candidate,) = content["8"]["pointer_candidates"]
     assert candidate["pointer"] == candidate["pointer_pos"] == [77, 40]
@@ -503,47 +499,56 @@ def test_the_form_is_the_originals() -> None:
 
 @pytest.mark.parametrize(("size", "local"), [(64, True), (65, False)])
 def test_pools_of_up_to_64_are_k64(size: int, local: bool) -> None:
-    content = lever_plus_json([our_line(0, list(range(1, size + 1)), [[1, size]])], ROW, {})
+    content = lever_plus_json([our_group(0, list(range(1, size + 1)), [[1, size]])], ROW, {})
     assert ("pointer_global" in content["0"]["pointer_candidates"][0]) is local
     assert ("version" in content["_meta"]) is local
 
 
-def test_without_a_pool_of_its_own_a_query_is_read_with_what_its_pointers_hold(tmp_path: Path) -> None:
-    line = our_line(3, [], [[77, 40]]) | {"candidate_pool_ids": None}
-    path = written(tmp_path, lever_plus_json([line], ROW, {}))
+def test_without_a_pool_of_its_own_a_query_is_read_with_the_icds_of_its_pointers(tmp_path: Path) -> None:
+    group = replace(our_group(3, [], [[77, 40]]), pool=None)
+    path = written(tmp_path, lever_plus_json([group], ROW, {}))
     (group,), _ = read_lever_plus(path, IDS)
     assert (pointers(group), group.pool) == ([[IDS[77], IDS[40]]], (IDS[40], IDS[77]))
 
 
 def test_failed_calls_are_marked_for_both(tmp_path: Path) -> None:
-    line = our_line(3, SMALL, [[77, 40], [5, 9]])
-    line["pointer_candidates"][0] = {"pointer": [IDS[9], IDS[40]], "eval_failed": True, "error": "out of memory"}
-    content = lever_plus_json([line], ROW, {})
+    group = our_group(3, SMALL, [[77, 40], [5, 9]])
+    failed_call = ScoredPointer((IDS[9], IDS[40]), error="out of memory")
+    content = lever_plus_json([replace(group, candidates=(failed_call, group.candidates[1]))], ROW, {})
     failed = content["3"]["pointer_candidates"][0]
     assert (failed["eval_failed"], failed["vqa_eval_mode"], failed["error"]) == (True, "error", "out of memory")
+    assert (failed["vqa_acc_score"], failed["vqa_correct"]) == (0.0, 0)
     (group,), rejected = read_lever_plus(written(tmp_path, content), IDS)
     assert (len(group.candidates), rejected) == (1, {lp.FAILED: 1})
 
 
-def test_a_large_training_split_is_not_gone_through_for_every_query() -> None:
+def test_a_large_training_split_is_not_searched_for_every_query() -> None:
     rows = {question_id: question_id for question_id in range(1_000_000)}
-    line = our_line(3, SMALL, [[77, 40]])
-    lines = [line | {"question_id": question_id} for question_id in range(500_000, 500_500)]
+    group = our_group(3, SMALL, [[77, 40]])
+    groups = [replace(group, question_id=question_id) for question_id in range(500_000, 500_500)]
     started = time.process_time()
-    assert len(lever_plus_json(lines, rows, {})) == 501
+    assert len(lever_plus_json(groups, rows, {})) == 501
     assert time.process_time() - started < 2
 
 
-def test_what_has_no_place_in_the_form_is_refused() -> None:
-    line = our_line(3, SMALL, [[77, 40]])
+def test_data_that_the_form_cannot_express_are_rejected() -> None:
+    group = our_group(3, SMALL, [[77, 40]])
     with pytest.raises(RlDataError, match=r"question 1030 is not in the training split.*--dataset"):
-        lever_plus_json([line], {i: row for i, row in ROW.items() if i != 1030}, {})
-    with pytest.raises(RlDataError, match="question 1030 stands twice"):
-        lever_plus_json([line, line], ROW, {})
-    outside = line | {"candidate_pool_ids": line["candidate_pool_ids"][1:]}
-    for broken in ({}, line | {"question_id": []}, outside, line | {"pointer_candidates": [{}]}):
-        with pytest.raises(RlDataError, match=r"query number 1 of the RL data: .*: no RL data of icdsel"):
-            lever_plus_json([broken], ROW, {})
+        lever_plus_json([group], {i: row for i, row in ROW.items() if i != 1030}, {})
+    with pytest.raises(RlDataError, match="question 1030 is repeated"):
+        lever_plus_json([group, group], ROW, {})
+    with pytest.raises(RlDataError, match="of the task closeness cannot be converted"):
+        lever_plus_json([replace(group, task="closeness")], ROW, {})
+
+
+def test_a_conversion_keeps_every_field_of_the_candidates() -> None:
+    value = our_group(3, SMALL, [[77, 40]]).to_json()
+    group, _ = parse_group(json.loads(json.dumps(value)))
+    (candidate,) = lever_plus_json([group], ROW, {})["3"]["pointer_candidates"]
+    (original,) = value["pointer_candidates"]
+    assert {key: candidate[key] for key in original if key != "pointer"} == {
+        key: entry for key, entry in original.items() if key != "pointer"
+    }
 
 
 # --- any JSON at all --------------------------------------------------------------------------------------
@@ -584,14 +589,14 @@ def read_anyhow(folder: Path, content: object) -> None:
                 assert group.question_id not in group.pool
                 assert len(set(group.pool)) == len(group.pool)
                 for candidate in group.candidates:
-                    assert set(candidate["pointer"]) <= set(group.pool)
+                    assert set(candidate.pointer) <= set(group.pool)
                     for mode in ("hard_plus_soft", "hard_plus_gtprob_plus_rel"):
                         assert math.isfinite(pointer_reward(candidate, mode=mode))
         try:
             groups, _ = read_info_score(path, ids)
         except RlDataError:
             continue
-        assert all(math.isfinite(c["info_score"]) for group in groups for c in group.candidates)
+        assert all(group.question_id not in c.pointer for group in groups for c in group.candidates)
 
 
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -599,7 +604,7 @@ FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCh
 
 @FUZZ
 @given(st.data())
-def test_a_damaged_value_raises_nothing_but_the_users_error(tmp_path: Path, data: st.DataObject) -> None:
+def test_a_damaged_value_raises_only_user_errors(tmp_path: Path, data: st.DataObject) -> None:
     whole = data.draw(st.sampled_from([WHOLE, BEAMS]))
     for _ in range(data.draw(st.integers(1, 3))):
         whole = changed(whole, data.draw(st.sampled_from(places(whole))), data.draw(VALUES))
@@ -609,26 +614,26 @@ def test_a_damaged_value_raises_nothing_but_the_users_error(tmp_path: Path, data
 @FUZZ
 @given(st.one_of(VALUES, st.dictionaries(st.sampled_from(["3", "_meta", "x"]), VALUES)))
 @example({"3": {"pointer_candidates": [scored([9, 5], vqa_gt_prob=10**400)]}})
-def test_any_json_raises_nothing_but_the_users_error(tmp_path: Path, content: object) -> None:
+def test_any_json_raises_only_user_errors(tmp_path: Path, content: object) -> None:
     read_anyhow(tmp_path, json.dumps(content))
 
 
 @FUZZ
 @given(st.data())
-def test_torn_and_scrambled_text_raises_nothing_but_the_users_error(tmp_path: Path, data: st.DataObject) -> None:
+def test_torn_and_scrambled_text_raises_only_user_errors(tmp_path: Path, data: st.DataObject) -> None:
     text = json.dumps(WHOLE)
     at = data.draw(st.integers(0, len(text)))
     read_anyhow(tmp_path, text[:at] + data.draw(st.text(max_size=2)) + text[at + 1 :])
 
 
-def test_a_pointer_that_was_scored_before_counts_once(tmp_path: Path) -> None:
+def test_a_repeated_pointer_counts_once(tmp_path: Path) -> None:
     candidates = [scored([9, 5]), {**scored([9, 5]), "vqa_acc_score": 0.0, "vqa_correct": 0}, scored([5, 9])]
     (group,), rejected = read_lever_plus(written(tmp_path, {"3": {"pointer_candidates": candidates}}), IDS)
     assert len(group.candidates) == 2
     assert rejected == {lp.AGAIN: 1}
 
 
-def test_places_in_a_pool_must_agree_with_the_rows(tmp_path: Path) -> None:
+def test_positions_in_a_pool_must_match_the_rows(tmp_path: Path) -> None:
     record = {
         "candidate_pool_ids": [7, 9, 5],
         "pointer_candidates": [

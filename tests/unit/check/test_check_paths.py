@@ -1,4 +1,4 @@
-"""Which of the datasets that are known by name a folder or file is checked as."""
+"""Which of the named datasets a folder or file is checked as."""
 
 import json
 from pathlib import Path
@@ -31,8 +31,8 @@ def preprocessed(folder: Path, name: str) -> None:
         (folder / f"vqav2_mscoco_{split}2014.json").write_text(json.dumps({"annotations": [record]}))
 
 
-def looked_at(path: Path, dataset: str = "world") -> list[tuple[str, int]]:
-    """For each dataset that was read, what is said of it, and how much of it cannot be read."""
+def checked(path: Path, dataset: str = "world") -> list[tuple[str, int]]:
+    """For each dataset that was read, the line about it, and how much of it cannot be read."""
     return [
         (one.about, count(one, kinds.UNREADABLE))
         for one in check(settings_from({"data": {"dataset": dataset}}), [path])
@@ -48,55 +48,53 @@ BOTH = "questions: train 1, validation 1"
 
 @pytest.mark.parametrize("name", ["okvqa", "vqav2"])
 @pytest.mark.parametrize("folder", ["y", "{}", "{}_hf", "x/{}_hf", "x/{}/{}_hf"])
-def test_preprocessed_files_are_told_by_their_folder_or_their_records(tmp_path, name: str, folder: str):
-    """In a folder of any other name they were taken for OK-VQA's."""
+def test_preprocessed_files_are_recognised_by_their_folder_or_their_records(tmp_path, name: str, folder: str):
     place = tmp_path / folder.format(name, name)
     preprocessed(place, name)
     for path in (tmp_path / folder.split("/")[0].format(name), place / "vqav2_mscoco_val2014.json"):
-        assert looked_at(path) == [(BOTH, 0)]
+        assert checked(path) == [(BOTH, 0)]
 
 
-def test_a_folder_that_is_named_for_the_other_dataset_is_refused_as_by_every_command(tmp_path):
+def test_a_folder_named_for_the_other_dataset_is_rejected_as_by_every_command(tmp_path):
     preprocessed(tmp_path / "okvqa", "vqav2")
-    assert looked_at(tmp_path / "okvqa", "vqav2") == [("questions: train 0, validation 0", 2)]
+    assert checked(tmp_path / "okvqa", "vqav2") == [("questions: train 0, validation 0", 2)]
 
 
 def test_every_dataset_of_a_folder_is_checked(tmp_path):
     official(tmp_path / "both", "okvqa")
     official(tmp_path / "both", "vqav2")
-    assert looked_at(tmp_path / "both") == [(BOTH, 0)] * 2
+    assert checked(tmp_path / "both") == [(BOTH, 0)] * 2
     assert [one.name for one in check(settings_from({}), [tmp_path / "both"])] == [
         f"{tmp_path / 'both'} ({name})" for name in ("okvqa", "vqav2")
     ]
     official(tmp_path / "data/okvqa", "okvqa")
     preprocessed(tmp_path / "data/vqav2_hf", "vqav2")
-    assert looked_at(tmp_path / "data") == [(BOTH, 0)] * 2
+    assert checked(tmp_path / "data") == [(BOTH, 0)] * 2
 
 
 @pytest.mark.parametrize("name", ["okvqa", "vqav2"])
-def test_a_file_is_checked_with_the_dataset_that_it_is_of(tmp_path, name: str):
-    """A damaged one of VQAv2 was clean beside OK-VQA's."""
+def test_a_file_is_checked_with_the_dataset_that_it_belongs_to(tmp_path, name: str):
     official(tmp_path, "okvqa")
     official(tmp_path, "vqav2")
     cut = tmp_path / f"{PREFIX[name]}OpenEnded_mscoco_train2014_questions.json"
     cut.write_text(cut.read_text()[:16])
     for path in (cut, tmp_path / f"{PREFIX[name]}mscoco_val2014_annotations.json"):
-        assert looked_at(path, "okvqa") == looked_at(path, "vqav2") == [("questions: validation 1", 1)]
+        assert checked(path, "okvqa") == checked(path, "vqav2") == [("questions: validation 1", 1)]
 
 
-def test_a_file_that_no_command_reads_is_not_passed_as_sound(tmp_path):
+def test_a_file_that_no_command_reads_is_not_passed_as_valid(tmp_path):
     official(tmp_path / "okvqa", "okvqa")
     preprocessed(tmp_path, "okvqa")
     official(tmp_path, "okvqa")
     for name in ("mscoco_val2014_annotations.json", "vqav2_mscoco_val2014.json"):
         [found] = check(settings_from({}), [tmp_path / name])
-        assert found.findings[0].problem == NOT_READ.problem and found.must_be_fixed
+        assert found.findings[0].problem == NOT_READ.problem and found.errors
         assert "okvqa (validation) is read from" in found.findings[0].examples[0]
     [found] = check(settings_from({}), [tmp_path / "okvqa/mscoco_val2014_annotations.json"])
     assert not count(found, NOT_READ)
 
 
-def test_files_called_as_the_worlds_are_its_own_in_its_own_folder_alone(tmp_path):
+def test_files_named_like_the_worlds_belong_to_it_only_in_its_own_folder(tmp_path):
     (tmp_path / "questions_train.json").write_text("{}")
     for path in (tmp_path, tmp_path / "questions_train.json"):
         [found] = check(settings_from({}), [path])
@@ -104,8 +102,7 @@ def test_files_called_as_the_worlds_are_its_own_in_its_own_folder_alone(tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["questions_train.json"]
 
 
-def test_what_is_wrong_in_two_files_that_belong_together_is_told_once(tmp_path):
-    """A question_id that stands twice in both was told as two, a bad annotation once more as a missing one."""
+def test_a_problem_in_both_of_two_files_that_belong_together_is_reported_once(tmp_path):
     official(tmp_path, "okvqa")
     asked = [{"question_id": i, "image_id": i, "question": "?"} for i in (0, 10, 10, 11, 12, 13)] + [
         {"question_id": 14}

@@ -1,4 +1,4 @@
-"""What `check` finds in RL data made by hand."""
+"""What `check` finds in handmade RL data."""
 
 import json
 import math
@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from icdsel.artefacts.candidates import SCORER_VERSION
 from icdsel.artefacts.rl_data import read_rl_data
 from icdsel.check import rl_data as kinds
 from icdsel.check.findings import Checked, Kind
@@ -17,6 +16,7 @@ from icdsel.errors import RlDataError
 from icdsel.settings.identity import identity
 from icdsel.settings.loading import Settings, settings_from
 from icdsel.store.fingerprints import fingerprint_examples
+from icdsel.tasks.scoring import SCORER_VERSION
 
 POOL = list(range(10, 20))
 
@@ -47,7 +47,7 @@ def scored(pointer: Any, accuracy: float, **more: Any) -> dict[str, Any]:
 
 
 def checked(settings: Settings, *records: Any, side: dict[str, Any] | None = None, name: str = "rl.jsonl") -> Checked:
-    """RL data of a sound query and these, with the side file that fits."""
+    """RL data of a valid query and these, with matching metadata."""
     folder = Path(settings.data.dataset).parent
     path = folder / name
     lines = [query(0, [10, 12], [12, 10]), *records]
@@ -65,7 +65,7 @@ def counts(found: Checked) -> dict[str, int]:
     return {finding.problem: finding.count for finding in found.findings}
 
 
-def test_nothing_is_wrong_with_sound_data(settings):
+def test_nothing_is_wrong_with_valid_data(settings):
     found = checked(settings, query(2, [10, 12], [12, 10]))
     assert (found.is_a, found.findings, found.about) == ("RL data", (), "queries: 2, pointers: 4")
 
@@ -107,19 +107,18 @@ def test_pointers_that_hold_the_query(settings):
 
 
 @pytest.mark.parametrize("line", ["\n", " \t\r\n", "\v\n", "\f\n", "\u00a0\n", "{}\n", "\ufeff\n", "null\n"])
-def test_blank_lines_are_what_training_takes_for_blank(settings, tmp_path, line: str):
+def test_lines_are_blank_if_training_skips_them(settings, tmp_path, line: str):
     found = checked(settings, line)
     try:
         read_rl_data(tmp_path / "rl.jsonl")
     except RlDataError:
-        assert found.must_be_fixed == 1
+        assert found.errors == 1
     else:
-        assert found.must_be_fixed == 0
+        assert found.errors == 0
 
 
 @pytest.mark.parametrize("text", ["\\ud800", "\\udc00\\ud800", "\\uDBFFx"])
 def test_half_of_a_pair_of_code_units_is_damage_as_in_training(settings, tmp_path, text: str):
-    """Training refused what was told to be clean."""
     told = json.dumps(query(2, [10, 12], scored([12, 10], 1, vqa_pred_answer="TEXT")))
     assert counts(checked(settings, told.replace("TEXT", text) + "\n")) == {kinds.DAMAGED.problem: 1}
     with pytest.raises(RlDataError, match="line 2 is damaged"):
@@ -134,12 +133,12 @@ def test_half_of_a_pair_of_code_units_is_damage_as_in_training(settings, tmp_pat
         ({"image_id": 7}, "query 2: image 7, in the dataset image 1"),
     ],
 )
-def test_what_differs_from_the_dataset_is_said(settings, change: dict[str, Any], told: str):
+def test_differences_to_the_dataset_are_shown(settings, change: dict[str, Any], told: str):
     [finding] = checked(settings, query(2, [10, 12], [12, 10], **change)).findings
     assert (finding.problem, finding.examples) == (kinds.OTHER_QUERY.problem, (told,))
 
 
-def test_a_candidate_with_a_remark_is_no_failed_call(settings, tmp_path):
+def test_a_candidate_with_a_remark_is_not_a_failed_call(settings, tmp_path):
     assert counts(checked(settings, query(2, [10, 12], scored([12, 10], 1, error="none")))) == {}
     assert sum(len(group.candidates) for group in read_rl_data(tmp_path / "rl.jsonl").groups) == 4
 
@@ -157,12 +156,12 @@ def test_the_same_image_is_that_of_the_same_path_as_in_pools(settings, shared: s
     assert counts(found).get(kinds.OWN_IMAGE.problem) == count
 
 
-def test_rejected_candidates_by_reason_and_failed_calls_by_theirs(settings):
+def test_rejected_candidates_and_failed_calls_are_counted_by_reason(settings):
     errors = [{"pointer": [12, 14], "eval_failed": True, "error": "too long"}] * 2 + [FAILED]
     found = checked(settings, query(2, [10, 12], [12, 10], scored([14, 10], math.nan), [14, 14], *errors))
     told = counts(found)
-    assert told["candidates: a score is no number, or out of range"] == 1
-    assert told["candidates: an ICD stands twice, or none at all"] == 1
+    assert told["candidates: a score is not a number, or is out of range"] == 1
+    assert told["candidates: an ICD is repeated, or there is none"] == 1
     [failed] = [finding for finding in found.findings if finding.problem == kinds.FAILED.problem]
     assert (failed.count, failed.examples) == (3, ("2: too long", "1: out of memory"))
 
@@ -186,7 +185,7 @@ def test_without_any_signal_nothing_can_be_learned(settings, tmp_path):
     [found] = check(settings, [path])
     told = counts(found)
     assert told[kinds.NO_SIGNAL_AT_ALL.problem] == told[kinds.NO_CORRECT.problem] == told[kinds.NO_SIGNAL.problem] == 1
-    assert found.must_be_fixed == 1 and kinds.NO_METADATA.problem in told
+    assert found.errors == 1 and kinds.NO_METADATA.problem in told
 
 
 @pytest.mark.parametrize(
@@ -197,13 +196,13 @@ def test_without_any_signal_nothing_can_be_learned(settings, tmp_path):
         ({"vlm.max_new_tokens": 9, "scorer": -1}, kinds.OTHER_SETTINGS),
     ],
 )
-def test_data_made_of_other_things(settings, side, kind):
+def test_data_with_other_inputs(settings, side, kind):
     found = checked(settings, side=side)
     assert counts(found) == {kind.problem: len(side)}
     assert "then" in found.findings[0].examples[0]
 
 
-def test_a_damaged_side_file_and_a_torn_journal(settings, tmp_path):
+def test_a_damaged_metadata_file_and_a_torn_journal(settings, tmp_path):
     checked(settings)
     (tmp_path / "rl.meta.json").write_text("{")
     (tmp_path / "rl.jsonl.part").write_text(json.dumps(query(2, [10, 12], [12, 10])) + '\n{"question_id": 4, "im')
@@ -233,7 +232,7 @@ def test_data_of_lever_plus(settings, tmp_path):
     path.write_text(json.dumps(rows))
     [found] = check(settings, [path])
     told = counts(found)
-    assert found.is_a == "RL data of Lever-Plus" and found.must_be_fixed == 2
+    assert found.is_a == "RL data of Lever-Plus" and found.errors == 2
     assert told["candidates: the query is its own ICD"] == told["candidates: a row outside the training split"] == 1
     assert told["candidates: the VLM call failed"] == told[kinds.OWN_IMAGE_ALLOWED.problem] == 1
     path.write_text(json.dumps({"0": {"id_list": [[4, 2, 0]], "score_list": [0.5]}}))
@@ -241,4 +240,4 @@ def test_data_of_lever_plus(settings, tmp_path):
     assert (found.is_a, found.findings) == ("InfoScore data of Lever-Plus", ())
     path.write_text(json.dumps(rows)[:80])
     [found] = check(settings, [path])
-    assert found.must_be_fixed == 1
+    assert found.errors == 1

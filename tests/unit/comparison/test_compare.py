@@ -215,7 +215,7 @@ def test_seeds_get_a_row_of_their_mean_query_by_query(settings: Settings) -> Non
     assert len(rows) == 7
 
 
-def test_where_one_seed_was_answered_it_stands_for_the_mean(settings: Settings) -> None:
+def test_a_single_answered_seed_takes_the_place_of_the_mean(settings: Settings) -> None:
     write(settings, "random-1", {1: [0.0, 0.6], 2: [0.3, 0.3]})
     write(settings, "random-2", {1: [0.6, 0.0]})
     write(settings, "nearest-both", {1: [0.6, 0.6], 2: [0.9, 0.9]})
@@ -233,7 +233,7 @@ def test_seeds_follow_their_mean(settings: Settings) -> None:
     assert names == ["nearest-both", "random (mean over seeds)", "random-1", "random-3", "random-2"]
 
 
-def test_runs_of_other_settings_are_no_seeds_of_each_other(settings: Settings) -> None:
+def test_runs_with_other_settings_are_not_seeds_of_each_other(settings: Settings) -> None:
     write(settings, "random-1", {1: [0.0, 0.3]})
     write(settings, "policy-v3_Run-rce_epoch5", {1: [0.3, 0.3]}, checkpoint="a")
     write(settings, "policy-v3_Run_kl-beta-0.1_train-seed-1-rce_epoch5", {1: [0.9, 0.9]}, checkpoint="b")
@@ -244,7 +244,7 @@ def test_runs_of_other_settings_are_no_seeds_of_each_other(settings: Settings) -
 # --- what may be compared ---------------------------------------------------------------------------------
 
 
-def test_different_queries_are_refused_by_name(settings: Settings) -> None:
+def test_different_queries_are_rejected_by_name(settings: Settings) -> None:
     write(settings, "random-42", {1: [0.3] * 4})
     write(settings, "nearest-both", {1: [0.6] * 4}, ids=[1, 2, 3, 4])
     with pytest.raises(RunError) as told:
@@ -273,7 +273,7 @@ def test_n_chooses_among_predictions_over_several_sets(settings: Settings) -> No
         compare(settings, n=5)
 
 
-def test_different_settings_are_refused_by_name(settings: Settings) -> None:
+def test_different_settings_are_rejected_by_name(settings: Settings) -> None:
     write(settings, "random-42", {1: [0.3] * 4})
     write(settings, "nearest-both", {1: [0.6] * 4}, **{"vlm.layout": "turns"})
     with pytest.raises(RunError) as told:
@@ -289,7 +289,7 @@ def test_checkpoint_and_selector_may_differ(settings: Settings) -> None:
     assert len(compare(settings)) == 3
 
 
-def test_shots_choose_rows_and_zero_shot_always_stands(settings: Settings) -> None:
+def test_shots_choose_rows_and_zero_shot_is_always_shown(settings: Settings) -> None:
     write(settings, "random-42", {1: [0.3] * 2, 2: [0.3] * 2, 4: [0.3] * 2})
     write(settings, "zero-shot", {0: [0.6] * 2})
     assert [row.shots for row in compare(settings)] == [0, 1, 2, 4]
@@ -313,7 +313,7 @@ def test_a_set_chooses_among_predictions_over_several(settings: Settings) -> Non
         compare(settings, subset="tuning-3")
 
 
-def test_a_failed_call_is_no_wrong_answer(settings: Settings) -> None:
+def test_a_failed_call_is_not_a_wrong_answer(settings: Settings) -> None:
     # The query is left out of all rows, so that they stay paired: of 0, 0.3, 0.6, 0.9 the second and the last
     # remain to the first row and of four times 0.6 two to the second.
     write(settings, "random-42", {1: [0.0, 0.3, 0.6, 0.9]}, failed=[100])
@@ -325,11 +325,11 @@ def test_a_failed_call_is_no_wrong_answer(settings: Settings) -> None:
     # n counts what was asked.
     assert by_name(compare(settings, n=4)) == rows
     write(settings, "zero-shot", {0: [0.6] * 4}, failed=[101, 103])
-    with pytest.raises(RunError, match=r"no query was answered by every row.*move their files away"):
+    with pytest.raises(RunError, match=r"no query has an answer in every row.*move the files away"):
         compare(settings)
 
 
-def test_nothing_to_compare_says_how_to_make_it(settings: Settings) -> None:
+def test_without_predictions_the_message_says_how_to_create_them(settings: Settings) -> None:
     with pytest.raises(RunError, match=r"holds no predictions.*icdsel infer"):
         compare(settings)
 
@@ -400,7 +400,7 @@ def rows(settings: Settings) -> list[ComparisonRow]:
     return compare(settings, allow_different=True)
 
 
-def test_the_csv_file_holds_every_field(rows: list[ComparisonRow], tmp_path: Path) -> None:
+def test_the_csv_file_has_every_field(rows: list[ComparisonRow], tmp_path: Path) -> None:
     write_csv(rows, tmp_path / "table.csv")
     with (tmp_path / "table.csv").open(newline="") as file:
         read = list(csv.DictReader(file))
@@ -413,7 +413,7 @@ def test_the_csv_file_holds_every_field(rows: list[ComparisonRow], tmp_path: Pat
     assert "different models" in policy["differing"]
 
 
-def test_the_markdown_file_is_one_table_with_what_it_means(rows: list[ComparisonRow], tmp_path: Path) -> None:
+def test_the_markdown_file_is_one_table_with_explanations(rows: list[ComparisonRow], tmp_path: Path) -> None:
     write_markdown(rows, tmp_path / "table.md")
     lines = (tmp_path / "table.md").read_text().splitlines()
     assert lines[0].startswith("**VQA accuracy (official) in points, n = 59 queries; Δ is paired by query, to random")
@@ -425,7 +425,7 @@ def test_the_markdown_file_is_one_table_with_what_it_means(rows: list[Comparison
 
 
 @pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t=", " +"])
-def test_a_name_in_the_csv_file_is_no_formula(rows: list[ComparisonRow], tmp_path: Path, first: str) -> None:
+def test_a_name_in_the_csv_file_is_not_a_formula(rows: list[ComparisonRow], tmp_path: Path, first: str) -> None:
     name = f"{first}1\x1b[31m\n\u202ex"
     write_csv([replace(row, name=name, difference=-5.0) for row in rows], tmp_path / "table.csv")
     with (tmp_path / "table.csv").open(newline="") as file:
@@ -434,7 +434,7 @@ def test_a_name_in_the_csv_file_is_no_formula(rows: list[ComparisonRow], tmp_pat
     assert {row["difference"] for row in read} == {"-5.0"}  # a number
 
 
-def test_texts_in_the_markdown_file_are_no_markup(rows: list[ComparisonRow], tmp_path: Path) -> None:
+def test_texts_in_the_markdown_file_are_not_markup(rows: list[ComparisonRow], tmp_path: Path) -> None:
     name = "a\\|b<img src=x>&amp;\n| ![c](http://d) \x1b`*\u202e"
     safe = r"a\\\|b&lt;img src=x&gt;&amp;amp; \| !\[c\](http://d) �\`\*�"
     write_markdown([replace(row, name=name, reference=name, differing=(name,)) for row in rows], tmp_path / "table.md")
@@ -480,7 +480,7 @@ def test_without_a_baseline_the_first_file_is_the_reference(settings: Settings, 
     assert {row.reference for row in compare(settings, [b, a])} == {"policy-b-rce_epoch1"}
 
 
-def test_rows_of_one_name_are_told_apart_by_what_differs(settings: Settings, tmp_path: Path) -> None:
+def test_rows_of_the_same_name_are_distinguished_by_what_differs(settings: Settings, tmp_path: Path) -> None:
     # Samplers may differ: how ICDs are chosen is what is compared. Zero-shot knows none, and is there once.
     for sampler in ("rand", "mix"):
         folder = tmp_path / sampler
@@ -501,7 +501,7 @@ def test_rows_of_one_name_are_told_apart_by_what_differs(settings: Settings, tmp
     assert compare(settings, [tmp_path / "mix"], reference="random-1")[0].reference == "random-1"
 
 
-def test_one_name_and_one_setting_from_two_folders_have_the_folders_in_their_names(
+def test_rows_of_the_same_name_and_settings_are_distinguished_by_their_folders(
     settings: Settings, tmp_path: Path
 ) -> None:
     for folder, score in (("first", 0.3), ("second", 0.6)):
@@ -512,7 +512,7 @@ def test_one_name_and_one_setting_from_two_folders_have_the_folders_in_their_nam
     assert names == {"policy-x-rce_epoch1 @ first", "policy-x-rce_epoch1 @ second", "random-42"}
 
 
-def test_models_are_told_by_name_even_where_the_name_is_one(settings: Settings, tmp_path: Path) -> None:
+def test_models_are_shown_by_name_and_distinguished_if_the_names_are_equal(settings: Settings, tmp_path: Path) -> None:
     of = {"aaaa": "Qwen/Qwen2.5-VL-3B", "bbbb": "models/Qwen2.5-VL-3B", "cccc": "tiny-vlm"}
     for fingerprint, name in of.items():
         asked_with = {"vlm": {"model": name}}
@@ -527,7 +527,7 @@ def test_models_are_told_by_name_even_where_the_name_is_one(settings: Settings, 
 # --- different things -------------------------------------------------------------------------------------
 
 
-def test_different_queries_are_compared_on_those_they_share_if_told_to(settings: Settings) -> None:
+def test_different_queries_are_compared_on_the_shared_ones_on_request(settings: Settings) -> None:
     write(settings, "random-42", {1: [0.0, 0.3, 0.6]}, ids=[1, 2, 3])
     write(settings, "nearest-both", {1: [0.9, 0.9, 0.0, 0.0]}, ids=[2, 3, 4, 5])
     with pytest.raises(RunError) as told:
@@ -544,7 +544,7 @@ def test_different_queries_are_compared_on_those_they_share_if_told_to(settings:
     assert "--allow-different" not in str(told.value)
 
 
-def test_sets_of_one_row_are_told_apart_and_what_is_the_same_on_them_is_there_once(settings: Settings) -> None:
+def test_sets_of_a_row_are_distinguished_and_duplicates_removed(settings: Settings) -> None:
     for count in (3, 4):
         write(settings, "random-42", {1: [0.3] * count})
         write(settings, "oracle", {1: [count / 10] * count})
@@ -562,7 +562,7 @@ def test_sets_of_one_row_are_told_apart_and_what_is_the_same_on_them_is_there_on
         ("dataset", "data"),
     ],
 )
-def test_different_settings_are_compared_if_told_to_and_the_rows_say_so(
+def test_different_settings_are_compared_on_request_and_the_rows_say_so(
     settings: Settings, key: str, kind: str
 ) -> None:
     write(settings, "random-42", {1: [0.3] * 4}, **{key: "official"})
@@ -578,7 +578,7 @@ def test_different_settings_are_compared_if_told_to_and_the_rows_say_so(
         assert {row.metric for row in rows} == {"official", "lemmatised"}
 
 
-def test_what_chooses_icds_may_differ_without_a_word(settings: Settings) -> None:
+def test_how_icds_are_chosen_may_always_differ(settings: Settings) -> None:
     write(settings, "random-42", {1: [0.3] * 4}, **{"data.embed": "both", "encoder": "a"})
     write(settings, "policy-x-rce_epoch1", {1: [0.6] * 4}, **{"data.embed": "image", "encoder": "b"})
     assert compare(settings)[0].differing == ()
@@ -587,7 +587,7 @@ def test_what_chooses_icds_may_differ_without_a_word(settings: Settings) -> None
 # --- baselines --------------------------------------------------------------------------------------------
 
 
-def test_missing_baselines_are_asked_for_by_the_command_that_makes_them(
+def test_a_warning_shows_the_command_for_missing_baselines(
     settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = load_settings({"infer": {"n": 3, "split": "tuning"}, "data": {"sampler": "mix"}}).model_dump(mode="json")
@@ -595,7 +595,7 @@ def test_missing_baselines_are_asked_for_by_the_command_that_makes_them(
     write(settings, "majority", {1: [0.3] * 3}, asked_with=asked)
     compare(settings)
     told = " ".join(capsys.readouterr().err.split())
-    assert "zero-shot and majority should stand in the table" in told
+    assert "zero-shot and majority should be in the table" in told
     assert "icdsel infer --sampler mix --n 3 --split tuning --selector zero-shot,majority --shots 2" in told
     write(settings, "majority", {1: [0.3] * 3, 2: [0.6] * 3}, asked_with=asked)
     write(settings, "zero-shot", {0: [0.3] * 3}, asked_with=asked)
@@ -608,7 +608,7 @@ def test_missing_baselines_are_asked_for_by_the_command_that_makes_them(
 # --- worse ------------------------------------------------------------------------------------------------
 
 
-def test_only_learned_policies_that_are_surely_worse_count(settings: Settings) -> None:
+def test_only_learned_policies_with_an_interval_below_0_count_as_worse(settings: Settings) -> None:
     write(settings, "random-42", {1: [0.6] * 4})
     write(settings, "oracle", {1: [0.0] * 4})  # worse, but not learned
     write(settings, "policy-a-rce_epoch1", {1: [0.3] * 4}, checkpoint="a")
@@ -623,7 +623,7 @@ def test_only_learned_policies_that_are_surely_worse_count(settings: Settings) -
 # --- named rows -------------------------------------------------------------------------------------------
 
 
-def test_rows_that_are_named_stand_alone_and_seeds_of_one_name_are_their_mean(settings: Settings) -> None:
+def test_named_rows_replace_the_others_and_seeds_of_one_name_become_their_mean(settings: Settings) -> None:
     one = write(settings, "policy-a-rce_epoch5", {1: [0.2, 0.4], 2: [1.0, 1.0]}, checkpoint="f00")
     two = write(settings, "policy-b-rce_epoch5", {1: [0.6, 0.4], 2: [0.0, 1.0]}, checkpoint="f01")
     # Two seeds may score the same: they count twice.
@@ -648,7 +648,7 @@ def test_rows_that_are_named_stand_alone_and_seeds_of_one_name_are_their_mean(se
     assert by_name(compare(settings, names=names, reference="lr=1"))["random", 1].difference == -20.0
 
 
-def test_a_name_of_one_file_is_that_row(settings: Settings) -> None:
+def test_the_name_of_a_single_file_is_its_row(settings: Settings) -> None:
     path = write(settings, "policy-a-rce_epoch5", {1: [0.2, 0.4]}, checkpoint="f00")
     [row] = compare(settings, names={path: "rce"}, reference="rce")
     assert (row.name, row.accuracy, row.seeds, row.seed_low) == ("rce", 30.0, 1, None)

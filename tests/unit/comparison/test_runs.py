@@ -64,7 +64,7 @@ def shown(runs: list[RunSummary], width: int) -> str:
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_runs_stand_by_age_with_what_was_measured_of_their_last_checkpoint(tmp_path):
+def test_runs_are_sorted_by_age_with_the_scores_of_their_last_checkpoint(tmp_path):
     new = write_run(tmp_path, "new", hours=1, train={"rce_lr": 0.001})
     old = write_run(tmp_path, "new-er", hours=50, dataset="okvqa", vlm={"model": "tiny-vlm"})
     (tmp_path / "world/model_cpk/new.old-1").mkdir()
@@ -87,7 +87,7 @@ def test_runs_stand_by_age_with_what_was_measured_of_their_last_checkpoint(tmp_p
     assert old.name in shown([first, second], 80)
 
 
-def test_a_run_says_nothing_that_its_dataset_preset_and_recipe_decide(tmp_path):
+def test_settings_that_dataset_preset_and_recipe_decide_are_not_listed(tmp_path):
     write_run(tmp_path, "usual")
     write_run(tmp_path, "original", data={"preset": "lever-plus"})
     write_run(tmp_path, "network", train={"recipe": "lever-plus", "tensorboard": True})
@@ -184,9 +184,9 @@ def damage_metrics(run: Path) -> None:
         (damage_setting, "rce_epochs"),
         (lose_side, "run.json is missing"),
         (lose_checkpoints, "No checkpoint"),
-        (lose_the_last_checkpoint, "its last checkpoint is gone"),
+        (lose_the_last_checkpoint, "its last checkpoint is missing"),
         (damage_metrics, "metrics.jsonl"),
-        (lead_in_a_circle, "grpo_epoch1.pt is no file"),
+        (lead_in_a_circle, "grpo_epoch1.pt is not a file"),
         (lead_out, "run.json is missing"),
     ],
 )
@@ -199,7 +199,7 @@ def test_a_damaged_run_says_why_and_hides_no_other(tmp_path, damage, told):
     assert "damaged" in shown(list(states.values()), 80)
 
 
-def test_a_run_of_another_version_is_no_damaged_one(tmp_path):
+def test_a_run_of_another_version_is_not_damaged(tmp_path):
     run = write_run(tmp_path, "run")
     side = json.loads((run / "run.json").read_text())
     side["settings"]["train"]["abandoned"] = 3
@@ -224,14 +224,14 @@ def test_an_unfinished_run_may_have_no_checkpoint_yet(tmp_path):
         (timedelta(days=400), "400 d ago"),
     ],
 )
-def test_age_is_told_in_one_unit(ago, told):
+def test_an_age_has_one_unit(ago, told):
     run = RunSummary("a", "world", "a", "finished", written=(NOON - ago).isoformat())
     assert age(run, NOON) == told
     assert age(RunSummary("a", "world", "a", "damaged"), NOON) == ""
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_the_table_stays_within_the_screen_and_cuts_no_figure(tmp_path, width):
+def test_the_table_fits_the_screen_without_cutting_figures(tmp_path, width):
     name = "v3_RandSampler_tiny-vlm_grpo-epochs-3_freeze-backbone_rce-normalized-reward"
     run = write_run(tmp_path, name, train={"rce_normalized_reward": True, "num_layers": 2}, dataset="okvqa")
     write_run(tmp_path, "other")

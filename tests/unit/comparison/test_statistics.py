@@ -92,7 +92,7 @@ def test_results_repeat_with_the_seed_and_draws_come_in_pieces(monkeypatch):
 
 @given(scores, st.integers(0, 9))
 @settings(max_examples=100, deadline=None)
-def test_the_interval_holds_the_mean_of_symmetric_data_and_lies_in_its_range(values, seed):
+def test_the_interval_contains_the_mean_of_symmetric_data_and_is_within_its_range(values, seed):
     symmetric = values + [-value for value in values]
     interval = bootstrap_mean(symmetric, seed=seed, resamples=500)
     largest = max(map(abs, values))

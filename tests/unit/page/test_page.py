@@ -70,7 +70,7 @@ def made(tmp_path_factory) -> tuple[Path, str]:
     return folder, (folder / "report.html").read_text()
 
 
-def test_everything_that_was_promised_stands_in_the_page(made):
+def test_the_page_has_all_sections_and_facts(made):
     _, text = made
     for told in (
         "help on made<",
@@ -79,7 +79,7 @@ def test_everything_that_was_promised_stands_in_the_page(made):
         "random-42",
         "policy: grpo-epochs-1<",
         "8 differences (* &lt; 0.05, ** &lt; 0.01",
-        "McNemar: exact test of hard correctness, not corrected.",
+        "McNemar: exact test of correctness, not corrected.",
     ):
         assert told in text
     page = Page(text)
@@ -111,7 +111,7 @@ def test_tables_have_captions_and_headings_are_in_order(made):
     assert set(referred) <= set(ids)
 
 
-def test_the_page_loads_nothing_and_allows_its_own_blocks_alone(made):
+def test_the_page_loads_nothing_and_allows_only_its_own_blocks(made):
     page = Page(made[1])
     policy = next(attrs["content"] for attrs in page.all("meta") if "http-equiv" in attrs)
     assert policy.startswith("default-src 'none'; img-src data:;")
@@ -129,7 +129,7 @@ def test_the_page_loads_nothing_and_allows_its_own_blocks_alone(made):
         assert not re.match("(https?:)?//", str(attrs.get("src") or attrs.get("href") or ""))
 
 
-def test_every_image_stands_in_the_page_once(made):
+def test_every_image_is_in_the_page_once(made):
     page = Page(made[1])
     images = json.loads(next(content for kind, content in page.inside if kind == "script"))
     assert len(images) == len(set(images)) <= 12 + 40
@@ -140,7 +140,7 @@ def test_every_image_stands_in_the_page_once(made):
     assert max(map(max, sizes)) <= 160
 
 
-def test_text_from_data_is_text_and_nothing_else(tmp_path):
+def test_text_from_data_stays_text(tmp_path):
     content = made_content(tmp_path, queries=2, question=EVIL, prediction=EVIL)
     write_page(content, tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
@@ -154,7 +154,7 @@ def test_text_from_data_is_text_and_nothing_else(tmp_path):
     assert all(json.loads(attrs["data-scores"]) for attrs in page.all("article"))
 
 
-def test_the_same_inputs_give_the_same_page_but_for_the_time(tmp_path, monkeypatch):
+def test_the_same_inputs_give_the_same_page_except_the_time(tmp_path, monkeypatch):
     content = made_content(tmp_path, queries=4)
     texts = []
     for year in (2001, 2002):
@@ -165,26 +165,26 @@ def test_the_same_inputs_give_the_same_page_but_for_the_time(tmp_path, monkeypat
     assert texts[0].replace("2001-01-01", "2002-01-01") == texts[1]
 
 
-def test_what_is_missing_is_said_and_the_rest_is_shown(tmp_path):
+def test_missing_parts_are_reported_and_the_rest_is_shown(tmp_path):
     settings = make_settings(tmp_path)
     for name in SELECTORS:
         write_predictions(settings, name, choose(name, 5, (1,)))
     write_page(collect(settings, compare(settings)), tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
     assert "The run of policy: grpo-epochs-1 was not found." in text
-    assert "The dataset is not there" in text
+    assert "The dataset is not available" in text
     assert "gen-rl-data" in text
     assert len(Page(text).all("article")) == 5
     assert "Query 9000" in text
 
 
-def test_a_dataset_of_the_hub_that_the_predictions_alone_name_is_not_fetched(tmp_path, monkeypatch):
+def test_a_dataset_of_the_hub_that_only_the_predictions_name_is_not_downloaded(tmp_path, monkeypatch):
     fetched = []
     monkeypatch.setattr("icdsel.data.hub.fetch_split", lambda name, *_: fetched.append(name) or tmp_path / "none.jsonl")
     settings = make_settings(tmp_path)
     write_predictions(settings, "random-42", choose("random-42", 2, (1,)), settings={"data": {"dataset": "hub:a/b"}})
     content = collect(settings, compare(settings))
-    assert "hub:a/b is fetched only where it is asked for: --dataset hub:a/b" in content.missing["data"][0]
+    assert "hub:a/b is downloaded only if you name it: --dataset hub:a/b" in content.missing["data"][0]
     assert fetched == []
     named = settings.model_copy(update={"data": settings.data.model_copy(update={"dataset": "hub:a/b"})})
     collect(named, compare(settings))
@@ -192,8 +192,7 @@ def test_a_dataset_of_the_hub_that_the_predictions_alone_name_is_not_fetched(tmp
 
 
 @pytest.mark.parametrize("name", ["world", "hub:a/b"])
-def test_what_is_made_for_a_page_is_made_in_ones_own_folder(tmp_path, monkeypatch, name):
-    """The world was written, and a dataset of the hub fetched, wherever the side files said."""
+def test_a_dataset_that_is_created_for_a_page_is_created_in_ones_own_folder(tmp_path, monkeypatch, name):
     written = []
     for writer in ("icdsel.data.hub.fetch_split", "icdsel.data.datasets.write_world"):
         monkeypatch.setattr(writer, lambda *words: written.append(words[-1]) or tmp_path / "none.jsonl")
@@ -213,7 +212,7 @@ def test_what_is_made_for_a_page_is_made_in_ones_own_folder(tmp_path, monkeypatc
     assert not (tmp_path / "theirs").exists()
 
 
-def test_ones_own_limit_of_pixels_holds_for_the_images_of_others(tmp_path):
+def test_ones_own_limit_of_pixels_applies_to_the_images_of_others(tmp_path):
     settings = make_settings(tmp_path)
     write_dataset(tmp_path, 3)
     told = {"dataset": str(tmp_path / "made.jsonl"), "max_image_pixels": 10**12}
@@ -228,8 +227,7 @@ def test_ones_own_limit_of_pixels_holds_for_the_images_of_others(tmp_path):
     }
 
 
-def test_a_fingerprint_of_another_kind_is_that_of_no_data(tmp_path):
-    """A list of records for a fingerprint was a traceback."""
+def test_a_fingerprint_of_the_wrong_type_matches_no_data(tmp_path):
     settings = make_settings(tmp_path)
     write_dataset(tmp_path, 2)
     run = write_run(settings)
@@ -239,10 +237,10 @@ def test_a_fingerprint_of_another_kind_is_that_of_no_data(tmp_path):
         write_predictions(settings, name, choose(name, 2, (1,)), inputs={"dataset": [{"a": 1}]})
     content = collect(settings, compare(settings))
     assert "not those that were chosen from" in content.missing["data"][0]
-    assert "is not what it was trained on" in content.missing["landscape"][0]
+    assert "has changed since the training" in content.missing["landscape"][0]
 
 
-def test_a_dataset_that_the_predictions_were_not_made_of_is_not_shown(tmp_path):
+def test_a_dataset_that_has_changed_since_the_predictions_is_not_shown(tmp_path):
     content = made_content(tmp_path, queries=3)
     assert content.train and not content.missing.get("data")
     (tmp_path / "made.jsonl").write_text((tmp_path / "made.jsonl").read_text().replace("colour 1", "my secret"))
@@ -251,8 +249,7 @@ def test_a_dataset_that_the_predictions_were_not_made_of_is_not_shown(tmp_path):
     assert "not those that were chosen from" in changed.missing["data"][0]
 
 
-def test_queries_that_were_not_answered_are_not_shown(tmp_path):
-    """The queries' pictures were taken from wherever the predictions said, without looking whether they were these."""
+def test_queries_that_have_changed_since_the_predictions_are_not_shown(tmp_path):
     content = made_content(tmp_path, queries=3)
     Image.new("RGB", (640, 480)).save(tmp_path / "images/9000.png")
     changed = collect(content.settings, content.rows)
@@ -261,7 +258,7 @@ def test_queries_that_were_not_answered_are_not_shown(tmp_path):
 
 
 @pytest.mark.parametrize("theirs", [True, False])
-def test_pictures_come_from_no_folder_that_is_named_by_files(tmp_path, monkeypatch, theirs):
+def test_pictures_are_not_read_from_a_folder_that_only_files_name(tmp_path, monkeypatch, theirs):
     settings = make_settings(tmp_path)
     write_dataset(tmp_path, 3)
     told = {"dataset": str(tmp_path / "made.jsonl"), "image_dir": str(tmp_path / "private")}
@@ -272,7 +269,7 @@ def test_pictures_come_from_no_folder_that_is_named_by_files(tmp_path, monkeypat
     assert collect(settings, compare(settings)).settings.data.image_dir == (None if theirs else tmp_path / "private")
 
 
-def test_images_that_are_gone_are_counted_and_left_out(tmp_path):
+def test_missing_images_are_counted_and_left_out(tmp_path):
     content = made_content(tmp_path, queries=3)
     (tmp_path / "images/9000.png").unlink()
     (tmp_path / "images/9001.png").write_bytes(b"no image")
@@ -282,7 +279,7 @@ def test_images_that_are_gone_are_counted_and_left_out(tmp_path):
     assert text.count("no image</span>") == 2
 
 
-def test_a_failed_call_is_no_wrong_answer(tmp_path):
+def test_a_failed_call_is_not_a_wrong_answer(tmp_path):
     settings = make_settings(tmp_path)
     write_dataset(tmp_path, 2)
     for name in (POLICY, "random-42"):
@@ -295,7 +292,7 @@ def test_a_failed_call_is_no_wrong_answer(tmp_path):
     assert re.search(r"! failed</span> <q data-text>out of memory</q>", text)
 
 
-def test_a_finding_is_called_one_only_where_interval_and_corrected_p_agree(tmp_path):
+def test_a_difference_is_claimed_only_if_interval_and_corrected_p_agree(tmp_path):
     row = next(row for row in made_content(tmp_path).rows if row.selector == "policy" and row.shots == 2)
     labels = {row.name: "mine", row.reference: "theirs"}
 
@@ -307,7 +304,7 @@ def test_a_finding_is_called_one_only_where_interval_and_corrected_p_agree(tmp_p
     assert told(-3, -1, 0.0001).endswith("worse than theirs by 2.0 (95 % interval -3.0 to -1.0; corrected p < 0.001).")
     # The interval alone is no finding: it knows nothing of the other rows of the table.
     for low, high, p in ((1, 3, 0.05), (-1, 3, 0.01)):
-        assert "not told apart from theirs by these 12 queries" in told(low, high, p)
+        assert "not distinguishable from theirs with these 12 queries" in told(low, high, p)
         assert told(low, high, p).endswith("with 80 % power they show differences from 2.5 points on.")
     assert "2 shots (its seeds 40.0 to 60.0)," in told(1, 3, 0.03, seed_low=40.0, seed_high=60.0, seeds=2)
     assert findings([replace(row, part_of="a mean")], labels) == []
@@ -362,7 +359,7 @@ def test_the_header_and_a_warning_say_what_differs(tmp_path):
 # --- size -------------------------------------------------------------------------------------------------
 
 
-def test_a_picture_of_noise_keeps_to_its_share():
+def test_an_image_of_noise_keeps_to_its_share():
     noise = Image.frombytes("RGB", (640, 480), os.urandom(640 * 480 * 3))
     assert len(small_webp(noise, 10**6)) > 4000
     assert len(small_webp(noise, 4000)) <= 4000

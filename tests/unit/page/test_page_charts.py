@@ -1,4 +1,4 @@
-"""Charts: what they show, how they stand in a page, and that the same numbers give the same bytes."""
+"""Charts: what they show, how they look in a page, and that the same numbers give the same bytes."""
 
 import json
 import re
@@ -26,6 +26,7 @@ from icdsel.page.build import charts, collect, write_page, write_plots
 from icdsel.page.landscape import landscape
 from icdsel.page.palette import DARK, LIGHT, colour, dashes, marker
 from icdsel.page.svg import inline_svg
+from icdsel.records import EpochMetrics
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -103,7 +104,7 @@ def test_the_same_numbers_give_the_same_bytes(tmp_path):
 
 
 @pytest.mark.parametrize("evil", ["x$\\alphafoo$y", "a\x08\x01b", "a\ufffe\uffffb", "\udcff", "\u202e\n" * 9])
-def test_names_and_texts_of_others_can_be_drawn(tmp_path: Path, evil: str):
+def test_any_names_and_texts_can_be_drawn(tmp_path: Path, evil: str):
     """Each of these stopped the page or its charts: dollars as formulas, the others in the font or in the SVG."""
     settings = make_settings(tmp_path)
     write_dataset(tmp_path, 3)
@@ -135,7 +136,7 @@ def contrast(one: str, other: str) -> float:
     return (light + 0.05) / (dark + 0.05)
 
 
-def test_series_stand_out_from_both_grounds():
+def test_series_have_contrast_on_both_backgrounds():
     assert len(LIGHT) == len(DARK)
     assert min(contrast(own, "#ffffff") for own in LIGHT) >= 3
     assert min(contrast(own, "#171c22") for own in DARK) >= 3
@@ -169,7 +170,7 @@ def test_seeds_are_the_range_of_their_mean(tmp_path: Path):
         assert not {"random-42", "random-43"} & {line[0] for line in made[name].table}
     assert "random-43" not in {line[0] for line in made["usage"].table}
     # A policy's seeds are one curve of training with a band.
-    seed = replace(content.runs[0], epochs=({"phase": "rce", "epoch": 1, "rce_loss": 6.0},))
+    seed = replace(content.runs[0], epochs=(EpochMetrics("rce", 1, {"rce_loss": 6.0}),))
     both = replace(content, runs=[content.runs[0], seed])
     loss = charts(both)["training"][0]
     policy = next(label for name, label in content.labels.items() if name == content.runs[0].lead)

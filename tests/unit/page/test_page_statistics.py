@@ -12,23 +12,26 @@ from hypothesis import strategies as st
 from made_up import POLICY, QUERIES, RUN, by_checkpoint, choose, make_settings, rl_groups, write_predictions, write_run
 
 from icdsel.artefacts.predictions import predictions_dir
+from icdsel.artefacts.rl_data import parse_group
 from icdsel.comparison.compare import ComparisonRow, compare
 from icdsel.comparison.rows import Source, read_source
-from icdsel.page.choices import Choice, Chosen, effective_number, gini, one_each, overlap, read_choices, usage
+from icdsel.page.choices import Chosen, effective_number, gini, one_each, overlap, read_choices, usage
 from icdsel.page.gallery import spread
 from icdsel.page.landscape import landscape
 from icdsel.page.names import row_labels, short_name
 from icdsel.page.runs import read_landscapes, read_runs
-from icdsel.records import Example, Pointer, QueryGroup
+from icdsel.records import Example, Pointer, Prediction, QueryGroup
 from icdsel.settings.tables import RewardSettings
+from icdsel.tasks.base import TASKS
 
+VQA = TASKS["vqa"]
 counts = st.lists(st.integers(1, 50), min_size=1, max_size=30)
 
 
 def chosen(icds: Mapping[int, Pointer], name: str = "policy") -> Chosen:
     shots = len(next(iter(icds.values())))
     source = Source(Path("x.jsonl"), name, name, "validation", {}, {})
-    return Chosen(name, name, shots, source, {q: Choice(p, "x", 1.0) for q, p in icds.items()})
+    return Chosen(name, name, shots, source, {q: Prediction(q, shots, p, "x", 1.0) for q, p in icds.items()})
 
 
 def example(question_id: int, answer: str) -> Example:
@@ -41,7 +44,7 @@ def example(question_id: int, answer: str) -> Example:
 def test_gini_by_hand():
     assert gini([3, 3, 3]) == 0
     assert gini([]) == 0
-    # |1 − 3| stands twice among the 4 ordered pairs: mean absolute difference 1, over twice the mean 2.
+    # |1 − 3| occurs twice among the 4 ordered pairs: mean absolute difference 1, over twice the mean 2.
     assert gini([1, 3]) == pytest.approx(1 / 4)
 
 
@@ -76,14 +79,14 @@ def test_overlap_is_the_mean_jaccard_index_whatever_the_order():
 def test_usage_by_hand():
     train = {10: example(10, "cat"), 11: example(11, "Cat."), 12: example(12, "dog")}
     queries = {1: example(1, "a dog"), 2: example(2, "dog"), 3: example(3, "cow")}
-    used = usage(chosen({1: (10, 11), 2: (11, 12), 3: (10, 12)}), queries, train)
+    used = usage(chosen({1: (10, 11), 2: (11, 12), 3: (10, 12)}), queries, train, VQA)
     assert dict(used.counts) == {10: 2, 11: 2, 12: 2}
     assert (used.total, used.gini, used.effective) == (6, 0, pytest.approx(3))
     # "cat" and "Cat." are one answer to the metric: 1 of 2 different, then 2 of 2 twice.
     assert used.distinct_answers == pytest.approx((0.5 + 1 + 1) / 3)
     # "a dog" is "dog" to the metric, but query 1 is shown cats only; query 2 sees a dog, query 3 no cow.
     assert used.match == pytest.approx(1 / 3)
-    alone = usage(chosen({1: (10,), 2: (99,)}), {}, {})
+    alone = usage(chosen({1: (10,), 2: (99,)}), {}, {}, VQA)
     assert (alone.distinct_answers, alone.match, alone.total) == (None, None, 2)
 
 
@@ -109,12 +112,12 @@ def test_choices_are_read_learned_first_then_by_accuracy(tmp_path):
     ]
     assert [row.shots for row in rows] == [1, 2, 1, 2, 1, 2, 0]
     assert rows[0].source.checkpoint == Path("x.pt")
-    assert rows[-1].by_query[9000] == Choice((), error="out of memory")
+    assert rows[-1].by_query[9000] == Prediction(9000, 0, (), error="out of memory")
     assert {row.shots for row in read(compare(settings, shots=[2]))} == {0, 2}
 
 
 def test_choices_are_those_of_the_comparison(tmp_path):
-    """Other folders and models, rows of one name, different queries: what the table shows, under its names."""
+    """With other folders and models, rows of the same name, different queries: as in the table, under its names."""
     one, other = make_settings(tmp_path / "1"), make_settings(tmp_path / "2")
     write_predictions(one, "random-42", choose("random-42", 5, (1, 2)), inputs={"model": "a"})
     write_predictions(one, "nearest-both", choose("nearest-both", 5, (1,)), inputs={"model": "a"})
@@ -190,10 +193,7 @@ def test_labels_are_as_short_as_names_allow(tmp_path):
 
 
 def groups() -> list[QueryGroup]:
-    return [
-        QueryGroup(g["question_id"], 0, "?", ("a",), (10, 11, 12, 13, 14), tuple(g["pointer_candidates"]))
-        for g in rl_groups()
-    ]
+    return [parse_group(value)[0] for value in rl_groups()]
 
 
 def test_landscape_by_hand():
@@ -209,7 +209,7 @@ def test_landscape_by_hand():
     beam = by_name["cosine-beam"]
     assert (beam.pointers, beam.queries) == (5, 4)
     assert beam.reward == pytest.approx((0 + 2 + 1.6 + 2 + 2) / 5)
-    assert beam.accuracy == pytest.approx(3.6 / 5)
+    assert beam.score == pytest.approx(3.6 / 5)
     assert beam.correct == pytest.approx(4 / 5)
     # Of the two queries with a signal it finds the best of both, of one alone.
     assert (beam.best, beam.alone) == (1, 0.5)
@@ -236,7 +236,7 @@ def policy_rows(settings, **side):
     return read(compare(settings))
 
 
-def test_a_run_is_found_beside_its_checkpoint_or_by_its_name(tmp_path):
+def test_a_run_is_found_by_its_checkpoint_or_by_its_name(tmp_path):
     settings = make_settings(tmp_path)
     folder = write_run(settings, "elsewhere")
     rows = policy_rows(settings, **by_checkpoint(folder))
@@ -249,7 +249,7 @@ def test_a_run_is_found_beside_its_checkpoint_or_by_its_name(tmp_path):
     assert ([made.source for made in landscapes], missing) == (["rl_data_made.jsonl"], [])
 
 
-def test_what_a_side_file_names_is_read_only_if_it_was_made_of_it(tmp_path):
+def test_files_that_metadata_name_are_read_only_if_their_fingerprint_matches(tmp_path):
     settings = make_settings(tmp_path / "handed")
     mine = write_run(make_settings(tmp_path / "mine"), "private")
     rows = policy_rows(settings, checkpoint=str(mine / "grpo_epoch1.pt"), inputs={"checkpoint": "0" * 16})
@@ -262,14 +262,14 @@ def test_what_a_side_file_names_is_read_only_if_it_was_made_of_it(tmp_path):
     runs, _ = read_runs(rows, settings)
     assert [found.folder for found in runs] == [run]
     landscapes, missing = read_landscapes(runs, settings, None)
-    assert landscapes == [] and "is not what it was trained on" in missing[0]
+    assert landscapes == [] and "has changed since the training" in missing[0]
 
 
-def test_what_is_gone_is_told_in_a_sentence(tmp_path):
+def test_missing_files_are_reported_in_a_sentence(tmp_path):
     settings = make_settings(tmp_path)
     rows = policy_rows(settings)
     assert read_runs(rows, settings) == ([], ["The run of policy: grpo-epochs-1 was not found."])
-    assert "Make it with `icdsel gen-rl-data`" in read_landscapes([], settings, None)[1][0]
+    assert "Create it with `icdsel gen-rl-data`" in read_landscapes([], settings, None)[1][0]
     folder = write_run(settings)
     (folder / "metrics.jsonl").unlink()
     runs, missing = read_runs(rows, settings)

@@ -1,17 +1,16 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from icdsel.errors import RlDataError
-from icdsel.policy.groups import Groups, make_groups, merge, split_groups
+from icdsel.policy.groups import Groups, make_groups, split_groups
 from icdsel.policy.losses import grpo_loss, rce_loss
 from icdsel.policy.network import PointerConfig, PointerNetwork
-from icdsel.records import QueryGroup
+from icdsel.records import QueryGroup, ScoredPointer
 from icdsel.settings.tables import RewardSettings
 
 DATA = Path(__file__).parents[2] / "data"
@@ -19,10 +18,7 @@ NAN = math.nan
 
 
 def group(question_id: int, pool: tuple[int, ...], scored: Mapping[tuple[int, ...], float]) -> QueryGroup:
-    candidates = [
-        {"pointer": list(pointer), "vqa_correct": int(score > 0), "vqa_acc_score": score}
-        for pointer, score in scored.items()
-    ]
+    candidates = [ScoredPointer(pointer, correct=int(score > 0), score=score) for pointer, score in scored.items()]
     return QueryGroup(question_id, question_id, "?", ("yes",), pool, tuple(candidates))
 
 
@@ -30,36 +26,6 @@ def group(question_id: int, pool: tuple[int, ...], scored: Mapping[tuple[int, ..
 ROWS = {10 * row: row for row in range(20)}
 SMALL = group(10, (50, 30, 70), {(30, 50): 0.6, (70, 30): 0.0})
 LARGE = group(20, (90, 10, 60, 30, 80), {(10, 60): 1.0, (90, 80): 0.3, (30, 90): 0.0, (60, 10): 0.9})
-
-
-# --- merging files ----------------------------------------------------------------------------------------
-
-
-def test_merging_puts_the_pointers_of_a_query_together() -> None:
-    first = [LARGE, SMALL]
-    second = [
-        group(10, SMALL.pool, {(30, 50): 1.0, (50, 30): 0.9}),  # (30, 50) is known, (50, 30) is another pointer
-        group(5, (10, 20), {(10, 20): 0.3}),
-    ]
-    third = [group(10, SMALL.pool, {(50, 30): 0.0, (50, 70): 0.6})]
-    merged = merge([first, second, third])
-    assert [made.question_id for made in merged] == [5, 10, 20]
-    scores = {tuple(c["pointer"]): c["vqa_acc_score"] for c in merged[1].candidates}
-    # The first file in which a pointer stands counts.
-    assert scores == {(30, 50): 0.6, (70, 30): 0.0, (50, 30): 0.9, (50, 70): 0.6}
-    assert len(merged[1].candidates) == 4
-    assert merged[2] == LARGE
-    assert (merged[1].pool, merged[1].question, merged[1].answers) == (SMALL.pool, "?", ("yes",))
-
-
-def test_one_file_stays_as_it_is_but_for_the_order() -> None:
-    assert merge([[LARGE, SMALL]]) == [SMALL, LARGE]
-
-
-def test_files_of_different_pools_are_not_merged() -> None:
-    other = group(10, (50, 30, 80), {(30, 50): 0.6})
-    with pytest.raises(RlDataError, match=r"query 10 .*sampler, pool size or seed"):
-        merge([[SMALL], [other]])
 
 
 # --- the split --------------------------------------------------------------------------------------------
@@ -128,12 +94,12 @@ def test_rows_are_taken_like_a_tensor() -> None:
     assert made[1:].pool.tolist() == [[9, 1, 6, 3, 8]]
 
 
-def test_question_ids_of_another_dataset_are_refused() -> None:
+def test_question_ids_of_another_dataset_are_rejected() -> None:
     with pytest.raises(RlDataError, match=r"2 question_ids .* \[15, 25\].*another dataset"):
         make_groups([SMALL, group(15, (25, 30), {(25, 30): 1.0})], ROWS, RewardSettings())
 
 
-def test_pointers_of_different_lengths_are_refused() -> None:
+def test_pointers_of_different_lengths_are_rejected() -> None:
     longer = group(30, (10, 20, 40), {(10, 20, 40): 1.0})
     with pytest.raises(RlDataError, match=r"\[2, 3\]"):
         make_groups([SMALL, longer], ROWS, RewardSettings())
@@ -192,14 +158,15 @@ def test_a_group_has_the_same_loss_alone_and_padded(name: str) -> None:
 # --- the original's numbers -------------------------------------------------------------------------------
 
 
-def test_the_original_reads_its_rl_data_the_same_way() -> None:
+def test_golden_rl_data_give_lever_pluss_tensors() -> None:
     parsed = json.loads((DATA / "rl_data_parsed.json").read_text())
     written = json.loads((DATA / "rl_data_global_pointer.json").read_text())
     groups = []
     for key, value in written.items():
         # The original leaves out what was not scored by the VQA accuracy.
         kept = [c for c in value["pointer_candidates"] if c["vqa_eval_mode"] != "fallback"]
-        groups.append(QueryGroup(int(key), int(key), "", (), tuple(range(60)), tuple(kept)))
+        candidates = tuple(ScoredPointer.from_json(candidate, (0, 1)) for candidate in kept)
+        groups.append(QueryGroup(int(key), int(key), "", (), tuple(range(60)), candidates))
     train, validation = split_groups(groups)
     assert [made.question_id for made in train] == parsed["train_query_ids"]
     assert len(validation) == parsed["n_val"]
@@ -218,7 +185,7 @@ def test_the_original_reads_its_rl_data_the_same_way() -> None:
 
 
 def test_pools_of_the_whole_split_are_one_row_with_a_mask_for_each_query() -> None:
-    scored = ({"pointer": [50, 30], "vqa_acc_score": 1.0},)
+    scored = (ScoredPointer((50, 30), correct=1, score=1.0),)
     whole = [QueryGroup(q, q, "?", ("yes",), None, scored, excluded) for q, excluded in ((10, (10, 70)), (20, (20,)))]
     groups = make_groups(whole, ROWS, RewardSettings())
     assert groups.pool.tolist() == [list(range(20))]
@@ -229,22 +196,6 @@ def test_pools_of_the_whole_split_are_one_row_with_a_mask_for_each_query() -> No
     assert groups[torch.tensor([1, 0])].pool.shape == (1, 20)
     with pytest.raises(RlDataError, match="--pool-size all"):
         make_groups([*whole, SMALL], ROWS, RewardSettings())
-
-
-def test_a_query_has_one_pool_in_all_files() -> None:
-    whole = QueryGroup(10, 10, "?", ("yes",), None, SMALL.candidates, (10,))
-    with pytest.raises(RlDataError, match="different candidate pools"):
-        merge([[whole], [SMALL]])
-
-
-def test_pools_that_were_made_up_of_pointers_are_united() -> None:
-    first = replace(group(10, (30, 50), {(30, 50): 1.0}), derived=True)
-    second = replace(group(10, (50, 70), {(70, 50): 0.0}), derived=True)
-    (merged,) = merge([[first], [second]])
-    assert merged.pool == (30, 50, 70)
-    assert [candidate["pointer"] for candidate in merged.candidates] == [[30, 50], [70, 50]]
-    with pytest.raises(RlDataError, match="different candidate pools"):
-        merge([[first], [replace(second, derived=False)]])
 
 
 def test_a_score_that_the_reward_needs_must_be_there() -> None:

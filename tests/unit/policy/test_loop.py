@@ -132,7 +132,7 @@ def golden_groups() -> tuple[Groups, Groups]:
 
 
 @pytest.mark.parametrize("name", TRAJECTORIES)
-def test_the_recipe_lever_plus_reproduces_the_original(name: str) -> None:
+def test_the_recipe_lever_plus_reproduces_lever_plus(name: str) -> None:
     told = TRAJECTORIES[name]
     train, validation = golden_groups()
     settings = TrainSettings(
@@ -168,7 +168,7 @@ def test_the_recipe_lever_plus_reproduces_the_original(name: str) -> None:
         assert (result.state[key] - wanted).abs().max().item() <= limit, key
 
 
-def test_what_rounding_leaves_of_the_key_biass_gradient_moves_nothing() -> None:
+def test_rounding_errors_in_the_gradient_of_the_key_bias_change_nothing() -> None:
     # A key bias adds one number to all scores of a head, which the softmax takes off again: its gradient is 0.
     # Adam would turn the rounding error that autograd gives for it into steps of the size of the learning rate.
     network = made_network()
@@ -187,7 +187,7 @@ class _Killed(Exception):
 
 @pytest.mark.parametrize("recipe", ["icdsel", "lever-plus"])
 @pytest.mark.parametrize("after", range(6))
-def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path: Path, recipe: str, after: int) -> None:
+def test_a_resumed_training_gives_the_same_bits(tmp_path: Path, recipe: str, after: int) -> None:
     settings = TrainSettings(
         recipe=recipe, warm_epochs=2, rce_epochs=2, grpo_epochs=3, rce_lr=1e-3, grpo_lr=1e-3, freeze_backbone=True
     )
@@ -259,7 +259,7 @@ def test_the_seed_decides_the_order_of_the_queries_and_every_query_is_taken_once
     assert torch.equal(fixed, trained(2, shuffle=False).state["query_proj.weight"])
 
 
-def test_the_whole_split_in_one_batch_is_one_step_of_the_mean_loss() -> None:
+def test_all_queries_in_one_batch_are_one_step_of_the_mean_loss() -> None:
     # One step at τ = 0.5 (the end of the schedule) on the mean over the queries of what each loses alone.
     network = made_network(dropout=0.0, attn_dropout=0.0)
     result = run(network, TABLE, TRAIN, TrainSettings(rce_epochs=1, batch_size=8), VALIDATION)
@@ -273,7 +273,7 @@ def test_the_whole_split_in_one_batch_is_one_step_of_the_mean_loss() -> None:
     assert result.metrics("rce_loss") == pytest.approx([sum(alone) / 8], rel=1e-5)
 
 
-def test_padding_weighs_nothing_in_a_whole_training() -> None:
+def test_padding_has_no_weight_in_a_complete_training() -> None:
     def wider(groups: Groups) -> Groups:
         """The same with two more candidates and three more pointers, all of them padding."""
         count = len(groups)
@@ -356,7 +356,7 @@ def test_without_freezing_everything_moves() -> None:
     assert not any(torch.equal(result.states[0][name], value) for name, value in result.state.items())
 
 
-def test_groups_without_signal_teach_nothing() -> None:
+def test_nothing_is_learned_from_groups_without_a_signal() -> None:
     # All rewards of a query are equal, so all advantages are 0. Without a KL term the gradient is exactly 0 and
     # AdamW (weight decay 0.01) does no more than multiply the weights by 1 - lr · 0.01 at each of the 16 steps.
     flat = made_groups(8, seed=1, rewards=torch.full((4,), 1.6))
@@ -448,7 +448,7 @@ def test_the_recipes_take_advantages_over_the_group_or_over_its_best() -> None:
     assert found == {"icdsel": [0.0, 0.0], "lever-plus": [1.0, 0.0]}
 
 
-def test_dropout_is_in_the_originals_ratio_alone() -> None:
+def test_dropout_is_only_in_the_ratio_of_the_recipe_lever_plus() -> None:
     # With the same weights, the ratios are exp(0) = 1 unless dropout makes two policies of one.
     settings = {"rce_epochs": 0, "grpo_epochs": 1, "batch_size": 8}
     for recipe, equal in (("icdsel", True), ("lever-plus", False)):
@@ -497,7 +497,7 @@ def test_the_kl_term_is_that_of_the_recipe() -> None:
         assert result.metrics("kl_loss")[1] == pytest.approx(result.epochs[0].kl_beta * divergence, rel=1e-4)
 
 
-def test_no_kl_term_is_asked_for_and_none_comes() -> None:
+def test_a_kl_weight_of_0_stays_0() -> None:
     # The rule's least β is 1e-3; a KL weight of 0 means no KL term, in the second epoch too.
     settings = TrainSettings(rce_epochs=0, grpo_epochs=3, kl_beta=0.0, grpo_lr=1e-3)
     result = run(made_network(), TABLE, TRAIN, settings, VALIDATION)
@@ -554,7 +554,7 @@ def test_metrics_by_hand() -> None:
     )
 
 
-def test_metrics_do_not_depend_on_dropout_or_company() -> None:
+def test_metrics_do_not_depend_on_dropout_or_on_other_queries() -> None:
     network = made_network(dropout=0.5).train()
     together = evaluate(network, TABLE, VALIDATION)
     assert evaluate(network, TABLE, VALIDATION) == together
@@ -563,7 +563,7 @@ def test_metrics_do_not_depend_on_dropout_or_company() -> None:
         assert together[name] == pytest.approx(sum(one[name] for one in each) / len(each), rel=1e-5)
 
 
-def test_metrics_of_many_queries_are_taken_in_parts() -> None:
+def test_metrics_of_many_queries_are_computed_in_parts() -> None:
     # 300 queries are more than are evaluated at once: twice the same 150 must give what 150 give.
     half = made_groups(150, seed=3)
     twice = half[torch.arange(300) % 150]
@@ -572,7 +572,7 @@ def test_metrics_of_many_queries_are_taken_in_parts() -> None:
     assert torch.allclose(log_probs(network, TABLE, twice)[150:], log_probs(network, TABLE, half), atol=1e-5)
 
 
-def test_nothing_right_gives_a_share_of_zero() -> None:
+def test_without_any_reward_the_share_is_0() -> None:
     nothing = made_groups(3, rewards=torch.zeros(4))
     found = evaluate(made_network(), TABLE, nothing)
     assert (found["expected_reward"], found["oracle_reward"], found["oracle_share"]) == (0.0, 0.0, 0.0)

@@ -266,7 +266,7 @@ def test_k3_is_the_kl_divergence_on_average() -> None:
     assert report["kl"].item() == pytest.approx(exact, rel=1e-5)
 
 
-def test_the_reference_is_the_old_policy_unless_told() -> None:
+def test_the_reference_is_the_old_policy_by_default() -> None:
     log_prob, old, ref = (
         torch.tensor([[-1.0, -2.0]]),
         torch.tensor([[-1.5, -1.0]]),
@@ -292,7 +292,7 @@ def test_at_the_old_policy_the_loss_is_zero_with_the_advantage_as_gradient(kl: s
     torch.testing.assert_close(log_prob.grad, -advantages(rewards) / 3)
 
 
-def test_groups_without_signal_do_not_thin_out_the_others() -> None:
+def test_groups_without_a_signal_do_not_dilute_the_others() -> None:
     log_prob = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)) * 0.1
     old = torch.zeros(4, 3)
     rewards = torch.tensor([[0.0, 2.0, 1.0], [1.6, 1.6, 1.6], [2.0, NAN, NAN], [NAN, NAN, NAN]])
@@ -309,7 +309,7 @@ def test_groups_without_signal_do_not_thin_out_the_others() -> None:
 
 @pytest.mark.parametrize("rewards", [[[1.0, 1.0], [2.0, NAN]], [[NAN, NAN], [NAN, NAN]]])
 @pytest.mark.parametrize("top_k", [None, 1])
-def test_nothing_to_learn_is_no_nan(rewards: list[list[float]], top_k: int | None) -> None:
+def test_nothing_to_learn_gives_no_nan(rewards: list[list[float]], top_k: int | None) -> None:
     log_prob = torch.zeros(2, 2, requires_grad=True)
     loss, report = grpo_loss(log_prob, torch.zeros(2, 2), torch.tensor(rewards), kl_beta=0.1, top_k=top_k)
     loss.backward()
@@ -329,7 +329,7 @@ def test_nothing_to_learn_is_no_nan(rewards: list[list[float]], top_k: int | Non
     smoothing=st.sampled_from([0.0, 0.1]),
     seed=st.integers(0, 2**20),
 )
-def test_padding_weighs_nothing(sizes, extra, top_k, kl, smoothing, seed) -> None:
+def test_padding_has_no_weight(sizes, extra, top_k, kl, smoothing, seed) -> None:
     """A padded batch has the losses and gradients of its groups taken one by one, without padding."""
     generator = torch.Generator().manual_seed(seed)
     batch, width = len(sizes), max(sizes) + extra
@@ -369,7 +369,7 @@ def test_padding_weighs_nothing(sizes, extra, top_k, kl, smoothing, seed) -> Non
 
 
 @pytest.mark.parametrize("over", ["pool", "group"])
-def test_rce_ignores_whatever_stands_at_padding(over: str) -> None:
+def test_rce_ignores_the_values_at_padding(over: str) -> None:
     logits = torch.randn(2, 3, 2, 4, generator=torch.Generator().manual_seed(0))
     pointers = torch.tensor([[[0, 1], [2, 3], [-1, -1]], [[-1, -1]] * 3])
     logits[1] = -torch.inf  # a query without candidates
@@ -387,10 +387,10 @@ def test_rce_ignores_whatever_stands_at_padding(over: str) -> None:
 # --- what is refused --------------------------------------------------------------------------------------
 
 
-def test_refuses_shapes_that_would_broadcast() -> None:
-    with pytest.raises(ValueError, match="one shape"):
+def test_shapes_that_would_broadcast_are_rejected() -> None:
+    with pytest.raises(ValueError, match="the same shape"):
         grpo_loss(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(1, 3), kl_beta=0.1)
-    with pytest.raises(ValueError, match="one shape"):
+    with pytest.raises(ValueError, match="the same shape"):
         grpo_loss(torch.zeros(1, 3), torch.zeros(1, 1), torch.zeros(1, 3), kl_beta=0.1)
     with pytest.raises(ValueError, match="step_logits"):
         rce_loss(torch.zeros(2, 3, 1, 4), torch.zeros(2, 3, 1, dtype=torch.int64), torch.zeros(2, 1), 1.0)
@@ -398,7 +398,7 @@ def test_refuses_shapes_that_would_broadcast() -> None:
         advantages(torch.zeros(3))
 
 
-def test_refuses_unknown_choices() -> None:
+def test_unknown_choices_are_rejected() -> None:
     row = torch.zeros(1, 2)
     with pytest.raises(ValueError, match="k2"):
         grpo_loss(row, row, row, kl_beta=0.1, kl="k2")

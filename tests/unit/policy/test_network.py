@@ -80,7 +80,7 @@ def test_reproduces_lever_plus(case: dict) -> None:
     torch.testing.assert_close(log_prob, torch.tensor(case["log_probs"]), rtol=1e-5, atol=0)
 
 
-def test_has_as_many_parameters_as_the_original() -> None:
+def test_has_as_many_parameters_as_lever_plus() -> None:
     # input 512·256, attention 4·(256² + 256), norm 2·256, projections 2·256², gate 2·256² + 256
     assert sum(p.numel() for p in PointerNetwork(PointerConfig(d_model=512)).parameters()) == 657_152
 
@@ -112,7 +112,7 @@ def test_log_prob_without_a_gate() -> None:
     assert log_prob.item() == pytest.approx(expected, abs=1e-6)
 
 
-def test_the_gate_moves_the_state() -> None:
+def test_the_gate_updates_the_state() -> None:
     # With g = 1/2, choosing (1, 1)/√2 moves the state (1, -1)/√2 to their mean, (1, 0): the cosines with the
     # candidates become 1/√2, 1/√2 and -1/√2, and the second one is chosen already.
     logits = plain_network(gate=True).step_logits(QUERY, CORNERS, torch.tensor([[[1, 0]]]))
@@ -121,7 +121,7 @@ def test_the_gate_moves_the_state() -> None:
     torch.testing.assert_close(logits[0, 0], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_the_tower_is_a_pre_norm_residual_that_queries_and_candidates_share() -> None:
+def test_the_shared_encoder_is_a_pre_norm_residual_of_queries_and_candidates() -> None:
     policy = network(tower=5, gate=False)
     query, candidates = inputs(2, 4)
 
@@ -142,7 +142,7 @@ def test_the_tower_is_a_pre_norm_residual_that_queries_and_candidates_share() ->
     torch.testing.assert_close(logits[:, 0, 0], cosines / TEMPERATURE)
 
 
-def test_a_new_tower_changes_nothing_yet() -> None:
+def test_a_new_shared_encoder_changes_nothing_yet() -> None:
     with_tower = PointerNetwork(PointerConfig(d_model=6, hidden_dim=8, tower=16)).eval()
     without = PointerNetwork(PointerConfig(d_model=6, hidden_dim=8)).eval()
     without.load_state_dict(with_tower.state_dict(), strict=False)
@@ -245,7 +245,7 @@ def test_a_masked_candidate_is_as_good_as_absent(batch, count, size, shots, gate
 
 @settings(max_examples=30, deadline=None)
 @given(temperature=st.floats(0.05, 50), **SIZES)
-def test_no_icd_comes_twice(batch, count, size, shots, gate, seed, temperature) -> None:
+def test_no_icd_is_chosen_twice(batch, count, size, shots, gate, seed, temperature) -> None:
     policy = network(seed, gate=gate)
     query, candidates = inputs(batch, size, seed)
     generator = torch.Generator().manual_seed(seed)
@@ -356,7 +356,7 @@ def test_a_narrow_beam_keeps_the_best_prefixes() -> None:
     assert torch.equal(found[0], extended[exact.topk(4).indices])
 
 
-def test_ties_fall_to_the_lowest_position() -> None:
+def test_ties_are_broken_by_the_lowest_position() -> None:
     policy = network()
     query, _ = inputs(1, 1)
     same = torch.zeros(1, 4, 6)  # the cosine of a zero vector is exactly 0, without any rounding
@@ -431,7 +431,7 @@ def test_forward_is_step_logits() -> None:
 
 @pytest.mark.parametrize("decide", ["greedy", "beam", "sample"])
 @pytest.mark.parametrize("shots", [0, 4, 6])
-def test_refuses_more_shots_than_candidates(decide: str, shots: int) -> None:
+def test_more_shots_than_candidates_are_rejected(decide: str, shots: int) -> None:
     policy = network()
     query, candidates = inputs(2, 5)
     mask = torch.ones(2, 5, dtype=torch.bool)
@@ -456,7 +456,7 @@ def test_refuses_more_shots_than_candidates(decide: str, shots: int) -> None:
         lambda p, q, c: p.log_prob(q, c, torch.zeros(1, 2, 2, dtype=torch.int64)),
     ],
 )
-def test_refuses_what_does_not_fit(call) -> None:
+def test_shapes_that_do_not_match_are_rejected(call) -> None:
     with pytest.raises(ValueError, match="must be"):
         call(network(), *inputs(2, 5))
 
@@ -473,7 +473,7 @@ def test_refuses_what_does_not_fit(call) -> None:
         {"tower": -1},
     ],
 )
-def test_refuses_impossible_sizes(wrong: dict) -> None:
+def test_impossible_sizes_are_rejected(wrong: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         PointerConfig(**{"d_model": 4, "hidden_dim": 8, **wrong})
 

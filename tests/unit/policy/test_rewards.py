@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icdsel.policy.rewards import NORMALIZATIONS, REWARD_MODES, normalize_rewards, pointer_reward
+from icdsel.policy.rewards import NORMALIZATIONS, REWARD_MODES, fields_of, is_correct, normalize_rewards, pointer_reward
+from icdsel.records import ScoredPointer
 
 LEVER_PLUS = json.loads((Path(__file__).parents[2] / "data" / "rewards.json").read_text(encoding="utf-8"))
 WEIGHTS = ("hard_weight", "soft_weight", "rel_weight")
@@ -43,8 +44,12 @@ def test_every_mode_by_hand(mode, right, wrong):
     weights = {"hard_weight": 0.5, "soft_weight": 2.0, "rel_weight": 0.1}
     candidate = {"vqa_correct": 1, "vqa_acc_score": 0.6, "vqa_gt_prob": 0.5, "vqa_rel_score": 0.4}
     assert pointer_reward(candidate, mode=mode, **weights) == pytest.approx(right)
+    scored = ScoredPointer((1, 2), correct=1, score=0.6, reference_prob=0.5, relevance=0.4)
+    assert pointer_reward(scored, mode=mode, **weights) == pytest.approx(right)
     candidate = {"vqa_correct": 0, "vqa_acc_score": 0.0, "vqa_gt_prob": 0.2, "vqa_rel_score": 0.4}
     assert pointer_reward(candidate, mode=mode, **weights) == pytest.approx(wrong)
+    scored = ScoredPointer((1, 2), correct=0, score=0.0, reference_prob=0.2, relevance=0.4)
+    assert pointer_reward(scored, mode=mode, **weights) == pytest.approx(wrong)
 
 
 def test_the_default_mode_on_okvqa_gives_0_or_1_3_or_more():
@@ -55,8 +60,8 @@ def test_the_default_mode_on_okvqa_gives_0_or_1_3_or_more():
 
 def test_every_mode_is_tested_above_and_the_default_comes_first():
     (by_hand,) = (mark for mark in test_every_mode_by_hand.pytestmark if mark.name == "parametrize")
-    assert tuple(mode for mode, _, _ in by_hand.args[1]) == REWARD_MODES
-    assert REWARD_MODES[0] == "hard_plus_soft"
+    assert [mode for mode, _, _ in by_hand.args[1]] == list(REWARD_MODES)
+    assert next(iter(REWARD_MODES)) == "hard_plus_soft"
 
 
 def test_a_missing_vqa_correct_is_derived_but_none_is_0():
@@ -71,6 +76,25 @@ def test_missing_fields_and_none_count_as_0(mode):
     assert pointer_reward({}, mode=mode) == 0.0
     fields = ("vqa_correct", "vqa_acc_score", "vqa_gt_prob", "vqa_rel_score")
     assert pointer_reward(dict.fromkeys(fields), mode=mode) == 0.0
+
+
+def test_without_a_notion_of_correct_the_hard_term_is_0():
+    scored = ScoredPointer((1, 2), score=2.5)
+    assert pointer_reward(scored, mode="hard_plus_soft") == 2.5
+    assert pointer_reward(scored, mode="hard_only") == 0.0
+    assert not is_correct(scored)
+
+
+def test_a_failed_call_has_no_reward():
+    with pytest.raises(ValueError, match=r"pointer \[1, 2\] has no correct: its VLM call failed"):
+        pointer_reward(ScoredPointer((1, 2), error="out of memory"), mode="hard_plus_soft")
+
+
+def test_the_fields_of_a_mode_are_those_it_reads():
+    assert fields_of("hard_plus_soft") == ("score",)
+    assert fields_of("hard_only") == ()
+    assert fields_of("hard_plus_gtprob_plus_rel") == ("reference_prob", "relevance")
+    assert [name for name, mode in REWARD_MODES.items() if not mode.ignores] == ["hard_plus_gtprob_plus_rel"]
 
 
 def test_rewards_are_clipped_to_5():
@@ -97,7 +121,7 @@ def test_a_field_that_is_no_finite_number_is_an_error(value):
 
 
 @given(
-    st.sampled_from(REWARD_MODES),
+    st.sampled_from(list(REWARD_MODES)),
     st.fixed_dictionaries(
         {"vqa_correct": st.sampled_from([0, 1, None])},
         optional={name: st.none() | st.floats(0, 1) for name in ("vqa_acc_score", "vqa_gt_prob", "vqa_rel_score")},
@@ -144,7 +168,7 @@ def test_an_outlier_is_clamped_at_3_by_default():
 
 @pytest.mark.parametrize("method", NORMALIZATIONS)
 @pytest.mark.parametrize("rewards", [[1.6], [0.0, 0.0], [0.3] * 6, [1.3] * 7, [2.0] * 15])
-def test_groups_without_a_signal_pass_through(method, rewards):
+def test_groups_without_a_signal_are_returned_unchanged(method, rewards):
     # torch's float32 std of six times 0.3 is 3e-8, not 0: the group must count as equal all the same.
     group = torch.tensor(rewards)
     torch.testing.assert_close(normalize_rewards(group, method), group, rtol=0, atol=0)
@@ -158,7 +182,7 @@ def test_differences_of_rounding_are_no_signal(method):
 
 
 @pytest.mark.parametrize("method", NORMALIZATIONS)
-def test_masked_rewards_play_no_part_and_come_out_0(method):
+def test_masked_rewards_are_ignored_and_become_0(method):
     rewards = torch.tensor([0.0, math.nan, 1.0, math.inf, 2.0, 7.0])
     mask = torch.tensor([True, False, True, False, True, False])
     normalized = normalize_rewards(rewards, method, mask=mask)
@@ -176,7 +200,7 @@ def test_nothing_to_normalize(method):
     ]
 
 
-def test_integers_become_floats_and_the_input_is_left_alone():
+def test_integers_become_floats_and_the_input_is_unchanged():
     rewards = torch.tensor([0, 1, 2])
     assert normalize_rewards(rewards).tolist() == [-1.0, 0.0, 1.0]
     assert rewards.tolist() == [0, 1, 2]
@@ -197,7 +221,7 @@ def test_bad_arguments_are_errors():
         normalize_rewards(torch.tensor([0.0, math.nan]))
 
 
-@given(groups, st.sampled_from(NORMALIZATIONS))
+@given(groups, st.sampled_from(list(NORMALIZATIONS)))
 @settings(max_examples=150, deadline=None)
 def test_normalization_is_finite_and_keeps_order_and_ties(values, method):
     rewards = torch.tensor(values)
@@ -208,7 +232,7 @@ def test_normalization_is_finite_and_keeps_order_and_ties(values, method):
     assert torch.equal(torch.sign(differences), torch.sign(normalized_differences))
 
 
-@given(groups, st.randoms(use_true_random=False), st.sampled_from(NORMALIZATIONS))
+@given(groups, st.randoms(use_true_random=False), st.sampled_from(list(NORMALIZATIONS)))
 @settings(max_examples=100, deadline=None)
 def test_normalization_does_not_depend_on_the_order_of_pointers(values, random, method):
     order = random.sample(range(len(values)), len(values))

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from icdsel.artefacts.rl_data import read_rl_data
+from icdsel.artefacts.rl_data import merge, read_rl_data
 from icdsel.data.datasets import Split
 from icdsel.errors import RlDataError
-from icdsel.policy.groups import make_groups, merge
+from icdsel.policy.groups import make_groups
 from icdsel.policy.loop import Epoch, train_policy
 from icdsel.policy.network import PointerConfig, PointerNetwork
-from icdsel.records import Answer, Example, QueryGroup
+from icdsel.records import Answer, Example, QueryGroup, ScoredPointer
 from icdsel.settings.loading import load_settings
 from icdsel.settings.tables import RewardSettings, TrainSettings
 from icdsel.stages.online import Rollouts, most_calls
@@ -58,7 +58,7 @@ def groups(count: int = 6) -> list[QueryGroup]:
     for q in range(count):
         pool = tuple(100 + (q + k) % 24 for k in range(1, POOL + 1))
         right = any(TRAIN.by_id(i).answer == EXAMPLES[q].answer for i in pool[:2])
-        scored = {"pointer": list(pool[:2]), "vqa_correct": int(right), "vqa_acc_score": float(right)}
+        scored = ScoredPointer(pool[:2], correct=int(right), score=float(right))
         made.append(QueryGroup(100 + q, q, "Which code?", EXAMPLES[q].answers, pool, (scored,)))
     return made
 
@@ -75,10 +75,10 @@ def network(seed: int = 0) -> PointerNetwork:
         return PointerNetwork(PointerConfig(6, hidden_dim=8, tower=8, dropout=0.0, attn_dropout=0.0))
 
 
-def test_nothing_is_asked_twice_and_what_is_known_grows(tmp_path: Path) -> None:
+def test_no_pointer_is_scored_twice_and_groups_grow(tmp_path: Path) -> None:
     vlm = Asked()
     made, policy = rollouts(tmp_path, vlm), network()
-    known = {(group.question_id, *group.candidates[0]["pointer"]) for group in groups()}
+    known = {(group.question_id, *group.candidates[0].pointer) for group in groups()}
     told = []
     for epoch in range(3):
         before = len(vlm.requests)
@@ -109,7 +109,7 @@ def test_the_mean_reward_of_the_samples_counts_repetitions(tmp_path: Path) -> No
     assert report["new_calls"] < 60
 
 
-def test_the_budget_is_kept_to_the_call(tmp_path: Path) -> None:
+def test_the_budget_is_never_exceeded(tmp_path: Path) -> None:
     vlm = Asked()
     made = rollouts(tmp_path, vlm, vlm_budget=20)
     calls = [made(network(epoch), TABLE, epoch)[1]["vlm_calls"] for epoch in range(3)]
@@ -118,13 +118,13 @@ def test_the_budget_is_kept_to_the_call(tmp_path: Path) -> None:
     assert most_calls(TrainSettings(online=True, grpo_epochs=3, online_samples=5, vlm_budget=37), 6) == 37
 
 
-def test_a_budget_that_ends_favours_no_query(tmp_path: Path) -> None:
+def test_a_budget_that_runs_out_favours_no_query(tmp_path: Path) -> None:
     vlm = Asked()
     rollouts(tmp_path, vlm, vlm_budget=6, online_samples=3)(network(), TABLE, 0)
     assert {row[0] for row in vlm.pointers} != {100, 101}  # the first ones
 
 
-def test_the_same_seed_gives_the_same_questions(tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_calls(tmp_path: Path) -> None:
     asked = []
     for seed in (1, 1, 2):
         vlm = Asked()
@@ -134,7 +134,7 @@ def test_the_same_seed_gives_the_same_questions(tmp_path: Path) -> None:
     assert (tmp_path / "0/online.jsonl").read_bytes() == (tmp_path / "1/online.jsonl").read_bytes()
 
 
-def test_failed_calls_count_but_teach_nothing_and_are_not_repeated(tmp_path: Path) -> None:
+def test_failed_calls_count_but_are_neither_learned_from_nor_repeated(tmp_path: Path) -> None:
     vlm = Asked(fails=lambda request: request.icds[0].question_id % 2 == 0)
     made = rollouts(tmp_path, vlm)
     for epoch in range(2):
@@ -146,7 +146,7 @@ def test_failed_calls_count_but_teach_nothing_and_are_not_repeated(tmp_path: Pat
     assert read_rl_data(tmp_path / "online.jsonl").rejected == {"the VLM call failed": failed}
 
 
-def test_calls_that_all_fail_are_recorded_for_the_vlm_stops_where_they_are_many(tmp_path: Path) -> None:
+def test_calls_that_all_fail_are_recorded(tmp_path: Path) -> None:
     _, report = rollouts(tmp_path, Asked(fails=lambda request: True))(network(), TABLE, 0)
     with pytest.raises(RlDataError, match=rf"no candidate can be used.*failed': {report['vlm_calls']:.0f}"):
         read_rl_data(tmp_path / "online.jsonl")
@@ -166,7 +166,7 @@ def test_the_journal_is_rl_data(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("torn", [0, 7])
 @pytest.mark.parametrize("kept", [3, 6, 10])
-def test_what_the_journal_holds_is_not_asked_again(tmp_path: Path, kept: int, torn: int) -> None:
+def test_calls_in_the_journal_are_not_repeated(tmp_path: Path, kept: int, torn: int) -> None:
     # The journal of three epochs, cut off after some lines, in the middle of one even: going on asks about the rest
     # alone, in the same units (here an epoch's), and ends with the same journal and the same groups.
     (tmp_path / "whole").mkdir()
@@ -190,7 +190,7 @@ def test_what_the_journal_holds_is_not_asked_again(tmp_path: Path, kept: int, to
     assert torch.equal(found.pointers, expected.pointers)
 
 
-def test_from_a_damaged_line_on_the_vlm_is_asked_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_calls_from_a_damaged_line_on_are_repeated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rollouts(tmp_path, Asked())(network(), TABLE, 0)
     journal = tmp_path / "online.jsonl"
     whole = journal.read_bytes()
@@ -206,7 +206,7 @@ def test_from_a_damaged_line_on_the_vlm_is_asked_again(tmp_path: Path, capsys: p
     assert journal.read_bytes() == whole
 
 
-def test_training_online_finds_what_the_data_did_not_hold(tmp_path: Path) -> None:
+def test_online_training_finds_pointers_that_the_data_did_not_have(tmp_path: Path) -> None:
     # The one scored pointer of a query says nothing by itself. Sampling does: in the end the policy's own samples are
     # right far more often, with the ratio at 1 at the beginning of every epoch.
     vlm, policy = Asked(), network()

@@ -7,14 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from icdsel.records import Example
+from icdsel.tasks.base import TASKS, bounds_of, majority_answer
 from icdsel.tasks.vqa import (
-    METRICS,
     VARIANTS,
-    accuracy,
     answer_weights,
     edit_similarity,
     lemmatise,
-    majority_answer,
     normalize_answer,
     relevance,
     token_f1,
@@ -131,6 +130,12 @@ def test_unknown_variant_lists_the_known_ones():
         vqa_accuracy("dog", ["dog"], "lavis")
 
 
+def test_an_unknown_task_has_no_bounds() -> None:
+    assert bounds_of("vqa") == (0, 1)
+    with pytest.raises(ValueError, match="unknown task 'vaq': did you mean 'vqa'"):
+        bounds_of("vaq")
+
+
 def test_answer_weights_are_the_accuracies_of_the_answers_in_first_seen_order():
     answers = ["cat"] + ["dog"] * 5 + ["The cat"] + ["owl"] * 3
     # "cat" and "The cat" match each other once normalised: 2 of ten.
@@ -139,15 +144,14 @@ def test_answer_weights_are_the_accuracies_of_the_answers_in_first_seen_order():
     assert list(weights.values()) == pytest.approx([0.6, 1.0, 0.6, 0.9], abs=1e-15)
 
 
-@given(answer_lists, st.sampled_from(VARIANTS))
+@given(answer_lists)
 @settings(max_examples=200, deadline=None)
-def test_answer_weights_are_the_accuracies_to_the_last_bit(answers, variant):
-    weights = {answer: vqa_accuracy(answer, answers, variant) for answer in answers}
-    assert list(answer_weights(answers, variant).items()) == list(weights.items())
+def test_answer_weights_are_the_accuracies_to_the_last_bit(answers):
+    weights = {answer: vqa_accuracy(answer, answers) for answer in answers}
+    assert list(answer_weights(answers).items()) == list(weights.items())
 
 
-def test_weights_of_many_distinct_answers_take_time_in_their_number():
-    """8,000 took 37 s, in the square of their number."""
+def test_weights_of_many_distinct_answers_take_linear_time():
     answers = [f"answer {i}" for i in range(20_000)]
     start = time.process_time()
     weights = answer_weights(answers)
@@ -190,15 +194,12 @@ def test_edit_similarity_takes_the_prediction_first():
 
 def test_relevance_is_the_best_over_the_answers():
     # "red car": F1 against "red bus" is 1/2; against "red cat" the letters "red ca" match: 2·6/14.
-    assert relevance("red car", ["owl", "red bus", "red cat"]) == {
-        "vqa_rel_token_f1": 0.5,
-        "vqa_rel_edit_sim": pytest.approx(12 / 14),
-        "vqa_rel_score": pytest.approx(12 / 14),
-    }
-    assert set(relevance(" ", ["owl", ""]).values()) == {0.0}
+    assert relevance("red car", ["owl", "red bus", "red cat"]) == (0.5, pytest.approx(12 / 14), pytest.approx(12 / 14))
+    assert relevance("red bus", ["red"]) == (pytest.approx(2 / 3), pytest.approx(6 / 10), pytest.approx(2 / 3))
+    assert relevance(" ", ["owl", ""]) == (0.0, 0.0, 0.0)
 
 
-@given(words, answer_lists, st.sampled_from(VARIANTS), st.randoms(use_true_random=False))
+@given(words, answer_lists, st.sampled_from(list(VARIANTS)), st.randoms(use_true_random=False))
 @settings(max_examples=100, deadline=None)
 def test_accuracy_is_a_share_and_does_not_depend_on_the_order_of_answers(prediction, answers, variant, random):
     accuracy = vqa_accuracy(prediction, answers, variant)
@@ -207,7 +208,7 @@ def test_accuracy_is_a_share_and_does_not_depend_on_the_order_of_answers(predict
     assert vqa_accuracy(prediction, shuffled, variant) == pytest.approx(accuracy, abs=1e-12)
 
 
-@given(answer_lists, st.sampled_from(VARIANTS))
+@given(answer_lists, st.sampled_from(list(VARIANTS)))
 @settings(max_examples=100, deadline=None)
 def test_four_equal_answers_of_any_number_are_enough(answers, variant):
     assert vqa_accuracy("owl", [*answers, *["owl"] * 4], variant) == 1.0
@@ -217,9 +218,9 @@ def test_four_equal_answers_of_any_number_are_enough(answers, variant):
 @settings(max_examples=100, deadline=None)
 def test_relevance_is_between_0_and_1_and_grows_with_the_answers(prediction, answers):
     some, all_ = relevance(prediction, answers[:1]), relevance(prediction, answers)
-    for field in some:
-        assert 0.0 <= some[field] <= all_[field] <= 1.0
-    assert all_["vqa_rel_score"] == max(all_["vqa_rel_token_f1"], all_["vqa_rel_edit_sim"])
+    for few, many in zip(some, all_, strict=True):
+        assert 0.0 <= few <= many <= 1.0
+    assert all_.score == max(all_.token_f1, all_.edit_similarity)
 
 
 @given(st.text(alphabet="a1 .,'-!\n[Theon", max_size=20))
@@ -250,9 +251,17 @@ def test_lemmas(text: str, lemmas: str) -> None:
     assert lemmatise(text) == lemmas
 
 
-def test_metrics_are_the_variants_and_the_lemmatised_one() -> None:
-    answers = ["ride"] * 5 + ["bike"] * 5
-    assert [accuracy("riding", answers, metric) for metric in METRICS] == [0.0, 0.0, 1.0]
-    assert [accuracy("ride", answers, metric) for metric in METRICS] == [1.0, 1.0, 1.0]
-    with pytest.raises(ValueError, match="unknown"):
-        accuracy("ride", answers, "other")
+def test_the_metrics_of_the_task_are_the_variants_the_official_one_first() -> None:
+    task = TASKS["vqa"]
+    query = Example(1, 1, Path("1.png"), "What do they do?", "ride", ("ride",) * 5 + ("bike",) * 5)
+    assert task.default_metric == "official" and list(task.metrics) == list(VARIANTS)
+    assert [metric.score("riding", query) for metric in task.metrics.values()] == [0.0, 0.0, 1.0]
+    assert [metric.score("ride", query) for metric in task.metrics.values()] == [1.0, 1.0, 1.0]
+    assert vqa_accuracy("riding", query.answers, "lemmatised") == 1.0
+
+
+def test_an_accuracy_above_0_is_correct_and_shown_in_points() -> None:
+    task = TASKS["vqa"]
+    assert task.correctness is not None
+    assert [task.correctness.is_correct(score) for score in (0.0, 0.3, 1.0)] == [False, True, True]
+    assert (task.text(0.5312), task.unit) == ("53.1", "points")

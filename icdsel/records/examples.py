@@ -1,0 +1,58 @@
+"""Examples of a dataset, proposed pointers, and the VLM's answers."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+Pointer = tuple[int, ...]
+"""ICDs in prompt order, by question_id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """An image, a question about it, and the reference answers.
+
+    `answer` is what a demonstration shows; `answers` are the (usually ten) human answers that a prediction is
+    compared with. Where these are not what people wrote (OK-VQA stems them), `raw_answers` are.
+    """
+
+    question_id: int
+    image_id: int
+    image: Path
+    question: str
+    answer: str
+    answers: tuple[str, ...]
+    raw_answers: tuple[str, ...] = ()
+
+    @property
+    def written_answers(self) -> tuple[str, ...]:
+        """The human answers as people wrote them."""
+        return self.raw_answers or self.answers
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A pointer to score, and how it was proposed.
+
+    `method` is "policy-beam", "cosine-beam", "policy-sample", "cosine-sample", "retrieval" or "random".
+    `log_prob` is the proposer's (at `temperature`, for samples); None where it has none.
+    """
+
+    pointer: Pointer
+    method: str
+    rank: int | None = None
+    log_prob: float | None = None
+    temperature: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The VLM's answer to one prompt, and the log-probs of the reference answers.
+
+    `reference_log_probs[i]` is the log-prob (nats) of the i-th reference with the end of the turn, summed over
+    its `reference_tokens[i]` tokens. If the call failed, `error` is the reason and nothing else counts.
+    """
+
+    text: str
+    reference_log_probs: tuple[float, ...] = ()
+    reference_tokens: tuple[int, ...] = ()
+    error: str | None = None

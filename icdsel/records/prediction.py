@@ -1,0 +1,91 @@
+"""The VLM's answer to one query with some ICDs, and its scores: a line of predictions."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from icdsel.records.examples import Pointer
+from icdsel.records.values import DEFAULT_TASK, BoundsOf, are_ids, is_id, is_number, task_entry
+
+_ICDS, _SCORE, _OTHER_SCORE, _ERROR = "icds", "accuracy", "accuracy_", "error"
+PREDICTION_KEY = _ICDS
+"""The JSON key by which a line of predictions is recognised."""
+
+_MOST_SHOTS = 10_000
+
+Prompt = tuple[int, Pointer]
+"""A query's question_id, and the ICDs shown with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The VLM's answer to one query with some ICDs, and its scores, or the error of a failed call.
+
+    Attributes:
+        question_id: The query.
+        shots: How many ICDs were shown.
+        icds: Which, in prompt order.
+        prediction: The cleaned answer.
+        score: Its score by the metric of the settings; None if the call failed.
+        other_scores: Its scores by the task's other metrics.
+        error: Why the call failed.
+        task: The task by which it was scored.
+    """
+
+    question_id: int
+    shots: int
+    icds: Pointer
+    prediction: str = ""
+    score: float | None = None
+    other_scores: Mapping[str, float] = field(default_factory=dict)
+    error: str | None = None
+    task: str = DEFAULT_TASK
+
+    @property
+    def prompt(self) -> Prompt:
+        """The prompt that it answers."""
+        return self.question_id, self.icds
+
+    @classmethod
+    def from_json(cls, value: Any, bounds_of: BoundsOf) -> Self:
+        """Validates a line of predictions.
+
+        Raises:
+            ValueError: It is not one; the message names the field that is missing or invalid.
+        """
+        if not isinstance(value, dict):
+            raise ValueError("not an object")
+        failed, icds, task = _ERROR in value, value.get(_ICDS, []), value.get("task", DEFAULT_TASK)
+        others = {key: score for key, score in value.items() if key.startswith(_OTHER_SCORE)}
+        valid = {
+            "question_id": is_id(value.get("question_id")),
+            "shots": is_id(value.get("shots")) and is_number(value["shots"], 0, _MOST_SHOTS),
+            _ICDS: are_ids(icds),
+            _ERROR: not failed or isinstance(value[_ERROR], str),
+            "prediction": isinstance(value.get("prediction", ""), str),
+            "task": isinstance(task, str),
+        }
+        if valid["task"]:
+            bounds = bounds_of(task)
+            valid[_SCORE] = failed or is_number(value.get(_SCORE), *bounds)
+            valid |= {key: is_number(score, *bounds) for key, score in others.items()}
+        if invalid := [key for key, fine in valid.items() if not fine]:
+            raise ValueError(f"{invalid[0][:40]} is missing or invalid")
+        return cls(
+            question_id=value["question_id"],
+            shots=value["shots"],
+            icds=tuple(icds),
+            prediction=value.get("prediction", ""),
+            score=None if failed else value[_SCORE],
+            other_scores={key.removeprefix(_OTHER_SCORE): score for key, score in others.items()},
+            error=value.get(_ERROR),
+            task=task,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object."""
+        value = {**task_entry(self.task), "question_id": self.question_id, "shots": self.shots, _ICDS: list(self.icds)}
+        if self.error is not None:
+            return value | {_ERROR: self.error}
+        others = {f"{_OTHER_SCORE}{metric}": score for metric, score in self.other_scores.items()}
+        return value | {"prediction": self.prediction, _SCORE: self.score} | others

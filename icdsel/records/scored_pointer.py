@@ -1,0 +1,156 @@
+"""A pointer with the VLM's answer and its scores: the central record of RL data."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from numbers import Real
+from typing import Any, Self
+
+from icdsel.records.examples import Pointer
+from icdsel.records.values import Bounds, is_finite, is_id, is_number
+
+POINTER_KEY = "pointer"
+_PREDICTION, _FAILED, _ERROR = "vqa_pred_answer", "eval_failed", "error"
+_PROPOSAL_KEYS = {
+    "method": "gen_method",
+    "rank": "beam_rank",
+    "log_prob": "logprob_score",
+    "temperature": "temperature",
+}
+_SCORE_KEYS = {
+    "correct": "vqa_correct",
+    "score": "vqa_acc_score",
+    "reference_prob": "vqa_gt_prob",
+    "reference_prob_per_token": "vqa_gt_prob_norm",
+    "token_f1": "vqa_rel_token_f1",
+    "edit_similarity": "vqa_rel_edit_sim",
+    "relevance": "vqa_rel_score",
+}
+_KEYS = {**_PROPOSAL_KEYS, "prediction": _PREDICTION, **_SCORE_KEYS}  # by attribute, in the order of the JSON
+_MOST_REFERENCES = 10  # of a VQA query, each with a weight of at most the highest score
+
+
+class RejectedError(ValueError):
+    """A candidate cannot be trained on; the message is the reason, by which rejected candidates are counted."""
+
+
+BAD_SCORE = "a score is not a number, or is out of range"
+BAD_FIELD = "a field has the wrong type"
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredPointer:
+    """A proposal with the VLM's answer and its scores, or the error of a failed call.
+
+    Attributes:
+        pointer: The ICDs.
+        method: How the pointer was proposed.
+        rank: Its rank in the beam, or among the neighbours.
+        log_prob: Its log-prob under the proposer.
+        temperature: The temperature it was sampled at.
+        prediction: The cleaned answer.
+        correct: 1 if the prediction is correct, else 0; None if the task has no notion of correct.
+        score: The score of the prediction by the task's metric.
+        reference_prob: Σ weight × probability over the reference answers, end of the turn included.
+        reference_prob_per_token: The same with each probability's geometric mean per token.
+        token_f1: Similarity of the prediction to the nearest reference, by tokens.
+        edit_similarity: The same by letters.
+        relevance: The larger of these two.
+        error: Why the call failed; then there is neither a prediction nor a score.
+    """
+
+    pointer: Pointer
+    method: str | None = None
+    rank: int | None = None
+    log_prob: float | None = None
+    temperature: float | None = None
+    prediction: str | None = None
+    correct: float | None = None
+    score: float | None = None
+    reference_prob: float | None = None
+    reference_prob_per_token: float | None = None
+    token_f1: float | None = None
+    edit_similarity: float | None = None
+    relevance: float | None = None
+    error: str | None = None
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], bounds: Bounds) -> Self:
+        """Validates a JSON object whose `pointer` is a list of ids.
+
+        Where `vqa_correct` is missing it is derived, by its definition in VQA: 1 if the score is above 0.
+
+        Raises:
+            RejectedError: A field has the wrong type, or a score is missing or out of range.
+        """
+        proposal = {name: value.get(key) for name, key in _PROPOSAL_KEYS.items()}
+        rank, numbers = proposal["rank"], (proposal["log_prob"], proposal["temperature"])
+        if not (
+            isinstance(proposal["method"], str | None)
+            and (rank is None or is_id(rank))
+            and all(number is None or is_finite(number) for number in numbers)
+        ):
+            raise RejectedError(BAD_FIELD)
+        pointer = tuple(value[POINTER_KEY])
+        if value.get(_FAILED):
+            return cls(pointer, **proposal, error=str(value.get(_ERROR) or "no reason is given"))
+        prediction = value.get(_PREDICTION)
+        if not isinstance(prediction, str | None):
+            raise RejectedError(BAD_FIELD)
+        scores = {name: value.get(key) for name, key in _SCORE_KEYS.items()}
+        ranges = _ranges(bounds)
+        if scores["score"] is None or not all(
+            number is None or (is_finite(number) and is_number(number, *ranges[name]))
+            for name, number in scores.items()
+        ):
+            raise RejectedError(BAD_SCORE)
+        if _SCORE_KEYS["correct"] not in value:
+            scores["correct"] = int(scores["score"] > 0)
+        return cls(pointer, **proposal, prediction=prediction, **scores)
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object."""
+        keys = _KEYS if self.error is None else _PROPOSAL_KEYS
+        value = {POINTER_KEY: list(self.pointer)} | {key: getattr(self, name) for name, key in keys.items()}
+        return value if self.error is None else value | {_FAILED: True, _ERROR: self.error}
+
+
+@cache
+def _ranges(bounds: Bounds) -> Mapping[str, Bounds]:
+    """The range of each score."""
+    ranges = dict.fromkeys(_SCORE_KEYS, (0.0, 1.0)) | {"score": bounds}
+    probabilities = ("reference_prob", "reference_prob_per_token")
+    return ranges | dict.fromkeys(probabilities, (0.0, _MOST_REFERENCES * max(1.0, bounds[1])))
+
+
+Candidate = ScoredPointer | Mapping[str, Any]
+"""A scored pointer, or a mapping with its JSON keys."""
+
+
+def score_key(name: str) -> str:
+    """The JSON key of a score, an attribute of `ScoredPointer`."""
+    return _SCORE_KEYS[name]
+
+
+def score_of(candidate: Candidate, name: str) -> float:
+    """A score of a candidate, by attribute name; 0 if it is missing or None.
+
+    In a mapping a missing `vqa_correct` is derived, as in `ScoredPointer.from_json`.
+
+    Raises:
+        ValueError: The value of a mapping is not a finite number, or the call failed, which is not a score of 0.
+    """
+    if isinstance(candidate, ScoredPointer):
+        if candidate.error is not None:
+            raise ValueError(f"pointer {list(candidate.pointer)} has no {name}: its VLM call failed")
+        return float(getattr(candidate, name) or 0.0)
+    key = _SCORE_KEYS[name]
+    if name == "correct" and key not in candidate:
+        return float(score_of(candidate, "score") > 0)
+    value = candidate.get(key)
+    if value is None:
+        return 0.0
+    if not isinstance(value, Real) or not math.isfinite(value):
+        raise ValueError(f"{key} must be a finite number, not {value!r}")
+    return float(value)

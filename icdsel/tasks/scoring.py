@@ -1,0 +1,83 @@
+"""From the VLM's answer to its scores, as RL data and predictions hold them."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
+
+from icdsel.records import Answer, Example, Pointer, Prediction, Proposal, ScoredPointer
+from icdsel.tasks.base import TASKS, Metric, Task
+from icdsel.tasks.cleaners import CLEANERS, Cleaner
+
+SCORER_VERSION = 3
+"""Part of the identity of everything that the VLM answered. It is raised when the answers or scores of the same
+prompts change, or the pools and proposals that are drawn."""
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """How answers are cleaned and scored."""
+
+    task: Task
+    metric: Metric
+    cleaner: Cleaner
+
+    @classmethod
+    def named(cls, task: str, metric: str | None, cleaner: str) -> Self:
+        """The scorer of these names; `metric` None takes the task's default.
+
+        Raises:
+            SettingsError: A name is unknown.
+        """
+        own = TASKS.named(task)
+        return cls(own, own.metrics.named(metric or own.default_metric), CLEANERS.named(cleaner))
+
+    def scored_pointer(self, proposal: Proposal, answer: Answer, query: Example) -> ScoredPointer:
+        """A proposal with the scores of its answer, to six significant digits; of a failed call the error.
+
+        Args:
+            proposal: The pointer.
+            answer: The VLM's answer, with the log-probs of the task's references in their order.
+            query: The query.
+        """
+        task = self.task
+        how = (proposal.pointer, proposal.method, proposal.rank, _rounded(proposal.log_prob), proposal.temperature)
+        if answer.error is not None:
+            return ScoredPointer(*how, error=answer.error)
+        prediction = self.cleaner.clean(answer.text)
+        score, correct = self.metric.score(prediction, query), None
+        if task.correctness is not None:
+            correct = int(task.correctness.is_correct(score))
+        relevance = task.relevance(prediction, query)
+        weights = task.references(query).values()
+        references = list(zip(weights, answer.reference_log_probs, answer.reference_tokens, strict=True))
+
+        def expected(prob: Callable[[float, int], float]) -> float | None:
+            return _rounded(sum(w * prob(log_prob, n) for w, log_prob, n in references)) if references else None
+
+        return ScoredPointer(
+            *how,
+            prediction=prediction,
+            correct=correct,
+            score=_rounded(score),
+            reference_prob=expected(lambda log_prob, _: math.exp(log_prob)),
+            reference_prob_per_token=expected(lambda log_prob, n: math.exp(log_prob / n)),
+            token_f1=_rounded(relevance and relevance.token_f1),
+            edit_similarity=_rounded(relevance and relevance.edit_similarity),
+            relevance=_rounded(relevance and relevance.score),
+        )
+
+    def prediction(self, query: Example, icds: Pointer, answer: Answer) -> Prediction:
+        """The prediction for a query, with its scores by all metrics, to six decimals; of a failed call the error."""
+        name = self.task.name
+        if answer.error is not None:
+            return Prediction(query.question_id, len(icds), icds, error=answer.error, task=name)
+        text = self.cleaner.clean(answer.text)
+        scores = {metric.name: round(metric.score(text, query), 6) for metric in self.task.metrics.values()}
+        score = scores.pop(self.metric.name)
+        return Prediction(query.question_id, len(icds), icds, text, score, scores, task=name)
+
+
+def _rounded(value: float | None) -> float | None:
+    """Six significant digits: as many as a float32 model can vouch for."""
+    return None if value is None else float(f"{value:.6g}")

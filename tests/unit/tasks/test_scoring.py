@@ -1,0 +1,81 @@
+"""From the VLM's answer to lines of RL data and predictions."""
+
+import math
+from pathlib import Path
+
+import pytest
+from toy_task import LETTERS
+
+from icdsel.errors import SettingsError
+from icdsel.records import Answer, Example, Prediction, Proposal
+from icdsel.tasks.scoring import Scorer
+from icdsel.tasks.vqa import answer_weights
+
+ANSWERS = ("doni",) * 7 + ("gesa",) * 2 + ("no code",)
+QUERY = Example(5, 5, Path("5.png"), "Which code?", "doni", ANSWERS)
+PROPOSAL = Proposal((11, 12), "cosine-beam", rank=0, log_prob=-1.23456789)
+VQA = Scorer.named("vqa", None, "strip")
+
+
+def test_the_probability_of_the_references_is_weighted_by_their_accuracy() -> None:
+    # Accuracies as if each were predicted: 7 matches 1.0, 2 matches 0.6, 1 match 0.3.
+    assert list(answer_weights(ANSWERS).values()) == pytest.approx([1.0, 0.6, 0.3])
+    answer = Answer(" gesa", (math.log(0.5), math.log(0.2), math.log(0.01)), (2, 2, 4))
+    scored = VQA.scored_pointer(PROPOSAL, answer, QUERY)
+    assert scored.reference_prob == pytest.approx(0.5 + 0.6 * 0.2 + 0.3 * 0.01, rel=1e-5)
+    # Geometric means per token: √0.5, √0.2, 0.01^¼.
+    assert scored.reference_prob_per_token == pytest.approx(0.5**0.5 + 0.6 * 0.2**0.5 + 0.3 * 0.01**0.25, rel=1e-5)
+    assert (scored.prediction, scored.correct, scored.score) == ("gesa", 1, 0.6)
+    assert (scored.pointer, scored.method, scored.rank, scored.log_prob) == ((11, 12), "cosine-beam", 0, -1.23457)
+    # "gesa" is one of the answers, so nothing is more similar.
+    assert (scored.token_f1, scored.edit_similarity, scored.relevance, scored.error) == (1.0, 1.0, 1.0, None)
+
+
+def test_a_wrong_answer_scores_0_and_is_not_correct() -> None:
+    scored = VQA.scored_pointer(PROPOSAL, Answer("cat", (-1.0, -1.0, -1.0), (1, 1, 1)), QUERY)
+    assert (scored.score, scored.correct) == (0.0, 0)
+
+
+def test_a_failed_call_has_a_reason_and_no_score() -> None:
+    scored = VQA.scored_pointer(PROPOSAL, Answer("", error="out of memory"), QUERY)
+    assert (scored.error, scored.score, scored.correct, scored.prediction) == ("out of memory", None, None, None)
+    assert (scored.pointer, scored.method, scored.rank, scored.log_prob) == ((11, 12), "cosine-beam", 0, -1.23457)
+    assert VQA.prediction(QUERY, (11,), Answer("", error="no")) == Prediction(5, 1, (11,), error="no")
+
+
+def test_answers_are_compared_with_the_official_ones_and_scored_as_people_wrote_them() -> None:
+    # OK-VQA stores "ride" for "riding". The VLM's probability is that of "riding"; "riding" as a prediction is wrong
+    # by the official code, and right if predictions are lemmatised.
+    query = Example(5, 5, Path("5.png"), "What do they do?", "riding", ("ride",) * 10, ("riding",) * 9 + ("biking",))
+    answer = Answer("riding, fast", (math.log(0.5), math.log(0.1)), (1, 1))
+    scored = Scorer.named("vqa", "lemmatised", "lever-plus").scored_pointer(PROPOSAL, answer, query)
+    assert (scored.prediction, scored.score) == ("riding", 1.0)
+    assert scored.reference_prob == pytest.approx(1.0 * 0.5 + 0.3 * 0.1, rel=1e-5)
+
+
+def test_a_prediction_has_the_scores_of_all_metrics() -> None:
+    query = Example(5, 5, Path("5.png"), "What do they do?", "riding", ("ride",) * 10)
+    made = Scorer.named("vqa", "openflamingo", "strip").prediction(query, (7, 8), Answer(" riding "))
+    assert (made.question_id, made.shots, made.icds, made.prediction) == (5, 2, (7, 8), "riding")
+    assert (made.score, made.other_scores) == (0.0, {"official": 0.0, "lemmatised": 1.0})
+
+
+def test_scores_of_predictions_have_six_decimals() -> None:
+    # One of two answers matches: (0/3 + 1/3) / 2.
+    query = Example(5, 5, Path("5.png"), "?", "a", ("dog", "cat"))
+    assert VQA.prediction(query, (), Answer("dog")).score == 0.166667
+
+
+def test_a_task_without_correctness_relevance_and_references_leaves_them_unknown() -> None:
+    query = Example(5, 5, Path("5.png"), "Which code?", "doni", ("doni",))
+    scorer = Scorer(LETTERS, LETTERS.metrics["leading"], VQA.cleaner)
+    scored = scorer.scored_pointer(PROPOSAL, Answer(" doti"), query)
+    assert (scored.score, scored.correct, scored.relevance, scored.reference_prob) == (2.0, None, None, None)
+    made = scorer.prediction(query, (7,), Answer("dini"))
+    assert (made.score, made.other_scores, made.task) == (1.0, {"in-place": 2.0}, "letters")
+
+
+@pytest.mark.parametrize("names", [("vaq", None, "strip"), ("vqa", "cider", "strip"), ("vqa", None, "cut")])
+def test_unknown_names_are_rejected(names: tuple[str, str | None, str]) -> None:
+    with pytest.raises(SettingsError, match="unknown"):
+        Scorer.named(*names)
