@@ -73,7 +73,8 @@ def runs_table(runs: Sequence[RunSummary], now: datetime) -> Table:
     table.add_column("changed settings", overflow="fold")
     table.add_column("policy", no_wrap=True)
     table.add_column("reward", justify="right", no_wrap=True)
-    table.add_column("accuracy", no_wrap=True)
+    scores = {TASKS.named(run.task).short_name for run in runs}
+    table.add_column("score" if len(scores) > 1 else scores.pop(), no_wrap=True)
     table.add_column("age, size", justify="right", no_wrap=True)
     several = len({run.dataset for run in runs}) > 1
     for run in runs:

@@ -90,9 +90,9 @@ class ComparisonRow:
     difference: float | None
     difference_low: float | None
     difference_high: float | None
-    metric: str = "official"
+    metric: str
     other_metrics: dict[str, float] = field(default_factory=dict)
-    correct: float | None = 0.0
+    correct: float | None = None
     seeds: int = 1
     seed_low: float | None = None
     seed_high: float | None = None

@@ -8,7 +8,7 @@ from typing import Any
 
 from icdsel.artefacts.predictions import read_predictions
 from icdsel.comparison.scores import Scores, mean_over_seeds
-from icdsel.errors import RunError
+from icdsel.errors import RunError, SettingsError
 from icdsel.records import DEFAULT_TASK
 from icdsel.selection import selector_named
 from icdsel.store.files import digest_of
@@ -205,11 +205,13 @@ def _read(path: Path, name: str | None = None) -> list[Answered]:
     """A file's rows, by number of shots.
 
     Raises:
-        RunError: The file or its metadata is damaged, or it is of another task than its metadata says.
-        SettingsError: Its task is unknown.
+        RunError: The file or its metadata is damaged, its task is unknown, or its metadata name another one.
     """
     source = read_source(path, name)
-    task = TASKS.named(source.task)
+    try:
+        task = TASKS.named(source.task)
+    except SettingsError as error:
+        raise RunError(f"{path}: {error}") from None
     asked: dict[int, set[int]] = {}
     answered: dict[int, dict[int, float]] = {}
     others: dict[int, dict[str, dict[int, float]]] = {}

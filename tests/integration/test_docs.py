@@ -59,7 +59,7 @@ def test_every_command_of_the_pages_can_be_given(page, line):
 
 
 def test_every_column_of_a_comparison_is_explained():
-    row = ComparisonRow("a", "policy", 2, 4, 50.0, 40.0, 60.0, "b", 1.0, -1.0, 3.0, other_metrics={"openflamingo": 1.0})
+    row = ComparisonRow("a", "policy", 2, 4, 50.0, 40.0, 60.0, "b", 1.0, -1.0, 3.0, "official", {"openflamingo": 1.0})
     row = replace(row, seeds=2, seed_low=1.0, seed_high=2.0, wins=1, losses=1, ties=2)
     with TemporaryDirectory() as folder:
         write_markdown([row], Path(folder) / "table.md")

@@ -113,8 +113,8 @@ def test_the_page_speaks_of_letters(folder: Path) -> None:
 
 def test_data_of_another_task_are_rejected(folder: Path) -> None:
     vqa = [word for word in FEW if word not in ("--task", "letters")]
-    told = icdsel("train", *vqa, "--rl-data", RL_DATA, "--run", "other", code=2)
-    assert "the RL data are of the task letters, not of vqa: use --task letters" in " ".join(told.split())
+    output = icdsel("train", *vqa, "--rl-data", RL_DATA, "--run", "other", code=2)
+    assert "the RL data are of the task letters, not of vqa: use --task letters" in " ".join(output.split())
     assert "of another task" in icdsel("check", RL_DATA, *vqa, code=1)
     assert "cannot be converted: Lever-Plus knows only VQA" in " ".join(
         icdsel("convert", RL_DATA, *vqa, code=2).split()

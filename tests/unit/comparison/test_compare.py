@@ -1,20 +1,23 @@
 import csv
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from rich.console import Console
 from scipy import stats
+from toy_task import Letters
 
 from icdsel.artefacts.predictions import predictions_dir
 from icdsel.comparison.compare import ComparisonRow, compare, learned_and_worse, write_rows
 from icdsel.comparison.tables import screen_tables, write_csv, write_markdown
 from icdsel.errors import RunError
 from icdsel.settings.loading import Settings, load_settings
+from icdsel.tasks.base import TASKS
 
 MADE_OF = {"data.seed": 42, "vlm.layout": "one-turn", "dataset": "abc", "split": "validation"}
 Scores = Mapping[int, list[float]]
@@ -91,6 +94,7 @@ def test_rows_by_hand(settings: Settings) -> None:
         difference=60.0,
         difference_low=60.0,
         difference_high=60.0,
+        metric="official",
         correct=100.0,
         p_value=rows[3].p_value,
         p_holm=rows[3].p_holm,
@@ -652,3 +656,75 @@ def test_the_name_of_a_single_file_is_its_row(settings: Settings) -> None:
     path = write(settings, "policy-a-rce_epoch5", {1: [0.2, 0.4]}, checkpoint="f00")
     [row] = compare(settings, names={path: "rce"}, reference="rce")
     assert (row.name, row.accuracy, row.seeds, row.seed_low) == ("rce", 30.0, 1, None)
+
+
+# --- other tasks ------------------------------------------------------------------------------------------
+
+
+class Ranks(Letters):
+    """Letters in common, whose median counts."""
+
+    name = "ranks"
+    unit = "letters"
+
+    @staticmethod
+    def aggregate(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.median(scores, axis=-1)
+
+
+@pytest.fixture
+def ranks() -> Iterator[None]:
+    TASKS.add(Ranks())
+    yield
+    del TASKS["ranks"]
+
+
+def write_ranks(settings: Settings, name: str, scores: list[float]) -> None:
+    write(settings, name, {1: scores}, **{"data.task": "ranks", "data.metric": "leading"})
+    path = predictions_dir(settings) / f"{name}_validation-{len(scores)}.jsonl"
+    lines = [json.dumps({"task": "ranks"} | json.loads(line)) for line in path.read_text().splitlines()]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def test_the_aggregate_of_the_task_decides_scores_intervals_and_tests(settings: Settings, ranks: None) -> None:
+    write_ranks(settings, "random-42", [0.0, 0.0, 1.0, 3.0, 3.0] * 8)
+    write_ranks(settings, "nearest-both", [2.0, 2.0, 2.0, 2.0, 3.0] * 8)
+    rows = by_name(compare(settings))
+    best, reference = rows["nearest-both", 1], rows["random-42", 1]
+    assert (best.accuracy, best.low, best.high) == (2.0, 2.0, 2.0)
+    assert (reference.accuracy, reference.low, reference.high) == (1.0, 0.0, 3.0)
+    assert (best.difference, best.difference_low, best.difference_high) == (1.0, -1.0, 2.0)
+    assert best.p_value is not None and 0 < best.p_value < 0.01  # swaps hardly ever give medians that far apart
+    assert (best.detectable, best.correct, best.mcnemar_p, best.task) == (None, None, None, "ranks")
+    assert (best.wins, best.losses, best.ties) == (24, 8, 8)
+
+
+def test_a_table_shows_the_name_and_unit_of_the_task(settings: Settings, ranks: None, tmp_path: Path) -> None:
+    write_ranks(settings, "random-42", [0.0, 1.0, 3.0])
+    write_ranks(settings, "nearest-both", [2.0, 2.0, 3.0])
+    rows = compare(settings)
+    write_markdown(rows, tmp_path / "t.md")
+    text = (tmp_path / "t.md").read_text()
+    assert "**Letters in common (leading) in letters, n = 3 queries" in text
+    assert "| shots | selector | letters | interval | Δ |" in text and "detect:" not in text
+    write_rows(rows, tmp_path / "t.json")
+    assert {row["task"] for row in json.loads((tmp_path / "t.json").read_text())} == {"ranks"}
+
+
+def test_rows_of_different_tasks_are_never_compared(settings: Settings, ranks: None) -> None:
+    write(settings, "random-42", {1: [0.3] * 3})
+    write_ranks(settings, "nearest-both", [1.0] * 3)
+    with pytest.raises(RunError, match="rows of different tasks have no score in common: ranks, vqa"):
+        compare(settings, allow_different=True)
+
+
+def test_predictions_of_an_unknown_task_or_of_another_than_their_metadata_are_an_error(settings: Settings) -> None:
+    write(settings, "random-42", {1: [0.3] * 3}, **{"data.task": "ranks"})
+    with pytest.raises(RunError, match="unknown task 'ranks'"):
+        compare(settings)
+    TASKS.add(Ranks())
+    try:
+        with pytest.raises(RunError, match="predictions of the task vqa, its metadata are of ranks"):
+            compare(settings)
+    finally:
+        del TASKS["ranks"]

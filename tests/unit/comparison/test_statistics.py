@@ -12,12 +12,14 @@ from statsmodels.stats.power import TTestPower
 from icdsel.comparison.statistics import (
     Interval,
     Tally,
+    bootstrap_aggregate,
     bootstrap_mean,
     holm,
     mcnemar,
     paired_difference,
     permutation_pvalue,
     smallest_detectable_difference,
+    swap_pvalue,
     wins_losses_ties,
 )
 
@@ -44,6 +46,26 @@ def test_the_bootstrap_of_a_coin_has_binomial_quantiles():
     low, high = stats.binom.ppf([0.05, 0.95], 100, 0.5) / 100
     assert interval.low == pytest.approx(low)
     assert interval.high == pytest.approx(high)
+
+
+def test_the_bootstrap_of_an_aggregate_agrees_with_that_of_the_mean():
+    one, other = accuracies(200), accuracies(200, seed=1)
+    for samples in ((one,), (one, other)):
+        found = bootstrap_aggregate(lambda scores: scores.mean(axis=-1), *samples, seed=0, resamples=20_000)
+        expected = bootstrap_mean(one - other if len(samples) > 1 else one, seed=0)
+        assert found.mean == pytest.approx(expected.mean)
+        width = expected.high - expected.low
+        assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.04 * width)
+
+
+def test_the_bootstrap_of_a_median_agrees_with_scipy():
+    values = np.random.default_rng(2).normal(size=101)
+    ours = bootstrap_aggregate(lambda scores: np.median(scores, axis=-1), values, seed=0)
+    theirs = stats.bootstrap(
+        (values,), np.median, n_resamples=10_000, method="percentile", rng=np.random.default_rng(1), batch=1000
+    ).confidence_interval
+    assert ours.mean == np.median(values)
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.05)
 
 
 @pytest.mark.parametrize("values", [accuracies(300), np.random.default_rng(1).normal(size=200)])
@@ -148,6 +170,22 @@ def test_the_permutation_pvalue_of_vqa_scores_agrees_with_scipy():
         batch=1000,
     )
     assert permutation_pvalue(a - b, seed=0) == pytest.approx(theirs.pvalue, abs=0.015)
+
+
+def test_swapping_scores_agrees_with_flipping_signs_for_means():
+    one, other = accuracies(60), accuracies(60, seed=3, p=(0.5, 0.1, 0.1, 0.1, 0.2))
+    found = swap_pvalue(lambda scores: scores.mean(axis=-1), one, other, seed=0)
+    assert found == pytest.approx(permutation_pvalue(one - other, seed=0), abs=0.02)
+    assert 0.001 < found < 0.9
+
+
+def test_swapping_scores_finds_a_difference_of_medians_and_none_of_equal_rows():
+    def median(scores):
+        return np.median(scores, axis=-1)
+
+    one = np.random.default_rng(5).normal(size=100)
+    assert swap_pvalue(median, one + 1, one, seed=0) == pytest.approx(1 / 10_001)
+    assert swap_pvalue(median, one, one, seed=0) == 1.0
 
 
 def test_permutation_pvalues_at_the_extremes():

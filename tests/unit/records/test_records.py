@@ -155,7 +155,7 @@ def test_failed_calls_are_left_out_for_training() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"question_id": "5"}, "integer of 64 bits"),
         ({"question_id": 2**63}, "integer of 64 bits"),
@@ -175,8 +175,8 @@ def test_failed_calls_are_left_out_for_training() -> None:
         ({"pointer_candidates": [{"pointer": ["11"]}]}, "the pointer of a candidate is missing, or not a list"),
     ],
 )
-def test_an_invalid_line_of_rl_data_is_an_error(change: Json, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_an_invalid_line_of_rl_data_is_an_error(change: Json, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         read(GROUP | change)
 
 
@@ -231,7 +231,7 @@ def test_a_prediction_is_written_as_it_was_read(value: Json) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"question_id": None}, "question_id"),
         ({"shots": -1}, "shots"),
@@ -245,8 +245,8 @@ def test_a_prediction_is_written_as_it_was_read(value: Json) -> None:
         ({"task": []}, "task"),
     ],
 )
-def test_an_invalid_prediction_is_an_error_that_names_the_field(change: Json, told: str) -> None:
-    with pytest.raises(ValueError, match=f"{told} is missing or invalid"):
+def test_an_invalid_prediction_is_an_error_that_names_the_field(change: Json, message: str) -> None:
+    with pytest.raises(ValueError, match=f"{message} is missing or invalid"):
         Prediction.from_json(PREDICTION | change, bounds_of)
 
 
@@ -259,7 +259,7 @@ def test_metrics_of_an_epoch_are_written_as_they_were_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "message"),
     [
         ([], "no phase and epoch"),
         ({"phase": "rce"}, "no phase and epoch"),
@@ -268,8 +268,8 @@ def test_metrics_of_an_epoch_are_written_as_they_were_read() -> None:
         ({"phase": "rce", "epoch": 1, "loss": math.nan}, "loss is not a finite number"),
     ],
 )
-def test_invalid_metrics_are_an_error(value: Any, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_invalid_metrics_are_an_error(value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         EpochMetrics.from_json(value)
 
 

@@ -1,0 +1,118 @@
+"""A unit of queries is scored by the task of the settings, with a VLM that only counts letters."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from toy_task import letters_task
+
+from icdsel.data.datasets import Split
+from icdsel.records import Answer, Example, PoolIds, Prediction, Proposal, QueryGroup, ScoredPointer
+from icdsel.settings.loading import load_settings
+from icdsel.stages.answering import UNIT, answer_queries, complete_units
+from icdsel.stages.scored_unit import Tally, score_unit
+from icdsel.tasks.base import TASKS
+from icdsel.vlm.base import Request
+
+CODES = ("doni", "gesa", "doti", "doga")
+EXAMPLES = [Example(i, i, Path(f"{i}.png"), "Which?", CODES[i % 4].upper(), (CODES[i % 4],)) for i in range(8)]
+TRAIN = Split("train", EXAMPLES)
+
+
+class LastDemonstration:
+    """Answers as the last demonstration does; fails without one."""
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+
+    def answer(self, requests: Sequence[Request], on_answers: Callable[[Mapping[int, Answer]], None]) -> list[Answer]:
+        self.requests += requests
+        answers = [
+            Answer(f" {request.icds[-1].answer}") if request.icds else Answer("", error="no demonstration")
+            for request in requests
+        ]
+        on_answers(dict(enumerate(answers)))
+        return answers
+
+
+def session(vlm: LastDemonstration, **data: Any) -> Any:
+    return SimpleNamespace(train=TRAIN, vlm=vlm, settings=load_settings({"data": data}))
+
+
+@pytest.fixture
+def letters() -> Iterator[None]:
+    with letters_task():
+        yield
+
+
+def test_proposals_are_scored_by_the_task_in_their_order(letters: None) -> None:
+    vlm, texts = LastDemonstration(), []
+    tally = Tally(TASKS["letters"])
+    proposals = [[Proposal((1, 2), "random"), Proposal((3,), "beam")], [Proposal((), "zero"), Proposal((5,), "beam")]]
+    groups = score_unit(
+        session(vlm, task="letters"),
+        [EXAMPLES[0], EXAMPLES[1]],
+        [PoolIds((1, 2, 3)), PoolIds(None, (1,))],
+        proposals,
+        lambda scored: texts.append(tally(scored)),
+    )
+    # doti and doga have 2 letters in common with doni, gesa has all 3 with gesa.
+    assert groups == [
+        QueryGroup(
+            *(0, 0, "Which?", ("doni",), (1, 2, 3)),
+            (
+                ScoredPointer((1, 2), "random", prediction="doti", score=2.0),
+                ScoredPointer((3,), "beam", prediction="doga", score=2.0),
+            ),
+            task="letters",
+        ),
+        QueryGroup(
+            *(1, 1, "Which?", ("gesa",), None),
+            (
+                ScoredPointer((), "zero", error="no demonstration"),
+                ScoredPointer((5,), "beam", prediction="gesa", score=3.0),
+            ),
+            excluded=(1,),
+            task="letters",
+        ),
+    ]
+    assert texts == ["mean letters 2.33"] and tally.requests == 4
+
+
+def test_a_prompt_shows_what_the_task_demonstrates_and_asks_for_its_references(letters: None) -> None:
+    for task, answer, references in (("letters", "gesa", ()), ("vqa", "GESA", ("doni",))):
+        vlm = LastDemonstration()
+        vlm_session = session(vlm, task=task)
+        try:
+            score_unit(vlm_session, [EXAMPLES[0]], [PoolIds((1,))], [[Proposal((1,), "random")]], lambda scored: None)
+        except ValueError:  # this VLM gives no log-probs of references
+            assert references
+        [request] = vlm.requests
+        assert [icd.answer for icd in request.icds] == [answer]
+        assert (request.query, request.references) == (EXAMPLES[0], references)
+
+
+def test_the_tally_of_vqa_is_the_share_of_correct_pointers() -> None:
+    tally = Tally(TASKS["vqa"])
+    assert tally([ScoredPointer((1,), error="no")]) == ""
+    assert tally([ScoredPointer((1,), score=0.3, correct=1), ScoredPointer((2,), score=0.0, correct=0)]) == (
+        "50.0% correct"
+    )
+
+
+def test_answers_are_scored_by_the_task_and_journalled_in_units(letters: None, tmp_path: Path) -> None:
+    vlm, part = LastDemonstration(), tmp_path / "x.jsonl.part"
+    queries = SimpleNamespace(examples=EXAMPLES * 20)
+    choose = SimpleNamespace(choose=lambda selector, shots: [(1,)] * 160)
+    made, images = answer_queries(session(vlm, task="letters"), queries, choose, "random", "random", (1,), part)  # type: ignore[arg-type]
+    assert made[0] == Prediction(0, 1, (1,), "gesa", 0.0, {"in-place": 0.0}, task="letters")
+    assert made[1] == Prediction(1, 1, (1,), "gesa", 3.0, {"in-place": 3.0}, task="letters")
+    assert (len(made), images) == (160, 320)
+    lines = part.read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [prediction.to_json() for prediction in made]
+    part.write_text("\n".join(lines[:-1]) + "\n" + lines[-1][:7])  # the last, smaller unit is torn
+    assert len(complete_units(part)) == len({prediction.prompt for prediction in made[:UNIT]})
+    assert len(part.read_text().splitlines()) == UNIT
