@@ -118,6 +118,7 @@ class Disk:
 
     def write(self) -> None:
         self._count += 1
+        self._seen.clear()
         self._keep("the end")
         self.written_to.write_bytes(pickle.dumps((self._count, self.images, self.broken_rules)))
 
