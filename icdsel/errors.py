@@ -85,6 +85,11 @@ def lacks_memory(error: BaseException) -> bool:
     )
 
 
+def reason_of(error: BaseException) -> str:
+    """Why something failed, for use in a sentence: the first line of the message, or the error's class."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
 Refuse = Callable[[UserError], None]
 """What a reader does with an error: raise it, or note it and go on without what it is about."""
 

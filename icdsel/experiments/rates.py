@@ -25,7 +25,7 @@ from icdsel.stages.infer import queries_to_answer
 from icdsel.stages.session import Session
 from icdsel.stages.train import network_to_start_from, run_inputs
 from icdsel.store.metadata import environment, read_metadata
-from icdsel.vlm.base import Request
+from icdsel.vlm.engine import Request
 
 RECORDED = "recorded"
 PROBED = "probe"

@@ -17,6 +17,8 @@ def identity(settings: Settings, *tables: str, leave_out: Iterable[str] = ()) ->
     silent |= {"vlm.model", "vlm.dtype", *leave_out}
     if not settings.vlm.trust_remote_code:  # results of before there was this setting stay valid
         silent.add("vlm.trust_remote_code")
+    if settings.vlm.engine == VlmSettings.model_fields["engine"].default:
+        silent.add("vlm.engine")
     values = settings.model_dump(mode="json", include=set(tables))
     if "data" in values:
         values["data"]["dataset"] = settings.dataset_dir.name

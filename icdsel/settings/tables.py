@@ -158,6 +158,8 @@ class VlmSettings(Table):
 
     model: Annotated[str | None, _alias(MODEL_ALIASES), BeforeValidator(_not_flamingo)] = None
     """A name (`tiny-vlm`, `qwen2.5-vl-3b`), a Hugging Face name or a folder. [by dataset]"""
+    engine: str = "auto"
+    """What runs the model: `auto` (by the model), `qwen-vl`, or `transformers` (any model, slower)."""
     trust_remote_code: bool = False
     """Run the Python code that comes with the model, as you would a program: it can do whatever you can."""
     device: str = "auto"

@@ -17,7 +17,7 @@ from icdsel.stages.session import Queries, Session
 from icdsel.store.files import append_lines, cut
 from icdsel.store.json_reading import whole_lines
 from icdsel.tasks.vqa import majority_answer
-from icdsel.vlm.base import Request
+from icdsel.vlm.engine import Request
 
 UNIT = 128
 """Prompts that are asked, and written to the journal, together: an interruption costs no more than these."""

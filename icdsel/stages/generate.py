@@ -115,7 +115,7 @@ def generate(
                 metadata_path(path), work={"scoring": {"seconds": time.monotonic() - started, "count": done}}
             )
         move(part, path)  # the last that is written: who finds it has nothing to tidy
-        if told := session.vlm.images.shortage():
+        if told := session.vlm.advice():
             note(told)
         summary = summary_of(path)
         log_only(str(summary))

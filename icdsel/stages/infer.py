@@ -72,7 +72,7 @@ def infer(
     queries = session.queries(queries_to_answer(session), settings.infer.split, max(settings.infer.shots))
     choose = Selectors(session, queries, policy_file)
     rows = [_row(session, queries, choose, name, policy_file, overwrite) for name in chosen]
-    if told := session.vlm.images.shortage():
+    if told := session.vlm.advice():
         note(told)
     return rows
 

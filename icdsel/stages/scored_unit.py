@@ -8,7 +8,7 @@ from icdsel.artefacts.candidates import score_candidate
 from icdsel.records import Answer, Example, Proposal
 from icdsel.stages.session import Session
 from icdsel.tasks.vqa import answer_weights
-from icdsel.vlm.base import Request
+from icdsel.vlm.engine import Request
 
 UNIT = 32
 

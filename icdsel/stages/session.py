@@ -19,8 +19,9 @@ from icdsel.retrieval.pools import Pools, build_pools
 from icdsel.settings.loading import Settings
 from icdsel.settings.presets import CLIP_B32, VLM_ENCODER
 from icdsel.store.fingerprints import fingerprint_examples, fingerprint_file, unchanged
-from icdsel.vlm.base import Vlm
-from icdsel.vlm.loading import load_vlm
+from icdsel.vlm.devices import resolve_device
+from icdsel.vlm.engines import open_engine
+from icdsel.vlm.supervision import SupervisedEngine
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Session:
     """
 
     settings: Settings
-    vlm: Vlm
+    vlm: SupervisedEngine
     train: Split
     encoder: Encoder
     sampler_encoder: Encoder
@@ -192,13 +193,13 @@ def open_session(settings: Settings) -> Session:
     torch.set_num_threads(torch.get_num_threads())
     data = settings.data
     train = load_split(data, "train")
-    vlm = load_vlm(settings.vlm, data.max_image_pixels)
-    note(announce(settings, str(vlm.device)))
+    vlm = open_engine(settings.vlm, data.max_image_pixels)
+    note(announce(settings, vlm.device))
 
     def load_encoder(name: str | None) -> Encoder:
         if name in (None, VLM_ENCODER):
-            return VlmEncoder(lambda: vlm)
-        return load_clip(str(name), vlm.device, data.max_image_pixels)
+            return VlmEncoder(lambda: vlm, settings.vlm, data.max_image_pixels)
+        return load_clip(str(name), resolve_device(settings.vlm.device), data.max_image_pixels)
 
     encoder = load_encoder(data.encoder)
     sampler_encoder = encoder if data.sampler_encoder == data.encoder else load_encoder(data.sampler_encoder)

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,9 @@ from typing import Any
 import pytest
 
 from icdsel.records import Answer
-from icdsel.vlm.qwen_vl import QwenVl
+from icdsel.vlm.engine import Request
+from icdsel.vlm.local.qwen_vl import QwenVl
+from icdsel.vlm.supervision import SupervisedEngine
 
 from .stages import differing, results
 from .warm import Command
@@ -140,14 +142,14 @@ def test_a_read_only_folder(small_disk: Place, whole: Place):
 
 def vanish(images: Path) -> None:
     """The images are gone when the VLM is asked for the second time."""
-    ask, count = QwenVl.answer, itertools.count()
+    ask, count = SupervisedEngine.answer, itertools.count()
 
     def answer(*given: Any) -> list[Answer]:
         if next(count) == 1:
             images.rename(images.with_name("elsewhere"))
         return ask(*given)
 
-    QwenVl.answer = answer  # type: ignore[method-assign]
+    SupervisedEngine.answer = answer  # type: ignore[method-assign]
 
 
 def test_a_dataset_that_vanishes(begun: Place, whole: Place):
@@ -157,7 +159,7 @@ def test_a_dataset_that_vanishes(begun: Place, whole: Place):
             assert [begun.run(before)[0] for before in COMMANDS[:2]] == [0, 0]
         code, said = begun.run(words, partial(vanish, images))
         images.with_name("elsewhere").rename(images)
-        assert code == 1 and "is missing. What was finished is kept: give the same command again" in said, said
+        assert code == 1 and "is missing. Completed work is kept: run the same command again" in said, said
         assert "VLM calls failed, more than --max-failed 0.1 allows" in said and "Traceback" not in said
     goes_on_to_the_end(begun, whole)
 
@@ -300,14 +302,14 @@ def test_a_clock_that_jumps(begun: Place, whole: Place):
 
 
 def some_calls_fail() -> None:
-    whole = QwenVl._answer_batch
+    whole = QwenVl.answer
 
-    def answer(vlm: QwenVl, prompts: dict[int, Any], *others: Any) -> Any:
-        if 11 in prompts:
+    def answer(vlm: QwenVl, requests: Sequence[Request]) -> list[Answer]:
+        if any(request.icds and request.icds[0].question_id % 11 == 0 for request in requests):
             raise RuntimeError("device-side assert")
-        return whole(vlm, prompts, *others)
+        return whole(vlm, requests)
 
-    QwenVl._answer_batch = answer  # type: ignore[method-assign]
+    QwenVl.answer = answer  # type: ignore[method-assign]
 
 
 def test_calls_that_fail_in_a_training_are_counted(begun: Place):
