@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from icdsel.cli.interruption import handle, leave
+from icdsel.cli.process import set_up_process
 
 
 def main() -> None:
@@ -17,6 +18,7 @@ def main() -> None:
     """
     handle(leave)
     _open_streams()
+    set_up_process()
     from icdsel.cli.app import app
 
     try:

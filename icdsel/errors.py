@@ -86,6 +86,11 @@ def lacks_memory(error: BaseException) -> bool:
     )
 
 
+def reason_of(error: BaseException) -> str:
+    """Why something failed, for use in a sentence: the first line of the message, or the error's class."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
 Refuse = Callable[[UserError], None]
 """What a reader does with an error in a record: raise it, or keep it and continue without the record."""
 

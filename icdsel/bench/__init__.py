@@ -1,1 +1,1 @@
-"""`icdsel bench`: how fast scoring, proposals, training and searching are, beside the plain way of each, in one run."""
+"""`icdsel bench`: the speed of scoring, proposals, training and neighbours, next to a baseline implementation."""

@@ -1,4 +1,4 @@
-"""Real architectures with random weights: they measure speed and memory without a download."""
+"""Real architectures with random weights, to measure speed and memory without a download."""
 
 from typing import Any
 
@@ -6,13 +6,13 @@ import torch
 
 from icdsel.settings.tables import VlmSettings
 from icdsel.tiny_vlm.tokenizer import build_processor
-from icdsel.vlm.loading import resolve_device, resolve_dtype
-from icdsel.vlm.qwen_vl import QwenVl
+from icdsel.vlm.devices import resolve_device, resolve_dtype
+from icdsel.vlm.local.qwen_vl import QwenVl
 
 QWEN_3B = "qwen2.5-vl-3b"
 TINY = "tiny"
 ARCHITECTURES: dict[str, dict[str, dict[str, Any]]] = {
-    # Of Qwen/Qwen2.5-VL-3B-Instruct's config.json.
+    # From the config.json of Qwen/Qwen2.5-VL-3B-Instruct.
     QWEN_3B: {
         "text": {
             "hidden_size": 2048,
@@ -36,7 +36,7 @@ ARCHITECTURES: dict[str, dict[str, dict[str, Any]]] = {
             "out_hidden_size": 2048,
         },
     },
-    # Small, with the same parts: grouped-query attention, windowed vision.
+    # Small, with the same parts: grouped-query attention, windowed attention to images.
     TINY: {
         "text": {
             "hidden_size": 64,
@@ -63,9 +63,9 @@ ARCHITECTURES: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def random_vlm(architecture: str, settings: VlmSettings, max_image_pixels: int, seed: int) -> QwenVl:
-    """A Qwen2.5-VL of this architecture with random weights, made on the device.
+    """A Qwen2.5-VL of this architecture with random weights, initialised on the device.
 
-    Its tokenizer is the tiny VLM's: token ids are synthetic, their number is about that of a word-piece tokenizer.
+    It uses the tokenizer of the tiny VLM: token ids mean nothing, but prompts are about as long as with its own.
     """
     from transformers import GenerationConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 

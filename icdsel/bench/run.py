@@ -1,4 +1,4 @@
-"""The measurements of `icdsel bench`: rates on this machine, and their ratios to the plain way in the same run."""
+"""The measurements of `icdsel bench`: rates on this machine, and the speedup over a baseline in the same run."""
 
 import copy
 import random
@@ -19,9 +19,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torch.utils.flop_counter import FlopCounterMode
 
-from icdsel.bench import plain
+from icdsel.bench import baseline
 from icdsel.bench.architectures import random_vlm
 from icdsel.console import progress
+from icdsel.errors import VlmError
 from icdsel.policy.groups import Groups
 from icdsel.policy.loop import make_network, train_policy
 from icdsel.policy.network import CosineNetwork
@@ -29,11 +30,13 @@ from icdsel.policy.proposals import Unit, propose
 from icdsel.records import Answer, Example
 from icdsel.retrieval.neighbours import nearest_rows
 from icdsel.settings.loading import Settings
-from icdsel.settings.tables import ProposalSettings, TrainSettings
+from icdsel.settings.tables import ProposalSettings, TrainSettings, VlmSettings
 from icdsel.store.metadata import environment
-from icdsel.vlm.base import Request, Vlm
-from icdsel.vlm.loading import load_vlm
-from icdsel.vlm.prompts import chat_messages
+from icdsel.vlm.engine import Request
+from icdsel.vlm.engines import open_engine
+from icdsel.vlm.local.model import LocalModel
+from icdsel.vlm.supervision import SupervisedEngine
+from icdsel.vlm.time_limit import CallTimer
 
 ANSWERS = ("doni", "gesa", "a red kite")  # references of a query
 Figures = dict[str, float | int | None]
@@ -45,12 +48,12 @@ class Sizes:
 
     Attributes:
         queries: Queries that the scorer answers.
-        pointers: Pointers of each.
-        shots: ICDs in a pointer.
+        pointers: Pointers per query.
+        shots: ICDs per pointer.
         pool: Candidates in a query's pool.
         images: Distinct images that pools are drawn from.
         image_size: Width and height of an image.
-        plain: Pointers that the plain way scores, as it is slow.
+        plain: Pointers that the baseline scores; it is slow.
         proposal_pool: Candidates that proposals choose from.
         neighbours: Training examples that are searched for nearest neighbours.
         train_queries: Queries of an epoch of training.
@@ -69,31 +72,38 @@ class Sizes:
 
 
 def bench(settings: Settings, sizes: Sizes, architecture: str | None) -> dict[str, Any]:
-    """All figures: `device`, `scorer`, `proposals`, `train_batch_1`, `train_batch_32`, `neighbours`, what they ran on.
+    """All figures: `scorer`, `proposals`, `train_batch_1`, `train_batch_32`, `neighbours`, and what they were run on.
 
-    Of each, `plain_per_second`, `per_second` and `ratio`; of the scorer more.
+    Each of them has `plain_per_second` (the baseline's rate), `per_second` and `ratio`; the scorer has more.
 
     Raises:
-        VlmError: the model cannot be loaded.
+        VlmError: The model cannot be loaded, or does not run in this process.
     """
-    limit = settings.data.max_image_pixels
-    if architecture:
-        vlm: Vlm = random_vlm(architecture, settings.vlm, limit, settings.data.seed)
-    else:
-        vlm = load_vlm(settings.vlm, limit)
+    engine = _open(settings.vlm, settings.data.max_image_pixels, architecture, settings.data.seed)
+    vlm = engine.engine
+    if not isinstance(vlm, LocalModel):
+        raise VlmError(f"the baseline needs a model in this process, not --engine {settings.vlm.engine}")
+    device = torch.device(vlm.device)
     stages: dict[str, Callable[[], Figures]] = {
-        "scorer": lambda: _scorer(vlm, sizes, settings.data.seed),
-        "proposals": lambda: _proposals(sizes, settings.proposals, vlm.device),
-        "train_batch_1": lambda: _training(sizes, settings.train, 1, vlm.device),
-        "train_batch_32": lambda: _training(sizes, settings.train, 32, vlm.device),
-        "neighbours": lambda: _neighbours(sizes, vlm.device),
+        "scorer": lambda: _scorer(engine, vlm, sizes, settings.data.seed),
+        "proposals": lambda: _proposals(sizes, settings.proposals, device),
+        "train_batch_1": lambda: _training(sizes, settings.train, 1, device),
+        "train_batch_32": lambda: _training(sizes, settings.train, 32, device),
+        "neighbours": lambda: _neighbours(sizes, device),
     }
-    figures: dict[str, Any] = {"device": _device_name(vlm.device), "model": vlm.name, "dtype": vlm.dtype}
+    figures: dict[str, Any] = {"device": _device_name(device), "model": vlm.name, "dtype": vlm.dtype}
     with progress("Measuring", len(stages)) as advance:
         for name, measure in stages.items():
             figures[name] = measure()
             advance(1)
-    return figures | {"sizes": vars(sizes), "environment": environment(str(vlm.device))}
+    return figures | {"sizes": vars(sizes), "environment": environment(vlm.device)}
+
+
+def _open(settings: VlmSettings, max_image_pixels: int, architecture: str | None, seed: int) -> SupervisedEngine:
+    if architecture is None:
+        return open_engine(settings, max_image_pixels)
+    vlm = random_vlm(architecture, settings, max_image_pixels, seed)
+    return SupervisedEngine(vlm, CallTimer(settings.call_timeout), settings.max_failed)
 
 
 def _device_name(device: torch.device) -> str:
@@ -104,99 +114,111 @@ def _device_name(device: torch.device) -> str:
 
 @contextmanager
 def _clock(device: torch.device) -> Iterator[list[float]]:
-    """Gives a list that holds the seconds once the block has ended, the device's work included."""
-    took: list[float] = []
+    """Gives a list that holds the seconds once the block has ended, including the device's work."""
+    seconds: list[float] = []
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     start = time.perf_counter()
-    yield took
+    yield seconds
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    took.append(time.perf_counter() - start)
+    seconds.append(time.perf_counter() - start)
 
 
-def _figures(plain_rate: float, rate: float, **more: float | int | None) -> Figures:
-    shown = {"plain_per_second": plain_rate, "per_second": rate, "ratio": rate / plain_rate} | more
+def _figures(baseline_rate: float, rate: float, **more: float | int | None) -> Figures:
+    figures = {"plain_per_second": baseline_rate, "per_second": rate, "ratio": rate / baseline_rate} | more
     return {
         name: value if value is None or isinstance(value, int) else float(f"{value:.4g}")
-        for name, value in shown.items()
+        for name, value in figures.items()
     }
 
 
 # --- the scorer -------------------------------------------------------------------------------------------
 
 
-def _scorer(vlm: Vlm, sizes: Sizes, seed: int) -> Figures:
+def _scorer(engine: SupervisedEngine, vlm: LocalModel[Any], sizes: Sizes, seed: int) -> Figures:
+    """Pointers per second.
+
+    Args:
+        engine: What is measured.
+        vlm: The model in it, which the baseline uses.
+        sizes: How much is measured.
+        seed: Draws the pointers.
+    """
+    device = torch.device(vlm.device)
     with tempfile.TemporaryDirectory() as folder:
         requests = _requests(Path(folder), sizes, seed)
-        for request in requests[:2]:  # kernels are chosen and memory is taken at the first use
-            plain.answer(vlm, request)
-        vlm.answer(requests[: 2 * sizes.pointers])
+        for request in requests[:2]:  # the first use chooses kernels and allocates memory
+            baseline.answer(vlm, request)
+        engine.answer(requests[: 2 * sizes.pointers])
         chosen = random.Random(seed).sample(requests, min(sizes.plain, len(requests)))
-        with _clock(vlm.device) as plain_took:
-            expected = [plain.answer(vlm, request) for request in chosen]
+        with _clock(device) as baseline_seconds:
+            expected = [baseline.answer(vlm, request) for request in chosen]
         vlm.images.clear()
-        if vlm.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(vlm.device)
-        with _clock(vlm.device) as took:
-            answers = vlm.answer(requests)
-        peak = _peak_memory(vlm.device)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        with _clock(device) as seconds:
+            answers = engine.answer(requests)
+        peak = _peak_memory(device)
         encoded, again = vlm.images.encoded, vlm.images.encoded_again
         vlm.images.clear()
         with FlopCounterMode(display=False) as counter:
-            vlm.answer(requests)
-        found = dict(zip(map(id, requests), answers, strict=True))
-        pairs = [(found[id(request)], *said) for request, said in zip(chosen, expected, strict=True)]
+            engine.answer(requests)
+        answer_of = dict(zip(map(id, requests), answers, strict=True))
+        pairs = [(answer_of[id(request)], *other) for request, other in zip(chosen, expected, strict=True)]
         same = [answer.text.strip() == text.strip() for answer, text, _ in pairs]
-        apart = [
+        differences = [
             abs(ours - theirs)
             for answer, _, scores in pairs
             for ours, theirs in zip(answer.reference_log_probs, scores, strict=True)
         ]
-        other = _apart_from_float32(vlm, chosen, expected, [answer for answer, _, _ in pairs])
-        peak_rate = _matmul_rate(vlm)
-        per_second = len(requests) / took[0]
+        rounding = _differences_to_float32(vlm, chosen, expected, [answer for answer, _, _ in pairs])
+        matmul_rate = _matmul_rate(vlm)
+        per_second = len(requests) / seconds[0]
         executed = counter.get_total_flops()
         return _figures(
-            len(chosen) / plain_took[0],
+            len(chosen) / baseline_seconds[0],
             per_second,
             tokens_per_second=sum(_tokens(vlm, request) for request in requests[:50]) / 50 * per_second,
-            tflop_per_second=executed / took[0] / 1e12,
-            matmul_tflop_per_second=peak_rate / 1e12,
-            mfu=executed / took[0] / peak_rate,
+            tflop_per_second=executed / seconds[0] / 1e12,
+            matmul_tflop_per_second=matmul_rate / 1e12,
+            mfu=executed / seconds[0] / matmul_rate,
             peak_memory_mib=peak,
             images_encoded=encoded,
             images_encoded_again=again,
             answers_like_plain=sum(same) / len(same),
-            largest_log_prob_difference=max(apart, default=0.0),
-            **other,
+            largest_log_prob_difference=max(differences, default=0.0),
+            **rounding,
         )
 
 
 def _peak_memory(device: torch.device) -> float:
-    """In MiB: what the device's allocator held at most, or on a CPU the process."""
+    """Peak memory in MiB: of the device's allocator, or of the process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
-def _apart_from_float32(
-    vlm: Vlm, requests: Sequence[Request], plain_said: Sequence[tuple[str, list[float]]], said: Sequence[Answer]
+def _differences_to_float32(
+    vlm: LocalModel[Any],
+    requests: Sequence[Request],
+    baseline_answers: Sequence[tuple[str, list[float]]],
+    answers: Sequence[Answer],
 ) -> Figures:
-    """How far the plain way and the scorer are from the plain way in float32; nothing where the model is float32.
+    """How much baseline and scorer differ from the baseline in float32; empty if the model is float32.
 
-    Shares of other answers, and mean absolute differences of log-probs.
+    Shares of different answers, and mean absolute differences of log-probs.
     """
     if vlm.model.dtype == torch.float32:
         return {}
     exact = type(vlm)(
         copy.deepcopy(vlm.model).float(), vlm.processor, vlm.settings, vlm.name, vlm.fingerprint, vlm.max_image_pixels
     )
-    wanted = [plain.answer(exact, request) for request in requests]
-    ways = {"plain_": plain_said, "": [(answer.text, list(answer.reference_log_probs)) for answer in said]}
+    expected = [baseline.answer(exact, request) for request in requests]
+    ways = {"plain_": baseline_answers, "": [(answer.text, list(answer.reference_log_probs)) for answer in answers]}
     figures: Figures = {}
     for way, found in ways.items():
-        pairs = list(zip(found, wanted, strict=True))
+        pairs = list(zip(found, expected, strict=True))
         figures[f"{way}unlike_float32"] = statistics.mean(a.strip() != b.strip() for (a, _), (b, _) in pairs)
         figures[f"{way}log_prob_difference_to_float32"] = statistics.mean(
             abs(x - y) for (_, a), (_, b) in pairs for x, y in zip(a, b, strict=True)
@@ -205,7 +227,7 @@ def _apart_from_float32(
 
 
 def _requests(folder: Path, sizes: Sizes, seed: int) -> list[Request]:
-    """Pointers of random ICDs over pools of made pictures."""
+    """Pointers of random ICDs, from pools of generated pictures."""
     rng = random.Random(seed)
     width, height = sizes.image_size
     examples = []
@@ -223,25 +245,23 @@ def _requests(folder: Path, sizes: Sizes, seed: int) -> list[Request]:
     return requests
 
 
-def _tokens(vlm: Vlm, request: Request) -> int:
-    """Of a prompt as the plain way reads it."""
-    text = vlm.processor.apply_chat_template(
-        chat_messages(request.icds, request.query, vlm.style), tokenize=False, add_generation_prompt=True
-    )
-    return int(plain.inputs(vlm, request, text)["input_ids"].shape[1])
+def _tokens(vlm: LocalModel[Any], request: Request) -> int:
+    """The tokens of a prompt as the baseline reads it."""
+    return int(baseline.inputs(vlm, request, baseline.rendered(vlm, request))["input_ids"].shape[1])
 
 
-def _matmul_rate(vlm: Vlm) -> float:
-    """What a large matrix product reaches in the model's arithmetic, in FLOP/s."""
-    size = 8192 if vlm.device.type == "cuda" else 2048
-    a = torch.randn(size, size, device=vlm.device, dtype=vlm.model.dtype)
+def _matmul_rate(vlm: LocalModel[Any]) -> float:
+    """The rate of a large matrix product in the model's arithmetic, in FLOP/s."""
+    device = torch.device(vlm.device)
+    size = 8192 if device.type == "cuda" else 2048
+    a = torch.randn(size, size, device=device, dtype=vlm.model.dtype)
     a @ a
     rates = []
     for _ in range(5):
-        with _clock(vlm.device) as took:
+        with _clock(device) as seconds:
             for _ in range(4):
                 a @ a
-        rates.append(4 * 2 * size**3 / took[0])
+        rates.append(4 * 2 * size**3 / seconds[0])
     return statistics.median(rates)
 
 
@@ -249,28 +269,28 @@ def _matmul_rate(vlm: Vlm) -> float:
 
 
 def _unit(rows: int, width: int, device: torch.device, seed: int) -> Tensor:
-    made = torch.randn(rows, width, generator=torch.Generator().manual_seed(seed))
-    return normalize(made, dim=-1).to(device)
+    vectors = torch.randn(rows, width, generator=torch.Generator().manual_seed(seed))
+    return normalize(vectors, dim=-1).to(device)
 
 
 def _proposals(sizes: Sizes, settings: ProposalSettings, device: torch.device) -> Figures:
-    """Queries per second over one pool; the plain way leaves out samples and random pointers, the least of its work."""
+    """Queries per second over one pool; the baseline lacks samples and random pointers, the least of its work."""
     table, queries = _unit(sizes.proposal_pool, 512, device, 0), _unit(32, 512, device, 1)
     ids = [range(sizes.proposal_pool)] * len(queries)
     network = CosineNetwork(512).to(device)
     propose(Unit(queries, table[None], ids, network, settings, "warm"))
-    with _clock(device) as plain_took:
-        plain.beam(queries[0], table, settings.beam, settings.shots)
-        plain.retrieval(queries[0], table, settings.retrieval, settings.shots)
+    with _clock(device) as baseline_seconds:
+        baseline.beam(queries[0], table, settings.beam, settings.shots)
+        baseline.retrieval(queries[0], table, settings.retrieval, settings.shots)
     rounds = 4
-    with _clock(device) as took:
+    with _clock(device) as seconds:
         for k in range(rounds):
             propose(Unit(queries, table[None], ids, network, settings, str(k)))
-    return _figures(1 / plain_took[0], rounds * len(queries) / took[0], pool=sizes.proposal_pool)
+    return _figures(1 / baseline_seconds[0], rounds * len(queries) / seconds[0], pool=sizes.proposal_pool)
 
 
 def _training(sizes: Sizes, settings: TrainSettings, batch_size: int, device: torch.device) -> Figures:
-    """Queries per second of an epoch of RCE, validation left out on both sides."""
+    """Queries per second of an epoch of RCE, without validation."""
     count, pool, pointers = sizes.train_queries, 64, 15
     table = _unit(4000, 512, device, 2)
     generator = torch.Generator().manual_seed(3)
@@ -282,21 +302,21 @@ def _training(sizes: Sizes, settings: TrainSettings, batch_size: int, device: to
         raw=torch.rand(count, pointers, generator=generator),
         normalized=torch.randn(count, pointers, generator=generator),
     ).to(device)
-    told = settings.model_copy(update={"batch_size": batch_size, "rce_epochs": 1, "grpo_epochs": 0})
-    network = make_network(told, 512, 0).to(device)
+    one_epoch = settings.model_copy(update={"batch_size": batch_size, "rce_epochs": 1, "grpo_epochs": 0})
+    network = make_network(one_epoch, 512, 0).to(device)
 
     def train() -> None:
-        nothing = groups[torch.arange(2, device=device)]
-        train_policy(network, table, groups, nothing, told, seed=0, on_epoch=_ignore, on_step=_ignore)
+        validation = groups[torch.arange(2, device=device)]
+        train_policy(network, table, groups, validation, one_epoch, seed=0, on_epoch=_ignore, on_step=_ignore)
 
     steps = min(count, 64)
-    plain.train_epoch(network, table, groups, told, 4)
+    baseline.train_epoch(network, table, groups, one_epoch, 4)
     train()
-    with _clock(device) as plain_took:
-        plain.train_epoch(network, table, groups, told, steps)
-    with _clock(device) as took:
+    with _clock(device) as baseline_seconds:
+        baseline.train_epoch(network, table, groups, one_epoch, steps)
+    with _clock(device) as seconds:
         train()
-    return _figures(steps / plain_took[0], count / took[0], batch_size=batch_size)
+    return _figures(steps / baseline_seconds[0], count / seconds[0], batch_size=batch_size)
 
 
 def _ignore(_: object) -> None:
@@ -304,13 +324,13 @@ def _ignore(_: object) -> None:
 
 
 def _neighbours(sizes: Sizes, device: torch.device) -> Figures:
-    """Queries per second of the exact 64 nearest neighbours; the plain way ranks one query after the other."""
+    """Queries per second of the exact 64 nearest neighbours; the baseline ranks one query after another."""
     table, queries = _unit(sizes.neighbours, 512, device, 4), _unit(256, 512, device, 5)
     hidden: Sequence[frozenset[int]] = [frozenset()] * len(queries)
     list(nearest_rows(queries[:8], table, 64, hidden[:8]))
-    with _clock(device) as plain_took:
+    with _clock(device) as baseline_seconds:
         for query in queries[:8]:
             (table @ query).argsort(descending=True)[:64].tolist()
-    with _clock(device) as took:
+    with _clock(device) as seconds:
         list(nearest_rows(queries, table, 64, hidden))
-    return _figures(8 / plain_took[0], len(queries) / took[0], candidates=sizes.neighbours)
+    return _figures(8 / baseline_seconds[0], len(queries) / seconds[0], candidates=sizes.neighbours)

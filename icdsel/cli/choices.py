@@ -7,7 +7,6 @@ given together with the entry. Importing a registry must load no torch.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic.fields import FieldInfo
@@ -23,15 +22,8 @@ from icdsel.settings.tables import TABLES
 from icdsel.settings.values import choice_of
 from icdsel.tasks import TASKS
 from icdsel.tasks.cleaners import CLEANERS
-
-
-@dataclass(frozen=True)
-class _Name:
-    """Stands for an entry of a kind that has no registry of its own yet."""
-
-    name: str
-    ignores: tuple[str, ...] = ()
-
+from icdsel.vlm.engines import ENGINES
+from icdsel.vlm.prompts import LAYOUTS
 
 REGISTRIES: dict[str, Registry[Any]] = {
     registry.kind: registry
@@ -42,7 +34,8 @@ REGISTRIES: dict[str, Registry[Any]] = {
         SELECTORS,
         REWARD_MODES,
         NORMALIZATIONS,
-        Registry("prompt layout", [_Name("one-turn"), _Name("turns", ignores=("vlm.icd_template",))]),
+        ENGINES,
+        LAYOUTS,
     )
 }
 """The registry of every kind, by the kind's name."""

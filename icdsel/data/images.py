@@ -1,8 +1,7 @@
-"""Image files become RGB pictures; whatever is wrong with a file is said in one sentence."""
+"""Reads image files as RGB pictures, with one clear message for whatever is wrong with a file."""
 
 import re
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from io import BytesIO
@@ -14,18 +13,20 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from icdsel.store.reading import read_whole
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
-"""What is read, by Pillow's names (MPO, the JPEG of some cameras, and PGM and PBM are among them)."""
+"""The formats that are read, by Pillow's names (including MPO, the JPEG of some cameras, and PGM and PBM)."""
+
+LARGE = 10_000_000
+"""Pictures with more pixels than this are decoded one at a time, whatever the number of threads."""
 
 MOST_STRETCHED = 200
-"""How many times as long as the shorter side of a picture the longer one is at most, as Qwen's processor has it."""
+"""Largest ratio of a picture's longer side to its shorter one. It is the limit of Qwen2.5-VL's processor."""
 
-_SPARE, _PER_PIXEL = 64 * 2**20, 16  # bytes of a file at most: so many, and for each pixel of the limit
-_LARGE = 10_000_000  # pixels: larger pictures are decoded one at a time, whatever the number of threads
+_SPARE, _PER_PIXEL = 64 * 2**20, 16  # bytes: the largest file has so many, and so many per pixel of the limit
 _BAND = 2**20  # pixels
-_MOST_SCANS = 100  # of a JPEG; programs write 10 or so
-_SCAN = re.compile(rb"\xff\xda\x00(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")  # its length, and of how many channels
+_MOST_SCANS = 100  # of a JPEG; programs write about 10
+_SCAN = re.compile(rb"\xff\xda\x00(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")  # marker, length, number of channels
 
-_TURNS = {
+_ROTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -33,48 +34,51 @@ _TURNS = {
     6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
-}  # by the EXIF orientation
+}  # by EXIF orientation
 
 
 class ImageError(OSError):
-    """An image file is missing, damaged, too large or of no format that is read; the message says which."""
+    """An image file is missing, damaged, too large or of an unknown format; the message says which."""
 
 
 def open_image(path: Path, max_pixels: int) -> Image.Image:
-    """Read an image file as an RGB picture, turned as its EXIF orientation says.
+    """Reads an image file as an RGB picture, rotated according to its EXIF orientation.
 
-    Of an animation or a file of several pages it is the first picture. Transparency is laid over white. Grey of
-    16 bits keeps its upper eight (65,535 becomes 255), as colour of 16 bits does. CMYK is converted by the plain
-    formula: colour profiles are not applied. The picture carries none of the file's metadata, so nothing turns
-    it twice.
+    Of an animation or a file with several pages, the first picture is read. Transparent pixels are blended with white.
+    Of 16-bit grey the upper eight bits are kept (65,535 becomes 255), as for 16-bit colour. CMYK is converted by the
+    simple formula; colour profiles are not applied. The picture has none of the file's metadata, so nothing rotates it
+    a second time.
+
+    Pillow warns of damaged metadata; a program that reads many files may want to filter its warnings.
+
+    Safe to call from several threads; only one at a time decodes a picture of more than ten million pixels, which takes
+    about 16 bytes per pixel.
 
     Args:
-        path: The file. Its content counts, not its name's ending; of formats, `FORMATS` alone are tried.
-        max_pixels: Larger pictures (width × height) are refused before they are decoded, and files of more than 64
-            MiB and 16 bytes for each of these pixels before they are opened. This limit stands in the place of
-            Pillow's own. Safe to call from several threads: of them one at a time decodes a picture of more than ten
-            million pixels, which takes some 16 bytes for each.
+        path: The file. Its content decides the format, not its name; only `FORMATS` are tried.
+        max_pixels: Larger pictures (width × height) are rejected before they are decoded, and files of more than 64
+            MiB plus 16 bytes per pixel of this limit before they are opened. It replaces Pillow's own limit.
 
     Raises:
-        ImageError: There is no such file or it is no image, is damaged, cut short or above the limit, has one side of
-            more than `MOST_STRETCHED` times the other, or is a JPEG of more than 100 scans.
+        ImageError: The file does not exist or is not an image, is damaged, truncated or above the limit, has one side
+            more than `MOST_STRETCHED` times as long as the other, or is a JPEG of more than 100 scans.
     """
     try:
         if not path.is_file():
-            raise ImageError(f"{path} is a folder or a device, no file" if path.exists() else f"{path} is missing")
+            raise ImageError(f"{path} is a folder or a device, not a file" if path.exists() else f"{path} is missing")
         if path.stat().st_size == 0:
             raise ImageError(f"{path} is empty (0 bytes)")
         if (size := path.stat().st_size) > (most := _SPARE + _PER_PIXEL * max_pixels):
-            raise ImageError(f"{path} has {size:,} bytes, {most:,} at most are read (by --max-image-pixels)")
+            raise ImageError(f"{path} has {size:,} bytes, above the limit of {most:,} (set by --max-image-pixels)")
         return _decoded(path, most, max_pixels)
     except ImageError:
         raise
     except UnidentifiedImageError:
         raise ImageError(
-            f"{path} is no image of a kind that is read ({', '.join(FORMATS)}), or its beginning is damaged; "
+            f"{path} is not an image in a supported format ({', '.join(FORMATS)}), or its beginning is damaged; "
             f"it begins with {_beginning(path)!r}"
         ) from None
-    except Exception as error:  # damaged bytes lead Pillow's decoders to errors of many kinds
+    except Exception as error:  # damaged bytes make Pillow's decoders raise errors of many kinds
         raise ImageError(f"{path} cannot be read: {str(error) or type(error).__name__}") from error
 
 
@@ -83,32 +87,32 @@ def _decoded(path: Path, most: int, max_pixels: int) -> Image.Image:
     content = read_whole(path, most)
     above = f"pixels, above the limit of {max_pixels}: make the image smaller, or raise --max-image-pixels"
     try:
-        # Pillow gets no more bytes than there are; for a read of a file it would allocate what a chunk declares.
-        with _pillows_limit(max_pixels), Image.open(BytesIO(content), formats=FORMATS) as image:
+        # From memory: to read from a file, Pillow would allocate as many bytes as a chunk of the file declares.
+        with _pillow_limit(max_pixels), Image.open(BytesIO(content), formats=FORMATS) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise ImageError(f"{path} has {width}×{height} = {width * height} {above}")
             if max(width, height) > MOST_STRETCHED * min(width, height):
                 raise ImageError(
-                    f"{path} has {width}×{height} pixels: a side of more than {MOST_STRETCHED} times the other is not "
-                    "read; cut the image, or lay it on a wider ground"
+                    f"{path} has {width}×{height} pixels: one side is more than {MOST_STRETCHED} times as long as the "
+                    "other; crop or pad the image"
                 )
             if image.format in ("JPEG", "MPO") and (scans := _scans(content)) > _MOST_SCANS:
-                raise ImageError(f"{path} draws its picture in {scans} scans, {_MOST_SCANS} at most are read")
-            with _ALONE if width * height > _LARGE else nullcontext():
+                raise ImageError(f"{path} is a JPEG of {scans} scans, above the limit of {_MOST_SCANS}")
+            with _ALONE if width * height > LARGE else nullcontext():
                 image.load()
-                turn = _TURNS.get(_orientation(image))
-                image.fp = None  # of WebP it holds the decoded picture
+                rotation = _ROTATIONS.get(_orientation(image))
+                image.fp = None  # for WebP it holds the decoded picture
                 rgb = _rgb(image)
-                return rgb if turn is None else rgb.transpose(turn)
+                return rgb if rotation is None else rgb.transpose(rotation)
     except Image.DecompressionBombError as error:
         raise ImageError(f"{path} has {re.findall('[0-9]+', str(error))[0]} {above}") from None
 
 
 def _scans(content: bytes) -> int:
-    """In how many passes a JPEG draws its picture: one takes a hundred bytes, and as long as the picture is large."""
-    # Counted wherever they stand, in previews too: a decoder that finds damage looks for the next marker, and a
-    # segment that another reader would pass over may be where it looks. In what is encoded 0xFF stands before 0 only.
+    """The number of scans of a JPEG. A scan of a hundred bytes takes as long to decode as the picture is large."""
+    # Counted in all of the file, previews included: after damaged data a decoder looks for the next marker, which may
+    # be in a segment that other readers skip. Encoded data never contain the pattern: 0xFF is followed by 0 there.
     return len(_SCAN.findall(content))
 
 
@@ -118,17 +122,17 @@ def _beginning(path: Path) -> bytes:
 
 
 def bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
-    """A picture in pieces from top to bottom, each with its first row: what is made of one takes little memory."""
+    """The picture in horizontal bands from top to bottom, each with its first row, to process it in little memory."""
     rows = max(1, _BAND // image.width)
     for top in range(0, image.height, rows):
         yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """A decoded picture in RGB, without what else the file tells of it.
+    """A decoded picture in RGB, without the file's metadata.
 
     Raises:
-        ValueError: Its pixels have no agreed meaning as colours.
+        ValueError: Its pixel values have no agreed meaning as colours.
     """
     rgb = Image.new("RGB", image.size)
     for top, band in bands(image):
@@ -137,10 +141,10 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _band_in_rgb(band: Image.Image) -> Image.Image:
-    if band.mode.startswith("I"):  # 16 bits, or 32 that hold 16
+    if band.mode.startswith("I"):  # 16 bits, or 32 bits that hold 16-bit values
         values = np.asarray(band)
         if values.min() < 0 or values.max() > 0xFFFF:
-            raise ValueError("its pixels are integers of 32 bits, which have no agreed range; save it with 8 or 16")
+            raise ValueError("its pixels are 32-bit integers, which have no agreed range; save it with 8 or 16 bits")
         return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
     if band.mode == "F":
         raise ValueError("its pixels are real numbers, which have no agreed range; save it with 8 or 16 bits")
@@ -151,36 +155,42 @@ def _band_in_rgb(band: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation of a decoded picture; 1, upright, where there is none that can be read."""
+    """The EXIF orientation of a decoded picture; 1, upright, if there is none that can be read."""
     try:
-        # Read after decoding: a TIFF has been turned by then, and says so.
+        # Read after decoding: decoding has rotated a TIFF, and updated its metadata.
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # noqa: BLE001 - metadata may be damaged in any way, and the picture is whole without them
+    except Exception:  # noqa: BLE001 - damaged metadata raise errors of many kinds, and the picture is complete
         return 1
 
 
 _ALONE = threading.Lock()  # held while a large picture is decoded
-_LOCK = threading.Lock()
-_limits: list[int] = []
-_its_own = Image.MAX_IMAGE_PIXELS
-# Of sizes that are refused then, and of metadata that are not read: a file may have 60,000 damaged entries. For good,
-# since Python can set filters aside for the whole process only, whichever thread asks.
-warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-@contextmanager
-def _pillows_limit(max_pixels: int) -> Iterator[None]:
-    """Pillow's limit at `max_pixels` while any thread is inside; of several the largest.
+class _PillowLimit:
+    """Pillow's own limit of pixels, which is global: the largest limit of all threads that are inside.
 
-    It is one for the whole process, refuses twice as much, and does so without a picture's width and height. But it is
-    the only one for what some formats allocate when they are opened.
+    Pillow rejects pictures of more than twice the limit, with a message that lacks width and height. Nothing else
+    limits what some formats allocate when a file is opened.
     """
-    with _LOCK:
-        _limits.append(max_pixels)
-        Image.MAX_IMAGE_PIXELS = max(_limits)
-    try:
-        yield
-    finally:
-        with _LOCK:
-            _limits.remove(max_pixels)
-            Image.MAX_IMAGE_PIXELS = max(_limits, default=_its_own)
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._limits: list[int] = []  # of the threads that are inside
+        self._before: int | None = None
+
+    @contextmanager
+    def __call__(self, max_pixels: int) -> Iterator[None]:
+        with self._lock:
+            if not self._limits:
+                self._before = Image.MAX_IMAGE_PIXELS
+            self._limits.append(max_pixels)
+            Image.MAX_IMAGE_PIXELS = max(self._limits)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._limits.remove(max_pixels)
+                Image.MAX_IMAGE_PIXELS = max(self._limits, default=self._before)
+
+
+_pillow_limit = _PillowLimit()

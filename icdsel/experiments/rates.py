@@ -26,8 +26,8 @@ from icdsel.stages.initial_policy import initial_policy
 from icdsel.stages.session import Session
 from icdsel.stages.train import run_inputs
 from icdsel.store.metadata import environment, read_metadata
-from icdsel.vlm.base import Request
-from icdsel.vlm.loading import resolve_device
+from icdsel.vlm.devices import resolve_device
+from icdsel.vlm.engine import Request
 
 RECORDED = "recorded"
 PROBED = "probe"

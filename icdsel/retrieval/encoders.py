@@ -1,4 +1,4 @@
-"""What turns images and questions into vectors: a CLIP-like model, or the VLM that is asked anyway."""
+"""Encoders: what turns images and questions into vectors. A CLIP-like model, or the VLM itself."""
 
 import hashlib
 import json
@@ -10,51 +10,47 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from icdsel.data.images import ImageError, open_image
-from icdsel.errors import CallsError, VlmError
-from icdsel.settings.presets import VLM_ENCODER
+from icdsel.errors import VlmError, reason_of
+from icdsel.settings.presets import CLIP_B32, VLM_ENCODER
 from icdsel.settings.tables import VlmSettings
-from icdsel.vlm.pretrained import (
-    SAFELY,
+from icdsel.vlm.engine import Engine
+from icdsel.vlm.engines import EngineIdentity
+from icdsel.vlm.local.pretrained import (
+    SAFE_LOADING,
     fingerprint,
     model_folder,
     names_code,
     names_kernel,
     quiet,
-    reason_of,
     require_valid,
     require_weights,
-    takes_kernel,
+    uses_kernel,
 )
-from icdsel.vlm.time_limit import GIVEN_UP
-
-if TYPE_CHECKING:
-    from icdsel.vlm.base import Vlm
-    from icdsel.vlm.loading import VlmIdentity
 
 BATCH = 64  # images or texts that a model reads at once
 DECODERS = min(8, os.cpu_count() or 1)  # threads that read images while the device computes
 
-# Their texts are padded to the longest that the model knows, and the padding is read: so they were trained, and
-# their text vector is taken from the last place. Shorter padding or a mask gives vectors of no meaning.
+# Texts of these models are padded to the maximum length, and the padding is part of the input: the models were trained
+# like that, and take a text's vector from the last position. Shorter padding or a mask gives meaningless vectors.
 PADDED_TO_THE_END = ("siglip", "siglip2")
 
 
 class Encoder(Protocol):
-    """Gives raw features, of one width, of images and texts."""
+    """Gives features of images and texts, all of the same width."""
 
     @property
     def name(self) -> str:
-        """As the user named it."""
+        """The name that the user gave."""
 
     @property
     def fingerprint(self) -> str:
-        """Of the model's files or revision and of everything else that decides what it gives."""
+        """Identifies the model's files and everything else that decides its features."""
 
     @property
     def centred(self) -> bool:
@@ -72,76 +68,69 @@ class Encoder(Protocol):
 
 
 class VlmEncoder:
-    """The VLM's own features: an image's mean visual token, the mean input embedding of a text's tokens.
+    """The features of the VLM itself.
 
     Args:
-        load: Gives the VLM; called when something is first embedded.
-        identify: Gives the VLM's fingerprint and dtype without loading it.
-        settings: The settings that the VLM is loaded with.
-        max_image_pixels: Images with more pixels are rejected by the VLM.
+        open_engine: Gives the engine; called when something is first embedded.
+        identify: Tells the engine's identity, without opening it if possible.
+        settings: The settings that the engine is opened with.
+        max_image_pixels: Images with more pixels are rejected by the engine.
     """
 
     name = VLM_ENCODER
-    centred = True  # such features share a large part that hides the differences
+    centred = True  # the features share a large component, which hides the differences
     truncated = 0
 
     def __init__(
         self,
-        load: "Callable[[], Vlm]",
-        identify: "Callable[[], VlmIdentity]",
+        open_engine: Callable[[], Engine],
+        identify: Callable[[], EngineIdentity],
         settings: VlmSettings,
         max_image_pixels: int,
     ) -> None:
-        self._load, self._identify = load, identify
+        self._open_engine, self._identify = open_engine, identify
         self._image_limits = (settings.min_pixels, settings.max_pixels, max_image_pixels)
 
     @cached_property
-    def vlm(self) -> "Vlm":
-        """The VLM, loaded."""
-        return self._load()
+    def engine(self) -> Engine:
+        """The engine, open."""
+        return self._open_engine()
 
     @property
     def fingerprint(self) -> str:
-        """Of the model's files, its arithmetic and the limits of an image's size."""
-        vlm = self._identify()
-        return _digest(vlm.fingerprint, vlm.dtype, *self._image_limits)
+        """Identifies the model's files, its arithmetic and the limits of image sizes."""
+        return _digest(*self._identify(), *self._image_limits)
 
-    @torch.inference_mode()
     def embed_images(self, paths: Sequence[Path]) -> tuple[Tensor, dict[int, str]]:
-        """Mean visual tokens, float32 (N, d), and position → reason of images that cannot be read."""
-        images = self.vlm.images
-        features = torch.zeros(len(paths), self.embed_texts([""]).shape[1])
-        broken: dict[int, str] = {}
-        for at in range(0, len(paths), BATCH):  # not all at once: the cache holds whatever is asked for in one go
-            images.load(paths[at : at + BATCH])
-            for i, path in enumerate(paths[at : at + BATCH], at):
-                if path in images.lacked_memory:
-                    raise CallsError(f"{images.broken[path]}. Free memory of the device, or take another (--device)")
-                if path in images.hung:
-                    raise CallsError(f"{images.broken[path]}. {GIVEN_UP}")
-                if path in images.broken:
-                    broken[i] = images.broken[path]
-                else:
-                    features[i] = images.features(path).float().mean(0)  # (T, d) → (d)
-        return features, broken
+        """Features of images, float32 (N, d), and position → reason of those that cannot be read.
+
+        Raises:
+            VlmError: The engine gives no features of single images.
+        """
+        if not self.engine.can_embed:
+            raise VlmError(
+                f"{self.engine.name} has no features of single images: name another encoder, such as "
+                f"--encoder {CLIP_B32}"
+            )
+        return self.engine.embed_images(paths)
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Mean input embeddings, float32 (N, d)."""
-        return self.vlm.embed_texts(texts)
+        """Features of texts, float32 (N, d)."""
+        return self.engine.embed_texts(texts)
 
 
 class ClipEncoder:
-    """A CLIP-like model: whatever transformers has `get_image_features` and `get_text_features` for.
+    """A CLIP-like model: any model of transformers with `get_image_features` and `get_text_features`.
 
-    The weights are loaded when something is first embedded, so cached embeddings cost none of it.
+    The weights are loaded when something is first embedded, so they are not loaded if all embeddings are cached.
 
     Args:
-        name: As the user named it.
-        folder: Where its files are.
+        name: The name that the user gave.
+        folder: The folder with its files.
         config: The model's configuration.
-        device: Where it computes.
-        max_image_pixels: Images of more pixels are refused.
-        dtype: Its arithmetic; the features are float32 whatever it is.
+        device: The device that it runs on.
+        max_image_pixels: Images with more pixels are rejected.
+        dtype: Its arithmetic; the features are always float32.
     """
 
     centred = False
@@ -161,11 +150,11 @@ class ClipEncoder:
 
         with _explained(self.name):
             require_weights(self._folder, AutoModel, self._config)
-            # Weights of before safetensors are read by torch with `weights_only`, transformers' default.
+            # Weights older than safetensors are read by torch with `weights_only`, which is transformers' default.
             model, notes = AutoModel.from_pretrained(
-                str(self._folder), dtype=self.dtype, output_loading_info=True, **SAFELY
+                str(self._folder), dtype=self.dtype, output_loading_info=True, **SAFE_LOADING
             )
-            if notes["missing_keys"]:  # they would be random
+            if notes["missing_keys"]:  # these would be random
                 missing = sorted(notes["missing_keys"])
                 raise ValueError(f"its files lack {len(missing)} tensors, first {missing[0]}.")
         return model.to(self.device).eval()
@@ -175,10 +164,10 @@ class ClipEncoder:
         from transformers import AutoProcessor
 
         with _explained(self.name):
-            processor = AutoProcessor.from_pretrained(str(self._folder), **SAFELY)
+            processor = AutoProcessor.from_pretrained(str(self._folder), **SAFE_LOADING)
             known, wanted = len(processor.tokenizer), self._config.text_config.vocab_size
-            if known < wanted / 2:  # transformers makes an empty tokenizer where the files are missing
-                raise ValueError(f"its tokenizer knows {known} tokens of {wanted}: tokenizer.json is missing or wrong.")
+            if known < wanted / 2:  # transformers makes an empty tokenizer if the files are missing
+                raise ValueError(f"its tokenizer has {known} tokens of {wanted}: tokenizer.json is missing or wrong.")
         return processor
 
     # ---- images ----
@@ -188,28 +177,28 @@ class ClipEncoder:
         """Projected image features, float32 (N, d), and position → reason of images that cannot be read."""
         features = torch.zeros(len(paths), self._width)
         broken: dict[int, str] = {}
-        at = 0
+        start = 0
         for batch in self._prepared(paths):
-            broken |= {at + i: image for i, image in enumerate(batch) if isinstance(image, str)}
-            read = {at + i: image for i, image in enumerate(batch) if not isinstance(image, str)}
+            broken |= {start + i: image for i, image in enumerate(batch) if isinstance(image, str)}
+            read = {start + i: image for i, image in enumerate(batch) if not isinstance(image, str)}
             if read:
                 inputs = {key: torch.cat([image[key] for image in read.values()]) for key in next(iter(read.values()))}
                 features[list(read)] = self._features(self._model.get_image_features, inputs)
-            at += len(batch)
+            start += len(batch)
         return features, broken
 
     def _prepared(self, paths: Sequence[Path]) -> Iterator[list[dict[str, Tensor] | str]]:
-        """The images as the model takes them (or why they cannot be read), in batches.
+        """The model's inputs for the images (or why they cannot be read), in batches.
 
-        While a batch is with the device, threads make the next ones; whole pictures live no longer than that.
+        While the device computes a batch, threads prepare the next ones. Pictures are not kept longer than that.
         """
-        _ = self._processor  # loaded here, not in many threads at once
+        _ = self._processor  # loads it here, not in many threads at once
         threads = ThreadPoolExecutor(DECODERS)
         try:
             ahead = deque(threads.submit(self._prepare, path) for path in paths[: 2 * BATCH])
-            for at in range(0, len(paths), BATCH):
-                batch = [ahead.popleft().result() for _ in paths[at : at + BATCH]]
-                ahead += [threads.submit(self._prepare, path) for path in paths[at + 2 * BATCH : at + 3 * BATCH]]
+            for start in range(0, len(paths), BATCH):
+                batch = [ahead.popleft().result() for _ in paths[start : start + BATCH]]
+                ahead += [threads.submit(self._prepare, path) for path in paths[start + 2 * BATCH : start + 3 * BATCH]]
                 yield batch
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
@@ -225,10 +214,10 @@ class ClipEncoder:
 
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Projected text features, float32 (N, d); longer texts than the model reads are cut, and counted."""
+        """Projected text features, float32 (N, d); texts longer than the model reads are cut and counted."""
         parts = []
-        for at in range(0, len(texts), BATCH):
-            inputs = self._tokens(list(texts[at : at + BATCH]))
+        for start in range(0, len(texts), BATCH):
+            inputs = self._tokens(list(texts[start : start + BATCH]))
             parts.append(self._features(self._model.get_text_features, inputs))
         return torch.cat(parts)
 
@@ -238,42 +227,42 @@ class ClipEncoder:
         self.truncated += sum(len(ids) > limit for ids in tokenizer(texts)["input_ids"])
         to_the_end = self._config.model_type in PADDED_TO_THE_END
         padding = "max_length" if to_the_end else True
-        made = self._processor(text=texts, padding=padding, truncation=True, max_length=limit, return_tensors="pt")
-        return {"input_ids": made["input_ids"]} if to_the_end else dict(made)
+        tokens = self._processor(text=texts, padding=padding, truncation=True, max_length=limit, return_tensors="pt")
+        return {"input_ids": tokens["input_ids"]} if to_the_end else dict(tokens)
 
     # ---- both ----
 
     def _features(self, embed: Callable[..., Any], inputs: dict[str, Tensor]) -> Tensor:
-        """What `embed` gives, float32 (B, d) on the CPU."""
+        """The features that `embed` computes, float32 (B, d) on the CPU."""
         placed = {
             key: value.to(self.device, self.dtype) if value.is_floating_point() else value.to(self.device)
             for key, value in inputs.items()
         }
-        out = embed(**placed)
-        # A tensor, or (transformers 5) an output whose pooled vector is the projected one.
-        features: Tensor = out if isinstance(out, Tensor) else out.pooler_output
+        output = embed(**placed)
+        # A tensor, or (in transformers 5) an output whose pooled vector is the projected one.
+        features: Tensor = output if isinstance(output, Tensor) else output.pooler_output
         return features.float().cpu()
 
     @cached_property
     def _width(self) -> int:
-        """d, which not every model's configuration tells."""
+        """d, which is not in every model's configuration."""
         return int(self.embed_texts([""]).shape[1])
 
 
 def load_clip(
     name: str, device: torch.device, max_image_pixels: int, dtype: torch.dtype = torch.float32
 ) -> ClipEncoder:
-    """Finds a CLIP-like model (CLIP, SigLIP, SigLIP 2, …); no code in its files is run.
+    """Finds a CLIP-like model (CLIP, SigLIP, SigLIP 2, …). Code in its files is not run.
 
     Args:
         name: A folder, or a name on the hub.
-        device: Where it computes.
-        max_image_pixels: Images of more pixels are refused as damaged.
-        dtype: float32 as in Lever-Plus; bfloat16 where speed counts more.
+        device: The device that it runs on.
+        max_image_pixels: Images with more pixels are rejected.
+        dtype: float32 as in Lever-Plus, or bfloat16 for speed.
 
     Raises:
-        VlmError: There is no such model, or it does not embed both images and texts. Weights that cannot be
-            loaded are told of when something is first embedded.
+        VlmError: There is no such model, or it does not embed both images and texts. Weights that cannot be loaded
+            raise it when something is first embedded.
     """
     from transformers import MODEL_MAPPING, AutoConfig
 
@@ -281,13 +270,13 @@ def load_clip(
         folder = model_folder(name, old_weights=True)
         require_valid(folder)
         try:
-            config = None if names_kernel(folder) else AutoConfig.from_pretrained(str(folder), **SAFELY)
+            config = None if names_kernel(folder) else AutoConfig.from_pretrained(str(folder), **SAFE_LOADING)
         except ValueError:
             if not names_code(folder):
                 raise
             config = None
-        if config is None or takes_kernel(config):
-            raise ValueError("it needs code of its own, which is never run of an encoder.")
+        if config is None or uses_kernel(config):
+            raise ValueError("it needs code of its own, which is never run for an encoder.")
         model = MODEL_MAPPING.get(type(config), None)
         both = hasattr(model, "get_image_features") and hasattr(model, "get_text_features")
         if not both or not hasattr(config, "text_config"):
@@ -297,15 +286,15 @@ def load_clip(
 
 @contextmanager
 def _explained(name: str) -> Iterator[None]:
-    """Turns what transformers raises where a model cannot be loaded into an error for a person."""
+    """Turns what transformers raises for a model that cannot be loaded into an error for the user."""
     try:
         with quiet():
             yield
     except UnpicklingError:
-        raise VlmError(f"{name!r} has weights that hold code, which is not run: take another --encoder") from None
+        raise VlmError(f"{name!r} has weights that contain code, which is not run: choose another --encoder") from None
     except VlmError:
         raise
-    except Exception as error:  # damaged files lead transformers to errors of many kinds
+    except Exception as error:  # damaged files make transformers raise errors of many kinds
         raise VlmError(
             f"cannot load the encoder {name!r}: {reason_of(error)}. Give a folder (--encoder /path/to/clip), a Hugging "
             f"Face name that this machine can reach, or --encoder {VLM_ENCODER}, which needs no second model "

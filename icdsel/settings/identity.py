@@ -23,6 +23,8 @@ def identity(settings: Settings, *tables: str, leave_out: Iterable[str] = ()) ->
         silent.add("vlm.trust_remote_code")
     if settings.data.task == DEFAULT_TASK:
         silent.add("data.task")
+    if settings.vlm.engine == TABLES["vlm"].model_fields["engine"].default:
+        silent.add("vlm.engine")
     values = settings.model_dump(mode="json", include=set(tables))
     if "data" in values:
         values["data"]["dataset"] = settings.dataset_dir.name

@@ -57,6 +57,7 @@ TaskName = Annotated[str, Choice("task")]
 Metric = str
 """A name among the metrics of the task."""
 AnswerCleaner = Annotated[str, Choice("cleaner")]
+EngineName = Annotated[str, Choice("engine")]
 PromptLayout = Annotated[str, Choice("prompt layout")]
 RewardMode = Annotated[str, Choice("reward mode"), BeforeValidator(_not_retired)]
 Normalization = Annotated[str, Choice("normalization"), alias(NORMALIZATION_ALIASES)]
@@ -155,6 +156,8 @@ class VlmSettings(Table):
     model: Annotated[str, alias(MODEL_ALIASES), BeforeValidator(_not_flamingo)] = TINY_VLM
     """`tiny-vlm`, a short name such as `qwen2.5-vl-3b`, a Hugging Face name, or a folder.
     [tiny-vlm for the bundled world, else qwen2.5-vl-3b]"""
+    engine: EngineName = "auto"
+    """What runs the model: `auto` (the fastest that supports it), `qwen-vl`, or `transformers` (any model, slower)."""
     trust_remote_code: bool = False
     """Run the Python code that comes with the model. It can do anything that you can do."""
     device: str = "auto"

@@ -11,7 +11,7 @@ from icdsel.stages.scored_unit import scorer_of
 from icdsel.stages.session import Session
 from icdsel.store.journal import Journal
 from icdsel.tasks.base import demonstrations
-from icdsel.vlm.base import Request
+from icdsel.vlm.engine import Request
 
 UNIT = 128
 """Prompts that are answered and written to the journal together: an interruption loses no more than these."""

@@ -172,7 +172,7 @@ def _score(
     if shard:
         units = units[shard.number - 1 :: shard.of]
     count = sum(len(unit.queries) for unit in units)
-    result.begin(settings.model_dump(mode="json"), str(session.vlm.device), queries=count)
+    result.begin(settings.model_dump(mode="json"), session.vlm.device, queries=count)
 
     done = complete_units(result.journal, [unit.queries for unit in units])
     resumed = sum(len(unit.queries) for unit in units[:done])

@@ -110,7 +110,7 @@ def _row(
         if missing := row.missing(records):
             checkpoint = {"checkpoint": str(policy_file)} if selector.needs_policy else {}
             # A VLM that cannot be loaded ends the command here, before anything is renamed or written.
-            device = str(session.vlm.device) if selector.needs_vlm else session.vlm_device
+            device = session.vlm.device if selector.needs_vlm else session.vlm_device
             result.begin(session.settings.model_dump(mode="json"), device, name=row.label, set=row.subset, **checkpoint)
             records = _answer(session, context, selector, row, missing, records, result)
         else:

@@ -8,7 +8,7 @@ from icdsel.settings.loading import Settings
 from icdsel.stages.session import Session
 from icdsel.tasks.base import Task, demonstrations
 from icdsel.tasks.scoring import Scorer
-from icdsel.vlm.base import Request
+from icdsel.vlm.engine import Request
 
 UNIT = 32
 

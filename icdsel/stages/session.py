@@ -21,11 +21,12 @@ from icdsel.settings.loading import Settings
 from icdsel.settings.presets import CLIP_B32, VLM_ENCODER
 from icdsel.settings.tables import VlmSettings
 from icdsel.store.fingerprints import fingerprint_examples, fingerprint_file, unchanged
-from icdsel.vlm.base import Vlm
-from icdsel.vlm.loading import VlmIdentity, identify_vlm, load_vlm, resolve_device
+from icdsel.vlm.devices import resolve_device
+from icdsel.vlm.engines import EngineIdentity, identify_engine, open_engine
+from icdsel.vlm.supervision import SupervisedEngine
 
-LoadVlm = Callable[[VlmSettings, int], Vlm]
-"""Loads the VLM of these settings, which rejects images with more pixels than the number."""
+OpenEngine = Callable[[VlmSettings, int], SupervisedEngine]
+"""Opens the engine of these settings, which rejects images with more pixels than the number."""
 _T = TypeVar("_T")
 
 
@@ -67,14 +68,14 @@ class Session:
 
     Args:
         settings: The settings.
-        load: Loads the VLM. [`load_vlm`]
+        open_vlm: Opens the engine that runs the VLM.
     """
 
-    def __init__(self, settings: Settings, load: LoadVlm | None = None) -> None:
+    def __init__(self, settings: Settings, open_vlm: OpenEngine = open_engine) -> None:
         # MKL may use fewer threads for some products, and then rounds differently, unless their number is set.
         torch.set_num_threads(torch.get_num_threads())
         self.settings = settings
-        self._load = load or load_vlm
+        self._open_vlm = open_vlm
         self._opened: dict[Any, Any] = {}
 
     def under(self, settings: Settings) -> "Session":
@@ -117,29 +118,28 @@ class Session:
     # ---- VLM ----
 
     @_shared
-    def vlm(self) -> Vlm:
-        """The VLM, loaded.
+    def vlm(self) -> SupervisedEngine:
+        """The engine that runs the VLM, opened.
 
         Raises:
-            VlmError: The model does not exist or cannot be used, or its files were changed since their fingerprint
-                was taken.
+            VlmError: The model does not exist or cannot be used, or its files changed since they were identified.
         """
-        known = self.vlm_identity
-        vlm = self._load(self.settings.vlm, self.settings.data.max_image_pixels)
-        if vlm.fingerprint != known.fingerprint:
-            raise VlmError(f"the files of {vlm.name} were changed while they were read: give the same command again")
+        known = identify_engine(self.settings.vlm)
+        vlm = self._open_vlm(self.settings.vlm, self.settings.data.max_image_pixels)
+        if known and vlm.fingerprint != known.fingerprint:
+            raise VlmError(f"the files of {vlm.name} changed while they were read: run the same command again")
         data = self.settings.data
         note(f"Dataset {data.dataset}, model {self.settings.vlm.model} on {vlm.device}, seed {data.seed}.")
         return vlm
 
     @_shared
-    def vlm_identity(self) -> VlmIdentity:
-        """Fingerprint and dtype of the VLM. Does not load its weights.
+    def vlm_identity(self) -> EngineIdentity:
+        """Fingerprint and dtype of the VLM. Does not load its weights, unless the engine knows them only then.
 
         Raises:
             VlmError: The model does not exist.
         """
-        return identify_vlm(self.settings.vlm)
+        return identify_engine(self.settings.vlm) or EngineIdentity(self.vlm.fingerprint, self.vlm.dtype)
 
     @property
     def vlm_device(self) -> str:
@@ -148,7 +148,7 @@ class Session:
 
     def advice(self) -> str | None:
         """What would have made the VLM faster; None where there is nothing to say, or it was not loaded."""
-        return self.vlm.images.shortage() if "vlm" in self._opened else None
+        return self.vlm.advice() if "vlm" in self._opened else None
 
     # ---- embeddings ----
 

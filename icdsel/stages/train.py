@@ -48,7 +48,7 @@ from icdsel.store.metadata import Inputs, read_metadata_files
 from icdsel.store.run_log import history
 from icdsel.store.slot import FolderSlot, Result
 from icdsel.tasks.scoring import SCORER_VERSION
-from icdsel.vlm.loading import resolve_device
+from icdsel.vlm.devices import resolve_device
 
 REMEDY = "Use --run NAME for a separate run, or --overwrite to rename the existing one to a backup."
 

@@ -1,1 +1,1 @@
-"""The bundled VLM and how it was made."""
+"""The bundled tiny VLM: its weights, its tokenizer, and the program that trained it."""

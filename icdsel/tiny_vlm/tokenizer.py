@@ -39,7 +39,7 @@ CHAT_TEMPLATE = (
 
 
 def _corpus() -> Iterator[str]:
-    """Every text that the world's prompts are made of, so that each of its words becomes one token."""
+    """The texts of the world's prompts, so that each of their words becomes one token."""
     defaults = VlmSettings()
     answers = [*world.code_words(), *world.COLOURS, *world.SHAPES]
     yield "system\nuser\nassistant\n"
@@ -53,12 +53,12 @@ def _corpus() -> Iterator[str]:
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer: any text can be encoded, the world's words are single tokens."""
+    """A byte-level BPE tokenizer: it encodes any text, and each of the world's words as a single token."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=4096,  # an upper bound: training ends when every word is whole
+        vocab_size=4096,  # an upper bound: training ends when every word is one token
         special_tokens=list(SPECIAL_TOKENS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,

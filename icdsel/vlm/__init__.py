@@ -1,1 +1,1 @@
-"""Vision-language models: prompts in, answers and log-probs out."""
+"""Vision-language models: engines, the supervision of their calls, prompts."""

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,9 @@ import pytest
 
 from icdsel.cli.interruption import KEPT
 from icdsel.records import Answer
-from icdsel.vlm.qwen_vl import QwenVl
+from icdsel.vlm.engine import Request
+from icdsel.vlm.local.qwen_vl import QwenVl
+from icdsel.vlm.supervision import SupervisedEngine
 
 from .stages import differing, results
 from .warm import Command
@@ -141,14 +143,14 @@ def test_a_read_only_folder(small_disk: Place, undisturbed: Place):
 
 def vanish(images: Path) -> None:
     """The images are gone when the VLM is queried for the second time."""
-    ask, count = QwenVl.answer, itertools.count()
+    ask, count = SupervisedEngine.answer, itertools.count()
 
     def answer(*given: Any) -> list[Answer]:
         if next(count) == 1:
             images.rename(images.with_name("elsewhere"))
         return ask(*given)
 
-    QwenVl.answer = answer  # type: ignore[method-assign]
+    SupervisedEngine.answer = answer  # type: ignore[method-assign]
 
 
 def test_a_dataset_that_vanishes(started: Place, undisturbed: Place):
@@ -158,7 +160,7 @@ def test_a_dataset_that_vanishes(started: Place, undisturbed: Place):
             assert [started.run(before)[0] for before in COMMANDS[:2]] == [0, 0]
         code, output = started.run(words, partial(vanish, images))
         images.with_name("elsewhere").rename(images)
-        assert code == 1 and "is missing. Finished work is kept: run the same command again" in output, output
+        assert code == 1 and "is missing. Completed work is kept: run the same command again" in output, output
         assert "VLM calls failed, more than --max-failed 0.1 allows" in output and "Traceback" not in output
     run_to_the_end(started, undisturbed)
 
@@ -301,14 +303,14 @@ def test_a_clock_that_jumps(started: Place, undisturbed: Place):
 
 
 def some_calls_fail() -> None:
-    answer_batch = QwenVl._answer_batch
+    whole = QwenVl.answer
 
-    def answer(vlm: QwenVl, prompts: dict[int, Any], *others: Any) -> Any:
-        if 11 in prompts:
+    def answer(vlm: QwenVl, requests: Sequence[Request]) -> list[Answer]:
+        if any(request.icds and request.icds[0].question_id % 11 == 0 for request in requests):
             raise RuntimeError("device-side assert")
-        return answer_batch(vlm, prompts, *others)
+        return whole(vlm, requests)
 
-    QwenVl._answer_batch = answer  # type: ignore[method-assign]
+    QwenVl.answer = answer  # type: ignore[method-assign]
 
 
 def test_calls_that_fail_in_a_training_are_counted(started: Place):

@@ -22,9 +22,9 @@ _IMPORTED = [
         "icdsel.stages.train",
     ),
     *(
-        "icdsel.vlm.any_vlm",
+        "icdsel.vlm.local.any_vlm",
         "icdsel.experiments.plan",
-        "icdsel.vlm.qwen_vl",
+        "icdsel.vlm.local.qwen_vl",
         "icdsel.cli.tables",
         "icdsel.experiments.variants",
     ),

@@ -16,8 +16,9 @@ from icdsel.data.images import FORMATS, ImageError, open_image
 from icdsel.errors import SettingsError, VlmError
 from icdsel.settings.loading import load_settings
 from icdsel.settings.tables import VlmSettings
-from icdsel.vlm.loading import TINY_VLM_DIR, load_vlm
-from icdsel.vlm.pretrained import fingerprint, names_code, names_kernel, require_valid
+from icdsel.vlm.engines import open_engine
+from icdsel.vlm.local.loading import TINY_VLM_DIR
+from icdsel.vlm.local.pretrained import fingerprint, names_code, names_kernel, require_valid
 
 from .common import alone, json_of
 from .harness import Reader
@@ -133,7 +134,7 @@ def vlm_files(folder: Path, mutated: str) -> Path:
 
 
 def use_vlm(path: Path) -> None:
-    load_vlm(VlmSettings(model=str(path.parent), device="cpu"), MOST_PIXELS)
+    open_engine(VlmSettings(model=str(path.parent), device="cpu"), MOST_PIXELS)
 
 
 def vlm_reader(name: str) -> Reader:

@@ -23,7 +23,7 @@ from icdsel.policy.network import PointerConfig, PointerNetwork
 from icdsel.retrieval import embeddings
 from icdsel.settings.tables import RewardSettings, TrainSettings
 from icdsel.stages.run_journal import RunJournal
-from icdsel.vlm.feature_cache import FeatureCache, Spill
+from icdsel.vlm.local.feature_cache import DiskCache, FeatureCache
 
 from .common import DATA, ROW, alone, check_path, ignore, lines
 from .harness import Reader
@@ -167,13 +167,13 @@ def spilled(folder: Path) -> Path:
 
 
 def _features(folder: Path) -> FeatureCache:
-    return FeatureCache(lambda _: [], lambda _: [], 0, spill=Spill(folder / "spill", 10**6, "x"))
+    return FeatureCache(lambda _: [], lambda _: [], 0, disk=DiskCache(folder / "spill", 10**6, "x"))
 
 
 def use_spilled(path: Path) -> bool:
     image = path.parent.parent / "a.png"
     cache = _features(image.parent)
-    found = cache._unspill(image)
+    found = cache._read_from_disk(image)
     if found:
         rows, columns = cache.grid(image)
         assert cache.features(image).shape[0] == rows * columns

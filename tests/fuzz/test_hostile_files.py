@@ -36,9 +36,10 @@ from icdsel.settings.tables import RewardSettings, VlmSettings
 from icdsel.stages import online
 from icdsel.store.journal import Journal
 from icdsel.store.metadata import environment, read_metadata
-from icdsel.vlm.feature_cache import FeatureCache
-from icdsel.vlm.loading import TINY_VLM_DIR, load_vlm
-from icdsel.vlm.pretrained import require_valid
+from icdsel.vlm.engines import open_engine
+from icdsel.vlm.local.feature_cache import FeatureCache
+from icdsel.vlm.local.loading import TINY_VLM_DIR
+from icdsel.vlm.local.pretrained import require_valid
 
 from .common import lines
 from .harness import limited_memory, run_case
@@ -407,7 +408,7 @@ def test_a_jpeg_with_very_many_scans_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "x.jpg").write_bytes(content[:-2] + last * 80 + content[-2:])
     assert open_image(tmp_path / "x.jpg", 10**6).size == (64, 64)
     (tmp_path / "x.jpg").write_bytes(content[:-2] + last * 200 + content[-2:])
-    with pytest.raises(ImageError, match="scans, 100 at most"):
+    with pytest.raises(ImageError, match="scans, above the limit of 100"):
         open_image(tmp_path / "x.jpg", 10**6)
 
 
@@ -418,7 +419,7 @@ def test_scans_hidden_in_a_damaged_segment_of_a_jpeg_count(tmp_path: Path) -> No
     content = made.getvalue()
     hidden = b"\xff\x02\xff" + content[content.rindex(b"\xff\xda") : -2] * 200  # the segment declares 65,535 bytes
     (tmp_path / "x.jpg").write_bytes(content[:-2] + hidden.ljust(2**16 + 10, b"\0") + content[-2:])
-    with pytest.raises(ImageError, match="in 210 scans, 100 at most"):
+    with pytest.raises(ImageError, match="of 210 scans, above the limit of 100"):
         open_image(tmp_path / "x.jpg", 10**6)
 
 
@@ -426,7 +427,7 @@ def test_a_file_far_larger_than_any_image_within_the_limit_is_rejected(tmp_path:
     Image.new("RGB", (9, 9)).save(tmp_path / "x.bmp")
     with (tmp_path / "x.bmp").open("ab") as file:
         file.truncate(2**30)
-    with limited_memory(), pytest.raises(ImageError, match="bytes, the maximum is 67,124,864"):
+    with limited_memory(), pytest.raises(ImageError, match="bytes, above the limit of 67,124,864"):
         open_image(tmp_path / "x.bmp", 1000)
 
 
@@ -472,7 +473,8 @@ def test_damaged_tags_of_a_tiff_are_not_logged_one_by_one(tmp_path: Path) -> Non
     tags += [struct.pack("<HHII", tag, 1, 10**6, 8) for tag in range(1000, 2000)]  # each larger than the file
     path = tmp_path / "x.tif"
     path.write_bytes(b"II*\0" + struct.pack("<IH", 8, len(tags)) + b"".join(tags) + bytes(300))
-    script = "import sys, pathlib, icdsel.data.images as i; print(i.open_image(pathlib.Path(sys.argv[1]), 10**6).size)"
+    script = "import sys, pathlib, icdsel.cli.process as p, icdsel.data.images as i; p.set_up_process()\n"
+    script += "print(i.open_image(pathlib.Path(sys.argv[1]), 10**6).size)"
     done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("(16, 16)\n", "")
 
@@ -517,7 +519,7 @@ TEMPLATE = (TINY_VLM_DIR / "chat_template.jinja").read_text()
             "processor_config.json",
             ("image_processor", "size"),
             {"shortest_edge": 10**10, "longest_edge": 10**11},
-            "enlarges every picture",
+            "enlarges every image",
         ),
         (
             "processor_config.json",
@@ -532,8 +534,8 @@ TEMPLATE = (TINY_VLM_DIR / "chat_template.jinja").read_text()
             "not supported between",
         ),
         ("config.json", ("vision_config", "window_size"), 0, "zero"),
-        ("generation_config.json", ("eos_token_id",), ["a", 2], "no token's number"),
-        ("generation_config.json", ("eos_token_id",), [-7], "no token's number"),
+        ("generation_config.json", ("eos_token_id",), ["a", 2], "not a token"),
+        ("generation_config.json", ("eos_token_id",), [-7], "not a token"),
         ("tokenizer_config.json", ("eos_token",), None, "no token that ends an answer"),
         ("chat_template.jinja", (), "{{ 1 / 0 }}", "division by zero"),
         ("chat_template.jinja", (), "{{ raise_exception('not today') }}", "not today"),
@@ -561,7 +563,7 @@ def test_a_model_that_cannot_read_prompts_is_rejected_when_it_is_loaded(
         value = json.dumps(content)
     (folder / name).write_text(value)
     with limited_memory(), pytest.raises(VlmError, match=message):
-        load_vlm(VlmSettings(model=str(folder), device="cpu"), 10**8)
+        open_engine(VlmSettings(model=str(folder), device="cpu"), 10**8)
 
 
 def test_small_images_are_enlarged_up_to_the_limit_of_the_user(tmp_path: Path) -> None:
@@ -570,7 +572,7 @@ def test_small_images_are_enlarged_up_to_the_limit_of_the_user(tmp_path: Path) -
     content = json.loads(path.read_text())
     content["image_processor"]["size"] = {"shortest_edge": 2**21, "longest_edge": 2**22}
     path.write_text(json.dumps(content))
-    assert load_vlm(VlmSettings(model=str(path.parent), device="cpu", min_pixels=3136), 10**8).settings.min_pixels
+    open_engine(VlmSettings(model=str(path.parent), device="cpu", min_pixels=3136), 10**8)
 
 
 def test_an_error_that_concerns_no_single_image_names_none() -> None:

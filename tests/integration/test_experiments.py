@@ -19,7 +19,7 @@ from icdsel.stages import session as session
 from icdsel.stages import train as training
 from icdsel.stages.session import Session
 from icdsel.stages.train import train_policy
-from icdsel.vlm.base import Vlm
+from icdsel.vlm.supervision import SupervisedEngine
 
 VARIANTS = "rce,grpo-frozen"
 COMMAND = ("experiment", VARIANTS, "--seeds", "2", "--n", "30", "--shots", "1,2")
@@ -78,13 +78,13 @@ def told(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         icdsel("infer", "--n", "30", "--shots", "1,2", "--selector", "nearest-image")  # nobody compared it
         opened: list[object] = []
-        load = session.load_vlm
-        patch.setattr(session, "load_vlm", lambda *given: opened.append(given) or load(*given))
+        load = session.open_engine
+        patch.setattr(session, "open_engine", lambda *given: opened.append(given) or load(*given))
         said["done"] = icdsel(*COMMAND, "--json", "table.json")
         said["models loaded"] = len(opened)
         said["made at last"] = made()
         patch.setattr(training, "train_policy", refuse)
-        patch.setattr(Vlm, "answer", refuse)
+        patch.setattr(SupervisedEngine, "answer", refuse)
         said["again"] = icdsel(*COMMAND)
         said["made again"] = made()
         said["tried again"] = icdsel(*COMMAND, "--dry-run")
@@ -273,7 +273,7 @@ def test_what_exists_under_other_settings_stops_it_before_anything_is_done(told)
     ],
 )
 def test_mistakes_are_told_before_a_model_is_loaded(told, monkeypatch, words, said):
-    monkeypatch.setattr(session, "load_vlm", refuse)
+    monkeypatch.setattr(session, "open_engine", refuse)
     assert said in " ".join(icdsel("compare", *words, code=2).split())
 
 

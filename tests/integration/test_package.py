@@ -25,7 +25,6 @@ SHIPPED = {
 }
 NOT_IMPORTED = {
     "torchvision",  # transformers' processor of Qwen2.5-VL needs it
-    "qwen-vl-utils",  # for those who prompt Qwen2.5-VL by hand beside icdsel
 }
 
 

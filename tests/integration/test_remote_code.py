@@ -1,4 +1,4 @@
-"""Code that comes with a model runs only where the user says so; nothing is fetched that data name."""
+"""Code that comes with a model runs only if the user trusts it."""
 
 import json
 import shutil
@@ -13,13 +13,16 @@ from icdsel.retrieval.encoders import load_clip
 from icdsel.settings.identity import identity
 from icdsel.settings.loading import load_settings
 from icdsel.settings.tables import VlmSettings
-from icdsel.vlm.base import Vlm
-from icdsel.vlm.loading import TINY_VLM_DIR, load_vlm, resolve_device
-from icdsel.vlm.pretrained import fingerprint, model_folder, takes_kernel
+from icdsel.vlm.devices import resolve_device
+from icdsel.vlm.local.any_vlm import AnyVlm
+from icdsel.vlm.local.loading import TINY_VLM_DIR, load_local
+from icdsel.vlm.local.model import LocalModel
+from icdsel.vlm.local.pretrained import fingerprint, model_folder, uses_kernel
+from icdsel.vlm.local.qwen_vl import QwenVl
 
 PIXELS = 1_000_000
 
-# A tiny VLM under a name that transformers does not know, whose code says that it ran.
+# A tiny VLM under a name that transformers does not know, whose code leaves a file when it runs.
 CODE = """
 from pathlib import Path
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
@@ -60,26 +63,26 @@ def edit(folder: Path, **changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def load(folder: Path, **settings: object) -> Vlm:
-    return load_vlm(VlmSettings(model=str(folder), device="cpu", **settings), PIXELS)
+def load(folder: Path, **settings: object) -> LocalModel:
+    return load_local(VlmSettings(model=str(folder), device="cpu", **settings), PIXELS)
 
 
-def test_a_model_that_needs_its_own_code_is_refused_with_the_flag_that_would_run_it(surprise: Path, marker: Path):
+def test_a_model_that_needs_its_own_code_is_rejected_with_the_flag_that_would_run_it(surprise: Path, marker: Path):
     with pytest.raises(VlmError, match=r"code of its own \(surprise\.py\).*not run.*--trust-remote-code"):
         load(surprise)
     assert not marker.exists()
 
 
-def test_its_code_is_run_where_it_is_trusted(surprise: Path, marker: Path):
+def test_its_code_is_run_if_it_is_trusted(surprise: Path, marker: Path):
     vlm = load(surprise, trust_remote_code=True)
     assert marker.exists()
     assert type(vlm.model).__name__ == "Model" and vlm.model.config.model_type == "surprise"
-    # Its own classes may compute anything: the fast way, which knows one architecture from within, is not taken.
-    assert type(vlm).__name__ == "OtherVlm"
+    # The fast path knows the inside of one class; a class of the model's own may compute anything.
+    assert type(vlm) is AnyVlm
 
 
 @pytest.mark.parametrize("kind", ["AutoModelForImageTextToText", "AutoModelForCausalLM"])
-def test_a_known_configuration_with_a_class_of_its_own_is_refused(tmp_path: Path, kind: str):
+def test_a_known_configuration_with_a_class_of_its_own_is_rejected(tmp_path: Path, kind: str):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "auto_map": {kind: "surprise.Model"}}))
     (tmp_path / "surprise.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     with pytest.raises(VlmError, match=r"surprise\.py.*--trust-remote-code"):
@@ -90,7 +93,7 @@ def test_a_known_configuration_with_a_class_of_its_own_is_refused(tmp_path: Path
 def test_code_that_a_known_model_does_not_need_is_not_run(tmp_path: Path, surprise: Path, marker: Path):
     edit(surprise, model_type="qwen2_5_vl")
     vlm = load(surprise)
-    assert type(vlm).__name__ == "QwenVl"
+    assert type(vlm) is QwenVl
     assert not marker.exists()
 
 
@@ -121,28 +124,28 @@ RENAMED = {"attribute_map": {"foo": "_attn_implementation"}, "foo": "some-one/at
 
 
 @pytest.mark.parametrize("inner", [False, True])
-def test_an_attribute_under_another_name_is_refused(tmp_path: Path, inner: bool):
+def test_a_renamed_attribute_is_rejected(tmp_path: Path, inner: bool):
     shutil.copytree(TINY_VLM_DIR, tmp_path / "vlm")
     text = json.loads((TINY_VLM_DIR / "config.json").read_text())["text_config"]
     edit(tmp_path / "vlm", **({"text_config": text | RENAMED} if inner else RENAMED))
-    with pytest.raises(VlmError, match=r"leads elsewhere \(attribute_map\)"):
+    with pytest.raises(VlmError, match=r"refers to something else \(attribute_map\)"):
         load(tmp_path / "vlm")
-    with pytest.raises(VlmError, match=r"leads elsewhere \(attribute_map\)"):
+    with pytest.raises(VlmError, match=r"refers to something else \(attribute_map\)"):
         load_clip(str(tmp_path / "vlm"), resolve_device("cpu"), PIXELS)
 
 
-def test_an_encoder_that_takes_a_kernel_is_refused(tmp_path: Path):
+def test_an_encoder_that_uses_a_kernel_is_rejected(tmp_path: Path):
     CLIPConfig().save_pretrained(tmp_path)
     edit(tmp_path, attn_implementation="flash_attention_3")
-    with pytest.raises(VlmError, match="code of its own, which is never run"):
+    with pytest.raises(VlmError, match="code of its own, which is never run for an encoder"):
         load_clip(str(tmp_path), resolve_device("cpu"), PIXELS)
 
 
-def test_what_a_configuration_names_in_the_end_counts():
+def test_a_nested_configuration_counts():
     config = CLIPConfig()
-    assert not takes_kernel(config)
+    assert not uses_kernel(config)
     config.text_config._attn_implementation = "some-one/attention"
-    assert takes_kernel(config)
+    assert uses_kernel(config)
 
 
 def test_another_file_of_the_configuration_is_not_read(tmp_path: Path):
@@ -150,7 +153,7 @@ def test_another_file_of_the_configuration_is_not_read(tmp_path: Path):
     kernel = json.loads((TINY_VLM_DIR / "config.json").read_text()) | {"_attn_implementation": "some-one/attention"}
     (tmp_path / "vlm" / "config.4.0.0.json").write_text(json.dumps(kernel))
     edit(tmp_path / "vlm", configuration_files=["config.4.0.0.json"])
-    with pytest.raises(VlmError, match=r"leads elsewhere \(configuration_files\)"):
+    with pytest.raises(VlmError, match=r"refers to something else \(configuration_files\)"):
         load(tmp_path / "vlm")
 
 
@@ -161,28 +164,28 @@ def test_another_model_is_not_loaded_for_a_processor(tmp_path: Path, file: str):
     path = tmp_path / "vlm" / file
     held = json.loads(path.read_text()) | {"audio_tokenizer": named} if path.exists() else named
     path.write_text(json.dumps(held))
-    with pytest.raises(VlmError, match=r"leads elsewhere \(audio_tokenizer"):
+    with pytest.raises(VlmError, match=r"refers to something else \(audio_tokenizer"):
         load(tmp_path / "vlm")
 
 
 def test_an_encoders_code_is_never_run(surprise: Path, marker: Path):
-    with pytest.raises(VlmError, match="code of its own, which is never run"):
+    with pytest.raises(VlmError, match="code of its own, which is never run for an encoder"):
         load_clip(str(surprise), resolve_device("cpu"), PIXELS)
     assert not marker.exists()
 
 
-def test_trusted_code_is_part_of_what_a_result_was_made_of(surprise: Path, tmp_path: Path, monkeypatch):
+def test_trusted_code_is_part_of_the_identity_of_a_result(surprise: Path, tmp_path: Path, monkeypatch):
     before = fingerprint(surprise), fingerprint(surprise, code=True)
     (surprise / "surprise.py").write_text("something else")
     assert fingerprint(surprise) == before[0]
     assert fingerprint(surprise, code=True) != before[1]
     monkeypatch.chdir(tmp_path)
-    # Results of before there was this setting, when nothing was trusted, stay what they are.
+    # Results from before this setting existed, when nothing was trusted, stay valid.
     assert "vlm.trust_remote_code" not in identity(load_settings({}), "vlm")
     assert identity(load_settings({"vlm": {"trust_remote_code": True}}), "vlm")["vlm.trust_remote_code"] is True
 
 
-def test_code_is_downloaded_only_where_it_is_trusted(tmp_path: Path, surprise: Path, monkeypatch):
+def test_code_is_downloaded_only_if_it_is_trusted(tmp_path: Path, surprise: Path, monkeypatch):
     wanted = []
 
     def download(name: str, allow_patterns: list[str] | None = None, local_files_only: bool = False) -> str:

@@ -15,7 +15,7 @@ from icdsel.stages import generate as generation
 from icdsel.stages import infer, prediction_row
 from icdsel.stages import train as training
 from icdsel.store.fingerprints import fingerprint_file
-from icdsel.vlm.loading import TINY_VLM_DIR
+from icdsel.vlm.local.loading import TINY_VLM_DIR
 
 SMALL = ("--dataset", "set.jsonl", "--model", "./my-model", "--encoder", "vlm", "--pool-size", 8)
 SCORE = ("gen-rl-data", *SMALL, "--queries", 4, "--beam", 1, "--samples", 1, "--retrieval", 1, "--random", 1)

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import PIL
 import pytest
+import qwen_vl_utils
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
-from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+from PIL import Image, ImageOps, PngImagePlugin
 
 from icdsel.data import images
 from icdsel.data.images import FORMATS, ImageError, open_image
@@ -33,11 +33,11 @@ def pixels(path: Path, limit: int = LIMIT) -> list[list[tuple[int, ...]]]:
 
 
 def refusal(path: Path, limit: int = LIMIT) -> str:
-    with pytest.raises(ImageError) as told:
+    with pytest.raises(ImageError) as raised:
         open_image(path, limit)
-    assert isinstance(told.value, OSError)
-    assert str(path) in str(told.value)
-    return str(told.value)
+    assert isinstance(raised.value, OSError)
+    assert str(path) in str(raised.value)
+    return str(raised.value)
 
 
 def noise(width: int, height: int) -> Image.Image:
@@ -46,7 +46,7 @@ def noise(width: int, height: int) -> Image.Image:
 
 
 def header_only_png(width: int, height: int) -> bytes:
-    """A PNG that claims a size and holds nothing."""
+    """A PNG that declares a size and has no pixels."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -93,9 +93,9 @@ def test_grey_of_16_bits_keeps_its_upper_eight(tmp_path: Path) -> None:
         assert [pixel[0] for pixel in pixels(tmp_path / name)[0]] == [0, 0, 1, 0x12, 255]
 
 
-def test_numbers_without_an_agreed_range_are_refused(tmp_path: Path) -> None:
+def test_numbers_without_an_agreed_range_are_rejected(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 70_000]], dtype=np.int32)).save(tmp_path / "wide.tiff")
-    assert "32 bits" in refusal(tmp_path / "wide.tiff")
+    assert "32-bit integers" in refusal(tmp_path / "wide.tiff")
     Image.fromarray(np.array([[0.5]], dtype=np.float32)).save(tmp_path / "real.tiff")
     assert "real numbers" in refusal(tmp_path / "real.tiff")
 
@@ -109,7 +109,7 @@ def test_cmyk(tmp_path: Path) -> None:
     assert np.abs(shown[:, :8] - RED).max() <= 3 and np.abs(shown[:, 8:] - WHITE).max() <= 3
 
 
-def test_transparency_lies_over_white(tmp_path: Path) -> None:
+def test_transparent_pixels_are_blended_with_white(tmp_path: Path) -> None:
     image = Image.new("RGBA", (3, 1))
     for x, alpha in enumerate((255, 0, 51)):
         image.putpixel((x, 0), (*RED, alpha))
@@ -131,7 +131,7 @@ def test_a_palette_with_a_transparent_colour(tmp_path: Path, name: str) -> None:
 
 
 def test_a_large_picture_is_converted_as_a_small_one(tmp_path: Path) -> None:
-    """It is done piece by piece, the last of them a smaller one."""
+    """It is converted in bands, the last of which is smaller."""
     image = noise(1500, 1100).convert("RGBA")
     image.putalpha(noise(1500, 1100).getchannel(1))
     exif = Image.Exif()
@@ -142,7 +142,7 @@ def test_a_large_picture_is_converted_as_a_small_one(tmp_path: Path) -> None:
     assert shown.tobytes() == over_white.transpose(Image.Transpose.ROTATE_180).tobytes()
 
 
-# A picture of two rows, R G over B W, stored so that a viewer has to turn it as `orientation` says to get it back.
+# A picture of two rows, R G over B W, stored so that a viewer has to rotate it by `orientation` to get it back.
 STORED: dict[int, list[list[tuple[int, ...]]]] = {
     1: [[RED, GREEN], [BLUE, WHITE]],
     2: [[GREEN, RED], [WHITE, BLUE]],  # left and right exchanged
@@ -157,17 +157,17 @@ STORED: dict[int, list[list[tuple[int, ...]]]] = {
 
 @pytest.mark.parametrize("orientation", STORED)
 @pytest.mark.parametrize("name", ["a.png", "a.tiff", "a.webp"])
-def test_images_are_turned_as_their_orientation_says(tmp_path: Path, name: str, orientation: int) -> None:
+def test_images_are_rotated_according_to_their_orientation(tmp_path: Path, name: str, orientation: int) -> None:
     image = Image.fromarray(np.array(STORED[orientation], dtype=np.uint8))
     exif = Image.Exif()
     exif[0x0112] = orientation
     image.save(tmp_path / name, exif=exif, **({"lossless": True} if name == "a.webp" else {}))
     assert pixels(tmp_path / name) == STORED[1]
     turned = open_image(tmp_path / name, LIMIT)
-    assert ImageOps.exif_transpose(turned).tobytes() == turned.tobytes()  # nobody after us turns it again
+    assert ImageOps.exif_transpose(turned).tobytes() == turned.tobytes()  # nothing rotates it again
 
 
-def test_a_photo_on_its_side(tmp_path: Path) -> None:
+def test_a_rotated_photo(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (40, 20)).save(tmp_path / "a.jpg", exif=exif)
@@ -184,7 +184,7 @@ def test_damaged_exif_leaves_the_image_as_it_is(tmp_path: Path, exif: bytes) -> 
         assert open_image(tmp_path / "a.jpg", LIMIT).size == (40, 20)
 
 
-def test_of_an_animation_the_first_picture(tmp_path: Path) -> None:
+def test_the_first_picture_of_an_animation_is_read(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (4, 4), colour) for colour in (RED, GREEN, BLUE)]
     for name in ("a.gif", "a.png", "a.tiff"):
         frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
@@ -195,7 +195,7 @@ def test_of_an_animation_the_first_picture(tmp_path: Path) -> None:
 MPO = pytest.param(
     "MPO",
     marks=pytest.mark.skipif(
-        tuple(map(int, PIL.__version__.split(".")[:2])) < (11, 3), reason="Pillow writes sound MPO from 11.3 on"
+        tuple(map(int, PIL.__version__.split(".")[:2])) < (11, 3), reason="Pillow writes valid MPO from 11.3 on"
     ),
 )
 
@@ -213,15 +213,15 @@ def test_photographs_with_previews(tmp_path: Path, form: str) -> None:
     assert open_image(tmp_path / "photo.jpg", LIMIT).size == (640, 480)
 
 
-# --- what is refused --------------------------------------------------------------------------------------
+# --- what is rejected -------------------------------------------------------------------------------------
 
 
 def test_the_size_is_checked_before_anything_is_decoded(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     path = tmp_path / "bomb.png"
     path.write_bytes(header_only_png(20_000, 20_000))
-    told = refusal(path)
+    message = refusal(path)
     for part in ("400000000 pixels", "limit of 100000000", "--max-image-pixels"):
-        assert part in told
+        assert part in message
     # A limit above Pillow's own counts too: what is wrong now is what the file holds.
     assert "limit" not in refusal(path, 400_000_000)
     # Between Pillow's warning and its error.
@@ -238,14 +238,14 @@ def test_the_limit_is_the_greatest_number_of_pixels_allowed(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("size", [(601, 3), (3, 601)])
 def test_how_long_and_thin_a_picture_may_be(tmp_path: Path, size: tuple[int, int]) -> None:
-    """As Qwen's processor has it: it stopped a run at what `check` let pass."""
+    """The limit of Qwen2.5-VL's processor, so that `check` rejects what would stop a run."""
     path = tmp_path / "a.png"
     Image.new("RGB", size).save(path)
-    assert f"{size[0]}×{size[1]} pixels: a side of more than 200 times the other" in refusal(path)
+    assert f"{size[0]}×{size[1]} pixels: one side is more than 200 times as long as the other" in refusal(path)
     Image.new("RGB", (min(size[0], 600), min(size[1], 600))).save(path)
-    smart_resize(*open_image(path, LIMIT).size)
+    qwen_vl_utils.smart_resize(*open_image(path, LIMIT).size, factor=28)
     with pytest.raises(ValueError, match="must be smaller than 200"):
-        smart_resize(*size)
+        qwen_vl_utils.smart_resize(*size, factor=28)
 
 
 def test_pillows_own_limit_is_as_it_was(tmp_path: Path) -> None:
@@ -269,7 +269,7 @@ def test_pillows_own_limit_is_as_it_was(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "most"), [("WEBP", 20), ("PNG", 12)])
 def test_how_much_memory_a_transparent_picture_takes(tmp_path: Path, name: str, most: int) -> None:
-    """It took 24 and 16 bytes a pixel, for whole pictures were made on the way."""
+    """It took 24 and 16 bytes per pixel when complete copies were made on the way."""
     path = tmp_path / "a"
     Image.new("RGBA", (5000, 4000)).save(path, name, **({"lossless": True} if name == "WEBP" else {}))
     script = r"""
@@ -282,26 +282,26 @@ before = most()
 image = open_image(Path(sys.argv[1]), 10**8)
 print((most() - before) * 1024 / (image.width * image.height))
 """
-    told = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True)
-    assert float(told.stdout) < most
+    ended = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True)
+    assert float(ended.stdout) < most
 
 
 def test_large_pictures_are_decoded_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     noise(50, 50).save(tmp_path / "a.png")
     inside, most = [], []
-    convert = images._rgb
+    load = PngImagePlugin.PngImageFile.load
 
-    def slowly(image: Image.Image) -> Image.Image:
+    def slowly(image: PngImagePlugin.PngImageFile) -> Any:
         inside.append(1)
-        time.sleep(0.05)
+        time.sleep(0.02)
         most.append(len(inside))
         inside.pop()
-        return convert(image)
+        return load(image)
 
-    monkeypatch.setattr(images, "_rgb", slowly)
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", slowly)
     for large, together in ((2499, False), (2500, True)):
         most.clear()
-        monkeypatch.setattr(images, "_LARGE", large)
+        monkeypatch.setattr(images, "LARGE", large)
         with ThreadPoolExecutor(4) as threads:
             list(threads.map(lambda _: open_image(tmp_path / "a.png", LIMIT), range(8)))
         assert (max(most) > 1) == together
@@ -313,9 +313,9 @@ def test_half_a_file(tmp_path: Path, name: str) -> None:
     noise(64, 64).save(encoded, name)
     path = tmp_path / "half.jpg"
     path.write_bytes(encoded.getvalue()[: len(encoded.getvalue()) // 2])
-    told = refusal(path)
+    message = refusal(path)
     if name in ("JPEG", "PNG"):
-        assert "truncated" in told
+        assert "truncated" in message
 
 
 def write_nothing(path: Path) -> None:
@@ -340,8 +340,8 @@ def write_ico(path: Path) -> None:
         (write_nothing, "is empty (0 bytes)"),
         (write_text, "JPEG, PNG, GIF, WEBP, BMP, TIFF, PPM"),
         (write_text, "begins with b'<html><body>Not "),
-        (write_pdf, "no image of a kind that is read"),
-        (write_ico, "no image of a kind that is read"),  # Pillow could; its rarer readers are never tried
+        (write_pdf, "is not an image in a supported format"),
+        (write_ico, "is not an image in a supported format"),  # Pillow could; only common formats are tried
         (Path.mkdir, "is a folder or a device"),
         (lambda path: None, "is missing"),
     ],

@@ -10,8 +10,9 @@ from icdsel.data import world
 from icdsel.records import Example
 from icdsel.settings.tables import DataSettings, VlmSettings
 from icdsel.tasks.vqa import normalize_answer, vqa_accuracy
-from icdsel.vlm.base import Request
-from icdsel.vlm.loading import TINY_VLM_DIR, load_vlm
+from icdsel.vlm.engine import Request
+from icdsel.vlm.engines import open_engine
+from icdsel.vlm.local.loading import TINY_VLM_DIR
 
 
 def test_codes_are_sixteen_different_words_that_the_metric_leaves_alone():
@@ -68,7 +69,7 @@ def fresh_requests(folder, rng, matching: bool, count: int) -> list[tuple[Reques
 
 @pytest.fixture(scope="module")
 def vlm():
-    return load_vlm(VlmSettings(model="tiny-vlm", device="cpu"), DataSettings().max_image_pixels)
+    return open_engine(VlmSettings(model="tiny-vlm", device="cpu"), DataSettings().max_image_pixels)
 
 
 def test_the_tiny_vlm_finds_the_matching_demonstration_among_two(vlm, tmp_path):

@@ -1,4 +1,4 @@
-"""Encoders against transformers itself, asked for one image or text at a time."""
+"""Encoders against transformers itself, one image or text at a time."""
 
 import random
 import shutil
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from fakes import FakeEngine
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -37,13 +38,14 @@ from icdsel.records import Example
 from icdsel.retrieval.embeddings import encode
 from icdsel.retrieval.encoders import BATCH, ClipEncoder, VlmEncoder, load_clip
 from icdsel.settings.tables import VlmSettings
-from icdsel.vlm.base import Vlm
-from icdsel.vlm.loading import TINY_VLM_DIR, identify_vlm, load_vlm
+from icdsel.vlm.engine import Engine
+from icdsel.vlm.engines import EngineIdentity, identify_engine, open_engine
+from icdsel.vlm.local.loading import TINY_VLM_DIR
 
 CPU = torch.device("cpu")
 MANY_PIXELS = 1_000_000
 TEXTS = ["What is this?", "", "WHO is on the red boat, and why?", "a", "What is this?"]
-TEXT_LIMIT = 40  # tokens; of the tiny CLIP a token is a letter
+TEXT_LIMIT = 40  # tokens; for the tiny CLIP a token is a letter
 QUESTION_WORDS = ("what", "is", "this", "who", "on", "the", "red", "boat", "and", "why", "a")
 TOWER = {
     "hidden_size": 32,
@@ -133,7 +135,7 @@ def near(made: Tensor, expected: Tensor) -> bool:
 
 
 def distinct(features: Tensor) -> bool:
-    """Whether no two rows point the same way: otherwise agreement would say nothing."""
+    """Whether no two rows have the same direction; otherwise agreement would prove nothing."""
     unit = normalize(features, dim=-1)
     return bool((unit @ unit.T - 2 * torch.eye(len(unit)) < 0.999).all())
 
@@ -142,7 +144,7 @@ def distinct(features: Tensor) -> bool:
 
 
 def test_embeddings_are_lever_plus_formula(folders, images, clip, tmp_path):
-    """e = normalise((v/|v| + t/|t|)/2) of CLIP's two towers, each example alone (specification §2)."""
+    """e = normalise((v/|v| + t/|t|)/2) of CLIP's two towers, each example alone."""
     vision = CLIPVisionModelWithProjection.from_pretrained(folders["clip"]).eval()
     text = CLIPTextModelWithProjection.from_pretrained(folders["clip"]).eval()
     processor = CLIPProcessor.from_pretrained(folders["clip"])
@@ -166,7 +168,7 @@ def test_embeddings_are_lever_plus_formula(folders, images, clip, tmp_path):
 @pytest.mark.parametrize("kind", ["clip", "siglip", "siglip2"])
 def test_one_at_a_time_and_many_at_once_agree(kind, folders, images):
     encoder = load_clip(str(folders[kind]), CPU, MANY_PIXELS)
-    repeats = 2 * BATCH // len(images) + 3  # more than the threads read ahead
+    repeats = 2 * BATCH // len(images) + 3  # more than is read ahead
     features, broken = encoder.embed_images(images * repeats)
     alone = torch.cat([encoder.embed_images([image])[0] for image in images])
     assert broken == {}
@@ -232,7 +234,7 @@ def test_features_may_come_as_a_bare_tensor(clip, monkeypatch):
     assert torch.equal(clip.embed_texts(TEXTS), expected)
 
 
-def test_bfloat16_only_where_asked(folders, images, clip):
+def test_bfloat16_only_if_requested(folders, images, clip):
     fast = load_clip(str(folders["clip"]), CPU, MANY_PIXELS, torch.bfloat16)
     features, expected = fast.embed_images(images)[0], clip.embed_images(images)[0]
     assert clip._model.dtype == torch.float32
@@ -241,7 +243,7 @@ def test_bfloat16_only_where_asked(folders, images, clip):
     assert (normalize(features) * normalize(expected)).sum(1).min() > 0.99
 
 
-# --- what it was made of ----------------------------------------------------------------------------------
+# --- identity ---------------------------------------------------------------------------------------------
 
 
 def test_the_fingerprint_is_of_files_and_arithmetic_and_needs_no_weights(folders, tmp_path):
@@ -282,7 +284,7 @@ def test_a_downloaded_model_needs_no_network(hub, folders, clip):
     encoder = load_clip("owner/some-clip", CPU, MANY_PIXELS)
     assert torch.equal(encoder.embed_texts(TEXTS), clip.embed_texts(TEXTS))
     assert encoder.fingerprint == clip.fingerprint
-    # Half a download is none: the hub is asked for the rest.
+    # Of an incomplete download the hub is queried for the rest.
     (place / "snapshots" / ("a" * 40) / "model.safetensors").unlink()
     assert "no network here" in message("owner/some-clip")
 
@@ -307,14 +309,14 @@ class Bomb:
 def message(folder: Path | str) -> str:
     with pytest.raises(VlmError) as error:
         load_clip(str(folder), CPU, MANY_PIXELS).embed_texts(["x"])
-    told = str(error.value)
-    assert repr(str(folder)) in told
-    assert "--encoder vlm" in told
-    return told
+    shown = str(error.value)
+    assert repr(str(folder)) in shown
+    assert "--encoder vlm" in shown
+    return shown
 
 
 def test_a_folder_that_is_not_there(tmp_path):
-    assert "it is no folder" in message(tmp_path / "nowhere")
+    assert "it is neither a folder nor a name" in message(tmp_path / "nowhere")
 
 
 def test_a_folder_without_a_model(tmp_path):
@@ -348,7 +350,7 @@ def test_weights_of_another_shape(folders, tmp_path):
     message(folder)
 
 
-def test_weights_of_before_safetensors_are_read_without_running_code(folders, tmp_path, clip):
+def test_weights_older_than_safetensors_are_read_without_running_code(folders, tmp_path, clip):
     folder = shutil.copytree(folders["clip"], tmp_path / "clip")
     weights = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
@@ -356,7 +358,7 @@ def test_weights_of_before_safetensors_are_read_without_running_code(folders, tm
     assert torch.equal(load_clip(str(folder), CPU, MANY_PIXELS).embed_texts(TEXTS), clip.embed_texts(TEXTS))
     ran = tmp_path / "ran"
     torch.save(weights | {"text_projection.weight": Bomb(ran)}, folder / "pytorch_model.bin")
-    with pytest.raises(VlmError, match="hold code"):
+    with pytest.raises(VlmError, match="contain code"):
         load_clip(str(folder), CPU, MANY_PIXELS).embed_texts(TEXTS)
     assert not ran.exists()
 
@@ -371,52 +373,55 @@ def test_a_folder_without_a_tokenizer(folders, tmp_path):
 # --- the VLM ----------------------------------------------------------------------------------------------
 
 
-def load_tiny(**more: Any) -> Vlm:
-    return load_vlm(VlmSettings(model="tiny-vlm", device="cpu", **more), MANY_PIXELS)
+def vlm_encoder(open_engine: Callable[[], Engine], **settings: Any) -> VlmEncoder:
+    return VlmEncoder(open_engine, lambda: EngineIdentity("fake", "float32"), VlmSettings(**settings), MANY_PIXELS)
 
 
-def vlm_encoder(load: Callable[[], Vlm], **more: Any) -> VlmEncoder:
-    settings = VlmSettings(model="tiny-vlm", device="cpu", **more)
-    return VlmEncoder(load, lambda: identify_vlm(settings), settings, MANY_PIXELS)
+def tiny_encoder(**settings: Any) -> VlmEncoder:
+    own = VlmSettings(model="tiny-vlm", device="cpu", **settings)
+
+    def identify() -> EngineIdentity:
+        found = identify_engine(own)
+        assert found is not None
+        return found
+
+    return VlmEncoder(lambda: open_engine(own, MANY_PIXELS), identify, own, MANY_PIXELS)
 
 
-def test_the_vlm_is_loaded_once_when_it_is_needed(images):
-    loaded = []
+def test_the_engine_is_opened_once_when_it_is_needed(images):
+    opened = []
 
-    def load():
-        loaded.append(load_tiny())
-        return loaded[0]
+    def open_fake() -> Engine:
+        opened.append(FakeEngine())
+        return opened[0]
 
-    encoder = vlm_encoder(load)
-    assert (encoder.name, encoder.centred, loaded) == ("vlm", True, [])
+    encoder = vlm_encoder(open_fake)
+    assert (encoder.name, encoder.centred, opened) == ("vlm", True, [])
     features, broken = encoder.embed_images(images[:2])
     texts = encoder.embed_texts(TEXTS)
-    assert len(loaded) == 1
-    assert broken == {}
-    vlm = loaded[0]
-    vlm.images.load(images[:2])
-    assert near(features, torch.stack([vlm.images.features(image).float().mean(0) for image in images[:2]]))
-    table = vlm.model.get_input_embeddings().weight
-    ids = vlm.processor.tokenizer.encode(TEXTS[2], add_special_tokens=False)
-    assert near(texts[2], table[ids].mean(0))
-    assert features.shape == (2, texts.shape[1])
+    assert len(opened) == 1
+    assert broken == {} and features.equal(FakeEngine().embed_images(images[:2])[0])
+    assert texts.equal(FakeEngine().embed_texts(TEXTS))
+
+
+def test_an_engine_without_embeddings_is_a_clear_mistake(images):
+    engine = FakeEngine("a-server")
+    engine.can_embed = False
+    with pytest.raises(VlmError, match=r"a-server has no features of single images: name another encoder.*--encoder"):
+        vlm_encoder(lambda: engine).embed_images(images)
 
 
 def test_the_vlms_broken_images_are_named(images, tmp_path):
-    encoder = vlm_encoder(load_tiny)
+    encoder = tiny_encoder()
     paths = with_broken(images, tmp_path) + images[:1] * BATCH + [tmp_path / "other.png"]
     features, broken = encoder.embed_images(paths)
     assert sorted(broken) == [0, 2, 4, len(paths) - 1]
     assert all(broken.values())
     assert not features[[0, 2, 4, -1]].any()
     assert near(features[[1, 3]], encoder.embed_images(images[:2])[0])
+    assert features.shape[1] == encoder.embed_texts(TEXTS).shape[1]
 
 
-def test_the_vlms_fingerprint_is_of_files_arithmetic_and_image_sizes_and_loads_nothing():
-    def load() -> Vlm:
-        raise AssertionError("the VLM is loaded")
-
-    prints = set()
-    for more in ({}, {"dtype": "bfloat16"}, {"max_pixels": 4000}, {"min_pixels": 50}, {"batch_tokens": 7}):
-        prints.add(vlm_encoder(load, **more).fingerprint)
-    assert len(prints) == 4  # the batch makes no difference
+def test_the_vlms_fingerprint_is_of_files_arithmetic_and_image_sizes():
+    settings = ({}, {"dtype": "bfloat16"}, {"max_pixels": 4000}, {"min_pixels": 50}, {"batch_tokens": 7})
+    assert len({tiny_encoder(**more).fingerprint for more in settings}) == 4  # batches make no difference

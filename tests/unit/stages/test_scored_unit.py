@@ -15,7 +15,7 @@ from icdsel.settings.loading import load_settings
 from icdsel.stages.answering import UNIT, answer_queries, complete_units
 from icdsel.stages.scored_unit import Tally, score_unit
 from icdsel.tasks.base import TASKS
-from icdsel.vlm.base import Request
+from icdsel.vlm.engine import Request
 
 CODES = ("doni", "gesa", "doti", "doga")
 EXAMPLES = [Example(i, i, Path(f"{i}.png"), "Which?", CODES[i % 4].upper(), (CODES[i % 4],)) for i in range(8)]

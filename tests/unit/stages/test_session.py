@@ -21,8 +21,8 @@ from icdsel.stages.generate import rl_data_inputs
 from icdsel.stages.infer import infer
 from icdsel.stages.session import Session
 from icdsel.stages.train import train
-from icdsel.vlm.base import Vlm
-from icdsel.vlm.loading import load_vlm
+from icdsel.vlm.engines import open_engine
+from icdsel.vlm.supervision import SupervisedEngine
 
 TRAIN = 40
 BROKEN = 5
@@ -35,12 +35,12 @@ class Loader:
     def __init__(self) -> None:
         self.loads = 0
 
-    def __call__(self, settings: VlmSettings, max_image_pixels: int) -> Vlm:
+    def __call__(self, settings: VlmSettings, max_image_pixels: int) -> SupervisedEngine:
         self.loads += 1
-        return load_vlm(settings, max_image_pixels)
+        return open_engine(settings, max_image_pixels)
 
 
-def no_vlm(settings: VlmSettings, max_image_pixels: int) -> Vlm:
+def no_vlm(settings: VlmSettings, max_image_pixels: int) -> SupervisedEngine:
     raise AssertionError("the VLM is loaded")
 
 
@@ -102,7 +102,7 @@ def test_training_on_a_file_with_cached_embeddings_of_the_vlm_loads_no_vlm(folde
 def test_the_inputs_hold_fingerprint_and_dtype_of_the_model_as_it_is_loaded(folder, clip, dtype):
     settings = make_settings(folder, {"encoder": str(clip)}, vlm={"model": "tiny-vlm", "device": "cpu", "dtype": dtype})
     inputs = Session(settings, no_vlm).identity
-    vlm = load_vlm(settings.vlm, settings.data.max_image_pixels)
+    vlm = open_engine(settings.vlm, settings.data.max_image_pixels)
     assert (inputs["model"], inputs["dtype"]) == (vlm.fingerprint, vlm.dtype)
 
 
@@ -110,12 +110,12 @@ def test_predictions_that_exist_are_read_without_the_vlm(folder, clip):
     settings = make_settings(folder, {"encoder": str(clip)}, infer={"n": 6, "shots": "1", "selector": "random"})
     rows = infer(settings, session=Session(settings))
     again = infer(settings, session=Session(settings, no_vlm))
-    assert [row.accuracy for row in again] == [row.accuracy for row in rows]
+    assert [row.score for row in again] == [row.score for row in rows]
 
 
 def test_the_majority_answer_needs_no_vlm(folder, clip):
     settings = make_settings(folder, {"encoder": str(clip)}, infer={"n": 6, "shots": "1", "selector": "majority"})
-    (row,) = infer(settings, session=Session(settings, no_vlm), beside=())
+    (row,) = infer(settings, session=Session(settings, no_vlm), with_baselines=False)
     assert row.failed == 0 and row.path.exists()
 
 
@@ -123,7 +123,7 @@ def test_a_model_that_cannot_be_loaded_leaves_no_files_behind(folder, clip):
     data = {"encoder": str(clip)}
     settings = make_settings(folder, data, infer={"n": 6, "shots": "1", "selector": "random"})
 
-    def damaged(settings: VlmSettings, max_image_pixels: int) -> Vlm:
+    def damaged(settings: VlmSettings, max_image_pixels: int) -> SupervisedEngine:
         raise VlmError("damaged")
 
     with pytest.raises(VlmError, match="damaged"):
@@ -140,8 +140,8 @@ def test_a_model_that_cannot_be_loaded_leaves_no_files_behind(folder, clip):
 def test_files_that_change_between_fingerprint_and_load_are_an_error(folder, clip):
     settings = make_settings(folder, {"encoder": str(clip)})
 
-    def changed(settings: VlmSettings, max_image_pixels: int) -> Vlm:
-        vlm = load_vlm(settings, max_image_pixels)
+    def changed(settings: VlmSettings, max_image_pixels: int) -> SupervisedEngine:
+        vlm = open_engine(settings, max_image_pixels)
         vlm.fingerprint = "of another model"
         return vlm
 

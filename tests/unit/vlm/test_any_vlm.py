@@ -1,25 +1,29 @@
-"""Models of other families, built small with random weights, against transformers' own one-prompt answers."""
+"""Small random models of other families against transformers' own `generate`, one prompt at a time."""
 
 import dataclasses
 import json
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
 from icdsel.errors import VlmError
-from icdsel.records import Example
+from icdsel.records import Answer, Example
 from icdsel.settings.tables import VlmSettings
-from icdsel.vlm.any_vlm import OtherVlm, _Watch
-from icdsel.vlm.base import Request
-from icdsel.vlm.decoding import Search, until
-from icdsel.vlm.loading import load_vlm
+from icdsel.vlm.engine import Request
+from icdsel.vlm.local.any_vlm import AnyVlm, ScoreWatcher
+from icdsel.vlm.local.decoding import Search, until
+from icdsel.vlm.local.loading import load_local
+from icdsel.vlm.local.model import LocalModel
+from icdsel.vlm.local.qwen_vl import QwenVl
 from icdsel.vlm.prompts import chat_messages
-from icdsel.vlm.qwen_vl import QwenVl
+from icdsel.vlm.supervision import SupervisedEngine
+from icdsel.vlm.time_limit import CallTimer
 
 MAX_IMAGE_PIXELS = 1_000_000
 TEXT = {
@@ -42,7 +46,7 @@ VISION = {
 
 
 def byte_tokenizer(marks: list[str], **names):
-    """One token a byte, and the special tokens."""
+    """One token per byte, and the special tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -52,7 +56,7 @@ def byte_tokenizer(marks: list[str], **names):
     bpe.decoder = decoders.ByteLevel()
     made = PreTrainedTokenizerFast(tokenizer_object=bpe, **names)
     made.add_tokens(marks, special_tokens=True)
-    if made.bos_token:  # texts begin with it, as with most tokenizers that have one
+    if made.bos_token:  # texts begin with it, as for most tokenizers that have one
         made.backend_tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{made.bos_token} $A", special_tokens=[(made.bos_token, made.bos_token_id)]
         )
@@ -219,19 +223,24 @@ def family(request) -> str:
     return request.param
 
 
-def load(folder: Path, **settings) -> OtherVlm:
-    made = load_vlm(VlmSettings(model=str(folder), device="cpu", **settings), MAX_IMAGE_PIXELS)
-    assert isinstance(made, OtherVlm)
-    return made
+def load(folder: Path, **settings) -> AnyVlm:
+    vlm = load_local(VlmSettings(model=str(folder), device="cpu", **settings), MAX_IMAGE_PIXELS)
+    assert isinstance(vlm, AnyVlm)
+    return vlm
 
 
-def changed(vlm: OtherVlm, **changes) -> OtherVlm:
+def answers_of(vlm: LocalModel, requests: Sequence[Request]) -> list[Answer]:
+    """The answers as commands get them: in the model's own batches, under supervision."""
+    return SupervisedEngine(vlm, CallTimer(600), max_failed=1).answer(requests)
+
+
+def changed(vlm: AnyVlm, **changes) -> AnyVlm:
     settings = vlm.settings.model_copy(update=changes)
-    return OtherVlm(vlm.model, vlm.processor, settings, vlm.name, vlm.fingerprint, MAX_IMAGE_PIXELS)
+    return AnyVlm(vlm.model, vlm.processor, settings, vlm.name, vlm.fingerprint, MAX_IMAGE_PIXELS)
 
 
 @pytest.fixture
-def vlm(folders, family) -> OtherVlm:
+def vlm(folders, family) -> AnyVlm:
     return load(folders[family], **FAMILIES[family].changes)
 
 
@@ -259,8 +268,8 @@ def requests_of(examples: list[Example], seed: int, count: int) -> list[Request]
     return made
 
 
-def plain_inputs(vlm: OtherVlm, request: Request):
-    """What transformers' own processor makes of one prompt."""
+def plain_inputs(vlm: AnyVlm, request: Request):
+    """The inputs that transformers' own processor makes for one prompt."""
     messages = chat_messages(request.icds, request.query, vlm.style)
     images = [Image.open(example.image) for example in request.shown]
     text = vlm.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
@@ -268,7 +277,7 @@ def plain_inputs(vlm: OtherVlm, request: Request):
 
 
 @torch.inference_mode()
-def plain_answer(vlm: OtherVlm, request: Request, end: str) -> str:
+def plain_answer(vlm: AnyVlm, request: Request, end: str) -> str:
     inputs = plain_inputs(vlm, request)
     stops = [vlm.processor.tokenizer.eos_token_id, vlm.processor.tokenizer.convert_tokens_to_ids(end)]
     made = vlm.model.generate(
@@ -287,7 +296,7 @@ def plain_answer(vlm: OtherVlm, request: Request, end: str) -> str:
 
 
 @torch.inference_mode()
-def plain_log_prob(vlm: OtherVlm, request: Request, reference: str) -> tuple[float, int]:
+def plain_log_prob(vlm: AnyVlm, request: Request, reference: str) -> tuple[float, int]:
     """Σ log p over the tokens of `reference`, marks spelled out, behind one prompt; and how many there are."""
     inputs = dict(plain_inputs(vlm, request))
     target = vlm.processor.tokenizer(reference, add_special_tokens=False, return_tensors="pt")["input_ids"]
@@ -311,17 +320,17 @@ def plain_log_prob(vlm: OtherVlm, request: Request, reference: str) -> tuple[flo
     ids=["greedy", "beams", "turns"],
 )
 def test_answers_and_log_probs_are_those_of_one_prompt_at_a_time(vlm, family, examples, search):
-    asked = changed(vlm, **search)
+    vlm = changed(vlm, **search)
     requests = requests_of(examples, seed=1, count=7)
-    answers = asked.answer(requests)
+    answers = answers_of(vlm, requests)
     marks = FAMILIES[family]
     for request, answer in zip(requests, answers, strict=True):
         assert answer.error is None
-        assert answer.text == plain_answer(asked, request, marks.end)
+        assert answer.text == plain_answer(vlm, request, marks.end)
         for reference, got, tokens in zip(
             request.references, answer.reference_log_probs, answer.reference_tokens, strict=True
         ):
-            wanted, count = plain_log_prob(asked, request, marks.before + reference + marks.end)
+            wanted, count = plain_log_prob(vlm, request, marks.before + reference + marks.end)
             assert got == pytest.approx(wanted, abs=1e-4)
             assert tokens == count
     assert len({answer.text for answer in answers}) > 1
@@ -329,49 +338,48 @@ def test_answers_and_log_probs_are_those_of_one_prompt_at_a_time(vlm, family, ex
 
 def test_batch_size_and_order_change_nothing(vlm, examples):
     requests = requests_of(examples, seed=2, count=8)
-    whole = vlm.answer(requests)
+    answers = answers_of(vlm, requests)
     order = random.Random(0).sample(range(len(requests)), len(requests))
-    alone = changed(vlm, batch_tokens=1).answer([requests[i] for i in order])
+    alone = answers_of(changed(vlm, batch_tokens=1), [requests[i] for i in order])
     for i, other in zip(order, alone, strict=True):
-        assert other.text == whole[i].text
-        assert other.reference_log_probs == pytest.approx(whole[i].reference_log_probs, abs=1e-4)
+        assert other.text == answers[i].text
+        assert other.reference_log_probs == pytest.approx(answers[i].reference_log_probs, abs=1e-4)
 
 
-def test_what_pads_a_prompt_is_not_penalised():
+def test_padding_is_not_penalised():
     inputs = {"input_ids": torch.tensor([[0, 0, 3], [1, 2, 3]]), "attention_mask": torch.tensor([[0, 0, 1], [1, 1, 1]])}
     search = Search(num_beams=1, length_penalty=1.0, repetition_penalty=2.0, max_new_tokens=2, stops=(0,))
-    watch = _Watch(inputs, search)
+    watch = ScoreWatcher(inputs, search)
     grown = torch.tensor([[0, 0, 3, 4], [1, 2, 3, 3]])
     assert watch(grown, torch.full((2, 5), -1.0)).tolist() == [[-1, -1, -1, -2, -2], [-1, -2, -2, -2, -1]]
     by_beam = watch(grown.repeat_interleave(2, 0), torch.full((4, 5), 1.0))
     assert by_beam.tolist() == [[1, 1, 1, 0.5, 0.5]] * 2 + [[1, 0.5, 0.5, 0.5, 1]] * 2
 
 
+def watch_inputs(monkeypatch: pytest.MonkeyPatch, vlm: AnyVlm, watch: Callable[[dict[str, Any]], Any]) -> None:
+    """Calls `watch` with the inputs of each call of the model's `generate`."""
+    generate = vlm.model.generate
+    monkeypatch.setattr(vlm.model, "generate", lambda **inputs: watch(inputs) or generate(**inputs))
+
+
 def test_batches_stay_within_their_tokens(vlm, examples, monkeypatch):
     narrow = changed(vlm, batch_tokens=900)
-    narrow._image_tokens = 1  # as if images had turned out longer than thought
+    narrow.image_tokens = 1  # images turn out to be longer
     sizes = []
-    answer = narrow._answer_batch
-
-    def watched(inputs, references):
-        sizes.append(inputs["input_ids"].shape)
-        return answer(inputs, references)
-
-    monkeypatch.setattr(narrow, "_answer_batch", watched)
-    done = {}
-    answers = narrow.answer(requests_of(examples, seed=3, count=9), done.update)
+    watch_inputs(monkeypatch, narrow, lambda inputs: sizes.append(inputs["input_ids"].shape))
+    answers = answers_of(narrow, requests_of(examples, seed=3, count=9))
     assert sum(rows for rows, _ in sizes) == 9
-    assert [done[i] for i in range(9)] == answers
+    assert all(answer.error is None for answer in answers)
     assert all(rows == 1 or rows * length <= 900 for rows, length in sizes)
     assert any(rows > 1 for rows, _ in sizes)
 
 
-def test_another_way_to_ask_a_qwen_gives_the_same(examples):
-    fast = load_vlm(VlmSettings(model="tiny-vlm", device="cpu", num_beams=3), MAX_IMAGE_PIXELS)
+def test_both_ways_to_run_a_qwen_give_the_same_answers(examples):
+    fast = load_local(VlmSettings(model="tiny-vlm", device="cpu", num_beams=3), MAX_IMAGE_PIXELS)
     assert isinstance(fast, QwenVl)
-    slow = OtherVlm(fast.model, fast.processor, fast.settings, "", "", MAX_IMAGE_PIXELS)
+    slow = AnyVlm(fast.model, fast.processor, fast.settings, "", "", MAX_IMAGE_PIXELS)
     requests = requests_of(examples, seed=4, count=6)
-    for one, other in zip(fast.answer(requests), slow.answer(requests), strict=True):
+    for one, other in zip(answers_of(fast, requests), answers_of(slow, requests), strict=True):
         assert one.text == other.text
         assert one.reference_tokens == other.reference_tokens
         assert one.reference_log_probs == pytest.approx(other.reference_log_probs, abs=1e-4)
@@ -382,12 +390,13 @@ def test_a_broken_image_fails_its_own_prompts_only(vlm, examples, tmp_path):
     torn.write_bytes(examples[0].image.read_bytes()[:60])
     broken = dataclasses.replace(examples[0], image=torn)
     fine = Request((examples[1],), examples[2], ("doni",))
-    answers = vlm.answer([Request((broken,), examples[2]), fine])
+    answers = answers_of(vlm, [Request((broken,), examples[2]), fine])
     assert "torn.png" in str(answers[0].error)
     assert answers[1].error is None
     assert answers[1].text == vlm.answer([fine])[0].text
-    with pytest.raises(VlmError, match=r"torn\.png"):
-        vlm.embed_images([torn, examples[1].image])
+    features, failed = vlm.embed_images([torn, examples[1].image])
+    assert "torn.png" in failed[0] and not features[0].any()
+    assert features[1].any() and list(failed) == [0]
 
 
 @pytest.mark.parametrize("beams", [1, 2])
@@ -399,7 +408,7 @@ def test_not_finite_logits_are_a_failure_not_an_answer(vlm, examples, beams):
 
 
 def test_an_images_embedding_is_the_mean_of_its_tokens_over_all_tiles(vlm, family, examples):
-    """What the model puts in the place of an image's tokens in a prompt of that image alone."""
+    """The embeddings that the model puts in the place of an image's tokens, in a prompt with that image alone."""
     tokens = []
     with torch.inference_mode():
         for example in examples[:3]:
@@ -415,7 +424,7 @@ def test_an_images_embedding_is_the_mean_of_its_tokens_over_all_tiles(vlm, famil
             hook.remove()
             tokens.append(seen["x"][place].mean(0))
     torch.testing.assert_close(
-        vlm.embed_images([e.image for e in examples[:3]]), torch.stack(tokens), atol=1e-5, rtol=1e-4
+        vlm.embed_images([e.image for e in examples[:3]])[0], torch.stack(tokens), atol=1e-5, rtol=1e-4
     )
 
 
@@ -433,7 +442,7 @@ def test_special_tokens_in_a_dataset_are_text(vlm, family, examples):
     odd = dataclasses.replace(examples[0], question=f"How many {mark}{end}?", answer=f"{mark}no{end}")
     [answer] = vlm.answer([Request((odd,), odd, (f"{mark}no",))])
     assert answer.error is None
-    text = vlm._text(Request((odd,), odd))
+    text = vlm.prompt(Request((odd,), odd)).text
     assert text.count(mark) == 2
     assert f"{mark[0]} {mark[1:]}" in text
 
@@ -441,7 +450,7 @@ def test_special_tokens_in_a_dataset_are_text(vlm, family, examples):
 def test_limits_of_an_images_size_are_kept(folders, examples):
     vlm = load(folders["idefics3"], min_pixels=2_000, max_pixels=3_000)
     for example in examples:
-        picture = vlm._picture(example.image)
+        picture = vlm.picture(example.image)
         width, height = Image.open(example.image).size
         assert 1_900 < picture.width * picture.height < 3_100
         assert picture.width / picture.height == pytest.approx(width / height, rel=0.05)
@@ -450,11 +459,12 @@ def test_limits_of_an_images_size_are_kept(folders, examples):
 # ---- chat templates and processors ----
 
 
-def test_a_text_begins_once(folders, examples):
+def test_a_prompt_has_one_beginning_of_text(folders, examples, monkeypatch):
     vlm = load(folders["idefics3"])
-    text = vlm._text(Request((), examples[0]))
-    ids = vlm._inputs([text], [[Image.open(examples[0].image)]])["input_ids"][0].tolist()
-    assert ids.count(vlm.processor.tokenizer.bos_token_id) == 1
+    prompts = []
+    watch_inputs(monkeypatch, vlm, lambda inputs: prompts.append(inputs["input_ids"][0].tolist()))
+    vlm.answer([Request((), examples[0])])
+    assert [ids.count(vlm.processor.tokenizer.bos_token_id) for ids in prompts] == [1]
 
 
 def with_template(folder: Path, tmp_path: Path, template: str | None) -> Path:
@@ -482,40 +492,48 @@ def test_a_template_that_drops_the_system_turn_says_what_to_type(folders, tmp_pa
     assert load(folder, system_prompt="")
 
 
-def test_a_template_that_wants_plain_texts_gets_them(folders, tmp_path, examples):
+def test_a_template_that_needs_strings_gets_them(folders, tmp_path, examples):
     template = (
         "{% for turn in messages %}{{ turn.role + ': ' }}{% if turn.role == 'user' %}{% for part in turn.content %}"
         "{{ '<image>' if part.type == 'image' else part.text }}{% endfor %}{% else %}{{ turn.content + '' }}{% endif %}"
         "<end_of_utterance>{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
     )
     vlm = load(with_template(folders["idefics3"], tmp_path, template), system_prompt="Be brief.", layout="turns")
-    assert vlm._text(Request((examples[0],), examples[1])) == (
+    assert vlm.prompt(Request((examples[0],), examples[1])).text == (
         "system: Be brief.<end_of_utterance>"
         "user: <image>Question:What is number one? Short answer:<end_of_utterance>assistant: doni<end_of_utterance>"
         "user: <image>Question:What is number two? Short answer:<end_of_utterance>assistant: "
     )
-    assert (vlm._before, vlm._end) == ("", (vlm.processor.tokenizer.eos_token_id,))
+    assert reference_tokens(vlm, examples) == (len("doni") + 1,)
+    assert vlm.search.stops == (vlm.processor.tokenizer.eos_token_id,)
 
 
-def test_an_answer_that_the_template_leaves_open_ends_with_the_end_of_the_text(folders, tmp_path):
+def reference_tokens(vlm: AnyVlm, examples: Sequence[Example]) -> tuple[int, ...]:
+    """The tokens of the reference "doni", with what the template puts around an answer."""
+    return vlm.answer([Request((), examples[0], ("doni",))])[0].reference_tokens
+
+
+def test_if_the_template_does_not_end_an_answer_the_end_of_text_does(folders, tmp_path, examples):
     template = (
         "{% for turn in messages %}{% for part in turn.content %}"
         "{{ '<image>' if part.type == 'image' else part.text }}{% endfor %}\n{% endfor %}"
     )
     vlm = load(with_template(folders["idefics3"], tmp_path, template))
-    assert vlm._end == (vlm.processor.tokenizer.eos_token_id,)
+    assert reference_tokens(vlm, examples) == (len("doni") + 1,)
+    assert vlm.search.stops == (vlm.processor.tokenizer.eos_token_id,)
 
 
-def test_the_templates_end_of_a_turn_ends_answers_too(folders, tmp_path):
+def test_the_templates_end_of_a_turn_ends_answers_too(folders, tmp_path, examples):
     folder = tmp_path / "forgotten"
     shutil.copytree(folders["gemma3"], folder)
     own = json.loads((folder / "generation_config.json").read_text())
     vlm = load(folders["gemma3"], system_prompt="")
     eos, end = own["eos_token_id"]
-    assert (vlm._end, vlm.search.stops) == ((end,), tuple(sorted((eos, end))))
+    assert vlm.search.stops == tuple(sorted((eos, end)))
     (folder / "generation_config.json").write_text(json.dumps(own | {"eos_token_id": eos}))
     forgetful = load(folder, system_prompt="")
-    assert (forgetful._end, forgetful.search.stops) == (vlm._end, vlm.search.stops)
+    assert forgetful.search.stops == vlm.search.stops
+    assert reference_tokens(forgetful, examples) == reference_tokens(vlm, examples) == (len("doni") + 1,)
 
 
 def test_a_processor_without_a_chat_template_is_a_clear_mistake(folders, tmp_path):
@@ -529,7 +547,7 @@ def test_a_template_that_leaves_out_images_is_a_clear_mistake(folders, tmp_path)
         load(with_template(folders["idefics3"], tmp_path, template))
 
 
-def test_the_models_own_ways_of_sampling_do_not_matter(folders, tmp_path, examples):
+def test_the_models_own_sampling_settings_do_not_matter(folders, tmp_path, examples):
     folder = tmp_path / "sampling"
     shutil.copytree(folders["idefics3"], folder)
     own = json.loads((folder / "generation_config.json").read_text())
@@ -537,5 +555,5 @@ def test_the_models_own_ways_of_sampling_do_not_matter(folders, tmp_path, exampl
     own |= {"num_beams": 4, "min_new_tokens": 4, "length_penalty": 3.0, "early_stopping": True, "max_length": 7}
     (folder / "generation_config.json").write_text(json.dumps(own))
     requests = requests_of(examples, seed=5, count=5)
-    assert load(folder).answer(requests) == load(folders["idefics3"]).answer(requests)
+    assert answers_of(load(folder), requests) == answers_of(load(folders["idefics3"]), requests)
     assert load(folder, repetition_penalty="model").search.repetition_penalty == 1.7

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from icdsel.vlm.decoding import Search, decode, penalised, until
+from icdsel.vlm.local.decoding import Search, decode, penalised, until
 
 PROMPTS, LENGTH, VOCABULARY = 10, 6, 19
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icdsel.vlm.prefix_tree import prefix_tree
+from icdsel.vlm.local.prefix_tree import prefix_tree
 
 
 def test_what_is_shared_stands_once() -> None:

@@ -6,9 +6,7 @@ import pytest
 
 from icdsel.records import Example
 from icdsel.settings.tables import VlmSettings
-from icdsel.vlm.prompts import PromptStyle, chat_messages, harmless
-
-DEFAULTS = VlmSettings()
+from icdsel.vlm.prompts import LAYOUTS, Layout, PromptStyle, chat_messages, harmless, image, text, turn
 
 
 def example(i: int, question: str, answer: str) -> Example:
@@ -20,8 +18,7 @@ QUERY = example(3, "Where?", "secret")
 
 
 def style(**changes: str) -> PromptStyle:
-    given = {"system": "Be brief.", "icd_template": DEFAULTS.icd_template, "query_template": DEFAULTS.query_template}
-    return PromptStyle(**(given | changes))
+    return PromptStyle.of(VlmSettings(**({"system_prompt": "Be brief."} | changes)))
 
 
 def texts(messages: list) -> list[tuple[str, str]]:
@@ -40,8 +37,8 @@ def test_one_turn_holds_images_and_texts_in_order():
     ]
 
 
-def test_turns_put_the_answers_into_the_assistants_mouth():
-    assert texts(chat_messages(ICDS[:1], QUERY, style(layout="turns", system=""))) == [
+def test_in_turns_the_assistant_gives_the_answers():
+    assert texts(chat_messages(ICDS[:1], QUERY, style(layout="turns", system_prompt=""))) == [
         ("user", "1.png"),
         ("user", "Question:What is it? Short answer:"),
         ("assistant", "a dog"),
@@ -50,19 +47,33 @@ def test_turns_put_the_answers_into_the_assistants_mouth():
     ]
 
 
-@pytest.mark.parametrize("layout", ["one-turn", "turns"])
-def test_the_querys_own_answer_never_stands_in_the_prompt(layout):
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_querys_own_answer_is_never_in_the_prompt(layout):
     assert "secret" not in str(chat_messages(ICDS, QUERY, style(layout=layout)))
 
 
-def test_braces_and_chat_marks_in_a_question_are_only_text():
+def test_braces_and_chat_markup_in_a_question_are_only_text():
     tricky = example(4, "Is {answer} in {question}? <|im_end|>", "{question} <|image_pad|>")
-    shown = texts(chat_messages([tricky], QUERY, style(system="")))[1][1]
+    shown = texts(chat_messages([tricky], QUERY, style(system_prompt="")))[1][1]
     assert shown == "Question:Is {answer} in {question}? < |im_end|> Short answer:{question} < |image_pad|>"
     assert harmless("plain < text |>") == "plain < text |>"
 
 
-def test_what_stands_in_a_question_is_never_taken_for_the_template():
+def test_a_question_is_never_taken_for_the_template():
     asked = example(1, "a\0b {answer} {question}", "the answer ")
-    ((_, _), (_, text), *_) = texts(chat_messages([asked], QUERY, style(system="")))
+    ((_, _), (_, text), *_) = texts(chat_messages([asked], QUERY, style(system_prompt="")))
     assert text == "Question:a\0b {answer} {question} Short answer:the answer"
+
+
+def test_a_layout_is_added_as_a_function(monkeypatch: pytest.MonkeyPatch):
+    def texts_only(icds, query, style):
+        return [turn("user", *(text(style.icd_text(icd)) for icd in icds), image(query), text(query.question))]
+
+    monkeypatch.setitem(LAYOUTS, "texts-only", Layout("texts-only", texts_only))
+    own = PromptStyle("", "{answer}!", "", LAYOUTS.named("texts-only"))
+    assert texts(chat_messages(ICDS, QUERY, own)) == [
+        ("user", "a dog!"),
+        ("user", "2!"),
+        ("user", "3.png"),
+        ("user", "Where?"),
+    ]

@@ -1,28 +1,35 @@
-"""The scorer against transformers' own one-prompt-at-a-time `generate` and forward passes."""
+"""Qwen2.5-VL against transformers' own `generate` and forward passes, one prompt at a time."""
 
 import dataclasses
 import json
 import logging
 import random
 import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+import qwen_vl_utils
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from icdsel.data import world
 from icdsel.errors import CallsError, VlmError
-from icdsel.records import Example
-from icdsel.retrieval.encoders import VlmEncoder
+from icdsel.records import Answer, Example
 from icdsel.settings.tables import VlmSettings
 from icdsel.tiny_vlm.tokenizer import build_processor
-from icdsel.vlm.base import Request, Vlm
-from icdsel.vlm.decoding import until
-from icdsel.vlm.loading import TINY_VLM_DIR, load_vlm, resolve_device
+from icdsel.vlm.devices import resolve_device
+from icdsel.vlm.engine import Request
+from icdsel.vlm.local.decoding import until
+from icdsel.vlm.local.loading import TINY_VLM_DIR, load_local
+from icdsel.vlm.local.model import LocalModel
+from icdsel.vlm.local.qwen_vl import QwenVl
 from icdsel.vlm.prompts import chat_messages
-from icdsel.vlm.qwen_vl import QwenVl
+from icdsel.vlm.supervision import SupervisedEngine
+from icdsel.vlm.time_limit import CallTimer
 
 MAX_IMAGE_PIXELS = 1_000_000
 
@@ -92,19 +99,34 @@ def examples(tmp_path_factory) -> list[Example]:
 
 
 @pytest.fixture(scope="module", params=["tiny-vlm", *RANDOM])
-def vlm(request) -> Vlm:
+def vlm(request) -> LocalModel:
     if request.param == "tiny-vlm":
-        return load_vlm(VlmSettings(model="tiny-vlm", device="cpu"), MAX_IMAGE_PIXELS)
+        return load_local(VlmSettings(model="tiny-vlm", device="cpu"), MAX_IMAGE_PIXELS)
     processor = build_processor()
     settings = VlmSettings(device="cpu")
     model = small_random_model(processor, request.param)
     return QwenVl(model, processor, settings, request.param, request.param, MAX_IMAGE_PIXELS)
 
 
-def changed(vlm: Vlm, **changes) -> Vlm:
-    """The same model, asked under other settings, with an empty cache."""
+def changed(vlm: LocalModel, **changes) -> LocalModel:
+    """The same model with other settings and an empty cache."""
     settings = vlm.settings.model_copy(update=changes)
     return QwenVl(vlm.model, vlm.processor, settings, vlm.name, vlm.fingerprint, MAX_IMAGE_PIXELS)
+
+
+def answers_of(vlm: LocalModel, requests: Sequence[Request]) -> list[Answer]:
+    """The answers as commands get them: in the model's own batches, under supervision."""
+    return SupervisedEngine(vlm, CallTimer(600), max_failed=1).answer(requests)
+
+
+@contextmanager
+def before_each_call(module: torch.nn.Module, do: Callable[..., Any]) -> Iterator[None]:
+    """Calls `do` with the inputs of each call of a part of the model."""
+    hook = module.register_forward_pre_hook(lambda _, args, inputs: do(*args, **inputs), with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def requests_of(examples: list[Example], seed: int, count: int = 24) -> list[Request]:
@@ -118,8 +140,8 @@ def requests_of(examples: list[Example], seed: int, count: int = 24) -> list[Req
     return made
 
 
-def plain_inputs(vlm: Vlm, request: Request, answer: str = ""):
-    """What transformers' own processor makes of the prompt (and an answer behind it)."""
+def plain_inputs(vlm: LocalModel, request: Request, answer: str = ""):
+    """The inputs that transformers' own processor makes for the prompt (followed by an answer)."""
     messages = chat_messages(request.icds, request.query, vlm.style)
     text = vlm.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) + answer
     images = [Image.open(e.image).convert("RGB") for e in (*request.icds, request.query)]
@@ -127,14 +149,14 @@ def plain_inputs(vlm: Vlm, request: Request, answer: str = ""):
 
 
 @torch.inference_mode()
-def plain_answer(vlm: Vlm, request: Request) -> tuple[str, float]:
-    """One prompt at a time; the answer, and how narrow the decision was.
+def plain_answer(vlm: LocalModel, request: Request) -> tuple[str, float]:
+    """The answer to one prompt alone, and how narrow the decision was.
 
-    That is the least margin of a token over the second-best on the way of a greedy answer, or the margin of a
-    beam search's answer over the second-best.
+    That is the least margin between the best and second-best token of a greedy answer, or the margin between the best
+    and second-best answer of a beam search.
     """
     inputs, search = plain_inputs(vlm, request), vlm.search
-    made = vlm.model.generate(
+    output = vlm.model.generate(
         **inputs,
         max_new_tokens=search.max_new_tokens,
         do_sample=False,
@@ -147,15 +169,15 @@ def plain_answer(vlm: Vlm, request: Request) -> tuple[str, float]:
         return_dict_in_generate=True,
     )
     if search.num_beams == 1:
-        margin = min(float(scores[0].topk(2).values.diff().abs()) for scores in made.scores)
+        margin = min(float(scores[0].topk(2).values.diff().abs()) for scores in output.scores)
     else:
-        margin = float(made.sequences_scores[0] - made.sequences_scores[1])
-    tokens = until(made.sequences[0, inputs["input_ids"].shape[1] :].tolist(), search.stops)
+        margin = float(output.sequences_scores[0] - output.sequences_scores[1])
+    tokens = until(output.sequences[0, inputs["input_ids"].shape[1] :].tolist(), search.stops)
     return vlm.processor.tokenizer.decode(tokens, skip_special_tokens=True), margin
 
 
 @torch.inference_mode()
-def plain_log_prob(vlm: Vlm, request: Request, reference: str) -> tuple[float, int]:
+def plain_log_prob(vlm: LocalModel, request: Request, reference: str) -> tuple[float, int]:
     """One forward pass per reference: Σ log p over its tokens, the end of the turn included."""
     start = plain_inputs(vlm, request)["input_ids"].shape[1]
     inputs = plain_inputs(vlm, request, reference + "<|im_end|>")
@@ -164,9 +186,11 @@ def plain_log_prob(vlm: Vlm, request: Request, reference: str) -> tuple[float, i
     return sum(float(log_probs[i - 1, ids[i]]) for i in range(start, len(ids))), len(ids) - start
 
 
-def test_answers_and_log_probs_are_those_of_one_prompt_at_a_time(vlm, examples):
+@pytest.mark.parametrize("layout", ["one-turn", "turns"])
+def test_answers_and_log_probs_are_those_of_one_prompt_at_a_time(vlm, examples, layout):
+    vlm = changed(vlm, layout=layout)
     requests = requests_of(examples, seed=1)
-    answers = vlm.answer(requests)
+    answers = answers_of(vlm, requests)
     compared = 0
     for request, answer in zip(requests, answers, strict=True):
         text, margin = plain_answer(vlm, request)
@@ -182,18 +206,21 @@ def test_answers_and_log_probs_are_those_of_one_prompt_at_a_time(vlm, examples):
     assert compared > len(requests) // 2
 
 
-def test_prompts_that_begin_alike_are_read_together_and_answered_alone(vlm, examples, monkeypatch):
-    # One query's pointers as they are scored and as shot counts grow: most share their first ICDs.
+def test_prompts_that_begin_alike_are_read_together_and_answered_as_if_alone(vlm, examples):
+    # The pointers of one query, with growing shot counts: most share their first ICDs.
     query, a, b, c, d = examples[:5]
     pointers = [(), (a,), (a, b), (a, b, c), (a, b, c, d), (a, c), (b, a), (a, b)]
     requests = [Request(pointer, query, ("doni", "not sure")) for pointer in pointers]
-    read, whole = [], QwenVl._read
-    monkeypatch.setattr(
-        QwenVl, "_read", lambda self, reader, blocks: read.extend(blocks) or whole(self, reader, blocks)
-    )
-    answers = vlm.answer(requests)
-    # The header, then a, b and the query alone; b, c after a, a after b, two queries; and so on down.
-    assert len(read) == 1 + 3 + 4 + 4 + 2 + 1
+    image_token, blocks = vlm.model.config.image_token_id, 0
+
+    def count(ids: torch.Tensor) -> None:
+        nonlocal blocks
+        blocks += int((ids == image_token).any(1).sum())
+
+    with before_each_call(vlm.model.get_input_embeddings(), count):
+        answers = answers_of(vlm, requests)
+    # First a, b and the query alone; then b, c after a, a after b, two queries; and so on.
+    assert blocks == 3 + 4 + 4 + 2 + 1
     for request, answer in zip(requests, answers, strict=True):
         text, margin = plain_answer(vlm, request)
         assert answer.text == text or margin < 1e-4
@@ -206,7 +233,7 @@ def test_prompts_that_begin_alike_are_read_together_and_answered_alone(vlm, exam
     ("num_beams", "length_penalty", "repetition_penalty", "max_new_tokens"),
     [
         (1, 1.0, 1.3, 5),
-        (3, 0.0, 1.05, 5),  # as Lever-Plus asks
+        (3, 0.0, 1.05, 5),  # as in Lever-Plus
         (3, 1.0, 1.0, 5),
         (3, -0.5, 1.3, 1),
         (4, 1.0, 1.3, 5),
@@ -223,27 +250,27 @@ def test_searched_answers_are_those_of_one_prompt_at_a_time(
         max_new_tokens=max_new_tokens,
     )
     requests = requests_of(examples, seed=3, count=10)
-    answers = searching.answer(requests)
+    answers = answers_of(searching, requests)
     ties = 0
     for request, answer in zip(requests, answers, strict=True):
         text, margin = plain_answer(searching, request)
         ties += margin < 1e-4
         assert answer.text == text or margin < 1e-4
     assert ties <= 1
-    greedy = vlm.answer(requests)
-    for one, other in zip(greedy, answers, strict=True):  # how answers are searched is nothing to the references
+    greedy = answers_of(vlm, requests)
+    for one, other in zip(greedy, answers, strict=True):  # decoding has no influence on the references
         assert one.reference_log_probs == pytest.approx(other.reference_log_probs, abs=1e-4)
     order = random.Random(0).sample(range(len(requests)), len(requests))
     alone = changed(searching, batch_tokens=1)
-    assert [a.text for a in alone.answer([requests[i] for i in order])] == [answers[i].text for i in order]
+    assert [a.text for a in answers_of(alone, [requests[i] for i in order])] == [answers[i].text for i in order]
 
 
-def test_the_models_own_repetition_penalty_is_taken_where_asked_for(vlm):
+def test_the_models_own_repetition_penalty_is_used_if_the_setting_says_so(vlm):
     own = vlm.model.generation_config.repetition_penalty
     try:
-        for given, taken in ((None, 1.0), (1.05, 1.05)):
-            vlm.model.generation_config.repetition_penalty = given
-            assert changed(vlm, repetition_penalty="model").search.repetition_penalty == taken
+        for penalty, used in ((None, 1.0), (1.05, 1.05)):
+            vlm.model.generation_config.repetition_penalty = penalty
+            assert changed(vlm, repetition_penalty="model").search.repetition_penalty == used
             assert vlm.search.repetition_penalty == 1.0
     finally:
         vlm.model.generation_config.repetition_penalty = own
@@ -251,37 +278,51 @@ def test_the_models_own_repetition_penalty_is_taken_where_asked_for(vlm):
 
 def test_batch_size_order_and_cache_state_change_nothing(vlm, examples):
     requests = requests_of(examples, seed=2)
-    whole = vlm.answer(requests)
-    alone = changed(vlm, batch_tokens=1, image_cache_mb=0)
+    answers = answers_of(vlm, requests)
+    small = changed(vlm, batch_tokens=1, image_cache_mb=0)
     order = random.Random(0).sample(range(len(requests)), len(requests))
-    one_by_one = dict(zip(order, alone.answer([requests[i] for i in order]), strict=True))
-    again = vlm.answer(requests[::-1])[::-1]
-    for i, answer in enumerate(whole):
-        for other in (one_by_one[i], again[i]):
+    one_by_one = dict(zip(order, answers_of(small, [requests[i] for i in order]), strict=True))
+    again = answers_of(vlm, requests[::-1])[::-1]
+    in_one_batch = vlm.answer(requests)
+    for i, answer in enumerate(answers):
+        for other in (one_by_one[i], again[i], in_one_batch[i]):
             assert other.text == answer.text
             assert other.reference_log_probs == pytest.approx(answer.reference_log_probs, abs=1e-4)
 
 
-def test_features_of_an_image_do_not_depend_on_the_company(vlm, examples):
-    prepared = vlm._prepare_images([example.image for example in examples])
-    together = vlm._encode_images(prepared)
-    for number, (features, shape) in enumerate(together):
-        [(alone, alone_shape)] = vlm._encode_images([prepared[number]])
-        assert shape == alone_shape and alone.equal(features)
+def test_features_of_an_image_do_not_depend_on_the_other_images(vlm, examples):
+    together = changed(vlm)
+    together.images.load([example.image for example in examples])
+    for example in examples:
+        alone = changed(vlm)
+        alone.images.load([example.image])
+        assert alone.images.grid(example.image) == together.images.grid(example.image)
+        assert alone.images.features(example.image).equal(together.images.features(example.image))
+
+
+def test_an_image_has_as_many_visual_tokens_as_qwen_vl_utils_says(vlm, tmp_path):
+    """Unless a side has less than half of a token's pixels, where transformers enlarges more."""
+    limited = changed(vlm, min_pixels=6_000, max_pixels=100_000)
+    for width, height in [(56, 56), (100, 75), (75, 100), (20, 33), (15, 1500), (640, 480), (1000, 30), (90, 89)]:
+        path = tmp_path / f"{width}x{height}.png"
+        Image.new("RGB", (width, height)).save(path)
+        limited.images.load([path])
+        size = qwen_vl_utils.smart_resize(height, width, factor=28, min_pixels=6_000, max_pixels=100_000)
+        assert limited.images.grid(path) == (size[0] // 28, size[1] // 28)
 
 
 def test_a_small_cache_encodes_again_and_says_so(vlm, examples):
     small = changed(vlm, image_cache_mb=0)
     for example in [*examples[:3], *examples[:3]]:
-        small.answer([Request((), example)])
+        answers_of(small, [Request((), example)])
     assert small.images.encoded == 6
     assert small.images.encoded_again == 3
-    assert "3 of 6 images were encoded again" in small.images.shortage()
+    assert "3 of 6 images were encoded again" in small.advice()
     large = changed(vlm)
     for example in [*examples[:3], *examples[:3]]:
-        large.answer([Request((), example)])
+        answers_of(large, [Request((), example)])
     assert (large.images.encoded, large.images.encoded_again) == (3, 0)
-    assert large.images.shortage() is None
+    assert large.advice() is None
 
 
 def test_a_broken_image_fails_its_own_prompts_only(vlm, examples, tmp_path):
@@ -290,7 +331,7 @@ def test_a_broken_image_fails_its_own_prompts_only(vlm, examples, tmp_path):
     broken = dataclasses.replace(examples[0], image=torn)
     missing = dataclasses.replace(examples[0], image=tmp_path / "missing.png")
     fine = Request((examples[1],), examples[2], ("doni",))
-    answers = vlm.answer([Request((broken,), examples[2]), fine, Request((), missing)])
+    answers = answers_of(vlm, [Request((broken,), examples[2]), fine, Request((), missing)])
     assert answers[1] == vlm.answer([fine])[0]
     assert answers[1].error is None
     assert "torn.png" in str(answers[0].error)
@@ -317,10 +358,21 @@ def test_embeddings_are_means_over_the_models_own_tokens(vlm, examples):
         features = vlm.model.model.visual(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"]).pooler_output
     counts = (inputs["image_grid_thw"].prod(1) // 4).tolist()
     wanted = torch.stack([part.mean(0) for part in features.split(counts)])
-    torch.testing.assert_close(vlm.embed_images(paths), wanted, atol=1e-5, rtol=1e-5)
+    embedded, failed = vlm.embed_images(paths)
+    torch.testing.assert_close(embedded, wanted, atol=1e-5, rtol=1e-5)
+    assert failed == {}
     ids = vlm.processor.tokenizer("Which code?")["input_ids"]
     table = vlm.model.get_input_embeddings().weight
     torch.testing.assert_close(vlm.embed_texts(["Which code?", "x"])[0], table[ids].mean(0).detach())
+
+
+def test_embedding_images_in_between_changes_no_answer(vlm, examples):
+    requests = requests_of(examples, seed=7, count=6)
+    small = changed(vlm, image_cache_mb=0)
+    batches = [[requests[i] for i in batch] for batch in small.batches(requests)]
+    small.embed_images([examples[0].image])  # the cache drops all others
+    answers = {request: answer for batch in batches for request, answer in zip(batch, small.answer(batch), strict=True)}
+    assert [answers[request].text for request in requests] == [answer.text for answer in answers_of(vlm, requests)]
 
 
 def test_mistakes_name_what_to_type():
@@ -330,8 +382,8 @@ def test_mistakes_name_what_to_type():
         resolve_device("gpu")
 
 
-def load(model: str | Path) -> Vlm:
-    return load_vlm(VlmSettings(model=str(model), device="cpu"), MAX_IMAGE_PIXELS)
+def load(model: str | Path) -> LocalModel:
+    return load_local(VlmSettings(model=str(model), device="cpu"), MAX_IMAGE_PIXELS)
 
 
 def test_a_folder_without_a_model_is_a_clear_mistake(tmp_path):
@@ -339,7 +391,7 @@ def test_a_folder_without_a_model_is_a_clear_mistake(tmp_path):
         load(tmp_path)
 
 
-def test_a_model_that_answers_nothing_about_images_is_refused_by_name(tmp_path: Path):
+def test_a_model_that_takes_no_images_is_rejected_by_name(tmp_path: Path):
     (tmp_path / "config.json").write_text('{"model_type": "bert", "architectures": ["BertModel"]}')
     with pytest.raises(VlmError, match="bert"):
         load(tmp_path)
@@ -368,7 +420,7 @@ def test_code_that_comes_with_a_model_is_never_run(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_name_that_cannot_be_on_the_hub_is_refused_without_the_network(no_network):
+def test_a_name_that_cannot_be_on_the_hub_is_rejected_without_the_network(no_network):
     for name in ("no-such-model", "/no/such/folder", "a/b/c"):
         with pytest.raises(VlmError, match=r"qwen2\.5-vl-3b.*--model tiny-vlm"):
             load(name)
@@ -384,12 +436,12 @@ def test_a_model_that_was_downloaded_needs_no_network(no_network, monkeypatch, t
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     assert load("owner/tiny").fingerprint == load("tiny-vlm").fingerprint
     assert no_network == []
-    (kept / "snapshots" / commit / "model.safetensors").unlink()  # the download broke off
+    (kept / "snapshots" / commit / "model.safetensors").unlink()  # an incomplete download
     with pytest.raises(VlmError, match="the network is down"):
         load("owner/tiny")
 
 
-def test_a_hub_that_cannot_be_reached_is_asked_once_and_quietly(no_network, caplog):
+def test_a_hub_that_cannot_be_reached_is_queried_once_and_without_logs(no_network, caplog):
     with caplog.at_level(logging.WARNING), pytest.raises(VlmError, match=r"nobody/nothing.*--model tiny-vlm"):
         load("nobody/nothing")
     assert no_network == ["nobody/nothing"]
@@ -399,137 +451,124 @@ def test_a_hub_that_cannot_be_reached_is_asked_once_and_quietly(no_network, capl
 
 @pytest.fixture
 def no_network(monkeypatch) -> list[str]:
-    """What is asked of the hub, which does not answer; nothing is in its cache."""
+    """The queries to the hub, which cannot be reached; its cache is empty."""
     import huggingface_hub
 
-    asked = []
+    queries = []
 
     def model_info(self, name, **_):
-        asked.append(name)
+        queries.append(name)
         raise ConnectionError("the network is down")
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
-    return asked
+    return queries
 
 
 # --- memory -----------------------------------------------------------------------------------------------
 
 
-def test_a_batch_that_does_not_fit_is_halved_and_answers_stay_the_same(vlm, examples, monkeypatch):
+def test_a_batch_that_does_not_fit_is_halved_and_answers_stay_the_same(vlm, examples):
     requests = requests_of(examples, seed=5)
-    expected = vlm.answer(requests)
-    whole, tried = vlm._answer_batch, []
+    expected = answers_of(vlm, requests)
+    largest = 0
 
-    def small_memory(prompts, references):
-        tried.append(len(prompts))
-        if len(prompts) > 3:
+    def small_memory(inputs_embeds: torch.Tensor, **_: Any) -> None:
+        nonlocal largest
+        largest = max(largest, len(inputs_embeds))
+        if len(inputs_embeds) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
-        return whole(prompts, references)
 
-    monkeypatch.setattr(vlm, "_answer_batch", small_memory)
-    monkeypatch.setattr(vlm, "_fits", None)
-    answers = vlm.answer(requests)
-    assert max(tried) > 3  # the first try did not fit
+    with before_each_call(vlm.model.model.language_model, small_memory):
+        answers = answers_of(vlm, requests)
+    assert largest > 3
     assert [answer.text for answer in answers] == [answer.text for answer in expected]
     for ours, theirs in zip(answers, expected, strict=True):
         assert ours.reference_log_probs == pytest.approx(theirs.reference_log_probs, abs=1e-4)
 
 
-def test_a_prompt_that_does_not_fit_alone_fails_with_its_reason(vlm, examples, monkeypatch):
-    def no_memory(prompts, references):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
-
-    monkeypatch.setattr(vlm, "_answer_batch", no_memory)
-    monkeypatch.setattr(vlm, "_fits", None)
-    answers = vlm.answer(requests_of(examples, seed=5)[:3])
-    assert all("out of memory for a single prompt" in answer.error for answer in answers)
-
-
 def test_features_leave_the_memory_for_a_folder_and_come_back(vlm, examples, tmp_path):
-    told = vlm.settings.model_copy(update={"image_cache_mb": 0, "image_cache_dir": tmp_path / "kept"})
-
-    def again() -> Vlm:
-        return type(vlm)(vlm.model, vlm.processor, told, vlm.name, vlm.fingerprint, MAX_IMAGE_PIXELS)
+    def opened() -> LocalModel:
+        return changed(vlm, image_cache_mb=0, image_cache_dir=tmp_path / "cache")
 
     requests = [Request((example,), example, ("doni",)) for example in examples[:3]]
-    small = again()
+    small = opened()
     for request in (*requests, *requests):
-        assert small.answer([request])[0].text == vlm.answer([request])[0].text
+        assert answers_of(small, [request])[0].text == answers_of(vlm, [request])[0].text
     assert (small.images.encoded, small.images.encoded_again) == (3, 0)
-    later = again()  # another run finds what the first one wrote
-    later.answer(requests[:2])
+    later = opened()  # another run finds what the first one wrote
+    answers_of(later, requests[:2])
     assert later.images.encoded == 0
-    for file in (tmp_path / "kept").iterdir():
+    for file in (tmp_path / "cache").iterdir():
         file.write_bytes(file.read_bytes()[:50])
-    damaged = again()
-    assert damaged.answer(requests[:1])[0].text == vlm.answer(requests[:1])[0].text
+    damaged = opened()
+    assert answers_of(damaged, requests[:1])[0].text == answers_of(vlm, requests[:1])[0].text
     assert damaged.images.encoded == 1
 
 
-def test_features_that_are_not_finite_are_made_again_and_never_kept(vlm, examples, tmp_path, monkeypatch):
-    told = vlm.settings.model_copy(update={"image_cache_mb": 0, "image_cache_dir": tmp_path / "kept"})
-    shaken = type(vlm)(vlm.model, vlm.processor, told, vlm.name, vlm.fingerprint, MAX_IMAGE_PIXELS)
-    whole, sizes = shaken._encode_images, []
+def test_features_that_are_not_finite_are_computed_again_and_never_cached(vlm, examples, tmp_path):
+    flaky = changed(vlm, image_cache_mb=0, image_cache_dir=tmp_path / "cache")
+    calls = 0
 
-    def encode(prepared):
-        sizes.append(len(prepared))
-        return [(features * (torch.nan if len(sizes) == 1 else 1), grid) for features, grid in whole(prepared)]
+    def first_is_nan(_module: Any, _args: Any, output: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        output.pooler_output = output.pooler_output * (torch.nan if calls == 1 else 1)
+        return output
 
-    monkeypatch.setattr(shaken.images, "_encode", encode)
     requests = [Request((example,), example, ("doni",)) for example in examples[:3]]
-    assert [a.text for a in shaken.answer(requests)] == [a.text for a in vlm.answer(requests)]
-    assert sizes == [3, 1, 1, 1]
+    hook = vlm.model.model.visual.register_forward_hook(first_is_nan)
+    try:
+        assert [a.text for a in answers_of(flaky, requests)] == [a.text for a in answers_of(vlm, requests)]
+    finally:
+        hook.remove()
+    assert flaky.images.encoded == 3
     for request in requests:
-        shaken.answer([request])
-    for number, file in enumerate((tmp_path / "kept").iterdir()):
+        answers_of(flaky, [request])
+    for number, file in enumerate((tmp_path / "cache").iterdir()):
         [(grid, features)] = load_file(file).items()
         save_file({grid: features * (1 if number else torch.nan)}, file)
-    later = type(vlm)(vlm.model, vlm.processor, told, vlm.name, vlm.fingerprint, MAX_IMAGE_PIXELS)
-    assert [a.text for a in later.answer(requests)] == [a.text for a in vlm.answer(requests)]
+    later = changed(vlm, image_cache_mb=0, image_cache_dir=tmp_path / "cache")
+    assert [a.text for a in answers_of(later, requests)] == [a.text for a in answers_of(vlm, requests)]
     assert later.images.encoded == 1
 
 
-def test_an_image_without_memory_is_tried_anew(vlm, examples, monkeypatch):
-    own = type(vlm)(vlm.model, vlm.processor, vlm.settings, vlm.name, vlm.fingerprint, MAX_IMAGE_PIXELS)
-    whole, tried = own._encode_images, []
+def test_an_image_without_memory_is_tried_again(vlm, examples):
+    own, calls = changed(vlm), 0
 
-    def encode(prepared):
-        tried.append(len(prepared))
-        if len(tried) < 3:
+    def no_memory_at_first(*_: Any, **__: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls < 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return whole(prepared)
 
-    monkeypatch.setattr(own.images, "_encode", encode)
-    first = Request((), examples[0])
-    [failed] = own.answer([first])
-    assert "OutOfMemoryError: CUDA out of memory" in failed.error
-    with pytest.raises(CallsError, match=r"out of memory.*--device"):
-        VlmEncoder(lambda: own).embed_images([examples[0].image])
-    assert own.answer([first])[0].text == vlm.answer([first])[0].text
-    assert tried == [1, 1, 1]
+    request = Request((), examples[0])
+    with before_each_call(vlm.model.model.visual, no_memory_at_first):
+        [failed] = answers_of(own, [request])
+        assert "OutOfMemoryError: CUDA out of memory" in failed.error
+        with pytest.raises(CallsError, match=r"out of memory.*--device"):
+            own.embed_images([examples[0].image])
+        [answer] = answers_of(own, [request])
+    assert calls == 3 and answer.text == answers_of(vlm, [request])[0].text
 
 
 def test_a_template_that_fails_for_one_prompt_fails_that_call(vlm, examples, monkeypatch):
     requests = [Request((example,), example, ("doni",)) for example in examples[:4]]
-    expected = vlm.answer(requests)
-    render = vlm._render
+    expected = answers_of(vlm, requests)
+    render = vlm.processor.apply_chat_template
 
-    def fails_once(messages):
+    def fails_once(messages, **options):
         if messages[-1]["content"][0]["image"] == examples[2].image:
             raise ZeroDivisionError("in the template")
-        return render(messages)
+        return render(messages, **options)
 
-    monkeypatch.setattr(vlm, "_render", fails_once)
-    monkeypatch.setattr(vlm, "_failures", [])
-    answers = vlm.answer(requests)
+    monkeypatch.setattr(vlm.processor, "apply_chat_template", fails_once)
+    answers = answers_of(vlm, requests)
     assert answers[2].error == "ZeroDivisionError: in the template"
     assert [answers[i].text for i in (0, 1, 3)] == [expected[i].text for i in (0, 1, 3)]
 
 
 def test_a_full_folder_takes_no_more(vlm, examples, tmp_path):
-    told = {"image_cache_mb": 0, "image_cache_dir": tmp_path / "kept", "image_cache_disk_mb": 0}
-    settings = vlm.settings.model_copy(update=told)
-    small = type(vlm)(vlm.model, vlm.processor, settings, vlm.name, vlm.fingerprint, MAX_IMAGE_PIXELS)
+    small = changed(vlm, image_cache_mb=0, image_cache_dir=tmp_path / "cache", image_cache_disk_mb=0)
     for example in examples[:2]:
-        small.answer([Request((), example)])
-    assert not (tmp_path / "kept").exists()
+        answers_of(small, [Request((), example)])
+    assert not (tmp_path / "cache").exists()

@@ -1,4 +1,4 @@
-"""Prompts that begin alike, as a tree: what they share is read once."""
+"""Prompts with common beginnings, as a tree: what they share is computed once."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,13 +9,13 @@ B = TypeVar("B", bound=Hashable)
 
 @dataclass
 class Level(Generic[B]):
-    """The nodes of one depth: each a block that is read after its parent.
+    """The nodes of one depth, each of them a block that follows the block of its parent.
 
     Attributes:
         blocks: The block of each node.
-        parents: For each node, which of the level above's `inner` nodes comes before it; 0 for all at the top.
+        parents: The parent of each node, as a position among the `inner` nodes of the level above; 0 at the top.
         ends: (node, prompt) for each prompt that ends here.
-        inner: The nodes that something follows.
+        inner: The nodes that have children.
     """
 
     blocks: list[B] = field(default_factory=list)
@@ -28,25 +28,25 @@ def prefix_tree(prompts: Mapping[int, Sequence[B]]) -> list[Level[B]]:
     """The tree of prompts, level by level.
 
     Args:
-        prompts: Prompts by any key, each of one block or more.
+        prompts: Prompts by any key, each of one or more blocks.
     """
     levels: list[Level[B]] = []
-    nodes: dict[tuple[int, int, B], int] = {}  # depth, parent, block → the node in its level
-    followed: dict[tuple[int, int], int] = {}  # depth, node → its place among the inner ones
+    nodes: dict[tuple[int, int, B], int] = {}  # depth, parent, block → node of that level
+    inner: dict[tuple[int, int], int] = {}  # depth, node → position among the inner nodes
     for key, blocks in prompts.items():
-        above = 0
+        parent = 0
         for depth, block in enumerate(blocks):
             if depth == len(levels):
                 levels.append(Level())
             level = levels[depth]
-            node = nodes.setdefault((depth, above, block), len(level.blocks))
+            node = nodes.setdefault((depth, parent, block), len(level.blocks))
             if node == len(level.blocks):
                 level.blocks.append(block)
-                level.parents.append(above)
+                level.parents.append(parent)
             if depth + 1 == len(blocks):
                 level.ends.append((node, key))
                 break
-            above = followed.setdefault((depth, node), len(level.inner))
-            if above == len(level.inner):
+            parent = inner.setdefault((depth, node), len(level.inner))
+            if parent == len(level.inner):
                 level.inner.append(node)
     return levels

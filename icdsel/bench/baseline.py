@@ -1,4 +1,4 @@
-"""The plain way of each stage, as Lever-Plus works: what the figures of `icdsel bench` are ratios to."""
+"""Baseline implementations of each stage, which work as Lever-Plus does: `icdsel bench` reports speedups over them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,21 +14,20 @@ from icdsel.policy.groups import Groups
 from icdsel.policy.losses import rce_loss, rce_temperature
 from icdsel.policy.network import PointerNetwork
 from icdsel.settings.tables import TrainSettings
-from icdsel.vlm.base import Request, Vlm
+from icdsel.vlm.engine import Request
+from icdsel.vlm.local.model import LocalModel
 from icdsel.vlm.prompts import chat_messages
 
 
 @torch.inference_mode()
-def answer(vlm: Vlm, request: Request) -> tuple[str, list[float]]:
-    """One generation, then one forward pass for each reference; every one opens and encodes the images again."""
+def answer(vlm: LocalModel[Any], request: Request) -> tuple[str, list[float]]:
+    """One generation, then one forward pass for each reference; each of them opens and encodes the images again."""
     tokenizer = vlm.processor.tokenizer
-    text = vlm.processor.apply_chat_template(
-        chat_messages(request.icds, request.query, vlm.style), tokenize=False, add_generation_prompt=True
-    )
+    text = rendered(vlm, request)
     prompt = inputs(vlm, request, text)
     length = prompt["input_ids"].shape[1]
     search = vlm.search
-    made = vlm.model.generate(
+    generated = vlm.model.generate(
         **prompt,
         do_sample=False,
         num_beams=search.num_beams,
@@ -39,22 +38,29 @@ def answer(vlm: Vlm, request: Request) -> tuple[str, list[float]]:
     )
     scores = []
     for reference in request.references:
-        told = inputs(vlm, request, text + reference + tokenizer.eos_token)
-        logits = vlm.model(**told).logits[0, length - 1 : -1].float()  # (n, V)
-        wanted = told["input_ids"][0, length:]
+        extended = inputs(vlm, request, text + reference + tokenizer.eos_token)
+        logits = vlm.model(**extended).logits[0, length - 1 : -1].float()  # (n, V)
+        wanted = extended["input_ids"][0, length:]
         scores.append(float(logits.log_softmax(-1).gather(1, wanted[:, None]).sum()))
-    return tokenizer.decode(made[0, length:], skip_special_tokens=True), scores
+    return tokenizer.decode(generated[0, length:], skip_special_tokens=True), scores
 
 
-def inputs(vlm: Vlm, request: Request, text: str) -> Any:
-    """What the model takes for one prompt whose images are opened anew."""
+def rendered(vlm: LocalModel[Any], request: Request) -> str:
+    """The prompt as text."""
+    messages = chat_messages(request.icds, request.query, vlm.style)
+    text: str = vlm.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return text
+
+
+def inputs(vlm: LocalModel[Any], request: Request, text: str) -> Any:
+    """The model's inputs for one prompt, whose images are opened for it."""
     pictures: list[Image.Image] = [open_image(example.image, vlm.max_image_pixels) for example in request.shown]
     return vlm.processor(text=[text], images=pictures, return_tensors="pt").to(vlm.device, vlm.model.dtype)
 
 
 @torch.no_grad()
 def beam(query: Tensor, candidates: Tensor, width: int, shots: int) -> list[tuple[list[int], float]]:
-    """Lever-Plus's proposal loop (specification §7.1): beams in Python, two `.item()` for every candidate.
+    """Lever-Plus's proposal loop: beams in Python, two `.item()` for every candidate.
 
     Args:
         query: (d), a unit vector.
@@ -81,15 +87,15 @@ def beam(query: Tensor, candidates: Tensor, width: int, shots: int) -> list[tupl
 
 @torch.no_grad()
 def retrieval(query: Tensor, candidates: Tensor, count: int, shots: int) -> list[list[int]]:
-    """Lever-Plus's retrieval of consecutive ranks: the similarity of every candidate fetched for every choice."""
+    """Lever-Plus's retrieval of consecutive ranks: fetches the similarity of every candidate for every choice."""
     pointers = []
     similar = candidates @ query
     for rank in range(count):
         pointer: list[int] = []
         for _ in range(shots):
-            left = [(similar[place].item(), place) for place in range(len(candidates)) if place not in pointer]
-            left.sort(key=lambda entry: -entry[0])
-            pointer.append(left[rank][1])
+            ranked = [(similar[place].item(), place) for place in range(len(candidates)) if place not in pointer]
+            ranked.sort(key=lambda entry: -entry[0])
+            pointer.append(ranked[rank][1])
         pointers.append(pointer)
     return pointers
 
@@ -119,7 +125,7 @@ def _first(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def train_epoch(network: PointerNetwork, table: Tensor, groups: Groups, settings: TrainSettings, steps: int) -> float:
-    """RCE by a DataLoader at batch size 1, a forward pass for every pointer, the loss fetched at every step."""
+    """RCE with a DataLoader at batch size 1, a forward pass for each pointer, and the loss fetched at every step."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.rce_lr)
     loader = DataLoader(_Queries(table, groups), batch_size=1, shuffle=True, collate_fn=_first)
     device = table.device

@@ -1,7 +1,7 @@
-"""What a language model has read, row by row, as its KV cache; and reading on from there.
+"""Rows of tokens that a language model has read, as a KV cache, and reading on from there.
 
-For decoder-only text models of Qwen2.5-VL's kind: positions are M-RoPE's three, masks are explicit, and nothing is
-kept on the model between calls.
+For text models like Qwen2.5-VL's: positions are those of M-RoPE, masks are explicit, and the model itself keeps no
+state between calls.
 """
 
 from collections.abc import Sequence
@@ -15,18 +15,18 @@ from transformers import DynamicCache
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
 
 _CACHE = "cache" if "cache" in signature(Qwen2_5_VLTextModel.forward).parameters else "past_key_values"
-"""What transformers calls the KV cache: `cache` from 5.24 on."""
+"""The name of the KV cache's argument: `cache` from transformers 5.24 on."""
 
 Scores = tuple[tuple[float, ...], tuple[int, ...]]
-"""Of a row's references: log-probs (nats) and numbers of tokens."""
+"""Log-probs (nats) and numbers of tokens of a row's references."""
 
 
 class KvReader:
-    """R rows of what was read: keys and values, which places of them count, and the next position.
+    """R rows of tokens that were read: keys and values, which of them are visible, and the next position.
 
     Args:
         model: A model with `model.language_model`, `lm_head` and input embeddings.
-        rows: How many rows; nothing is read yet.
+        rows: The number of rows, all of them empty.
     """
 
     def __init__(self, model: Any, rows: int) -> None:
@@ -36,7 +36,7 @@ class KvReader:
         self.position = torch.zeros(rows, dtype=torch.long, device=model.device)  # (R,)
 
     def taken(self, rows: Sequence[int]) -> Self:
-        """A reader of its own that goes on from `rows`, any of them once, often or not at all."""
+        """A new reader that continues from `rows`; each row may occur any number of times."""
         index = torch.tensor(rows, device=self.position.device)
         copy = type(self)(self._model, len(rows))
         for number, layer in enumerate(self._cache.layers):
@@ -46,18 +46,18 @@ class KvReader:
         return copy
 
     def select(self, rows: Tensor) -> None:
-        """Go on with `rows` (R',) alone."""
+        """Continue with `rows` (R',) only."""
         self._cache.batch_select_indices(rows)
         self._visible, self.position = self._visible[rows], self.position[rows]
 
     def read(self, embeds: Tensor, positions: Tensor, own: Tensor, extents: Tensor) -> Tensor:
-        """Read a block in each row, padded anywhere.
+        """Read one block of tokens in each row; padding may be anywhere.
 
         Args:
             embeds: (R, L, d).
-            positions: Of the block's tokens from its start on, (3, R, L).
-            own: True where a token is the block's, not padding, bool (R, L).
-            extents: By how much the next position moves, (R,).
+            positions: M-RoPE positions of the tokens, relative to the block's start, (3, R, L).
+            own: True for tokens, False for padding, (R, L).
+            extents: By how much each block advances the next position, (R,).
 
         Returns:
             The last hidden states, (R, L, d).
@@ -68,49 +68,49 @@ class KvReader:
         return hidden
 
     def _forward(self, embeds: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
-        """The last hidden states (R, L, d) of a block that joins the cache."""
-        read = {"inputs_embeds": embeds, "position_ids": positions, "attention_mask": mask, _CACHE: self._cache}
-        hidden: Tensor = self._model.model.language_model(**read, use_cache=True).last_hidden_state
+        """The last hidden states (R, L, d) of a block, which is added to the cache."""
+        inputs = {"inputs_embeds": embeds, "position_ids": positions, "attention_mask": mask, _CACHE: self._cache}
+        hidden: Tensor = self._model.model.language_model(**inputs, use_cache=True).last_hidden_state
         return hidden
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Read one more token (R,) of each row; return the logits (R, V) of what follows, float32."""
+        """Read one more token (R,) in each row; return the logits (R, V) of the next one, float32."""
         embeds = self._model.get_input_embeddings()(tokens[:, None])
         ones = torch.ones_like(tokens)
         hidden = self.read(embeds, torch.zeros_like(tokens)[None, :, None].expand(3, -1, -1), ones[:, None] > 0, ones)
         return self.logits(hidden[:, -1])
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits (…, V) in float32 of what follows `hidden` (…, d)."""
-        found: Tensor = self._model.lm_head(hidden).float()
-        return found
+        """Logits (…, V) of the token after `hidden` (…, d), float32."""
+        logits: Tensor = self._model.lm_head(hidden).float()
+        return logits
 
     def score(self, references: Sequence[Sequence[Sequence[int]]], first: Tensor) -> list[Scores]:
         """Log-probs of each row's references, and their numbers of tokens.
 
-        All references of a row are read in one pass beside each other: each sees the row and itself. What they
-        leave is hidden from all that follows.
+        All references of a row are read in one pass, side by side: each attends to the row and to itself. Tokens that
+        are read later do not attend to them.
 
         Args:
-            references: For each row its references as tokens, the end of the turn included, which is predicted but
-                never read.
+            references: The references of each row, as tokens. Their last token, the end of the turn, is predicted but
+                not read.
             first: Log-probs of the first token after each row, (R, V).
         """
         width = max((sum(len(ref) - 1 for ref in row) for row in references), default=0)
         later: list[float] = []
         if width:
             hidden = self._read_references(references, width)  # (R, M, d)
-            # Gather only what is asked: token k of a reference is predicted one place before it.
+            # Only where a token is predicted: token k of a reference one place before it.
             rows = [r for r, row in enumerate(references) for ref in row for _ in ref[1:]]
             places = [m for row in references for m in range(sum(len(ref) - 1 for ref in row))]
             wanted = torch.tensor([token for row in references for ref in row for token in ref[1:]])
             log_probs = self.logits(hidden[rows, places]).log_softmax(-1)
             later = log_probs.gather(1, wanted.to(log_probs.device)[:, None])[:, 0].tolist()
         owners = [r for r, row in enumerate(references) for _ in row]
-        begun = iter(first[owners, [ref[0] for row in references for ref in row]].tolist())
-        rest = iter(later)
+        firsts = iter(first[owners, [ref[0] for row in references for ref in row]].tolist())
+        others = iter(later)
         return [
-            (tuple(next(begun) + sum(islice(rest, len(ref) - 1)) for ref in row), tuple(map(len, row)))
+            (tuple(next(firsts) + sum(islice(others, len(ref) - 1)) for ref in row), tuple(map(len, row)))
             for row in references
         ]
 
@@ -120,13 +120,13 @@ class KvReader:
         own = torch.eye(width, dtype=torch.bool).repeat(count, 1, 1)  # (R, M, M)
         offsets = torch.zeros(count, width, dtype=torch.long)
         for r, row in enumerate(references):
-            at = 0
+            start = 0
             for ref in row:
                 n = len(ref) - 1
-                ids[r, at : at + n] = torch.tensor(ref[:-1])
-                own[r, at : at + n, at : at + n] = torch.ones(n, n, dtype=torch.bool).tril()
-                offsets[r, at : at + n] = torch.arange(n)
-                at += n
+                ids[r, start : start + n] = torch.tensor(ref[:-1])
+                own[r, start : start + n, start : start + n] = torch.ones(n, n, dtype=torch.bool).tril()
+                offsets[r, start : start + n] = torch.arange(n)
+                start += n
         mask = torch.cat([self._visible[:, None].expand(-1, width, -1), own.to(device)], 2)[:, None]  # (R, 1, M, L+M)
         embeds = self._model.get_input_embeddings()(ids.to(device))  # (R, M, d)
         hidden = self._forward(embeds, (self.position[:, None] + offsets.to(device)).expand(3, -1, -1), mask)

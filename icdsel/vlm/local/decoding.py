@@ -1,7 +1,7 @@
-"""Answers token by token: greedy or beam search, for a batch of prompts that a model has read.
+"""Greedy and beam search for a batch of prompts that a model has read.
 
-Each prompt's answer is the one that transformers' `generate` gives it alone (`do_sample=False`,
-`early_stopping=False`), numerical ties apart. How the model reads on is the `Reader`'s business.
+Each answer is the one that transformers' `generate` gives the prompt alone (`do_sample=False`, `early_stopping=False`),
+numerical ties apart. How the model reads further tokens is up to the `Reader`.
 """
 
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Search:
-    """How answers are searched.
+    """How answers are decoded.
 
     Attributes:
-        num_beams: 1 is greedy.
+        num_beams: 1 for greedy search.
         length_penalty: A finished beam's log-prob is divided by its length (the stop included) to this power.
-        repetition_penalty: Scores of tokens that the prompt or the answer holds are divided by this where they are
-            positive and multiplied where they are negative: logits when greedy, log-probs in a beam search.
-        max_new_tokens: Longest answer; a beam that reaches it counts as finished.
+        repetition_penalty: Scores of tokens that occur in the prompt or the answer are divided by this if positive and
+            multiplied by it if negative: logits in greedy search, log-probs in beam search.
+        max_new_tokens: Length limit of answers; a beam that reaches it counts as finished.
         stops: Tokens that end an answer.
     """
 
@@ -32,34 +32,34 @@ class Search:
 
 
 class Reader(Protocol):
-    """A model that has read some rows and can read on."""
+    """A model that has read some rows and can read further tokens."""
 
     def select(self, rows: Tensor) -> None:
-        """Go on with `rows` (R',) of what was read, any of them once, often or not at all."""
+        """Continue with `rows` (R',) of what was read; each row may occur any number of times."""
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Read one more token (R,) of each row; return the logits (R, V) of what follows, float32."""
+        """Read one more token (R,) in each row; return the logits (R, V) of the next one, float32."""
 
 
 def decode(logits: Tensor, seen: Tensor | None, reader: Reader, search: Search) -> list[list[int] | None]:
-    """Search the answer of every prompt.
+    """Decodes the answer of every prompt.
 
     Args:
-        logits: (B, V) float32, of the answers' first tokens.
-        seen: (B, V) bool, the tokens that each prompt holds; None where nothing is penalised.
-        reader: What has read the prompts, one row each. It is left wherever the search ends.
-        search: How to search.
+        logits: Logits of the answers' first tokens, (B, V) float32.
+        seen: The tokens that occur in each prompt, (B, V) bool; None if nothing is penalised.
+        reader: The model, which has read one prompt per row. Its state afterwards is undefined.
+        search: How to decode.
 
     Returns:
-        The tokens of each answer, without the stop; None where logits on the way to it were not finite.
+        The tokens of each answer, without the stop; None if logits that led to it were not finite.
     """
     answers = _greedy if search.num_beams == 1 else _beams
-    rows, sound = (made.tolist() for made in answers(logits, seen, reader, search))
-    return [until(row, search.stops) if fine else None for row, fine in zip(rows, sound, strict=True)]
+    rows, finite = (tensor.tolist() for tensor in answers(logits, seen, reader, search))
+    return [until(row, search.stops) if valid else None for row, valid in zip(rows, finite, strict=True)]
 
 
 def are_finite(logits: Tensor) -> Tensor:
-    """Which rows of logits (R, V) a token can be taken from, bool (R,): -∞ rules out a token, NaN or ∞ the row."""
+    """Whether a token can be chosen by each row of logits (R, V), bool (R,): −∞ excludes a token, NaN or ∞ the row."""
     return logits.isfinite().any(-1) & ~(logits.isnan() | (logits == torch.inf)).any(-1)
 
 
@@ -70,48 +70,48 @@ def until(tokens: list[int], stops: tuple[int, ...]) -> list[int]:
 
 
 def penalised(scores: Tensor, seen: Tensor | None, penalty: float) -> Tensor:
-    """Scores (R, V) with those of `seen` tokens (R, V) made smaller by `penalty` (above 1; below, larger)."""
+    """Scores (R, V), lowered by `penalty` (raised, if it is below 1) for tokens that are `seen` (R, V)."""
     if seen is None or penalty == 1:
         return scores
     return torch.where(seen, torch.where(scores < 0, scores * penalty, scores / penalty), scores)
 
 
 def _greedy(logits: Tensor, seen: Tensor | None, reader: Reader, search: Search) -> tuple[Tensor, Tensor]:
-    """The likeliest token after the other, (B, T), and where all logits before the end were finite, (B,)."""
+    """The most probable tokens one by one, (B, T), and whether all logits before the end were finite, (B,)."""
     stops = torch.tensor(search.stops, device=logits.device)
     ended = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
-    sound = ~ended
-    taken: list[Tensor] = []
+    finite = ~ended
+    tokens: list[Tensor] = []
     while True:
-        sound &= ended | are_finite(logits)
+        finite &= ended | are_finite(logits)
         token = penalised(logits, seen, search.repetition_penalty).argmax(-1).masked_fill(ended, search.stops[0])
-        taken.append(token)
+        tokens.append(token)
         ended |= torch.isin(token, stops)
-        if len(taken) == search.max_new_tokens or bool(ended.all()):
-            return torch.stack(taken, 1), sound
+        if len(tokens) == search.max_new_tokens or bool(ended.all()):
+            return torch.stack(tokens, 1), finite
         seen = _with(seen, token)
         logits = reader.step(token)
 
 
 def _beams(logits: Tensor, seen: Tensor | None, reader: Reader, search: Search) -> tuple[Tensor, Tensor]:
-    """The best finished beam of each prompt, padded with a stop, (B, max_new_tokens), and where logits were finite.
+    """The best finished beam of each prompt, padded with a stop, (B, max_new_tokens), and whether logits were finite.
 
-    Each step ranks the continuations of all of a prompt's beams. Of the best `num_beams`, those that end enter
-    the finished beams, of which the best `num_beams` are kept; the best that do not end are read on. A prompt is
-    done when its best open beam, were it to end now, would not enter its full list of finished beams.
+    Each step ranks the continuations of all beams of a prompt. Of the best `num_beams`, those that end enter the list
+    of finished beams, of which the best `num_beams` are kept; the best that do not end stay open. A prompt is done
+    when its best open beam, if it ended now, would not enter its full list of finished beams.
     """
     count, vocabulary = logits.shape
     width, longest, device = search.num_beams, search.max_new_tokens, logits.device
     stops = torch.tensor(search.stops, device=device)
-    ranked = width * max(2, 1 + len(search.stops))  # so that at least `width` of them do not end
+    ranked = width * max(2, 1 + len(search.stops))  # at least `width` of them do not end
     first = torch.arange(count, device=device)[:, None]
     open_scores, open_tokens = logits.new_zeros(count, 1), first.new_zeros(count, 1, 0)
     done_scores = logits.new_full((count, width), -torch.inf)  # best first
     done_tokens = first.new_full((count, width, longest), search.stops[0])
     undecided = first.new_ones(count, dtype=torch.bool)
-    sound = undecided.clone()
+    finite = undecided.clone()
     for length in range(1, longest + 1):
-        sound &= ~undecided | are_finite(logits).view(count, -1).all(1)
+        finite &= ~undecided | are_finite(logits).view(count, -1).all(1)
         log_probs = penalised(logits.log_softmax(-1), seen, search.repetition_penalty)
         beams = open_scores.shape[1]  # 1 in the first step, then `width`
         sums = (open_scores[..., None] + log_probs.view(count, beams, vocabulary)).flatten(1)
@@ -137,7 +137,7 @@ def _beams(logits: Tensor, seen: Tensor | None, reader: Reader, search: Search) 
         token = open_tokens[..., -1].flatten()
         seen = _with(None if seen is None else seen[rows], token)
         logits = reader.step(token)
-    return done_tokens[:, 0], sound
+    return done_tokens[:, 0], finite
 
 
 def _with(seen: Tensor | None, token: Tensor) -> Tensor | None:
@@ -145,5 +145,5 @@ def _with(seen: Tensor | None, token: Tensor) -> Tensor | None:
 
 
 def _take(beams: Tensor, places: Tensor) -> Tensor:
-    """Of beams (B, C, T), those at `places` (B, K): (B, K, T)."""
+    """The beams (B, K, T) at `places` (B, K) of beams (B, C, T)."""
     return beams.gather(1, places[..., None].expand(-1, -1, beams.shape[-1]))

@@ -1,0 +1,20 @@
+"""Devices and dtypes by the names that settings have for them."""
+
+import torch
+
+from icdsel.settings import devices
+
+
+def resolve_device(name: str, flag: str = "--device") -> torch.device:
+    """The device that the setting of a flag names on this machine.
+
+    Raises:
+        SettingsError: The name is unknown, or this machine has no such GPU.
+    """
+    return torch.device(devices.resolve_device(name, torch.cuda.device_count(), flag))
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of this name; `auto` is bfloat16 on a GPU and float32 on a CPU."""
+    automatic = torch.bfloat16 if device.type == "cuda" else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(name, automatic)

@@ -1,0 +1,1 @@
+"""Engines that run a model of transformers in this process."""

@@ -1,0 +1,379 @@
+"""Models of any family that transformers can load and whose processor has a chat template.
+
+Prompts go through the model's own chat template and processor, answers come from its `generate`, and the references
+are scored one after another, each in a forward pass. Images are encoded again in each of these passes;
+`icdsel.vlm.local.qwen_vl` avoids that.
+"""
+
+import inspect
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jinja2 import TemplateError
+from PIL import Image
+from qwen_vl_utils import extract_vision_info
+from torch import Tensor
+
+from icdsel.data.images import ImageError, open_image
+from icdsel.errors import VlmError
+from icdsel.records import Answer, Example
+from icdsel.settings.tables import VlmSettings
+from icdsel.vlm.engine import Request
+from icdsel.vlm.local.decoding import Search, are_finite, penalised, until
+from icdsel.vlm.local.feature_cache import Features
+from icdsel.vlm.local.model import NOT_FINITE, LocalModel
+from icdsel.vlm.prompts import Message, chat_messages, harmless, text, turn
+
+MARK = "QZX"  # a text that occurs in no chat template
+
+
+@dataclass(frozen=True)
+class TextPrompt:
+    """A prompt as text, and the images that it shows, in order."""
+
+    text: str
+    images: tuple[Path, ...]
+
+
+class AnyVlm(LocalModel[TextPrompt]):
+    """Runs a model through its chat template, its processor and its own `generate`.
+
+    Attributes:
+        image_tokens: An estimate of the tokens of one image, which grows when prompts turn out longer.
+
+    Raises:
+        VlmError: There is no chat template, or it or the processor cannot make a prompt with several images.
+    """
+
+    chunk = 64
+    images_at_once = 1
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        settings: VlmSettings,
+        name: str,
+        fingerprint: str,
+        max_image_pixels: int,
+        limit_call: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        super().__init__(model, processor, settings, name, fingerprint, max_image_pixels, limit_call)
+        tokenizer = processor.tokenizer
+        if not getattr(processor, "chat_template", None):
+            raise VlmError(
+                f"the processor of {name} has no chat template (chat_template.jinja), so the form of its prompts is "
+                f"unknown: choose a model that was tuned for chat, often named -Instruct or -it"
+            )
+        tokenizer.padding_side = "left"
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        added = sorted(filter(_is_marker, tokenizer.get_added_vocab()), key=len, reverse=True)
+        self._markers = re.compile("|".join(map(re.escape, added)) or r"(?!)")
+        self._accepted = set(inspect.signature(model.forward).parameters)
+        self._pictures: dict[Path, Image.Image] = {}
+        self._plain_text = self._takes_plain_text()
+        self._before, self._end = self._answer_frame()
+        self._stops |= {self._end[-1]}
+        self.image_tokens = self._try_prompt()
+
+    # ---- images ----
+
+    def picture(self, path: Path) -> Image.Image:
+        """The image, resized to between `min_pixels` and `max_pixels` if these are set."""
+        picture = open_image(path, self.max_image_pixels)
+        pixels = picture.width * picture.height
+        wanted = max(min(pixels, self.settings.max_pixels or pixels), self.settings.min_pixels or 1)
+        if wanted == pixels:
+            return picture
+        scale = math.sqrt(wanted / pixels)
+        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+        return picture.resize(size, Image.Resampling.BICUBIC)
+
+    def _open_images(self, paths: Iterable[Path], upcoming: Iterable[Path]) -> None:
+        del upcoming  # decoded pictures are large: none is kept longer than needed
+        self._pictures = {}
+        for path in paths:
+            if path not in self.images.broken:
+                try:
+                    self._pictures[path] = self.picture(path)
+                except ImageError as error:
+                    self.images.broken[path] = str(error)
+
+    def _prepare_images(self, paths: Sequence[Path]) -> list[Any]:
+        prepared: list[Any] = []
+        for path in paths:
+            try:
+                prepared.append(self.processor.image_processor(images=[self.picture(path)], return_tensors="pt"))
+            except Exception as error:  # noqa: BLE001 - it becomes the reason why the image is broken
+                prepared.append(error)
+        return prepared
+
+    @torch.inference_mode()
+    def _encode_images(self, prepared: Sequence[Any]) -> list[Features]:
+        """The mean visual token (1, d) of each image, over all of its tiles."""
+        return [(self._visual_tokens(image).float().mean(0, keepdim=True), (1, 1)) for image in prepared]
+
+    def _visual_tokens(self, inputs: Any) -> Tensor:
+        encode = self.model.get_image_features
+        accepted = inspect.signature(encode).parameters
+        output = encode(**{key: self._placed(value) for key, value in inputs.items() if key in accepted})
+        output = getattr(output, "pooler_output", output)
+        tiles = [output] if isinstance(output, Tensor) else output
+        return torch.cat([tile.reshape(-1, tile.shape[-1]) for tile in tiles])  # (T, d)
+
+    def _placed(self, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        return value.to(self.device, self.model.dtype) if value.is_floating_point() else value.to(self.device)
+
+    # ---- prompts ----
+
+    def _render(self, messages: Sequence[Message], add_generation_prompt: bool, plain_text: bool) -> str:
+        """The prompt as text; with `plain_text`, the content of turns without an image is a string, not parts."""
+        turns: list[Message] = []
+        for message in messages:
+            parts = [{k: v for k, v in part.items() if k != "image"} for part in message["content"]]
+            if plain_text and all(part["type"] == "text" for part in parts):
+                turns.append(message | {"content": "".join(part["text"] for part in parts)})
+            else:
+                turns.append(message | {"content": parts})
+        rendered: str = self.processor.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=add_generation_prompt
+        )
+        return rendered
+
+    def _harmless(self, content: str) -> str:
+        """A text from the dataset without the tokenizer's special tokens."""
+        return harmless(self._markers.sub(lambda marker: f"{marker[0][0]} {marker[0][1:]}", content))
+
+    def _harmless_example(self, example: Example) -> Example:
+        return replace(example, question=self._harmless(example.question), answer=self._harmless(example.answer))
+
+    def prompt(self, request: Request) -> TextPrompt:
+        """The prompt of a request, with harmless texts.
+
+        Raises:
+            Exception: The chat template fails.
+        """
+        icds, query = ([self._harmless_example(e) for e in request.icds], self._harmless_example(request.query))
+        messages = chat_messages(icds, query, self.style)
+        images = tuple(part["image"] for part in extract_vision_info(messages))
+        return TextPrompt(self._render(messages, True, self._plain_text), images)
+
+    def _length(self, prompt: TextPrompt) -> int:
+        return len(self.processor.tokenizer.encode(prompt.text)) + len(prompt.images) * self.image_tokens
+
+    def _groups(self, requests: Mapping[int, Request]) -> Iterable[list[int]]:
+        """Each alone: nothing is shared between prompts."""
+        return [[i] for i in requests]
+
+    def _inputs(self, texts: Sequence[str], pictures: Sequence[Sequence[Image.Image]]) -> dict[str, Any]:
+        """Inputs of the model, one row per prompt, padded on the left."""
+        bos = self.processor.tokenizer.bos_token
+        no_second_bos = {"add_special_tokens": False} if bos and texts[0].startswith(bos) else {}
+        inputs = self.processor(
+            text=list(texts), images=[list(row) for row in pictures], padding=True, return_tensors="pt", **no_second_bos
+        )
+        return {key: self._placed(value) for key, value in inputs.items() if key in self._accepted}
+
+    # ---- what the template and the processor do ----
+
+    def _takes_plain_text(self) -> bool:
+        """Whether this chat template needs a string as the content of turns without an image."""
+        system, *turns = _conversation(self.style.system or MARK)
+        reasons = [self._rejection([system, *turns] if self.style.system else turns, plain) for plain in (False, True)]
+        if None in reasons:
+            return reasons[0] is not None
+        if self.style.system and None in [self._rejection(turns, plain) for plain in (False, True)]:
+            raise VlmError(
+                f"the chat template of {self.name} takes no system turn ({reasons[0]}): "
+                f'leave it out with --system-prompt ""'
+            )
+        raise VlmError(f"the chat template of {self.name} cannot lay out turns with images: {reasons[0]}")
+
+    def _rejection(self, messages: Sequence[Message], plain_text: bool) -> str | None:
+        """Why the chat template cannot lay out these turns; None if it can."""
+        try:
+            rendered = self._render(messages, True, plain_text)
+        except (TemplateError, TypeError, ValueError) as error:
+            return str(error)
+        wanted = [part["text"] for turn in messages for part in turn["content"] if part["type"] == "text"]
+        lost = [piece for piece in wanted if piece.strip() not in rendered]
+        if lost or "{'type'" in rendered:
+            return f"it leaves out {lost[0]!r}" if lost else "it shows parts of a turn as code"
+        return None
+
+    def _answer_frame(self) -> tuple[str, tuple[int, ...]]:
+        """The text between the generation prompt and an answer, and the tokens that end the answer's turn."""
+        _, question, answer, *_ = _conversation("")
+        opened = self._render([question], True, self._plain_text)
+        complete = self._render([question, answer], False, self._plain_text)
+        at = complete.rindex(MARK)
+        before = complete[len(opened) : at] if complete[:at].startswith(opened) else ""
+        after = self._encode(complete[at + len(MARK) :])
+        added = self.processor.tokenizer.added_tokens_decoder
+        ends = self._stops | {number for number, token in added.items() if token.special}
+        cut = next((i for i, token in enumerate(after) if token in ends), None)
+        if cut is not None:
+            return before, after[: cut + 1]
+        if not self._stops:
+            raise VlmError(f"{self.name} has no token that ends an answer (eos_token_id in generation_config.json)")
+        eos = self.processor.tokenizer.eos_token_id
+        return before, (min(self._stops) if eos is None else eos,)
+
+    def _try_prompt(self) -> int:
+        """Makes a prompt with two images, and returns the tokens of one image."""
+        _, *turns = _conversation("")
+        rendered = self._render(turns, True, self._plain_text)
+        picture = Image.new("RGB", (256, 256), "gray")
+        try:
+            inputs = self._inputs([rendered], [[picture, picture]])
+        except (ValueError, TypeError, IndexError, KeyError) as error:  # processors raise different errors
+            raise VlmError(f"the processor of {self.name} makes no prompt with two images: {error}") from None
+        return int(max(1, inputs["input_ids"].shape[1] // 2))
+
+    # ---- answers ----
+
+    def _answer_prompts(self, prompts: Mapping[int, TextPrompt], requests: Sequence[Request]) -> dict[int, Answer]:
+        references = {i: requests[i].references for i in prompts}
+        return dict(self._answer_or_split(prompts, references))
+
+    def _answer_or_split(
+        self, prompts: Mapping[int, TextPrompt], references: Mapping[int, Sequence[str]]
+    ) -> Iterator[tuple[int, Answer]]:
+        """The answers to a batch, in halves if it turns out too large or the processor rejects a prompt."""
+        batch = list(prompts)
+        try:
+            pictures = [[self._pictures[image] for image in prompt.images] for prompt in prompts.values()]
+            inputs = self._inputs([prompt.text for prompt in prompts.values()], pictures)
+        except ValueError as error:
+            if len(batch) == 1:
+                yield batch[0], Answer("", error=f"the processor rejects the prompt: {error}")
+                return
+            inputs = None
+        if inputs is not None:
+            length = inputs["input_ids"].shape[1]
+            most_images = max(len(prompt.images) for prompt in prompts.values())
+            self.image_tokens = max(self.image_tokens, length // max(1, most_images))
+            if len(batch) == 1 or len(batch) * length <= self.settings.batch_tokens:
+                yield from zip(batch, self._answer_batch(inputs, [references[i] for i in batch]), strict=True)
+                return
+        half = len(batch) // 2
+        for part in (batch[:half], batch[half:]):
+            yield from self._answer_or_split({i: prompts[i] for i in part}, references)
+
+    @torch.inference_mode()
+    def _answer_batch(self, inputs: dict[str, Any], references: Sequence[Sequence[str]]) -> list[Answer]:
+        watch = ScoreWatcher(inputs, self.search)
+        generated = self.model.generate(
+            **inputs,
+            logits_processor=[watch],
+            do_sample=False,
+            num_beams=self.search.num_beams,
+            length_penalty=self.search.length_penalty,
+            early_stopping=False,
+            num_return_sequences=1,
+            repetition_penalty=1.0,  # `watch` applies it, since `generate` would penalise padding too
+            no_repeat_ngram_size=0,
+            min_new_tokens=0,
+            max_new_tokens=self.search.max_new_tokens,
+            eos_token_id=list(self.search.stops),
+            pad_token_id=self.processor.tokenizer.pad_token_id,
+            use_cache=True,
+        )  # (B, L + T)
+        rows = generated[:, inputs["input_ids"].shape[1] :].tolist()
+        decode = self.processor.tokenizer.decode
+        texts = [decode(until(row, self.search.stops), skip_special_tokens=True) for row in rows]
+        scored = self._score_references(inputs, references)
+        return [
+            Answer(answer, *score) if finite and all(map(math.isfinite, score[0])) else Answer("", error=NOT_FINITE)
+            for answer, score, finite in zip(texts, scored, watch.finite.tolist(), strict=True)
+        ]
+
+    def _score_references(
+        self, inputs: dict[str, Any], references: Sequence[Sequence[str]]
+    ) -> list[tuple[tuple[float, ...], tuple[int, ...]]]:
+        """Log-probs and lengths of each row's references: one pass for the first of all rows, and so on."""
+        targets = [[(*self._encode(self._before + self._harmless(t)), *self._end) for t in row] for row in references]
+        scores: list[list[float]] = [[] for _ in targets]
+        for n in range(max(map(len, targets))):
+            log_probs = self._log_probs([row[n] if n < len(row) else self._end for row in targets], inputs)
+            for b, row in enumerate(targets):
+                if n < len(row):
+                    scores[b].append(log_probs[b])
+        return [(tuple(score), tuple(map(len, row))) for score, row in zip(scores, targets, strict=True)]
+
+    def _log_probs(self, targets: Sequence[tuple[int, ...]], inputs: dict[str, Any]) -> list[float]:
+        """The log-prob of one target after each prompt; padded on the right, so positions start at 0 in every row."""
+        own = inputs["attention_mask"].bool()  # (B, L)
+        starts = own.sum(1).tolist()
+        width = max(start + len(target) for start, target in zip(starts, targets, strict=True))
+        extended = dict(inputs)
+        for key, value in inputs.items():
+            if isinstance(value, Tensor) and value.shape[:2] == own.shape:  # it has an entry for each token
+                extended[key] = wide = value.new_zeros(len(own), width, *value.shape[2:])
+                for b, (start, target) in enumerate(zip(starts, targets, strict=True)):
+                    wide[b, :start] = value[b][own[b]]
+                    wide[b, start : start + len(target)] = value[b, -1]  # a target is text, as a prompt's last token is
+        ids = extended["input_ids"]
+        for b, (start, target) in enumerate(zip(starts, targets, strict=True)):
+            ids[b, start : start + len(target)] = torch.tensor(target)
+            ids[b, start + len(target) :] = self.processor.tokenizer.pad_token_id
+        skipped = 0
+        if "logits_to_keep" in self._accepted:
+            skipped = min(starts) - 1
+            extended["logits_to_keep"] = width - skipped
+        logits = self.model(**extended, use_cache=False).logits  # (B, width - skipped, V)
+        rows = [b for b, target in enumerate(targets) for _ in target]
+        places = [
+            start - 1 + k - skipped for start, target in zip(starts, targets, strict=True) for k in range(len(target))
+        ]
+        wanted = torch.tensor([token for target in targets for token in target], device=logits.device)
+        each = logits[rows, places].float().log_softmax(-1).gather(1, wanted[:, None])[:, 0]
+        return [float(part.sum()) for part in each.cpu().split([len(target) for target in targets])]
+
+
+class ScoreWatcher:
+    """A logits processor of `generate`: notes rows whose scores are not finite, and penalises repetition.
+
+    Padding is not penalised, so answers do not depend on the batch.
+    """
+
+    def __init__(self, inputs: Mapping[str, Tensor], search: Search) -> None:
+        self._ids, self._own = inputs["input_ids"], inputs["attention_mask"].bool()
+        self._penalty = search.repetition_penalty
+        self.finite = torch.ones(len(self._ids), dtype=torch.bool, device=self._ids.device)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Scores (B * num_beams, V) of the token after `input_ids`."""
+        count, beams = len(self._ids), len(scores) // len(self._ids)
+        self.finite &= are_finite(scores).view(count, beams).all(1)
+        if self._penalty == 1:
+            return scores
+        seen = torch.zeros(count, scores.shape[1], dtype=torch.bool, device=scores.device)
+        rows, places = self._own.nonzero(as_tuple=True)
+        seen[rows, self._ids[rows, places]] = True
+        seen = seen.repeat_interleave(beams, 0).scatter(1, input_ids[:, self._ids.shape[1] :], True)
+        return penalised(scores, seen, self._penalty)
+
+
+def _conversation(system: str) -> list[Message]:
+    """A conversation to try a chat template with."""
+    image = {"type": "image"}
+    return [
+        turn("system", text(system)),
+        turn("user", image, text("What is this?")),
+        turn("assistant", text(MARK)),
+        turn("user", image, text("And that?")),
+    ]
+
+
+def _is_marker(token: str) -> bool:
+    return len(token) > 1 and not token.isspace()

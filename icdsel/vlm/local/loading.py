@@ -1,0 +1,160 @@
+"""Finds a vision-language model and loads it: the tiny VLM, a folder, or a name on the Hugging Face hub."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from icdsel.errors import UserError, VlmError, reason_of
+from icdsel.settings.presets import MODEL_ALIASES, TINY_VLM
+from icdsel.settings.tables import VlmSettings
+from icdsel.vlm.devices import resolve_device, resolve_dtype
+from icdsel.vlm.local.any_vlm import AnyVlm
+from icdsel.vlm.local.model import LocalModel
+from icdsel.vlm.local.pretrained import (
+    CODE,
+    SAFE_LOADING,
+    fingerprint,
+    model_folder,
+    names_code,
+    names_kernel,
+    quiet,
+    require_valid,
+    require_weights,
+    uses_kernel,
+)
+from icdsel.vlm.local.qwen_vl import QwenVl
+from icdsel.vlm.time_limit import CallTimer
+
+TINY_VLM_DIR = Path(__file__).parents[2] / "tiny_vlm" / "weights"
+FAMILIES: Sequence[type[LocalModel[Any]]] = (QwenVl, AnyVlm)
+"""The classes that run models. The first that supports a model runs it, unless another one is asked for."""
+CUSTOM_CLASSES = ("AutoModelForImageTextToText", "AutoModelForCausalLM")
+"""The `auto_map` entries under which a model may name a class of its own; transformers' classes are of the first."""
+
+
+def load_local(
+    settings: VlmSettings,
+    max_image_pixels: int,
+    timer: CallTimer | None = None,
+    family: type[LocalModel[Any]] | None = None,
+) -> LocalModel[Any]:
+    """Loads the model that `settings.model` names: the tiny VLM, a folder, or a name on the Hugging Face hub.
+
+    Code that comes with a model runs only if `settings.trust_remote_code` is set; weights are read from safetensors
+    only. A model that was downloaded before is loaded without the network.
+
+    Args:
+        settings: The model, where it runs and how it is used.
+        max_image_pixels: Images with more pixels are rejected.
+        timer: Limits the time of each call that encodes images; None for no limit.
+        family: The class that runs the model. [by the model]
+
+    Raises:
+        VlmError: The model does not exist, is damaged, needs code that is not trusted, or takes no images.
+    """
+    name = settings.model
+    device = resolve_device(settings.device)
+    dtype = resolve_dtype(settings.dtype, device)
+    limit_call = {} if timer is None else {"limit_call": timer.call}
+    try:
+        folder = _folder(settings)
+        with quiet():
+            processor, model = _read(name, folder, dtype, settings.trust_remote_code)
+            files = fingerprint(folder, code=settings.trust_remote_code)
+            usual = next(family for family in FAMILIES if family.supports(model))
+            family = family or usual
+            if not family.supports(model):
+                raise VlmError(f"{name} is a {model.config.model_type}, which this engine does not run: --engine auto")
+            key = files if family is usual else f"{files}-{family.__name__}"
+            return family(model.to(device).eval(), processor, settings, name, key, max_image_pixels, **limit_call)
+    except _NeedsCode:
+        code = ", ".join(sorted(path.name for path in folder.glob(CODE))) or "code in another place"
+        raise VlmError(
+            f"the model {name!r} needs code of its own ({code}), which is not run: read it in {folder}, and if you "
+            f"trust it, add --trust-remote-code. Without it: --model qwen2.5-vl-3b, or --model {TINY_VLM}"
+        ) from None
+    except VlmError:
+        raise
+    except Exception as error:  # damaged files make transformers raise errors of many kinds
+        raise _cannot_load(name, error) from error
+
+
+def identify_local(settings: VlmSettings) -> tuple[str, str]:
+    """Fingerprint and dtype of the model that `load_local` would load, by its usual class; loads no weights.
+
+    Raises:
+        VlmError: The model does not exist, or its files cannot be read.
+    """
+    dtype = resolve_dtype(settings.dtype, resolve_device(settings.device))
+    try:
+        files = fingerprint(_folder(settings), code=settings.trust_remote_code)
+    except UserError:
+        raise
+    except Exception as error:
+        raise _cannot_load(settings.model, error) from error
+    return files, str(dtype).removeprefix("torch.")
+
+
+def _folder(settings: VlmSettings) -> Path:
+    if settings.model == TINY_VLM:
+        return TINY_VLM_DIR
+    return model_folder(settings.model, code=settings.trust_remote_code)
+
+
+def _cannot_load(name: str, error: Exception) -> VlmError:
+    return VlmError(
+        f"cannot load the model {name!r}: {reason_of(error)}. "
+        f"Give a folder (--model /path/to/model), a Hugging Face name that this machine can reach, a short name "
+        f"({', '.join(MODEL_ALIASES)}), or --model {TINY_VLM} (bundled)."
+    )
+
+
+class _NeedsCode(Exception):
+    """A model needs code of its own, which is not trusted."""
+
+
+def _read(name: str, folder: Path, dtype: torch.dtype, trust_code: bool) -> tuple[Any, Any]:
+    """Processor and model in a folder.
+
+    Raises:
+        _NeedsCode: Code in the folder would have to run, and is not trusted.
+    """
+    import transformers
+    from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig, AutoProcessor
+
+    source, options = str(folder), SAFE_LOADING | {"trust_remote_code": trust_code}
+    require_valid(folder)
+    if names_kernel(folder) and not trust_code:
+        raise _NeedsCode
+    needs_code = _NeedsCode if names_code(folder) and not trust_code else ValueError
+    try:
+        config = AutoConfig.from_pretrained(source, **options)
+    except ValueError as error:  # transformers has no class for it
+        raise needs_code(reason_of(error)) from None
+    if uses_kernel(config) and not trust_code:
+        raise _NeedsCode
+    known = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not config.is_encoder_decoder
+    custom = [kind for kind in CUSTOM_CLASSES if kind in (getattr(config, "auto_map", None) or {})]
+    if not known and custom and not trust_code:
+        raise _NeedsCode
+    if not known and not custom:
+        raise VlmError(
+            f"{name} is a {config.model_type}, which does not answer questions about images. "
+            f"Try --model qwen2.5-vl-3b, or --model {TINY_VLM}"
+        )
+    try:
+        processor = AutoProcessor.from_pretrained(source, **options)
+    except ValueError as error:
+        raise needs_code(reason_of(error)) from None
+    if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
+        raise VlmError(f"{name} has no processor for images and text (processor_config.json)")
+    auto = getattr(transformers, CUSTOM_CLASSES[0] if known else custom[0])
+    if known:
+        require_weights(folder, auto, config)
+    model, notes = auto.from_pretrained(source, dtype=dtype, use_safetensors=True, output_loading_info=True, **options)
+    if notes["missing_keys"]:
+        missing = sorted(notes["missing_keys"])
+        raise VlmError(f"the weights of {name} lack {len(missing)} tensors, first {missing[0]}: download it again")
+    return processor, model

@@ -1,0 +1,261 @@
+"""What all models that run in this process have in common: settings, image features, planning, embeddings.
+
+To add a family of models, subclass `LocalModel` and put the class into `icdsel.vlm.local.loading.FAMILIES`.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from icdsel.errors import CallsError, reason_of
+from icdsel.records import Answer
+from icdsel.settings.tables import VlmSettings
+from icdsel.vlm.engine import Engine, Request
+from icdsel.vlm.local.decoding import Search
+from icdsel.vlm.local.feature_cache import DiskCache, FeatureCache, Features
+from icdsel.vlm.prompts import PromptStyle
+from icdsel.vlm.time_limit import RESUME
+
+NOT_FINITE = "the model's logits are not finite"
+EMBEDDED_TOGETHER = 64  # images; the cache keeps all that are loaded together, whatever its size
+Prompt = TypeVar("Prompt")
+
+
+class LocalModel(Engine, Generic[Prompt]):
+    """A model and its processor, in this process.
+
+    Args:
+        model: The model, on its device.
+        processor: Its processor.
+        settings: How it is used.
+        name: What the user calls it.
+        fingerprint: Identifies its files and the class that runs it.
+        max_image_pixels: Images with more pixels are rejected.
+        limit_call: Gives a context manager that limits the time of one call.
+
+    Attributes:
+        images: The visual features of images, and the images that cannot be read.
+        style: How prompts are laid out.
+        search: How answers are decoded.
+
+    Raises:
+        Exception: The model's files contradict each other; the message is meant for the user.
+    """
+
+    images_at_once: int
+    """Images that are encoded in one call."""
+
+    can_score_references = True
+
+    @staticmethod
+    def supports(model: Any) -> bool:
+        """Whether this class can run the model; by default, any."""
+        del model
+        return True
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        settings: VlmSettings,
+        name: str,
+        fingerprint: str,
+        max_image_pixels: int,
+        limit_call: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        self.model, self.processor, self.settings = model, processor, settings
+        self.name, self.fingerprint, self.max_image_pixels = name, fingerprint, max_image_pixels
+        self.device = str(next(model.parameters()).device)
+        self.dtype = str(model.dtype).removeprefix("torch.")
+        self.can_embed = callable(getattr(model, "get_image_features", None))
+        self.style = PromptStyle.of(settings)
+        self.images = FeatureCache(
+            self._prepare_images,
+            self._encode_in_time,
+            settings.image_cache_mb * 2**20,
+            self.images_at_once,
+            self._disk_cache(),
+        )
+        self._limit_call = limit_call
+        self._ready: frozenset[Path] = frozenset()  # images that are ready to be used in prompts
+        self._planned: dict[Request, Prompt] = {}
+        eos = model.generation_config.eos_token_id
+        self._stops = {*(eos if isinstance(eos, list) else [eos]), processor.tokenizer.eos_token_id} - {None}
+        if not all(type(stop) is int and stop >= 0 for stop in self._stops):
+            raise ValueError(f"its end of an answer (eos_token_id) is {eos!r}, which is not a token")
+        # Text between special tokens recurs in thousands of prompts.
+        self._encode = lru_cache(65_536)(
+            lambda piece: tuple(processor.tokenizer.encode(piece, add_special_tokens=False))
+        )
+
+    @property
+    def search(self) -> Search:
+        """How answers are decoded."""
+        penalty = self.settings.repetition_penalty
+        if penalty == "model":
+            penalty = self.model.generation_config.repetition_penalty or 1.0
+        return Search(
+            self.settings.num_beams,
+            self.settings.length_penalty,
+            float(penalty),
+            self.settings.max_new_tokens,
+            tuple(sorted(self._stops)),
+        )
+
+    # ---- images ----
+
+    def _disk_cache(self) -> DiskCache | None:
+        folder, settings = self.settings.image_cache_dir, self.settings
+        if folder is None:
+            return None
+        key = f"{self.fingerprint}-{self.dtype}-{settings.min_pixels}-{settings.max_pixels}-{self.max_image_pixels}"
+        return DiskCache(folder, settings.image_cache_disk_mb * 2**20, key)
+
+    def _encode_in_time(self, prepared: Sequence[Any]) -> list[Features]:
+        with self._limit_call():
+            return self._encode_images(prepared)
+
+    @abstractmethod
+    def _prepare_images(self, paths: Sequence[Path]) -> list[Any]:
+        """Reads images into the vision encoder's inputs; an Exception takes the place of one that cannot be read."""
+
+    @abstractmethod
+    def _encode_images(self, prepared: Sequence[Any]) -> list[Features]:
+        """Visual tokens of prepared images."""
+
+    @abstractmethod
+    def _open_images(self, paths: Iterable[Path], upcoming: Iterable[Path]) -> None:
+        """Makes images ready for prompts; those that cannot be read are added to `images.broken`.
+
+        Those that were opened before may be closed. The `upcoming` ones are opened next.
+        """
+
+    # ---- answers ----
+
+    @abstractmethod
+    def prompt(self, request: Request) -> Prompt:
+        """The prompt of a request whose images are open."""
+
+    @abstractmethod
+    def _length(self, prompt: Prompt) -> int:
+        """The tokens of a prompt, at least roughly."""
+
+    @abstractmethod
+    def _groups(self, requests: Mapping[int, Request]) -> Iterable[list[int]]:
+        """Keys of requests that are best answered in one batch."""
+
+    @abstractmethod
+    def _answer_prompts(self, prompts: Mapping[int, Prompt], requests: Sequence[Request]) -> dict[int, Answer]:
+        """The answers to prompts, by their key, which is the position of the request in `requests`."""
+
+    def batches(self, requests: Sequence[Request], upcoming: Sequence[Request] = ()) -> Iterator[Sequence[int]]:
+        """Batches of prompts of similar length, each within `batch_tokens`; opens the images of all of them."""
+        self._open_images(images := _images(requests), _images(upcoming))
+        self._ready = frozenset(images)
+        self._planned = {}
+        prompts, failed = self._prompts(requests)
+        self._planned = {requests[i]: prompt for i, prompt in prompts.items()}
+        if failed:
+            yield list(failed)
+        lengths = {i: self._length(prompt) for i, prompt in prompts.items()}
+        groups = self._groups({i: requests[i] for i in prompts})
+        yield from pack(groups, lengths, self.settings.batch_tokens)
+
+    def answer(self, requests: Sequence[Request]) -> list[Answer]:
+        """Answers requests in one batch, whatever its size."""
+        if not self._ready.issuperset(images := _images(requests)):
+            self._open_images(images, ())
+            self._ready = frozenset(images)
+        prompts, answers = self._prompts(requests)
+        if prompts:
+            answers |= self._answer_prompts(prompts, requests)
+        return [answers[i] for i in range(len(requests))]
+
+    def _prompts(self, requests: Sequence[Request]) -> tuple[dict[int, Prompt], dict[int, Answer]]:
+        """The prompts of requests, by position, and failed answers for those that have none."""
+        prompts: dict[int, Prompt] = {}
+        failed: dict[int, Answer] = {}
+        for i, request in enumerate(requests):
+            broken = [example.image for example in request.shown if example.image in self.images.broken]
+            if broken:
+                failed[i] = Answer("", error=self.images.broken[broken[0]])
+                continue
+            try:
+                prompts[i] = self._planned[request] if request in self._planned else self.prompt(request)
+            except Exception as error:  # noqa: BLE001 - what templates raise differs; too many failures stop the run
+                failed[i] = Answer("", error=f"{type(error).__name__}: {reason_of(error)}")
+        return prompts, failed
+
+    def release_memory(self) -> None:
+        """Returns the allocator's unused memory to the GPU."""
+        if torch.device(self.device).type == "cuda":
+            torch.cuda.empty_cache()
+
+    def advice(self) -> str | None:
+        """That the image cache is too small, if it is."""
+        return self.images.shortage()
+
+    # ---- embeddings ----
+
+    @torch.inference_mode()
+    def embed_images(self, paths: Sequence[Path]) -> tuple[Tensor, dict[int, str]]:
+        """Mean visual token of each image, float32 (N, d), and position → reason of images that cannot be read.
+
+        Raises:
+            CallsError: The device lacks memory for a single image, or hangs.
+        """
+        self._ready = frozenset()  # the cache may drop their features
+        features = torch.zeros(len(paths), self.embed_texts([""]).shape[1])
+        failed: dict[int, str] = {}
+        for start in range(0, len(paths), EMBEDDED_TOGETHER):
+            together = paths[start : start + EMBEDDED_TOGETHER]
+            self.images.load(together)
+            for i, path in enumerate(together, start):
+                if path in self.images.lacked_memory:
+                    remedy = "Free memory of the device, or use another one (--device)"
+                    raise CallsError(f"{self.images.broken[path]}. {remedy}")
+                if path in self.images.timed_out:
+                    raise CallsError(f"{self.images.broken[path]}. {RESUME}")
+                if path in self.images.broken:
+                    failed[i] = self.images.broken[path]
+                else:
+                    features[i] = self.images.features(path).float().mean(0)  # (T, d) → (d)
+        return features, failed
+
+    @torch.inference_mode()
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Mean input embedding of each text's tokens, float32 (N, d)."""
+        table = self.model.get_input_embeddings().weight  # (V, d)
+        placeholder = min(self._stops)  # the token of a text that has none
+        embedded = {text: table[list(self._encode(text) or [placeholder])].float().mean(0).cpu() for text in set(texts)}
+        return torch.stack([embedded[text] for text in texts])
+
+
+def _images(requests: Sequence[Request]) -> list[Path]:
+    """The distinct images of requests, in order."""
+    return list(dict.fromkeys(example.image for request in requests for example in request.shown))
+
+
+def pack(groups: Iterable[Sequence[int]], lengths: Mapping[int, int], budget: int) -> Iterator[list[int]]:
+    """Packs keys into batches of similar length, the longest first, each of at most `budget` tokens when padded.
+
+    A group stays together if the budget allows it.
+    """
+    batch: list[int] = []
+    longest = 0
+    for most, group in sorted(((max(lengths[key] for key in group), group) for group in groups), reverse=True):
+        fits = max(1, budget // most)
+        for part in (group[at : at + fits] for at in range(0, len(group), fits)):
+            if batch and longest * (len(batch) + len(part)) > budget:
+                yield batch
+                batch = []
+            longest = longest if batch else most
+            batch += part
+    if batch:
+        yield batch

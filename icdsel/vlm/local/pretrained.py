@@ -1,0 +1,236 @@
+"""Finds the files of a model and validates them before transformers reads them. Runs no code in them."""
+
+import hashlib
+import json
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import torch
+
+from icdsel.errors import reason_of
+from icdsel.store.json_reading import parsed
+from icdsel.store.reading import open_file, read_whole
+
+SAFE_LOADING = {"local_files_only": True, "trust_remote_code": False}
+"""How transformers reads a model's folder, unless a setting trusts its code."""
+DESCRIPTIONS = ("*.json", "*.jinja", "*.txt", "*.model")
+SAFE_WEIGHTS = "*.safetensors"
+SAMPLED_FROM = 2**26  # bytes: of larger weights only a part of each MiB is read for the fingerprint
+OLD_WEIGHTS = "pytorch_model*.bin"
+CODE = "*.py"
+_LARGEST_JSON = 256 * 2**20  # bytes; tokenizers have some 20 MB
+_LAYERS = re.compile(r"layers$|^depths?$|^n_layer$")
+_MOST_LAYERS = 1000
+_PARAMETERS_PER_BYTE = 4  # at most; packed weights have two
+# Keys that make transformers read further files, or one attribute of a configuration as another.
+_REDIRECTIONS = {"configuration_files", "audio_tokenizer", "audio_tokenizer_name_or_path", "attribute_map"}
+_BUILT_IN = (None, "eager", "sdpa", "flex_attention", "batched_mm", "grouped_mm")  # implementations of layers
+
+
+def model_folder(name: str, old_weights: bool = False, code: bool = False) -> Path:
+    """The folder with a model's files; a name on the hub is downloaded once.
+
+    Args:
+        name: A folder, or `owner/name` on the hub.
+        old_weights: Whether weights older than safetensors are accepted, which torch reads with `weights_only`.
+        code: Whether Python files of a model on the hub are downloaded too.
+
+    Raises:
+        OSError: There is no such folder, and no such name on the hub, or this machine cannot reach it.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise OSError("it is neither a folder nor a name on the Hugging Face hub (owner/name)")
+    wanted = (SAFE_WEIGHTS, OLD_WEIGHTS) if old_weights else (SAFE_WEIGHTS,)
+    with quiet():
+        try:
+            cached = Path(huggingface_hub.snapshot_download(name, local_files_only=True))
+            if any(_is_complete(cached, weights) for weights in wanted) and (not code or _has_its_code(cached)):
+                return cached
+        except Exception:  # noqa: BLE001 - whatever the cache lacks, the hub is queried next
+            pass
+        try:
+            huggingface_hub.HfApi().model_info(name, timeout=10)  # fails early: a download retries for long
+            for weights in wanted:
+                patterns = [*DESCRIPTIONS, weights, *([CODE] if code else [])]
+                folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
+                if _is_complete(folder, weights):
+                    break
+        except Exception as error:  # noqa: BLE001 - the hub's library has changed its HTTP client, and so its errors
+            raise OSError(reason_of(error)) from None
+    return folder
+
+
+def _is_complete(folder: Path, weights: str) -> bool:
+    """Whether a downloaded folder has a configuration and all of its weights."""
+    files = list(folder.glob(weights))
+    for index in folder.glob(f"{weights.removeprefix('pytorch_model')}.index.json"):
+        files += [folder / shard for shard in _shards(index)]
+    return (folder / "config.json").is_file() and bool(files) and all(file.is_file() for file in files)
+
+
+def _shards(index: Path) -> set[str]:
+    """The files that an index of weights names.
+
+    Raises:
+        ValueError: It is damaged, or names a file in another folder.
+    """
+    content = _value(index)
+    shards = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(shards, dict) or not all(isinstance(name, str) and name for name in shards.values()):
+        raise ValueError(f"{index.name} is damaged: it has no weight_map of file names")
+    if outside := [name for name in shards.values() if Path(name).name != name]:
+        raise ValueError(f"{index.name} names a file that is not beside it, {outside[0][:80]!a}")
+    return set(shards.values())
+
+
+def require_valid(folder: Path) -> None:
+    """Rejects files that refer to other places or rename attributes, and models with too many layers.
+
+    Raises:
+        ValueError: The message names the file or key.
+    """
+    for path in (path for pattern in DESCRIPTIONS for path in folder.glob(pattern)):
+        if not path.is_file() or path.stat().st_size > _LARGEST_JSON:
+            raise ValueError(f"{path.name} is not a file, or has more than {_LARGEST_JSON:,} bytes")
+    for index in folder.glob("*.index.json"):
+        _shards(index)
+    for content in _objects(folder):
+        if keys := [name for name in sorted(_REDIRECTIONS & content.keys()) if content[name]]:
+            raise ValueError(f"its configuration refers to something else ({keys[0]}), which is not followed")
+        for name, value in content.items():
+            if _LAYERS.search(name) and isinstance(value, int) and value > _MOST_LAYERS:
+                raise ValueError(f"its configuration has more than {_MOST_LAYERS} layers ({name[:40]})")
+
+
+def require_weights(folder: Path, auto: Any, config: Any) -> None:
+    """Rejects a model whose configuration describes far more parameters than its files hold.
+
+    transformers would allocate and initialise the missing ones.
+
+    Args:
+        folder: The model's files.
+        auto: The class of transformers that loads it.
+        config: The configuration.
+
+    Raises:
+        ValueError: The message has both sizes.
+    """
+    with torch.device("meta"):  # allocates nothing
+        parameters = sum(parameter.numel() for parameter in auto.from_config(config).parameters())
+    size = sum(path.stat().st_size for weights in (SAFE_WEIGHTS, OLD_WEIGHTS) for path in folder.glob(weights))
+    if parameters > _PARAMETERS_PER_BYTE * size:
+        raise ValueError(f"its configuration describes {parameters:,} parameters, its weights have {size:,} bytes")
+
+
+def _value(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        ValueError: It cannot be read.
+    """
+    try:
+        return parsed(read_whole(path, _LARGEST_JSON))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path.name} cannot be read: {error}") from None
+
+
+def names_code(folder: Path) -> bool:
+    """Whether a model's files name Python code of its own."""
+    return any(content.get("auto_map") for content in _objects(folder))
+
+
+def names_kernel(folder: Path) -> bool:
+    """Whether a model's files name code on the hub (owner/name) that transformers would run to compute attention."""
+    implementations = [
+        value for content in _objects(folder) for name, value in content.items() if name.endswith("attn_implementation")
+    ]
+    return "/" in json.dumps(implementations)
+
+
+def uses_kernel(config: Any) -> bool:
+    """Whether a configuration, or one inside it, names code for a layer that is neither transformers' nor installed.
+
+    It looks at the loaded configuration, so the key under which a file names the code does not matter.
+    """
+    from transformers import PretrainedConfig
+    from transformers.utils import is_flash_attn_2_available
+
+    named = [getattr(config, f"_{what}_implementation", None) for what in ("attn", "experts")]
+    known = (*_BUILT_IN, *(["flash_attention_2"] if is_flash_attn_2_available() else []))
+    inner = [value for value in vars(config).values() if isinstance(value, PretrainedConfig)]
+    return any(name not in known for name in named) or any(map(uses_kernel, inner))
+
+
+def _objects(folder: Path) -> list[dict[str, Any]]:
+    """Every object in the configuration files of a model, nested ones included."""
+    values = [_value(path) for path in folder.glob("*config.json")]
+    objects: list[dict[str, Any]] = []
+    while values:
+        value = values.pop()
+        if isinstance(value, dict):
+            objects.append(value)
+        values += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return objects
+
+
+def _has_its_code(folder: Path) -> bool:
+    """Whether a downloaded model has its Python files, if it names any."""
+    return any(folder.glob(CODE)) or not names_code(folder)
+
+
+def fingerprint(folder: Path, code: bool = False) -> str:
+    """A hash of the weights and of every file that decides how inputs are read; with `code`, of Python files too.
+
+    Of weights above 64 MiB only the first 4 KiB of every MiB are read. Training changes whole matrices, so two
+    revisions differ in some of these.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if any(path.match(pattern) for pattern in (*DESCRIPTIONS, *([CODE] if code else []))):
+            digest.update(os.fsencode(path.name) + read_whole(path, _LARGEST_JSON))
+        elif path.match(SAFE_WEIGHTS) or path.match(OLD_WEIGHTS):
+            size = path.stat().st_size
+            digest.update(os.fsencode(path.name) + f":{size}:".encode())
+            step = size if size < SAMPLED_FROM else 2**20
+            with open_file(path) as file:
+                for start in range(0, size, step or 1):
+                    file.seek(start)
+                    digest.update(file.read(size if step == size else 2**12))
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hides the logs, warnings and progress bars of the libraries that load models; what matters raises.
+
+    Their loggers are as before afterwards.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    bars = transformers_logging.is_progress_bar_enabled()
+    hidden = {transformers_logging.get_logger("transformers"): logging.ERROR}
+    hidden[logging.getLogger("huggingface_hub")] = logging.CRITICAL
+    before = {logger: logger.level for logger in hidden}
+    transformers_logging.disable_progress_bar()
+    for logger, level in hidden.items():
+        logger.setLevel(level)
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ == "PanicException":  # of tokenizers, which is written in Rust; it is no Exception
+            raise RuntimeError(str(error)) from error
+        raise
+    finally:
+        for logger, level in before.items():
+            logger.setLevel(level)
+        if bars:
+            transformers_logging.enable_progress_bar()

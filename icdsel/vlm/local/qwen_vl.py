@@ -1,0 +1,275 @@
+"""Qwen2.5-VL: each image is encoded once, and what prompts have in common at their beginning is computed once.
+
+A prompt is a header and one block for each image that it shows. The prompts of a batch form a tree of such blocks,
+which is read level by level. Where a prompt ends, its references are scored and its answer is decoded from the same KV
+cache. Masks are explicit and M-RoPE positions are computed here, so the model keeps no state between calls.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from qwen_vl_utils import extract_vision_info
+from torch import Tensor
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+from icdsel.data.images import ImageError, open_image
+from icdsel.records import Answer, Example
+from icdsel.settings.tables import VlmSettings
+from icdsel.vlm.engine import Request
+from icdsel.vlm.local.decoding import decode
+from icdsel.vlm.local.feature_cache import Features
+from icdsel.vlm.local.kv_reader import KvReader
+from icdsel.vlm.local.model import NOT_FINITE, LocalModel
+from icdsel.vlm.local.prefix_tree import prefix_tree
+from icdsel.vlm.prompts import Message, chat_messages, harmless
+
+_FEWEST_PATCHES = 256
+"""Smaller batches of images are filled up. For few rows MKL uses another kernel, which rounds differently, so that the
+features of an image would depend on which images the cache already had."""
+_MOST_ENLARGED = 2**20  # pixels that a processor may enlarge small images to, unless `min_pixels` is set
+
+
+@dataclass(frozen=True)
+class Block:
+    """A part of a prompt, up to the next image.
+
+    Attributes:
+        ids: Its tokens.
+        image: The image that it begins with; its features take the place of the image tokens.
+        grid: Rows and columns of the image's visual tokens.
+    """
+
+    ids: tuple[int, ...]
+    image: Path | None = None
+    grid: tuple[int, int] = (0, 0)
+
+    def positions(self) -> tuple[np.ndarray, int]:
+        """M-RoPE positions (3, n), relative to the block's start, and by how much the block advances the next one."""
+        rows, columns = self.grid
+        place = np.indices((rows, columns)).reshape(2, -1)  # (2, T)
+        image = np.concatenate([np.zeros_like(place[:1]), place])  # (3, T)
+        text = max(rows, columns) + np.arange(len(self.ids) - rows * columns)
+        return np.concatenate([image, np.broadcast_to(text, (3, len(text)))], 1), max(rows, columns) + len(text)
+
+
+Blocks = tuple[Block, ...]
+
+
+class QwenVl(LocalModel[Blocks]):
+    """Runs Qwen2.5-VL; equal to transformers' own `generate` and forward passes, one prompt at a time."""
+
+    chunk = 512
+    images_at_once = 64
+
+    @staticmethod
+    def supports(model: Any) -> bool:
+        """Whether it is transformers' own class; a subclass may compute anything."""
+        return type(model) is Qwen2_5_VLForConditionalGeneration
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        settings: VlmSettings,
+        name: str,
+        fingerprint: str,
+        max_image_pixels: int,
+        limit_call: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        super().__init__(model, processor, settings, name, fingerprint, max_image_pixels, limit_call)
+        self._image_token: int = model.config.image_token_id
+        self._image_marker: str = processor.image_token
+        cuts, vision = processor.image_processor, model.config.vision_config
+        cut = (cuts.patch_size, cuts.merge_size, cuts.temporal_patch_size)
+        if cut != (own := (vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size)):
+            raise ValueError(f"its processor cuts images into patches by {str(cut)[:80]}, the model by {own}")
+        self._merge: int = vision.spatial_merge_size
+        self._end: int = processor.tokenizer.eos_token_id
+        if self._end is None:
+            raise ValueError("its tokenizer has no token that ends an answer (eos_token in tokenizer_config.json)")
+        # Byte-level BPE never merges across special tokens, so the pieces between them can be encoded one by one.
+        special = sorted(processor.tokenizer.get_added_vocab(), key=len, reverse=True)
+        self._special = re.compile("(" + "|".join(map(re.escape, special)) + ")")
+        limits = {"shortest_edge": settings.min_pixels, "longest_edge": settings.max_pixels}  # in pixels of the image
+        self._size = dict(processor.image_processor.size) | {k: v for k, v in limits.items() if v}
+        if not settings.min_pixels and self._size["shortest_edge"] > _MOST_ENLARGED:
+            raise ValueError(
+                f"its processor enlarges every image to {self._size['shortest_edge']:,} pixels, above "
+                f"{_MOST_ENLARGED:,} (set the number with --min-pixels)"
+            )
+        self._try_prompt()
+
+    def _try_prompt(self) -> None:
+        """Makes a prompt with two images, so that a model that cannot work is rejected when it is loaded.
+
+        Raises:
+            Exception: Whatever the model's files lead to.
+        """
+        picture = Image.new("RGB", (64, 48), "gray")
+        self._encode_images(self._inputs([picture, picture]))
+        icd = Example(0, 0, Path("none"), "What is this?", "grey", ("grey",))
+        query = Example(1, 1, Path("none"), "And that?", "", ("grey",))
+        text = self._render(chat_messages([icd], query, self.style))
+        lost = [part for part in (icd.question, icd.answer, query.question) if part not in text]
+        if (count := self._special.split(text).count(self._image_marker)) != 2 or lost:
+            raise ValueError(f"its chat template shows {count} of two images" + (f", not {lost[0]!r}" if lost else ""))
+        self.embed_texts([text, ""])
+
+    # ---- images ----
+
+    def _inputs(self, pictures: Sequence[Image.Image]) -> list[tuple[Tensor, Tensor]]:
+        """Inputs of the vision encoder for each picture: patches (P, …) and their grid (3,)."""
+        inputs = self.processor.image_processor(images=list(pictures), size=self._size, return_tensors="pt")
+        grids = inputs["image_grid_thw"]  # (N, 3)
+        return list(zip(inputs["pixel_values"].split(grids.prod(1).tolist()), grids, strict=True))
+
+    def _prepare_images(self, paths: Sequence[Path]) -> list[Any]:
+        opened: list[Image.Image | Exception] = []
+        for path in paths:
+            try:
+                opened.append(open_image(path, self.max_image_pixels))
+            except ImageError as error:
+                opened.append(error)
+        pictures = [picture for picture in opened if isinstance(picture, Image.Image)]
+        try:
+            inputs = iter(self._inputs(pictures) if pictures else [])
+        except Exception:  # noqa: BLE001 - the processor rejects the shape of one of them: find which
+            return [self._inputs_or_error(each) if isinstance(each, Image.Image) else each for each in opened]
+        return [next(inputs) if isinstance(each, Image.Image) else each for each in opened]
+
+    def _inputs_or_error(self, picture: Image.Image) -> Any:
+        try:
+            return self._inputs([picture])[0]
+        except Exception as error:  # noqa: BLE001 - it becomes the reason why the image is broken
+            return error
+
+    @torch.inference_mode()
+    def _encode_images(self, prepared: Sequence[Any]) -> list[Features]:
+        first, missing = prepared[0], _FEWEST_PATCHES - sum(len(patches) for patches, _ in prepared)
+        filled = [*prepared, *[first] * -(-missing // len(first[0]))]  # -(-a // b) is a / b, rounded up; ≤ 0 adds none
+        grids = torch.stack([grid for _, grid in filled])  # (N, 3)
+        pixels = torch.cat([patches for patches, _ in filled]).to(self.device, self.model.dtype)
+        features = self.model.model.visual(pixels, grid_thw=grids.to(self.device)).pooler_output  # (ΣT, d)
+        shapes = [(h // self._merge, w // self._merge) for _, h, w in grids.tolist()]
+        tokens = features.split([h * w for h, w in shapes])
+        return list(zip(tokens, shapes, strict=True))[: len(prepared)]
+
+    def _open_images(self, paths: Iterable[Path], upcoming: Iterable[Path]) -> None:
+        self.images.load(paths)
+        self.images.read_ahead(upcoming)
+
+    # ---- prompts ----
+
+    def _render(self, messages: Sequence[Message]) -> str:
+        text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return str(text)
+
+    def prompt(self, request: Request) -> Blocks:
+        """The blocks of a request's prompt.
+
+        Raises:
+            Exception: The chat template fails, or shows more or fewer images than the messages have.
+        """
+        messages = chat_messages(request.icds, request.query, self.style)
+        images = [part["image"] for part in extract_vision_info(messages)]
+        pieces = self._special.split(self._render(messages))
+        if (count := pieces.count(self._image_marker)) != len(images):
+            raise ValueError(f"the chat template shows {count} of {len(images)} images")
+        blocks: list[Block] = []
+        ids: list[int] = []
+        image, grid = None, (0, 0)
+        upcoming = iter(images)
+        for piece in filter(None, pieces):
+            if piece != self._image_marker:
+                ids += self._encode(piece)
+                continue
+            blocks.append(Block(tuple(ids), image, grid))
+            image = next(upcoming)
+            grid = self.images.grid(image)
+            ids = [self._image_token] * (grid[0] * grid[1])
+        return (*blocks, Block(tuple(ids), image, grid))
+
+    def _length(self, prompt: Blocks) -> int:
+        return sum(len(block.ids) for block in prompt)
+
+    def _groups(self, requests: Mapping[int, Request]) -> Iterable[list[int]]:
+        """By query: a query's prompts are the ones that begin alike."""
+        queries: dict[tuple[int, Path], list[int]] = {}
+        for i, request in requests.items():
+            queries.setdefault((request.query.question_id, request.query.image), []).append(i)
+        return queries.values()
+
+    # ---- answers ----
+
+    @torch.inference_mode()
+    def _answer_prompts(self, prompts: Mapping[int, Blocks], requests: Sequence[Request]) -> dict[int, Answer]:
+        answers: dict[int, Answer] = {}
+        reader = KvReader(self.model, 1)
+        for level in prefix_tree(prompts):
+            reader = reader.taken(level.parents)
+            hidden = self._read(reader, level.blocks)  # (R, L, d)
+            if level.ends:
+                nodes, keys = zip(*level.ends, strict=True)
+                last = [len(level.blocks[node].ids) - 1 for node in nodes]
+                logits = reader.logits(hidden[list(nodes), last])  # (E, V)
+                ends = reader.taken(nodes) if level.inner else reader
+                if not level.inner:
+                    ends.select(torch.tensor(nodes, device=self.device))
+                references = [requests[key].references for key in keys]
+                decoded = self._answers(ends, logits, [prompts[key] for key in keys], references)
+                answers |= zip(keys, decoded, strict=True)
+            if level.inner:
+                reader.select(torch.tensor(level.inner, device=self.device))
+        return answers
+
+    def _read(self, reader: KvReader, blocks: Sequence[Block]) -> Tensor:
+        """Reads one block in each row, padded at its end; the last hidden states (R, L, d)."""
+        longest = max(len(block.ids) for block in blocks)
+        ids = torch.full((len(blocks), longest), self._end)
+        positions = torch.zeros(3, len(blocks), longest, dtype=torch.long)
+        own = torch.zeros(len(blocks), longest, dtype=torch.bool)
+        extents = torch.zeros(len(blocks), dtype=torch.long)
+        for r, block in enumerate(blocks):
+            length = len(block.ids)
+            ids[r, :length], own[r, :length] = torch.tensor(block.ids), True
+            places, extents[r] = block.positions()
+            positions[:, r, :length] = torch.from_numpy(places)
+        ids, positions, own, extents = (x.to(self.device) for x in (ids, positions, own, extents))
+        embeds = self.model.get_input_embeddings()(ids)  # (R, L, d)
+        if shown := [self.images.features(block.image) for block in blocks if block.image is not None]:
+            features = torch.cat(shown)  # (ΣT, d)
+            embeds[(ids == self._image_token) & own] = features.to(self.device, embeds.dtype)
+        return reader.read(embeds, positions, own, extents)
+
+    def _answers(
+        self, reader: KvReader, logits: Tensor, prompts: Sequence[Blocks], references: Sequence[Sequence[str]]
+    ) -> list[Answer]:
+        """Answers and reference scores of prompts that the reader has read, one row each, with next logits (R, V)."""
+        first = logits.log_softmax(-1)
+        targets = [[(*self._encode(harmless(text)), self._end) for text in row] for row in references]
+        scored = reader.score(targets, first)
+        answers = decode(logits, self._seen(prompts, logits), reader, self.search)
+        text_of = self.processor.tokenizer.decode
+        return [
+            Answer("", error=NOT_FINITE)
+            if answer is None or not all(map(math.isfinite, score[0]))
+            else Answer(text_of(answer, skip_special_tokens=True), *score)
+            for answer, score in zip(answers, scored, strict=True)
+        ]
+
+    def _seen(self, prompts: Sequence[Blocks], logits: Tensor) -> Tensor | None:
+        """The tokens that occur in each prompt, as a mask like `logits` (R, V); None if nothing is penalised."""
+        if self.search.repetition_penalty == 1:
+            return None
+        seen = torch.zeros(logits.shape, dtype=torch.bool)
+        for r, blocks in enumerate(prompts):
+            seen[r, [token for block in blocks for token in block.ids]] = True
+        return seen.to(logits.device)

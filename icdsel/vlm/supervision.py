@@ -1,0 +1,148 @@
+"""Supervision of an engine's calls: retries, smaller batches, timeouts, and the limit of failed calls.
+
+It is the same for every engine, and the only place that handles failed calls. A failed call is recorded as one, with
+its reason; it never becomes a wrong answer.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from icdsel.console import warn
+from icdsel.errors import CallsError, UserError, lacks_memory, reason_of
+from icdsel.records import Answer
+from icdsel.vlm.engine import Engine, Request
+from icdsel.vlm.time_limit import CallTimer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+OnAnswers = Callable[[Mapping[int, Answer]], None]
+FEW_CALLS = 32
+"""Of fewer calls than these, as many may fail as of these."""
+
+
+class SupervisedEngine(Engine):
+    """An engine whose calls may fail.
+
+    Args:
+        engine: The engine, also available as an attribute.
+        timer: The time limit of calls.
+        max_failed: The share of requests that may fail; above it the run stops.
+    """
+
+    def __init__(self, engine: Engine, timer: CallTimer, max_failed: float) -> None:
+        self.engine, self._timer, self._max_failed = engine, timer, max_failed
+        self.name, self.fingerprint = engine.name, engine.fingerprint
+        self.dtype, self.device, self.chunk = engine.dtype, engine.device, engine.chunk
+        self.can_score_references, self.can_embed = engine.can_score_references, engine.can_embed
+        self._requests = 0  # so far
+        self._failures: list[str] = []
+        self._most_at_once: int | None = None  # requests of a batch, once the memory was insufficient for more
+
+    def answer(self, requests: Sequence[Request], on_answers: OnAnswers | None = None) -> list[Answer]:
+        """Answers every request; one that fails twice carries its error.
+
+        Args:
+            requests: The requests.
+            on_answers: Called with answers as they come, by their position in `requests`.
+
+        Raises:
+            CallsError: More requests failed so far than `max_failed` allows, or the device hangs.
+        """
+        answers: dict[int, Answer] = {}
+        for start in range(0, len(requests), self.chunk):
+            for new in self._answer_chunk(requests, start):
+                answers |= new
+                if on_answers:
+                    on_answers(new)
+            self._check_failures()
+        return [answers[i] for i in range(len(requests))]
+
+    def _answer_chunk(self, requests: Sequence[Request], start: int) -> Iterator[dict[int, Answer]]:
+        """The answers of the chunk that begins at `start`, by their position in `requests`."""
+        chunk, upcoming = (requests[at : at + self.chunk] for at in (start, start + self.chunk))
+        failed: list[int] = []
+        for new in self._answer_batches(chunk, list(self.engine.batches(chunk, upcoming))):
+            failed += [i for i, answer in new.items() if answer.error is not None]
+            yield {start + i: answer for i, answer in new.items() if answer.error is None}
+        for i in failed:  # again, alone: the cause may be another request of the batch, or be gone
+            for new in self._answer_batches(chunk, [[i]]):
+                self._failures += [answer.error for answer in new.values() if answer.error is not None]
+                yield {start + i: answer for i, answer in new.items()}
+        self._requests += len(chunk)
+
+    def _answer_batches(
+        self, chunk: Sequence[Request], batches: Iterable[Sequence[int]]
+    ) -> Iterator[dict[int, Answer]]:
+        """The answers of batches, by their position in `chunk`; a batch that fails is split.
+
+        It is split in halves. If the memory is insufficient, later batches are smaller too. If time is up, each request
+        is tried alone, since halves would be waited for again and again; once another one times out, the rest of the
+        batch counts as failed, and is retried alone by the caller.
+
+        Raises:
+            CallsError: Batch after batch times out.
+        """
+        self._timer.reset()  # timeouts of single requests that are retried do not stop the run
+        for batch in batches:
+            at_once = self._most_at_once or len(batch)
+            parts = deque(list(batch[at : at + at_once]) for at in range(0, len(batch), at_once))
+            while parts:
+                part = parts.popleft()
+                try:
+                    with self._timer.call():
+                        answers = self.engine.answer([chunk[i] for i in part])
+                except UserError:  # it is no request's fault
+                    raise
+                except TimeoutError as error:
+                    size, reason = 1, reason_of(error)
+                    if len(part) > 1:  # the last digits of scores may depend on the batch
+                        warn(f"{reason} for {len(part)} prompts together: each is tried alone")
+                    elif parts:
+                        yield {i: Answer("", error=reason) for left in parts for i in left}
+                        parts.clear()
+                except Exception as error:  # noqa: BLE001 - what models raise differs; too many failures stop the run
+                    size = len(part) // 2
+                    if lacks_memory(error):
+                        reason = f"out of memory for a single prompt: {reason_of(error)}"
+                        self._most_at_once = size or self._most_at_once
+                    else:
+                        reason = f"{type(error).__name__}: {reason_of(error)}"
+                else:
+                    yield dict(zip(part, answers, strict=True))
+                    continue
+                self.engine.release_memory()  # now that the exception is gone, which kept the batch's tensors alive
+                if len(part) == 1:
+                    yield {part[0]: Answer("", error=reason)}
+                else:
+                    parts.extendleft(reversed([part[at : at + size] for at in range(0, len(part), size)]))
+
+    def _check_failures(self) -> None:
+        failed, requests = len(self._failures), self._requests
+        if failed > self._max_failed * max(requests, FEW_CALLS):
+            raise CallsError(
+                f"{failed} of {requests} VLM calls failed, more than --max-failed {self._max_failed:g} allows; the "
+                f"last: {self._failures[-1]}. Completed work is kept: run the same command again once this is fixed."
+            )
+
+    def batches(self, requests: Sequence[Request], upcoming: Sequence[Request] = ()) -> Iterable[Sequence[int]]:
+        """The batches of the engine itself."""
+        return self.engine.batches(requests, upcoming)
+
+    def embed_images(self, paths: Sequence[Path]) -> "tuple[Tensor, dict[int, str]]":
+        """Features of images by the engine itself, which times its own calls."""
+        return self.engine.embed_images(paths)
+
+    def embed_texts(self, texts: Sequence[str]) -> "Tensor":
+        """Features of texts by the engine itself."""
+        return self.engine.embed_texts(texts)
+
+    def release_memory(self) -> None:
+        """Returns unused memory to the device."""
+        self.engine.release_memory()
+
+    def advice(self) -> str | None:
+        """How the user could make the work so far faster."""
+        return self.engine.advice()

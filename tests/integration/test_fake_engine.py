@@ -1,0 +1,97 @@
+"""An engine that is not part of icdsel, from RL data to answers, through the command line."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from command_line import icdsel
+from fakes import FakeEngine, copied_answer, fake_kind, raises
+
+from icdsel.vlm.engine import Request
+from icdsel.vlm.engines import ENGINES
+
+ON = ("--engine", "fake", "--model", "anything")
+FEW = ("--queries", 24, "--beam", 2, "--samples", 1, "--retrieval", 1)
+RL_DATA = Path("results/world/generated_data/rl_data_RandSampler_anything.jsonl")
+ANSWERS = Path("results/world/infer/RandSampler_anything")
+
+
+@pytest.fixture
+def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[FakeEngine]]:
+    """The fake engines that commands opened, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    opened: list[FakeEngine] = []
+
+    def open_fake(name: str) -> FakeEngine:
+        opened.append(FakeEngine(name))
+        return opened[-1]
+
+    monkeypatch.setitem(ENGINES, "fake", fake_kind(open_fake))
+    yield opened
+
+
+def test_rl_data_training_and_inference(engines: list[FakeEngine]):
+    icdsel("gen-rl-data", *ON, *FEW)
+    records = [json.loads(line) for line in RL_DATA.read_text().splitlines()]
+    metadata = json.loads(RL_DATA.with_name(f"{RL_DATA.stem}.meta.json").read_text())
+    assert metadata["identity"]["model"] == "fake-anything" and metadata["identity"]["vlm.engine"] == "fake"
+    assert len(records) == 24
+    requests = {
+        (request.query.question_id, tuple(icd.question_id for icd in request.icds)): request
+        for call in engines[0].calls
+        for request in call
+    }
+    candidates = [(record, candidate) for record in records for candidate in record["pointer_candidates"]]
+    assert len(candidates) == len(requests)
+    for record, candidate in candidates:
+        request = requests[record["question_id"], tuple(candidate["pointer"])]
+        assert candidate["vqa_pred_answer"] == copied_answer(request)
+        assert (candidate["vqa_acc_score"] > 0) == (copied_answer(request) in record["answers"])
+    assert {candidate["vqa_correct"] for _, candidate in candidates} == {0, 1}
+    icdsel("train", *ON, *FEW, "--rce-epochs", 1, "--grpo-epochs", 1)
+    icdsel("infer", *ON, "--n", 20, "--shots", "1,2", "--selector", "policy,random,nearest-both")
+    for path in ANSWERS.glob("*.jsonl"):
+        answered = [json.loads(line) for line in path.read_text().splitlines()]
+        assert answered and not any("error" in record for record in answered)
+    shown = [request for engine in engines[2:] for call in engine.calls for request in call]
+    assert {len(request.icds) for request in shown} == {0, 1, 2}
+
+
+def of_some_queries(request: Request) -> bool:
+    return request.query.question_id % 3 == 0
+
+
+def test_failed_calls_are_recorded_and_the_command_says_so(engines: list[FakeEngine], monkeypatch: pytest.MonkeyPatch):
+    def open_failing(name: str) -> FakeEngine:
+        return FakeEngine(name, fault=raises(lambda: RuntimeError("device-side assert"), of_some_queries))
+
+    monkeypatch.setitem(ENGINES, "fake", fake_kind(open_failing))
+    said = icdsel("gen-rl-data", *ON, *FEW, "--max-failed", 1, code=1)
+    assert "VLM calls failed" in said
+    for line in RL_DATA.read_text().splitlines():
+        record = json.loads(line)
+        errors = {candidate.get("error") for candidate in record["pointer_candidates"]}
+        assert errors == ({"RuntimeError: device-side assert"} if record["question_id"] % 3 == 0 else {None})
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--engine", "fak", "--model", "anything"), "unknown engine 'fak': did you mean 'fake'"),
+        (("--engine", "qwen-vl", "--model", "anything"), "cannot load the model 'anything'"),
+    ],
+)
+def test_mistakes_are_clear(engines: list[FakeEngine], flags: tuple[object, ...], message: str):
+    assert message in " ".join(icdsel("gen-rl-data", *flags, *FEW, code=2).split())
+
+
+def test_without_embeddings_another_encoder_is_named(engines: list[FakeEngine], monkeypatch: pytest.MonkeyPatch):
+    def without_embeddings(name: str) -> FakeEngine:
+        engine = FakeEngine(name)
+        engine.can_embed = False
+        return engine
+
+    monkeypatch.setitem(ENGINES, "fake", fake_kind(without_embeddings))
+    said = " ".join(icdsel("gen-rl-data", *ON, *FEW, code=2).split())
+    assert "anything has no features of single images: name another encoder, such as --encoder" in said
