@@ -145,7 +145,8 @@ class ClipEncoder:
         self._max_image_pixels = max_image_pixels
 
     @cached_property
-    def _model(self) -> Any:
+    def model(self) -> Any:
+        """The model, on its device."""
         from transformers import AutoModel
 
         with _explained(self.name):
@@ -183,7 +184,7 @@ class ClipEncoder:
             read = {start + i: image for i, image in enumerate(batch) if not isinstance(image, str)}
             if read:
                 inputs = {key: torch.cat([image[key] for image in read.values()]) for key in next(iter(read.values()))}
-                features[list(read)] = self._features(self._model.get_image_features, inputs)
+                features[list(read)] = self._features(self.model.get_image_features, inputs)
             start += len(batch)
         return features, broken
 
@@ -218,7 +219,7 @@ class ClipEncoder:
         parts = []
         for start in range(0, len(texts), BATCH):
             inputs = self._tokens(list(texts[start : start + BATCH]))
-            parts.append(self._features(self._model.get_text_features, inputs))
+            parts.append(self._features(self.model.get_text_features, inputs))
         return torch.cat(parts)
 
     def _tokens(self, texts: list[str]) -> dict[str, Tensor]:

@@ -35,7 +35,7 @@ class Layout:
     Attributes:
         name: What users type.
         turns: Makes the turns of a prompt, without the system turn, from ICDs in prompt order, the query and the style.
-        ignores: Settings that have no effect with it.
+        ignores: Settings that have no effect in this layout.
     """
 
     name: str
@@ -129,6 +129,5 @@ def _dialogue(icds: Sequence[Shown], query: Shown, style: PromptStyle) -> list[M
 
 
 LAYOUTS = Registry(
-    "prompt layout",
-    [Layout("one-turn", _one_turn), Layout("turns", _dialogue, ignores=("vlm.icd_template",))],
+    "prompt layout", [Layout("one-turn", _one_turn), Layout("turns", _dialogue, ignores=("vlm.icd_template",))]
 )

@@ -1,4 +1,4 @@
-"""`icdsel bench` measures what it says, and refuses what it does not know."""
+"""`icdsel bench` measures everything next to a baseline, and rejects unknown names."""
 
 import json
 from pathlib import Path
@@ -13,23 +13,23 @@ SMALL += ("--proposal-pool", 50)
 @pytest.mark.parametrize(
     "model", [(), ("--random-weights", "tiny", "--image-size", "140x98"), ("--num-beams", 3, "--shots", 0)]
 )
-def test_every_figure_stands_beside_the_plain_ways(tmp_path: Path, model: tuple[object, ...]) -> None:
-    told = icdsel("bench", *SMALL, *model, "--json", tmp_path / "figures.json")
-    assert "would take" in told
+def test_every_rate_has_the_baselines_next_to_it(tmp_path: Path, model: tuple[object, ...]) -> None:
+    output = icdsel("bench", *SMALL, *model, "--json", tmp_path / "figures.json")
+    assert "would take" in output
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["device"].startswith(("cpu", "NVIDIA"))
     for name in ("scorer", "proposals", "train_batch_1", "train_batch_32", "neighbours"):
         row = figures[name]
         assert row["ratio"] == pytest.approx(row["per_second"] / row["plain_per_second"], rel=1e-2)
     scorer = figures["scorer"]
-    # Whatever the speed: the same answers, and no image encoded twice.
+    # Whatever the speed, answers are the same, and no image is encoded twice.
     assert scorer["answers_like_plain"] == 1.0
-    # Two ways through float32: with AVX2's kernels each is up to 1.4e-4 from torch's plain ones, to either side.
+    # Both round in float32: with AVX2 kernels each differs by up to 1.4e-4 from torch's default ones.
     assert scorer["largest_log_prob_difference"] < 5e-4
     assert scorer["images_encoded_again"] == 0
     assert 0 < scorer["mfu"] < 2
 
 
-def test_what_it_does_not_know_is_named() -> None:
+def test_unknown_names_are_rejected_with_those_that_exist() -> None:
     assert "qwen2.5-vl-3b" in icdsel("bench", "--random-weights", "qwen9", code=2)
     assert "WIDTHxHEIGHT" in icdsel("bench", "--image-size", "large", code=2)

@@ -29,7 +29,7 @@ from icdsel.vlm.time_limit import CallTimer
 
 TINY_VLM_DIR = Path(__file__).parents[2] / "tiny_vlm" / "weights"
 FAMILIES: Sequence[type[LocalModel[Any]]] = (QwenVl, AnyVlm)
-"""The classes that run models. The first that supports a model runs it, unless another one is asked for."""
+"""The classes that run models. The first that supports a model runs it, unless the settings name another one."""
 CUSTOM_CLASSES = ("AutoModelForImageTextToText", "AutoModelForCausalLM")
 """The `auto_map` entries under which a model may name a class of its own; transformers' classes are of the first."""
 

@@ -47,7 +47,7 @@ MANY_PIXELS = 1_000_000
 TEXTS = ["What is this?", "", "WHO is on the red boat, and why?", "a", "What is this?"]
 TEXT_LIMIT = 40  # tokens; for the tiny CLIP a token is a letter
 QUESTION_WORDS = ("what", "is", "this", "who", "on", "the", "red", "boat", "and", "why", "a")
-TOWER = {
+LAYERS = {
     "hidden_size": 32,
     "intermediate_size": 64,
     "num_hidden_layers": 2,
@@ -67,7 +67,7 @@ def save_clip(folder: Path) -> None:
     text = {"vocab_size": end + 1, "max_position_embeddings": TEXT_LIMIT, "projection_dim": 24}
     text |= {"bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": end}
     vision = {"image_size": 32, "patch_size": 8, "projection_dim": 24}
-    config = CLIPConfig(text_config=TOWER | text, vision_config=TOWER | vision, projection_dim=24)
+    config = CLIPConfig(text_config=LAYERS | text, vision_config=LAYERS | vision, projection_dim=24)
     CLIPModel(config).save_pretrained(folder)
     size = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
     CLIPProcessor(CLIPImageProcessor(**size), tokenizer).save_pretrained(folder)
@@ -81,13 +81,13 @@ def save_siglip(folder: Path, two: bool) -> None:
     tokenizer.post_processor = processors.TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 1)])
     special = {"pad_token": "<pad>", "eos_token": "<eos>", "unk_token": "<unk>", "padding_side": "right"}
     wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
-    text = TOWER | {"vocab_size": len(words), "max_position_embeddings": 12, "projection_size": 32}
+    text = LAYERS | {"vocab_size": len(words), "max_position_embeddings": 12, "projection_size": 32}
     if two:
-        config = Siglip2Config(text_config=text, vision_config=TOWER | {"num_patches": 16, "patch_size": 16})
+        config = Siglip2Config(text_config=text, vision_config=LAYERS | {"num_patches": 16, "patch_size": 16})
         Siglip2Model(config).save_pretrained(folder)
         Siglip2Processor(Siglip2ImageProcessor(), wrapped).save_pretrained(folder)
     else:
-        config = SiglipConfig(text_config=text, vision_config=TOWER | {"image_size": 32, "patch_size": 8})
+        config = SiglipConfig(text_config=text, vision_config=LAYERS | {"image_size": 32, "patch_size": 8})
         SiglipModel(config).save_pretrained(folder)
         images = SiglipImageProcessor(size={"height": 32, "width": 32})
         SiglipProcessor(images, wrapped).save_pretrained(folder)
@@ -105,7 +105,7 @@ def folders(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory) -> list[Path]:
-    """Five pictures of other sizes and modes."""
+    """Five pictures of different sizes and modes."""
     folder, rng, paths = tmp_path_factory.mktemp("images"), random.Random(3), []
     for i, (mode, size) in enumerate(
         [("RGB", (64, 48)), ("L", (40, 90)), ("RGBA", (33, 32)), ("P", (9, 9)), ("1", (50, 70))]
@@ -144,7 +144,7 @@ def distinct(features: Tensor) -> bool:
 
 
 def test_embeddings_are_lever_plus_formula(folders, images, clip, tmp_path):
-    """e = normalise((v/|v| + t/|t|)/2) of CLIP's two towers, each example alone."""
+    """e = normalise((v/|v| + t/|t|)/2) of CLIP's two encoders, each example alone."""
     vision = CLIPVisionModelWithProjection.from_pretrained(folders["clip"]).eval()
     text = CLIPTextModelWithProjection.from_pretrained(folders["clip"]).eval()
     processor = CLIPProcessor.from_pretrained(folders["clip"])
@@ -193,10 +193,10 @@ def test_siglip_texts_are_padded_to_the_end_and_the_padding_is_read(kind, folder
         ids = processor(text=TEXTS, padding="max_length", max_length=12, truncation=True, return_tensors="pt").input_ids
         expected = model.get_text_features(input_ids=ids).pooler_output
         pixels = processor(images=[Image.open(image).convert("RGB") for image in images], return_tensors="pt")
-        seen = model.get_image_features(**pixels).pooler_output
+        image_features = model.get_image_features(**pixels).pooler_output
     assert ids.shape == (5, 12)
     assert near(encoder.embed_texts(TEXTS), expected)
-    assert near(encoder.embed_images(images)[0], seen)
+    assert near(encoder.embed_images(images)[0], image_features)
 
 
 def test_a_long_text_is_cut_and_counted(clip):
@@ -229,15 +229,15 @@ def test_nothing_but_broken_images(clip, tmp_path):
 
 def test_features_may_come_as_a_bare_tensor(clip, monkeypatch):
     expected = clip.embed_texts(TEXTS)
-    whole = clip._model.get_text_features
-    monkeypatch.setattr(clip._model, "get_text_features", lambda **inputs: whole(**inputs).pooler_output)
+    embed = clip.model.get_text_features
+    monkeypatch.setattr(clip.model, "get_text_features", lambda **inputs: embed(**inputs).pooler_output)
     assert torch.equal(clip.embed_texts(TEXTS), expected)
 
 
 def test_bfloat16_only_if_requested(folders, images, clip):
     fast = load_clip(str(folders["clip"]), CPU, MANY_PIXELS, torch.bfloat16)
     features, expected = fast.embed_images(images)[0], clip.embed_images(images)[0]
-    assert clip._model.dtype == torch.float32
+    assert clip.model.dtype == torch.float32
     assert features.dtype == torch.float32
     assert not torch.equal(features, expected)
     assert (normalize(features) * normalize(expected)).sum(1).min() > 0.99
@@ -254,7 +254,7 @@ def test_the_fingerprint_is_of_files_and_arithmetic_and_needs_no_weights(folders
     shutil.copytree(folders["clip"], elsewhere)
     encoder = load_clip(str(elsewhere), CPU, MANY_PIXELS)
     assert encoder.fingerprint == fingerprint(folders["clip"])
-    assert "_model" not in vars(encoder)
+    assert "model" not in vars(encoder)
     assert encoder.name == str(elsewhere)
     other = {fingerprint(elsewhere, 5), fingerprint(elsewhere, dtype=torch.bfloat16), fingerprint(folders["siglip"])}
     weights = load_file(elsewhere / "model.safetensors")
@@ -297,7 +297,7 @@ def test_a_name_on_a_hub_that_cannot_be_reached(hub):
 
 
 class Bomb:
-    """Makes a file when it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -315,7 +315,7 @@ def message(folder: Path | str) -> str:
     return shown
 
 
-def test_a_folder_that_is_not_there(tmp_path):
+def test_a_folder_that_does_not_exist(tmp_path):
     assert "it is neither a folder nor a name" in message(tmp_path / "nowhere")
 
 
@@ -334,7 +334,7 @@ def test_weights_that_are_cut_off(folders, tmp_path):
     message(folder)
 
 
-def test_weights_that_miss_a_tower(folders, tmp_path):
+def test_weights_without_the_text_encoder(folders, tmp_path):
     folder = shutil.copytree(folders["clip"], tmp_path / "clip")
     weights = load_file(folder / "model.safetensors")
     kept = {name: weight for name, weight in weights.items() if not name.startswith("text_model.")}

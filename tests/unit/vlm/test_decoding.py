@@ -1,4 +1,4 @@
-"""Our own search against transformers' `generate`, one prompt at a time, and against what can be worked out."""
+"""Our own search against transformers' `generate`, one prompt at a time, and against answers computed by hand."""
 
 import itertools
 import math
@@ -13,7 +13,7 @@ PROMPTS, LENGTH, VOCABULARY = 10, 6, 19
 
 
 class Table:
-    """A reader whose next token depends on the last one alone: `logits[last]`."""
+    """A reader whose next token depends only on the last one: `logits[last]`."""
 
     def __init__(self, logits: Tensor) -> None:
         self.logits = logits
@@ -90,7 +90,7 @@ def searched(model, prompts: Tensor, search: Search) -> list[list[int]]:
 
 
 def generated(model, prompt: Tensor, search: Search) -> tuple[list[int], float]:
-    """What `generate` makes of one prompt, and the margin of the best over the second-best hypothesis."""
+    """The output of `generate` for one prompt, and the margin between the best and second-best hypothesis."""
     beams = search.num_beams
     out = model.generate(
         prompt[None],
@@ -137,13 +137,13 @@ def test_answers_are_those_of_generate_one_prompt_at_a_time(model, prompts, beam
 @torch.inference_mode()
 def test_an_answer_does_not_depend_on_the_others_in_its_batch(model, prompts, beams):
     search = search_of(num_beams=beams, repetition_penalty=1.2, length_penalty=0.0)
-    whole = searched(model, prompts, search)
-    assert whole == [searched(model, prompt[None], search)[0] for prompt in prompts]
-    assert whole == searched(model, prompts.flip(0), search)[::-1]
+    together = searched(model, prompts, search)
+    assert together == [searched(model, prompt[None], search)[0] for prompt in prompts]
+    assert together == searched(model, prompts.flip(0), search)[::-1]
 
 
 def table(probabilities: dict[str, dict[str, float]]) -> tuple[Tensor, list[str]]:
-    """Logits by the last token, of probabilities by name; what is not named has next to none."""
+    """Logits by the last token, from probabilities by name; tokens without a name are almost impossible."""
     names = sorted(probabilities)
     logits = torch.full((len(names), len(names)), -60.0)
     for last, following in probabilities.items():
@@ -171,7 +171,7 @@ GARDEN_PATH = {
 }
 
 
-def test_a_beam_search_finds_what_greedy_passes_by():
+def test_a_beam_search_finds_what_greedy_search_misses():
     assert answers(GARDEN_PATH)[0] == "a"  # 0.6 · 0.5 = 0.3
     assert answers(GARDEN_PATH, num_beams=2, length_penalty=0.0) == "be"  # 0.4 · 0.99
 
@@ -194,7 +194,7 @@ def test_the_length_penalty_favours_longer_answers():
     assert answers(SHORT_OR_LONG, num_beams=3, length_penalty=0.25) == "ab"
 
 
-def test_at_the_longest_length_an_open_answer_counts_as_finished():
+def test_at_the_length_limit_an_open_answer_counts_as_finished():
     endless = {"^": {"a": 1.0}, "a": {"a": 0.9, "b": 0.1}, "b": {"a": 1.0}, ".": {".": 1.0}}
     for beams in (1, 2):
         assert answers(endless, num_beams=beams, max_new_tokens=4) == "aaaa"
@@ -208,7 +208,7 @@ def test_reading_stops_when_every_answer_has_ended():
     assert reader.steps == 1  # e, then the stop
 
 
-def test_tokens_that_were_seen_lose_by_either_sign():
+def test_repeated_tokens_are_penalised_whatever_the_sign():
     scores = torch.tensor([[2.0, -2.0, 3.0, -3.0]])
     seen = torch.tensor([[True, True, False, False]])
     assert penalised(scores, seen, 2.0).tolist() == [[1.0, -4.0, 3.0, -3.0]]

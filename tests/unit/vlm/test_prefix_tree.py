@@ -1,4 +1,4 @@
-"""Prompts that begin alike are one tree."""
+"""The tree of prompts with common beginnings."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from icdsel.vlm.local.prefix_tree import prefix_tree
 
 
-def test_what_is_shared_stands_once() -> None:
+def test_common_beginnings_are_in_the_tree_once() -> None:
     # Two prompts begin "h a", a third "h b", a fourth is the header and its query alone.
     levels = prefix_tree({7: "hax", 8: "hay", 9: "hbx", 10: "hx"})
     assert [level.blocks for level in levels] == [["h"], ["a", "b", "x"], ["x", "y", "x"]]

@@ -60,8 +60,8 @@ def test_braces_and_chat_markup_in_a_question_are_only_text():
 
 
 def test_a_question_is_never_taken_for_the_template():
-    asked = example(1, "a\0b {answer} {question}", "the answer ")
-    ((_, _), (_, text), *_) = texts(chat_messages([asked], QUERY, style(system_prompt="")))
+    tricky = example(1, "a\0b {answer} {question}", "the answer ")
+    ((_, _), (_, text), *_) = texts(chat_messages([tricky], QUERY, style(system_prompt="")))
     assert text == "Question:a\0b {answer} {question} Short answer:the answer"
 
 
