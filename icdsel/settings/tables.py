@@ -107,7 +107,7 @@ class DataSettings(Table):
         default_factory=lambda data: TASKS[data["task"]].default_metric if data["task"] in TASKS else ""
     )
     """Which of the task's scores. For `vqa`: VQA accuracy of the official evaluation code, of OpenFlamingo, or with
-    lemmatised predictions. [official; openflamingo with preset lever-plus; with other tasks their first]"""
+    lemmatised predictions. [the task's first; for vqa official]"""
     results_dir: Place = Path("results")
     """Folder for all results."""
     sampler: Sampler = "rand"
