@@ -53,14 +53,14 @@ def write_dataset(folder: Path, queries: int, train: int = 40, question: str = "
 
 
 def write_predictions(settings: Settings, name: str, records: Sequence[Mapping[str, Any]], /, **side: Any) -> None:
-    """Predictions of one row, as `infer` leaves them; `side` is told beside them, `inputs` in their identity."""
+    """Predictions of one row, as `infer` leaves them; `side` is added to their metadata, `inputs` to their identity."""
     folder = predictions_dir(settings)
     folder.mkdir(parents=True, exist_ok=True)
     selector = name.split("-")[0] if name.startswith(("policy", "random")) else name
     path = folder / f"{name}_validation.jsonl"
     path.write_text("".join(f"{json.dumps(record)}\n" for record in records))
-    told = {"dataset": _fingerprint(settings, "train"), "queries": _fingerprint(settings, "validation")}
-    identity = told | {"split": "validation", "selector": selector} | side.pop("inputs", {})
+    inputs = {"dataset": _fingerprint(settings, "train"), "queries": _fingerprint(settings, "validation")}
+    identity = inputs | {"split": "validation", "selector": selector} | side.pop("inputs", {})
     write_json(path.with_suffix(".meta.json"), {"identity": identity, "name": name, "set": "validation", **side})
 
 
@@ -120,7 +120,7 @@ def write_run(settings: Settings, name: str = RUN) -> Path:
 
 
 def by_checkpoint(run: Path) -> dict[str, Any]:
-    """What the side file of predictions says of the checkpoint that chose."""
+    """What the metadata of predictions say of the checkpoint that chose."""
     path = run / "grpo_epoch1.pt"
     return {"checkpoint": str(path), "inputs": {"checkpoint": fingerprint_file(path)}}
 

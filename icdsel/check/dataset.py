@@ -79,7 +79,7 @@ def check_dataset(settings: DataSettings, name: str, images: bool) -> Checked:
     """
     found = Findings()
 
-    def refuse(error: UserError) -> None:
+    def report(error: UserError) -> None:
         if isinstance(error, RepeatedError):
             for question_id in error.ids:
                 found.add(REPEATED_IDS, f"question {question_id}")
@@ -88,7 +88,7 @@ def check_dataset(settings: DataSettings, name: str, images: bool) -> Checked:
         else:
             found.add(UNREADABLE, error)
 
-    splits = load_every_split(settings, refuse)
+    splits = load_every_split(settings, report)
     if not splits and not found.listed():
         found.add(EMPTY)
     if splits and "train" not in splits and not found.found(UNREADABLE):

@@ -184,12 +184,12 @@ def comparison_rows(
         RunError: There is no such reference.
     """
     means = _means_over_seeds(scores)
-    mean_of = {(part.title, part.shots): whole for whole in means for part in whole.seeds}
+    mean_of = {(part.title, part.shots): combined for combined in means for part in combined.seeds}
     rows = [*scores, *means]
     chosen = _reference_title(rows, reference)
     references = {row.shots: row for row in rows if row.title == chosen}
     # If only one seed of a mean was answered, it takes the place of the mean.
-    seeds = {part.title for whole in means if whole.title == chosen for part in whole.seeds}
+    seeds = {part.title for combined in means if combined.title == chosen for part in combined.seeds}
     references |= {row.shots: row for row in rows if row.title in seeds and row.shots not in references}
     # The best first; seeds follow their mean.
     lead = {(row.title, row.shots): mean_of.get((row.title, row.shots), row) for row in rows}
@@ -200,8 +200,10 @@ def comparison_rows(
     metrics = _differing_metrics(rows)
     lines = []
     for row, other in pairs:
-        whole = mean_of.get((row.title, row.shots))
-        line = _line(row, other.title if other else chosen, metrics, whole.title if whole else None, seed, resamples)
+        combined = mean_of.get((row.title, row.shots))
+        line = _line(
+            row, other.title if other else chosen, metrics, combined.title if combined else None, seed, resamples
+        )
         if other is not None and other is not row:
             line = _with_difference(line, row, other, seed, resamples, permutations, most)
         lines.append(line)

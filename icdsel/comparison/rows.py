@@ -146,7 +146,7 @@ def read_comparable(
     shared = frozenset.intersection(*(row.asked for row in rows))
     differing = _differing(rows, shared)
     if differing and not (allow_different and shared):
-        raise RunError(_refusal(differing, shared))
+        raise RunError(_not_comparable(differing, shared))
     rows = _restricted(rows, shared) if names else _distinctly_named(_restricted(rows, shared))
     sources = list({row.source.path: row.source for row in rows}.values())
     scores = [row.scores for row in rows]
@@ -279,7 +279,7 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(once[:_SHOWN]) + (f" and {len(once) - _SHOWN} more" if len(once) > _SHOWN else "")
 
 
-def _refusal(differing: Sequence[str], shared: frozenset[int]) -> str:
+def _not_comparable(differing: Sequence[str], shared: frozenset[int]) -> str:
     """Why rows cannot be compared, with every remedy."""
     ways = ["name only files or folders that belong together: `icdsel compare PATH…`"]
     queries = any(line.startswith("different queries") for line in differing)

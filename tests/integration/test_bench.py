@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 from command_line import icdsel
+from fakes import fake_kind
+
+from icdsel.vlm.engines import ENGINES
 
 SMALL = ("--queries", 2, "--pointers", 3, "--images", 8, "--plain", 3, "--neighbours", 200, "--train-queries", 4)
 SMALL += ("--proposal-pool", 50)
@@ -33,3 +36,8 @@ def test_every_rate_has_the_baselines_next_to_it(tmp_path: Path, model: tuple[ob
 def test_unknown_names_are_rejected_with_those_that_exist() -> None:
     assert "qwen2.5-vl-3b" in icdsel("bench", "--random-weights", "qwen9", code=2)
     assert "WIDTHxHEIGHT" in icdsel("bench", "--image-size", "large", code=2)
+
+
+def test_an_engine_outside_of_this_process_has_no_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ENGINES, "fake", fake_kind())
+    assert "not --engine fake" in icdsel("bench", "--engine", "fake", "--model", "any", code=2)

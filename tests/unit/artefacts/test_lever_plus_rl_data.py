@@ -545,9 +545,9 @@ def test_a_conversion_keeps_every_field_of_the_candidates() -> None:
     value = our_group(3, SMALL, [[77, 40]]).to_json()
     group, _ = parse_group(json.loads(json.dumps(value)))
     (candidate,) = lever_plus_json([group], ROW, {})["3"]["pointer_candidates"]
-    (original,) = value["pointer_candidates"]
-    assert {key: candidate[key] for key in original if key != "pointer"} == {
-        key: entry for key, entry in original.items() if key != "pointer"
+    (unconverted,) = value["pointer_candidates"]
+    assert {key: candidate[key] for key in unconverted if key != "pointer"} == {
+        key: entry for key, entry in unconverted.items() if key != "pointer"
     }
 
 
@@ -605,10 +605,10 @@ FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCh
 @FUZZ
 @given(st.data())
 def test_a_damaged_value_raises_only_user_errors(tmp_path: Path, data: st.DataObject) -> None:
-    whole = data.draw(st.sampled_from([WHOLE, BEAMS]))
+    content = data.draw(st.sampled_from([WHOLE, BEAMS]))
     for _ in range(data.draw(st.integers(1, 3))):
-        whole = changed(whole, data.draw(st.sampled_from(places(whole))), data.draw(VALUES))
-    read_anyhow(tmp_path, whole)
+        content = changed(content, data.draw(st.sampled_from(places(content))), data.draw(VALUES))
+    read_anyhow(tmp_path, content)
 
 
 @FUZZ

@@ -190,9 +190,9 @@ def test_files_with_different_pools_are_not_merged() -> None:
     other = group(10, (50, 30, 80), {(30, 50): 0.6})
     with pytest.raises(RlDataError, match=r"query 10 .*sampler, pool size or seed"):
         merge([[SMALL], [other]])
-    whole = QueryGroup(10, 10, "?", ("yes",), None, SMALL.candidates, (10,))
+    without_pool = QueryGroup(10, 10, "?", ("yes",), None, SMALL.candidates, (10,))
     with pytest.raises(RlDataError, match="different candidate pools"):
-        merge([[whole], [SMALL]])
+        merge([[without_pool], [SMALL]])
 
 
 def test_pools_derived_from_pointers_are_united() -> None:

@@ -107,11 +107,11 @@ def test_a_problem_in_both_of_two_files_that_belong_together_is_reported_once(tm
     asked = [{"question_id": i, "image_id": i, "question": "?"} for i in (0, 10, 10, 11, 12, 13)] + [
         {"question_id": 14}
     ]
-    told = [{"question_id": i, "image_id": i} | FIELDS["okvqa"] for i in (0, 10, 10, 14, 15, 16)] + [
+    annotations = [{"question_id": i, "image_id": i} | FIELDS["okvqa"] for i in (0, 10, 10, 14, 15, 16)] + [
         {"question_id": 11}
     ]
     (tmp_path / "OpenEnded_mscoco_train2014_questions.json").write_text(json.dumps({"questions": asked}))
-    (tmp_path / "mscoco_train2014_annotations.json").write_text(json.dumps({"annotations": told}))
+    (tmp_path / "mscoco_train2014_annotations.json").write_text(json.dumps({"annotations": annotations}))
     [found] = check(settings_from({}), [tmp_path])
     assert count(found, kinds.REPEATED_IDS) == 1
     assert count(found, kinds.UNREADABLE) == 2  # question 14 and the annotation of question 11

@@ -38,8 +38,8 @@ def query(question_id: int, *pointers: Any, **changes: Any) -> dict[str, Any]:
         pointer if isinstance(pointer, dict) else scored(pointer, i % 2) for i, pointer in enumerate(pointers)
     ]
     record = {"question_id": question_id, "image_id": question_id // 2, "question": f"What {question_id}?"}
-    told = {"answers": ["x"], "candidate_pool_ids": POOL, "pointer_candidates": candidates}
-    return record | told | changes
+    fields = {"answers": ["x"], "candidate_pool_ids": POOL, "pointer_candidates": candidates}
+    return record | fields | changes
 
 
 def scored(pointer: Any, accuracy: float, **more: Any) -> dict[str, Any]:
@@ -93,17 +93,17 @@ FAILED = {"pointer": [12, 14], "eval_failed": True, "error": "out of memory"}
 )
 def test_each_kind_is_found_and_counted(settings, record: Any, kind: Kind, count: int):
     found = checked(settings, record)
-    told = counts(found)
-    assert told.pop(kind.problem) == count
+    problems = counts(found)
+    assert problems.pop(kind.problem) == count
     [finding] = [finding for finding in found.findings if finding.problem == kind.problem]
     assert finding.severity == kind.severity
     # Of a query whose pool holds itself, a pointer may hold an ICD with its image too.
-    assert set(told) <= {kinds.OWN_IMAGE.problem}
+    assert set(problems) <= {kinds.OWN_IMAGE.problem}
 
 
 def test_pointers_that_hold_the_query(settings):
-    told = counts(checked(settings, query(2, [10, 2], [2, 12], [10, 12], scored([12, 10], 1))))
-    assert told == {kinds.OWN_QUERY.problem: 2, "candidates: an ICD is not in the pool": 2}
+    problems = counts(checked(settings, query(2, [10, 2], [2, 12], [10, 12], scored([12, 10], 1))))
+    assert problems == {kinds.OWN_QUERY.problem: 2, "candidates: an ICD is not in the pool": 2}
 
 
 @pytest.mark.parametrize("line", ["\n", " \t\r\n", "\v\n", "\f\n", "\u00a0\n", "{}\n", "\ufeff\n", "null\n"])
@@ -119,23 +119,23 @@ def test_lines_are_blank_if_training_skips_them(settings, tmp_path, line: str):
 
 @pytest.mark.parametrize("text", ["\\ud800", "\\udc00\\ud800", "\\uDBFFx"])
 def test_half_of_a_pair_of_code_units_is_damage_as_in_training(settings, tmp_path, text: str):
-    told = json.dumps(query(2, [10, 12], scored([12, 10], 1, vqa_pred_answer="TEXT")))
-    assert counts(checked(settings, told.replace("TEXT", text) + "\n")) == {kinds.DAMAGED.problem: 1}
+    line = json.dumps(query(2, [10, 12], scored([12, 10], 1, vqa_pred_answer="TEXT")))
+    assert counts(checked(settings, line.replace("TEXT", text) + "\n")) == {kinds.DAMAGED.problem: 1}
     with pytest.raises(RlDataError, match="line 2 is damaged"):
         read_rl_data(tmp_path / "rl.jsonl")
-    assert counts(checked(settings, told.replace("TEXT", "\\ud83d\\ude00") + "\n")) == {}
+    assert counts(checked(settings, line.replace("TEXT", "\\ud83d\\ude00") + "\n")) == {}
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "example"),
     [
         ({"question": "Why?"}, "query 2: 'Why?', in the dataset 'What 2?'"),
         ({"image_id": 7}, "query 2: image 7, in the dataset image 1"),
     ],
 )
-def test_differences_to_the_dataset_are_shown(settings, change: dict[str, Any], told: str):
+def test_differences_to_the_dataset_are_shown(settings, change: dict[str, Any], example: str):
     [finding] = checked(settings, query(2, [10, 12], [12, 10], **change)).findings
-    assert (finding.problem, finding.examples) == (kinds.OTHER_QUERY.problem, (told,))
+    assert (finding.problem, finding.examples) == (kinds.OTHER_QUERY.problem, (example,))
 
 
 def test_a_candidate_with_a_remark_is_not_a_failed_call(settings, tmp_path):
@@ -159,22 +159,22 @@ def test_the_same_image_is_that_of_the_same_path_as_in_pools(settings, shared: s
 def test_rejected_candidates_and_failed_calls_are_counted_by_reason(settings):
     errors = [{"pointer": [12, 14], "eval_failed": True, "error": "too long"}] * 2 + [FAILED]
     found = checked(settings, query(2, [10, 12], [12, 10], scored([14, 10], math.nan), [14, 14], *errors))
-    told = counts(found)
-    assert told["candidates: a score is not a number, or is out of range"] == 1
-    assert told["candidates: an ICD is repeated, or there is none"] == 1
+    problems = counts(found)
+    assert problems["candidates: a score is not a number, or is out of range"] == 1
+    assert problems["candidates: an ICD is repeated, or there is none"] == 1
     [failed] = [finding for finding in found.findings if finding.problem == kinds.FAILED.problem]
     assert (failed.count, failed.examples) == (3, ("2: too long", "1: out of memory"))
 
 
 def test_ids_of_another_dataset(settings):
-    told = counts(checked(settings, query(900, [10, 901], [12, 10], candidate_pool_ids=[*POOL, 901])))
-    assert told[kinds.OTHER_SPLIT.problem] == told[kinds.UNKNOWN_ICD.problem] == 1
-    assert told[kinds.UNKNOWN_IN_POOL.problem] == 1
+    problems = counts(checked(settings, query(900, [10, 901], [12, 10], candidate_pool_ids=[*POOL, 901])))
+    assert problems[kinds.OTHER_SPLIT.problem] == problems[kinds.UNKNOWN_ICD.problem] == 1
+    assert problems[kinds.UNKNOWN_IN_POOL.problem] == 1
 
 
 def test_pointers_of_several_lengths_and_lacking_scores(settings):
-    told = counts(checked(settings, query(2, [10, 12], [12, 10, 14])))
-    assert told == {kinds.LENGTHS.problem: 1}
+    problems = counts(checked(settings, query(2, [10, 12], [12, 10, 14])))
+    assert problems == {kinds.LENGTHS.problem: 1}
     mode = settings.model_copy(update={"reward": settings.reward.model_copy(update={"mode": "hard01_plus_gtprob"})})
     assert counts(checked(mode))[kinds.NO_SCORE.problem] == 2
 
@@ -183,9 +183,14 @@ def test_without_any_signal_nothing_can_be_learned(settings, tmp_path):
     path = tmp_path / "flat.jsonl"
     path.write_text(json.dumps(query(0, scored([10, 12], 0), scored([12, 10], 0))) + "\n")
     [found] = check(settings, [path])
-    told = counts(found)
-    assert told[kinds.NO_SIGNAL_AT_ALL.problem] == told[kinds.NO_CORRECT.problem] == told[kinds.NO_SIGNAL.problem] == 1
-    assert found.errors == 1 and kinds.NO_METADATA.problem in told
+    problems = counts(found)
+    assert (
+        problems[kinds.NO_SIGNAL_AT_ALL.problem]
+        == problems[kinds.NO_CORRECT.problem]
+        == problems[kinds.NO_SIGNAL.problem]
+        == 1
+    )
+    assert found.errors == 1 and kinds.NO_METADATA.problem in problems
 
 
 @pytest.mark.parametrize(
@@ -206,10 +211,10 @@ def test_a_damaged_metadata_file_and_a_torn_journal(settings, tmp_path):
     checked(settings)
     (tmp_path / "rl.meta.json").write_text("{")
     (tmp_path / "rl.jsonl.part").write_text(json.dumps(query(2, [10, 12], [12, 10])) + '\n{"question_id": 4, "im')
-    [whole] = check(settings, [tmp_path / "rl.jsonl"])
-    assert counts(whole) == {kinds.BAD_METADATA.problem: 1, kinds.UNFINISHED.problem: 1}
+    [complete] = check(settings, [tmp_path / "rl.jsonl"])
+    assert counts(complete) == {kinds.BAD_METADATA.problem: 1, kinds.UNFINISHED.problem: 1}
     [part] = check(settings, [tmp_path / "rl.jsonl.part"])
-    assert counts(part) == counts(whole) | {kinds.TORN.problem: 1}
+    assert counts(part) == counts(complete) | {kinds.TORN.problem: 1}
 
 
 def test_without_its_dataset_the_rest_is_still_checked(settings):
@@ -231,10 +236,14 @@ def test_data_of_lever_plus(settings, tmp_path):
     path = tmp_path / "theirs.json"
     path.write_text(json.dumps(rows))
     [found] = check(settings, [path])
-    told = counts(found)
+    problems = counts(found)
     assert found.is_a == "RL data of Lever-Plus" and found.errors == 2
-    assert told["candidates: the query is its own ICD"] == told["candidates: a row outside the training split"] == 1
-    assert told["candidates: the VLM call failed"] == told[kinds.OWN_IMAGE_ALLOWED.problem] == 1
+    assert (
+        problems["candidates: the query is its own ICD"]
+        == problems["candidates: a row outside the training split"]
+        == 1
+    )
+    assert problems["candidates: the VLM call failed"] == problems[kinds.OWN_IMAGE_ALLOWED.problem] == 1
     path.write_text(json.dumps({"0": {"id_list": [[4, 2, 0]], "score_list": [0.5]}}))
     [found] = check(settings, [path])
     assert (found.is_a, found.findings) == ("InfoScore data of Lever-Plus", ())

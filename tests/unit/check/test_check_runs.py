@@ -223,8 +223,8 @@ def test_a_path_that_is_not_utf_8_is_written_as_valid_json(tmp_path):
     path = tmp_path / os.fsdecode(b"a\xff.md")
     path.write_text("# hello")
     write_json(tmp_path / "list.json", report(check(settings_from({}), [path])))
-    [told] = json.loads((tmp_path / "list.json").read_text(encoding="utf-8"))["checked"]
-    assert Path(told["name"]) == path
+    [item] = json.loads((tmp_path / "list.json").read_text(encoding="utf-8"))["checked"]
+    assert Path(item["name"]) == path
 
 
 def test_examples_are_printable():
@@ -233,9 +233,9 @@ def test_examples_are_printable():
 
 
 def test_the_description_of_a_path_is_a_single_short_line(run):
-    told = "rce\n must be fixed   1   everything" + "x" * 10_000
-    assert "\n" not in Checked("a", "b", told).about and len(Checked("a", "b", told).about) == 240
-    write_policy(run / "rce_epoch1.pt", told, 1)
+    phase = "rce\n must be fixed   1   everything" + "x" * 10_000
+    assert "\n" not in Checked("a", "b", phase).about and len(Checked("a", "b", phase).about) == 240
+    write_policy(run / "rce_epoch1.pt", phase, 1)
     assert "everything" not in checked(run / "rce_epoch1.pt").about + checked(run).about
 
 

@@ -210,9 +210,9 @@ def test_seeds_get_a_row_of_their_mean_query_by_query(settings: Settings) -> Non
     # One question is asked: the means. Seeds are no questions of their own.
     assert policy_mean.p_holm == policy_mean.p_value == pytest.approx(2 / 8, abs=0.02)
     assert policy_mean.mcnemar_p == pytest.approx(2 / 8, abs=0.02)  # a third of the seeds on each of three queries
-    for name, whole in (("random-1", random_mean), ("policy-v3_Run-grpo_epoch3", policy_mean)):
+    for name, mean_row in (("random-1", random_mean), ("policy-v3_Run-grpo_epoch3", policy_mean)):
         seed = rows[name, 1]
-        assert (seed.part_of, seed.seeds, seed.seed_low) == (whole.name, 1, None)
+        assert (seed.part_of, seed.seeds, seed.seed_low) == (mean_row.name, 1, None)
         assert (seed.p_value, seed.p_holm, seed.mcnemar_p) == (None, None, None)
         assert seed.wins is not None
     assert rows["random-1", 1].difference == pytest.approx(-10.0)
@@ -251,7 +251,7 @@ def test_runs_with_other_settings_are_not_seeds_of_each_other(settings: Settings
 def test_different_queries_are_rejected_by_name(settings: Settings) -> None:
     write(settings, "random-42", {1: [0.3] * 4})
     write(settings, "nearest-both", {1: [0.6] * 4}, ids=[1, 2, 3, 4])
-    with pytest.raises(RunError) as told:
+    with pytest.raises(RunError) as error:
         compare(settings)
     for part in (
         "different queries",
@@ -260,7 +260,7 @@ def test_different_queries_are_rejected_by_name(settings: Settings) -> None:
         "--n",
         "--set",
     ):
-        assert part in str(told.value)
+        assert part in str(error.value)
 
 
 def test_n_chooses_among_predictions_over_several_sets(settings: Settings) -> None:
@@ -280,10 +280,10 @@ def test_n_chooses_among_predictions_over_several_sets(settings: Settings) -> No
 def test_different_settings_are_rejected_by_name(settings: Settings) -> None:
     write(settings, "random-42", {1: [0.3] * 4})
     write(settings, "nearest-both", {1: [0.6] * 4}, **{"vlm.layout": "turns"})
-    with pytest.raises(RunError) as told:
+    with pytest.raises(RunError) as error:
         compare(settings)
     for part in ("nearest-both", "random-42", "vlm.layout", "'turns'", "'one-turn'"):
-        assert part in str(told.value)
+        assert part in str(error.value)
 
 
 def test_checkpoint_and_selector_may_differ(settings: Settings) -> None:
@@ -424,8 +424,8 @@ def test_the_markdown_file_is_one_table_with_explanations(rows: list[ComparisonR
     table = [line.replace("\\|", "") for line in lines if line.startswith("|")]
     assert len(table) == 2 + len(rows)
     assert len({line.count("|") for line in table}) == 1  # as many columns in every line
-    for told in ("Compared although they differ", "1 of 60 queries left out", "Holm", "80 % power", "McNemar"):
-        assert any(told in line for line in lines)
+    for part in ("Compared although they differ", "1 of 60 queries left out", "Holm", "80 % power", "McNemar"):
+        assert any(part in line for line in lines)
 
 
 @pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t=", " +"])
@@ -534,18 +534,18 @@ def test_models_are_shown_by_name_and_distinguished_if_the_names_are_equal(setti
 def test_different_queries_are_compared_on_the_shared_ones_on_request(settings: Settings) -> None:
     write(settings, "random-42", {1: [0.0, 0.3, 0.6]}, ids=[1, 2, 3])
     write(settings, "nearest-both", {1: [0.9, 0.9, 0.0, 0.0]}, ids=[2, 3, 4, 5])
-    with pytest.raises(RunError) as told:
+    with pytest.raises(RunError) as error:
         compare(settings)
     for way in ("--allow-different, on the 2 queries that all share", "icdsel compare PATH", "icdsel infer", "--set"):
-        assert way in str(told.value)
+        assert way in str(error.value)
     rows = by_name(compare(settings, allow_different=True))
     nearest = rows["nearest-both", 1]
     assert (nearest.n, nearest.accuracy, nearest.difference) == (2, 90.0, 45.0)
     assert nearest.differing == ("different queries: 2 sets of 3 to 4, of which all rows share 2",)
     write(settings, "oracle", {1: [0.9] * 2}, ids=[1, 5])
-    with pytest.raises(RunError, match="of which all rows share 0") as told:
+    with pytest.raises(RunError, match="of which all rows share 0") as error:
         compare(settings, allow_different=True)
-    assert "--allow-different" not in str(told.value)
+    assert "--allow-different" not in str(error.value)
 
 
 def test_sets_of_a_row_are_distinguished_and_duplicates_removed(settings: Settings) -> None:
@@ -573,9 +573,9 @@ def test_different_settings_are_compared_on_request_and_the_rows_say_so(
     write(settings, "nearest-both", {1: [0.6] * 4}, **{key: "lemmatised"})
     with pytest.raises(
         RunError, match=rf"different {kind}.*{key} is 'lemmatised' \(nearest-both\), 'official'"
-    ) as told:
+    ) as error:
         compare(settings)
-    assert "--allow-different\n" in str(told.value) + "\n"  # nothing about queries, which are the same
+    assert "--allow-different\n" in str(error.value) + "\n"  # nothing about queries, which are the same
     rows = compare(settings, allow_different=True)
     assert all(f"{key} is" in row.differing[0] for row in rows)
     if key == "data.metric":
@@ -598,9 +598,9 @@ def test_a_warning_shows_the_command_for_missing_baselines(
     write(settings, "random-42", {1: [0.3] * 3, 2: [0.3] * 3}, asked_with=asked)
     write(settings, "majority", {1: [0.3] * 3}, asked_with=asked)
     compare(settings)
-    told = " ".join(capsys.readouterr().err.split())
-    assert "zero-shot and majority should be in the table" in told
-    assert "icdsel infer --sampler mix --n 3 --split tuning --selector zero-shot,majority --shots 2" in told
+    warning = " ".join(capsys.readouterr().err.split())
+    assert "zero-shot and majority should be in the table" in warning
+    assert "icdsel infer --sampler mix --n 3 --split tuning --selector zero-shot,majority --shots 2" in warning
     write(settings, "majority", {1: [0.3] * 3, 2: [0.6] * 3}, asked_with=asked)
     write(settings, "zero-shot", {0: [0.3] * 3}, asked_with=asked)
     for shots in ([], [1], [2]):

@@ -82,7 +82,7 @@ def test_runs_are_sorted_by_age_with_the_scores_of_their_last_checkpoint(tmp_pat
     }
     assert second.bytes == sum(path.stat().st_size for path in new.iterdir())
     assert [run.name for run in list_runs(tmp_path, "okvqa")] == ["new-er"]
-    assert list_runs(tmp_path, "okvqa_local") == [first]  # the original's name of it
+    assert list_runs(tmp_path, "okvqa_local") == [first]  # Lever-Plus's name of it
     assert list_runs(tmp_path, "vqav2") == list_runs(tmp_path / "nowhere") == []
     assert old.name in shown([first, second], 80)
 
@@ -178,7 +178,7 @@ def damage_metrics(run: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "problem"),
     [
         (damage_side, "run.json cannot be read"),
         (damage_setting, "rce_epochs"),
@@ -190,11 +190,11 @@ def damage_metrics(run: Path) -> None:
         (lead_out, "run.json is missing"),
     ],
 )
-def test_a_damaged_run_says_why_and_hides_no_other(tmp_path, damage, told):
+def test_a_damaged_run_says_why_and_hides_no_other(tmp_path, damage, problem):
     damage(write_run(tmp_path, "bad", hours=3))
     write_run(tmp_path, "good", hours=2)
     states = {run.name: run for run in list_runs(tmp_path)}
-    assert states["bad"].state == "damaged" and told in states["bad"].problem
+    assert states["bad"].state == "damaged" and problem in states["bad"].problem
     assert states["good"].state == "finished"
     assert "damaged" in shown(list(states.values()), 80)
 
@@ -215,7 +215,7 @@ def test_an_unfinished_run_may_have_no_checkpoint_yet(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("ago", "told"),
+    ("ago", "text"),
     [
         (timedelta(seconds=59), "just now"),
         (timedelta(seconds=60), "1 min ago"),
@@ -224,9 +224,9 @@ def test_an_unfinished_run_may_have_no_checkpoint_yet(tmp_path):
         (timedelta(days=400), "400 d ago"),
     ],
 )
-def test_an_age_has_one_unit(ago, told):
+def test_an_age_has_one_unit(ago, text):
     run = RunSummary("a", "world", "a", "finished", written=(NOON - ago).isoformat())
-    assert age(run, NOON) == told
+    assert age(run, NOON) == text
     assert age(RunSummary("a", "world", "a", "damaged"), NOON) == ""
 
 

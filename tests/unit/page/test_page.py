@@ -72,7 +72,7 @@ def made(tmp_path_factory) -> tuple[Path, str]:
 
 def test_the_page_has_all_sections_and_facts(made):
     _, text = made
-    for told in (
+    for part in (
         "help on made<",
         "tiny-vlm",
         "VQA accuracy (official)",
@@ -81,7 +81,7 @@ def test_the_page_has_all_sections_and_facts(made):
         "8 differences (* &lt; 0.05, ** &lt; 0.01",
         "McNemar: exact test of correctness, not corrected.",
     ):
-        assert told in text
+        assert part in text
     page = Page(text)
     assert [attrs["id"] for attrs in page.all("section") if "id" in attrs] == [
         "accuracy",
@@ -198,12 +198,12 @@ def test_a_dataset_that_is_created_for_a_page_is_created_in_ones_own_folder(tmp_
         monkeypatch.setattr(writer, lambda *words: written.append(words[-1]) or tmp_path / "none.jsonl")
     monkeypatch.chdir(tmp_path)
     own = {"dataset": name, "data_dir": "mine", "results_dir": str(tmp_path / "results")}
-    told = own | {"data_dir": str(tmp_path / "theirs"), "image_dir": "theirs", "results_dir": "theirs"}
+    data = own | {"data_dir": str(tmp_path / "theirs"), "image_dir": "theirs", "results_dir": "theirs"}
     write_predictions(
         made := make_settings(tmp_path),
         "random-42",
         choose("random-42", 2, (1,)),
-        settings={"data": told, "vlm": {"model": "a/b"}},
+        settings={"data": data, "vlm": {"model": "a/b"}},
     )
     content = collect(load_settings({"data": own, "vlm": {"model": "tiny-vlm"}}), compare(made))
     assert written == [Path("mine", *(["world"] if name == "world" else []))]
@@ -215,8 +215,8 @@ def test_a_dataset_that_is_created_for_a_page_is_created_in_ones_own_folder(tmp_
 def test_ones_own_limit_of_pixels_applies_to_the_images_of_others(tmp_path):
     settings = make_settings(tmp_path)
     write_dataset(tmp_path, 3)
-    told = {"dataset": str(tmp_path / "made.jsonl"), "max_image_pixels": 10**12}
-    side = {"settings": {"data": told, "vlm": {"model": "another/model"}}}
+    data = {"dataset": str(tmp_path / "made.jsonl"), "max_image_pixels": 10**12}
+    side = {"settings": {"data": data, "vlm": {"model": "another/model"}}}
     write_predictions(settings, "random-42", choose("random-42", 3, (1,)), **side)
     own = settings.model_copy(update={"data": settings.data.model_copy(update={"max_image_pixels": 1000})})
     content = collect(own, compare(settings))
@@ -261,8 +261,8 @@ def test_queries_that_have_changed_since_the_predictions_are_not_shown(tmp_path)
 def test_pictures_are_not_read_from_a_folder_that_only_files_name(tmp_path, monkeypatch, theirs):
     settings = make_settings(tmp_path)
     write_dataset(tmp_path, 3)
-    told = {"dataset": str(tmp_path / "made.jsonl"), "image_dir": str(tmp_path / "private")}
-    side = {"settings": {"data": told, "vlm": {"model": "another/model"}}}
+    data = {"dataset": str(tmp_path / "made.jsonl"), "image_dir": str(tmp_path / "private")}
+    side = {"settings": {"data": data, "vlm": {"model": "another/model"}}}
     write_predictions(settings, "random-42", choose("random-42", 3, (1,)), **side)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere" if theirs else tmp_path)
@@ -296,17 +296,19 @@ def test_a_difference_is_claimed_only_if_interval_and_corrected_p_agree(tmp_path
     row = next(row for row in made_content(tmp_path).rows if row.selector == "policy" and row.shots == 2)
     labels = {row.name: "mine", row.reference: "theirs"}
 
-    def told(low: float, high: float, p: float, **more) -> str:
+    def verdict(low: float, high: float, p: float, **more) -> str:
         made = {"difference": (low + high) / 2, "difference_low": low, "difference_high": high, "detectable": 2.5}
         return findings([replace(row, p_holm=p, **made, **more)], labels)[0]
 
-    assert told(1, 3, 0.03).endswith("better than theirs by 2.0 (95 % interval +1.0 to +3.0; corrected p = 0.030).")
-    assert told(-3, -1, 0.0001).endswith("worse than theirs by 2.0 (95 % interval -3.0 to -1.0; corrected p < 0.001).")
+    assert verdict(1, 3, 0.03).endswith("better than theirs by 2.0 (95 % interval +1.0 to +3.0; corrected p = 0.030).")
+    assert verdict(-3, -1, 0.0001).endswith(
+        "worse than theirs by 2.0 (95 % interval -3.0 to -1.0; corrected p < 0.001)."
+    )
     # The interval alone is no finding: it knows nothing of the other rows of the table.
     for low, high, p in ((1, 3, 0.05), (-1, 3, 0.01)):
-        assert "not distinguishable from theirs with these 12 queries" in told(low, high, p)
-        assert told(low, high, p).endswith("with 80 % power they show differences from 2.5 points on.")
-    assert "2 shots (its seeds 40.0 to 60.0)," in told(1, 3, 0.03, seed_low=40.0, seed_high=60.0, seeds=2)
+        assert "not distinguishable from theirs with these 12 queries" in verdict(low, high, p)
+        assert verdict(low, high, p).endswith("with 80 % power they show differences from 2.5 points on.")
+    assert "2 shots (its seeds 40.0 to 60.0)," in verdict(1, 3, 0.03, seed_low=40.0, seed_high=60.0, seeds=2)
     assert findings([replace(row, part_of="a mean")], labels) == []
 
 
@@ -339,9 +341,9 @@ def test_the_header_and_a_warning_say_what_differs(tmp_path):
         (POLICY, "tiny-vlm", "official", 4),
         ("random-42", "other/big", "lemmatised", 3),
     ):
-        told = {"data": {"dataset": settings.data.dataset}, "vlm": {"model": model}}
+        values = {"data": {"dataset": settings.data.dataset}, "vlm": {"model": model}}
         inputs = {"model": model, "data.metric": metric}
-        write_predictions(settings, name, choose(name, count, (1,)), inputs=inputs, settings=told)
+        write_predictions(settings, name, choose(name, count, (1,)), inputs=inputs, settings=values)
     content = collect(settings, compare(settings, allow_different=True))
     write_page(content, tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
@@ -395,9 +397,9 @@ def test_the_command_writes_page_and_plots(tmp_path, monkeypatch):
     words = ["compare", "--dataset", str(tmp_path / "made.jsonl"), "--model", "tiny-vlm", "--results-dir", "results"]
     made = CliRunner().invoke(app, [*words, "--html", "report.html", "--plots", "plots", "--gallery", "4"])
     assert made.exit_code == 0, made.output + str(made.exception)
-    told = made.output + made.stderr
-    assert re.search(r"Page: report\.html \(\d+\.\d MB\)", told)
-    assert "12 charts, PNG and SVG: plots" in told
+    output = made.output + made.stderr
+    assert re.search(r"Page: report\.html \(\d+\.\d MB\)", output)
+    assert "12 charts, PNG and SVG: plots" in output
     assert "4 of the 6 queries" in (tmp_path / "report.html").read_text()
     assert {path.suffix for path in (tmp_path / "plots").iterdir()} == {".png", ".svg"}
     shutil.rmtree(tmp_path / "images")

@@ -62,8 +62,8 @@ def test_every_section_has_its_charts(content):
 def test_tables_hold_the_numbers_that_are_drawn(content, every_chart):
     by_name = {chart.name: chart for chart in every_chart}
     row = next(row for row in content.rows if row.name == "nearest-both" and row.shots == 2)
-    told = ("nearest-both", "2", f"{row.accuracy:.1f}", f"{row.low:.1f} to {row.high:.1f}", "")
-    assert told in by_name["accuracy"].table
+    line = ("nearest-both", "2", f"{row.accuracy:.1f}", f"{row.low:.1f} to {row.high:.1f}", "")
+    assert line in by_name["accuracy"].table
     assert by_name["training-loss"].table == (("rce 1", "4"), ("rce 2", "3"), ("grpo 1", "-0.01"))
     assert by_name["training-kl"].table == (("grpo 1", "0.01"),)
     assert by_name["landscape"].table[0] == ("no pointer correct", "1")
@@ -110,8 +110,8 @@ def test_any_names_and_texts_can_be_drawn(tmp_path: Path, evil: str):
     write_dataset(tmp_path, 3)
     run = write_run(settings)
     for path in (run / "metrics.jsonl", settings.dataset_dir / "generated_data/rl_data_made.jsonl"):
-        told = json.dumps(evil.replace("\udcff", ""))[1:-1]  # no reader takes half of a pair
-        path.write_text(path.read_text().replace('"rce"', f'"{told}"').replace("cosine-beam", told))
+        escaped = json.dumps(evil.replace("\udcff", ""))[1:-1]  # no reader takes half of a pair
+        path.write_text(path.read_text().replace('"rce"', f'"{escaped}"').replace("cosine-beam", escaped))
     data = path.rename(path.with_name(f"{evil}.jsonl"))
     for name in (POLICY, "random-42"):
         write_predictions(settings, name, choose(name, 3, (1, 2)))
@@ -164,8 +164,8 @@ def test_seeds_are_the_range_of_their_mean(tmp_path: Path):
     mean = next(row for row in content.rows if row.name == "random (mean over seeds)" and row.shots == 2)
     label = content.labels[mean.name]
     assert label == "random (3\N{NO-BREAK SPACE}seeds)"
-    told = (label, "2", f"{mean.accuracy:.1f}", f"{mean.low:.1f} to {mean.high:.1f}")
-    assert (*told, f"{mean.seed_low:.1f} to {mean.seed_high:.1f}") in made["accuracy"].table
+    line = (label, "2", f"{mean.accuracy:.1f}", f"{mean.low:.1f} to {mean.high:.1f}")
+    assert (*line, f"{mean.seed_low:.1f} to {mean.seed_high:.1f}") in made["accuracy"].table
     for name in ("accuracy", "difference"):
         assert not {"random-42", "random-43"} & {line[0] for line in made[name].table}
     assert "random-43" not in {line[0] for line in made["usage"].table}

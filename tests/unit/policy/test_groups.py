@@ -77,8 +77,8 @@ def test_groups_by_hand() -> None:
 
 
 def test_the_reward_settings_reach_the_rewards() -> None:
-    told = RewardSettings(mode="separated", hard_weight=0.5, soft_weight=2.0, normalization="rank")
-    made = make_groups([LARGE], ROWS, told)
+    settings = RewardSettings(mode="separated", hard_weight=0.5, soft_weight=2.0, normalization="rank")
+    made = make_groups([LARGE], ROWS, settings)
     # 2 · 0.5 · hard + 2 · soft: 3, 1.6, 0 and 2.8, whose ranks from the best are 0, 2, 3 and 1: 1 - 2 · rank / 3.
     assert made.raw[0].tolist() == pytest.approx([3.0, 1.6, 0.0, 2.8])
     assert made.normalized[0].tolist() == pytest.approx([1, -1 / 3, -1, 1 / 3])
@@ -152,10 +152,10 @@ def test_a_group_has_the_same_loss_alone_and_padded(name: str) -> None:
     batch_loss, batch_gradient = result(padded)
     assert batch_loss == pytest.approx((alone[0][0] + alone[1][0]) / 2, rel=1e-5)
     torch.testing.assert_close(batch_gradient, (alone[0][1] + alone[1][1]) / 2, rtol=1e-4, atol=1e-5)
-    assert abs(alone[0][0] - alone[1][0]) > 1e-3  # they could be told apart
+    assert abs(alone[0][0] - alone[1][0]) > 1e-3  # they could be distinguished
 
 
-# --- the original's numbers -------------------------------------------------------------------------------
+# --- Lever-Plus's numbers ------------------------------------------------------------------------------------
 
 
 def test_golden_rl_data_give_lever_pluss_tensors() -> None:
@@ -163,7 +163,7 @@ def test_golden_rl_data_give_lever_pluss_tensors() -> None:
     written = json.loads((DATA / "rl_data_global_pointer.json").read_text())
     groups = []
     for key, value in written.items():
-        # The original leaves out what was not scored by the VQA accuracy.
+        # Lever-Plus leaves out what was not scored by the VQA accuracy.
         kept = [c for c in value["pointer_candidates"] if c["vqa_eval_mode"] != "fallback"]
         candidates = tuple(ScoredPointer.from_json(candidate, (0, 1)) for candidate in kept)
         groups.append(QueryGroup(int(key), int(key), "", (), tuple(range(60)), candidates))
@@ -186,8 +186,10 @@ def test_golden_rl_data_give_lever_pluss_tensors() -> None:
 
 def test_pools_of_the_whole_split_are_one_row_with_a_mask_for_each_query() -> None:
     scored = (ScoredPointer((50, 30), correct=1, score=1.0),)
-    whole = [QueryGroup(q, q, "?", ("yes",), None, scored, excluded) for q, excluded in ((10, (10, 70)), (20, (20,)))]
-    groups = make_groups(whole, ROWS, RewardSettings())
+    without_pool = [
+        QueryGroup(q, q, "?", ("yes",), None, scored, excluded) for q, excluded in ((10, (10, 70)), (20, (20,)))
+    ]
+    groups = make_groups(without_pool, ROWS, RewardSettings())
     assert groups.pool.tolist() == [list(range(20))]
     assert (~groups.mask).nonzero().tolist() == [[0, 1], [0, 7], [1, 2]]
     assert groups.pointers.tolist() == [[[5, 3]], [[5, 3]]]
@@ -195,7 +197,7 @@ def test_pools_of_the_whole_split_are_one_row_with_a_mask_for_each_query() -> No
     assert part.pool.shape == (1, 20) and part.mask.shape == (1, 20) and part.query.tolist() == [2]
     assert groups[torch.tensor([1, 0])].pool.shape == (1, 20)
     with pytest.raises(RlDataError, match="--pool-size all"):
-        make_groups([*whole, SMALL], ROWS, RewardSettings())
+        make_groups([*without_pool, SMALL], ROWS, RewardSettings())
 
 
 def test_a_score_that_the_reward_needs_must_be_there() -> None:

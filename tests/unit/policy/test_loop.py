@@ -57,8 +57,8 @@ def run(
         result.epochs.append(epoch)
         result.states.append(state_of(network))
 
-    told = {"seed": 1, "on_epoch": keep, "on_step": result.steps.append, **more}
-    train_policy(network, table, train, validation, settings, **told)
+    arguments = {"seed": 1, "on_epoch": keep, "on_step": result.steps.append, **more}
+    train_policy(network, table, train, validation, settings, **arguments)
     return result
 
 
@@ -84,17 +84,17 @@ def made_groups(count: int, pool: int = 6, pointers: int = 4, seed: int = 0, rew
 
 
 def made_network(seed: int = 0, **more: Any) -> PointerNetwork:
-    told = {"hidden_dim": 8, "num_heads": 2, "tower": 16, "dropout": 0.1, "attn_dropout": 0.1} | more
+    sizes = {"hidden_dim": 8, "num_heads": 2, "tower": 16, "dropout": 0.1, "attn_dropout": 0.1} | more
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return PointerNetwork(PointerConfig(6, **told))
+        return PointerNetwork(PointerConfig(6, **sizes))
 
 
 TABLE = torch.nn.functional.normalize(torch.randn(40, 6, generator=torch.Generator().manual_seed(9)), dim=-1)
 TRAIN, VALIDATION = made_groups(8, seed=1), made_groups(5, seed=2)
 
 
-# --- the original's training, to the number ---------------------------------------------------------------
+# --- Lever-Plus's training, to the number ----------------------------------------------------------------------
 
 
 def padded(items: list[Mapping[str, Any]]) -> Groups:
@@ -133,36 +133,36 @@ def golden_groups() -> tuple[Groups, Groups]:
 
 @pytest.mark.parametrize("name", TRAJECTORIES)
 def test_the_recipe_lever_plus_reproduces_lever_plus(name: str) -> None:
-    told = TRAJECTORIES[name]
+    trajectory = TRAJECTORIES[name]
     train, validation = golden_groups()
     settings = TrainSettings(
         recipe="lever-plus",
-        rce_epochs=told["rce_epochs"],
-        grpo_epochs=told["grpo_epochs"],
-        rce_lr=told["rce_lr"],
-        grpo_lr=told["grpo_lr"],
-        kl_beta=told["kl_beta"],
-        batch_size=told["batch_size"],
-        rce_normalized_reward=told["rce_reward"] == "normalized",
-        freeze_backbone=told["freeze_backbone"],
+        rce_epochs=trajectory["rce_epochs"],
+        grpo_epochs=trajectory["grpo_epochs"],
+        rce_lr=trajectory["rce_lr"],
+        grpo_lr=trajectory["grpo_lr"],
+        kl_beta=trajectory["kl_beta"],
+        batch_size=trajectory["batch_size"],
+        rce_normalized_reward=trajectory["rce_reward"] == "normalized",
+        freeze_backbone=trajectory["freeze_backbone"],
     )
     network = PointerNetwork(PointerConfig(32, hidden_dim=16, gate=False, dropout=0.0, attn_dropout=0.0))
-    network.load_state_dict({key: torch.tensor(value) for key, value in told["initial_state"].items()})
+    network.load_state_dict({key: torch.tensor(value) for key, value in trajectory["initial_state"].items()})
     table = torch.load(DATA / "query_embeddings.pt", weights_only=True)
-    result = run(network, table, train, settings, validation, shuffle=told["shuffle"])
+    result = run(network, table, train, settings, validation, shuffle=trajectory["shuffle"])
 
     files = [f"{epoch.phase}_epoch{epoch.number + 1}.pt" for epoch in result.epochs]
-    assert sorted(files) == sorted(told["checkpoints"])
+    assert sorted(files) == sorted(trajectory["checkpoints"])
     for file, epoch, state in zip(files, result.epochs, result.states, strict=True):
-        expected = told["checkpoints"][file]
+        expected = trajectory["checkpoints"][file]
         # The mean of normalised advantages is rounding error, of some 1e-8.
         found = {metric: epoch.metrics[metric] for metric in expected["metrics"]}
         assert found == pytest.approx(expected["metrics"], rel=1e-5, abs=1e-6)
         assert epoch.kl_beta == pytest.approx(expected["kl_beta"], rel=1e-12)
         norms = {key: value.norm().item() for key, value in state.items()}
         assert norms == pytest.approx(expected["weight_norms"], rel=1e-4)
-    assert result.state.keys() == told["final_state"].keys()
-    for key, value in told["final_state"].items():
+    assert result.state.keys() == trajectory["final_state"].keys()
+    for key, value in trajectory["final_state"].items():
         wanted = torch.tensor(value)
         limit = 1e-4 * max(1.0, wanted.abs().max().item())
         assert (result.state[key] - wanted).abs().max().item() <= limit, key
@@ -192,8 +192,8 @@ def test_a_resumed_training_gives_the_same_bits(tmp_path: Path, recipe: str, aft
         recipe=recipe, warm_epochs=2, rce_epochs=2, grpo_epochs=3, rce_lr=1e-3, grpo_lr=1e-3, freeze_backbone=True
     )
     warm = made_groups(6, seed=3)
-    whole = run(made_network(), TABLE, TRAIN, settings, VALIDATION, warm=warm)
-    assert [epoch.phase for epoch in whole.epochs] == ["warm"] * 2 + ["rce"] * 2 + ["grpo"] * 3
+    uninterrupted = run(made_network(), TABLE, TRAIN, settings, VALIDATION, warm=warm)
+    assert [epoch.phase for epoch in uninterrupted.epochs] == ["warm"] * 2 + ["rce"] * 2 + ["grpo"] * 3
 
     network, count = made_network(), iter(range(10))
 
@@ -220,9 +220,9 @@ def test_a_resumed_training_gives_the_same_bits(tmp_path: Path, recipe: str, aft
     again.load_state_dict(checkpoint.network.state_dict())
     rest = run(again, TABLE, TRAIN, settings, VALIDATION, warm=warm, resume=resume)
     assert [(e.phase, e.number, e.metrics, e.kl_beta) for e in rest.epochs] == [
-        (e.phase, e.number, e.metrics, e.kl_beta) for e in whole.epochs[after + 1 :]
+        (e.phase, e.number, e.metrics, e.kl_beta) for e in uninterrupted.epochs[after + 1 :]
     ]
-    assert all(torch.equal(rest.state[name], whole.state[name]) for name in whole.state)
+    assert all(torch.equal(rest.state[name], uninterrupted.state[name]) for name in uninterrupted.state)
 
 
 # --- what a seed decides ----------------------------------------------------------------------------------
@@ -322,8 +322,8 @@ def test_rce_weighs_by_raw_or_by_normalised_rewards() -> None:
     network = made_network(dropout=0.0, attn_dropout=0.0)
     losses = -log_probs(network, TABLE, train)[0, :3]  # of a pointer, the sum of its cross-entropies
     before = state_of(network)
-    told = ((False, [4.0, 0.0, 0.0]), (True, [4 / 3**0.5, -2 / 3**0.5, -2 / 3**0.5]))
-    for (normalised, exponents), over in itertools.product(told, ("pool", "group")):
+    cases = ((False, [4.0, 0.0, 0.0]), (True, [4 / 3**0.5, -2 / 3**0.5, -2 / 3**0.5]))
+    for (normalised, exponents), over in itertools.product(cases, ("pool", "group")):
         network.load_state_dict(before)
         settings = TrainSettings(rce_epochs=1, rce_normalized_reward=normalised, rce_over=over)
         result = run(network, TABLE, train, settings, VALIDATION)
@@ -420,7 +420,7 @@ def test_the_recipes_take_the_old_log_probs_before_rce_or_before_grpo() -> None:
             assert result.metrics("ppo_loss") == pytest.approx([0.0], abs=1e-6)
         else:
             assert abs(ratio - 1) > 1e-2
-            # Of at most three pointers the original's cut leaves all. Advantages are z-scores of z-scores.
+            # Of at most three pointers Lever-Plus's cut leaves all. Advantages are z-scores of z-scores.
             advantage = (rewards - rewards.mean()) / rewards.std()
             ratios = (before_grpo - before_rce).exp()
             expected = -torch.minimum(ratios * advantage, ratios.clamp(0.8, 1.2) * advantage).mean().item()
@@ -429,7 +429,7 @@ def test_the_recipes_take_the_old_log_probs_before_rce_or_before_grpo() -> None:
 
 def test_the_recipes_take_advantages_over_the_group_or_over_its_best() -> None:
     # Three of five pointers have the same best reward. Over the best three there is no advantage; in the second
-    # epoch, over the best five, and over the whole group in both epochs, there is.
+    # epoch, over the best five, and over all of the group in both epochs, there is.
     raw = torch.tensor([[2.0, 0.0, 2.0, 1.3, 2.0]])
     pointers = torch.tensor([[[0, 1], [1, 0], [2, 3], [3, 4], [4, 0]]])
     train = Groups(
@@ -490,7 +490,7 @@ def test_the_kl_term_is_that_of_the_recipe() -> None:
         settings = TrainSettings(recipe=recipe, rce_epochs=0, grpo_epochs=2, grpo_lr=3e-2, clip_epsilon=10)
         result = run(network, TABLE, train, settings, VALIDATION)
         network.load_state_dict(result.states[0])
-        # x - 1 - log x: of x = π_old / π_new (k3), or of x = π_new / π_old (the original).
+        # x - 1 - log x: of x = π_old / π_new (k3), or of x = π_new / π_old (Lever-Plus).
         log_x = sign * (log_probs(network, TABLE, train)[0, :3] - old)
         divergence = (log_x.exp() - 1 - log_x).mean().item()
         assert divergence > 0.01

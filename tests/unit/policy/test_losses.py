@@ -21,14 +21,14 @@ NAN = math.nan
 
 
 def golden_policy(case: dict) -> PointerNetwork:
-    told = case["config"]
+    config = case["config"]
     state = {name: torch.tensor(value) for name, value in case["state"].items()}
     policy = PointerNetwork(
         PointerConfig(
-            d_model=told["d"],
-            hidden_dim=told["hid"],
-            num_layers=told["layers"],
-            num_heads=told["heads"],
+            d_model=config["d"],
+            hidden_dim=config["hid"],
+            num_layers=config["layers"],
+            num_heads=config["heads"],
             gate="query_update_gate.weight" in state,
         )
     )
@@ -43,9 +43,9 @@ def gradient_norm(policy: PointerNetwork, loss: Tensor) -> float:
     return torch.stack([p.grad.norm() for p in policy.parameters() if p.grad is not None]).norm().item()
 
 
-# --- the original's numbers -------------------------------------------------------------------------------
+# --- Lever-Plus's numbers ------------------------------------------------------------------------------------
 
-# The original encodes a query once per pointer, we do it once: in float32 its log-probs and ours round
+# Lever-Plus encodes a query once per pointer, this package once: in float32 its log-probs and ours round
 # differently, by some 1e-6, and a GRPO loss is a small difference of terms around 1.
 ROUNDING = 1e-6
 
@@ -188,7 +188,7 @@ def test_advantage_floor_and_clamp() -> None:
 
 def test_advantage_of_the_top_k() -> None:
     # The mean of (2, 1) is 1.5 and their deviation √(1/2): ±0.5·√2; at ratio 1 the gradient is -A/2, and the
-    # others have none. The whole group's mean would be 0.
+    # others have none. The mean of all of the group would be 0.
     log_prob = torch.zeros(1, 4, requires_grad=True)
     rewards = torch.tensor([[0.0, 2.0, -3.0, 1.0]])
     loss, report = grpo_loss(log_prob, torch.zeros(1, 4), rewards, kl_beta=1.0, top_k=2)
@@ -384,7 +384,7 @@ def test_rce_ignores_the_values_at_padding(over: str) -> None:
     assert logits.grad.isfinite().all() and not logits.grad[1].any() and not logits.grad[0, 2].any()
 
 
-# --- what is refused --------------------------------------------------------------------------------------
+# --- rejected arguments ------------------------------------------------------------------------------------
 
 
 def test_shapes_that_would_broadcast_are_rejected() -> None:

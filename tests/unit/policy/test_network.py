@@ -52,18 +52,18 @@ VARIANTS = [
 ]
 
 
-# --- the original's numbers -------------------------------------------------------------------------------
+# --- Lever-Plus's numbers ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_reproduces_lever_plus(case: dict) -> None:
-    told = case["config"]
+    sizes = case["config"]
     state = {name: torch.tensor(value) for name, value in case["state"].items()}
     config = PointerConfig(
-        d_model=told["d"],
-        hidden_dim=told["hid"],
-        num_layers=told["layers"],
-        num_heads=told["heads"],
+        d_model=sizes["d"],
+        hidden_dim=sizes["hid"],
+        num_layers=sizes["layers"],
+        num_heads=sizes["heads"],
         gate="query_update_gate.weight" in state,
     )
     policy = PointerNetwork(config)
@@ -73,7 +73,7 @@ def test_reproduces_lever_plus(case: dict) -> None:
     query, candidates = torch.tensor(case["query"]), torch.tensor(case["candidates"])
     pointers, greedy = torch.tensor(case["pointers"]), torch.tensor(case["greedy"])
 
-    assert torch.equal(policy.greedy(query, candidates, told["S"]), greedy)
+    assert torch.equal(policy.greedy(query, candidates, sizes["S"]), greedy)
     logits = policy.step_logits(query, candidates, greedy.unsqueeze(1)).squeeze(1)
     torch.testing.assert_close(logits, torch.tensor(case["greedy_logits"]), rtol=1e-5, atol=5e-6)
     log_prob = policy.log_prob(query, candidates, pointers)
@@ -426,7 +426,7 @@ def test_forward_is_step_logits() -> None:
     assert torch.equal(policy(query, candidates, pointers), policy.step_logits(query, candidates, pointers))
 
 
-# --- what is refused --------------------------------------------------------------------------------------
+# --- rejected arguments ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("decide", ["greedy", "beam", "sample"])
@@ -493,12 +493,14 @@ def test_a_shared_pool_gives_what_a_copy_for_each_query_gives(layers: int, heads
     mask[:, :3] = True
     copies = pool.expand(5, -1, -1).contiguous()
     pointers = torch.stack([torch.randperm(3)[:2] for _ in range(20)]).view(5, 4, 2)
-    for told in (None, mask):
-        shared, own = (network.step_logits(query, candidates, pointers, told) for candidates in (pool, copies))
+    for valid in (None, mask):
+        shared, own = (network.step_logits(query, candidates, pointers, valid) for candidates in (pool, copies))
         torch.testing.assert_close(shared, own, rtol=1e-5, atol=1e-5)
-        assert torch.equal(network.greedy(query, pool, 3, told), network.greedy(query, copies, 3, told))
-        assert torch.equal(network.beam(query, pool, 2, 4, told)[0], network.beam(query, copies, 2, 4, told)[0])
-        drawn = [network.sample(query, c, 2, 3, 1.0, torch.Generator().manual_seed(1), told)[0] for c in (pool, copies)]
+        assert torch.equal(network.greedy(query, pool, 3, valid), network.greedy(query, copies, 3, valid))
+        assert torch.equal(network.beam(query, pool, 2, 4, valid)[0], network.beam(query, copies, 2, 4, valid)[0])
+        drawn = [
+            network.sample(query, c, 2, 3, 1.0, torch.Generator().manual_seed(1), valid)[0] for c in (pool, copies)
+        ]
         assert torch.equal(*drawn)
 
 

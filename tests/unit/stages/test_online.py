@@ -42,8 +42,10 @@ class Asked:
         made = []
         for request in requests:
             match = [icd.answer for icd in request.icds if icd.answer == request.query.answer]
-            told = ((-1.0,) * len(request.references), (1,) * len(request.references))
-            made.append(Answer("", error="no memory") if self.fails(request) else Answer((match or ["none"])[0], *told))
+            scores = ((-1.0,) * len(request.references), (1,) * len(request.references))
+            made.append(
+                Answer("", error="no memory") if self.fails(request) else Answer((match or ["none"])[0], *scores)
+            )
         on_answers(dict(enumerate(made)))
         return made
 
@@ -79,16 +81,16 @@ def test_no_pointer_is_scored_twice_and_groups_grow(tmp_path: Path) -> None:
     vlm = Asked()
     made, policy = rollouts(tmp_path, vlm), network()
     known = {(group.question_id, *group.candidates[0].pointer) for group in groups()}
-    told = []
+    calls = []
     for epoch in range(3):
         before = len(vlm.requests)
         tensors, report = made(policy, TABLE, epoch)
-        told.append(report["new_calls"])
+        calls.append(report["new_calls"])
         assert report["vlm_calls"] == len(vlm.requests) == before + report["new_calls"]
         assert int((~tensors.raw.isnan()).sum()) == 6 + len(vlm.requests)
     assert len(set(vlm.pointers)) == len(vlm.pointers)
     assert not known & set(vlm.pointers)
-    assert 10 < told[0] <= 30 and told[2] < told[0]  # of 56 pointers some come again
+    assert 10 < calls[0] <= 30 and calls[2] < calls[0]  # of 56 pointers some come again
     for request in vlm.requests:
         ids = [icd.question_id for icd in request.icds]
         pool = groups()[request.query.question_id - 100].pool
@@ -183,18 +185,18 @@ def test_calls_in_the_journal_are_not_repeated(tmp_path: Path, kept: int, torn: 
     begin = int(whole > 0)
     resumed.replay(begin)
     for epoch in range(begin, 3):
-        found, told = resumed(network(epoch), TABLE, epoch)
+        found, after = resumed(network(epoch), TABLE, epoch)
     assert again.pointers == vlm.pointers[sum(len(json.loads(line)["pointer_candidates"]) for line in lines[:whole]) :]
     assert (tmp_path / "online.jsonl").read_bytes() == (tmp_path / "whole/online.jsonl").read_bytes()
-    assert told["vlm_calls"] == report["vlm_calls"]
+    assert after["vlm_calls"] == report["vlm_calls"]
     assert torch.equal(found.pointers, expected.pointers)
 
 
 def test_calls_from_a_damaged_line_on_are_repeated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rollouts(tmp_path, Asked())(network(), TABLE, 0)
     journal = tmp_path / "online.jsonl"
-    whole = journal.read_bytes()
-    journal.write_bytes(whole.splitlines(keepends=True)[0] + b"\0" * 300 + b'"}\n')  # as after a power cut
+    content = journal.read_bytes()
+    journal.write_bytes(content.splitlines(keepends=True)[0] + b"\0" * 300 + b'"}\n')  # as after a power cut
     damaged = journal.read_bytes()
     again = Asked()
     resumed = rollouts(tmp_path, again)
@@ -203,14 +205,14 @@ def test_calls_from_a_damaged_line_on_are_repeated(tmp_path: Path, capsys: pytes
         journal.read_bytes() == damaged
     )  # the training may need what it lacks now: nothing is cut before that is known
     resumed(network(), TABLE, 0)
-    assert journal.read_bytes() == whole
+    assert journal.read_bytes() == content
 
 
 def test_online_training_finds_pointers_that_the_data_did_not_have(tmp_path: Path) -> None:
     # The one scored pointer of a query says nothing by itself. Sampling does: in the end the policy's own samples are
     # right far more often, with the ratio at 1 at the beginning of every epoch.
     vlm, policy = Asked(), network()
-    told: list[Epoch] = []
+    epochs: list[Epoch] = []
     settings = TrainSettings(
         online=True, rce_epochs=0, grpo_epochs=25, online_samples=5, batch_size=6, grpo_lr=1e-2, kl_beta=0.0
     )
@@ -223,10 +225,10 @@ def test_online_training_finds_pointers_that_the_data_did_not_have(tmp_path: Pat
         known,
         settings,
         seed=0,
-        on_epoch=told.append,
+        on_epoch=epochs.append,
         on_step=lambda steps: None,
         rollouts=made,
     )
-    rewards = [epoch.metrics["sample_reward"] for epoch in told]
+    rewards = [epoch.metrics["sample_reward"] for epoch in epochs]
     assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.3
-    assert all(epoch.metrics["mean_ratio"] == pytest.approx(1.0, abs=1e-5) for epoch in told)
+    assert all(epoch.metrics["mean_ratio"] == pytest.approx(1.0, abs=1e-5) for epoch in epochs)
