@@ -40,7 +40,7 @@ def sections() -> dict[str, Section]:
 def undocumented(folder: Path) -> list[str]:
     """What lies under `results/` and `data/` of a working directory and is not on the page: files, and their fields."""
     chapters = sections().values()
-    told: dict[str, None] = {}
+    problems: dict[str, None] = {}
     for top in ("results", "data"):
         for path in sorted((folder / top).rglob("*")):
             if not path.is_file():
@@ -52,12 +52,12 @@ def undocumented(folder: Path) -> list[str]:
                 name = re.sub(suffix, "", name)
             listing = [chapter for chapter in chapters if chapter.lists(name)]
             if not listing:
-                told[f"{name}: no such file on the page"] = None
+                problems[f"{name}: no such file on the page"] = None
             names = set().union(*(chapter.names for chapter in listing))
             for field in _fields(path, name):
                 if listing and field not in names:
-                    told[f"{re.sub('[0-9]+', 'N', name)}: {field}"] = None
-    return list(told)
+                    problems[f"{re.sub('[0-9]+', 'N', name)}: {field}"] = None
+    return list(problems)
 
 
 def _pattern(name: str) -> re.Pattern[str]:
@@ -97,6 +97,6 @@ def _side_keys(content: Mapping[str, Any]) -> Iterator[str]:
 
 def _checkpoint_keys(content: Mapping[str, Any]) -> Iterator[str]:
     yield from content
-    if "model_state_dict" in content:  # else in Lever-Plus's form, whose parts are told where they are ours
+    if "model_state_dict" in content:  # else in Lever-Plus's form, whose parts are described where they are ours
         yield from content["config"]
         yield from (weight.split(".")[0] for weight in content["model_state_dict"])

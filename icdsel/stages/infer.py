@@ -23,7 +23,7 @@ from icdsel.settings.identity import identity
 from icdsel.settings.loading import Settings
 from icdsel.stages.answering import answer_queries, complete_units
 from icdsel.stages.prediction_row import PredictionRow, prediction_row, read_existing
-from icdsel.stages.selectors import fingerprints_of, open_context
+from icdsel.stages.selection_context import fingerprints_of, open_context
 from icdsel.stages.session import Session
 from icdsel.store.metadata import differences, read_metadata
 from icdsel.store.reading import why_no_file

@@ -12,7 +12,7 @@ from icdsel.selection import Selector
 from icdsel.selection.fingerprints import Fingerprints
 from icdsel.settings.identity import identity
 from icdsel.settings.loading import Settings
-from icdsel.stages.selectors import fingerprints_of
+from icdsel.stages.selection_context import fingerprints_of
 from icdsel.stages.session import Session
 from icdsel.store.metadata import Inputs
 from icdsel.store.slot import Slot, State

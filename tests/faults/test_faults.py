@@ -152,7 +152,7 @@ def test_a_killed_run_is_not_resumed_with_different_settings(shop: Workshop, fol
 
 
 @pytest.mark.parametrize("folder", ["train"], indirect=True)
-def test_a_run_whose_state_is_damaged_is_rejected_with_the_remedy(shop: Workshop, folder: Path) -> None:
+def test_a_run_with_a_damaged_training_state_is_rejected_with_the_remedy(shop: Workshop, folder: Path) -> None:
     undisturbed = command(shop, "train")
     kill_at(shop, undisturbed, folder, 5, on="metrics.jsonl")
     trained = folder / "results/world/model_cpk/plain"

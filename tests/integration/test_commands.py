@@ -22,7 +22,7 @@ RUN = "v3_RandSampler_tiny-vlm_grpo-epochs-3_freeze-backbone"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A working directory in which the mission's three lines were run, on fewer queries than by default."""
+    """A working directory in which the README's three lines were run, on fewer queries than by default."""
     folder = tmp_path_factory.mktemp("work")
     before = Path.cwd()
     os.chdir(folder)
@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
         os.chdir(before)
 
 
-def test_the_three_lines_leave_what_the_mission_names(folder):
+def test_the_three_commands_write_the_documented_files(folder):
     run = folder / "results/world/model_cpk" / RUN
     wanted = {f"rce_epoch{i}.pt" for i in range(1, 6)} | {f"grpo_epoch{i}.pt" for i in range(1, 4)}
     converted = {"rce_epoch5_v2format.ckpt", "grpo_epoch3_v2format.ckpt"}  # the latter by `infer`
@@ -70,7 +70,7 @@ def test_rl_data_say_where_pointers_come_from_and_how_they_were_scored(folder):
     assert methods == {"cosine-beam", "cosine-sample", "retrieval", "random"}
 
 
-def test_what_the_commands_made_is_in_order_and_damage_is_told(folder, tmp_path):
+def test_check_finds_no_error_in_results_and_reports_damage(folder, tmp_path):
     run = folder / "results/world/model_cpk" / RUN
     data = folder / "results/world/generated_data/rl_data_RandSampler_tiny-vlm.jsonl"
     icdsel("check", run, data, run / "rce_epoch5.pt", "data/world", "--images", "--json", tmp_path / "report.json")
@@ -81,8 +81,8 @@ def test_what_the_commands_made_is_in_order_and_damage_is_told(folder, tmp_path)
     assert "no problems" in icdsel("check")
     torn = tmp_path / "torn.jsonl"
     torn.write_bytes(data.read_bytes()[:-100])
-    told = icdsel("check", torn, code=1)
-    assert "errors found: " in told and "Traceback" not in told
+    output = icdsel("check", torn, code=1)
+    assert "errors found: " in output and "Traceback" not in output
     assert "does not exist" in icdsel("check", tmp_path / "nothing", code=2)
 
 
@@ -147,8 +147,8 @@ def test_every_selector_chooses_from_the_same_pool_and_compare_shows_it(folder):
 def test_the_page_finds_the_run_behind_a_policy_and_the_pictures(folder):
     side = folder / f"results/world/infer/RandSampler_tiny-vlm/policy-{RUN}-grpo_epoch3_validation-40.meta.json"
     assert json.loads(side.read_text())["checkpoint"] == f"results/world/model_cpk/{RUN}/grpo_epoch3.pt"
-    told = icdsel("compare", "--n", 40, "--html", "report.html", "--plots", "plots")
-    assert "Page: report.html" in told
+    output = icdsel("compare", "--n", 40, "--html", "report.html", "--plots", "plots")
+    assert "Page: report.html" in output
     page = Path("report.html").read_text()
     assert 'class="missing"' not in page.split("<noscript>")[0]  # training curves and RL data are there
     assert "Share of the oracle" in page
@@ -156,7 +156,7 @@ def test_the_page_finds_the_run_behind_a_policy_and_the_pictures(folder):
     assert Path("plots/training-kl.svg").is_file()
 
 
-def test_a_policy_that_is_worse_fails_a_check_only_where_that_is_asked_for(folder, tmp_path):
+def test_a_worse_policy_fails_only_with_fail_if_worse(folder, tmp_path):
     # The policy's own predictions, with nothing right any more.
     ours = tmp_path / "infer"
     shutil.copytree(folder / "results/world/infer/RandSampler_tiny-vlm", ours)
@@ -165,39 +165,39 @@ def test_a_policy_that_is_worse_fails_a_check_only_where_that_is_asked_for(folde
         path.write_text("".join(f"{json.dumps(record)}\n" for record in records))
     words = ("compare", ours, "--reference", "majority", "--shots", "2")
     assert "is worse than" not in icdsel(*words)
-    told = " ".join(icdsel(*words, "--fail-if-worse", code=1).split())
-    assert "grpo_epoch3 at 2 shots is worse than majority: the difference is -" in told
-    assert "below 0" in told
+    output = " ".join(icdsel(*words, "--fail-if-worse", code=1).split())
+    assert "grpo_epoch3 at 2 shots is worse than majority: the difference is -" in output
+    assert "below 0" in output
     icdsel("compare", "--reference", "zero-shot", "--shots", "2", "--fail-if-worse")
 
 
-def test_every_selector_stands_beside_zero_shot_and_majority(folder, tmp_path):
+def test_every_comparison_has_zero_shot_and_majority(folder, tmp_path):
     icdsel("infer", "--n", 5, "--selector", "random", "--shots", 1, "--results-dir", tmp_path)
     predictions = tmp_path / "world/infer/RandSampler_tiny-vlm"
     names = {path.name.removesuffix("_validation-5.jsonl") for path in predictions.glob("*.jsonl")}
     assert names == {"random-42", "zero-shot", "majority"}
     ours = folder / "results/world/infer/RandSampler_tiny-vlm"
-    told = " ".join(icdsel("compare", predictions, ours, code=2).split())
-    assert "different queries: 2 sets of 5 to 40" in told and "--allow-different" in told
-    told = " ".join(icdsel("compare", predictions, ours, "--allow-different", "--json", "five.json").split())
-    assert "Compared although they differ: different queries" in told
+    output = " ".join(icdsel("compare", predictions, ours, code=2).split())
+    assert "different queries: 2 sets of 5 to 40" in output and "--allow-different" in output
+    output = " ".join(icdsel("compare", predictions, ours, "--allow-different", "--json", "five.json").split())
+    assert "Compared although they differ: different queries" in output
     rows = json.loads(Path("five.json").read_text())
     assert {row["n"] for row in rows} == {5}
     # Zero-shot answers the five as it did among the forty, so it is there once.
     assert [row["name"] for row in rows].count("zero-shot") == 1
 
 
-def test_rl_data_of_other_settings_are_refused_by_the_name_of_the_setting(folder):
+def test_rl_data_of_different_settings_are_rejected_with_the_name_of_the_setting(folder):
     data = folder / "results/world/generated_data/rl_data_RandSampler_tiny-vlm.jsonl"
     before = data.read_bytes()
-    told = icdsel("train", "--beam", 3, code=2)
-    assert "proposals.beam: 5 then, 3 now" in told
-    assert "--overwrite" in told
+    output = icdsel("train", "--beam", 3, code=2)
+    assert "proposals.beam: 5 then, 3 now" in output
+    assert "--overwrite" in output
     assert data.read_bytes() == before
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         (["train", "--dataset", "okvq"], "choose one of world, okvqa, vqav2"),
         (["train", "--dataset", "okvqa"], "OpenEnded_mscoco_train2014_questions.json"),
@@ -224,18 +224,18 @@ def test_rl_data_of_other_settings_are_refused_by_the_name_of_the_setting(folder
         (["train", "--run", ".."], "is not the name of a folder"),
     ],
 )
-def test_mistakes_get_one_message_and_exit_code_2(folder, words, told):
+def test_mistakes_get_one_message_and_exit_code_2(folder, words, expected):
     Path("empty.jsonl").write_text("")
     Path("torn.jsonl").write_text('{"question_id": 1, "ima')
     before = {path: path.stat().st_mtime_ns for path in (folder / "results").rglob("*") if path.is_file()}
     output = " ".join(icdsel(*words, code=2).split())
-    assert told in output
+    assert expected in output
     assert "Traceback" not in output
     after = {path: path.stat().st_mtime_ns for path in (folder / "results").rglob("*") if path.is_file()}
     assert {path: after.get(path) for path in before} == before  # nothing overwritten
 
 
-def test_a_checkpoint_of_another_width_is_refused(folder):
+def test_a_checkpoint_of_another_width_is_rejected(folder):
     from icdsel.artefacts.checkpoint_writing import save_policy
     from icdsel.policy.network import PointerConfig, PointerNetwork
 
@@ -246,9 +246,9 @@ def test_a_checkpoint_of_another_width_is_refused(folder):
     assert "width 7" in icdsel("gen-rl-data", "--init", "narrow.pt", "-o", "narrow.jsonl", code=2)
 
 
-def test_more_queries_than_there_are_takes_all_and_says_so(folder, monkeypatch):
-    told = icdsel("infer", "--n", 5000, "--selector", "zero-shot", "--split", "tuning")
-    assert "has 1000: taking all" in told
+def test_more_queries_than_the_split_has_takes_all_with_a_note(folder, monkeypatch):
+    output = icdsel("infer", "--n", 5000, "--selector", "zero-shot", "--split", "tuning")
+    assert "has 1000: taking all" in output
     for name, lines in (("zero-shot", 1000), ("majority", 4000)):
         path = folder / f"results/world/infer/RandSampler_tiny-vlm/{name}_tuning-1000.jsonl"
         assert len(path.read_text().splitlines()) == lines
@@ -259,12 +259,12 @@ def test_more_queries_than_there_are_takes_all_and_says_so(folder, monkeypatch):
 def test_old_variables_are_warned_about_by_name(folder, monkeypatch):
     monkeypatch.setenv("GRPO_EPOCHS", "3")
     monkeypatch.setenv("ICDSEL_TRAIN_BATCHSIZE", "3")
-    told = icdsel("convert", "rce_epoch5.pt", "--run", RUN)
-    assert "--grpo-epochs" in told
-    assert "ICDSEL_TRAIN_BATCH_SIZE" in told
+    output = icdsel("convert", "rce_epoch5.pt", "--run", RUN)
+    assert "--grpo-epochs" in output
+    assert "ICDSEL_TRAIN_BATCH_SIZE" in output
 
 
-def test_an_interrupted_generation_goes_on_to_the_same_bytes(folder):
+def test_an_interrupted_generation_resumes_to_the_same_bytes(folder):
     command = [sys.executable, "-m", "icdsel", "gen-rl-data", "--queries", "96"]
     part = folder / "interrupted.jsonl.part"
     process = subprocess.Popen([*command, "-o", "interrupted.jsonl"], stderr=subprocess.PIPE, text=True)
@@ -272,9 +272,9 @@ def test_an_interrupted_generation_goes_on_to_the_same_bytes(folder):
     while not part.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    told = process.communicate(timeout=60)[1]
-    assert process.returncode == 130, told
-    assert "give the same command again" in told
+    output = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, output
+    assert "give the same command again" in output
     lines = part.read_bytes().splitlines(keepends=True)
     assert 0 < len(lines) < 96
     with part.open("ab") as file:
@@ -285,7 +285,7 @@ def test_an_interrupted_generation_goes_on_to_the_same_bytes(folder):
     assert not part.exists()
 
 
-def test_a_terminated_training_goes_on_to_the_same_bytes(folder):
+def test_a_terminated_training_resumes_to_the_same_bytes(folder):
     flags = ("--online", "--grpo-epochs", "3", "--grpo-lr", "1e-3", "--online-samples", "3", "--rce-epochs", "2")
     runs = folder / "results/world/model_cpk"
     command = [sys.executable, "-m", "icdsel", "train", *flags, "--run", "cut"]
@@ -296,13 +296,13 @@ def test_a_terminated_training_goes_on_to_the_same_bytes(folder):
     with pytest.raises(AssertionError, match="being written by process"):
         icdsel("train", *flags, "--run", "cut")  # while the other one writes
     process.send_signal(signal.SIGTERM)
-    told = process.communicate(timeout=60)[1]
-    assert process.returncode == 143, told
-    assert "give the same command again" in told
+    output = process.communicate(timeout=60)[1]
+    assert process.returncode == 143, output
+    assert "give the same command again" in output
     assert (runs / "cut/resume.pt").exists()
     assert "resuming after" in icdsel("train", *flags, "--run", "cut")
-    told = icdsel("train", *flags, "--run", "whole")
-    assert "GRPO queries the VLM at most 432 times" in told
+    output = icdsel("train", *flags, "--run", "whole")
+    assert "GRPO queries the VLM at most 432 times" in output
     names = {path.name for path in (runs / "whole").iterdir()}
     assert names == {path.name for path in (runs / "cut").iterdir()}
     assert "resume.pt" not in names and "online.jsonl" in names
@@ -325,8 +325,8 @@ def test_shards_put_together_are_the_same_bytes(folder, monkeypatch):
     asked = []
     score = generation.score_unit
     monkeypatch.setattr(generation, "score_unit", lambda *args: asked.append(len(args[1])) or score(*args))
-    told = icdsel("gen-rl-data", "--output", "parts.jsonl")
-    assert "28 queries were scored in shards" in told
+    output = icdsel("gen-rl-data", "--output", "parts.jsonl")
+    assert "28 queries were scored in shards" in output
     assert asked == [32]  # only what no shard had
     assert Path("parts.jsonl").read_bytes() == whole
     icdsel("gen-rl-data", "--shard", "1/2", "--output", "other.jsonl", "--seed", 1)
@@ -348,7 +348,7 @@ def test_a_log_lies_beside_every_result(folder):
         assert f"{label}: VQA accuracy by shots" in row and "finished after" in row
 
 
-def test_the_log_of_resumed_work_goes_on_and_is_moved_aside_with_it(folder):
+def test_the_log_of_a_resumed_run_is_appended_and_renamed_to_backup_with_it(folder):
     log = (folder / "interrupted.log").read_text()  # by the test of the interrupted generation
     assert all(word in log for word in ("interrupted\n", "resuming after", "finished after"))
     assert log.count("$ ") == 2
@@ -357,12 +357,12 @@ def test_the_log_of_resumed_work_goes_on_and_is_moved_aside_with_it(folder):
     assert (folder / "interrupted.log").read_text().count("$ ") == 1
 
 
-def test_the_list_of_runs_says_what_training_and_inference_found(folder, monkeypatch):
+def test_runs_lists_the_results_of_training_and_inference(folder, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     broken = folder / "results/okvqa/model_cpk/broken"
     broken.mkdir(parents=True)
     (broken / "run.json").write_text("{")
-    told = icdsel("runs", "--json", "runs.json")
+    output = icdsel("runs", "--json", "runs.json")
     listed = {run["name"]: run for run in json.loads(Path("runs.json").read_text())}
     assert listed["broken"]["state"] == "damaged" and "run.json" in listed["broken"]["problem"]
     run = listed[RUN]
@@ -375,7 +375,7 @@ def test_the_list_of_runs_says_what_training_and_inference_found(folder, monkeyp
     ones = [record["accuracy"] for record in records if record["shots"] == 1]
     assert answered["accuracy"]["1"] == pytest.approx(100 * sum(ones) / 40)
     assert answered["set"] == "validation-40" and answered["n"] == 40
-    assert f"1: {answered['accuracy']['1']:.1f}" in told and "broken" in told
+    assert f"1: {answered['accuracy']['1']:.1f}" in output and "broken" in output
     assert "broken" not in icdsel("runs", "--dataset", "world")
     shutil.rmtree(folder / "results/okvqa")
     assert "No runs of okvqa in results. Train one with `icdsel train --dataset okvqa`" in icdsel(
@@ -383,25 +383,25 @@ def test_the_list_of_runs_says_what_training_and_inference_found(folder, monkeyp
     )
 
 
-def test_what_is_reached_so_far_is_told(folder, monkeypatch):
+def test_progress_shows_results_so_far(folder, monkeypatch):
     monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", 0.0)
-    told = icdsel("gen-rl-data", "--queries", 40, "--output", "told.jsonl")
+    output = icdsel("gen-rl-data", "--queries", 40, "--output", "output.jsonl")
     candidates = [
         candidate["vqa_correct"]
-        for line in Path("told.jsonl").read_text().splitlines()[:32]
+        for line in Path("output.jsonl").read_text().splitlines()[:32]
         for candidate in json.loads(line)["pointer_candidates"]
     ]
-    assert f"Scoring queries: 32 of 40, {sum(candidates) / len(candidates):.1%} correct" in _without_rates(told)
-    told = icdsel("infer", "--n", 60, "--selector", "random", "--shots", 1, "--batch-tokens", 400)
-    assert re.search(r"random-42: \d+ of 60,.* accuracy \d+\.\d", told)
-    told = icdsel("train", "--rce-epochs", 2, "--run", "told")
-    assert re.search(r"Training: \d+ of 96, .*rce epoch 1: \d\.\d\d, \d+% of oracle", told)
+    assert f"Scoring queries: 32 of 40, {sum(candidates) / len(candidates):.1%} correct" in _without_rates(output)
+    output = icdsel("infer", "--n", 60, "--selector", "random", "--shots", 1, "--batch-tokens", 400)
+    assert re.search(r"random-42: \d+ of 60,.* accuracy \d+\.\d", output)
+    output = icdsel("train", "--rce-epochs", 2, "--run", "output")
+    assert re.search(r"Training: \d+ of 96, .*rce epoch 1: \d\.\d\d, \d+% of oracle", output)
     for path in (folder / "results/world/infer/RandSampler_tiny-vlm").glob("random-42_validation-60*"):
         path.unlink()  # `compare` of later tests
 
 
-def _without_rates(told: str) -> str:
-    return re.sub(r", [\d.,]+/s|, ETA [\d:]+", "", told)
+def _without_rates(output: str) -> str:
+    return re.sub(r", [\d.,]+/s|, ETA [\d:]+", "", output)
 
 
 def test_every_file_and_field_is_on_the_page_of_files(folder):

@@ -19,7 +19,7 @@ COMMANDS = (
     "compare --json table.json --csv table.csv --markdown table.md",
 )
 SET = ("--dataset", "set.jsonl", "--model", "tiny-vlm", "--pool-size", "8")
-UNTOLD = (".json", ".lock", ".txt", ".log")  # side files and logs hold times; locks nothing
+UNCOMPARED = (".json", ".lock", ".txt", ".log")  # metadata and logs hold times; locks are empty
 ONE_PROCESS = """
 import json, sys
 from icdsel.cli.app import app
@@ -53,7 +53,7 @@ def made(folder: Path, hash_seed: int, *more: str) -> dict[str, bytes]:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     left = [path for place in ("results", ".") for path in (folder / place).rglob("*") if path.is_file()]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in left if path.suffix not in UNTOLD}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in left if path.suffix not in UNCOMPARED}
 
 
 @pytest.fixture(scope="module")

@@ -58,7 +58,7 @@ def accuracy(path: Path, shots: int) -> float:
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory):
+def recorded(tmp_path_factory):
     """What the command said: tried, interrupted in its second training, given again, and given a third time."""
     before = Path.cwd()
     os.chdir(tmp_path_factory.mktemp("experiments"))
@@ -113,9 +113,9 @@ def refuse(*given: object, **more: object) -> None:
     raise AssertionError("nothing is to be done")
 
 
-def test_a_dry_run_in_an_empty_folder_lists_everything_and_writes_caches_alone(told):
-    assert told["made by trying"] == {}
-    todo = told["missing first"]
+def test_a_dry_run_in_an_empty_folder_lists_everything_and_writes_caches_alone(recorded):
+    assert recorded["made by trying"] == {}
+    todo = recorded["missing first"]
     assert list(todo) == STEPS
     assert todo["RL data"] == "score 40 queries, up to 600 pointers"
     assert todo["rce, seed 43: training"] == "train 1 rce epochs of 32 queries"
@@ -123,35 +123,35 @@ def test_a_dry_run_in_an_empty_folder_lists_everything_and_writes_caches_alone(t
     assert todo["zero-shot: answers"] == "answer 30 prompts at 0 shots"
     assert todo["majority: answers"] == "copy 60 answers"
     assert todo["rce, seed 42: answers"] == "answer 60 prompts at 1, 2 shots"
-    assert told["tried"].count("probe") > 10
-    assert "Nothing was written but caches" in told["tried"]
+    assert recorded["tried"].count("probe") > 10
+    assert "Nothing was written but caches" in recorded["tried"]
 
 
-def test_an_interrupted_comparison_keeps_what_is_finished_and_the_dry_run_knows_it(told):
-    assert "experiment 2 of 4: grpo-frozen, seed 42" in told["interrupted"]
-    assert "run the same command again" in told["interrupted"]
-    assert list(told["missing then"]) == STEPS[STEPS.index("grpo-frozen, seed 42: training") :]
+def test_an_interrupted_experiment_keeps_finished_steps_and_the_dry_run_knows_them(recorded):
+    assert "experiment 2 of 4: grpo-frozen, seed 42" in recorded["interrupted"]
+    assert "run the same command again" in recorded["interrupted"]
+    assert list(recorded["missing then"]) == STEPS[STEPS.index("grpo-frozen, seed 42: training") :]
 
 
-def test_it_goes_on_where_it_stopped(told):
+def test_it_resumes_after_the_last_finished_step(recorded):
     unfinished = "v3_RandSampler_tiny-vlm_rce-epochs-1_grpo-epochs-3_freeze-backbone"
-    finished = {path: time for path, time in told["made then"].items() if unfinished not in path.parts}
+    finished = {path: time for path, time in recorded["made then"].items() if unfinished not in path.parts}
     assert len(finished) > 10
-    assert {path: told["made at last"].get(path) for path in finished} == finished
-    assert "resuming after rce epoch 1 of an interrupted training" in told["done"]
-    assert "experiment 4 of 4: grpo-frozen, seed 43" in told["done"]
-    assert told["models loaded"] == 1
+    assert {path: recorded["made at last"].get(path) for path in finished} == finished
+    assert "resuming after rce epoch 1 of an interrupted training" in recorded["done"]
+    assert "experiment 4 of 4: grpo-frozen, seed 43" in recorded["done"]
+    assert recorded["models loaded"] == 1
 
 
-def test_the_second_time_nothing_is_done(told):
-    assert told["missing at last"] == {}
-    assert told["made again"] == told["made at last"]
-    assert "14 of 14 steps are done already" in told["again"]
-    assert told["again"].count("trained already") == 4
-    assert "nothing to do" in told["tried again"]
+def test_the_second_time_nothing_is_done(recorded):
+    assert recorded["missing at last"] == {}
+    assert recorded["made again"] == recorded["made at last"]
+    assert "14 of 14 steps are done already" in recorded["again"]
+    assert recorded["again"].count("trained already") == 4
+    assert "nothing to do" in recorded["tried again"]
 
 
-def test_the_table_holds_the_experiments_and_their_baselines_alone_each_the_mean_over_its_seeds(told):
+def test_the_table_holds_the_experiments_and_their_baselines_alone_each_the_mean_over_its_seeds(recorded):
     rows = {(row["name"], row["shots"]): row for row in json.loads(Path("table.json").read_text())}
     names = ("rce", "grpo-frozen", "random", "majority")
     assert set(rows) == {(name, shots) for name in names for shots in (1, 2)} | {("zero-shot", 0)}
@@ -170,7 +170,7 @@ def test_the_table_holds_the_experiments_and_their_baselines_alone_each_the_mean
             assert rows[name, shots]["accuracy"] == pytest.approx(sum(each) / len(each), abs=1e-3)
 
 
-def test_the_table_goes_wherever_that_of_any_comparison_does(told):
+def test_the_table_goes_wherever_that_of_any_comparison_does(recorded):
     page, charts = Path("report.html"), Path("plots")
     words = ["--csv", "t.csv", "--markdown", "t.md", "--html", page, "--plots", charts, "--gallery", "3"]
     icdsel(*COMMAND, *map(str, words))
@@ -183,7 +183,7 @@ def test_the_table_goes_wherever_that_of_any_comparison_does(told):
 
 
 @pytest.mark.parametrize("lowered", [0.0, 200.0])
-def test_a_variant_that_is_worse_fails_where_that_is_asked_for(told, monkeypatch, lowered):
+def test_a_worse_variant_fails_only_with_fail_if_worse(recorded, monkeypatch, lowered):
     compared = compare.compare
 
     def compare_lowered(*given: Any, **more: Any) -> list[ComparisonRow]:
@@ -200,7 +200,7 @@ def test_a_variant_that_is_worse_fails_where_that_is_asked_for(told, monkeypatch
     assert said.count("is worse than random") == (4 if lowered else 0)
 
 
-def test_compare_train_is_the_same_command_with_a_note(told):
+def test_compare_train_is_the_same_command_with_a_note(recorded):
     before = made()
     old = icdsel("compare", "--train", VARIANTS, *COMMAND[2:])
     new = icdsel(*COMMAND)
@@ -210,7 +210,7 @@ def test_compare_train_is_the_same_command_with_a_note(told):
     assert made() == before
 
 
-def test_rl_data_can_be_named(told):
+def test_rl_data_can_be_named(recorded):
     made_before = made()
     own = Path("results/world/generated_data/rl_data_RandSampler_tiny-vlm.jsonl")
     Path("same.jsonl").write_bytes(own.read_bytes())
@@ -226,7 +226,7 @@ def test_rl_data_can_be_named(told):
     assert "train 1 rce epochs of 16 queries" in todo
 
 
-def test_what_was_recorded_says_how_long_the_next_experiment_takes(told, monkeypatch):
+def test_the_duration_is_estimated_from_recorded_rates(recorded, monkeypatch):
     monkeypatch.setattr(rates.Rates, "_probe", refuse)
     asked = settings()
     estimates = dry_run(asked, plan_experiments(asked, "rce,rce-normalized+grpo", 2))
@@ -245,7 +245,7 @@ def test_what_was_recorded_says_how_long_the_next_experiment_takes(told, monkeyp
     assert estimate.seconds == pytest.approx(32 * rce + 96 * grpo)
 
 
-def test_what_exists_under_other_settings_stops_it_before_anything_is_done(told):
+def test_what_exists_under_other_settings_stops_it_before_anything_is_done(recorded):
     before = made()
     said = icdsel(*COMMAND, "--metric", "openflamingo", code=2)
     assert "data.metric: 'official' then, 'openflamingo' now" in said
@@ -272,19 +272,19 @@ def test_what_exists_under_other_settings_stops_it_before_anything_is_done(told)
         (["--rce-lr", "1e-3"], "--rce-lr has no effect without --train"),
     ],
 )
-def test_mistakes_are_told_before_a_model_is_loaded(told, monkeypatch, words, said):
+def test_mistakes_are_reported_before_a_model_is_loaded(recorded, monkeypatch, words, said):
     monkeypatch.setattr(session, "open_engine", refuse)
     assert said in " ".join(icdsel("compare", *words, code=2).split())
 
 
-def test_a_given_value_survives_a_variant_with_another_recipe(told):
+def test_a_given_value_survives_a_variant_with_another_recipe(recorded):
     heads = ("--num-heads", "4")  # which the recipe icdsel has anyway
     icdsel("experiment", "recipe=lever-plus", "--n", "30", "--shots", "1", *heads)
     run = json.loads((RUNS / "v3_RandSampler_tiny-vlm_lever-plus_rce-epochs-1_num-heads-4/run.json").read_text())
     assert (run["settings"]["train"]["num_heads"], run["settings"]["train"]["tower"]) == (4, 0)
 
 
-def test_a_run_under_other_settings_moves_aside_where_asked(told):
+def test_overwrite_renames_a_run_of_different_settings_to_backup(recorded):
     icdsel("train", "--run", "mine")
     assert "--overwrite" in icdsel("train", "--run", "mine", "--rce-lr", "1e-3", code=2)
     assert "renamed the previous result to" in icdsel("train", "--run", "mine", "--rce-lr", "1e-3", "--overwrite")

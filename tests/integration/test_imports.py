@@ -10,11 +10,13 @@ LIGHT = (
     "icdsel",
     "icdsel.artefacts.predictions",
     "icdsel.artefacts.run_folder",
+    "icdsel.check.paths",
     "icdsel.cli.app",
     "icdsel.comparison.compare",
     "icdsel.comparison.runs",
     "icdsel.comparison.tables",
     "icdsel.experiments.variants",
+    "icdsel.page.build",
     "icdsel.settings.loading",
     "icdsel.tasks.vqa",
 )

@@ -31,12 +31,12 @@ def plain(said: str) -> str:
     ],
     ids=" ".join,
 )
-def test_an_empty_path_is_refused(words: list[str]) -> None:
+def test_an_empty_path_is_rejected(words: list[str]) -> None:
     assert "it is empty: name a file or folder" in plain(icdsel(*words, "", code=2))
 
 
 @pytest.mark.parametrize("words", [["runs", "--json"], ["gen-rl-data", "-o"], ["compare", "--html"]], ids=" ".join)
-def test_what_may_not_be_replaced_is_told_before_any_work(tmp_path: Path, words: list[str]) -> None:
+def test_a_path_that_may_not_be_replaced_is_rejected_before_any_work(tmp_path: Path, words: list[str]) -> None:
     os.mkfifo(tmp_path / "pipe.jsonl")
     assert "a pipe or a device" in plain(icdsel(*words, tmp_path / "pipe.jsonl", code=2))
     assert "it is a folder: name a file in it" in plain(icdsel(*words, tmp_path, code=2))
@@ -44,7 +44,7 @@ def test_what_may_not_be_replaced_is_told_before_any_work(tmp_path: Path, words:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         (["gen-rl-data", "--data-dir", "file"], "file/world: Not a directory. A file is where a folder should be"),
         (["gen-rl-data", "--results-dir", "file"], "A file is where a folder should be: name another place"),
@@ -59,8 +59,8 @@ def test_what_may_not_be_replaced_is_told_before_any_work(tmp_path: Path, words:
         (["train", "--rl-data", "folder"], "folder is a folder, not a file: give the path of a file"),
     ],
 )
-def test_paths_that_cannot_be_meant(words: list[str], told: str) -> None:
+def test_paths_that_cannot_be_meant(words: list[str], expected: str) -> None:
     Path("file").touch()
     Path("folder").mkdir()
     said = plain(icdsel(*words, code=2))
-    assert told in said and "Finished work is kept" not in said
+    assert expected in said and "Finished work is kept" not in said

@@ -56,7 +56,7 @@ def load(folder: Path, content: str) -> Split:
         "data:image/png;base64,iVBORw0KGgo=",
     ],
 )
-def test_an_address_in_the_place_of_an_image_is_refused(tmp_path: Path, address: str):
+def test_a_url_instead_of_an_image_is_rejected(tmp_path: Path, address: str):
     with pytest.raises(DataError, match=r"line 1 \(question 1\).*nothing is fetched; save the images"):
         load(tmp_path, line(image=address))
 
@@ -109,7 +109,7 @@ def test_an_image_that_holds_addresses_is_only_decoded(tmp_path: Path):
     assert open_image(tmp_path / "a.jpg", 100).info == {}
 
 
-def test_the_watch_notices_what_it_should(asked: list[Any]):
+def test_the_watch_reports_network_access(asked: list[Any]):
     with pytest.raises(AssertionError, match="reaches for the network"):
         socket.create_connection(("127.0.0.1", 9))
     with pytest.raises(AssertionError, match="reaches for the network"), socket.socket() as opened:

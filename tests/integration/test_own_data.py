@@ -65,8 +65,8 @@ def test_the_preset_asks_and_trains_as_the_original_and_both_metrics_are_shown(f
     run = folder / "results/okvqa/model_cpk/v3_RandSampler_tiny-vlm_lever-plus_rce-epochs-1"
     settings = json.loads((run / "run.json").read_text())["settings"]
     assert settings["vlm"]["num_beams"] == 3 and settings["train"]["recipe"] == "lever-plus"
-    told = icdsel("infer", *ON[:6], *preset, "--n", 10, "--shots", 1)
-    assert "zero-shot" in told
+    output = icdsel("infer", *ON[:6], *preset, "--n", 10, "--shots", 1)
+    assert "zero-shot" in output
     icdsel("compare", *ON[:6], *preset, "--json", "table.json")
     (row,) = [row for row in json.loads(Path("table.json").read_text()) if row["selector"] == "policy"]
     assert row["metric"] == "openflamingo"
@@ -94,14 +94,14 @@ def test_rl_data_go_to_lever_plus_and_come_back(folder):
     assert weights(folder, "from-ours") == weights(folder, "from-theirs")
 
 
-def test_unsound_data_of_lever_plus_are_refused_with_the_count(folder):
+def test_unsound_data_of_lever_plus_are_rejected_with_the_count(folder):
     content = json.loads(Path("ours.json").read_text())
     for record in (record for key, record in content.items() if key != "_meta"):
         for candidate in record["pointer_candidates"]:
             candidate["gen_method"] = "global_positive_injection"
     Path("made-up.json").write_text(json.dumps(content))
-    told = icdsel("train", *ON, "--rl-data", "made-up.json", "--run", "x", code=2)
-    assert "--accept-unsound" in told and "Traceback" not in told
+    output = icdsel("train", *ON, "--rl-data", "made-up.json", "--run", "x", code=2)
+    assert "--accept-unsound" in output and "Traceback" not in output
     assert not Path("results/okvqa/model_cpk/x").exists()
 
 
@@ -113,13 +113,13 @@ def test_a_warm_start_imitates_the_beams(folder):
         for anchor in anchors
     }  # fmt: skip
     Path("beams.json").write_text(json.dumps(beams))
-    told = train("--rl-data", "ours.jsonl", "--warm-start", "beams.json", "--warm-epochs", 2, "--run", "warm")
-    assert "warm epoch 2" in told
+    output = train("--rl-data", "ours.jsonl", "--warm-start", "beams.json", "--warm-epochs", 2, "--run", "warm")
+    assert "warm epoch 2" in output
     lines = Path("results/okvqa/model_cpk/warm/metrics.jsonl").read_text().splitlines()
     phases = [json.loads(line)["phase"] for line in lines]
     assert phases == ["warm", "warm", "rce"]
-    told = icdsel("train", *ON, "--rl-data", "beams.json", "--run", "y", code=2)
-    assert "--warm-start" in told
+    output = icdsel("train", *ON, "--rl-data", "beams.json", "--run", "y", code=2)
+    assert "--warm-start" in output
 
 
 def test_the_whole_split_as_one_pool(folder):
@@ -128,8 +128,8 @@ def test_the_whole_split_as_one_pool(folder):
     group = json.loads(Path("whole.jsonl").read_text().splitlines()[0])
     assert group["candidate_pool_ids"] == "all" and group["question_id"] in group["excluded_ids"]
     icdsel("train", *whole, "--rl-data", "whole.jsonl", "--run", "whole", "--rce-epochs", 1)
-    told = icdsel("infer", *whole[:6], "--run", "whole", "--n", 6, "--shots", 2, "--selector", "policy,random")
-    assert "random-42" in told
+    output = icdsel("infer", *whole[:6], "--run", "whole", "--n", 6, "--shots", 2, "--selector", "policy,random")
+    assert "random-42" in output
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated"])
@@ -146,10 +146,10 @@ def test_an_image_that_cannot_be_read_stops_the_run_or_is_left_out(folder, tmp_p
     else:
         broken.write_bytes(broken.read_bytes()[:300])
     there = ("--image-dir", images, "--results-dir", tmp_path / "results")
-    told = icdsel("gen-rl-data", *ON, *PROPOSE, *there, code=2)
-    assert broken.name in told and "1 of 120" in told and "--on-image-error skip" in told
-    told = icdsel("gen-rl-data", *ON, *PROPOSE, *there, "--on-image-error", "skip", "--output", tmp_path / "rl.jsonl")
-    assert broken.name in told
+    output = icdsel("gen-rl-data", *ON, *PROPOSE, *there, code=2)
+    assert broken.name in output and "1 of 120" in output and "--on-image-error skip" in output
+    output = icdsel("gen-rl-data", *ON, *PROPOSE, *there, "--on-image-error", "skip", "--output", tmp_path / "rl.jsonl")
+    assert broken.name in output
     left_out = {
         record["question_id"]
         for record in json.loads(Path("mscoco_train2014_annotations.json").read_text())["annotations"]
@@ -175,8 +175,8 @@ def test_json_lines_of_ones_own(folder, tmp_path):
     ]
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     mine = ("--dataset", tmp_path / "mine.jsonl", "--model", "tiny-vlm", "--results-dir", tmp_path / "results")
-    told = icdsel("infer", *mine, "--n", 10, "--shots", 1, "--selector", "random,nearest-both")
-    assert "nearest-both" in told
+    output = icdsel("infer", *mine, "--n", 10, "--shots", 1, "--selector", "random,nearest-both")
+    assert "nearest-both" in output
     assert (tmp_path / "results/mine/infer/RandSampler_tiny-vlm").is_dir()
 
 
@@ -188,31 +188,31 @@ def test_a_start_takes_its_sizes_from_the_checkpoint(folder):
     start = folder / "results/okvqa/model_cpk/seed-network/rce_epoch1.pt"
     train("--rl-data", "ours.jsonl", "--run", "started", "--init", start)
     assert load_policy(folder / "results/okvqa/model_cpk/started/rce_epoch1.pt").config.tower == 0
-    told = icdsel("train", *ON, "--rl-data", "ours.jsonl", "--init", start, "--num-layers", 2, "--run", "z", code=2)
-    assert "num_layers 1" in told and "--num-layers" in told
+    output = icdsel("train", *ON, "--rl-data", "ours.jsonl", "--init", start, "--num-layers", 2, "--run", "z", code=2)
+    assert "num_layers 1" in output and "--num-layers" in output
     # 4 is the default, but it was given.
-    told = icdsel("train", *ON, "--rl-data", "ours.jsonl", "--init", start, "--num-heads", 4, "--run", "z", code=2)
-    assert "num_heads 1" in told and "--num-heads" in told
+    output = icdsel("train", *ON, "--rl-data", "ours.jsonl", "--init", start, "--num-heads", 4, "--run", "z", code=2)
+    assert "num_heads 1" in output and "--num-heads" in output
     original = Path(__file__).parents[1] / "data/rce_epoch1.pt"
-    told = icdsel("train", *ON, "--rl-data", "ours.jsonl", "--init", original, "--run", "z", code=2)
-    assert "width" in told and "Traceback" not in told
+    output = icdsel("train", *ON, "--rl-data", "ours.jsonl", "--init", original, "--run", "z", code=2)
+    assert "width" in output and "Traceback" not in output
 
 
 def test_a_policy_is_not_answered_with_other_embeddings(folder):
     train("--rl-data", "ours.jsonl", "--run", "plain")
-    told = icdsel("infer", *ON[:6], "--run", "plain", "--n", 4, "--min-pixels", 7056, code=2)
-    assert "encoder (the encoder's files, and the limits of an image's size: --max-image-pixels" in told
+    output = icdsel("infer", *ON[:6], "--run", "plain", "--n", 4, "--min-pixels", 7056, code=2)
+    assert "encoder (the encoder's files, and the limits of an image's size: --max-image-pixels" in output
 
 
 def test_the_oracle_takes_no_scores_of_other_prompts(folder):
     icdsel("gen-rl-data", *ON[:6], *PROPOSE, "--split", "validation", "--queries", 4, "--metric", "lemmatised")
-    told = icdsel("infer", *ON[:6], "--selector", "oracle", "--n", 4, "--shots", 2, code=2)
-    assert "data.metric" in told
+    output = icdsel("infer", *ON[:6], "--selector", "oracle", "--n", 4, "--shots", 2, code=2)
+    assert "data.metric" in output
 
 
 @pytest.mark.parametrize("words", [("gen-rl-data", "--pointer-shots", 16), ("infer", "--shots", 16, "--n", 4)])
 @pytest.mark.parametrize("size", ["all", 10])
-def test_more_shots_than_a_pool_holds_are_refused(folder, tmp_path, words, size):
+def test_more_shots_than_a_pool_has_candidates_are_rejected(folder, tmp_path, words, size):
     lines = [json.loads(line) for line in Path("ours.jsonl").read_text().splitlines()]
     few = {record["question_id"] for record in lines[:12]}
     asked = json.loads(Path("OpenEnded_mscoco_train2014_questions.json").read_text())["questions"]
@@ -229,22 +229,24 @@ def test_more_shots_than_a_pool_holds_are_refused(folder, tmp_path, words, size)
         shutil.copy(image, tmp_path / "coco/val2014" / image.name.replace("train", "val"))
     there = ("--data-dir", tmp_path, "--image-dir", tmp_path / "coco", "--results-dir", tmp_path / "results")
     random = ("--selector", "random,nearest-both") if words[0] == "infer" else ()
-    told = icdsel(*words, *random, "--dataset", "okvqa", "--model", "tiny-vlm", "--pool-size", size, *there, code=2)
-    assert "16 shots do not fit" in told
+    output = icdsel(*words, *random, "--dataset", "okvqa", "--model", "tiny-vlm", "--pool-size", size, *there, code=2)
+    assert "16 shots do not fit" in output
 
 
 def test_training_that_diverges_stops_before_its_checkpoint(folder):
-    told = icdsel("train", *ON, "--rl-data", "ours.jsonl", "--rce-lr", 1e30, "--run", "nan", code=2)
-    assert "diverged" in told and "--rce-lr" in told
+    output = icdsel("train", *ON, "--rl-data", "ours.jsonl", "--rce-lr", 1e30, "--run", "nan", code=2)
+    assert "diverged" in output and "--rce-lr" in output
     assert not list((folder / "results/okvqa/model_cpk/nan").glob("*.pt"))
 
 
-def test_a_reward_needs_the_scores_that_it_is_made_of(folder):
+def test_a_reward_mode_needs_its_scores(folder):
     content = json.loads(Path("ours.json").read_text())
     content["_meta"] = {}  # Lever-Plus's own: its probabilities are not to be trusted
     Path("theirs.json").write_text(json.dumps(content))
-    told = icdsel("train", *ON, "--rl-data", "theirs.json", "--reward-mode", "hard01_plus_gtprob", "--run", "z", code=2)
-    assert "vqa_gt_prob" in told and "hard_plus_soft" in told
+    output = icdsel(
+        "train", *ON, "--rl-data", "theirs.json", "--reward-mode", "hard01_plus_gtprob", "--run", "z", code=2
+    )
+    assert "vqa_gt_prob" in output and "hard_plus_soft" in output
     train("--rl-data", "theirs.json", "--run", "theirs")
 
 

@@ -47,12 +47,12 @@ def build(source: Path, *targets: str, umask: int = 0o022, **environment: str) -
     """What the backend makes of a folder, by the target."""
     pytest.importorskip("hatchling", reason="hatchling is not installed: pip install '.[test]'")
     out = source.with_name(f"{source.name}-dist")
-    told = {name: value for name, value in os.environ.items() if name != "SOURCE_DATE_EPOCH"} | environment
+    variables = {name: value for name, value in os.environ.items() if name != "SOURCE_DATE_EPOCH"} | environment
     words = [sys.executable, "-m", "hatchling", "build", "-d", str(out)]
     subprocess.run(
         [*words, *(word for target in targets for word in ("-t", target))],
         cwd=source,
-        env=told,
+        env=variables,
         umask=umask,
         check=True,
         capture_output=True,
@@ -140,7 +140,7 @@ def test_extras_are_imported_only_where_they_are_used():
     assert extras & {name for name, _ in imported(lambda module: module.body)} == set()
 
 
-def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
+def test_imported_and_declared_dependencies_are_the_same():
     extras = PROJECT["project"]["optional-dependencies"]
     declared = [*PROJECT["project"]["dependencies"], *extras["hub"], *extras["tensorboard"]]
     names = {re.split(r"[<>=!~ ]", requirement)[0] for requirement in declared}

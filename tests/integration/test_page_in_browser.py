@@ -113,7 +113,7 @@ def test_the_gallery_works_by_keyboard(driver, page):
     assert driver.find_element(By.ID, "count").get_attribute("aria-live") == "polite"
 
 
-def test_shots_and_search_narrow_what_is_shown(driver, page):
+def test_shots_and_search_filter_the_queries(driver, page):
     load(driver, page)
 
     def shots() -> set[str]:
@@ -175,7 +175,7 @@ def test_no_script_from_the_data_runs(driver, page, tmp_path):
     driver.execute_async_script("const done = arguments[0]; setTimeout(done, 200)")
     assert driver.execute_script("return window.hacked") is None
     assert driver.execute_script("return getComputedStyle(document.querySelector('#red')).color") != "rgb(255, 0, 0)"
-    assert len(driver.get_log("browser")) == 3  # each refusal is told
+    assert len(driver.get_log("browser")) == 3  # each rejection is logged
     assert shown_cards(driver) == QUERIES  # the page's own script ran
 
 

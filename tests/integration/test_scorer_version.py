@@ -64,6 +64,6 @@ def test_the_scorer_is_that_of_its_version(folder: Path, name: str):
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as place:
         os.chdir(place)
-        told = {name: list(map(rounded, made(Path(place), name))) for name in ASKED}
-    FIGURES.write_text(json.dumps({"version": SCORER_VERSION} | told, indent=1) + "\n")
+        figures = {name: list(map(rounded, made(Path(place), name))) for name in ASKED}
+    FIGURES.write_text(json.dumps({"version": SCORER_VERSION} | figures, indent=1) + "\n")
     sys.stdout.write(f"written to {FIGURES}\n")

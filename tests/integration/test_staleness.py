@@ -1,4 +1,4 @@
-"""What was made of other things is never taken for what is asked for now: each command says what differs."""
+"""Results of other inputs are never used for what a command needs now: each command names what differs."""
 
 import json
 import os
@@ -99,19 +99,19 @@ def predictions() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_everything_made_of_other_data_or_another_model_is_refused(copy: Path, what: str):
+def test_results_of_other_data_or_another_model_are_rejected(copy: Path, what: str):
     change, named = CHANGES[what]
     change()
     before = predictions()
     for command in (SCORE, ANSWER, ("train", *SMALL, *SCORE[-10:], "--rce-epochs", 1, "--run", "mine")):
-        told = icdsel(*command, code=2)
-        assert "created with different settings" in told and "--overwrite" in told
+        output = icdsel(*command, code=2)
+        assert "created with different settings" in output and "--overwrite" in output
         for words in named:
-            assert words in told, told
+            assert words in output, output
     assert predictions() == before
 
 
-def test_overwrite_moves_it_aside_and_makes_it_anew(copy: Path):
+def test_overwrite_renames_it_to_backup_and_creates_it_again(copy: Path):
     repaint(3)
     before = predictions()
     icdsel(*SCORE, "--overwrite")
@@ -123,13 +123,13 @@ def test_overwrite_moves_it_aside_and_makes_it_anew(copy: Path):
 
 
 @pytest.mark.parametrize("change", [edit, repaint])
-def test_predictions_for_other_queries_are_refused(copy: Path, change: Callable[[int], None]):
+def test_predictions_for_other_queries_are_rejected(copy: Path, change: Callable[[int], None]):
     change(25)
     icdsel(*SCORE)  # the training split is the same
     assert "queries (the queries' split" in icdsel(*ANSWER, code=2)
 
 
-def test_scores_for_other_queries_of_another_split_are_refused(copy: Path):
+def test_scores_for_queries_of_another_split_are_rejected(copy: Path):
     icdsel(*SCORE, "--split", "validation")
     icdsel(*ANSWER[:-2], "--selector", "oracle")
     edit(25)
@@ -144,14 +144,14 @@ def test_scores_for_other_queries_of_another_split_are_refused(copy: Path):
 
 
 @pytest.mark.parametrize(("command", "module"), [(SCORE, generation), (ANSWER, prediction_row)])
-def test_another_version_of_the_scorer_is_refused(copy: Path, monkeypatch: pytest.MonkeyPatch, command, module):
+def test_scores_of_another_scorer_version_are_rejected(copy: Path, monkeypatch: pytest.MonkeyPatch, command, module):
     monkeypatch.setattr(module, "SCORER_VERSION", 0)
     assert "scorer (the version of icdsel's scorer)" in icdsel(*command, code=2)
 
 
 def test_a_prompt_is_named_by_its_setting(copy: Path):
-    told = icdsel(*SCORE, "--system-prompt", "Be brief.", code=2)
-    assert "vlm.system_prompt" in told and "'Be brief.' now" in told
+    output = icdsel(*SCORE, "--system-prompt", "Be brief.", code=2)
+    assert "vlm.system_prompt" in output and "'Be brief.' now" in output
 
 
 def test_online_training_depends_on_the_scorer(copy: Path, monkeypatch: pytest.MonkeyPatch):
@@ -161,7 +161,7 @@ def test_online_training_depends_on_the_scorer(copy: Path, monkeypatch: pytest.M
     assert "scorer (the version" in icdsel(*online, code=2)
 
 
-def test_answers_of_a_policy_that_is_another_now_are_told(copy: Path):
+def test_predictions_of_a_policy_that_was_replaced_are_reported(copy: Path):
     train = ("train", *SMALL, *SCORE[-10:], "--rce-epochs", 1, "--run", "mine")
     answers = icdsel(*ANSWER[:-2], "--selector", "policy,random", "--run", "mine")
     assert "is not finished" not in answers
@@ -170,7 +170,7 @@ def test_answers_of_a_policy_that_is_another_now_are_told(copy: Path):
     assert "was answered by another policy" in " ".join(icdsel("compare", *SMALL).split())
 
 
-def test_a_run_that_was_not_finished_is_told(copy: Path):
+def test_an_unfinished_run_is_reported(copy: Path):
     side = Path("results/set/model_cpk/mine/run.json")
     side.write_text(json.dumps({k: v for k, v in json.loads(side.read_text()).items() if k != "finished"}))
     assert "the training of run mine is not finished" in icdsel(*ANSWER[:-2], "--selector", "policy", "--run", "mine")
@@ -181,8 +181,8 @@ def test_policies_are_answered_with_the_embeddings_that_they_were_trained_on(cop
     content = json.loads(side.read_text())
     content["identity"]["train_embeddings"] = "0123456789abcdef"
     side.write_text(json.dumps(content))
-    told = icdsel(*ANSWER[:-2], "--selector", "policy", "--run", "mine", code=2)
-    assert "train_embeddings (the file of --train-embeddings): '0123456789abcdef' then, None now" in told
+    output = icdsel(*ANSWER[:-2], "--selector", "policy", "--run", "mine", code=2)
+    assert "train_embeddings (the file of --train-embeddings): '0123456789abcdef' then, None now" in output
 
 
 def test_long_names_of_runs(copy: Path):
@@ -202,7 +202,7 @@ def test_images_that_cannot_be_read_count(copy: Path):
     assert "broken_images (the images that cannot be read): None then" in icdsel(*SCORE, *skip, code=2)
 
 
-def test_data_have_a_name_that_their_side_file_can_be_made_of(copy: Path):
+def test_rl_data_need_a_name_with_a_suffix(copy: Path):
     assert "end in .jsonl" in icdsel(*SCORE, "--output", "round_0.5", code=2)
     assert not [*copy.glob("round*")]
 
@@ -211,12 +211,12 @@ def test_a_damaged_run_beside_it_stops_no_training(copy: Path):
     other = Path("results/set/model_cpk/other/run.json")
     other.parent.mkdir()
     other.write_bytes(b"")
-    told = icdsel("train", *SMALL, *SCORE[-10:], "--rce-epochs", 1, "--run", "new", "--train-seed", 1)
-    assert "other/run.json" in told
+    output = icdsel("train", *SMALL, *SCORE[-10:], "--rce-epochs", 1, "--run", "new", "--train-seed", 1)
+    assert "other/run.json" in output
     icdsel(*ANSWER[:-2], "--selector", "policy")
 
 
-def test_shards_without_their_side_files_are_told_of(copy: Path):
+def test_shards_without_metadata_files_are_reported(copy: Path):
     shard = ("--output", "parts[1].jsonl", "--shard", "1/2")
     icdsel(*SCORE, *shard)
     assert "queries were scored in shards" in icdsel(*SCORE, *shard[:2])
@@ -246,14 +246,14 @@ def test_a_half_made_file_is_not_completed_with_something_else(copy: Path):
     assert "dataset (the training examples" in icdsel(*SCORE, code=2)
 
 
-def test_damaged_data_are_mended_as_the_message_says(copy: Path):
+def test_damaged_data_are_repaired_by_the_documented_remedy(copy: Path):
     """What hours of scoring have made is not lost with the end of a file."""
     path = copy / "results/set/generated_data/rl_data_RandSampler_my-model.jsonl"
     whole = path.read_bytes()
     path.write_bytes(whole[:-20])
     count = len(whole.splitlines())
-    told = icdsel("train", *SMALL, "--rl-data", path, "--rce-epochs", 1, "--run", "mine", code=2)
-    assert f"line {count} is damaged" in told and f"Rename it to {path.name}.part" in told
+    output = icdsel("train", *SMALL, "--rl-data", path, "--rce-epochs", 1, "--run", "mine", code=2)
+    assert f"line {count} is damaged" in output and f"Rename it to {path.name}.part" in output
     path.rename(path.with_name(path.name + ".part"))
     icdsel(*SCORE)
     assert path.read_bytes() == whole
@@ -287,9 +287,9 @@ def test_a_start_that_is_replaced_while_pointers_are_scored(copy: Path, monkeypa
     shutil.copy(runs / "mine/rce_epoch1.pt", "start.pt")
     score = training.generate
 
-    def replace_it(*told, **how):
+    def replace_it(*args, **kwargs):
         shutil.copy(runs / "other/rce_epoch1.pt", "start.pt")
-        return score(*told, **how)
+        return score(*args, **kwargs)
 
     monkeypatch.setattr(training, "generate", replace_it)
     icdsel(*TRAIN, "--run", "meanwhile", "--init", "start.pt")
@@ -316,7 +316,7 @@ def test_a_finished_run_without_its_last_checkpoint_is_trained_again(copy: Path)
     assert "is the name of a backup" in icdsel("train", *SMALL, "--run", "my.old-test", code=2)
 
 
-def test_what_was_cut_after_it_was_finished_is_not_whole(copy: Path):
+def test_a_finished_file_that_was_truncated_is_rejected(copy: Path):
     path = Path("results/set/generated_data/rl_data_RandSampler_my-model.jsonl")
     whole = path.read_bytes()
     path.write_bytes(b"".join(whole.splitlines(keepends=True)[:3]))
@@ -336,8 +336,8 @@ def test_what_was_cut_after_it_was_finished_is_not_whole(copy: Path):
     whole = answers.read_bytes()
     answers.write_bytes(b"".join(whole.splitlines(keepends=True)[:3]))
     for command in (ANSWER, ("compare", answers)):
-        told = " ".join(icdsel(*command, code=2).split())
-        assert "holds 3 of 4 answers at 1 shots: it was cut. Move it away" in told
+        output = " ".join(icdsel(*command, code=2).split())
+        assert "holds 3 of 4 answers at 1 shots: it was cut. Move it away" in output
     answers.unlink()
     icdsel(*ANSWER)
     assert answers.read_bytes() == whole
@@ -356,14 +356,14 @@ def test_a_record_that_no_score_can_be_read_of_is_made_again(copy: Path):
     lines = whole.splitlines(keepends=True)
     lines[1] = lines[1].replace(b"vqa_acc_score", b"vqa_Acc_score", 1)
     path.write_bytes(b"".join(lines))
-    told = " ".join(icdsel(*SCORE, code=2).split())
-    assert "line 2 is damaged: a score is no number" in told and f"Rename it to {path.name}.part" in told
+    output = " ".join(icdsel(*SCORE, code=2).split())
+    assert "line 2 is damaged: a score is no number" in output and f"Rename it to {path.name}.part" in output
     path.rename(f"{path}.part")
     icdsel(*SCORE)
     assert path.read_bytes() == whole
 
 
-def test_a_shard_whose_side_file_is_damaged_is_left_alone(copy: Path):
+def test_a_shard_with_damaged_metadata_is_not_merged(copy: Path):
     path = Path("results/set/generated_data/rl_data_RandSampler_my-model.jsonl")
     whole = path.read_bytes()
     path.unlink()

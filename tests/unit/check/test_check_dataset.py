@@ -83,7 +83,7 @@ def test_each_kind_is_found_and_counted(tmp_path, more: list[Any], kind: Kind, c
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 9), st.sampled_from("uvwxyz")), max_size=30))
-def test_what_splits_share_is_what_each_pair_of_them_shares(entries: list[tuple[str, int, str]]):
+def test_shared_examples_are_counted_for_each_pair_of_splits(entries: list[tuple[str, int, str]]):
     splits: dict[str, list[tuple[int, str]]] = {}
     for split, image_id, name in entries:
         splits.setdefault(split, []).append((image_id, name))
@@ -134,7 +134,7 @@ def test_missing_images_are_found_without_opening_any(tmp_path):
     assert found.findings[0].of == 4 and "questions: 1" in found.findings[0].examples[0]
 
 
-def test_opened_images_tell_damage_twins_and_leaks_by_content(tmp_path):
+def test_opened_images_show_damage_duplicates_and_leaks_by_content(tmp_path):
     picture(tmp_path / "3.png", 1)
     picture(tmp_path / "4.bmp", 1)  # the same picture in another format
     picture(tmp_path / "5.png", 1)

@@ -47,7 +47,7 @@ def test_texts_neither_control_the_terminal_nor_count_as_markup(printed: io.Stri
     text.encode()
 
 
-def test_notes_warnings_and_errors_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notes_warnings_and_errors_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     monkeypatch.setattr(console, "err", console._Plain(file=stream, force_terminal=True, color_system="standard"))
     note("a note")
@@ -85,8 +85,8 @@ def test_configuring_twice_prints_once(no_handlers: None, capsys: pytest.Capture
 
 def test_importing_configures_nothing() -> None:
     code = "import logging, icdsel.stages.train; print(logging.getLogger('icdsel').handlers, logging.root.handlers)"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout == "[] []\n"
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert completed.stdout == "[] []\n"
 
 
 def test_a_bar_shows_its_status_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -258,7 +258,7 @@ def test_the_help_of_compare_speaks_of_comparing_alone(help_of: Callable[[str], 
         assert f"{flag} " in shown
 
 
-def test_the_help_of_experiment_has_what_it_trains_with(help_of: Callable[[str], str]) -> None:
+def test_the_help_of_experiment_has_the_training_options(help_of: Callable[[str], str]) -> None:
     shown = help_of("experiment")
     for flag in ("--seeds", "--dry-run", "--rce-lr", "--reward-mode", "--selector", "--n", "--shots", "--html"):
         assert f"{flag} " in shown

@@ -22,7 +22,7 @@ WIDTH = 3
 
 
 class Letters:
-    """An encoder whose features say what they were made of; it stops after `patience` calls."""
+    """An encoder whose features encode their inputs; it stops after `patience` calls."""
 
     name, centred = "letters", False
 
@@ -128,7 +128,7 @@ def test_questions_that_were_cut_are_counted(tmp_path, capsys):
     assert "3 questions are longer than letters reads" in capsys.readouterr().err
 
 
-def test_features_that_are_not_finite_are_refused(tmp_path, monkeypatch):
+def test_features_that_are_not_finite_are_rejected(tmp_path, monkeypatch):
     encoder = Letters()
     monkeypatch.setattr(encoder, "embed_texts", lambda texts: torch.full((len(texts), WIDTH), float("nan")))
     with pytest.raises(VlmError, match=r"letters.*not finite"):
@@ -225,9 +225,9 @@ def test_a_damaged_file_is_made_again(tmp_path, capsys, damage):
     damage(the_file(tmp_path))
     assert torch.equal(encode(examples, Letters(), tmp_path, "train").image, first.image)
     assert the_file(tmp_path).read_bytes() == whole
-    told = capsys.readouterr().err
-    assert str(the_file(tmp_path)) in told
-    assert "damaged" in told
+    output = capsys.readouterr().err
+    assert str(the_file(tmp_path)) in output
+    assert "damaged" in output
 
 
 # --- interruptions ----------------------------------------------------------------------------------------
@@ -238,7 +238,7 @@ def large() -> list[Example]:
     return many(images=2 * PART_ROWS + 5, questions=PART_ROWS + 3, rows=2 * PART_ROWS + 5)
 
 
-def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(tmp_path, large):
+def test_an_interrupted_run_resumes_to_the_same_bytes(tmp_path, large):
     def broken() -> Letters:
         encoder = Letters()
         encoder.broken = {f"{STEP + 3}.png": "cut short", f"{PART_ROWS}.png": "missing"}
@@ -279,7 +279,7 @@ def test_a_damaged_part_is_made_again(tmp_path, large, capsys):
     assert str(part) in capsys.readouterr().err
 
 
-def test_parts_that_a_kill_left_beside_the_whole_are_removed(tmp_path):
+def test_leftover_parts_beside_the_finished_file_are_removed(tmp_path):
     encode(many(4, 6, 12), Letters(), tmp_path, "train")
     parts = the_file(tmp_path).with_suffix(".parts")
     parts.mkdir()
@@ -326,14 +326,14 @@ def test_safetensors_and_other_floats_are_read(tmp_path):
         assert torch.equal(read, vectors)
 
 
-def test_another_number_of_rows_is_refused():
+def test_another_number_of_rows_is_rejected():
     with pytest.raises(DataError, match=r"\[60, 32\].*\[9009, d\]"):
         read_train_embeddings(GOLDEN, 9009)
 
 
 @pytest.mark.filterwarnings("ignore:Validating sparse")
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "expected"),
     [
         ({"a": torch.zeros(4, 2), "b": torch.zeros(4, 2)}, "2 entries, named"),
         ({}, "0 entries"),
@@ -346,15 +346,15 @@ def test_another_number_of_rows_is_refused():
         (torch.tensor([[0.0], [float("nan")], [1.0], [float("inf")]]), r"2 rows.*\[1, 3\]"),
     ],
 )
-def test_what_is_no_tensor_of_vectors_is_refused(tmp_path, content, told):
+def test_a_file_without_a_matrix_is_rejected(tmp_path, content, expected):
     torch.save(content, tmp_path / "a.pt")
-    with pytest.raises(DataError, match=told) as error:
+    with pytest.raises(DataError, match=expected) as error:
         read_train_embeddings(tmp_path / "a.pt", 4)
     assert "[4, d]" in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["a", "it's", '"; touch hacked; "', "$(touch hacked)`touch hacked`"])
-def test_a_numpy_array_is_refused_and_its_conversion_works(tmp_path, name):
+def test_a_numpy_array_is_rejected_and_its_conversion_works(tmp_path, name):
     path = tmp_path / name / "a.pt"
     path.parent.mkdir()
     torch.save(np.ones((4, 2), np.float32), path)
@@ -369,7 +369,7 @@ def test_a_numpy_array_is_refused_and_its_conversion_works(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["a.pt", "a.safetensors"])
 @pytest.mark.parametrize("content", [b"", b"damaged, damaged, damaged", GOLDEN.read_bytes()[:-700]])
-def test_a_damaged_file_of_vectors_is_refused(tmp_path, name, content):
+def test_a_damaged_file_of_vectors_is_rejected(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match="damaged"):
         read_train_embeddings(tmp_path / name, 60)

@@ -53,8 +53,8 @@ def test_without_the_library_nothing_is_begun(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tensorboard" else find(name))
-    told = icdsel("train", "--tensorboard", code=2)
-    assert 'pip install "icdsel[tensorboard]"' in told and "Traceback" not in told
+    output = icdsel("train", "--tensorboard", code=2)
+    assert 'pip install "icdsel[tensorboard]"' in output and "Traceback" not in output
     assert list(tmp_path.iterdir()) == []
 
 

@@ -21,10 +21,10 @@ spaces = st.sampled_from([None, 0, 2, "\t"])
 
 
 def refusal(reader: Any, path: Path, *key: str) -> str:
-    with pytest.raises(DataError) as told:
+    with pytest.raises(DataError) as error:
         list(reader(path, *key))
-    assert str(path) in str(told.value)
-    return str(told.value)
+    assert str(path) in str(error.value)
+    return str(error.value)
 
 
 # --- a list in an object ----------------------------------------------------------------------------------
@@ -56,8 +56,8 @@ def test_every_truncation_is_noticed(path: Path) -> None:
     content = whole.encode()
     for length in range(len(content)):
         path.write_bytes(content[:length])
-        told = refusal(read_list, path, "wanted")
-        assert "is not valid JSON: line " in told or "is not UTF-8: byte " in told or "is empty" in told
+        error = refusal(read_list, path, "wanted")
+        assert "is not valid JSON: line " in error or "is not UTF-8: byte " in error or "is empty" in error
 
 
 @pytest.mark.parametrize(

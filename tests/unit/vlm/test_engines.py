@@ -29,7 +29,7 @@ def test_the_tiny_vlm_is_run_by_the_engine_that_is_named(name: str, kind: type):
     assert type(opened(engine=name).engine) is kind
 
 
-def test_results_of_different_classes_are_told_apart_by_their_fingerprints():
+def test_different_model_classes_have_different_fingerprints():
     assert opened(engine="qwen-vl").fingerprint == opened().fingerprint != opened(engine="transformers").fingerprint
 
 

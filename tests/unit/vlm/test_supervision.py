@@ -152,7 +152,7 @@ def test_another_failure_makes_no_later_batch_smaller() -> None:
 # --- time -------------------------------------------------------------------------------------------------
 
 
-def test_a_query_all_of_whose_prompts_hang_stops_no_run(logged: list[str]) -> None:
+def test_a_query_whose_prompts_all_hang_does_not_stop_the_run(logged: list[str]) -> None:
     hanging = {6, 7, 8, 9}
     engine = FakeEngine(fault=hangs(lambda request: request.query.question_id in hanging), chunk=20, batch=20)
     answers = supervised(engine, seconds=0.3, max_failed=0.5).answer(REQUESTS)
