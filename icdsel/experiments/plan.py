@@ -16,12 +16,12 @@ from icdsel.settings.loading import Settings
 from icdsel.settings.tables import RewardSettings
 from icdsel.stages.generate import unscored
 from icdsel.stages.infer import queries_to_answer
-from icdsel.stages.online import most_calls
 from icdsel.stages.prediction_row import unanswered
 from icdsel.stages.session import Session
 from icdsel.stages.train import run_inputs, run_slot
-from icdsel.stages.training_data import read_groups, require_files
-from icdsel.stages.warm_start import warm_groups
+from icdsel.stages.training.online import most_calls
+from icdsel.stages.training.training_data import read_groups, require_files
+from icdsel.stages.training.warm_start import warm_groups
 from icdsel.store.metadata import read_metadata
 from icdsel.store.slot import State
 

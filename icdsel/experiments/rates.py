@@ -22,9 +22,9 @@ from icdsel.settings.loading import Settings, with_values
 from icdsel.settings.tables import TrainSettings
 from icdsel.stages.generate import generate, rl_data_inputs, unscored
 from icdsel.stages.infer import queries_to_answer
-from icdsel.stages.initial_policy import initial_policy
 from icdsel.stages.session import Session
 from icdsel.stages.train import run_inputs
+from icdsel.stages.training.initial_policy import initial_policy
 from icdsel.store.metadata import environment, read_metadata
 from icdsel.vlm.devices import resolve_device
 from icdsel.vlm.engine import Request

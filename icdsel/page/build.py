@@ -20,16 +20,16 @@ from icdsel.console import progress
 from icdsel.data.datasets import load_split
 from icdsel.data.hub import PREFIX
 from icdsel.errors import DataError, SettingsError
+from icdsel.page.charts.comparison_charts import accuracy_chart, difference_chart
+from icdsel.page.charts.landscape import Landscape
+from icdsel.page.charts.palette import DARK, LIGHT
+from icdsel.page.charts.plots import Chart, landscape_charts, training_charts, usage_chart
+from icdsel.page.charts.svg import chart_style, inline_svg, save
 from icdsel.page.choices import Chosen, Usage, one_each, overlap, read_choices, usage
-from icdsel.page.comparison_charts import accuracy_chart, difference_chart
 from icdsel.page.findings import findings, verdict
 from icdsel.page.gallery import Demonstration, cards, demonstration, spread
-from icdsel.page.landscape import Landscape
 from icdsel.page.names import row_labels
-from icdsel.page.palette import DARK, LIGHT
-from icdsel.page.plots import Chart, landscape_charts, training_charts, usage_chart
 from icdsel.page.runs import ShownRun, read_landscapes, read_runs
-from icdsel.page.svg import chart_style, inline_svg, save
 from icdsel.page.thumbnails import Thumbnails
 from icdsel.records import DEFAULT_TASK, Example
 from icdsel.settings.loading import Settings, settings_from

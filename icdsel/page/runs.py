@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from icdsel.artefacts.rl_data import merge, read_rl_data, rl_data_path
 from icdsel.artefacts.run_folder import METADATA_FILE, METRICS_FILE, read_metrics, runs_dir, trained_on
 from icdsel.errors import RlDataError, RunError
+from icdsel.page.charts.landscape import Landscape, landscape
 from icdsel.page.choices import Chosen
-from icdsel.page.landscape import Landscape, landscape
 from icdsel.records import EpochMetrics
 from icdsel.selection import POLICY
 from icdsel.settings.loading import Settings

@@ -33,13 +33,13 @@ from icdsel.records import QueryGroup
 from icdsel.settings.identity import identity
 from icdsel.settings.loading import Settings, on_training_queries
 from icdsel.stages.generate import generate
-from icdsel.stages.initial_policy import initial_policy
-from icdsel.stages.online import Rollouts, most_calls
-from icdsel.stages.run_journal import RESTART, RESUME_FILE, RunJournal
 from icdsel.stages.session import Session
-from icdsel.stages.tensorboard import open_events, require_tensorboard
-from icdsel.stages.training_data import read_groups, require_files
-from icdsel.stages.warm_start import warm_groups
+from icdsel.stages.training.initial_policy import initial_policy
+from icdsel.stages.training.online import Rollouts, most_calls
+from icdsel.stages.training.run_journal import RESTART, RESUME_FILE, RunJournal
+from icdsel.stages.training.tensorboard import open_events, require_tensorboard
+from icdsel.stages.training.training_data import read_groups, require_files
+from icdsel.stages.training.warm_start import warm_groups
 from icdsel.store.backup import BACKUP
 from icdsel.store.fingerprints import fingerprint_file, unchanged
 from icdsel.store.journal import Journal

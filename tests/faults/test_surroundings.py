@@ -351,7 +351,7 @@ def test_a_training_without_enough_memory(started: Place, undisturbed: Place):
 
 
 def dies_after_an_epoch() -> None:
-    from icdsel.stages.run_journal import RunJournal
+    from icdsel.stages.training.run_journal import RunJournal
 
     RunJournal._show = lambda *_: os._exit(1)  # type: ignore[method-assign]
 

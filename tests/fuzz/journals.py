@@ -7,8 +7,9 @@ from types import SimpleNamespace
 from icdsel.artefacts import rl_data
 from icdsel.errors import RlDataError, RunError
 from icdsel.settings.tables import RewardSettings, TrainSettings
-from icdsel.stages import answering, online
+from icdsel.stages import answering
 from icdsel.stages import generate as generation
+from icdsel.stages.training import online
 from icdsel.store.journal import Journal
 
 from .common import alone, ignore, lines_of

@@ -22,7 +22,7 @@ from icdsel.policy.loop import Epoch, train_policy
 from icdsel.policy.network import PointerConfig, PointerNetwork
 from icdsel.retrieval import embeddings
 from icdsel.settings.tables import RewardSettings, TrainSettings
-from icdsel.stages.run_journal import RunJournal
+from icdsel.stages.training.run_journal import RunJournal
 from icdsel.vlm.local.feature_cache import DiskCache, FeatureCache
 
 from .common import DATA, ROW, alone, check_path, ignore, lines

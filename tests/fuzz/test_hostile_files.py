@@ -33,7 +33,7 @@ from icdsel.policy.groups import make_groups
 from icdsel.retrieval.embeddings import read_train_embeddings
 from icdsel.settings.loading import load_settings
 from icdsel.settings.tables import RewardSettings, VlmSettings
-from icdsel.stages import online
+from icdsel.stages.training import online
 from icdsel.store.journal import Journal
 from icdsel.store.metadata import environment, read_metadata
 from icdsel.vlm.engines import open_engine

@@ -16,7 +16,7 @@ from icdsel.cli.settings_page import configuration_page
 from icdsel.comparison.compare import ComparisonRow
 from icdsel.comparison.runs import Answered, RunSummary
 from icdsel.comparison.tables import write_markdown
-from icdsel.page.plots import CURVES
+from icdsel.page.charts.plots import CURVES
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,9 +15,9 @@ from icdsel.artefacts.predictions import predictions_dir
 from icdsel.artefacts.rl_data import parse_group
 from icdsel.comparison.compare import ComparisonRow, compare
 from icdsel.comparison.rows import Source, read_source
+from icdsel.page.charts.landscape import landscape
 from icdsel.page.choices import Chosen, effective_number, gini, one_each, overlap, read_choices, usage
 from icdsel.page.gallery import spread
-from icdsel.page.landscape import landscape
 from icdsel.page.names import row_labels, short_name
 from icdsel.page.runs import read_landscapes, read_runs
 from icdsel.records import Example, Pointer, Prediction, QueryGroup

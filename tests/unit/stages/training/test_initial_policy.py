@@ -10,7 +10,7 @@ from icdsel.artefacts.checkpoint_writing import save_policy
 from icdsel.errors import CheckpointError
 from icdsel.policy.network import PointerConfig, PointerNetwork
 from icdsel.settings import settings_from, with_values
-from icdsel.stages.initial_policy import initial_policy
+from icdsel.stages.training.initial_policy import initial_policy
 
 SIZES: dict[str, Any] = {"hidden_dim": 16, "num_layers": 1, "num_heads": 2, "tower": 0, "gate": True}
 

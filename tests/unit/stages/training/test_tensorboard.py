@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from icdsel.artefacts.run_folder import run_name
 from icdsel.cli.app import app
 from icdsel.settings.loading import settings_from
-from icdsel.stages.tensorboard import open_events
+from icdsel.stages.training.tensorboard import open_events
 
 PLAIN = settings_from({})
 ASKED = settings_from({"train": {"tensorboard": True}})

@@ -15,9 +15,9 @@ from icdsel.errors import RunError
 from icdsel.policy.loop import Epoch
 from icdsel.policy.network import PointerConfig, PointerNetwork
 from icdsel.stages import train
-from icdsel.stages.run_journal import RESUME_FILE, RunJournal
-from icdsel.stages.tensorboard import Events
 from icdsel.stages.train import commit_run, run_slot
+from icdsel.stages.training.run_journal import RESUME_FILE, RunJournal
+from icdsel.stages.training.tensorboard import Events
 from icdsel.store.metadata import read_metadata
 
 METRICS = {"rce_loss": 2.0, "expected_reward": 0.5, "oracle_share": 0.25}

@@ -20,7 +20,7 @@ from icdsel.errors import CheckpointError, RunError
 from icdsel.policy.loop import PHASES, Epoch, Resume, plain
 from icdsel.policy.network import PointerNetwork
 from icdsel.records.values import is_id, is_number
-from icdsel.stages.tensorboard import Events
+from icdsel.stages.training.tensorboard import Events
 from icdsel.store.journal import Journal
 
 RESUME_FILE = "resume.pt"

@@ -17,7 +17,7 @@ from icdsel.policy.network import PointerConfig, PointerNetwork
 from icdsel.records import Answer, Example, QueryGroup, ScoredPointer
 from icdsel.settings.loading import load_settings
 from icdsel.settings.tables import RewardSettings, TrainSettings
-from icdsel.stages.online import Rollouts, most_calls
+from icdsel.stages.training.online import Rollouts, most_calls
 from icdsel.vlm.engine import Request
 
 EXAMPLES = [Example(100 + i, i, Path(f"{i}.png"), "Which code?", f"a{i % 4}", (f"a{i % 4}",) * 10) for i in range(24)]

@@ -10,7 +10,7 @@ from xml.etree import ElementTree as ET
 import matplotlib
 from matplotlib.figure import Figure
 
-from icdsel.page.palette import LIGHT, LINE, PAPER, TEXT
+from icdsel.page.charts.palette import LIGHT, LINE, PAPER, TEXT
 from icdsel.store.files import write_bytes
 
 DPI = 150

@@ -11,11 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from icdsel.console import plain
+from icdsel.page.charts.landscape import Landscape
+from icdsel.page.charts.palette import TEXT, colour, dashes, marker
+from icdsel.page.charts.svg import chart_style
 from icdsel.page.choices import Chosen, Usage
-from icdsel.page.landscape import Landscape
-from icdsel.page.palette import TEXT, colour, dashes, marker
 from icdsel.page.runs import ShownRun
-from icdsel.page.svg import chart_style
 
 Curve = dict[tuple[str, int], float]
 """Values by phase and epoch."""

@@ -1,0 +1,1 @@
+"""The parts of training: its data, its initial policy, its journal, online GRPO."""
