@@ -124,7 +124,7 @@ READERS = [
         (RunError,),
     ),
     Reader(
-        "side-file",
+        "metadata-file",
         partial(prediction_files, mutated=".meta.json"),
         json_of(
             metadata_file(),

@@ -3,7 +3,6 @@
 import io
 import json
 import os
-from collections import Counter
 from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -125,7 +124,7 @@ def use_resume(path: Path) -> None:
 def _groups() -> Any:
     scored = [{"pointer": [110, 111], "vqa_acc_score": 1.0}, {"pointer": [111, 112], "vqa_acc_score": 0.0}]
     record = rl_record(100, scored)
-    return make_groups([rl_data.read_group(record, Counter())], ROW, RewardSettings())
+    return make_groups([rl_data.parse_group(record)[0]], ROW, RewardSettings())
 
 
 @cache

@@ -10,7 +10,6 @@ import sys
 import time
 import zipfile
 import zlib
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from PIL import Image
 
 from icdsel.artefacts.checkpoint import foreign_objects, load_checkpoint, load_policy
 from icdsel.artefacts.predictions import read_predictions
-from icdsel.artefacts.rl_data import read_group, read_rl_data, summary_of
+from icdsel.artefacts.rl_data import parse_group, read_rl_data, summary_of
 from icdsel.artefacts.run_folder import read_metrics
 from icdsel.data.images import ImageError, open_image
 from icdsel.errors import CheckpointError, DataError, RlDataError, RunError, SettingsError, UserError, VlmError
@@ -320,8 +319,8 @@ def test_one_query_far_larger_than_the_others_is_rejected(tmp_path: Path) -> Non
     """A file of a few megabytes took gigabytes: every query was padded to the largest one."""
     large = rl_record(100, [candidate(110, 111)] * 5000)
     groups = [
-        read_group(large, Counter()),
-        *(read_group(rl_record(i, [candidate(112, 113)]), Counter()) for i in range(101, 105)),
+        parse_group(large)[0],
+        *(parse_group(rl_record(i, [candidate(112, 113)]))[0] for i in range(101, 105)),
     ]
     small = [replace(groups[1], question_id=i) for i in range(100, 100_100)]
     row = {i: i for i in range(100, 100_100)}
@@ -336,7 +335,7 @@ def test_a_query_with_many_pointers_and_a_large_pool_is_read_in_linear_time() ->
     record = rl_record(0, [candidate(1, 2)] * many, pool=list(range(1, many)))
     started = time.process_time()
     for variant in (record, record | {"candidate_pool_ids": "all", "excluded_ids": list(range(3, many))}):
-        assert len(read_group(variant, Counter()).candidates) == many
+        assert len(parse_group(variant)[0].candidates) == many
     assert time.process_time() - started < 10
 
 

@@ -1,4 +1,4 @@
-"""Up to 2,000 damaged files per reader; `python -m tests.fuzz.run` runs many more (docs/fuzzing.md)."""
+"""Up to 2,000 damaged files per reader, 200,000 with `-m slow`; for more, `python -m tests.fuzz.run`."""
 
 import os
 import time
@@ -42,6 +42,17 @@ def test_damaged_files_are_read_or_rejected(tmp_path: Path, reader: Reader) -> N
         report = fuzz(reader, tmp_path / "then", Random(0), CASES, SECONDS, [])
     assert not report.failures, report.failures[0][0]
     assert report.cases >= len(reader.seeds()) and report.outcomes["read"]
+
+
+@pytest.mark.slow
+@each
+def test_many_damaged_files_are_read_or_rejected(tmp_path: Path, reader: Reader) -> None:
+    (tmp_path / "first").mkdir()
+    (tmp_path / "then").mkdir()
+    warm_up(reader, tmp_path / "first")
+    with limited_memory():
+        report = fuzz(reader, tmp_path / "then", Random(1), 100 * CASES, 60, [])
+    assert not report.failures, report.failures[0][0]
 
 
 @each

@@ -21,9 +21,12 @@ from selenium.webdriver.support.select import Select  # noqa: E402
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (BROWSER and DRIVER), reason="no Chromium with its driver: apt-get install chromium chromium-driver"
-)
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(
+        not (BROWSER and DRIVER), reason="no Chromium with its driver: apt-get install chromium chromium-driver"
+    ),
+]
 WIDTHS = (360, 800, 1440)
 QUERIES = 12
 
