@@ -17,6 +17,7 @@ from icdsel.artefacts.lever_plus_rl_data import FAILED, is_lever_plus, read_leve
 from icdsel.errors import RlDataError, RunError
 from icdsel.records import Example, QueryGroup, Rejected
 from icdsel.records.query_group import GROUP_KEYS
+from icdsel.records.scored_pointer import BAD_SCORE
 from icdsel.settings.loading import Settings
 from icdsel.store.journal import Journal, journal_of
 from icdsel.store.json_reading import parsed
@@ -53,7 +54,13 @@ def parse_group(value: Any) -> tuple[QueryGroup, list[Rejected]]:
     Raises:
         ValueError: It is not a line of RL data.
     """
-    return QueryGroup.from_json(value, bounds_of)
+    group, rejected = QueryGroup.from_json(value, bounds_of)
+    if TASKS.named(group.task).correctness is not None:
+        unknown = [c for c in group.candidates if c.error is None and c.correct is None]
+        if unknown:
+            group = replace(group, candidates=tuple(c for c in group.candidates if c not in unknown))
+            rejected += [Rejected(BAD_SCORE, candidate.pointer) for candidate in unknown]
+    return group, rejected
 
 
 def read_groups(path: Path, strict: bool = False) -> Iterator[tuple[QueryGroup, list[Rejected]]]:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 from icdsel.settings.presets import PRESETS, RECIPES, Recipe
 from icdsel.settings.tables import TABLES, Table
@@ -67,7 +66,7 @@ def default_text(table: str, name: str) -> str:
     """A setting's default in words, such as `1; 3 with preset lever-plus`; empty if there is nothing to say."""
     field = TABLES[table].model_fields[name]
     stated = _STATED.fullmatch(" ".join((field.description or "").split()))
-    base = stated[2] if stated else _shown(field.default)
+    base = stated[2] if stated else "" if field.default_factory else _shown(field.default)
     parts = [base]
     if table == "train" and name in Recipe.model_fields:
         values = {recipe: _shown(getattr(rules, name)) for recipe, rules in RECIPES.items()}
@@ -81,7 +80,7 @@ def default_text(table: str, name: str) -> str:
 
 
 def _shown(value: Any) -> str:
-    if value is None or value is PydanticUndefined:
+    if value is None:
         return ""
     if isinstance(value, tuple):
         return ",".join(map(str, value))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from icdsel.console import warn
 from icdsel.errors import RunError, UserError
 from icdsel.store.files import ESCAPED, make_folder, move, naming, sync_folder
 from icdsel.store.json_reading import parsed
@@ -22,22 +23,29 @@ def journal_of(path: Path) -> Path:
 def complete_lines(path: Path, error: type[UserError]) -> Iterator[tuple[bytes, Any]]:
     """The lines of a file with their JSON values, up to the first that is torn or damaged; none without a file.
 
+    A torn line is what an interruption leaves; a damaged one is logged.
+
     Raises:
         UserError: of the class `error`; the file cannot be read.
     """
     if not path.exists():
         return
     try:
-        for line in read_bytes_lines(path):
+        for number, line in enumerate(read_bytes_lines(path), 1):
+            if not line.endswith(b"\n"):
+                return
             try:
                 value = parsed(line)
-            except ValueError:
-                return
-            if not line.endswith(b"\n"):
+            except ValueError as problem:
+                _report(path, number, problem)
                 return
             yield line, value
     except OSError as problem:
         raise error(f"{path} cannot be read: {problem.strerror}") from None
+
+
+def _report(path: Path, number: int, problem: ValueError) -> None:
+    warn(f"{path}, line {number}: {problem}: this line and all after it are ignored")
 
 
 class Journal:
@@ -67,7 +75,8 @@ class Journal:
         for line, value in complete_lines(self.path, self._error):
             try:
                 record = valid(value)
-            except ValueError:
+            except ValueError as problem:
+                _report(self.path, len(self._ends), problem)
                 return
             self._ends.append(self._ends[-1] + len(line))
             yield record

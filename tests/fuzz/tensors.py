@@ -153,7 +153,7 @@ def safetensors(*metadata: str) -> list[bytes]:
 def use_cache(path: Path) -> bool:
     kept = embeddings._read(path, {"image": 5, "question": 5})
     if kept is not None:
-        assert kept.features["image"].isfinite().all() and all(0 <= row < 5 for row in kept.broken)
+        assert kept.tables["image"].isfinite().all() and all(0 <= row < 5 for row in kept.broken)
     return kept is not None
 
 

@@ -83,7 +83,7 @@ def test_an_added_selector_may_answer_by_itself_and_always_be_shown(folder: None
     assert {record["prediction"] for record in records} == {"the answer of 1 examples", "the answer of 2 examples"}
     assert inputs["sampler_encoder"] == inputs["encoder"]
     said = icdsel("compare", "--json", "table.json")
-    assert "should stand in the table" not in said
+    assert "should be in the table" not in said
     rows = {row["selector"] for row in json.loads(Path("table.json").read_text())}
     assert {"by-similarity", "last-of-the-pool", "random", "zero-shot", "majority"} <= rows
     (PREDICTIONS / "by-similarity_validation-6.jsonl").unlink()

@@ -26,7 +26,9 @@ def table_without_effect(rng: np.random.Generator, n: int) -> list[ComparisonRow
     for shots in (1, 2):
         difficulty = rng.normal(size=n)
         names = ("random-1", "random-2", "nearest-both")
-        scores += [Scores(name, name.split("-")[0], shots, answers(rng, WEAK, difficulty)) for name in names]
+        scores += [
+            Scores(name, name.split("-")[0], shots, answers(rng, WEAK, difficulty), "official") for name in names
+        ]
     seed = int(rng.integers(2**31))
     return comparison_rows(scores, ("random", "nearest-both")[seed % 2], seed=seed, **DRAWS)
 
@@ -66,8 +68,8 @@ def test_a_known_effect_is_covered_and_found_as_often_as_the_power_says():
     for k in range(1000):
         rng = np.random.default_rng([1, k])
         difficulty = rng.normal(size=n)
-        scores = [Scores("a", "nearest", 1, answers(rng, WEAK, difficulty))]
-        scores.append(Scores("b", "policy", 1, answers(rng, STRONG, difficulty)))
+        scores = [Scores("a", "nearest", 1, answers(rng, WEAK, difficulty), "official")]
+        scores.append(Scores("b", "policy", 1, answers(rng, STRONG, difficulty), "official"))
         row = next(row for row in comparison_rows(scores, "a", seed=k, **DRAWS) if row.name == "b")
         covered.append(row.difference_low <= EFFECT <= row.difference_high)
         found.append(row.p_value <= 0.05)
@@ -80,8 +82,12 @@ def test_a_known_effect_is_covered_and_found_as_often_as_the_power_says():
 
 def test_holm_over_a_large_table_can_still_be_sure():
     # No flip of 40 equal differences is as extreme: p is 1/(flips + 1), whose 90-fold must still be small.
-    scores = [Scores(f"nearest-{i}", "nearest", s, dict.fromkeys(range(40), 0.6)) for s in (1, 2, 3) for i in range(30)]
-    scores += [Scores("random-42", "random", s, dict.fromkeys(range(40), 0.3)) for s in (1, 2, 3)]
+    scores = [
+        Scores(f"nearest-x{i}", "nearest", s, dict.fromkeys(range(40), 0.6), "official")
+        for s in (1, 2, 3)
+        for i in range(30)
+    ]
+    scores += [Scores("random-42", "random", s, dict.fromkeys(range(40), 0.3), "official") for s in (1, 2, 3)]
     rows = [row for row in comparison_rows(scores, seed=0) if row.p_value is not None]
     assert len(rows) == 90
     assert all(row.p_holm <= 0.001 for row in rows)
@@ -94,8 +100,10 @@ def test_a_table_of_300_000_answers_takes_seconds():
     scores = []
     for shots in (1, 2, 3):
         difficulty = rng.normal(size=5000)
-        scores += [Scores(f"nearest-{i}", "nearest", shots, answers(rng, WEAK, difficulty)) for i in range(19)]
-        scores.append(Scores("random-42", "random", shots, answers(rng, WEAK, difficulty)))
+        scores += [
+            Scores(f"nearest-x{i}", "nearest", shots, answers(rng, WEAK, difficulty), "official") for i in range(19)
+        ]
+        scores.append(Scores("random-42", "random", shots, answers(rng, WEAK, difficulty), "official"))
     started = time.process_time()
     assert len(comparison_rows(scores, seed=0)) == 60
     assert time.process_time() - started < 15  # about 3 on an idle core

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from icdsel.artefacts.rl_data import parse_group
-from icdsel.console import Advance, warn
+from icdsel.console import Advance
 from icdsel.errors import RlDataError
 from icdsel.policy.groups import Groups, make_groups
 from icdsel.policy.network import PointerNetwork
@@ -62,7 +62,7 @@ class Rollouts:
         """The reward of every pointer that was tried; None if the call failed."""
         self._journal, self._advance = journal, advance
         self._at_most = most_calls(train, len(groups))
-        self._journalled = _read_journal(journal)
+        self._journalled = read_journal(journal)
         self._known = 0
         """Lines of the journal whose groups have been added."""
         self.calls = 0
@@ -193,7 +193,7 @@ def most_calls(train: TrainSettings, queries: int) -> int:
     return possible if train.vlm_budget is None else min(possible, train.vlm_budget)
 
 
-def _read_journal(journal: Journal) -> dict[tuple[int, int], QueryGroup]:
+def read_journal(journal: Journal) -> dict[tuple[int, int], QueryGroup]:
     """The groups of a journal by epoch and query, up to a line that is torn or damaged.
 
     What follows that line is cut off only when something is appended, in case the training cannot resume without it.
@@ -201,17 +201,12 @@ def _read_journal(journal: Journal) -> dict[tuple[int, int], QueryGroup]:
     Raises:
         RlDataError: It cannot be read.
     """
-    groups: dict[tuple[int, int], QueryGroup] = {}
-    try:
-        for value in journal.read(_any):
-            group, rejected = parse_group(value)
-            if rejected or not is_id(value.get(_EPOCH)):
-                raise ValueError(rejected[0].reason if rejected else f"its {_EPOCH} is missing or not an integer")
-            groups[value[_EPOCH], group.question_id] = group
-    except ValueError as error:
-        warn(f"{journal.path}, line {len(groups) + 1}: {error}: the VLM calls from here on are repeated")
-    return groups
+    return {(epoch, group.question_id): group for epoch, group in journal.read(_parse_line)}
 
 
-def _any(value: Any) -> Any:
-    return value
+def _parse_line(value: Any) -> tuple[int, QueryGroup]:
+    """The epoch and the scored pointers of a line; ValueError if it is not one that `Rollouts` wrote."""
+    group, rejected = parse_group(value)
+    if rejected or not is_id(value.get(_EPOCH)):
+        raise ValueError(rejected[0].reason if rejected else f"its {_EPOCH} is missing or not an integer")
+    return value[_EPOCH], group

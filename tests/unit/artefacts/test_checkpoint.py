@@ -324,7 +324,9 @@ def test_a_conversion_replaces_no_other_file(tmp_path: Path) -> None:
     path = save(tmp_path / "rce_epoch1.pt", network())
     target = tmp_path / "policy.ckpt"
     target.write_text("somebody's own")
-    with pytest.raises(CheckpointError, match=r"something else than the conversion of .* --output, or use --overwrite"):
+    with pytest.raises(
+        CheckpointError, match=r"is not the conversion of .*: name another file with --output, or use --overwrite"
+    ):
         convert_checkpoint(path, target)
     assert target.read_text() == "somebody's own"
     convert_checkpoint(path, target, overwrite=True)

@@ -13,6 +13,7 @@ import pytest
 from icdsel.artefacts.rl_data import complete_units, has_rl_data, merge, question_id_of, read_rl_data, summary_of
 from icdsel.errors import RlDataError
 from icdsel.records import QueryGroup, ScoredPointer
+from icdsel.store.journal import Journal
 
 
 def line(candidates: list[dict[str, Any]], **changes: object) -> str:
@@ -139,12 +140,18 @@ def test_a_journal_is_complete_up_to_the_first_unit_that_is_not(tmp_path: Path) 
     part = tmp_path / "x.jsonl.part"
     lines = [line([VALID], question_id=i) for i in range(20, 24)]
     part.write_text("".join(lines) + lines[0][:9])
-    assert complete_units(part, units) == (2, sum(map(len, lines)))
+    journal = Journal(part)
+    assert complete_units(journal, units) == 2
+    journal.trim()
+    assert part.read_text() == "".join(lines)
     part.write_text("".join(lines[:3]))
-    assert complete_units(part, units) == (1, sum(map(len, lines[:2])))
+    journal = Journal(part)
+    assert complete_units(journal, units) == 1
+    journal.trim()
+    assert part.read_text() == "".join(lines[:2])
     part.write_text("".join([lines[1], lines[0]]))  # in another order
-    assert complete_units(part, units) == (0, 0)
-    assert complete_units(tmp_path / "none", units) == (0, 0)
+    assert complete_units(Journal(part), units) == 0
+    assert complete_units(Journal(tmp_path / "none"), units) == 0
 
 
 def test_a_line_with_a_rejected_candidate_is_not_one_of_generation() -> None:

@@ -32,7 +32,15 @@ def plugin_sampler(monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_every_choice_has_a_registry_that_contains_its_default() -> None:
     marked = [(table, name, field) for table, name, field in every_setting() if choice_of(field)]
-    assert {name for _, name, _ in marked} >= {"sampler", "metric", "layout", "mode", "normalization", "selector"}
+    assert {name for _, name, _ in marked} >= {
+        "task",
+        "engine",
+        "sampler",
+        "layout",
+        "mode",
+        "normalization",
+        "selector",
+    }
     require_known(settings_from({}))
     require_known(settings_from({"data": {"preset": "lever-plus"}}))
 
@@ -53,7 +61,7 @@ def test_the_help_lists_the_names_of_a_choice() -> None:
             r"--selector \(infer.selector\): unknown selector 'best'",
         ),
         ({"reward": {"mode": "hard"}}, r"--reward-mode \(reward.mode\): unknown reward mode 'hard'"),
-        ({"data": {"metric": ""}}, r"unknown metric '': choose one of official"),
+        ({"data": {"metric": ""}}, r"unknown metric of the task vqa '': choose one of official"),
     ],
 )
 def test_an_unknown_name_is_rejected_with_those_that_exist(given: dict[str, dict[str, object]], message: str) -> None:

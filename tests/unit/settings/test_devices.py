@@ -8,9 +8,9 @@ from icdsel.settings.devices import resolve_device
     ("name", "gpus", "device"),
     [
         ("auto", 0, "cpu"),
-        ("auto", 2, "cuda"),
+        ("auto", 2, "cuda:0"),
         ("cpu", 2, "cpu"),
-        ("cuda", 1, "cuda"),
+        ("cuda", 1, "cuda:0"),
         ("cuda:1", 2, "cuda:1"),
     ],
 )

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from icdsel.errors import RlDataError
-from icdsel.settings.loading import Settings
+from icdsel.settings.loading import settings_from
 from icdsel.stages.convert_rl_data import convert
 
 
@@ -20,7 +20,7 @@ def test_data_are_not_replaced_by_their_conversion(tmp_path: Path) -> None:
     path = tmp_path / "rl.jsonl"
     path.write_text("{}\n")
     with pytest.raises(RlDataError, match="is the file to be converted"):
-        convert(Settings(), path, path)
+        convert(settings_from({}), path, path)
     assert path.read_text() == "{}\n"
 
 
@@ -41,5 +41,5 @@ def test_data_that_no_training_would_accept_are_not_converted(
     failed = {"pointer": [11, 13], "eval_failed": True, "error": "out of memory"}  # which is kept, with its mark
     path.write_text(line([failed]) + line([failed, candidate]))
     with pytest.raises(RlDataError, match=message):
-        convert(Settings(), path)
+        convert(settings_from({}), path)
     assert [*tmp_path.iterdir()] == [path]

@@ -10,10 +10,12 @@ import pytest
 from toy_task import letters_task
 
 from icdsel.data.datasets import Split
-from icdsel.records import Answer, Example, PoolIds, Prediction, Proposal, QueryGroup, ScoredPointer
+from icdsel.records import Answer, Example, Pointer, PoolIds, Prediction, Proposal, QueryGroup, ScoredPointer
+from icdsel.selection import Selector
 from icdsel.settings.loading import load_settings
 from icdsel.stages.answering import UNIT, answer_queries, complete_units
 from icdsel.stages.scored_unit import Tally, score_unit
+from icdsel.store.journal import Journal
 from icdsel.tasks.base import TASKS
 from icdsel.vlm.engine import Request
 
@@ -36,6 +38,15 @@ class LastDemonstration:
         ]
         on_answers(dict(enumerate(answers)))
         return answers
+
+
+class AlwaysTheSame(Selector):
+    """Shows example 1 to every query."""
+
+    name = "same"
+
+    def choose(self, context: Any, shots: int) -> list[Pointer | None]:
+        return [(1,)] * len(context.queries)
 
 
 def session(vlm: LastDemonstration, **data: Any) -> Any:
@@ -105,14 +116,15 @@ def test_the_tally_of_vqa_is_the_share_of_correct_pointers() -> None:
 
 def test_answers_are_scored_by_the_task_and_journalled_in_units(letters: None, tmp_path: Path) -> None:
     vlm, part = LastDemonstration(), tmp_path / "x.jsonl.part"
-    queries = SimpleNamespace(examples=EXAMPLES * 20)
-    choose = SimpleNamespace(choose=lambda selector, shots: [(1,)] * 160)
-    made, images = answer_queries(session(vlm, task="letters"), queries, choose, "random", "random", (1,), part)  # type: ignore[arg-type]
+    context: Any = SimpleNamespace(queries=EXAMPLES * 20)
+    made, images = answer_queries(session(vlm, task="letters"), context, AlwaysTheSame(), "same", (1,), Journal(part))
     assert made[0] == Prediction(0, 1, (1,), "gesa", 0.0, {"in-place": 0.0}, task="letters")
     assert made[1] == Prediction(1, 1, (1,), "gesa", 3.0, {"in-place": 3.0}, task="letters")
     assert (len(made), images) == (160, 320)
     lines = part.read_text().splitlines()
     assert [json.loads(line) for line in lines] == [prediction.to_json() for prediction in made]
     part.write_text("\n".join(lines[:-1]) + "\n" + lines[-1][:7])  # the last, smaller unit is torn
-    assert len(complete_units(part)) == len({prediction.prompt for prediction in made[:UNIT]})
+    journal = Journal(part)
+    assert len(complete_units(journal)) == len({prediction.prompt for prediction in made[:UNIT]})
+    journal.trim()
     assert len(part.read_text().splitlines()) == UNIT

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from tiny_clip import save_tiny_clip
 
 from icdsel.artefacts.run_folder import METADATA_FILE, Run
-from icdsel.errors import DataError, VlmError
+from icdsel.errors import DataError, SettingsError, VlmError
 from icdsel.experiments.plan import dry_run
 from icdsel.experiments.run import run_experiments
 from icdsel.experiments.variants import plan_experiments
@@ -184,7 +184,7 @@ def test_the_policy_is_trained_on_a_device_of_its_own(folder, clip):
     explicit = make_settings(folder, data, vlm=vlm, train={"rce_epochs": 1, "device": "cpu"})
     again, _ = train_on_file(Session(explicit, no_vlm), folder)
     assert again.folder == run.folder  # the device is no input of a run
-    with pytest.raises(VlmError, match="--train-device"):
+    with pytest.raises(SettingsError, match="--train-device"):
         train_on_file(Session(make_settings(folder, data, train={"device": "gpu"}), no_vlm), folder)
 
 

@@ -47,6 +47,14 @@ def test_what_follows_the_valid_lines_is_dropped_by_the_next_append(path: Path, 
     assert path.read_bytes() == b"1\n2\n3\n"
 
 
+@pytest.mark.parametrize(("rest", "logged"), [(b'{"torn', 0), (b"3", 0), (b"{\n", 1), (b'"not valid"\n', 1)])
+def test_damaged_lines_are_logged_and_torn_ones_are_not(path: Path, caplog, rest: bytes, logged: int) -> None:
+    Journal(path).append([1, 2])
+    path.write_bytes(path.read_bytes() + rest)
+    assert list(Journal(path).read(number)) == [1, 2]
+    assert [f"{path}, line 3: " in message for message in caplog.messages] == [True] * logged
+
+
 def test_only_lines_that_are_kept_stay(path: Path) -> None:
     Journal(path).append([1, 2, 3, 4])
     journal = Journal(path)

@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from icdsel.data import world
-from icdsel.errors import CallsError, VlmError
+from icdsel.errors import CallsError, SettingsError, VlmError
 from icdsel.records import Answer, Example
 from icdsel.settings.tables import VlmSettings
 from icdsel.tiny_vlm.tokenizer import build_processor
@@ -376,9 +376,9 @@ def test_embedding_images_in_between_changes_no_answer(vlm, examples):
 
 
 def test_mistakes_name_what_to_type():
-    with pytest.raises(VlmError, match="--device cpu"):
+    with pytest.raises(SettingsError, match="--device cpu"):
         resolve_device("cuda:99")
-    with pytest.raises(VlmError, match="auto, cpu"):
+    with pytest.raises(SettingsError, match="auto, cpu"):
         resolve_device("gpu")
 
 

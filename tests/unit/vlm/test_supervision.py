@@ -11,7 +11,6 @@ from fakes import FakeEngine, Fault, copied_answer, fits, hangs, raises
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icdsel import console
 from icdsel.errors import CallsError, VlmError
 from icdsel.records import Answer, Example
 from icdsel.vlm.engine import Request
@@ -34,13 +33,6 @@ def expected(requests: Sequence[Request] = REQUESTS) -> list[Answer]:
 
 def sizes(engine: FakeEngine) -> list[int]:
     return [len(call) for call in engine.calls]
-
-
-@pytest.fixture
-def logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    lines: list[str] = []
-    monkeypatch.setattr(console, "listeners", [lines.append])
-    return lines
 
 
 def test_an_engine_that_never_fails_is_called_once_for_each_batch() -> None:
@@ -152,11 +144,11 @@ def test_another_failure_makes_no_later_batch_smaller() -> None:
 # --- time -------------------------------------------------------------------------------------------------
 
 
-def test_a_query_whose_prompts_all_hang_does_not_stop_the_run(logged: list[str]) -> None:
+def test_a_query_whose_prompts_all_hang_does_not_stop_the_run(caplog: pytest.LogCaptureFixture) -> None:
     hanging = {6, 7, 8, 9}
     engine = FakeEngine(fault=hangs(lambda request: request.query.question_id in hanging), chunk=20, batch=20)
     answers = supervised(engine, seconds=0.3, max_failed=0.5).answer(REQUESTS)
-    assert "no answer of the VLM after 0.3 seconds for 20 prompts together: each is tried alone" in logged[0]
+    assert "no answer of the VLM after 0.3 seconds for 20 prompts together: each is tried alone" in caplog.messages[0]
     assert {i for i, answer in enumerate(answers) if answer.error} == hanging
     assert [a for a in answers if not a.error] == [a for i, a in enumerate(expected()) if i not in hanging]
 

@@ -90,7 +90,7 @@ def test_the_command_line_ends_with_a_call_that_cannot_be_interrupted():
 
 def test_the_library_only_logs_it():
     ended = run(STUCK.format(set_up=""))
-    assert ended.stderr.startswith("warning: no answer of the VLM after 0.2 seconds, and it cannot be interrupted. ")
+    assert ended.stderr.startswith("no answer of the VLM after 0.2 seconds, and it cannot be interrupted. ")
     assert "the process ends" not in ended.stderr and "TimeoutError: no answer" in ended.stderr
 
 

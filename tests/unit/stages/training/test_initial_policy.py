@@ -53,7 +53,7 @@ def test_a_given_size_may_be_that_of_the_checkpoint(checkpoint: Path) -> None:
 def test_a_given_size_that_differs_is_rejected_even_if_it_is_the_default(
     checkpoint: Path, name: str, flag: str, value: object
 ) -> None:
-    with pytest.raises(CheckpointError, match=rf"{name} {SIZES[name]}.*leave out {flag}$"):
+    with pytest.raises(CheckpointError, match=rf"{name} {SIZES[name]}.*omit {flag}$"):
         start(checkpoint, **{name: value})
 
 

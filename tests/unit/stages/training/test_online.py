@@ -18,6 +18,7 @@ from icdsel.records import Answer, Example, QueryGroup, ScoredPointer
 from icdsel.settings.loading import load_settings
 from icdsel.settings.tables import RewardSettings, TrainSettings
 from icdsel.stages.training.online import Rollouts, most_calls
+from icdsel.store.journal import Journal
 from icdsel.vlm.engine import Request
 
 EXAMPLES = [Example(100 + i, i, Path(f"{i}.png"), "Which code?", f"a{i % 4}", (f"a{i % 4}",) * 10) for i in range(24)]
@@ -68,7 +69,7 @@ def groups(count: int = 6) -> list[QueryGroup]:
 def rollouts(folder: Path, vlm: Asked, *, seed: int = 1, count: int = 6, **train: Any) -> Rollouts:
     sources = SimpleNamespace(train=TRAIN, vlm=vlm, settings=load_settings({}))
     settings = TrainSettings(**{"online": True, "grpo_epochs": 3, "online_samples": 5} | train)
-    return Rollouts(sources, groups(count), settings, RewardSettings(), seed, folder / "online.jsonl", say)
+    return Rollouts(sources, groups(count), settings, RewardSettings(), seed, Journal(folder / "online.jsonl"), say)
 
 
 def network(seed: int = 0) -> PointerNetwork:

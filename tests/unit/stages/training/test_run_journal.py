@@ -64,7 +64,7 @@ def test_an_epoch_leaves_a_checkpoint_and_a_line_of_metrics(tmp_path: Path) -> N
         "rce_epoch2.pt",
         "resume.pt",
     ]
-    assert [(epoch["epoch"], epoch["rce_loss"]) for epoch in read_metrics(tmp_path / "metrics.jsonl")] == [
+    assert [(epoch.epoch, epoch.values["rce_loss"]) for epoch in read_metrics(tmp_path / "metrics.jsonl")] == [
         (1, 2.0),
         (2, 1.0),
     ]
