@@ -350,7 +350,7 @@ def test_a_summary_of_damaged_rl_data_is_a_user_error(tmp_path: Path) -> None:
 def test_a_name_too_long_for_a_path_is_rejected(tmp_path: Path) -> None:
     """Looking for such a file raised an OSError."""
     (tmp_path / "x.meta.json").write_text(json.dumps(metadata_file(rl_data=["a" * 300])))
-    with pytest.raises(RunError, match="rl_data.0: .*not a path"):
+    with pytest.raises(RunError, match=r"rl_data\.0: .*not a path"):
         read_metadata(tmp_path / "x.meta.json")
 
 
