@@ -1,4 +1,4 @@
-"""Datasets as examples: the bundled world, OK-VQA and VQAv2, JSON Lines files, datasets of the hub."""
+"""Reads datasets as examples: the bundled world, OK-VQA and VQAv2, JSON Lines files, datasets on the hub."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -28,8 +28,8 @@ class SplitFiles:
         questions: The file of questions.
         annotations: The file of annotations.
         image_folder: The folder of the images.
-        image: The name of an image, to be formatted with `image_id`.
-        preprocessed: The single file that Lever-Plus makes of questions and annotations; "" if it makes none.
+        image: The file name of an image, to be formatted with `image_id`.
+        preprocessed: The single file that Lever-Plus creates from questions and annotations; "" if it creates none.
     """
 
     questions: str
@@ -62,7 +62,7 @@ DATASETS: dict[str, dict[str, SplitFiles]] = {
     "okvqa": _coco(""),
     "vqav2": _coco("v2_"),
 }
-"""The datasets that have a name, and their splits."""
+"""The datasets that can be selected by name, and their splits."""
 
 
 class Split(Sequence[Example]):
@@ -102,11 +102,11 @@ def load_split(settings: DataSettings, split: str) -> Split:
 
     `settings.dataset` is a name in `DATASETS`, the path of a JSON Lines file (`vqa_files.read_json_lines` describes the
     format), or `hub:owner/name` (`hub.fetch_split`). The world is created if it is missing. OK-VQA and VQAv2 are read
-    from their official files, or else from the single file that Lever-Plus makes of them.
+    from their official files, or else from the single file that Lever-Plus creates from them.
 
     Args:
-        settings: Which dataset, where it is, and what demonstrations answer.
-        split: "train" or "validation"; some datasets have "tuning" or "test".
+        settings: The dataset, where it is, and which answers demonstrations show.
+        split: "train" or "validation"; some datasets also have "tuning" or "test".
 
     Raises:
         DataError: The dataset or split is unknown, or files are missing, damaged or do not match.
@@ -121,12 +121,12 @@ def load_split(settings: DataSettings, split: str) -> Split:
 
 
 def load_every_split(settings: DataSettings, refuse: Refuse) -> dict[str, list[Example]]:
-    """Everything that can be read of a dataset: the examples of each split, sorted by question_id.
+    """Reads every readable split of a dataset: its examples, sorted by question_id.
 
     Args:
         settings: As for `load_split`.
-        refuse: Is called with every error. If it returns, a bad record is skipped (examples with repeated question_ids
-            are kept), and a split that cannot be read is missing in the result.
+        refuse: Called with every error. If it returns, an invalid record is skipped (examples with repeated
+            question_ids are kept), and a split that cannot be read is missing from the result.
     """
     splits: dict[str, list[Example]] = {}
     try:
@@ -149,11 +149,11 @@ def load_every_split(settings: DataSettings, refuse: Refuse) -> dict[str, list[E
 
 
 def _named(settings: DataSettings, split: str, refuse: Refuse = stop) -> list[Example]:
-    """The examples of a split of a dataset in `DATASETS`."""
+    """Reads a split of a dataset in `DATASETS`."""
     if settings.dataset not in DATASETS:
         raise DataError(
             f"unknown dataset {settings.dataset!r}: choose one of {', '.join(DATASETS)}, a JSON Lines file "
-            f"(path/my-set{JSON_LINES}) or a dataset of the hub ({hub_data.PREFIX}owner/name)"
+            f"(path/my-set{JSON_LINES}) or a dataset on the hub ({hub_data.PREFIX}owner/name)"
         )
     splits = DATASETS[settings.dataset]
     if split not in splits:
@@ -173,7 +173,7 @@ def _named(settings: DataSettings, split: str, refuse: Refuse = stop) -> list[Ex
 
 
 def files_of(settings: DataSettings, split: str) -> tuple[Path] | tuple[Path, Path] | tuple[()]:
-    """The files of a split in `DATASETS` that exist: VQA's two, or else Lever-Plus's one, or else none."""
+    """The existing files of a split in `DATASETS`: VQA's two files, else Lever-Plus's single file, else none."""
     files = DATASETS[settings.dataset][split]
     own = settings.data_dir / settings.dataset
     for folder in [own] if settings.dataset == WORLD else [own, settings.data_dir]:
@@ -199,8 +199,8 @@ def _missing(settings: DataSettings, split: str, files: SplitFiles, folder: Path
     found = sorted(path.name for path in folder.glob("*"))[:8] if folder.is_dir() else []
     if settings.dataset == WORLD:
         return DataError(
-            f"the bundled world is incomplete. Missing: {', '.join(map(str, missing))}. Delete {folder}, and it is "
-            "created again."
+            f"the bundled world is incomplete. Missing: {', '.join(map(str, missing))}. Delete {folder}, and it will "
+            "be created again."
         )
     instead = ""
     if files.preprocessed:
@@ -215,7 +215,7 @@ def _missing(settings: DataSettings, split: str, files: SplitFiles, folder: Path
 
 
 def _image_of(settings: DataSettings, folder: Path, files: SplitFiles) -> Callable[[int], Path]:
-    """Gives the path of the image with an image_id, always the same object for the same image."""
+    """Returns a function from an image_id to the image's path; it always returns the same object for the same image."""
     bases = [settings.image_dir] if settings.image_dir else [folder, settings.data_dir]
     places = [base / below / files.image_folder for base in bases for below in ("", "mscoco2014", "mscoco/mscoco2014")]
     images = next((place for place in places if place.is_dir()), bases[0])
@@ -223,7 +223,7 @@ def _image_of(settings: DataSettings, folder: Path, files: SplitFiles) -> Callab
 
 
 def _json_lines_file(settings: DataSettings) -> Path:
-    """The file at the given path, or else in the data folder."""
+    """The file at the given path, else the one in the data folder."""
     places = list(dict.fromkeys((Path(settings.dataset), settings.data_dir / settings.dataset)))
     for place in places:
         if place.is_file():

@@ -25,20 +25,22 @@ _ANSWER_COLUMNS = ("answer", "multiple_choice_answer", "label")
 def fetch_split(dataset: str, split: str, data_dir: Path) -> Path:
     """Writes one split of a hub dataset as a JSON Lines file beside its images, and returns the file.
 
-    A split that exists is not downloaded again: to do so, delete its folder `data_dir/hub/<owner>--<name>`. Images are
-    stored as they are encoded, each once, without decoding them. No code of the dataset is run.
+    An existing split is not downloaded again; to force it, delete the folder `data_dir/hub/<owner>--<name>`. Images are
+    stored as encoded in the dataset, without decoding them, and each distinct image once. No code of the dataset is
+    run.
 
     These columns are read:
 
     * `image` and `question`
     * `answers`: strings, or records with `answer` and optionally `raw_answer`
-    * `answer`, `multiple_choice_answer` or `label`: the answer that counts (the only one without `answers`)
-    * `question_id`, `questionId` or `id`: the first that holds a different integer in every row, by default the row
-      number
+    * `answer`, `multiple_choice_answer` or `label`: the answer that demonstrations show (without `answers`, also the
+      only reference answer)
+    * `question_id`, `questionId` or `id`: the first of these columns with a different integer in every row; if there is
+      none, the row number is used
     * `image_id`: if it is an integer
 
-    A row without an image gets the path of a file that does not exist, and so does a row whose image is a file outside
-    of the library's own folders.
+    A row without an image gets the path of a file that does not exist. So does a row whose image is a file outside the
+    library's own folders.
 
     Args:
         dataset: `hub:owner/name` or `hub:owner/name:configuration`.
@@ -52,7 +54,7 @@ def fetch_split(dataset: str, split: str, data_dir: Path) -> Path:
     parts = _NAME.fullmatch(dataset)
     if parts is None:
         raise DataError(
-            f"{dataset!r} does not name a dataset of the hub: write hub:owner/name or hub:owner/name:configuration"
+            f"{dataset!r} does not name a dataset on the hub: write hub:owner/name or hub:owner/name:configuration"
         )
     name, configuration = parts.groups()
     folder = data_dir / "hub" / re.sub(r"[^\w.-]", "--", f"{name}:{configuration}" if configuration else name)
@@ -68,20 +70,20 @@ def fetch_split(dataset: str, split: str, data_dir: Path) -> Path:
                 advance(1)
         except (TypeError, ValueError) as error:  # dates, bytes, records of columns of different lengths
             raise DataError(f"{name}, {split}, row {len(lines)}: a value is not text: {error}") from None
-    os.sync()  # the images, before the file whose existence says that they are complete
+    os.sync()  # the images, before writing the file whose existence marks the split as complete
     write_text(path, "".join(lines))
     return path
 
 
 def _table(name: str, configuration: str | None, split: str) -> Any:
-    """The rows of the split, without decoding their images."""
+    """Loads the split's rows, with images left undecoded."""
     try:
         import datasets
     except ImportError:
-        raise DataError('datasets of the hub need the library "datasets": pip install "icdsel[hub]"') from None
+        raise DataError('datasets on the hub need the library "datasets": pip install "icdsel[hub]"') from None
     try:
         splits = datasets.load_dataset(name, configuration)
-    except Exception as error:  # the library's transport and readers raise errors of many kinds
+    except Exception as error:  # the library's transport and readers raise many kinds of errors
         raise DataError(
             f"{name} cannot be loaded from the hub: {str(error) or type(error).__name__}. "
             f"To name a configuration, write {PREFIX}{name}:CONFIGURATION."
@@ -102,7 +104,7 @@ def _table(name: str, configuration: str | None, split: str) -> Any:
 
 
 def _own_folders(name: str) -> list[Path]:
-    """The folders in which the library stores what it downloaded of a dataset."""
+    """The folders in which the library stores the downloaded files of a dataset."""
     import datasets
     from huggingface_hub import constants
 
@@ -111,7 +113,7 @@ def _own_folders(name: str) -> list[Path]:
 
 
 def _records(table: Any, folder: Path, split: str, own_folders: list[Path]) -> Iterator[dict[str, Any]]:
-    """The records of the JSON Lines file; writes the images as it goes."""
+    """Yields the records of the JSON Lines file, and writes their images."""
     answer_column = next((column for column in _ANSWER_COLUMNS if column in table.features), "")
     class_name = getattr(table.features.get(answer_column), "int2str", None)
     read = {"image", "question", "answers", "image_id", answer_column} & set(table.features)
@@ -153,7 +155,7 @@ def _integer(value: object) -> int | None:
 
 
 def _answers(value: Any) -> Any:
-    """The answers of a row, reduced to the fields that are read; anything else is left for the reader to reject."""
+    """Reduces a row's answers to the fields that are read; anything else is returned for the reader to reject."""
     if isinstance(value, Mapping):  # records stored by columns
         value = [dict(zip(value, cells, strict=True)) for cells in zip(*value.values(), strict=True)]
     if not isinstance(value, list):
@@ -171,7 +173,8 @@ def _write_image(
 ) -> str:
     """Writes an image's bytes, named after their digest, and returns the path relative to `folder`.
 
-    A path without bytes is only followed into `own_folders`: a table from the hub could name any file of this machine.
+    A path without bytes is read only if it is in `own_folders`: a table from the hub could name any file of this
+    machine.
     """
     image = image or {}
     content, source = image.get("bytes"), Path(image.get("path") or "")

@@ -1,4 +1,4 @@
-"""Reads image files as RGB pictures, with one clear message for whatever is wrong with a file."""
+"""Reads image files as RGB pictures, with a clear message for anything that is wrong with a file."""
 
 import re
 import threading
@@ -21,9 +21,9 @@ LARGE = 10_000_000
 MOST_STRETCHED = 200
 """Largest ratio of a picture's longer side to its shorter one. It is the limit of Qwen2.5-VL's processor."""
 
-_SPARE, _PER_PIXEL = 64 * 2**20, 16  # bytes: the largest file has so many, and so many per pixel of the limit
+_SPARE, _PER_PIXEL = 64 * 2**20, 16  # bytes: a file may have `_SPARE` plus `_PER_PIXEL` per pixel of the pixel limit
 _BAND = 2**20  # pixels
-_MOST_SCANS = 100  # of a JPEG; programs write about 10
+_MOST_SCANS = 100  # in a JPEG; encoders write about 10
 _SCAN = re.compile(rb"\xff\xda\x00(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")  # marker, length, number of channels
 
 _ROTATIONS = {
@@ -49,13 +49,13 @@ def open_image(path: Path, max_pixels: int) -> Image.Image:
     simple formula; colour profiles are not applied. The picture has none of the file's metadata, so nothing rotates it
     a second time.
 
-    Pillow warns of damaged metadata; a program that reads many files may want to filter its warnings.
+    Pillow warns about damaged metadata; a program that reads many files may want to filter its warnings.
 
-    Safe to call from several threads; only one at a time decodes a picture of more than ten million pixels, which takes
-    about 16 bytes per pixel.
+    This function is thread-safe. Only one thread at a time decodes a picture of more than ten million pixels, because
+    decoding takes about 16 bytes per pixel.
 
     Args:
-        path: The file. Its content decides the format, not its name; only `FORMATS` are tried.
+        path: The file. The format is detected from its content, not its name; only `FORMATS` are tried.
         max_pixels: Larger pictures (width × height) are rejected before they are decoded, and files of more than 64
             MiB plus 16 bytes per pixel of this limit before they are opened. It replaces Pillow's own limit.
 
@@ -78,16 +78,16 @@ def open_image(path: Path, max_pixels: int) -> Image.Image:
             f"{path} is not an image in a supported format ({', '.join(FORMATS)}), or its beginning is damaged; "
             f"it begins with {_beginning(path)!r}"
         ) from None
-    except Exception as error:  # damaged bytes make Pillow's decoders raise errors of many kinds
+    except Exception as error:  # damaged bytes make Pillow's decoders raise many kinds of errors
         raise ImageError(f"{path} cannot be read: {str(error) or type(error).__name__}") from error
 
 
 def _decoded(path: Path, most: int, max_pixels: int) -> Image.Image:
-    """The picture in a file of at most `most` bytes."""
+    """Decodes the picture in a file of at most `most` bytes."""
     content = read_whole(path, most)
     above = f"pixels, above the limit of {max_pixels}: make the image smaller, or raise --max-image-pixels"
     try:
-        # From memory: to read from a file, Pillow would allocate as many bytes as a chunk of the file declares.
+        # Decoded from memory: reading from a file, Pillow would allocate whatever size a chunk of the file declares.
         with _pillow_limit(max_pixels), Image.open(BytesIO(content), formats=FORMATS) as image:
             width, height = image.size
             if width * height > max_pixels:
@@ -102,7 +102,7 @@ def _decoded(path: Path, most: int, max_pixels: int) -> Image.Image:
             with _ALONE if width * height > LARGE else nullcontext():
                 image.load()
                 rotation = _ROTATIONS.get(_orientation(image))
-                image.fp = None  # for WebP it holds the decoded picture
+                image.fp = None  # frees memory: for WebP it holds the decoded picture
                 rgb = _rgb(image)
                 return rgb if rotation is None else rgb.transpose(rotation)
     except Image.DecompressionBombError as error:
@@ -110,8 +110,8 @@ def _decoded(path: Path, most: int, max_pixels: int) -> Image.Image:
 
 
 def _scans(content: bytes) -> int:
-    """The number of scans of a JPEG. A scan of a hundred bytes takes as long to decode as the picture is large."""
-    # Counted in all of the file, previews included: after damaged data a decoder looks for the next marker, which may
+    """Counts the scans of a JPEG. Decoding even a scan of a hundred bytes takes time proportional to the picture."""
+    # The whole file is searched, previews included: after damaged data a decoder looks for the next marker, which may
     # be in a segment that other readers skip. Encoded data never contain the pattern: 0xFF is followed by 0 there.
     return len(_SCAN.findall(content))
 
@@ -122,14 +122,14 @@ def _beginning(path: Path) -> bytes:
 
 
 def bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
-    """The picture in horizontal bands from top to bottom, each with its first row, to process it in little memory."""
+    """Yields horizontal bands from top to bottom, each with its first row, to process a picture in little memory."""
     rows = max(1, _BAND // image.width)
     for top in range(0, image.height, rows):
         yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """A decoded picture in RGB, without the file's metadata.
+    """Converts a decoded picture to RGB, without the file's metadata.
 
     Raises:
         ValueError: Its pixel values have no agreed meaning as colours.
@@ -155,11 +155,11 @@ def _band_in_rgb(band: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation of a decoded picture; 1, upright, if there is none that can be read."""
+    """The EXIF orientation of a decoded picture; 1 (upright) if it is missing or cannot be read."""
     try:
-        # Read after decoding: decoding has rotated a TIFF, and updated its metadata.
+        # This must come after decoding, which rotates a TIFF and updates its metadata.
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # noqa: BLE001 - damaged metadata raise errors of many kinds, and the picture is complete
+    except Exception:  # noqa: BLE001 - damaged metadata raise many kinds of errors, but the picture is usable
         return 1
 
 
@@ -167,15 +167,15 @@ _ALONE = threading.Lock()  # held while a large picture is decoded
 
 
 class _PillowLimit:
-    """Pillow's own limit of pixels, which is global: the largest limit of all threads that are inside.
+    """Sets Pillow's global pixel limit to the largest limit of all threads inside the context.
 
-    Pillow rejects pictures of more than twice the limit, with a message that lacks width and height. Nothing else
-    limits what some formats allocate when a file is opened.
+    Pillow rejects pictures of more than twice the limit, with a message that lacks width and height. For some formats,
+    nothing else limits the memory that is allocated when a file is opened.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._limits: list[int] = []  # of the threads that are inside
+        self._limits: list[int] = []  # of the threads inside the context
         self._before: int | None = None
 
     @contextmanager

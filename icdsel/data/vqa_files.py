@@ -1,8 +1,8 @@
 """Readers for the file formats of VQA data: VQA's official JSON, Lever-Plus's preprocessed JSON, and JSON Lines.
 
 Every reader converts one record at a time, so that memory holds only the file's text and the examples. Errors name the
-file and the place in it. A question has at least one human answer, and questions may differ in how many they have: the
-VQA accuracy is defined for any number.
+file and the position in it. A question has at least one human answer, and the number of answers may differ between
+questions: the VQA accuracy is defined for any number.
 """
 
 import hashlib
@@ -35,16 +35,17 @@ ImageOf = Callable[[int], Path]
 Record = dict[str, Any]
 
 SPLIT_NAMES = {"val": "validation"}
-"""Other names that datasets use for splits, and ours."""
+"""Alternative names of splits in datasets, and the names used here."""
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|data:")
 MOST_ANSWERS = 1000
-"""Per question; ten are usual."""
+"""The maximum number of answers per question; ten are usual."""
 LONGEST_TEXT = 4096
-"""Characters of a question or an answer: VQA's have at most about a hundred, and a prompt holds dozens of them."""
+"""The maximum length of a question or an answer, in characters. VQA's have at most about a hundred."""
 LONGEST_ANSWERS = 10 * LONGEST_TEXT
-"""Characters of all answers to a question: they are scored at once, and memory grows with the square of the length."""
-_ID_LIMIT = 2**63  # question_ids travel in tensors
+"""The maximum total length of a question's answers, in characters. They are scored together, in memory that grows with
+the square of the length."""
+_ID_LIMIT = 2**63  # question_ids are stored in int64 tensors
 
 
 class RepeatedError(DataError):
@@ -56,7 +57,7 @@ class RepeatedError(DataError):
 
 
 class UnpairedError(DataError):
-    """`ids` are the question_ids of questions without an annotation, and of annotations without a question."""
+    """Questions and annotations do not match; `ids` are the question_ids that only one of the files has."""
 
     def __init__(
         self, questions: Path, annotations: Path, without_question: Sequence[int], without_annotation: Sequence[int]
@@ -81,10 +82,10 @@ def read_official(
         questions: The file of records with `question_id` and `question`.
         annotations: The file of records with `question_id`, `image_id`, `answers` (records with `answer` and optionally
             `raw_answer`) and optionally `multiple_choice_answer`.
-        image_of: Gives the path of the image with an image_id.
-        shown: What a demonstration answers unless `multiple_choice_answer` says so: the most common answer as people
-            wrote it ("raw"), or of the fields `answer` ("stemmed"; OK-VQA stems them).
-        refuse: Is called with the error of each bad record. If it returns, the record is skipped; examples with
+        image_of: Returns the path of the image with an image_id.
+        shown: The answer of a demonstration if there is no `multiple_choice_answer`: the most common answer as people
+            wrote it ("raw"), or in the fields `answer` ("stemmed"; OK-VQA stems them).
+        refuse: Called with the error of each invalid record. If it returns, the record is skipped; examples with
             repeated question_ids are kept.
 
     Raises:
@@ -130,17 +131,17 @@ def read_official(
 def read_preprocessed(
     path: Path, dataset: str, image_of: ImageOf, shown: ShownAnswer, refuse: Refuse = stop
 ) -> list[Example]:
-    """Reads the file that Lever-Plus makes of each split: VQA's annotations, each with its `question`.
+    """Reads the file that Lever-Plus creates for each split: VQA's annotations, each with its `question`.
 
     Args:
-        path: The file; OK-VQA's has the same name as VQAv2's.
+        path: The file. It has the same name for OK-VQA and VQAv2.
         dataset: "okvqa" or "vqav2". Their records differ, and a file of the other dataset is rejected.
         image_of: As for `read_official`.
         shown: As for `read_official`.
         refuse: As for `read_official`.
 
     Raises:
-        DataError: The file is damaged, not in this format, or the other dataset's.
+        DataError: The file is damaged, not in this format, or belongs to the other dataset.
     """
     texts = _Texts()
 
@@ -192,7 +193,7 @@ def read_json_lines(path: Path, split: str, images: Path, shown: ShownAnswer) ->
     sizes: Counter[str] = Counter()
     examples = [example for _, example in _lines(path, split, images, shown, sizes, stop)]
     if not sizes:
-        raise DataError(f"{path} is empty: it should hold one JSON object per line")
+        raise DataError(f"{path} is empty: it should contain one JSON object per line")
     if not examples:
         held = ", ".join(f"{name} ({count})" for name, count in sizes.items())
         raise DataError(
@@ -226,7 +227,7 @@ def read_every_split(path: Path, images: Path, shown: ShownAnswer, refuse: Refus
 def _lines(
     path: Path, wanted: str | None, images: Path, shown: ShownAnswer, sizes: Counter[str], refuse: Refuse
 ) -> Iterator[tuple[str, Example]]:
-    """Splits and examples, of the split `wanted` or of all splits; counts the lines of each split in `sizes`."""
+    """Yields the examples of the split `wanted`, or of all splits; counts the lines of each split in `sizes`."""
     texts = _Texts()
     paths: dict[str, tuple[Path, int]] = {}
 
@@ -286,7 +287,7 @@ Parsed = TypeVar("Parsed")
 def _parsed(
     path: Path, records: Iterable[tuple[str, Any]], parse: Callable[[int, Record], Parsed], refuse: Refuse
 ) -> Iterator[Parsed]:
-    """The results of `parse` for each question_id and record; its ValueErrors get the record's place in the file."""
+    """Calls `parse` with each question_id and record; adds the position in the file to its ValueErrors."""
     for place, record in records:
         question_id = None
         try:
@@ -302,7 +303,7 @@ def _parsed(
 
 
 class _Texts(dict[Any, str]):
-    """Strings that many records share: `texts[value]` is `value`, validated and stored once."""
+    """Deduplicates strings that many records share: `texts[value]` is `value`, validated and stored once."""
 
     def __missing__(self, value: Any) -> str:
         if not isinstance(value, str):
@@ -338,7 +339,7 @@ def _text(record: Record, name: str, texts: _Texts) -> str:
 
 
 def _answers(record: Record, texts: _Texts) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What predictions are compared with, and what people wrote, if that differs."""
+    """Returns the reference answers, and the answers as people wrote them if the record contains these."""
     given = record.get("answers")
     if not isinstance(given, list) or not given:
         wrong = 'it has no "answers"' if given is None else f'its "answers" are {_shown(given)}'
@@ -367,13 +368,13 @@ def _majority(answers: tuple[str, ...], raw_answers: tuple[str, ...], shown: Sho
 
 
 def _shown(value: Any) -> str:
-    """A value as messages show it."""
+    """Formats a value for a message."""
     text = repr(value) if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def refuse_repeated(where: object, question_ids: Iterable[int], refuse: Refuse = stop) -> set[int]:
-    """The question_ids that occur more than once; `refuse` is called with a RepeatedError if there are any."""
+    """Returns the question_ids that occur more than once; calls `refuse` with a RepeatedError if there are any."""
     repeated = sorted(question_id for question_id, count in Counter(question_ids).items() if count > 1)
     if repeated:
         refuse(RepeatedError(where, repeated))

@@ -1,9 +1,9 @@
-"""The bundled world: a synthetic VQA dataset in which the choice of demonstrations decides the answer.
+"""The bundled world: a synthetic VQA dataset in which the choice of demonstrations determines the answer.
 
-An image shows one shape in one colour; place, size, tilt, background and lighting are nuisance. A question
-asks for the *code* of the shape or of the colour. A code is an invented word, so only a demonstration that asks
-about the same attribute, of an image with the same value of it, reveals it. The files have the format of OK-VQA
-(questions, annotations with ten human-like answers, images), so the reader of real data reads them.
+An image shows one shape in one colour; position, size, tilt, background and lighting are nuisance variables. A
+question asks for the *code* of the shape or of the colour. A code is an invented word, so it is revealed only by a
+demonstration that asks about the same attribute of an image with the same value. The files have the format of OK-VQA
+(questions, annotations with ten human-like answers, images), so the same reader is used as for real data.
 """
 
 import math
@@ -59,7 +59,7 @@ def code_words() -> list[str]:
 
 @dataclass(frozen=True)
 class Scene:
-    """What an image shows."""
+    """The content of an image."""
 
     shape: str
     colour: str
@@ -113,8 +113,8 @@ def _outline(shape: str) -> list[tuple[float, float]]:
 
 
 def draw(scene: Scene, rng: random.Random) -> Image.Image:
-    """An image of `scene`, RGB, 56×56; everything but shape and colour is drawn from `rng`."""
-    scale = 3  # drawn larger, and reduced for smooth edges
+    """Draws an RGB image of `scene`, 56×56 pixels; everything but shape and colour is randomised with `rng`."""
+    scale = 3  # drawn larger, then reduced for smooth edges
     size = IMAGE_SIZE * scale
     grey, tint, saturation = rng.uniform(0.12, 0.92), rng.uniform(0, 360), rng.uniform(0, 0.16)
     image = Image.new("RGB", (size, size), _hsv(tint, saturation, grey))
@@ -155,14 +155,14 @@ def all_scenes() -> list[Scene]:
 
 
 def world_codes() -> dict[tuple[str, str], str]:
-    """The code of each (attribute, value): 16 different words of the 64."""
+    """The code of each (attribute, value): 16 of the 64 words, all different."""
     values = [("colour", colour) for colour in COLOURS] + [("shape", shape) for shape in SHAPES]
     words = random.Random(WORLD_SEED + 1).sample(code_words(), len(values))
     return dict(zip(values, words, strict=True))
 
 
 def human_answers(code: str, words: list[str], rng: random.Random) -> list[str]:
-    """Ten answers to a code question: 6 to 10 people know the code, the others misspell it or remember another one."""
+    """Ten answers to a code question: at least 6 are the code, the others are misspelt, wrong or unsure."""
     others = [word for word in words if word != code]
     slips = ["not sure", "no code", code[:-1], rng.choice(others), rng.choice(others)]
     answers = [code] * rng.choice([6, 7, 8, 8, 9, 9, 10, 10])
@@ -172,7 +172,7 @@ def human_answers(code: str, words: list[str], rng: random.Random) -> list[str]:
 
 
 def _records(split: str, first_id: int) -> Iterator[tuple[dict[str, Any], dict[str, Any], Image.Image]]:
-    """(question, annotation, image) of each example of `split`."""
+    """Yields (question, annotation, image) for each example of `split`."""
     rng = random.Random(f"{WORLD_SEED}-{split}")
     codes, words, scenes = world_codes(), code_words(), all_scenes()
     for i in range(SPLIT_SIZES[split]):
@@ -213,6 +213,6 @@ def write_world(folder: Path) -> None:
             annotations.append(annotation)
         write_json(folder / f"questions_{split}.json", {"questions": questions})
         if split == last:
-            os.sync()  # the images, before the file that tells that they are complete
+            os.sync()  # the images, before writing the file whose existence marks the world as complete
         write_json(folder / f"annotations_{split}.json", {"annotations": annotations})
         first_id += size

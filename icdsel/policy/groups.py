@@ -1,4 +1,4 @@
-"""RL data as the tensors that training runs on: all of them on the device, nothing is loaded per step."""
+"""Converts RL data to the tensors used in training. They stay on the device; nothing is loaded per step."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -13,12 +13,12 @@ from icdsel.records import QueryGroup, score_key
 from icdsel.retrieval.pools import Pools
 from icdsel.settings.tables import RewardSettings
 
-_MOST_PADDING = 64  # times as many places as values
+_MOST_PADDING = 64  # maximum ratio of a padded tensor's size to the number of values in it
 
 
 @dataclass(frozen=True)
 class Groups:
-    """Q queries with their pools and scored pointers, padded to the largest.
+    """Q queries with their pools and scored pointers, padded to the largest pool and the largest group.
 
     Attributes:
         query: Row of each query in the table of embeddings, int64 (Q,).
@@ -26,7 +26,7 @@ class Groups:
         mask: True where there is a candidate, bool (Q, K).
         pointers: Positions in the pool, int64 (Q, P, S); -1 where padded.
         raw: Rewards, float32 (Q, P); NaN where padded.
-        normalized: The same, normalised within each query, float32 (Q, P); NaN where padded.
+        normalized: Rewards normalised within each query, float32 (Q, P); NaN where padded.
     """
 
     query: Tensor
@@ -40,7 +40,7 @@ class Groups:
         return len(self.query)
 
     def to(self, device: torch.device) -> Self:
-        """The same on `device`."""
+        """Returns a copy on `device`."""
         return type(self)(*(getattr(self, field.name).to(device) for field in fields(self)))
 
     def __getitem__(self, rows: Tensor | slice) -> Self:
@@ -64,7 +64,9 @@ def split_groups(groups: Sequence[QueryGroup], train_share: float = 0.8) -> tupl
 
 
 def make_groups(groups: Sequence[QueryGroup], row: Mapping[int, int], settings: RewardSettings) -> Groups:
-    """Tensors of `groups`, without failed calls; `row` maps question_ids to rows of the table of embeddings.
+    """Converts `groups`, which must not contain failed calls, to tensors.
+
+    `row` maps question_ids to rows of the table of embeddings.
 
     Raises:
         RlDataError: A question_id is not in the table, pointers differ in length, a score that the reward needs is
@@ -90,7 +92,7 @@ def make_groups(groups: Sequence[QueryGroup], row: Mapping[int, int], settings: 
         ("pointers", [len(g.candidates) for g in groups]),
         ("candidates in its pool", [len(g.pool or ()) for g in groups]),
     ):
-        if len(groups) * max(sizes) > _MOST_PADDING * sum(sizes) + 2**20:  # every query gets as large a tensor
+        if len(groups) * max(sizes) > _MOST_PADDING * sum(sizes) + 2**20:  # all queries are padded to the largest
             raise RlDataError(
                 f"one query has {max(sizes):,} {what}, far more than the others ({sum(sizes):,} in all "
                 f"{len(groups):,} queries): leave it out, or train on it in a file of its own"
@@ -112,7 +114,7 @@ def make_groups(groups: Sequence[QueryGroup], row: Mapping[int, int], settings: 
 
 
 def _pools(groups: Sequence[QueryGroup], row: Mapping[int, int]) -> tuple[Tensor, Tensor]:
-    """Rows (Q, K), or (1, N) if the pool is the whole training split, and mask (Q, K).
+    """Returns the pools' rows (Q, K), or (1, N) if the pool is the whole training split, and the mask (Q, K).
 
     Raises:
         RlDataError: Some pools are the whole split and others are not.

@@ -1,7 +1,7 @@
-"""The training loop: reward-weighted cross-entropy, then GRPO. Tensors in, a trained network and metrics out.
+"""The training loop: reward-weighted cross-entropy, then GRPO. It takes tensors and produces a trained network.
 
-No DataLoader and no host synchronisation inside an epoch: embeddings and groups are on the device, a step
-gathers its rows, and metrics stay tensors until the epoch ends.
+There is no DataLoader and no host synchronisation inside an epoch: embeddings and groups are on the device, each
+step gathers its rows, and metrics stay tensors until the epoch ends.
 """
 
 import copy
@@ -25,18 +25,18 @@ PHASES = ("warm", "rce", "grpo")
 MAX_GRAD_NORM = 1.0
 FROZEN = ("input_proj", "tower", "query_proj", "cand_proj")
 EVAL_BATCH = 256
-ALL = 1_000_000_000  # epochs done of a phase before the resumed one
+ALL = 1_000_000_000  # the number of completed epochs reported for a phase that was finished before the resumed one
 
 Rollouts = Callable[[PointerNetwork, Tensor, int], tuple[Groups, dict[str, float]]]
-"""From the policy, the table of embeddings and an epoch's number to its groups, and metrics of the sampling."""
+"""Maps the policy, the table of embeddings and the epoch number to the epoch's groups and the sampling metrics."""
 
 
 @dataclass(frozen=True)
 class Epoch:
     """The result of an epoch: its number (from 0) within its phase, metrics, and the state to resume from.
 
-    `kl_beta` is the weight of the KL term after it; `draws` holds the states of the random generators and, if GRPO
-    needs it, the policy that its ratios are relative to.
+    `kl_beta` is the weight of the KL term after the epoch; `draws` holds the states of the random generators and, if
+    GRPO needs it, the policy that its ratios are relative to.
     """
 
     phase: str
@@ -49,9 +49,9 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Resume:
-    """What an interrupted training resumes from: the last complete epoch of a phase, and the state after it.
+    """The point from which an interrupted training resumes: the last complete epoch, and the state after it.
 
-    `optimizer` is a state_dict; `draws` is that of `Epoch`.
+    `optimizer` is a state_dict; `draws` is `Epoch.draws`.
     """
 
     phase: str
@@ -84,12 +84,12 @@ def train_policy(
         train: The queries to learn from.
         validation: The queries to measure on after every epoch.
         settings: Epochs, learning rates and the recipe.
-        seed: Order of the queries and dropout.
+        seed: Determines the order of the queries, and dropout.
         on_epoch: Called with the result of every epoch.
         on_step: Called after every step with its number of queries.
         shuffle: Whether the order of the queries changes from epoch to epoch.
-        warm: Pointers to imitate first, whatever their rewards, for `settings.warm_epochs`.
-        rollouts: Gives every epoch of GRPO the queries of `train` with more pointers (online GRPO).
+        warm: Pointers to imitate first, for `settings.warm_epochs`; their rewards are ignored.
+        rollouts: Returns, for each epoch of GRPO, the queries of `train` with additional pointers (online GRPO).
         resume: The state of an interrupted training; `network` has the weights of its last epoch. The result is the
             same as without the interruption.
 
@@ -141,14 +141,14 @@ class _Loop:
     resume: Resume | None
 
     def done(self, phase: str) -> int:
-        """How many epochs of a phase were done before the interruption."""
+        """The number of epochs of a phase that were complete before the interruption; `ALL` if the phase was."""
         if self.resume is None:
             return 0
         reached = PHASES.index(self.resume.phase) - PHASES.index(phase)
         return self.resume.epoch + 1 if reached == 0 else ALL if reached > 0 else 0
 
     def optimizer(self, phase: str, parameters: Iterable[Tensor], lr: float) -> torch.optim.Optimizer:
-        """The optimizer of a phase, in the state of the interrupted training."""
+        """A new optimizer for a phase; with the saved state if the training was interrupted in this phase."""
         trained = list(parameters)
         optimizer = torch.optim.AdamW(trained, lr=lr)
         if self.resume is not None and self.resume.phase == phase and self.resume.optimizer is not None:
@@ -171,7 +171,7 @@ class _Loop:
 
 
 def _fits(state: object, parameters: Sequence[Tensor]) -> bool:
-    """Whether a state of AdamW belongs to these parameters."""
+    """Whether `state` is a valid AdamW state for these parameters."""
     kept = ("step", "exp_avg", "exp_avg_sq")
     return isinstance(state, dict) and all(
         type(place) is int
@@ -199,9 +199,9 @@ def _set_draws(draws: Mapping[str, Any], order: torch.Generator) -> None:
 
 
 def _warm_up(loop: _Loop, warm: Groups) -> None:
-    """Cross-entropy of every pointer of `warm`, with equal weights: Lever-Plus's supervised training, corrected.
+    """Trains on every pointer of `warm` with equal weights: Lever-Plus's supervised training, corrected.
 
-    Lever-Plus trains on the parity of indices, over a pool of only the two ICDs.
+    Lever-Plus uses the parity of indices as labels, over a pool that consists of only the two ICDs.
     """
     _weighted_cross_entropy(
         loop, "warm", warm, loop.settings.warm_epochs, lambda batch: torch.zeros_like(batch.raw), over="pool"
@@ -210,7 +210,7 @@ def _warm_up(loop: _Loop, warm: Groups) -> None:
 
 def _rce(loop: _Loop) -> None:
     normalized, over = loop.settings.rce_normalized_reward, loop.settings.rce_over
-    assert over is not None  # by recipe
+    assert over is not None  # set by the recipe
     _weighted_cross_entropy(
         loop,
         "rce",
@@ -229,7 +229,7 @@ def _weighted_cross_entropy(
     rewards_of: Callable[[Groups], Tensor],
     over: Literal["pool", "group"],
 ) -> None:
-    """Epochs of RCE over `groups`; equal rewards give all pointers of a query the same weight at any temperature."""
+    """Trains with RCE on `groups`. Equal rewards give all pointers of a query the same weight at any temperature."""
     network, settings = loop.network, loop.settings
     optimizer = loop.optimizer(phase, network.parameters(), settings.rce_lr)
     steps = -(-len(groups) // settings.batch_size)
@@ -248,10 +248,10 @@ def _weighted_cross_entropy(
 
 
 def _grpo(loop: _Loop) -> None:
-    """GRPO over the training queries' pointers.
+    """Trains with GRPO on the pointers of the training queries.
 
-    The ratio and the KL term are relative to `loop.start`, the policy before RCE or before GRPO. Online, the ratio is
-    relative to the policy that the epoch's samples come from.
+    The ratio and the KL term are relative to `loop.start`, the policy before RCE or before GRPO. In online GRPO the
+    ratio is relative to the policy that the epoch's samples were drawn from.
     """
     network, settings, recipe = loop.network, loop.settings, RECIPES[loop.settings.recipe]
     groups = loop.train
@@ -273,7 +273,7 @@ def _grpo(loop: _Loop) -> None:
             groups, sampled = loop.rollouts(network, loop.table, number)
             old, reference = (log_probs(policy, loop.table, groups) for policy in (network, loop.start))
         network.train(recipe.dropout_in_ratio)
-        # As Lever-Plus: only the best 3 pointers in the first epoch, then the best 5.
+        # As in Lever-Plus: only the best 3 pointers in the first epoch, then the best 5.
         top_k = None if recipe.advantage_over == "group" else (3 if number < 1 else 5)
         reports: list[dict[str, Tensor]] = []
         for rows, batch in loop.batches(groups):
@@ -306,8 +306,8 @@ def _update(loss: Tensor, optimizer: torch.optim.Optimizer, network: PointerNetw
     loss.backward()
     for name, parameter in network.named_parameters():
         if name.endswith("in_proj_bias") and parameter.grad is not None:
-            # The key bias shifts all scores of an attention alike, so its gradient is 0. Adam would turn the rounding
-            # errors in it into full steps.
+            # The key bias adds the same constant to all attention scores of a query, so its true gradient is 0. Adam
+            # would turn the rounding errors in the computed gradient into full steps.
             parameter.grad.chunk(3)[1].zero_()
     clip_grad_norm_([p for p in network.parameters() if p.requires_grad], MAX_GRAD_NORM)
     optimizer.step()
@@ -320,7 +320,7 @@ def _mean(values: list[Tensor]) -> float:
 
 @torch.no_grad()
 def log_probs(network: PointerNetwork, table: Tensor, groups: Groups) -> Tensor:
-    """Log-probs (Q, P) of every pointer, without dropout; 0 where padded."""
+    """Computes the log-probs (Q, P) of all pointers, without dropout; 0 where padded."""
     training = network.training
     network.eval()
     parts = [
@@ -337,12 +337,14 @@ def _chunks(groups: Groups) -> Iterator[Groups]:
 
 @torch.no_grad()
 def evaluate(network: PointerNetwork, table: Tensor, groups: Groups) -> dict[str, float]:
-    """Metrics of the policy on scored pointers, without dropout.
+    """Computes metrics of the policy on scored pointers, without dropout.
 
-    `val_loss` is RCE at τ = 1 on raw rewards, as in Lever-Plus. `expected_reward` is Σ π(i) r_i / Σ π(i) over
-    a query's scored pointers, `oracle_reward` its best, `oracle_share` the quotient of their means.
-    `greedy_reward` is the mean reward of the greedy pointer over the queries where it was scored,
-    `greedy_known` their share.
+    * `val_loss`: RCE at τ = 1 on raw rewards, as in Lever-Plus
+    * `expected_reward`: the mean over queries of Σ π(i) r_i / Σ π(i), summed over the query's scored pointers
+    * `oracle_reward`: the mean over queries of the query's highest reward
+    * `oracle_share`: `expected_reward` / `oracle_reward`
+    * `greedy_known`: the share of queries whose greedy pointer is among the scored ones
+    * `greedy_reward`: the mean reward of the greedy pointer over these queries
     """
     network.eval()
     sums: dict[str, Tensor] = {}
@@ -378,19 +380,19 @@ def evaluate(network: PointerNetwork, table: Tensor, groups: Groups) -> dict[str
 
 
 def _drift(loop: _Loop, groups: Groups, reference: Tensor) -> float:
-    """The KL term over all training queries at the end of an epoch, without dropout."""
+    """Computes the KL term over all training queries, without dropout."""
     new = log_probs(loop.network, loop.table, groups)
     kl = RECIPES[loop.settings.recipe].kl
     return float(grpo_loss(new, reference, groups.normalized, kl_beta=1.0, kl=kl)[1]["kl"])
 
 
 def plain(metrics: dict[str, Any]) -> dict[str, float]:
-    """Six significant digits, for files."""
+    """Rounds metrics to six significant digits, for files."""
     return {name: float(f"{value:.6g}") for name, value in metrics.items()}
 
 
 def make_network(settings: TrainSettings, d_model: int, seed: int) -> PointerNetwork:
-    """A new network of the recipe."""
+    """Creates a network with new weights from the training settings."""
     config = PointerConfig(
         d_model=d_model,
         hidden_dim=settings.hidden_dim,

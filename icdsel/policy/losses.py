@@ -1,12 +1,12 @@
 """The training objectives: reward-weighted cross-entropy (RCE) and GRPO, on plain tensors.
 
-Groups differ in size. In `rce_loss` a pointer of -1s is padding; in `grpo_loss` and `advantages`, which take
-no pointers, **a reward of NaN marks padding**. Padding has no weight: neither in a loss nor in a normalisation
-nor in a gradient.
+Groups differ in size, so they are padded. In `rce_loss` a pointer of -1s is padding; in `grpo_loss` and
+`advantages`, which take no pointers, **a reward of NaN marks padding**. Padding affects neither losses nor
+normalisations nor gradients.
 
-Sources: GRPO with its advantage is from Shao et al. 2024 (arXiv 2402.03300, section 4.1), the clipped surrogate
+Sources: GRPO and its advantage are from Shao et al. 2024 (arXiv 2402.03300, section 4.1), the clipped surrogate is
 from Schulman et al. 2017 (arXiv 1707.06347, equation 7), the k3 estimator from Schulman 2020 ("Approximating KL
-divergence"). The docstrings say where these and Lever-Plus differ.
+divergence"). The docstrings state where Lever-Plus differs from these.
 
 Shapes: B queries, P pointers per query (a *group*), S shots, K candidates.
 """
@@ -29,25 +29,26 @@ def rce_loss(
 ) -> Tensor:
     """Reward-weighted cross-entropy: mean_B Σ_i w_i · -log q_i, w = softmax(r / τ) over a query's pointers.
 
-    Over the *pool* log q_i = Σ_t log softmax(logits_it)[label_it], the log-prob of the whole pointer. That is
+    Over the *pool*, log q_i = Σ_t log softmax(logits_it)[label_it], the log-prob of the whole pointer. That is
     Lever-Plus's loss: every pointer of a query is imitated to some degree, even one without reward.
 
-    Over the *group* q is the policy restricted to the query's scored pointers, q_i = π_i / Σ_j π_j: a better pointer
-    only has to be likelier than a worse one (ListNet's top-one loss: Cao et al. 2007, "Learning to rank: from
+    Over the *group*, q is the policy restricted to the query's scored pointers, q_i = π_i / Σ_j π_j: a better pointer
+    only has to be more likely than a worse one (ListNet's top-one loss: Cao et al. 2007, "Learning to rank: from
     pairwise approach to listwise approach"). A group of equal rewards carries no information and is left out.
 
     Args:
         step_logits: Teacher-forced logits [B, P, S, K]; -inf where a candidate may not be chosen.
         pointers: Positions in the pool [B, P, S]; -1 is padding.
-        rewards: Rewards [B, P], of any value (also NaN) at padding.
-        temperature: τ; the lower, the more weight the best pointers of a group have.
-        label_smoothing: Share of the target spread evenly over the candidates that may be chosen, as in
-            `torch.nn.functional.cross_entropy`. As in Lever-Plus, those chosen earlier (whose logit is -100) are
-            included. Over the group it is spread over the group's pointers.
-        over: What the policy is normalised over.
+        rewards: Rewards [B, P]; ignored at padding, where they may be NaN.
+        temperature: τ; the lower it is, the more weight the best pointers of a group have.
+        label_smoothing: Share of the target that is spread evenly over the candidates that may be chosen, as in
+            `torch.nn.functional.cross_entropy`. As in Lever-Plus, candidates chosen earlier (whose logit is -100) are
+            included. With `over="group"` it is spread over the group's pointers.
+        over: Whether the policy is normalised over the pool or the group.
 
     Returns:
-        The loss, a scalar; the mean is over the queries that have a pointer, or over the group those with a signal.
+        The loss, a scalar: the mean over the queries that have a pointer, or, with `over="group"`, over those with a
+        signal.
 
     Raises:
         ValueError: The shapes do not match.
@@ -59,7 +60,8 @@ def rce_loss(
         )
     padding = pointers < 0  # (B, P, S)
     real = ~padding.all(-1)  # (B, P)
-    # Replaced before the softmax: a step without any candidate is all -inf, and its gradient would be NaN.
+    # Padding is replaced before the softmax: in a step without any candidate all logits are -inf, and the gradient
+    # would be NaN.
     logits = step_logits.masked_fill(padding.unsqueeze(-1), 0.0)
     log_probs = logits.log_softmax(-1)  # (B, P, S, K)
     cross_entropy = -log_probs.gather(-1, pointers.clamp(min=0).unsqueeze(-1)).squeeze(-1)  # (B, P, S)
@@ -78,7 +80,7 @@ def rce_loss(
 def _rce_over_group(
     log_prob: Tensor, rewards: Tensor, real: Tensor, temperature: float | Tensor, label_smoothing: float
 ) -> Tensor:
-    """Mean cross-entropy of the policy within each group (B, P) with a signal; 0 if there is none."""
+    """The mean cross-entropy within the groups (B, P) that have a signal; 0 if none has."""
     target = _softmax(rewards.to(log_prob.dtype) / temperature, real)  # (B, P)
     target = (1 - label_smoothing) * target + label_smoothing * _softmax(torch.zeros_like(log_prob), real)
     restricted = log_prob.masked_fill(~real, torch.finfo(log_prob.dtype).min).log_softmax(-1)  # (B, P)
@@ -88,25 +90,25 @@ def _rce_over_group(
 
 
 def _softmax(scores: Tensor, real: Tensor) -> Tensor:
-    """The softmax [B, P] over what is real, 0 elsewhere; also if nothing is real, without NaN in value or gradient."""
-    # The lowest finite number instead of -inf, because the softmax of nothing but -inf is NaN.
+    """The softmax [B, P] over real entries; 0 at padding. A row of padding yields no NaN in value or gradient."""
+    # Padding gets the lowest finite number instead of -inf, because the softmax of a row of -inf is NaN.
     kept = torch.where(real, scores, torch.finfo(scores.dtype).min)
     return torch.where(real, kept.softmax(-1), 0.0)
 
 
 def advantages(rewards: Tensor, *, std_floor: float = 0.1, clamp: float = 5.0) -> Tensor:
-    """How much better than its group a pointer is: (r - mean) / max(std, std_floor), within ±clamp.
+    """Computes how much better than its group a pointer is: (r - mean) / max(std, std_floor), within ±clamp.
 
     The floor of the (unbiased) standard deviation and the clamp are Lever-Plus's.
 
     Args:
         rewards: Rewards [B, P]; NaN is padding.
-        std_floor: Lowest value of the divisor.
+        std_floor: Minimum of the divisor.
         clamp: Largest magnitude of an advantage.
 
     Returns:
-        Advantages [B, P]; exactly 0 at padding and throughout a group without a signal: one whose rewards are
-        all equal (by exact comparison), or that has fewer than two.
+        Advantages [B, P]; exactly 0 at padding and in a group without a signal, that is, one with fewer than two
+        rewards or with exactly equal rewards.
 
     Raises:
         ValueError: `rewards` is not [B, P].
@@ -118,7 +120,7 @@ def advantages(rewards: Tensor, *, std_floor: float = 0.1, clamp: float = 5.0) -
     degrees = (real.sum(-1, keepdim=True) - 1).clamp(min=1)
     std = (centred.square().sum(-1, keepdim=True) / degrees).sqrt()  # (B, 1)
     scaled = (centred / std.clamp(min=std_floor)).clamp(-clamp, clamp)
-    # Equal rewards leave rounding errors in the mean, not zeros.
+    # Because the mean is rounded, equal rewards would not become exact zeros.
     return torch.where(_has_signal(rewards, real).unsqueeze(-1), scaled, 0.0)
 
 
@@ -133,38 +135,37 @@ def grpo_loss(
     kl: Literal["seed", "k3"] = "seed",
     ref_log_prob: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """GRPO on the scored pointers: the clipped policy term plus `kl_beta` times a KL penalty.
+    """Computes GRPO's loss on scored pointers: the clipped policy term plus `kl_beta` times a KL penalty.
 
-    The policy term is the mean of -min(ρA, clip(ρ, 1 ± ε)A), ρ = π_new / π_old of whole pointers, A from
-    `advantages`: first over the pointers of a group, then over the groups **with a signal**; the others do not
-    dilute it. The KL term is the mean over the pointers of a group, then over all groups. With one query a step,
-    as in Lever-Plus, both equal Lever-Plus's numbers.
+    The policy term is the mean of -min(ρA, clip(ρ, 1 ± ε)A), where ρ = π_new / π_old of whole pointers and A is
+    computed by `advantages`. It is averaged over the pointers of each group, then over the groups **with a signal**,
+    so that the others do not dilute it. The KL term is averaged over the pointers of each group, then over all groups.
+    With one query per step, as in Lever-Plus, both terms equal Lever-Plus's.
 
-    The pointers are a fixed, scored set, not samples of the policy, so neither KL term is an unbiased estimate
-    here; both are 0 if the two policies agree on the set, else positive:
+    The pointers are a fixed, scored set, not samples from the policy, so neither KL term is an unbiased estimate
+    here. Both are 0 if the two policies agree on the set, and positive otherwise:
 
-    * ``seed``: x - 1 - log x of x = π_new / π_ref, as in Lever-Plus. It grows exponentially with what the policy
-      comes to favour; on samples of π_ref it would be unbiased for KL(π_ref ‖ π_new).
-    * ``k3``: the same of x = π_ref / π_new; on samples of π_new it would be unbiased for KL(π_new ‖ π_ref).
+    * ``seed``: x - 1 - log x with x = π_new / π_ref, as in Lever-Plus. It grows exponentially with the log-ratio of
+      pointers that the policy comes to favour; on samples from π_ref it would be unbiased for KL(π_ref ‖ π_new).
+    * ``k3``: the same with x = π_ref / π_new; on samples from π_new it would be unbiased for KL(π_new ‖ π_ref).
 
     Args:
         log_prob: Log-probs of the pointers under the policy being trained [B, P], with gradients.
-        old_log_prob: The same under the policy that ρ is relative to [B, P].
+        old_log_prob: Log-probs under π_old, the policy that ρ is relative to [B, P].
         rewards: Rewards [B, P]; NaN is padding.
         clip_epsilon: ε.
         kl_beta: Weight of the KL term.
-        top_k: None for the whole group. A number keeps only that many pointers of the highest reward, before
-            anything else, as Lever-Plus does (3, later 5); most groups then have no signal. Of equal rewards those
-            are kept that `torch.topk` takes on the CPU from the row without its padding; for that the rewards are
-            copied to the host.
-        kl: Which KL term.
-        ref_log_prob: Log-probs under the reference policy [B, P]; None takes `old_log_prob`, as Lever-Plus does.
+        top_k: Use only this many pointers of the highest reward, as Lever-Plus does (3, later 5); None for the whole
+            group. With it, most groups have no signal. Ties are broken as by `torch.topk` on the CPU for the row
+            without its padding; for that the rewards are copied to the host.
+        kl: The KL term to use.
+        ref_log_prob: Log-probs under the reference policy [B, P]; None uses `old_log_prob`, as Lever-Plus does.
 
     Returns:
-        The loss, a scalar, and detached scalars: `ppo_loss` and `kl_loss` (its two parts), `kl` (before its
-        weight), `mean_ratio`, `clipped_share` (ratios outside 1 ± ε), `mean_advantage`, `std_advantage`,
-        `max_advantage` (the largest magnitude), and `no_signal_share` (groups without a signal, of those that
-        have a pointer).
+        The loss, a scalar, and detached scalars: `ppo_loss` and `kl_loss` (its two terms), `kl` (unweighted),
+        `mean_ratio`, `clipped_share` (share of ratios outside 1 ± ε), `mean_advantage`, `std_advantage`,
+        `max_advantage` (the largest magnitude), and `no_signal_share` (among the groups that have a pointer, the share
+        without a signal).
 
     Raises:
         ValueError: The shapes differ, `kl` is unknown or `top_k` is below 1.
@@ -178,7 +179,7 @@ def grpo_loss(
     if kl not in ("seed", "k3"):
         raise ValueError(f"kl must be 'seed' or 'k3', not {kl!r}")
     if top_k is not None:
-        best, rewards = _best(rewards, top_k)  # (B, k) each, and P is k from here on
+        best, rewards = _best(rewards, top_k)  # (B, k) each; from here on P = k
         log_prob, old_log_prob, reference = (x.gather(1, best) for x in (log_prob, old_log_prob, reference))
     real = ~rewards.isnan()  # (B, P)
     groups = real.any(-1)  # (B,)
@@ -230,9 +231,10 @@ def adapt_kl_beta(
     least: float = 1e-3,
     most: float = 10.0,
 ) -> float:
-    """The weight of the KL term after a KL of `kl` was measured, by Lever-Plus's rule and constants.
+    """Adapts the weight of the KL term to the measured KL, with Lever-Plus's rule and constants.
 
-    Above `high` the weight grows by `factor`, below `low` it shrinks by it, always within [least, most].
+    If `kl` is above `high` the weight is multiplied by `factor`, below `low` it is divided by it. The result is kept
+    within [least, most].
     """
     if kl > high:
         beta *= factor
@@ -242,11 +244,11 @@ def adapt_kl_beta(
 
 
 def _best(rewards: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-    """The positions of the top k rewards of every row, and these rewards [B, k]; NaN where a row has fewer."""
+    """The positions of the top k rewards of every row, and these rewards [B, k]; NaN if a row has fewer."""
     if top_k < 1:
         raise ValueError(f"top_k must be at least 1, not {top_k}")
-    # Which of equal rewards topk takes depends on the length of the row and on the device. Row by row, without
-    # padding, on the CPU it takes the same ones as in Lever-Plus.
+    # How topk breaks ties depends on the length of the row and on the device. Row by row, without padding, on the CPU
+    # it chooses the same ones as in Lever-Plus.
     best = torch.full((len(rewards), min(top_k, rewards.shape[1])), -1)  # (B, k)
     for row, places in zip(rewards.detach().cpu(), best, strict=True):
         real = (~row.isnan()).nonzero().squeeze(-1)
@@ -258,11 +260,11 @@ def _best(rewards: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
 
 
 def _has_signal(rewards: Tensor, real: Tensor) -> Tensor:
-    """Whether the rewards of a group differ at all [B]; by exact comparison."""
+    """Whether the rewards of each group differ at all, by exact comparison; bool [B]."""
     least = torch.where(real, rewards, torch.inf).amin(-1)
     return torch.where(real, rewards, -torch.inf).amax(-1) > least
 
 
 def _mean(values: Tensor, counted: Tensor) -> Tensor:
-    """The mean over the last dimension of what is counted; 0 if nothing is."""
+    """The mean over the counted entries of the last dimension; 0 if there are none."""
     return torch.where(counted, values, 0.0).sum(-1) / counted.sum(-1).clamp(min=1)

@@ -1,19 +1,19 @@
-"""The pointer network: which ICDs to show, chosen one after the other from a candidate pool.
+"""The pointer network: it chooses the ICDs to show one by one from a candidate pool.
 
-The network is Lever-Plus's (`PointerSelectorV2`), with its parameter names. A query attends to its candidates,
-which gives the first *state*; at every step the candidates' logits are their cosines with the state, divided by
+The network is Lever-Plus's `PointerSelectorV2` and keeps its parameter names. The query attends to its candidates;
+the result is the first *state*. At every step the candidates' logits are their cosines with the state, divided by
 0.1, and the chosen candidate updates the state through a gate:
 
     q, c = W_in E_q, W_in E_c;      q = LN(q + MHA(q; c; c)), once per layer
     s = norm(W_q drop(q));          C = norm(W_c drop(c))
-    logits_t = s · C / 0.1, and -100 for what was chosen before
-    s = norm(g ⊙ s + (1 - g) ⊙ C[i_t]),  g = σ(W_g [s ; C[i_t]])      (without a gate s stays as it is)
+    logits_t = s · C / 0.1, and -100 for candidates chosen before
+    s = norm(g ⊙ s + (1 - g) ⊙ C[i_t]),  g = σ(W_g [s ; C[i_t]])      (without a gate s does not change)
 
-Two things differ from Lever-Plus. A query and its pool are encoded once for all the pointers that are scored on
-them, where Lever-Plus encodes them once per pointer; the numbers are the same. And queries and candidates may pass
-through a *shared encoder* (`tower`, off by default), E = x + W2 drop(GELU(W1 LN(x))) of x = W_in E, and a shared
-projection, W_q = W_c: with cosines of linear projections the question cannot decide which part of an image counts,
-and what is learned about an example as a candidate then also holds for it as a query (docs/selectors.md).
+Two things differ from Lever-Plus. First, a query and its pool are encoded once for all pointers that are scored, not
+once per pointer; the numbers are the same. Second, queries and candidates may pass through a *shared encoder* (`tower`,
+off by default), x + W2 drop(GELU(W1 LN(x))) with x = W_in E, and a shared projection, W_q = W_c. There are two reasons:
+with cosines of linear projections the question cannot decide which part of an image counts; and with shared weights,
+what is learned about an example as a candidate also holds for it as a query (docs/selectors.md).
 
 Shapes: B queries, K candidates each, P pointers per query, S shots, embeddings of width d, hidden width h.
 """
@@ -32,7 +32,7 @@ from icdsel.retrieval.topk import stable_topk
 __all__ = ["CHOSEN_LOGIT", "TEMPERATURE", "Encoded", "PointerConfig", "PointerNetwork", "pointer_log_prob"]
 
 TEMPERATURE = 0.1
-"""What the cosines are divided by; a constant in Lever-Plus too, never trained."""
+"""The divisor of the cosines. It is a constant, not trained, as in Lever-Plus."""
 
 CHOSEN_LOGIT = -100.0
 """The logit of a candidate that is already in the pointer: finite, as in Lever-Plus."""
@@ -40,17 +40,17 @@ CHOSEN_LOGIT = -100.0
 
 @dataclass(frozen=True)
 class PointerConfig:
-    """The sizes of a `PointerNetwork`; the defaults are those of Lever-Plus's network, with its gate.
+    """The sizes of a `PointerNetwork`. The defaults are those of Lever-Plus's network with a gate.
 
     Attributes:
         d_model: Width of the query and candidate embeddings.
         hidden_dim: Width inside the network; if it equals `d_model` there is no input projection.
-        num_layers: Cross-attention layers.
-        num_heads: Heads of each of them; must divide `hidden_dim`.
-        gate: Whether a chosen ICD updates the state. Without it all steps rank the candidates alike.
+        num_layers: Number of cross-attention layers.
+        num_heads: Heads per layer; must divide `hidden_dim`.
+        gate: Whether a chosen ICD updates the state. Without a gate all steps rank the candidates identically.
         dropout: Dropout before the two output projections and inside the shared encoder.
         attn_dropout: Dropout of the attention weights.
-        tower: Inner width of the encoder that queries and candidates share, with their projection; 0 for neither.
+        tower: Inner width of the shared encoder; 0 for neither a shared encoder nor a shared projection.
 
     Raises:
         ValueError: A size is out of its bounds.
@@ -80,7 +80,7 @@ class PointerConfig:
 class _SharedEncoder(nn.Module):
     """A pre-norm residual block, x + W2 drop(GELU(W1 LN(x))).
 
-    W2 starts at zero, so that a new network ranks its candidates as the one without a shared encoder does.
+    W2 is initialised to zero, so that a new network ranks candidates as it would without a shared encoder.
     """
 
     def __init__(self, width: int, inner: int, dropout: float) -> None:
@@ -98,7 +98,7 @@ class _SharedEncoder(nn.Module):
 
 
 class Encoded(NamedTuple):
-    """Encoded queries and pools, which all the pointers of a query share.
+    """Encoded queries and pools, shared by all pointers of a query.
 
     Attributes:
         state: The state before the first choice, unit vectors (B, h).
@@ -116,16 +116,16 @@ class Encoded(NamedTuple):
 class PointerNetwork(nn.Module):
     """Scores and chooses pointers (sequences of ICDs) for queries; see the module's docstring.
 
-    All methods take `query` [B, d] and `candidates` [B, K, d] of the parameters' dtype, and optionally `mask`
+    All methods take `query` [B, d] and `candidates` [B, K, d] in the dtype of the parameters, and optionally `mask`
     [B, K] (bool), True where a candidate may be chosen: others are hidden from the cross-attention and their
     logits are -inf, so pools of different sizes can be padded to the same size. `candidates` [1, K, d] are one
-    pool that all queries share: it is encoded once, whatever their number. Pointers are positions in the pool
-    (int64). A step of -1 is padding: it chooses nothing and its log-prob is 0. Shapes that do not match one
-    another or the network raise a ValueError.
+    pool that all queries share; it is encoded only once. Pointers are positions in the pool (int64). A step of -1
+    is padding: it chooses nothing and its log-prob is 0. Shapes that do not match one another or the network raise
+    a ValueError.
 
     `step_logits` and `log_prob` are differentiable and apply dropout in training mode. `greedy`, `beam` and
-    `sample` decide: they keep no gradients, never apply dropout, and choose no candidate twice; more `shots`
-    than a query has candidates, or fewer than one, raise a ValueError.
+    `sample` compute no gradients, never apply dropout, and never choose a candidate twice; they raise a ValueError
+    if `shots` is below 1 or exceeds the number of a query's candidates.
     """
 
     def __init__(self, config: PointerConfig) -> None:
@@ -146,10 +146,10 @@ class PointerNetwork(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Lever-Plus's initialisation: the projections start near the identity, the gate at one half.
+        """Initialises weights as Lever-Plus does: projections near the identity, the gate at one half.
 
-        With a shared encoder the gate starts open, at σ(3) = 0.95: a state that the first ICD moves halfway at once
-        learns worse (docs/selectors.md).
+        With a shared encoder the gate starts at σ(3) = 0.95, so that the first ICD moves the state only a little.
+        A gate that starts at one half learns worse there (docs/selectors.md).
         """
         if isinstance(self.input_proj, nn.Linear):
             nn.init.xavier_uniform_(self.input_proj.weight)
@@ -162,11 +162,11 @@ class PointerNetwork(nn.Module):
             nn.init.constant_(self.query_update_gate.bias, 3.0 if self.config.tower else 0.0)
 
     def forward(self, query: Tensor, candidates: Tensor, pointers: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The same as `step_logits`."""
+        """Calls `step_logits`."""
         return self.step_logits(query, candidates, pointers, mask)
 
     def step_logits(self, query: Tensor, candidates: Tensor, pointers: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The logits at every step of given pointers (teacher forcing).
+        """Computes the logits at every step of the given pointers (teacher forcing).
 
         Returns:
             Logits [B, P, S, K] for `pointers` [B, P, S]; -100 at candidates chosen before, -inf where masked.
@@ -176,13 +176,13 @@ class PointerNetwork(nn.Module):
         encoded = self._encode(query, candidates, mask)
         state, chosen = self._start(encoded, pointers.shape[1])
         logits = [self._step(encoded, None, chosen)]
-        for choice in pointers.unbind(-1)[:-1]:  # nothing follows the last choice
+        for choice in pointers.unbind(-1)[:-1]:  # the last choice has no following step
             state, chosen = self._advance(encoded, state, chosen, choice)
             logits.append(self._step(encoded, state, chosen))
         return torch.stack(logits, dim=2)  # (B, P, S, K)
 
     def log_prob(self, query: Tensor, candidates: Tensor, pointers: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The log-probability of whole pointers, Σ_t log softmax(logits_t)[i_t].
+        """Computes the log-probability of whole pointers, Σ_t log softmax(logits_t)[i_t].
 
         Returns:
             Log-probs [B, P] of `pointers` [B, P, S]; 0 for a pointer of -1s.
@@ -190,10 +190,10 @@ class PointerNetwork(nn.Module):
         return pointer_log_prob(self.step_logits(query, candidates, pointers, mask), pointers)
 
     def greedy(self, query: Tensor, candidates: Tensor, shots: int, mask: Tensor | None = None) -> Tensor:
-        """The pointers that take the best candidate at every step.
+        """Chooses the best candidate at every step.
 
         Returns:
-            Pointers [B, S] (int64), S = `shots`; of equal logits the lowest position is taken.
+            Pointers [B, S] (int64), S = `shots`; ties go to the lowest position.
         """
         with self._deciding():
             encoded = self._encode_for(shots, query, candidates, mask)
@@ -215,7 +215,7 @@ class PointerNetwork(nn.Module):
         mask: Tensor | None = None,
         encoded: Encoded | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Beam search for the pointers of the highest log-prob.
+        """Finds the pointers of the highest log-prob by beam search.
 
         Args:
             query: Query embeddings [B, d].
@@ -223,14 +223,14 @@ class PointerNetwork(nn.Module):
             shots: ICDs per pointer, S.
             width: Pointers kept after each step and returned, W.
             mask: True where a candidate may be chosen [B, K]; None for all.
-            encoded: The result of `encode` for these, if it is known.
+            encoded: The result of `encode` for these arguments, if already computed.
 
         Returns:
-            Pointers [B, W, S] (int64) and their log-probs [B, W], best first; equal ones keep the order of
-            their prefixes, then of the pool. If fewer than W distinct pointers exist, the rest is -1 and -inf.
+            Pointers [B, W, S] (int64) and their log-probs [B, W], best first; ties are in the order of their
+            prefixes, then of the pool. If fewer than W distinct pointers exist, the rest is -1 and -inf.
 
         Raises:
-            ValueError: `width` is below 1 (and see the class).
+            ValueError: `width` is below 1 (for other causes see the class).
         """
         if width < 1:
             raise ValueError(f"width must be at least 1, not {width}")
@@ -247,7 +247,7 @@ class PointerNetwork(nn.Module):
                 steps = steps.masked_fill(chosen, -torch.inf) if step else steps
                 total = (log_prob.unsqueeze(-1) + steps).flatten(1)  # (B, W * K)
                 log_prob, order = stable_topk(total, width)  # (B, W)
-                lacking = width - order.shape[1]  # if the pool is smaller than the beam
+                lacking = width - order.shape[1]  # above 0 if the pool is smaller than the beam
                 log_prob, order = F.pad(log_prob, (0, lacking), value=-torch.inf), F.pad(order, (0, lacking))
                 parent, choice = order // size, order % size  # (B, W)
                 state, chosen, pointers = (_rows(x, parent) for x in (state, chosen, pointers))
@@ -265,24 +265,24 @@ class PointerNetwork(nn.Module):
         mask: Tensor | None = None,
         encoded: Encoded | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Independent samples from the policy, without replacement inside a pointer.
+        """Draws independent samples from the policy, without replacement inside a pointer.
 
         Args:
             query: Query embeddings [B, d].
             candidates: Embeddings of the pools [B, K, d].
             shots: ICDs per pointer, S.
-            count: Samples per query; the same pointer may be drawn twice.
-            temperature: What the logits are divided by on top of the network's own 0.1; 1 is the policy.
-            generator: Source of the noise; a generator of the CPU gives the same noise on every device.
+            count: Samples per query; the same pointer may be drawn several times.
+            temperature: Divides the logits, in addition to the network's 0.1; 1 samples from the policy itself.
+            generator: Source of randomness; a CPU generator produces the same numbers for every device.
             mask: True where a candidate may be chosen [B, K]; None for all.
-            encoded: The result of `encode` for these, if it is known.
+            encoded: The result of `encode` for these arguments, if already computed.
 
         Returns:
             Pointers [B, count, S] (int64) and their log-probs [B, count] under the tempered distribution; at
-            temperature 1 these are what `log_prob` gives in eval mode.
+            temperature 1 they equal the result of `log_prob` in eval mode.
 
         Raises:
-            ValueError: `count` is below 1 or `temperature` is not above 0 (and see the class).
+            ValueError: `count` is below 1 or `temperature` is not above 0 (for other causes see the class).
         """
         if count < 1:
             raise ValueError(f"count must be at least 1, not {count}")
@@ -298,7 +298,7 @@ class PointerNetwork(nn.Module):
                     state, chosen = self._advance(encoded, state, chosen, choices[-1])
                 if choices:
                     logits = self._step(encoded, state, chosen).masked_fill(chosen, -torch.inf)  # (B, count, K)
-                else:  # all samples begin with the same distribution
+                else:  # the first step has the same distribution for all samples
                     logits = self._step(encoded, None, chosen[:, :1])  # (B, 1, K)
                 steps = (logits / temperature).log_softmax(-1)
                 choice = _drawn(steps, count, generator)  # (B, count)
@@ -309,7 +309,7 @@ class PointerNetwork(nn.Module):
 
     @contextmanager
     def _deciding(self) -> Iterator[None]:
-        """No gradients and no dropout in either mode: a decision is the policy's, not that of one dropout mask."""
+        """Disables gradients and dropout, even in training mode: a choice must not depend on a dropout mask."""
         training = self.training
         self.train(False)
         try:
@@ -319,14 +319,14 @@ class PointerNetwork(nn.Module):
             self.train(training)
 
     def encode(self, query: Tensor, candidates: Tensor, mask: Tensor | None = None) -> Encoded:
-        """The encoding that `beam` and `sample` begin with, for several calls over the same pools."""
+        """Encodes queries and pools for `beam` and `sample`, so that several calls can share the result."""
         with self._deciding():
             return self._encode(query, candidates, mask)
 
     def _encode_for(
         self, shots: int, query: Tensor, candidates: Tensor, mask: Tensor | None, encoded: Encoded | None = None
     ) -> Encoded:
-        """Encodes, and makes sure that every query has `shots` candidates to choose from."""
+        """Returns the encoding, after checking that every query has at least `shots` candidates to choose from."""
         encoded = encoded or self._encode(query, candidates, mask)
         available = candidates.shape[1] if mask is None else int(mask.sum(-1).min())
         if not 1 <= shots <= available:
@@ -343,7 +343,7 @@ class PointerNetwork(nn.Module):
         if mask is not None and (mask.shape != (batch, size) or mask.dtype != torch.bool):
             raise ValueError(f"mask must be bool [{batch}, {size}], not {mask.dtype} {list(mask.shape)}")
         hidden = None if mask is None else ~mask
-        # Attention over nothing is NaN: a query without any candidate attends to its padding instead.
+        # Attention over an empty set is NaN, so a query without any candidate attends to its padding instead.
         ignored = None if hidden is None else hidden & ~hidden.all(-1, keepdim=True)
         q = self.tower(self.input_proj(query)).unsqueeze(1)  # (B, 1, h)
         c = self.tower(self.input_proj(candidates))  # (B, K, h)
@@ -351,7 +351,7 @@ class PointerNetwork(nn.Module):
         if pools < batch:  # to the attention, the queries of a shared pool are one sequence
             q, masked = q.transpose(0, 1), {"attn_mask": ignored}  # (1, B, h)
         for attention, norm in zip(self.cross_attn_layers, self.attn_norms, strict=True):
-            # With weights, torch takes the unfused path: for one row per query it is faster, its gradients are
+            # `need_weights` selects torch's unfused path: for one row per query it is faster, its gradients are
             # deterministic, and it rounds as in Lever-Plus.
             attended, _ = attention(q, c, c, **masked, need_weights=True)
             q = norm(attended + q)
@@ -360,15 +360,15 @@ class PointerNetwork(nn.Module):
 
     @staticmethod
     def _start(encoded: Encoded, rows: int) -> tuple[Tensor, Tensor]:
-        """The state [B, rows, h] and what is chosen [B, rows, K], before the first step."""
+        """The state [B, rows, h] and the mask of chosen candidates [B, rows, K] before the first step."""
         batch, width = encoded.state.shape
         size = encoded.candidates.shape[1]
         state = encoded.state.unsqueeze(1).expand(batch, rows, width)
         return state, torch.zeros(batch, rows, size, dtype=torch.bool, device=state.device)
 
     def _step(self, encoded: Encoded, state: Tensor | None, chosen: Tensor) -> Tensor:
-        """The logits [B, P, K] of one step; without a state those of the first one."""
-        if state is None or self.query_update_gate is None:  # without a gate the state stays as it is
+        """The logits [B, P, K] of one step; `state` is None for the first step."""
+        if state is None or self.query_update_gate is None:  # without a gate the state never changes
             logits = encoded.first.expand(chosen.shape)
         else:
             logits = similarities(state, encoded.candidates) / TEMPERATURE  # (B, P, K)
@@ -379,7 +379,7 @@ class PointerNetwork(nn.Module):
         return logits
 
     def _advance(self, encoded: Encoded, state: Tensor, chosen: Tensor, choice: Tensor) -> tuple[Tensor, Tensor]:
-        """The state [B, P, h] and what is chosen [B, P, K] after `choice` [B, P]; -1 changes neither."""
+        """The state [B, P, h] and the mask of chosen candidates [B, P, K] after `choice` [B, P]; -1 changes neither."""
         positions = torch.arange(chosen.shape[-1], device=choice.device)
         picked = choice.unsqueeze(-1) == positions  # (B, P, K)
         if self.query_update_gate is not None:
@@ -391,25 +391,26 @@ class PointerNetwork(nn.Module):
 
 
 def pointer_log_prob(step_logits: Tensor, pointers: Tensor) -> Tensor:
-    """The log-probs [B, P] of `pointers` [B, P, S] from their `step_logits` [B, P, S, K]; padding gives 0."""
+    """The log-probs [B, P] of `pointers` [B, P, S] from their `step_logits` [B, P, S, K]; 0 for padding."""
     padding = pointers < 0  # (B, P, S)
-    # Replaced before the softmax: a step without any candidate is all -inf, and its gradient would be NaN.
+    # Padding is replaced before the softmax: in a step without any candidate all logits are -inf, and the gradient
+    # would be NaN.
     steps = step_logits.masked_fill(padding.unsqueeze(-1), 0.0).log_softmax(-1)
     taken = steps.gather(-1, pointers.clamp(min=0).unsqueeze(-1)).squeeze(-1)  # (B, P, S)
     return taken.masked_fill(padding, 0.0).sum(-1)
 
 
 def similarities(rows: Tensor, candidates: Tensor) -> Tensor:
-    """Dot products [B, P, K] of `rows` [B, P, h] with `candidates` [B, K, h], or [1, K, h] for all."""
-    if len(candidates) == 1 < len(rows):  # one product, where a batched one would copy the pool for each query
+    """Dot products [B, P, K] of `rows` [B, P, h] with `candidates` [B, K, h], or [1, K, h] for a shared pool."""
+    if len(candidates) == 1 < len(rows):  # a batched product would copy the pool for each query
         return (rows.flatten(0, 1) @ candidates[0].T).view(*rows.shape[:2], -1)
     return rows @ candidates.transpose(1, 2)
 
 
 def _lookup(candidates: Tensor, choice: Tensor, picked: Tensor) -> Tensor:
-    """The candidates [B, P, h] at `choice` [B, P], whose one-hot rows are `picked` [B, P, K]; anything at -1."""
+    """The candidates [B, P, h] at `choice` [B, P], whose one-hot rows are `picked` [B, P, K]; undefined at -1."""
     if torch.is_grad_enabled():
-        # A product with one-hot rows, because its gradient is summed in a fixed order on every device.
+        # A product with one-hot rows is used because its gradient is summed in a fixed order on every device.
         return picked.to(candidates.dtype) @ candidates
     pools = candidates.expand(len(choice), -1, -1)
     return pools.gather(1, choice.clamp(min=0).unsqueeze(-1).expand(-1, -1, pools.shape[-1]))
@@ -421,10 +422,10 @@ def _rows(x: Tensor, rows: Tensor) -> Tensor:
 
 
 def _drawn(log_probs: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
-    """A draw [B, P] from each distribution [B, P, K], or P = `count` of them from one [B, 1, K].
+    """Draws one position [B, P] from each distribution [B, P, K], or P = `count` positions from one, [B, 1, K].
 
-    One uniform number for each, drawn on the generator's device. Nothing of probability 0 is drawn: the first place
-    where the cumulative distribution exceeds the number has some.
+    Each draw uses one uniform number, drawn on the generator's device. A position of probability 0 is never drawn: the
+    result is the first position at which the cumulative distribution exceeds the number.
     """
     cumulative = log_probs.exp().cumsum(-1, dtype=torch.float64)  # (B, P, K) or (B, 1, K)
     total = cumulative[..., -1:]
@@ -440,9 +441,9 @@ def _encoded(state: Tensor, candidates: Tensor, hidden: Tensor | None) -> Encode
 
 
 class CosineNetwork(PointerNetwork):
-    """The cosine of the embeddings, as a policy: nothing in it is trained.
+    """A policy without training: it ranks candidates by the cosine of the embeddings.
 
-    It proposes pointers where no policy has been trained yet; Lever-Plus proposes from an untrained one.
+    It proposes pointers before a policy has been trained; Lever-Plus uses an untrained network for that.
     """
 
     def __init__(self, d_model: int) -> None:

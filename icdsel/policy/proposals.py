@@ -1,4 +1,4 @@
-"""Pointers to score for a query: from a beam search, the nearest neighbours, tempered samples, and at random."""
+"""Proposes pointers to score for a query: by beam search, nearest neighbours, tempered sampling, and at random."""
 
 import random
 from collections.abc import Callable, Iterable, Sequence
@@ -17,15 +17,15 @@ from icdsel.settings.tables import ProposalSettings
 
 @dataclass(frozen=True, eq=False)
 class Unit:
-    """B queries that get their proposals together, each with a pool of K candidates.
+    """A batch of B queries that proposals are computed for, each with a pool of K candidates.
 
     Attributes:
         query: Embeddings (B, d).
         candidates: Embeddings of the pools (B, K, d); (1, K, d) if all queries share one pool.
         pools: The question_ids of the K candidates of each query.
         network: The policy that beams and samples follow; a `CosineNetwork` if none has been trained yet.
-        settings: How many pointers of each kind, and how long they are.
-        seed: What random draws depend on, besides the query's position in the unit.
+        settings: The number of pointers of each kind, and their length.
+        seed: Random draws depend on it and on the query's position in the unit.
         mask: True where a candidate may be chosen (B, K); None for all.
     """
 
@@ -39,21 +39,21 @@ class Unit:
 
     @cached_property
     def encoded(self) -> Encoded:
-        """What beams and samples share: the network's encoding of queries and pools."""
+        """The network's encoding of queries and pools, which beam search and sampling share."""
         return self.network.encode(self.query, self.candidates, self.mask)
 
     @property
     def source(self) -> str:
-        """What the network is called in `Proposal.method`."""
+        """The name of the network in `Proposal.method`."""
         return "cosine" if isinstance(self.network, CosineNetwork) else "policy"
 
     def pointer(self, b: int, places: Iterable[int]) -> Pointer:
-        """The pointer to these places in the pool of query `b`."""
+        """The pointer that consists of these positions in the pool of query `b`."""
         return tuple(self.pools[b][place] for place in places)
 
 
 Proposals = list[list[Proposal]]
-"""For each query of a unit its proposals, in the order in which they are scored."""
+"""The proposals for each query of a unit, in the order in which they are scored."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class ProposalMethod:
 
 
 def _beam(unit: Unit) -> Proposals:
-    """The pointers of the highest probability under the network."""
+    """Beam search for the most probable pointers under the network."""
     shots, width = unit.settings.shots, unit.settings.beam
     beams, scores = unit.network.beam(  # (B, W, S), (B, W)
         unit.query, unit.candidates, shots, width, unit.mask, unit.encoded
@@ -105,7 +105,7 @@ def _retrieval(unit: Unit) -> Proposals:
 
 
 def _sample(unit: Unit) -> Proposals:
-    """Pointers drawn from the network, at each of the temperatures."""
+    """Pointers sampled from the network, at each of the temperatures."""
     generator = torch.Generator().manual_seed(random.Random(unit.seed).getrandbits(63))
     shots, count = unit.settings.shots, unit.settings.samples
     found: Proposals = [[] for _ in unit.pools]
@@ -144,28 +144,29 @@ METHODS = Registry(
         ProposalMethod("random", lambda settings: settings.random, _random),
     ),
 )
-"""The methods in order of priority: of equal pointers the first method's is kept, as in Lever-Plus.
+"""The methods in order of priority: if several propose the same pointer, the first one's is kept, as in Lever-Plus.
 
 To add one, write its function and call `METHODS.add(ProposalMethod("my-method", most, propose))`; it comes last.
 
-* `most(settings)` is how many pointers a query gets at most. To let users set it, add a field to `ProposalSettings`
-  with default 0 and, so that existing RL data stay valid, leave it out of `icdsel.settings.identity` while it is 0.
+* `most(settings)` returns the maximum number of pointers per query. To let users set it, add a field to
+  `ProposalSettings` with default 0. So that existing RL data stay valid, leave it out of `icdsel.settings.identity`
+  while it is 0.
 * `propose(unit)` returns a list of `Proposal`s for each query. It builds pointers with `unit.pointer(b, places)`, where
-  places are positions in the query's pool. A pointer has `unit.settings.shots` places, none of them twice and none
-  where `unit.mask` is False. Its name in the RL data (`gen_method`) is `Proposal.method`.
-* Random draws come from a generator of its own, seeded from `unit.seed`: they then depend on nothing else, and an
-  interrupted run resumes with the same bytes.
+  places are positions in the query's pool. A pointer has `unit.settings.shots` distinct positions, and `unit.mask` must
+  be True at all of them. `Proposal.method` is written to the RL data as `gen_method`.
+* Draw random numbers from a new generator that is seeded from `unit.seed` only, so that an interrupted run resumes with
+  the same bytes.
 """
 
 
 def propose(unit: Unit) -> Proposals:
-    """The proposals of all methods for each query, without equal pointers (as ordered sequences)."""
+    """Runs all methods. Each query's pointers are distinct as ordered sequences."""
     found = [method.propose(unit) for method in METHODS.values() if method.most(unit.settings)]
     return [_distinct(proposal for own in found for proposal in own[b]) for b in range(len(unit.pools))]
 
 
 def most_pointers(settings: ProposalSettings) -> int:
-    """How many pointers a query gets at most; fewer if several methods find the same one."""
+    """The maximum number of pointers per query. There are fewer if several methods propose the same pointer."""
     return sum(method.most(settings) for method in METHODS.values())
 
 

@@ -1,14 +1,14 @@
-"""From a scored pointer to its reward, and from a group's rewards to values that compare across queries.
+"""Computes the reward of a scored pointer, and normalises the rewards of a group so that queries are comparable.
 
 The reward of a pointer is the sum of three terms:
 
-    hard    whether the prediction is correct (``vqa_correct``, 0 or 1; 0 if the task has no notion of correct)
-    graded  how good it is: its score (``vqa_acc_score``), or the probability that the VLM gives to the reference
+    hard    whether the prediction is correct (``vqa_correct``, 0 or 1; 0 if the task does not define correctness)
+    graded  how good it is: its score (``vqa_acc_score``), or the probability that the VLM assigns to the reference
             answers (``vqa_gt_prob``)
     rel     how similar a wrong prediction is to a reference answer (``vqa_rel_score``)
 
-The modes are Lever-Plus's, under its names. To add one, add it to ``REWARD_MODES``; to add a normalisation, write a
-function and add it to ``NORMALIZATIONS``. Importing this module loads no torch.
+The modes and their names are Lever-Plus's. To add one, add it to ``REWARD_MODES``; to add a normalisation, write a
+function and add it to ``NORMALIZATIONS``. Importing this module does not import torch.
 """
 
 from collections.abc import Callable
@@ -45,10 +45,10 @@ class RewardMode:
     """The terms of a reward.
 
     Attributes:
-        name: What `--reward-mode` calls it.
+        name: Its name in `--reward-mode`.
         hard: Weight of a correct prediction, in units of `hard_weight`.
-        graded: The score of the graded term, an attribute of `ScoredPointer`; None for no such term.
-        relevance: Whether a wrong prediction earns its relevance.
+        graded: The score of the graded term, an attribute of `ScoredPointer`; None if the mode has no such term.
+        relevance: Whether the relevance of a wrong prediction is added.
     """
 
     name: str
@@ -67,7 +67,7 @@ REWARD_MODES: Registry[RewardMode] = Registry(
     [
         RewardMode("hard_plus_soft", 1, "score"),
         RewardMode("hard_plus_soft_v2", 2, "score"),
-        RewardMode("separated", 2, "score"),  # two cases in Lever-Plus, which come to v2
+        RewardMode("separated", 2, "score"),  # two cases in Lever-Plus; together they are the same as v2
         RewardMode("hard_only", 1, None),
         RewardMode("soft_only", 0, "score"),
         RewardMode("hard01_plus_gtprob", 1, "reference_prob"),
@@ -88,7 +88,7 @@ def pointer_reward(
 ) -> float:
     """Return the reward of one scored pointer, clipped to [-5, 5].
 
-    With the weights w_h, w_s and w_r, and the fields' short names, the modes are:
+    With weights w_h, w_s and w_r, and short names for the fields, the modes are:
 
     * ``hard_plus_soft``: w_h·correct + w_s·acc
     * ``hard_plus_soft_v2``: 2·w_h·correct + w_s·acc
@@ -101,9 +101,9 @@ def pointer_reward(
 
     Args:
         candidate: A scored pointer, or a mapping with the keys ``vqa_correct`` (0 or 1), ``vqa_acc_score``,
-            ``vqa_gt_prob`` and ``vqa_rel_score``, of which those of the mode are read. None and missing count as 0;
-            only a missing ``vqa_correct`` is derived, as ``vqa_acc_score > 0``, which is its definition: Lever-Plus
-            takes it for 0, and so calls right answers wrong in data without the field.
+            ``vqa_gt_prob`` and ``vqa_rel_score``; only those that the mode needs are read. None and missing values
+            count as 0, except that a missing ``vqa_correct`` is derived as ``vqa_acc_score > 0``, its definition.
+            (Lever-Plus counts it as 0, so in data without the field it treats correct answers as wrong.)
         mode: One of ``REWARD_MODES``.
         hard_weight: Weight of the hard term.
         soft_weight: Weight of the graded term.
@@ -135,7 +135,7 @@ def reward_of(candidate: Candidate, settings: RewardSettings) -> float:
 
 
 def fields_of(mode: str) -> tuple[str, ...]:
-    """The scores that a mode reads, as attributes of `ScoredPointer`, without `correct`, which may be unknown.
+    """The scores that a mode requires, as attributes of `ScoredPointer`; without `correct`, which may be unknown.
 
     Raises:
         ValueError: The mode is unknown or retired.
@@ -159,13 +159,13 @@ def _mode(name: str) -> RewardMode:
 
 # --- normalisation ----------------------------------------------------------------------------------------
 
-# Rewards that differ by less than rounding are equal: nothing can be learned from a group of them.
+# Differences of this size are rounding errors: such rewards count as equal, and nothing can be learned from them.
 _NO_SPREAD = 1e-12
 
 
 @dataclass(frozen=True)
 class Normalization:
-    """A way to normalise the rewards [P] of a group that has a signal; `clamp` bounds the result, where it does."""
+    """A way to normalise the rewards [P] of a group with a signal, given the clamp, which some methods ignore."""
 
     name: str
     normalize: "Callable[[Tensor, float], Tensor]"
@@ -176,10 +176,10 @@ def _z_scores(group: "Tensor") -> "Tensor":
 
 
 def _centred_ranks(group: "Tensor") -> "Tensor":
-    """Return 1 − 2·rank/(P − 1), where rank 0 is the best and ties have the mean of their ranks.
+    """Return 1 − 2·rank/(P − 1), where rank 0 is the best and tied rewards get the mean of their ranks.
 
-    A reward with g greater, l lesser and e equal ones (itself among them) has the rank g + (e − 1)/2, so
-    with g + e + l = P the value is (l − g)/(P − 1): the mean sign of its differences from the others.
+    If g rewards are greater than a reward, l are less and e are equal (itself included), its rank is g + (e − 1)/2.
+    Since g + e + l = P, the value is (l − g)/(P − 1): the mean sign of its differences from the others.
     """
     signs = (group[:, None] - group[None, :]).sign()  # (P, P)
     return signs.sum(dim=1) / (len(group) - 1)
@@ -200,24 +200,23 @@ NORMALIZATIONS: Registry[Normalization] = Registry(
 def normalize_rewards(
     rewards: "Tensor", method: str = "z_score_clamp", clamp: float = 3.0, mask: "Tensor | None" = None
 ) -> "Tensor":
-    """Normalise the rewards of one query's pointers against one another.
+    """Normalise the rewards of one query's pointers.
 
     * ``z_score``: (r − mean) / std, with the unbiased std
     * ``z_score_clamp``: the same, then clamped to [−clamp, clamp]
-    * ``rank``: from 1 for the best to −1 for the worst in even steps; equal rewards share their mean rank
+    * ``rank``: from 1 for the best to −1 for the worst in even steps; equal rewards get their mean rank
     * ``none``: r
 
-    A group without a signal, of one pointer or of equal rewards, is returned unnormalised whatever the method, as
-    in Lever-Plus's z-scores. Two departures from Lever-Plus: exactly equal rewards count as equal even if rounding
-    gives them a std of 1e-8 (its z-scores of six rewards of 0.3 are all 0.91), and ties in rank are not broken by
-    the order of the pointers.
+    A group without a signal (a single pointer, or equal rewards) is returned unchanged by every method, as in
+    Lever-Plus's z-scores. There are two differences from Lever-Plus: exactly equal rewards count as equal even if their
+    std is 1e-8 due to rounding (in Lever-Plus the z-scores of six rewards of 0.3 are all 0.91), and ties in rank are
+    not broken by the order of the pointers.
 
     Args:
         rewards: [P], the rewards of one group.
         method: One of ``NORMALIZATIONS``.
         clamp: Bound of ``z_score_clamp``.
-        mask: [P] bool, True where a pointer counts. The values of the others, NaN included, are ignored, and they
-            become 0.
+        mask: [P] bool, True where a pointer counts. Other values, which may be NaN, are ignored and returned as 0.
 
     Returns:
         [P], finite, in the dtype of ``rewards`` (float32 for integers).

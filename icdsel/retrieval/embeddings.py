@@ -1,8 +1,8 @@
-"""Embeddings of examples: what the selector, the samplers and the nearest neighbours see.
+"""Embeddings of examples, the input of selectors, samplers and nearest-neighbour search.
 
-An encoder computes raw features of images and questions. They are centred on the training split, if the encoder asks
-for that, and joined as Lever-Plus joins those of CLIP: normalise, mean, normalise. They are cached in a file; an
-interrupted run resumes where it was.
+An encoder computes raw features of images and questions. They are centred on the training split, if the encoder
+requires it, and combined as Lever-Plus combines CLIP's: normalise, mean, normalise. They are cached in a file; an
+interrupted run resumes where it stopped.
 """
 
 import hashlib
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 WIDEST = 2**16
 """The maximum width of vectors in a file."""
-PART_ROWS = 512  # images or questions in a part file: what an interruption costs at most
-STEP = 256  # images or questions that an encoder gets at once: how often the progress bar advances
+PART_ROWS = 512  # images or questions per part file: the most that an interruption can cost
+STEP = 256  # images or questions passed to an encoder per call, after which the progress bar advances
 
 _Item = TypeVar("_Item", bound=Hashable)
 _Embed = Callable[[Sequence[_Item]], tuple[Tensor, dict[int, str]]]
@@ -45,7 +45,7 @@ _Embed = Callable[[Sequence[_Item]], tuple[Tensor, dict[int, str]]]
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Unit vectors of a split, float32 (N, d), in row order: of the images and of the questions."""
+    """Unit vectors of a split's images and questions, float32 (N, d) each, in row order."""
 
     image: Tensor
     question: Tensor
@@ -76,7 +76,7 @@ class Encoded:
     broken: Mapping[int, str] = field(default_factory=dict)
 
     def relative_to(self, train: "Encoded", centred: bool) -> Embeddings:
-        """Unit vectors; if `centred`, of the features minus the mean of the training split. Zeros stay zeros."""
+        """Converts to unit vectors, after subtracting the training split's mean if `centred`. Zeros stay zeros."""
         if not centred:
             return Embeddings(normalize(self.image, dim=-1), normalize(self.question, dim=-1))
         image, question = self.image - train._mean(train.image), self.question - train._mean(train.question)
@@ -84,7 +84,7 @@ class Encoded:
         return Embeddings(normalize(image, dim=-1), normalize(question, dim=-1))
 
     def _mean(self, features: Tensor) -> Tensor:
-        """The mean over the rows whose image can be read, (d)."""
+        """The mean (d) over the rows whose image can be read."""
         if not self.broken:
             return features.mean(0)
         readable = torch.ones(len(features), dtype=torch.bool)
@@ -99,18 +99,18 @@ def encode(
     split: str,
     on_done: Callable[[int], None] | None = None,
 ) -> Encoded:
-    """Raw features of examples, from the cache if they were computed before.
+    """Computes raw features of examples, or reads them from the cache.
 
     An image or question that many examples share is encoded and stored once. Images that could not be read are tried
-    again each time, as a repaired image may have the same size.
+    again every time, because a repaired image may have the same size and thus the same fingerprint.
 
     Args:
         examples: At least one.
         encoder: Computes the features; not used if all of them are cached.
-        cache_dir: The folder of the file, `{split}_embeddings_{fingerprint}.safetensors`. While features are computed,
-            those that are done are beside it, in a folder `….parts`.
+        cache_dir: The folder of the file, `{split}_embeddings_{fingerprint}.safetensors`. During computation, completed
+            parts are stored beside it, in a folder `….parts`.
         split: The name of the split.
-        on_done: Called with the number of further examples that are done.
+        on_done: Called with the number of examples completed since the previous call.
 
     Raises:
         VlmError: The encoder cannot be loaded, or computes features that are not finite.
@@ -129,7 +129,7 @@ def encode(
         return _compute(images, questions, encoder, path, parts, advance)
 
     features = find_or_make(path, f"embeddings of {split}", lambda: _read(path, rows), compute)
-    shutil.rmtree(parts, ignore_errors=True)  # the file is complete: nobody resumes from them any more
+    shutil.rmtree(parts, ignore_errors=True)  # the file is complete, so they are no longer needed
     if not is_new:
         features = _try_again(features, images, encoder, path)
         if on_done:
@@ -142,7 +142,7 @@ def encode(
 
 
 def _distinct(items: Iterable[_Item]) -> tuple[list[_Item], list[int]]:
-    """The items without repetitions, and the place of each item among them."""
+    """Returns the distinct items, and the position of each item among them."""
     place: dict[_Item, int] = {}
     places = [place.setdefault(item, len(place)) for item in items]
     return list(place), places
@@ -151,8 +151,8 @@ def _distinct(items: Iterable[_Item]) -> tuple[list[_Item], list[int]]:
 def _fingerprint(
     examples: Sequence[Example], images: Sequence[Path], image_of: Sequence[int], encoder: "Encoder"
 ) -> str:
-    """The fingerprint of the encoder and its inputs; of images, name, size, and which examples share them count."""
-    sizes = [size_of(image) for image in images]  # the encoder reports those that are missing
+    """A hash of the encoder, the examples, and the images' names and sizes, and which examples share an image."""
+    sizes = [size_of(image) for image in images]  # the encoder reports missing files
     digest = hashlib.sha256(encoder.fingerprint.encode())
     for example, image in zip(examples, image_of, strict=True):
         row = [example.question_id, example.image.name, image, sizes[image], example.question]
@@ -161,7 +161,7 @@ def _fingerprint(
 
 
 def _in_rows(on_done: Callable[[int], None] | None, rows: int, items: int) -> Callable[[int], None]:
-    """Converts numbers of finished items, of `items`, to numbers of rows for `on_done`."""
+    """Returns a callback that converts progress in distinct items to progress in rows, for `on_done`."""
     done = 0
 
     def advance(count: int) -> None:
@@ -178,7 +178,7 @@ def _in_rows(on_done: Callable[[int], None] | None, rows: int, items: int) -> Ca
 
 @dataclass(frozen=True)
 class _Features:
-    """The content of a file: tables (M, d) by name, and why images cannot be read by row."""
+    """The content of a file: tables (M, d) by name, and, by row, why an image cannot be read."""
 
     tables: dict[str, Tensor]
     broken: dict[int, str]
@@ -205,7 +205,7 @@ def _compute(
 def _in_parts(
     kind: str, items: Sequence[_Item], embed: "_Embed[_Item]", parts: Path, name: str, advance: Callable[[int], None]
 ) -> tuple[Tensor, dict[int, str]]:
-    """Features of `items`, (M, d), part by part; parts that exist are not computed again."""
+    """Computes features (M, d) of `items` part by part; existing parts are reused."""
     tables: list[Tensor] = []
     broken: dict[int, str] = {}
     for number, start in enumerate(range(0, len(items), PART_ROWS)):
@@ -231,7 +231,7 @@ def _in_parts(
 
 
 def _try_again(features: _Features, images: Sequence[Path], encoder: "Encoder", path: Path) -> _Features:
-    """Encodes images that could not be read, if they can be read now."""
+    """Encodes the images that could not be read before but can be read now."""
     if not features.broken:
         return features
     places = list(features.broken)
@@ -255,7 +255,7 @@ def _write(path: Path, features: _Features) -> None:
 
 
 def _read(path: Path, rows: Mapping[str, int]) -> _Features | None:
-    """What `_write` wrote; None, with a note, if it is damaged or has other numbers of rows."""
+    """Reads a file written by `_write`; returns None, with a note, if it is damaged or has a wrong number of rows."""
     if not path.is_file():
         return None
     try:
@@ -278,14 +278,14 @@ def _read(path: Path, rows: Mapping[str, int]) -> _Features | None:
 
 
 def read_train_embeddings(path: Path, rows: int) -> Tensor:
-    """Vectors of the training split that were computed elsewhere, float32 (rows, d), as they are in the file.
+    """Reads vectors of the training split that were computed elsewhere, float32 (rows, d), without normalising them.
 
     Args:
         path: Lever-Plus's `query_embeddings.pt` (a bare tensor), or safetensors with one tensor.
         rows: The size of the training split; row i is its i-th example by question_id.
 
     Raises:
-        DataError: The file is missing or damaged, or holds something else.
+        DataError: The file is missing or damaged, or does not contain such vectors.
     """
     expected = f"expected one float tensor [{rows}, d], row i for the i-th training example by question_id"
     if not path.is_file():
@@ -321,7 +321,7 @@ def read_train_embeddings(path: Path, rows: int) -> Tensor:
 
 
 def _no_vectors(path: Path, content: object, expected: str) -> DataError:
-    """The error for a file that holds something other than vectors."""
+    """The error for a file that does not contain vectors."""
     found = describe(content)
     if isinstance(content, Foreign) and "numpy" in found:
         code = (

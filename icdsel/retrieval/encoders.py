@@ -1,4 +1,4 @@
-"""Encoders: what turns images and questions into vectors. A CLIP-like model, or the VLM itself."""
+"""Encoders convert images and questions to vectors: a CLIP-like model, or the VLM itself."""
 
 import hashlib
 import json
@@ -33,24 +33,24 @@ from icdsel.vlm.local.pretrained import (
     uses_kernel,
 )
 
-BATCH = 64  # images or texts that a model reads at once
+BATCH = 64  # images or texts per call of a model
 DECODERS = min(8, os.cpu_count() or 1)  # threads that read images while the device computes
 
-# Texts of these models are padded to the maximum length, and the padding is part of the input: the models were trained
-# like that, and take a text's vector from the last position. Shorter padding or a mask gives meaningless vectors.
+# For these models texts are padded to the maximum length, and the padding is part of the input: the models were trained
+# this way, and take a text's vector from the last position. Shorter padding or a mask leads to meaningless vectors.
 PADDED_TO_THE_END = ("siglip", "siglip2")
 
 
 class Encoder(Protocol):
-    """Gives features of images and texts, all of the same width."""
+    """Computes features of images and texts, all of the same width."""
 
     @property
     def name(self) -> str:
-        """The name that the user gave."""
+        """The name that the user specified."""
 
     @property
     def fingerprint(self) -> str:
-        """Identifies the model's files and everything else that decides its features."""
+        """Identifies the model's files and everything else that determines its features."""
 
     @property
     def centred(self) -> bool:
@@ -58,21 +58,21 @@ class Encoder(Protocol):
 
     @property
     def truncated(self) -> int:
-        """Texts so far that were longer than the model reads, and were cut."""
+        """The number of texts that have been truncated so far."""
 
     def embed_images(self, paths: Sequence[Path]) -> tuple[Tensor, dict[int, str]]:
-        """Float32 (N, d) on the CPU, and position → reason of images that cannot be read; their rows are 0."""
+        """Returns features, float32 (N, d) on the CPU, and position → reason for unreadable images; their rows are 0."""
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Float32 (N, d) on the CPU."""
+        """Returns features, float32 (N, d) on the CPU."""
 
 
 class VlmEncoder:
-    """The features of the VLM itself.
+    """Uses the features of the VLM itself.
 
     Args:
-        open_engine: Gives the engine; called when something is first embedded.
-        identify: Tells the engine's identity, without opening it if possible.
+        open_engine: Opens the engine; called when something is first embedded.
+        identify: Returns the engine's identity, without opening it if possible.
         settings: The settings that the engine is opened with.
         max_image_pixels: Images with more pixels are rejected by the engine.
     """
@@ -93,19 +93,19 @@ class VlmEncoder:
 
     @cached_property
     def engine(self) -> Engine:
-        """The engine, open."""
+        """The engine, opened at first use."""
         return self._open_engine()
 
     @property
     def fingerprint(self) -> str:
-        """Identifies the model's files, its arithmetic and the limits of image sizes."""
+        """Identifies the model's files, its dtype and the limits of image sizes."""
         return _digest(*self._identify(), *self._image_limits)
 
     def embed_images(self, paths: Sequence[Path]) -> tuple[Tensor, dict[int, str]]:
-        """Features of images, float32 (N, d), and position → reason of those that cannot be read.
+        """Returns features of images, float32 (N, d), and position → reason for those that cannot be read.
 
         Raises:
-            VlmError: The engine gives no features of single images.
+            VlmError: The engine does not compute features of single images.
         """
         if not self.engine.can_embed:
             raise VlmError(
@@ -120,17 +120,17 @@ class VlmEncoder:
 
 
 class ClipEncoder:
-    """A CLIP-like model: any model of transformers with `get_image_features` and `get_text_features`.
+    """A CLIP-like model: any transformers model with `get_image_features` and `get_text_features`.
 
     The weights are loaded when something is first embedded, so they are not loaded if all embeddings are cached.
 
     Args:
-        name: The name that the user gave.
+        name: The name that the user specified.
         folder: The folder with its files.
         config: The model's configuration.
         device: The device that it runs on.
         max_image_pixels: Images with more pixels are rejected.
-        dtype: Its arithmetic; the features are always float32.
+        dtype: The dtype that it computes in; the features are always float32.
     """
 
     centred = False
@@ -151,11 +151,11 @@ class ClipEncoder:
 
         with _explained(self.name):
             require_weights(self._folder, AutoModel, self._config)
-            # Weights older than safetensors are read by torch with `weights_only`, which is transformers' default.
+            # Weights in a format older than safetensors are read by torch with `weights_only`, transformers' default.
             model, notes = AutoModel.from_pretrained(
                 str(self._folder), dtype=self.dtype, output_loading_info=True, **SAFE_LOADING
             )
-            if notes["missing_keys"]:  # these would be random
+            if notes["missing_keys"]:  # these would be initialised at random
                 missing = sorted(notes["missing_keys"])
                 raise ValueError(f"its files lack {len(missing)} tensors, first {missing[0]}.")
         return model.to(self.device).eval()
@@ -167,7 +167,7 @@ class ClipEncoder:
         with _explained(self.name):
             processor = AutoProcessor.from_pretrained(str(self._folder), **SAFE_LOADING)
             known, wanted = len(processor.tokenizer), self._config.text_config.vocab_size
-            if known < wanted / 2:  # transformers makes an empty tokenizer if the files are missing
+            if known < wanted / 2:  # transformers creates an empty tokenizer if the files are missing
                 raise ValueError(f"its tokenizer has {known} tokens of {wanted}: tokenizer.json is missing or wrong.")
         return processor
 
@@ -175,7 +175,7 @@ class ClipEncoder:
 
     @torch.inference_mode()
     def embed_images(self, paths: Sequence[Path]) -> tuple[Tensor, dict[int, str]]:
-        """Projected image features, float32 (N, d), and position → reason of images that cannot be read."""
+        """Returns projected image features, float32 (N, d), and position → reason for images that cannot be read."""
         features = torch.zeros(len(paths), self._width)
         broken: dict[int, str] = {}
         start = 0
@@ -189,11 +189,11 @@ class ClipEncoder:
         return features, broken
 
     def _prepared(self, paths: Sequence[Path]) -> Iterator[list[dict[str, Tensor] | str]]:
-        """The model's inputs for the images (or why they cannot be read), in batches.
+        """Yields batches of the model's inputs, with the reason in place of an image that cannot be read.
 
-        While the device computes a batch, threads prepare the next ones. Pictures are not kept longer than that.
+        While the device computes a batch, threads prepare the next two. Decoded images are not kept.
         """
-        _ = self._processor  # loads it here, not in many threads at once
+        _ = self._processor  # loads it here rather than in several threads at once
         threads = ThreadPoolExecutor(DECODERS)
         try:
             ahead = deque(threads.submit(self._prepare, path) for path in paths[: 2 * BATCH])
@@ -215,7 +215,7 @@ class ClipEncoder:
 
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Projected text features, float32 (N, d); texts longer than the model reads are cut and counted."""
+        """Returns projected text features, float32 (N, d). Texts that are too long are truncated and counted."""
         parts = []
         for start in range(0, len(texts), BATCH):
             inputs = self._tokens(list(texts[start : start + BATCH]))
@@ -234,19 +234,19 @@ class ClipEncoder:
     # ---- both ----
 
     def _features(self, embed: Callable[..., Any], inputs: dict[str, Tensor]) -> Tensor:
-        """The features that `embed` computes, float32 (B, d) on the CPU."""
+        """Calls `embed` and returns its features, float32 (B, d) on the CPU."""
         placed = {
             key: value.to(self.device, self.dtype) if value.is_floating_point() else value.to(self.device)
             for key, value in inputs.items()
         }
         output = embed(**placed)
-        # A tensor, or (in transformers 5) an output whose pooled vector is the projected one.
+        # It is a tensor, or (in transformers 5) an output object whose pooled vector is the projected one.
         features: Tensor = output if isinstance(output, Tensor) else output.pooler_output
         return features.float().cpu()
 
     @cached_property
     def _width(self) -> int:
-        """d, which is not in every model's configuration."""
+        """The width d, which not every model's configuration contains."""
         return int(self.embed_texts([""]).shape[1])
 
 
@@ -262,8 +262,8 @@ def load_clip(
         dtype: float32 as in Lever-Plus, or bfloat16 for speed.
 
     Raises:
-        VlmError: There is no such model, or it does not embed both images and texts. Weights that cannot be loaded
-            raise it when something is first embedded.
+        VlmError: There is no such model, or it does not embed both images and texts. If the weights cannot be loaded,
+            it is raised only when something is first embedded.
     """
     from transformers import MODEL_MAPPING, AutoConfig
 
@@ -287,7 +287,7 @@ def load_clip(
 
 @contextmanager
 def _explained(name: str) -> Iterator[None]:
-    """Turns what transformers raises for a model that cannot be loaded into an error for the user."""
+    """Converts exceptions of transformers for a model that cannot be loaded to errors for the user."""
     try:
         with quiet():
             yield

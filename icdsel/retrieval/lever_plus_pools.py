@@ -1,7 +1,7 @@
 """Lever-Plus's training queries ("anchors") and candidate pools, reproduced exactly.
 
-Rows are ranks by question_id in the training split. All draws come from Python's generator, seeded for each list.
-Lever-Plus searches with faiss, which leaves the order of equal similarities open; here the lower row comes first.
+Rows are ranks by question_id in the training split. All draws use Python's generator, which is seeded once per list.
+Lever-Plus searches with faiss, which does not define the order of equal similarities; here the lower row comes first.
 """
 
 import random
@@ -14,10 +14,10 @@ from icdsel.retrieval.neighbours import nearest_rows
 
 
 def anchors(total: int, count: int, seed: int = 42) -> list[int]:
-    """The `count` queries that are drawn from `total` training examples.
+    """Draws `count` queries from `total` training examples.
 
     Raises:
-        DataError: There are fewer training examples than that.
+        DataError: There are fewer than `count` training examples.
     """
     if count > total:
         raise DataError(
@@ -27,9 +27,9 @@ def anchors(total: int, count: int, seed: int = 42) -> list[int]:
 
 
 def random_pools(anchors: Sequence[int], total: int, size: int, seed: int = 42) -> list[list[int]]:
-    """A random pool for each anchor; a pool that holds its anchor is drawn again.
+    """Draws a random pool for each anchor; a pool that contains its anchor is drawn again.
 
-    One generator draws all pools, so each depends on the anchors before it.
+    All pools are drawn from one generator, so each depends on the previous anchors.
 
     Raises:
         DataError: There are too few training examples.
@@ -46,14 +46,14 @@ def random_pools(anchors: Sequence[int], total: int, size: int, seed: int = 42) 
 
 
 def similarity_pools(anchors: Sequence[int], features: Tensor, size: int) -> list[list[int]]:
-    """The rows most similar to each anchor by inner product, best first.
+    """Finds the rows most similar to each anchor by inner product, best first.
 
-    Lever-Plus finds `size` + 1 rows and drops the first, which it takes for the anchor. Where other rows have the same
+    Lever-Plus finds `size` + 1 rows and drops the first, assuming that it is the anchor. If other rows have the same
     features (in VQAv2 about five questions share an image), the anchor can remain in its own pool.
 
     Args:
         anchors: Rows of the queries.
-        features: (N, d), of the whole training split; Lever-Plus's are normalised CLIP ViT-L/14 features.
+        features: Features of the whole training split (N, d); Lever-Plus uses normalised CLIP ViT-L/14 features.
         size: Rows in a pool.
 
     Raises:

@@ -12,23 +12,23 @@ from icdsel.retrieval.topk import stable_topk
 if TYPE_CHECKING:
     from icdsel.retrieval.pools import Pools
 
-_SIMILARITIES = 2**26  # computed at once: 256 MiB
-_QUERIES = 256  # whose pools are searched at once
+_SIMILARITIES = 2**26  # maximum number of similarities computed at once: 256 MiB
+_QUERIES = 256  # number of queries whose pools are searched at once
 
 
 def nearest_rows(
     queries: Tensor, candidates: Tensor, count: int, excluded: Sequence[AbstractSet[int]], chunk: int | None = None
 ) -> Iterator[list[int]]:
-    """For each query the `count` rows of `candidates` with the highest dot product, best first.
+    """Yields, for each query, the `count` rows of `candidates` with the highest dot product, best first.
 
-    Ties go to the lower row. Fewer rows are returned if fewer are left.
+    Ties go to the lower row. A query gets fewer rows if exclusion leaves fewer.
 
     Args:
         queries: (Q, d).
         candidates: (N, d).
         count: Rows per query.
-        excluded: For each query the rows that it must not get.
-        chunk: Queries compared at once; by default as many as keep the similarities within 256 MiB.
+        excluded: For each query, the rows that it must not get.
+        chunk: Queries compared at once; by default, the largest number whose similarities fit into 256 MiB.
     """
     chunk = chunk or max(1, _SIMILARITIES // max(1, len(candidates)))
     for at in range(0, len(queries), chunk):
@@ -41,7 +41,7 @@ def nearest_rows(
 
 
 def nearest_in_pools(queries: Tensor, candidates: Tensor, count: int, pools: "Pools") -> Iterator[list[int]]:
-    """For each query the `count` rows of its pool with the highest dot product, best first.
+    """Yields, for each query, the `count` rows of its pool with the highest dot product, best first.
 
     Ties go to the row that comes first in the pool.
 

@@ -1,4 +1,4 @@
-"""The rules by which samplers draw: icdsel's, where every query is on its own, and Lever-Plus's."""
+"""The rules by which samplers draw: icdsel's, where each query is independent of the others, and Lever-Plus's."""
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,16 +16,16 @@ from icdsel.retrieval.samplers import Kind, Sampler
 
 @dataclass(frozen=True, eq=False)
 class PoolRequest:
-    """The queries that need pools.
+    """A request for the pools of several queries.
 
     Attributes:
         queries: The queries.
         own_rows: The row of each query in the training split; None for a query of another split.
         total: Size of the training split.
         size: Size of a pool.
-        excluded: For each query the rows that may not be in its pool.
-        similar: Gives the embeddings of the queries and of the training split.
-        seed: What random draws depend on.
+        excluded: For each query, the rows that must not be in its pool.
+        similar: Returns the embeddings of the queries and of the training split.
+        seed: The seed of random draws.
     """
 
     queries: Sequence[Example]
@@ -38,7 +38,7 @@ class PoolRequest:
 
     @cached_property
     def embeddings(self) -> tuple[Embeddings, Embeddings]:
-        """Of the queries and of the training split, computed when a sampler needs them."""
+        """Embeddings of the queries and of the training split, computed when a sampler first needs them."""
         return self.similar()
 
 
@@ -47,8 +47,8 @@ class PoolRules:
     """Rules by which a sampler draws.
 
     Attributes:
-        name: What users type.
-        pools: The pool of each query.
+        name: The name that users type.
+        pools: Returns the pool of each query.
     """
 
     name: str
@@ -57,7 +57,7 @@ class PoolRules:
 
 @dataclass(frozen=True)
 class _Draws:
-    """Draws by icdsel's rules: they depend on the seed and the query alone, and leave out what is excluded."""
+    """Draws by icdsel's rules: they depend only on the seed and the query, and omit excluded rows."""
 
     request: PoolRequest
 
@@ -75,7 +75,7 @@ class _Draws:
 
 @dataclass(frozen=True)
 class _LeverPlusDraws:
-    """Draws by Lever-Plus's rules: they depend on all queries and their order, and exclude (nearly) nothing."""
+    """Draws by Lever-Plus's rules: they depend on all queries and their order, and may include excluded rows."""
 
     own_rows: Sequence[int]
     request: PoolRequest
@@ -93,7 +93,7 @@ def _icdsel(sampler: Sampler, request: PoolRequest) -> Iterable[list[int]]:
 
 
 def _lever_plus(sampler: Sampler, request: PoolRequest) -> Iterable[list[int]]:
-    """Lever-Plus has pools of training queries only; others get icdsel's."""
+    """Lever-Plus builds pools for training queries only; other queries get icdsel's pools."""
     own_rows = [row for row in request.own_rows if row is not None]
     if len(own_rows) < len(request.queries):
         return _icdsel(sampler, request)
@@ -107,7 +107,7 @@ def _lever_plus(sampler: Sampler, request: PoolRequest) -> Iterable[list[int]]:
 POOL_RULES = Registry("rules for pools", (PoolRules("icdsel", _icdsel), PoolRules("lever-plus", _lever_plus)))
 """The rules, by the name that `--pool-rules` takes.
 
-To add some, write a function that calls `sampler.pools` with draws of your own (an object with the methods of
-`icdsel.retrieval.samplers.Draws`), call `POOL_RULES.add(PoolRules("my-rules", my_pools))`, and add the name to the
+To add rules, write a function that calls `sampler.pools` with your own implementation of
+`icdsel.retrieval.samplers.Draws`, call `POOL_RULES.add(PoolRules("my-rules", my_pools))`, and add the name to the
 setting `data.pool_rules`.
 """

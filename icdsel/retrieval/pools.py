@@ -1,7 +1,7 @@
-"""The candidate pool of a query: which training examples its ICDs may be chosen from.
+"""The candidate pool of a query: the training examples that its ICDs may be chosen from.
 
-RL data, training and inference use the same pools. A query is never in its own pool, and no example is in a pool
-twice. Rows are ranks by question_id in the training split.
+RL data, training and inference use the same pools. A query is never in its own pool, and a pool never contains an
+example twice. Rows are ranks by question_id in the training split.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,11 +21,11 @@ from icdsel.settings.tables import DataSettings
 
 
 class Pools(Sequence[Sequence[int]]):
-    """The pools of Q queries: `pools[q]` are rows of the training split, `batch` gives tensors.
+    """The pools of Q queries: `pools[q]` are rows of the training split, `batch` returns tensors.
 
     Attributes:
-        shared: Whether every pool is the whole training split, less the rows excluded for the query.
-        excluded: For each query the rows that are not in its pool.
+        shared: Whether every pool is the whole training split without the rows excluded for the query.
+        excluded: For each query, the rows that must not be in its pool.
     """
 
     def __init__(self, total: int, excluded: Sequence[AbstractSet[int]], rows: Sequence[Sequence[int]] | None) -> None:
@@ -49,11 +49,11 @@ class Pools(Sequence[Sequence[int]]):
         return min(map(len, self._rows), default=self._total)
 
     def batch(self, at: int, count: int) -> tuple[Tensor, Tensor]:
-        """The pools of the queries `at` to `at + count`.
+        """Returns the pools of queries `at` to `at + count` (exclusive) as tensors.
 
         Returns:
-            Rows, int64 (B, K), 0 where padded; (1, N), the whole training split, if the pools are shared. And the mask,
-            bool (B, K), True where there is a candidate.
+            Rows, int64 (B, K), 0 where padded, or (1, N), the whole training split, if the pools are shared; and the
+            mask, bool (B, K), True where there is a candidate.
         """
         queries = range(at, min(at + count, len(self)))
         if self._rows is None:
@@ -77,21 +77,22 @@ def build_pools(
     settings: DataSettings,
     broken: AbstractSet[int] = frozenset(),
 ) -> Pools:
-    """The pool of each query, `settings.pool_size` rows of the training split.
+    """Builds the pool of each query: `settings.pool_size` rows of the training split.
 
-    By icdsel's rules a query's pool depends only on the seed and the query. By Lever-Plus's rules the pools of training
-    queries are those that it draws for these queries in this order, without repeated rows and the query itself.
+    By icdsel's rules, a query's pool depends only on the seed and the query. By Lever-Plus's rules, the pools of
+    training queries are those that Lever-Plus draws for these queries in this order, without repeated and excluded
+    rows.
 
     Args:
         queries: The queries.
         train: The training split.
-        similar: Gives the embeddings of the queries and of the training split; called only if the sampler needs them.
+        similar: Returns the embeddings of the queries and of the training split; called only if the sampler needs them.
         settings: Sampler, size, rules and seed.
-        broken: Rows that may be in no pool because their image cannot be read.
+        broken: Rows to exclude from all pools because their image cannot be read.
 
     Raises:
-        DataError: the training split is too small for the pool.
-        SettingsError: there is no sampler of this name.
+        DataError: The training split is too small for the pool.
+        SettingsError: There is no sampler of this name.
     """
     sampler, rules = SAMPLERS.named(settings.sampler), POOL_RULES.named(settings.pool_rules)
     excluded = [_excluded(query, train, settings.exclude_same_image) | broken for query in queries]

@@ -1,4 +1,4 @@
-"""Samplers: how the candidates of a query are drawn from the training split. Loads no torch."""
+"""Samplers: how the candidates of a query are drawn from the training split. Does not import torch."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ Kind = Literal["image", "question", "both"]
 
 
 class Draws(Protocol):
-    """What samplers combine: for each query, in order, rows of the training split that it may get as candidates."""
+    """The draws that samplers combine: for each query, in order, rows of the training split that may be candidates."""
 
     def random(self, count: int) -> Iterable[list[int]]:
         """`count` different rows, drawn uniformly."""
@@ -21,7 +21,7 @@ class Draws(Protocol):
 
 
 Sample = Callable[[Draws, int], Iterable[list[int]]]
-"""The pool of each query, of the given size, from draws."""
+"""Returns the pool of each query from draws and the pool size."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class Sampler:
     """A way to draw pools.
 
     Attributes:
-        name: What users type.
-        pools: The pools by icdsel's rules: as many different rows as asked for.
+        name: The name that users type.
+        pools: Returns pools of the given number of distinct rows.
         needs_embeddings: Whether it calls `Draws.nearest`, so that results depend on the sampler's encoder.
-        lever_plus_pools: The pools by Lever-Plus's rules (`--pool-rules lever-plus`), if they combine draws in another
-            way. Such a pool may repeat rows and hold the query; both is removed afterwards.
+        lever_plus_pools: Replaces `pools` under Lever-Plus's rules (`--pool-rules lever-plus`), if these combine draws
+            differently. Such a pool may contain repeated rows and the query; these are removed afterwards.
     """
 
     name: str
@@ -55,7 +55,7 @@ def _by_image(draws: Draws, size: int) -> Iterable[list[int]]:
 
 
 def _mixed(draws: Draws, size: int) -> Iterator[list[int]]:
-    """Half at random, then a quarter by image, then the rest by question, each the best that the pool lacks so far."""
+    """Half at random, a quarter by image, the rest by question; each part takes the best rows not yet in the pool."""
     parts = draws.random(size // 2), draws.nearest("image", size), draws.nearest("question", size)
     for pool, by_image, by_question in zip(*parts, strict=True):
         pool += [row for row in by_image if row not in pool][: size // 4]
@@ -65,7 +65,7 @@ def _mixed(draws: Draws, size: int) -> Iterator[list[int]]:
 
 def _mixed_as_lever_plus(draws: Draws, size: int) -> Iterator[list[int]]:
     """Half at random, then by image, then a quarter by question: 32, 16 and 16 of 64. Rows may repeat."""
-    # Its ratios are, in this order, random 0.5, text 0.25, image 0.25; the last part takes what rounding leaves.
+    # Lever-Plus's ratios are random 0.5, text 0.25, image 0.25, in this order; rounding is made up in the last part.
     drawn, by_question = size // 2, size // 4
     parts = (
         draws.random(drawn),
@@ -87,19 +87,20 @@ SAMPLERS = Registry(
 )
 """The samplers, by the name that `--sampler` takes.
 
-To add one, write a function that gives pools and call `SAMPLERS.add(Sampler("near-and-far", near_and_far))`:
+To add one, write a function that yields pools and call `SAMPLERS.add(Sampler("near-and-far", near_and_far))`:
 
     def near_and_far(draws: Draws, size: int) -> Iterator[list[int]]:
         for near, far in zip(draws.nearest("both", size), draws.random(size), strict=True):
             yield list(dict.fromkeys(near[: size // 2] + far))[:size]
 
-* It yields one pool per query: `size` rows of the training split, none of them twice. No draw holds what a query must
-  not get: itself, examples of its image, broken images.
-* Their order counts: it is that of `candidate_pool_ids` in the RL data, and decides between equal similarities.
-* With `needs_embeddings=False` it may call `draws.random` only.
+* It yields one pool per query: `size` distinct rows of the training split. Draws never contain excluded rows: the query
+  itself, examples of its image (unless the setting allows them), unreadable images.
+* The order of rows matters: it is the order of `candidate_pool_ids` in the RL data, and breaks ties between equal
+  similarities.
+* With `needs_embeddings=False` it may call only `draws.random`.
 * A name consists of lower-case words joined by dashes. Files are named after it: the RL data of `near-and-far` is
   `rl_data_NearAndFarSampler_<Model>.jsonl`.
 
-Import the file in which you do so before the command line runs, for example from a script that calls
+Import the module that does this before the command line runs, for example in a script that calls
 `icdsel.__main__.main()`.
 """

@@ -1,6 +1,6 @@
-"""The largest values of each row, with ties broken by the lower index, so that equal inputs give equal choices.
+"""Top-k with ties broken by the lower index, so that equal inputs lead to equal choices.
 
-`torch.topk` does not say which of several equal values it returns. A stable sort does, but takes many times longer on
+`torch.topk` does not specify which of several equal values it returns. A stable sort does, but is many times slower on
 rows of hundreds of thousands of values.
 """
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def stable_topk(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` largest values of each row, largest first; of equal values those with the lowest index.
+    """Finds the `count` largest values of each row, largest first; ties go to the lowest index.
 
     Args:
         values: (B, N), without NaN.
@@ -23,7 +23,7 @@ def stable_topk(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     best = values.topk(min(count + 1, size), dim=1)
     indices = best.indices[:, :count].sort(dim=1).values  # ascending within a row
     if count < size:
-        tied = best.values[:, count - 1] == best.values[:, count]  # (B,): the last value kept equals one left out
+        tied = best.values[:, count - 1] == best.values[:, count]  # (B,): the last kept value equals a dropped one
         for b in tied.nonzero().flatten().tolist():
             indices[b] = _lowest(values[b], best.values[b, count - 1], count)
     found = values.gather(1, indices)
