@@ -61,7 +61,7 @@ class Encoder(Protocol):
         """The number of texts that have been truncated so far."""
 
     def embed_images(self, paths: Sequence[Path]) -> tuple[Tensor, dict[int, str]]:
-        """Returns features, float32 (N, d) on the CPU, and position → reason for unreadable images; their rows are 0."""
+        """Returns features, float32 (N, d) on the CPU, and position → reason for failed images, whose rows are 0."""
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Returns features, float32 (N, d) on the CPU."""

@@ -1,4 +1,4 @@
-"""Devices and dtypes by the names that settings have for them."""
+"""Converts the names of devices and dtypes in settings to torch's."""
 
 import torch
 
@@ -6,7 +6,7 @@ from icdsel.settings import devices
 
 
 def resolve_device(name: str, flag: str = "--device") -> torch.device:
-    """The device that the setting of a flag names on this machine.
+    """Converts the name of a device, from the setting behind `flag`, to a device of this machine.
 
     Raises:
         SettingsError: The name is unknown, or this machine has no such GPU.
@@ -15,6 +15,6 @@ def resolve_device(name: str, flag: str = "--device") -> torch.device:
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The dtype of this name; `auto` is bfloat16 on a GPU and float32 on a CPU."""
+    """Converts the name of a dtype; `auto` is bfloat16 on a GPU and float32 on a CPU."""
     automatic = torch.bfloat16 if device.type == "cuda" else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(name, automatic)

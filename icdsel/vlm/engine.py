@@ -3,7 +3,7 @@
 To add an engine, subclass `Engine`: `name`, `fingerprint` and `answer` are required, everything else has a default.
 Then register a function that opens it, see `icdsel.vlm.engines`.
 
-An engine does not deal with failures. It raises, or returns answers with an `error`; retries, smaller batches, timeouts
+An engine does not handle failures. It raises, or returns answers with an `error`; retries, smaller batches, timeouts
 and the limit of failed calls are the same for every engine (`icdsel.vlm.supervision`).
 """
 
@@ -36,16 +36,16 @@ class Request:
 class Engine(Protocol):
     """Runs a vision-language model.
 
-    For any batch, order or cache state the answers are those of one prompt at a time.
+    The answer to a prompt does not depend on its batch, the order of requests or the state of caches.
 
     Attributes:
-        name: What the user calls the model.
-        fingerprint: Identifies the weights and everything else that decides how a prompt is read. Results are reused
-            only if it is the same.
-        dtype: Arithmetic of the model, such as "float32" or "bfloat16"; part of a result's identity.
+        name: The model's name, as the user specified it.
+        fingerprint: Identifies the weights and everything else that determines how a prompt is processed. Results are
+            reused only if it is the same.
+        dtype: The dtype that the model computes in, such as "float32" or "bfloat16"; part of a result's identity.
         device: Where the model runs, as a label for logs.
         chunk: Number of requests that are planned together (`batches`).
-        can_score_references: Whether answers carry the log-probs of a request's references.
+        can_score_references: Whether answers include the log-probs of a request's references.
         can_embed: Whether `embed_images` and `embed_texts` work.
     """
 
@@ -61,29 +61,29 @@ class Engine(Protocol):
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
         """Answers requests in one call of the model.
 
-        A request that fails by itself (an image that cannot be read, say) gets an answer with an `error`. Anything
-        raised is taken for a failure of the whole batch, which is then split. A `UserError` ends the command.
+        If a single request fails, for example because an image cannot be read, its answer has an `error`. An exception
+        counts as a failure of the whole batch, which is then split; but a `UserError` ends the command.
         """
 
     def batches(self, requests: Sequence[Request], upcoming: Sequence[Request] = ()) -> Iterable[Sequence[int]]:
-        """Groups requests into the batches that `answer` is best called with, in the best order.
+        """Groups requests into efficient batches for `answer`, in an efficient order.
 
         Args:
-            requests: What will be answered now; an engine may load what it needs for them.
-            upcoming: What will be answered next; an engine may begin to load what it needs for them.
+            requests: The requests that will be answered now; an engine may load their images here.
+            upcoming: The requests that will be answered next; an engine may start to load their images.
 
         Returns:
-            Positions in `requests`, each of them once.
+            Batches of positions in `requests`; each position occurs exactly once.
         """
         del upcoming
         return [range(len(requests))] if requests else []
 
     def embed_images(self, paths: Sequence[Path]) -> "tuple[Tensor, dict[int, str]]":
-        """Features of images, float32 (N, d) on the CPU; position → reason of those that failed, whose rows are 0."""
+        """Returns features, float32 (N, d) on the CPU, and position → reason for failed images, whose rows are 0."""
         raise NotImplementedError
 
     def embed_texts(self, texts: Sequence[str]) -> "Tensor":
-        """Features of texts, float32 (N, d) on the CPU, of the same width as those of images."""
+        """Returns features of texts, float32 (N, d) on the CPU, of the same width as those of images."""
         raise NotImplementedError
 
     def release_memory(self) -> None:
@@ -91,5 +91,5 @@ class Engine(Protocol):
         return
 
     def advice(self) -> str | None:
-        """How the user could make the work so far faster, such as a larger cache; None if there is nothing to say."""
+        """How the user could speed up work like this, such as by a larger cache; None if there is no advice."""
         return None

@@ -1,4 +1,4 @@
-"""The engines by name, and the function that opens one. Loads no torch.
+"""The engines by name, and the function that opens one. Does not import torch.
 
 To add an engine, write a function that returns an `Engine` (`icdsel.vlm.engine`) and register it:
 
@@ -20,13 +20,13 @@ from icdsel.vlm.time_limit import CallTimer
 Opener = Callable[[VlmSettings, int, CallTimer], Engine]
 """Opens an engine.
 
-It takes the settings, the largest number of pixels of an image that is read, and the timer of calls. `answer` is timed
-by the supervision; other calls that may hang, such as encoding images, are made `with timer.call():`.
+It takes the settings, the maximum number of pixels per image, and the timer of calls. The supervision limits the time
+of `answer`; the engine must wrap other calls that may hang, such as encoding images, in `with timer.call():`.
 """
 
 
 class EngineIdentity(NamedTuple):
-    """What the results of an engine depend on, besides its settings: `Engine.fingerprint` and `Engine.dtype`."""
+    """What an engine's results depend on besides the settings: `Engine.fingerprint` and `Engine.dtype`."""
 
     fingerprint: str
     dtype: str
@@ -37,9 +37,9 @@ class EngineKind:
     """An entry of `ENGINES`.
 
     Attributes:
-        name: What users type.
-        open: Opens an engine.
-        identify: Tells the identity of an engine without opening it, which may take minutes; None if it cannot.
+        name: The name that users type.
+        open: Opens the engine, which may take minutes.
+        identify: Returns the engine's identity without opening it; None if this is impossible.
     """
 
     name: str
@@ -77,14 +77,14 @@ ENGINES: Registry[EngineKind] = Registry(
     "engine",
     [
         EngineKind("auto", _automatic, _identify),  # by the model's class
-        EngineKind("qwen-vl", _qwen_vl, _identify),  # Qwen2.5-VL: images and shared prefixes are computed once
+        EngineKind("qwen-vl", _qwen_vl, _identify),  # Qwen2.5-VL: images and shared prefixes are processed once
         EngineKind("transformers", _transformers),  # any model, through its own processor and `generate`
     ],
 )
 
 
 def open_engine(settings: VlmSettings, max_image_pixels: int) -> SupervisedEngine:
-    """Opens the engine that the settings name, under supervision.
+    """Opens the engine selected by the settings, with supervision.
 
     Args:
         settings: The model, and how it is run.
@@ -100,7 +100,7 @@ def open_engine(settings: VlmSettings, max_image_pixels: int) -> SupervisedEngin
 
 
 def identify_engine(settings: VlmSettings) -> EngineIdentity | None:
-    """The identity of the engine that `open_engine` would open; None if it has to be opened for that.
+    """The identity of the engine that `open_engine` would open; None if it is known only after opening.
 
     Raises:
         SettingsError: There is no engine of this name.

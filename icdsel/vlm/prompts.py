@@ -1,4 +1,4 @@
-"""ICDs and a query become chat messages. Pure: images are passed through untouched.
+"""Converts ICDs and a query to chat messages. Images are passed through unchanged, whatever their type.
 
 To add a layout, write a function that turns ICDs and a query into turns, and register it:
 
@@ -14,11 +14,11 @@ from icdsel.registry import Registry
 from icdsel.settings.tables import VlmSettings
 
 Message = dict[str, Any]
-"""A turn in the form of chat templates: a `role`, and `content`, a list of parts of the type "image" or "text"."""
+"""A turn in the format of chat templates: `role`, and `content`, a list of parts of type "image" or "text"."""
 
 
 class Shown(Protocol):
-    """What a prompt shows of an example: an image (of any kind), a question, and an answer if it is an ICD."""
+    """The parts of an example that a prompt shows: an image (of any type), a question, and for an ICD the answer."""
 
     @property
     def image(self) -> Any: ...  # noqa: D102
@@ -33,8 +33,8 @@ class Layout:
     """An entry of `LAYOUTS`.
 
     Attributes:
-        name: What users type.
-        turns: Makes the turns of a prompt, without the system turn, from ICDs in prompt order, the query and the style.
+        name: The name that users type.
+        turns: Converts ICDs in prompt order, the query and the style to a prompt's turns, without the system turn.
         ignores: Settings that have no effect in this layout.
     """
 
@@ -48,10 +48,10 @@ class PromptStyle:
     """How ICDs and query are worded and laid out.
 
     Attributes:
-        system: The system turn; empty leaves it to the model's own template.
+        system: The text of the system turn; if empty, the model's chat template decides.
         icd_template: The text of an ICD with its answer.
         query_template: The text of a query, or of an ICD without its answer.
-        layout: How the texts and images become turns.
+        layout: How texts and images are arranged in turns.
     """
 
     system: str
@@ -61,7 +61,7 @@ class PromptStyle:
 
     @classmethod
     def of(cls, settings: VlmSettings) -> "PromptStyle":
-        """The style that the settings name.
+        """Creates the style from the settings.
 
         Raises:
             SettingsError: There is no layout of this name.
@@ -79,12 +79,12 @@ class PromptStyle:
 
 
 def harmless(text: str) -> str:
-    """A text from a dataset without chat markup, so that a question cannot end a turn or add an image."""
+    """Neutralises chat markup in a text from a dataset, so that a question cannot end a turn or add an image."""
     return text.replace("<|", "< |")
 
 
 def _fill(template: str, question: str, answer: str) -> str:
-    """A template with its placeholders replaced literally (braces in a question stay), stripped as in Lever-Plus."""
+    """Fills a template's placeholders, leaving other braces as they are, and strips spaces as Lever-Plus does."""
     texts = {"{question}": harmless(question), "{answer}": harmless(answer)}
     return re.sub(r"\{question\}|\{answer\}", lambda match: texts[match[0]], template).strip(" ")
 
@@ -99,17 +99,17 @@ def chat_messages(icds: Sequence[Shown], query: Shown, style: PromptStyle) -> li
 
 
 def turn(role: str, *parts: Message) -> Message:
-    """A turn of "system", "user" or "assistant"."""
+    """Creates a turn; `role` is "system", "user" or "assistant"."""
     return {"role": role, "content": list(parts)}
 
 
 def text(content: str) -> Message:
-    """A part of a turn that is a text."""
+    """Creates a text part of a turn."""
     return {"type": "text", "text": content}
 
 
 def image(example: Shown) -> Message:
-    """A part of a turn that is an example's image."""
+    """Creates an image part of a turn, from an example."""
     return {"type": "image", "image": example.image}
 
 

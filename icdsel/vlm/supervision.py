@@ -1,7 +1,7 @@
 """Supervision of an engine's calls: retries, smaller batches, timeouts, and the limit of failed calls.
 
-It is the same for every engine, and the only place that handles failed calls. A failed call is recorded as one, with
-its reason; it never becomes a wrong answer.
+It is the same for every engine, and the only place that handles failed calls. A failed call is recorded as failed, with
+the reason; it never counts as a wrong answer.
 """
 
 from collections import deque
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 OnAnswers = Callable[[Mapping[int, Answer]], None]
 FEW_CALLS = 32
-"""Of fewer calls than these, as many may fail as of these."""
+"""The share of failed calls is relative to at least this number of calls, so that early failures weigh less."""
 
 
 class SupervisedEngine(Engine):
-    """An engine whose calls may fail.
+    """Wraps an engine whose calls may fail.
 
     Args:
         engine: The engine, also available as an attribute.
-        timer: The time limit of calls.
-        max_failed: The share of requests that may fail; above it the run stops.
+        timer: Limits the time of calls.
+        max_failed: The share of requests that may fail; if it is exceeded, the run stops.
     """
 
     def __init__(self, engine: Engine, timer: CallTimer, max_failed: float) -> None:
@@ -39,17 +39,17 @@ class SupervisedEngine(Engine):
         self.can_score_references, self.can_embed = engine.can_score_references, engine.can_embed
         self._requests = 0  # so far
         self._failures: list[str] = []
-        self._most_at_once: int | None = None  # requests of a batch, once the memory was insufficient for more
+        self._most_at_once: int | None = None  # maximum batch size, set after memory was insufficient
 
     def answer(self, requests: Sequence[Request], on_answers: OnAnswers | None = None) -> list[Answer]:
-        """Answers every request; one that fails twice carries its error.
+        """Answers every request; the answer to one that fails twice has an error.
 
         Args:
             requests: The requests.
-            on_answers: Called with answers as they come, by their position in `requests`.
+            on_answers: Called with new answers, by their position in `requests`, as soon as they are available.
 
         Raises:
-            CallsError: More requests failed so far than `max_failed` allows, or the device hangs.
+            CallsError: More requests have failed so far than `max_failed` allows, or the device hangs.
         """
         answers: dict[int, Answer] = {}
         for start in range(0, len(requests), self.chunk):
@@ -61,13 +61,13 @@ class SupervisedEngine(Engine):
         return [answers[i] for i in range(len(requests))]
 
     def _answer_chunk(self, requests: Sequence[Request], start: int) -> Iterator[dict[int, Answer]]:
-        """The answers of the chunk that begins at `start`, by their position in `requests`."""
+        """Yields the answers to the chunk that begins at `start`, by their position in `requests`."""
         chunk, upcoming = (requests[at : at + self.chunk] for at in (start, start + self.chunk))
         failed: list[int] = []
         for new in self._answer_batches(chunk, list(self.engine.batches(chunk, upcoming))):
             failed += [i for i, answer in new.items() if answer.error is not None]
             yield {start + i: answer for i, answer in new.items() if answer.error is None}
-        for i in failed:  # again, alone: the cause may be another request of the batch, or be gone
+        for i in failed:  # retried alone: the cause may be another request of the batch, or temporary
             for new in self._answer_batches(chunk, [[i]]):
                 self._failures += [answer.error for answer in new.values() if answer.error is not None]
                 yield {start + i: answer for i, answer in new.items()}
@@ -76,14 +76,14 @@ class SupervisedEngine(Engine):
     def _answer_batches(
         self, chunk: Sequence[Request], batches: Iterable[Sequence[int]]
     ) -> Iterator[dict[int, Answer]]:
-        """The answers of batches, by their position in `chunk`; a batch that fails is split.
+        """Yields the answers to batches, by their position in `chunk`; a batch that fails is split.
 
-        It is split in halves. If the memory is insufficient, later batches are smaller too. If time is up, each request
-        is tried alone, since halves would be waited for again and again; once another one times out, the rest of the
-        batch counts as failed, and is retried alone by the caller.
+        It is split into halves. If memory is insufficient, later batches are smaller too. After a timeout each request
+        is tried alone, since waiting for both halves and their halves would take long; once another request times out,
+        the rest of the batch counts as failed, and the caller retries each of its requests alone.
 
         Raises:
-            CallsError: Batch after batch times out.
+            CallsError: Several batches in a row time out.
         """
         self._timer.reset()  # timeouts of single requests that are retried do not stop the run
         for batch in batches:
@@ -94,16 +94,16 @@ class SupervisedEngine(Engine):
                 try:
                     with self._timer.call():
                         answers = self.engine.answer([chunk[i] for i in part])
-                except UserError:  # it is no request's fault
+                except UserError:  # not caused by a request
                     raise
                 except TimeoutError as error:
                     size, reason = 1, reason_of(error)
-                    if len(part) > 1:  # the last digits of scores may depend on the batch
-                        warn(f"{reason} for {len(part)} prompts together: each is tried alone")
+                    if len(part) > 1:  # worth a warning: the last digits of scores may depend on the batch
+                        warn(f"{reason} for {len(part)} prompts together: retrying them one by one")
                     elif parts:
                         yield {i: Answer("", error=reason) for left in parts for i in left}
                         parts.clear()
-                except Exception as error:  # noqa: BLE001 - what models raise differs; too many failures stop the run
+                except Exception as error:  # noqa: BLE001 - models raise different errors; too many failures stop the run
                     size = len(part) // 2
                     if lacks_memory(error):
                         reason = f"out of memory for a single prompt: {reason_of(error)}"
@@ -113,7 +113,7 @@ class SupervisedEngine(Engine):
                 else:
                     yield dict(zip(part, answers, strict=True))
                     continue
-                self.engine.release_memory()  # now that the exception is gone, which kept the batch's tensors alive
+                self.engine.release_memory()  # only now: the exception kept the batch's tensors alive
                 if len(part) == 1:
                     yield {part[0]: Answer("", error=reason)}
                 else:
@@ -124,19 +124,19 @@ class SupervisedEngine(Engine):
         if failed > self._max_failed * max(requests, FEW_CALLS):
             raise CallsError(
                 f"{failed} of {requests} VLM calls failed, more than --max-failed {self._max_failed:g} allows; the "
-                f"last: {self._failures[-1]}. Completed work is kept: run the same command again once this is fixed."
+                f"last: {self._failures[-1]}. Completed work is kept: fix the cause and run the same command again."
             )
 
     def batches(self, requests: Sequence[Request], upcoming: Sequence[Request] = ()) -> Iterable[Sequence[int]]:
-        """The batches of the engine itself."""
+        """Calls the engine's own method."""
         return self.engine.batches(requests, upcoming)
 
     def embed_images(self, paths: Sequence[Path]) -> "tuple[Tensor, dict[int, str]]":
-        """Features of images by the engine itself, which times its own calls."""
+        """Calls the engine's own method, which limits the time of its calls itself."""
         return self.engine.embed_images(paths)
 
     def embed_texts(self, texts: Sequence[str]) -> "Tensor":
-        """Features of texts by the engine itself."""
+        """Calls the engine's own method."""
         return self.engine.embed_texts(texts)
 
     def release_memory(self) -> None:
@@ -144,5 +144,5 @@ class SupervisedEngine(Engine):
         self.engine.release_memory()
 
     def advice(self) -> str | None:
-        """How the user could make the work so far faster."""
+        """How the user could speed up work like this; None if there is no advice."""
         return self.engine.advice()

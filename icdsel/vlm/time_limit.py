@@ -1,4 +1,4 @@
-"""A time limit for calls of a model that may hang."""
+"""A time limit for calls to a model that may hang."""
 
 import signal
 import threading
@@ -10,45 +10,45 @@ from icdsel.console import warn
 from icdsel.errors import CallsError
 
 GRACE = 30.0
-"""Seconds that an interrupted call has to return, before it counts as stuck."""
+"""Seconds that an interrupted call has to return before it counts as stuck."""
 MOST_TIMEOUTS = 3
-"""Timeouts in a row after which the device is taken for gone: a single prompt cannot be the cause of all of them."""
+"""After this many timeouts in a row the device counts as lost: a single prompt cannot cause all of them."""
 RESUME = "Completed work is kept: check the device and run the same command again, or raise --call-timeout."
-"""What the user can do about a timeout."""
+"""The advice to the user after a timeout."""
 
 
 def warn_of_stuck_call(reason: str) -> None:
-    """Logs that a call can be neither awaited nor interrupted."""
+    """Logs that a call has timed out and cannot be interrupted."""
     warn(f"{reason}. {RESUME}")
 
 
 on_stuck: Callable[[str], None] = warn_of_stuck_call
-"""Called, in a thread of its own, with the reason if a call cannot be interrupted.
+"""Called in a separate thread, with the reason, if a call cannot be interrupted.
 
-A program may replace it, as it may `threading.excepthook`: the command line ends the process. Python cannot interrupt
-what hangs outside of it (a driver, a lost device), so the thread that made the call stays blocked.
+A program may replace it, like `threading.excepthook`: the command line sets a function that ends the process. Python
+cannot interrupt code that hangs outside of Python (a driver, a lost device), so the calling thread stays blocked.
 """
 
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Interrupts the block after so many seconds.
+    """Interrupts the block after `seconds`.
 
-    It takes a signal (SIGALRM), so there is no limit outside of the main thread. The previous handler is restored.
+    It uses a signal (SIGALRM), so there is no limit outside the main thread. The previous handler is restored.
 
     Raises:
-        TimeoutError: The time is up.
+        TimeoutError: The time limit has expired.
     """
     if threading.current_thread() is not threading.main_thread():  # only the main thread receives signals
         yield
         return
-    reason = f"no answer of the VLM after {seconds:g} seconds"
+    reason = f"no answer from the VLM after {seconds:g} seconds"
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise TimeoutError(reason)
 
     def watch() -> None:
-        # One after the other: a process may be suspended for longer than both.
+        # Two separate waits, since the process may be suspended for longer than both: it still gets the grace period.
         if not done.wait(seconds) and not done.wait(GRACE):
             on_stuck(f"{reason}, and it cannot be interrupted")
 
@@ -61,7 +61,7 @@ def time_limit(seconds: float) -> Iterator[None]:
     finally:
         done.set()
         try:
-            signal.setitimer(signal.ITIMER_REAL, 0)  # the alarm may go off until then
+            signal.setitimer(signal.ITIMER_REAL, 0)  # until then the alarm may still go off
         finally:
             signal.signal(signal.SIGALRM, before)
 
@@ -78,7 +78,7 @@ class CallTimer:
         self._timeouts = 0  # in a row
 
     def reset(self) -> None:
-        """Begins to count timeouts in a row again."""
+        """Resets the count of timeouts in a row."""
         self._timeouts = 0
 
     @contextmanager
@@ -86,8 +86,8 @@ class CallTimer:
         """Limits the time of the block, which is one call of the model.
 
         Raises:
-            TimeoutError: The time is up.
-            CallsError: The time is up, and so it was in the calls before.
+            TimeoutError: The time limit has expired.
+            CallsError: It has expired in this call and in the previous ones, `MOST_TIMEOUTS` times in a row.
         """
         try:
             with time_limit(self.seconds):

@@ -1,7 +1,7 @@
-"""Models of any family that transformers can load and whose processor has a chat template.
+"""Runs models of any family that transformers can load and whose processor has a chat template.
 
-Prompts go through the model's own chat template and processor, answers come from its `generate`, and the references
-are scored one after another, each in a forward pass. Images are encoded again in each of these passes;
+Prompts are built with the model's own chat template and processor, answers come from its `generate`, and references
+are scored one after another, each in a forward pass. Each of these passes encodes the images again;
 `icdsel.vlm.local.qwen_vl` avoids that.
 """
 
@@ -30,7 +30,7 @@ from icdsel.vlm.local.feature_cache import Features
 from icdsel.vlm.local.model import NOT_FINITE, LocalModel
 from icdsel.vlm.prompts import Message, chat_messages, harmless, text, turn
 
-MARK = "QZX"  # a text that occurs in no chat template
+MARK = "QZX"  # a text that does not occur in any chat template
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ class AnyVlm(LocalModel[TextPrompt]):
     """Runs a model through its chat template, its processor and its own `generate`.
 
     Attributes:
-        image_tokens: An estimate of the tokens of one image, which grows when prompts turn out longer.
+        image_tokens: Estimated number of tokens per image; it is raised when prompts turn out longer.
 
     Raises:
-        VlmError: There is no chat template, or it or the processor cannot make a prompt with several images.
+        VlmError: There is no chat template, or a prompt with several images cannot be created.
     """
 
     chunk = 64
@@ -86,7 +86,7 @@ class AnyVlm(LocalModel[TextPrompt]):
     # ---- images ----
 
     def picture(self, path: Path) -> Image.Image:
-        """The image, resized to between `min_pixels` and `max_pixels` if these are set."""
+        """Opens an image, and resizes it to between `min_pixels` and `max_pixels` if these are set."""
         picture = open_image(path, self.max_image_pixels)
         pixels = picture.width * picture.height
         wanted = max(min(pixels, self.settings.max_pixels or pixels), self.settings.min_pixels or 1)
@@ -97,7 +97,7 @@ class AnyVlm(LocalModel[TextPrompt]):
         return picture.resize(size, Image.Resampling.BICUBIC)
 
     def _open_images(self, paths: Iterable[Path], upcoming: Iterable[Path]) -> None:
-        del upcoming  # decoded pictures are large: none is kept longer than needed
+        del upcoming  # decoded pictures are large, so they are not opened ahead of time
         self._pictures = {}
         for path in paths:
             if path not in self.images.broken:
@@ -136,7 +136,7 @@ class AnyVlm(LocalModel[TextPrompt]):
     # ---- prompts ----
 
     def _render(self, messages: Sequence[Message], add_generation_prompt: bool, plain_text: bool) -> str:
-        """The prompt as text; with `plain_text`, the content of turns without an image is a string, not parts."""
+        """Renders the prompt as text; with `plain_text`, the content of turns without images is a string, not parts."""
         turns: list[Message] = []
         for message in messages:
             parts = [{k: v for k, v in part.items() if k != "image"} for part in message["content"]]
@@ -150,14 +150,14 @@ class AnyVlm(LocalModel[TextPrompt]):
         return rendered
 
     def _harmless(self, content: str) -> str:
-        """A text from the dataset without the tokenizer's special tokens."""
+        """Neutralises chat markup and the tokenizer's special tokens in a text from the dataset."""
         return harmless(self._markers.sub(lambda marker: f"{marker[0][0]} {marker[0][1:]}", content))
 
     def _harmless_example(self, example: Example) -> Example:
         return replace(example, question=self._harmless(example.question), answer=self._harmless(example.answer))
 
     def prompt(self, request: Request) -> TextPrompt:
-        """The prompt of a request, with harmless texts.
+        """Creates the prompt of a request, with special tokens in its texts neutralised.
 
         Raises:
             Exception: The chat template fails.
@@ -171,11 +171,11 @@ class AnyVlm(LocalModel[TextPrompt]):
         return len(self.processor.tokenizer.encode(prompt.text)) + len(prompt.images) * self.image_tokens
 
     def _groups(self, requests: Mapping[int, Request]) -> Iterable[list[int]]:
-        """Each alone: nothing is shared between prompts."""
+        """Every request is its own group, since prompts share no computation."""
         return [[i] for i in requests]
 
     def _inputs(self, texts: Sequence[str], pictures: Sequence[Sequence[Image.Image]]) -> dict[str, Any]:
-        """Inputs of the model, one row per prompt, padded on the left."""
+        """Creates the model's inputs, one row per prompt, padded on the left."""
         bos = self.processor.tokenizer.bos_token
         no_second_bos = {"add_special_tokens": False} if bos and texts[0].startswith(bos) else {}
         inputs = self.processor(
@@ -193,7 +193,7 @@ class AnyVlm(LocalModel[TextPrompt]):
             return reasons[0] is not None
         if self.style.system and None in [self._rejection(turns, plain) for plain in (False, True)]:
             raise VlmError(
-                f"the chat template of {self.name} takes no system turn ({reasons[0]}): "
+                f"the chat template of {self.name} does not accept a system turn ({reasons[0]}): "
                 f'leave it out with --system-prompt ""'
             )
         raise VlmError(f"the chat template of {self.name} cannot lay out turns with images: {reasons[0]}")
@@ -229,14 +229,14 @@ class AnyVlm(LocalModel[TextPrompt]):
         return before, (min(self._stops) if eos is None else eos,)
 
     def _try_prompt(self) -> int:
-        """Makes a prompt with two images, and returns the tokens of one image."""
+        """Creates a prompt with two images, and returns the estimated number of tokens per image."""
         _, *turns = _conversation("")
         rendered = self._render(turns, True, self._plain_text)
         picture = Image.new("RGB", (256, 256), "gray")
         try:
             inputs = self._inputs([rendered], [[picture, picture]])
         except (ValueError, TypeError, IndexError, KeyError) as error:  # processors raise different errors
-            raise VlmError(f"the processor of {self.name} makes no prompt with two images: {error}") from None
+            raise VlmError(f"the processor of {self.name} cannot create a prompt with two images: {error}") from None
         return int(max(1, inputs["input_ids"].shape[1] // 2))
 
     # ---- answers ----
@@ -248,7 +248,7 @@ class AnyVlm(LocalModel[TextPrompt]):
     def _answer_or_split(
         self, prompts: Mapping[int, TextPrompt], references: Mapping[int, Sequence[str]]
     ) -> Iterator[tuple[int, Answer]]:
-        """The answers to a batch, in halves if it turns out too large or the processor rejects a prompt."""
+        """Yields the answers to a batch; splits it if it turns out too large or the processor rejects a prompt."""
         batch = list(prompts)
         try:
             pictures = [[self._pictures[image] for image in prompt.images] for prompt in prompts.values()]
@@ -300,7 +300,7 @@ class AnyVlm(LocalModel[TextPrompt]):
     def _score_references(
         self, inputs: dict[str, Any], references: Sequence[Sequence[str]]
     ) -> list[tuple[tuple[float, ...], tuple[int, ...]]]:
-        """Log-probs and lengths of each row's references: one pass for the first of all rows, and so on."""
+        """Log-probs and lengths of each row's references; the n-th references of all rows are scored in one pass."""
         targets = [[(*self._encode(self._before + self._harmless(t)), *self._end) for t in row] for row in references]
         scores: list[list[float]] = [[] for _ in targets]
         for n in range(max(map(len, targets))):
@@ -311,7 +311,7 @@ class AnyVlm(LocalModel[TextPrompt]):
         return [(tuple(score), tuple(map(len, row))) for score, row in zip(scores, targets, strict=True)]
 
     def _log_probs(self, targets: Sequence[tuple[int, ...]], inputs: dict[str, Any]) -> list[float]:
-        """The log-prob of one target after each prompt; padded on the right, so positions start at 0 in every row."""
+        """The log-prob of one target per prompt. Padding is on the right, so that positions start at 0 in every row."""
         own = inputs["attention_mask"].bool()  # (B, L)
         starts = own.sum(1).tolist()
         width = max(start + len(target) for start, target in zip(starts, targets, strict=True))
@@ -321,7 +321,7 @@ class AnyVlm(LocalModel[TextPrompt]):
                 extended[key] = wide = value.new_zeros(len(own), width, *value.shape[2:])
                 for b, (start, target) in enumerate(zip(starts, targets, strict=True)):
                     wide[b, :start] = value[b][own[b]]
-                    wide[b, start : start + len(target)] = value[b, -1]  # a target is text, as a prompt's last token is
+                    wide[b, start : start + len(target)] = value[b, -1]  # a target is text, like a prompt's last token
         ids = extended["input_ids"]
         for b, (start, target) in enumerate(zip(starts, targets, strict=True)):
             ids[b, start : start + len(target)] = torch.tensor(target)
@@ -341,7 +341,7 @@ class AnyVlm(LocalModel[TextPrompt]):
 
 
 class ScoreWatcher:
-    """A logits processor of `generate`: notes rows whose scores are not finite, and penalises repetition.
+    """A logits processor for `generate`: records which rows have non-finite scores, and penalises repetition.
 
     Padding is not penalised, so answers do not depend on the batch.
     """
@@ -352,7 +352,7 @@ class ScoreWatcher:
         self.finite = torch.ones(len(self._ids), dtype=torch.bool, device=self._ids.device)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Scores (B * num_beams, V) of the token after `input_ids`."""
+        """Returns the penalised scores (B * num_beams, V) of the token after `input_ids`."""
         count, beams = len(self._ids), len(scores) // len(self._ids)
         self.finite &= are_finite(scores).view(count, beams).all(1)
         if self._penalty == 1:
@@ -365,7 +365,7 @@ class ScoreWatcher:
 
 
 def _conversation(system: str) -> list[Message]:
-    """A conversation to try a chat template with."""
+    """A conversation for testing a chat template."""
     image = {"type": "image"}
     return [
         turn("system", text(system)),

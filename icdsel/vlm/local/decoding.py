@@ -1,7 +1,7 @@
 """Greedy and beam search for a batch of prompts that a model has read.
 
-Each answer is the one that transformers' `generate` gives the prompt alone (`do_sample=False`, `early_stopping=False`),
-numerical ties apart. How the model reads further tokens is up to the `Reader`.
+Except for numerical ties, each answer equals that of transformers' `generate` for the prompt alone
+(`do_sample=False`, `early_stopping=False`). How the model reads further tokens is up to the `Reader`.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Search:
 
     Attributes:
         num_beams: 1 for greedy search.
-        length_penalty: A finished beam's log-prob is divided by its length (the stop included) to this power.
+        length_penalty: A finished beam's log-prob is divided by its length (including the stop) to this power.
         repetition_penalty: Scores of tokens that occur in the prompt or the answer are divided by this if positive and
             multiplied by it if negative: logits in greedy search, log-probs in beam search.
         max_new_tokens: Length limit of answers; a beam that reaches it counts as finished.
@@ -35,7 +35,7 @@ class Reader(Protocol):
     """A model that has read some rows and can read further tokens."""
 
     def select(self, rows: Tensor) -> None:
-        """Continue with `rows` (R',) of what was read; each row may occur any number of times."""
+        """Continue with these `rows` (R',) only; each row may occur any number of times."""
 
     def step(self, tokens: Tensor) -> Tensor:
         """Read one more token (R,) in each row; return the logits (R, V) of the next one, float32."""
@@ -51,7 +51,7 @@ def decode(logits: Tensor, seen: Tensor | None, reader: Reader, search: Search) 
         search: How to decode.
 
     Returns:
-        The tokens of each answer, without the stop; None if logits that led to it were not finite.
+        The tokens of each answer, without the stop; None if any of its logits were not finite.
     """
     answers = _greedy if search.num_beams == 1 else _beams
     rows, finite = (tensor.tolist() for tensor in answers(logits, seen, reader, search))
@@ -59,7 +59,7 @@ def decode(logits: Tensor, seen: Tensor | None, reader: Reader, search: Search) 
 
 
 def are_finite(logits: Tensor) -> Tensor:
-    """Whether a token can be chosen by each row of logits (R, V), bool (R,): −∞ excludes a token, NaN or ∞ the row."""
+    """Whether each row of logits (R, V) is usable, bool (R,): −∞ excludes a token, NaN or ∞ make the row unusable."""
     return logits.isfinite().any(-1) & ~(logits.isnan() | (logits == torch.inf)).any(-1)
 
 
@@ -70,14 +70,14 @@ def until(tokens: list[int], stops: tuple[int, ...]) -> list[int]:
 
 
 def penalised(scores: Tensor, seen: Tensor | None, penalty: float) -> Tensor:
-    """Scores (R, V), lowered by `penalty` (raised, if it is below 1) for tokens that are `seen` (R, V)."""
+    """Penalises the scores (R, V) of tokens that are `seen` (R, V); a penalty below 1 raises them."""
     if seen is None or penalty == 1:
         return scores
     return torch.where(seen, torch.where(scores < 0, scores * penalty, scores / penalty), scores)
 
 
 def _greedy(logits: Tensor, seen: Tensor | None, reader: Reader, search: Search) -> tuple[Tensor, Tensor]:
-    """The most probable tokens one by one, (B, T), and whether all logits before the end were finite, (B,)."""
+    """Greedy search: returns the tokens (B, T), and whether all logits up to the end were finite, (B,)."""
     stops = torch.tensor(search.stops, device=logits.device)
     ended = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
     finite = ~ended
@@ -94,16 +94,16 @@ def _greedy(logits: Tensor, seen: Tensor | None, reader: Reader, search: Search)
 
 
 def _beams(logits: Tensor, seen: Tensor | None, reader: Reader, search: Search) -> tuple[Tensor, Tensor]:
-    """The best finished beam of each prompt, padded with a stop, (B, max_new_tokens), and whether logits were finite.
+    """Beam search: returns the best beams, padded with a stop, (B, max_new_tokens), and whether logits were finite.
 
-    Each step ranks the continuations of all beams of a prompt. Of the best `num_beams`, those that end enter the list
-    of finished beams, of which the best `num_beams` are kept; the best that do not end stay open. A prompt is done
-    when its best open beam, if it ended now, would not enter its full list of finished beams.
+    Each step ranks the continuations of all beams of a prompt. Those among the best `num_beams` that end are added to
+    the list of finished beams, of which the best `num_beams` are kept; the best that do not end stay open. A prompt is
+    done when its list of finished beams is full and its best open beam, if it ended now, would not be added to it.
     """
     count, vocabulary = logits.shape
     width, longest, device = search.num_beams, search.max_new_tokens, logits.device
     stops = torch.tensor(search.stops, device=device)
-    ranked = width * max(2, 1 + len(search.stops))  # at least `width` of them do not end
+    ranked = width * max(2, 1 + len(search.stops))  # so that at least `width` of them do not end
     first = torch.arange(count, device=device)[:, None]
     open_scores, open_tokens = logits.new_zeros(count, 1), first.new_zeros(count, 1, 0)
     done_scores = logits.new_full((count, width), -torch.inf)  # best first

@@ -1,4 +1,4 @@
-"""A cache of visual features: computed once per image while memory, then disk, has room for them."""
+"""A cache of visual features in memory and, when memory is full, on disk."""
 
 import os
 from collections import OrderedDict, deque
@@ -23,18 +23,18 @@ Features = tuple[Tensor, tuple[int, int]]
 """Visual tokens (T, d) of an image, and their grid (rows, columns)."""
 
 THREADS = min(8, os.cpu_count() or 1)
-READ_AHEAD = 128  # images that are read before they are needed, at most
-READ_TOGETHER = 16  # images that a thread reads at once
+READ_AHEAD = 128  # maximum number of images that are read before they are needed
+READ_TOGETHER = 16  # images per task of a thread
 
 
 @dataclass(frozen=True)
 class DiskCache:
-    """Where features go that memory has no room for.
+    """The disk cache for features that do not fit in memory.
 
     Attributes:
-        folder: The folder; later runs use it too.
+        folder: The folder; later runs reuse it.
         budget_bytes: Its maximum size.
-        key: Identifies the model and everything else that decides the features of an image.
+        key: Identifies the model and everything else that determines the features of an image.
     """
 
     folder: Path
@@ -43,20 +43,20 @@ class DiskCache:
 
 
 class FeatureCache:
-    """Visual features by image; the least recently used ones leave first when memory is full.
+    """Visual features by image; when memory is full, the least recently used ones are evicted first.
 
     Args:
-        prepare: Reads images into the inputs of `encode`; an OSError or ValueError takes the place of one that cannot
-            be read. Called in threads.
+        prepare: Reads images and converts them to inputs of `encode`; for an image that cannot be read it returns an
+            exception in its place. Called in threads.
         encode: Computes the features of prepared images.
-        budget_bytes: Memory for features that are not needed at the moment.
+        budget_bytes: Memory limit. Features that are currently needed may exceed it.
         batch: Images that are encoded at once.
-        disk: Where features go that leave memory; None drops them.
+        disk: Stores evicted features; None discards them.
 
     Attributes:
         broken: Images without features, and why; the reason names the file.
-        lacked_memory: Those of them for which memory was insufficient. `load` tries them again.
-        timed_out: Those of them that took too long. They are not tried again.
+        lacked_memory: Those in `broken` for which memory was insufficient. `load` tries them again.
+        timed_out: Those in `broken` that took too long. They are not tried again.
         encoded: How many images were encoded, repetitions included.
         encoded_again: How many of these were repetitions.
     """
@@ -84,7 +84,7 @@ class FeatureCache:
         self.encoded_again = 0
 
     def load(self, paths: Iterable[Path]) -> None:
-        """Makes the features of `paths` available until the next `load`; images without any are added to `broken`."""
+        """Makes the features of `paths` available until the next `load`; images that fail are added to `broken`."""
         requested = dict.fromkeys(paths)
         for path in self.lacked_memory & requested.keys():
             del self.broken[path]
@@ -113,7 +113,7 @@ class FeatureCache:
                 self._write_to_disk(path, features)
 
     def read_ahead(self, paths: Iterable[Path]) -> None:
-        """Starts to read, in threads, the first of `paths` that will have to be encoded."""
+        """Starts to read, in threads, the first of those `paths` that have yet to be encoded."""
         known = (self._being_read.keys(), self._features.keys(), self.broken.keys())
         unknown = (path for path in paths if not any(path in group for group in known))
         first = list(islice(unknown, max(0, READ_AHEAD - len(self._being_read))))
@@ -125,22 +125,22 @@ class FeatureCache:
         self._being_read |= dict.fromkeys(paths, reading)
 
     def clear(self) -> None:
-        """Drops all features and counts."""
+        """Discards all features in memory and resets the counts."""
         self._features.clear()
         self._grids.clear()
         self._size = self.encoded = self.encoded_again = 0
 
     def shortage(self) -> str | None:
-        """A note to the user if images had to be encoded more than once, else None."""
+        """Advice to the user if images had to be encoded more than once, else None."""
         if not self.encoded_again:
             return None
         return (
             f"{self.encoded_again} of {self.encoded} images were encoded again, because the cache was too small: raise "
-            f"--image-cache-mb, or name a folder with --image-cache-dir"
+            f"--image-cache-mb, or set a folder with --image-cache-dir"
         )
 
     def features(self, path: Path) -> Tensor:
-        """Visual tokens (T, d) of an image that was loaded."""
+        """Visual tokens (T, d) of a loaded image."""
         return self._features[path]
 
     def grid(self, path: Path) -> tuple[int, int]:
@@ -169,11 +169,11 @@ class FeatureCache:
         try:
             encoded = self._encode([prepared[path] for path in paths])
             if not all(features.isfinite().all() for features, _ in encoded):
-                raise ValueError("the model gives NaN or infinite values for it")
+                raise ValueError("the model computes NaN or infinite values for it")
             yield from zip(paths, encoded, strict=True)
-        except UserError:  # it is no image's fault, and has its remedy
+        except UserError:  # not caused by an image; the message tells the user what to do
             raise
-        except Exception as error:  # noqa: BLE001 - whatever the model or the memory cannot take: find the image
+        except Exception as error:  # noqa: BLE001 - any failure: encode one by one to find the image that causes it
             if len(paths) == 1:
                 self._mark_broken(paths[0], error)
                 return
@@ -190,7 +190,7 @@ class FeatureCache:
     # ---- on disk ----
 
     def _file(self, path: Path) -> Path | None:
-        """The file for the features of an image as it is now."""
+        """The file for an image's features, named after the image's current size and modification time."""
         if self._disk is None or not path.exists():
             return None
         now = path.stat()
@@ -205,13 +205,13 @@ class FeatureCache:
             rows, columns = self._grids[path]
             try:
                 write_bytes(file, save({f"{rows}x{columns}": features.cpu()}))
-            except OSError as error:  # a full disk: the cache only saves time
+            except OSError as error:  # such as a full disk; the cache only saves time, so the run continues without it
                 warn(f"visual features are no longer cached on disk: {of_system(error)}")
                 self._disk = None
             self._size_on_disk += features.nbytes
 
     def _read_from_disk(self, path: Path) -> bool:
-        """Whether the features of an image could be read from disk into memory; a damaged file is removed."""
+        """Loads an image's features from disk into memory if possible, and returns whether; removes a damaged file."""
         file = self._file(path)
         if file is None or not file.is_file():
             return False

@@ -1,7 +1,7 @@
-"""Rows of tokens that a language model has read, as a KV cache, and reading on from there.
+"""A KV cache of token rows that a language model has read, from which reading can continue.
 
-For text models like Qwen2.5-VL's: positions are those of M-RoPE, masks are explicit, and the model itself keeps no
-state between calls.
+For text models like that of Qwen2.5-VL: positions are M-RoPE positions, masks are explicit, and the model itself keeps
+no state between calls.
 """
 
 from collections.abc import Sequence
@@ -15,18 +15,18 @@ from transformers import DynamicCache
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
 
 _CACHE = "cache" if "cache" in signature(Qwen2_5_VLTextModel.forward).parameters else "past_key_values"
-"""The name of the KV cache's argument: `cache` from transformers 5.24 on."""
+"""The name of the KV cache argument: `cache` since transformers 5.24."""
 
 Scores = tuple[tuple[float, ...], tuple[int, ...]]
 """Log-probs (nats) and numbers of tokens of a row's references."""
 
 
 class KvReader:
-    """R rows of tokens that were read: keys and values, which of them are visible, and the next position.
+    """R rows of tokens that have been read: keys and values, which of them are visible, and the next position.
 
     Args:
         model: A model with `model.language_model`, `lm_head` and input embeddings.
-        rows: The number of rows, all of them empty.
+        rows: The number of rows; they start empty.
     """
 
     def __init__(self, model: Any, rows: int) -> None:
@@ -36,7 +36,7 @@ class KvReader:
         self.position = torch.zeros(rows, dtype=torch.long, device=model.device)  # (R,)
 
     def taken(self, rows: Sequence[int]) -> Self:
-        """A new reader that continues from `rows`; each row may occur any number of times."""
+        """Creates a new reader that continues from `rows`; each row may occur any number of times."""
         index = torch.tensor(rows, device=self.position.device)
         copy = type(self)(self._model, len(rows))
         for number, layer in enumerate(self._cache.layers):
@@ -68,7 +68,7 @@ class KvReader:
         return hidden
 
     def _forward(self, embeds: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
-        """The last hidden states (R, L, d) of a block, which is added to the cache."""
+        """Adds a block to the cache, and returns its last hidden states (R, L, d)."""
         inputs = {"inputs_embeds": embeds, "position_ids": positions, "attention_mask": mask, _CACHE: self._cache}
         hidden: Tensor = self._model.model.language_model(**inputs, use_cache=True).last_hidden_state
         return hidden
@@ -86,10 +86,10 @@ class KvReader:
         return logits
 
     def score(self, references: Sequence[Sequence[Sequence[int]]], first: Tensor) -> list[Scores]:
-        """Log-probs of each row's references, and their numbers of tokens.
+        """Computes the log-probs of each row's references, and their numbers of tokens.
 
-        All references of a row are read in one pass, side by side: each attends to the row and to itself. Tokens that
-        are read later do not attend to them.
+        All references of a row are read in one pass, side by side: each attends only to the row and to itself. Tokens
+        that are read later do not attend to them.
 
         Args:
             references: The references of each row, as tokens. Their last token, the end of the turn, is predicted but
@@ -100,7 +100,7 @@ class KvReader:
         later: list[float] = []
         if width:
             hidden = self._read_references(references, width)  # (R, M, d)
-            # Only where a token is predicted: token k of a reference one place before it.
+            # Logits are computed only where a token is predicted: one position before the token.
             rows = [r for r, row in enumerate(references) for ref in row for _ in ref[1:]]
             places = [m for row in references for m in range(sum(len(ref) - 1 for ref in row))]
             wanted = torch.tensor([token for row in references for ref in row for token in ref[1:]])

@@ -29,9 +29,9 @@ from icdsel.vlm.time_limit import CallTimer
 
 TINY_VLM_DIR = Path(__file__).parents[2] / "tiny_vlm" / "weights"
 FAMILIES: Sequence[type[LocalModel[Any]]] = (QwenVl, AnyVlm)
-"""The classes that run models. The first that supports a model runs it, unless the settings name another one."""
+"""The classes that run models. The first one that supports a model is used, unless the settings select another."""
 CUSTOM_CLASSES = ("AutoModelForImageTextToText", "AutoModelForCausalLM")
-"""The `auto_map` entries under which a model may name a class of its own; transformers' classes are of the first."""
+"""The `auto_map` entries under which a model may specify a custom class. transformers' own classes use the first."""
 
 
 def load_local(
@@ -40,19 +40,19 @@ def load_local(
     timer: CallTimer | None = None,
     family: type[LocalModel[Any]] | None = None,
 ) -> LocalModel[Any]:
-    """Loads the model that `settings.model` names: the tiny VLM, a folder, or a name on the Hugging Face hub.
+    """Loads the model `settings.model`: the tiny VLM, a folder, or a name on the Hugging Face hub.
 
-    Code that comes with a model runs only if `settings.trust_remote_code` is set; weights are read from safetensors
-    only. A model that was downloaded before is loaded without the network.
+    Code that comes with a model runs only if `settings.trust_remote_code` is set; weights are read only from
+    safetensors. A model that has already been downloaded is loaded without network access.
 
     Args:
         settings: The model, where it runs and how it is used.
         max_image_pixels: Images with more pixels are rejected.
         timer: Limits the time of each call that encodes images; None for no limit.
-        family: The class that runs the model. [by the model]
+        family: The class that runs the model; None to choose it by the model.
 
     Raises:
-        VlmError: The model does not exist, is damaged, needs code that is not trusted, or takes no images.
+        VlmError: The model does not exist, is damaged, needs code that is not trusted, or does not accept images.
     """
     name = settings.model
     device = resolve_device(settings.device)
@@ -77,12 +77,12 @@ def load_local(
         ) from None
     except VlmError:
         raise
-    except Exception as error:  # damaged files make transformers raise errors of many kinds
+    except Exception as error:  # damaged files make transformers raise many kinds of errors
         raise _cannot_load(name, error) from error
 
 
 def identify_local(settings: VlmSettings) -> tuple[str, str]:
-    """Fingerprint and dtype of the model that `load_local` would load, by its usual class; loads no weights.
+    """Fingerprint and dtype of the model that `load_local` would load with its default class; loads no weights.
 
     Raises:
         VlmError: The model does not exist, or its files cannot be read.
@@ -112,14 +112,14 @@ def _cannot_load(name: str, error: Exception) -> VlmError:
 
 
 class _NeedsCode(Exception):
-    """A model needs code of its own, which is not trusted."""
+    """The model needs custom code, which is not trusted."""
 
 
 def _read(name: str, folder: Path, dtype: torch.dtype, trust_code: bool) -> tuple[Any, Any]:
-    """Processor and model in a folder.
+    """Loads the processor and the model from a folder.
 
     Raises:
-        _NeedsCode: Code in the folder would have to run, and is not trusted.
+        _NeedsCode: The model needs custom code, which is not trusted.
     """
     import transformers
     from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig, AutoProcessor

@@ -1,4 +1,4 @@
-"""What all models that run in this process have in common: settings, image features, planning, embeddings.
+"""The base class of models that run in this process: settings, image features, planning, embeddings.
 
 To add a family of models, subclass `LocalModel` and put the class into `icdsel.vlm.local.loading.FAMILIES`.
 """
@@ -23,7 +23,7 @@ from icdsel.vlm.prompts import PromptStyle
 from icdsel.vlm.time_limit import RESUME
 
 NOT_FINITE = "the model's logits are not finite"
-EMBEDDED_TOGETHER = 64  # images; the cache keeps all that are loaded together, whatever its size
+EMBEDDED_TOGETHER = 64  # images; the cache keeps all that are loaded together, even beyond its size limit
 Prompt = TypeVar("Prompt")
 
 
@@ -34,10 +34,10 @@ class LocalModel(Engine, Generic[Prompt]):
         model: The model, on its device.
         processor: Its processor.
         settings: How it is used.
-        name: What the user calls it.
+        name: The name that the user specified.
         fingerprint: Identifies its files and the class that runs it.
         max_image_pixels: Images with more pixels are rejected.
-        limit_call: Gives a context manager that limits the time of one call.
+        limit_call: Returns a context manager that limits the time of one call.
 
     Attributes:
         images: The visual features of images, and the images that cannot be read.
@@ -123,7 +123,7 @@ class LocalModel(Engine, Generic[Prompt]):
 
     @abstractmethod
     def _prepare_images(self, paths: Sequence[Path]) -> list[Any]:
-        """Reads images into the vision encoder's inputs; an Exception takes the place of one that cannot be read."""
+        """Reads images as inputs of the vision encoder; returns an Exception in place of one that cannot be read."""
 
     @abstractmethod
     def _encode_images(self, prepared: Sequence[Any]) -> list[Features]:
@@ -131,9 +131,9 @@ class LocalModel(Engine, Generic[Prompt]):
 
     @abstractmethod
     def _open_images(self, paths: Iterable[Path], upcoming: Iterable[Path]) -> None:
-        """Makes images ready for prompts; those that cannot be read are added to `images.broken`.
+        """Prepares images for prompts; those that cannot be read are added to `images.broken`.
 
-        Those that were opened before may be closed. The `upcoming` ones are opened next.
+        Images opened by previous calls may be closed. The `upcoming` ones will be opened next.
         """
 
     # ---- answers ----
@@ -144,18 +144,18 @@ class LocalModel(Engine, Generic[Prompt]):
 
     @abstractmethod
     def _length(self, prompt: Prompt) -> int:
-        """The tokens of a prompt, at least roughly."""
+        """The number of tokens of a prompt, at least approximately."""
 
     @abstractmethod
     def _groups(self, requests: Mapping[int, Request]) -> Iterable[list[int]]:
-        """Keys of requests that are best answered in one batch."""
+        """Groups the keys of requests that should be answered in the same batch."""
 
     @abstractmethod
     def _answer_prompts(self, prompts: Mapping[int, Prompt], requests: Sequence[Request]) -> dict[int, Answer]:
-        """The answers to prompts, by their key, which is the position of the request in `requests`."""
+        """Answers prompts. Keys are positions of the requests in `requests`."""
 
     def batches(self, requests: Sequence[Request], upcoming: Sequence[Request] = ()) -> Iterator[Sequence[int]]:
-        """Batches of prompts of similar length, each within `batch_tokens`; opens the images of all of them."""
+        """Yields batches of prompts of similar length, each within `batch_tokens`; opens the images of all requests."""
         self._open_images(images := _images(requests), _images(upcoming))
         self._ready = frozenset(images)
         self._planned = {}
@@ -178,7 +178,7 @@ class LocalModel(Engine, Generic[Prompt]):
         return [answers[i] for i in range(len(requests))]
 
     def _prompts(self, requests: Sequence[Request]) -> tuple[dict[int, Prompt], dict[int, Answer]]:
-        """The prompts of requests, by position, and failed answers for those that have none."""
+        """Creates the prompts of requests, by position, and failed answers for requests without a prompt."""
         prompts: dict[int, Prompt] = {}
         failed: dict[int, Answer] = {}
         for i, request in enumerate(requests):
@@ -188,7 +188,7 @@ class LocalModel(Engine, Generic[Prompt]):
                 continue
             try:
                 prompts[i] = self._planned[request] if request in self._planned else self.prompt(request)
-            except Exception as error:  # noqa: BLE001 - what templates raise differs; too many failures stop the run
+            except Exception as error:  # noqa: BLE001 - templates raise different errors; too many failures stop the run
                 failed[i] = Answer("", error=f"{type(error).__name__}: {reason_of(error)}")
         return prompts, failed
 
@@ -198,14 +198,14 @@ class LocalModel(Engine, Generic[Prompt]):
             torch.cuda.empty_cache()
 
     def advice(self) -> str | None:
-        """That the image cache is too small, if it is."""
+        """Suggests a larger image cache if images had to be encoded again; else None."""
         return self.images.shortage()
 
     # ---- embeddings ----
 
     @torch.inference_mode()
     def embed_images(self, paths: Sequence[Path]) -> tuple[Tensor, dict[int, str]]:
-        """Mean visual token of each image, float32 (N, d), and position → reason of images that cannot be read.
+        """Returns each image's mean visual token, float32 (N, d), and position → reason for unreadable images.
 
         Raises:
             CallsError: The device lacks memory for a single image, or hangs.
@@ -232,7 +232,7 @@ class LocalModel(Engine, Generic[Prompt]):
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Mean input embedding of each text's tokens, float32 (N, d)."""
         table = self.model.get_input_embeddings().weight  # (V, d)
-        placeholder = min(self._stops)  # the token of a text that has none
+        placeholder = min(self._stops)  # used for an empty text
         embedded = {text: table[list(self._encode(text) or [placeholder])].float().mean(0).cpu() for text in set(texts)}
         return torch.stack([embedded[text] for text in texts])
 

@@ -1,4 +1,4 @@
-"""Prompts with common beginnings, as a tree: what they share is computed once."""
+"""A tree of prompts with common prefixes, so that shared blocks are computed once."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ B = TypeVar("B", bound=Hashable)
 
 @dataclass
 class Level(Generic[B]):
-    """The nodes of one depth, each of them a block that follows the block of its parent.
+    """The nodes at one depth of the tree; each is a block that follows its parent's block.
 
     Attributes:
         blocks: The block of each node.
@@ -25,10 +25,10 @@ class Level(Generic[B]):
 
 
 def prefix_tree(prompts: Mapping[int, Sequence[B]]) -> list[Level[B]]:
-    """The tree of prompts, level by level.
+    """Builds the tree of prompts, level by level.
 
     Args:
-        prompts: Prompts by any key, each of one or more blocks.
+        prompts: Prompts by key, each with at least one block.
     """
     levels: list[Level[B]] = []
     nodes: dict[tuple[int, int, B], int] = {}  # depth, parent, block → node of that level

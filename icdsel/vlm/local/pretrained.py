@@ -1,4 +1,4 @@
-"""Finds the files of a model and validates them before transformers reads them. Runs no code in them."""
+"""Finds the files of a model and validates them before transformers reads them, without running code in them."""
 
 import hashlib
 import json
@@ -18,23 +18,23 @@ from icdsel.store.json_reading import parsed
 from icdsel.store.reading import open_file, read_whole
 
 SAFE_LOADING = {"local_files_only": True, "trust_remote_code": False}
-"""How transformers reads a model's folder, unless a setting trusts its code."""
+"""Arguments with which transformers reads a model's folder, unless a setting trusts its code."""
 DESCRIPTIONS = ("*.json", "*.jinja", "*.txt", "*.model")
 SAFE_WEIGHTS = "*.safetensors"
-SAMPLED_FROM = 2**26  # bytes: of larger weights only a part of each MiB is read for the fingerprint
+SAMPLED_FROM = 2**26  # bytes: for files of weights of at least this size, the fingerprint reads a part of each MiB
 OLD_WEIGHTS = "pytorch_model*.bin"
 CODE = "*.py"
-_LARGEST_JSON = 256 * 2**20  # bytes; tokenizers have some 20 MB
+_LARGEST_JSON = 256 * 2**20  # bytes; tokenizer files have about 20 MB
 _LAYERS = re.compile(r"layers$|^depths?$|^n_layer$")
 _MOST_LAYERS = 1000
-_PARAMETERS_PER_BYTE = 4  # at most; packed weights have two
-# Keys that make transformers read further files, or one attribute of a configuration as another.
+_PARAMETERS_PER_BYTE = 4  # upper limit; 4-bit weights have two
+# Keys that make transformers read other files, or rename attributes of a configuration.
 _REDIRECTIONS = {"configuration_files", "audio_tokenizer", "audio_tokenizer_name_or_path", "attribute_map"}
 _BUILT_IN = (None, "eager", "sdpa", "flex_attention", "batched_mm", "grouped_mm")  # implementations of layers
 
 
 def model_folder(name: str, old_weights: bool = False, code: bool = False) -> Path:
-    """The folder with a model's files; a name on the hub is downloaded once.
+    """Finds the folder with a model's files; a model on the hub is downloaded once.
 
     Args:
         name: A folder, or `owner/name` on the hub.
@@ -42,7 +42,7 @@ def model_folder(name: str, old_weights: bool = False, code: bool = False) -> Pa
         code: Whether Python files of a model on the hub are downloaded too.
 
     Raises:
-        OSError: There is no such folder, and no such name on the hub, or this machine cannot reach it.
+        OSError: There is neither such a folder nor such a model on the hub, or the hub cannot be reached.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -55,16 +55,16 @@ def model_folder(name: str, old_weights: bool = False, code: bool = False) -> Pa
             cached = Path(huggingface_hub.snapshot_download(name, local_files_only=True))
             if any(_is_complete(cached, weights) for weights in wanted) and (not code or _has_its_code(cached)):
                 return cached
-        except Exception:  # noqa: BLE001 - whatever the cache lacks, the hub is queried next
+        except Exception:  # noqa: BLE001 - whatever is wrong with the cache, the hub is queried next
             pass
         try:
-            huggingface_hub.HfApi().model_info(name, timeout=10)  # fails early: a download retries for long
+            huggingface_hub.HfApi().model_info(name, timeout=10)  # fails early, while a download would retry for a long time
             for weights in wanted:
                 patterns = [*DESCRIPTIONS, weights, *([CODE] if code else [])]
                 folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
                 if _is_complete(folder, weights):
                     break
-        except Exception as error:  # noqa: BLE001 - the hub's library has changed its HTTP client, and so its errors
+        except Exception as error:  # noqa: BLE001 - errors depend on the HTTP client, which differs between versions of the hub's library
             raise OSError(reason_of(error)) from None
     return folder
 
@@ -78,10 +78,10 @@ def _is_complete(folder: Path, weights: str) -> bool:
 
 
 def _shards(index: Path) -> set[str]:
-    """The files that an index of weights names.
+    """The files listed in an index of weights.
 
     Raises:
-        ValueError: It is damaged, or names a file in another folder.
+        ValueError: The index is damaged, or lists a file in another folder.
     """
     content = _value(index)
     shards = content.get("weight_map") if isinstance(content, dict) else None
@@ -93,10 +93,10 @@ def _shards(index: Path) -> set[str]:
 
 
 def require_valid(folder: Path) -> None:
-    """Rejects files that refer to other places or rename attributes, and models with too many layers.
+    """Rejects files that refer to other files or rename attributes, and models with too many layers.
 
     Raises:
-        ValueError: The message names the file or key.
+        ValueError: A file is rejected; the message names the file or key.
     """
     for path in (path for pattern in DESCRIPTIONS for path in folder.glob(pattern)):
         if not path.is_file() or path.stat().st_size > _LARGEST_JSON:
@@ -112,17 +112,17 @@ def require_valid(folder: Path) -> None:
 
 
 def require_weights(folder: Path, auto: Any, config: Any) -> None:
-    """Rejects a model whose configuration describes far more parameters than its files hold.
+    """Rejects a model whose configuration describes far more parameters than its files contain.
 
     transformers would allocate and initialise the missing ones.
 
     Args:
         folder: The model's files.
-        auto: The class of transformers that loads it.
+        auto: The transformers class that loads it.
         config: The configuration.
 
     Raises:
-        ValueError: The message has both sizes.
+        ValueError: The model is rejected; the message states both sizes.
     """
     with torch.device("meta"):  # allocates nothing
         parameters = sum(parameter.numel() for parameter in auto.from_config(config).parameters())
@@ -144,12 +144,12 @@ def _value(path: Path) -> Any:
 
 
 def names_code(folder: Path) -> bool:
-    """Whether a model's files name Python code of its own."""
+    """Whether a model's files refer to custom Python code."""
     return any(content.get("auto_map") for content in _objects(folder))
 
 
 def names_kernel(folder: Path) -> bool:
-    """Whether a model's files name code on the hub (owner/name) that transformers would run to compute attention."""
+    """Whether a model's files refer to code on the hub (owner/name) that transformers would run for attention."""
     implementations = [
         value for content in _objects(folder) for name, value in content.items() if name.endswith("attn_implementation")
     ]
@@ -157,9 +157,9 @@ def names_kernel(folder: Path) -> bool:
 
 
 def uses_kernel(config: Any) -> bool:
-    """Whether a configuration, or one inside it, names code for a layer that is neither transformers' nor installed.
+    """Whether a configuration or a nested one selects code for layers that is neither transformers' nor installed.
 
-    It looks at the loaded configuration, so the key under which a file names the code does not matter.
+    The loaded configuration is checked, so it does not matter under which key a file refers to the code.
     """
     from transformers import PretrainedConfig
     from transformers.utils import is_flash_attn_2_available
@@ -171,7 +171,7 @@ def uses_kernel(config: Any) -> bool:
 
 
 def _objects(folder: Path) -> list[dict[str, Any]]:
-    """Every object in the configuration files of a model, nested ones included."""
+    """All objects in the configuration files of a model, including nested ones."""
     values = [_value(path) for path in folder.glob("*config.json")]
     objects: list[dict[str, Any]] = []
     while values:
@@ -183,15 +183,15 @@ def _objects(folder: Path) -> list[dict[str, Any]]:
 
 
 def _has_its_code(folder: Path) -> bool:
-    """Whether a downloaded model has its Python files, if it names any."""
+    """Whether a downloaded model includes its Python files, if it needs any."""
     return any(folder.glob(CODE)) or not names_code(folder)
 
 
 def fingerprint(folder: Path, code: bool = False) -> str:
-    """A hash of the weights and of every file that decides how inputs are read; with `code`, of Python files too.
+    """A hash of the weights and of every file that determines how inputs are read; with `code`, also of Python files.
 
-    Of weights above 64 MiB only the first 4 KiB of every MiB are read. Training changes whole matrices, so two
-    revisions differ in some of these.
+    In files of weights of 64 MiB or more, only the first 4 KiB of every MiB are read. Training changes whole matrices,
+    so two revisions differ in some of these.
     """
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
@@ -210,9 +210,9 @@ def fingerprint(folder: Path, code: bool = False) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hides the logs, warnings and progress bars of the libraries that load models; what matters raises.
+    """Hides the logs, warnings and progress bars of the libraries that load models; failures are raised as exceptions.
 
-    Their loggers are as before afterwards.
+    The levels of their loggers are restored afterwards.
     """
     from transformers.utils import logging as transformers_logging
 
@@ -226,7 +226,7 @@ def quiet() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if type(error).__name__ == "PanicException":  # of tokenizers, which is written in Rust; it is no Exception
+        if type(error).__name__ == "PanicException":  # from tokenizers, written in Rust; it is not an Exception
             raise RuntimeError(str(error)) from error
         raise
     finally:

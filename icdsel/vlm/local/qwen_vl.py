@@ -1,8 +1,8 @@
-"""Qwen2.5-VL: each image is encoded once, and what prompts have in common at their beginning is computed once.
+"""Runs Qwen2.5-VL: each image is encoded once, and common prefixes of prompts are computed once.
 
-A prompt is a header and one block for each image that it shows. The prompts of a batch form a tree of such blocks,
-which is read level by level. Where a prompt ends, its references are scored and its answer is decoded from the same KV
-cache. Masks are explicit and M-RoPE positions are computed here, so the model keeps no state between calls.
+A prompt consists of a header and one block per image. The prompts of a batch form a tree of such blocks, which is read
+level by level. Where a prompt ends, its references are scored and its answer is decoded from the same KV cache. Masks
+are explicit and M-RoPE positions are computed here, so the model keeps no state between calls.
 """
 
 import math
@@ -32,9 +32,9 @@ from icdsel.vlm.local.prefix_tree import prefix_tree
 from icdsel.vlm.prompts import Message, chat_messages, harmless
 
 _FEWEST_PATCHES = 256
-"""Smaller batches of images are filled up. For few rows MKL uses another kernel, which rounds differently, so that the
-features of an image would depend on which images the cache already had."""
-_MOST_ENLARGED = 2**20  # pixels that a processor may enlarge small images to, unless `min_pixels` is set
+"""Smaller batches of images are padded to this size. For few rows MKL uses another kernel, which rounds differently, so
+the features of an image would depend on which images were already cached."""
+_MOST_ENLARGED = 2**20  # maximum size in pixels that a processor may enlarge images to, unless `min_pixels` is set
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Block:
 
     Attributes:
         ids: Its tokens.
-        image: The image that it begins with; its features take the place of the image tokens.
+        image: The image that it begins with; the image's features replace the image tokens.
         grid: Rows and columns of the image's visual tokens.
     """
 
@@ -52,7 +52,7 @@ class Block:
     grid: tuple[int, int] = (0, 0)
 
     def positions(self) -> tuple[np.ndarray, int]:
-        """M-RoPE positions (3, n), relative to the block's start, and by how much the block advances the next one."""
+        """M-RoPE positions (3, n), relative to the block's start, and the offset of the next block."""
         rows, columns = self.grid
         place = np.indices((rows, columns)).reshape(2, -1)  # (2, T)
         image = np.concatenate([np.zeros_like(place[:1]), place])  # (3, T)
@@ -64,14 +64,14 @@ Blocks = tuple[Block, ...]
 
 
 class QwenVl(LocalModel[Blocks]):
-    """Runs Qwen2.5-VL; equal to transformers' own `generate` and forward passes, one prompt at a time."""
+    """Runs Qwen2.5-VL; results equal those of transformers' `generate` and forward passes for single prompts."""
 
     chunk = 512
     images_at_once = 64
 
     @staticmethod
     def supports(model: Any) -> bool:
-        """Whether it is transformers' own class; a subclass may compute anything."""
+        """Whether the model is exactly of transformers' class; a subclass could compute something else."""
         return type(model) is Qwen2_5_VLForConditionalGeneration
 
     def __init__(
@@ -95,7 +95,7 @@ class QwenVl(LocalModel[Blocks]):
         self._end: int = processor.tokenizer.eos_token_id
         if self._end is None:
             raise ValueError("its tokenizer has no token that ends an answer (eos_token in tokenizer_config.json)")
-        # Byte-level BPE never merges across special tokens, so the pieces between them can be encoded one by one.
+        # Byte-level BPE never merges across special tokens, so the text between them can be encoded piece by piece.
         special = sorted(processor.tokenizer.get_added_vocab(), key=len, reverse=True)
         self._special = re.compile("(" + "|".join(map(re.escape, special)) + ")")
         limits = {"shortest_edge": settings.min_pixels, "longest_edge": settings.max_pixels}  # in pixels of the image
@@ -108,10 +108,10 @@ class QwenVl(LocalModel[Blocks]):
         self._try_prompt()
 
     def _try_prompt(self) -> None:
-        """Makes a prompt with two images, so that a model that cannot work is rejected when it is loaded.
+        """Creates a prompt with two images, so that an unusable model is rejected when it is loaded.
 
         Raises:
-            Exception: Whatever the model's files lead to.
+            Exception: The model is unusable; the type depends on its files.
         """
         picture = Image.new("RGB", (64, 48), "gray")
         self._encode_images(self._inputs([picture, picture]))
@@ -126,7 +126,7 @@ class QwenVl(LocalModel[Blocks]):
     # ---- images ----
 
     def _inputs(self, pictures: Sequence[Image.Image]) -> list[tuple[Tensor, Tensor]]:
-        """Inputs of the vision encoder for each picture: patches (P, …) and their grid (3,)."""
+        """Converts each picture to inputs of the vision encoder: patches (P, …) and their grid (3,)."""
         inputs = self.processor.image_processor(images=list(pictures), size=self._size, return_tensors="pt")
         grids = inputs["image_grid_thw"]  # (N, 3)
         return list(zip(inputs["pixel_values"].split(grids.prod(1).tolist()), grids, strict=True))
@@ -141,7 +141,7 @@ class QwenVl(LocalModel[Blocks]):
         pictures = [picture for picture in opened if isinstance(picture, Image.Image)]
         try:
             inputs = iter(self._inputs(pictures) if pictures else [])
-        except Exception:  # noqa: BLE001 - the processor rejects the shape of one of them: find which
+        except Exception:  # noqa: BLE001 - the processor rejects the shape of one of them: find out which
             return [self._inputs_or_error(each) if isinstance(each, Image.Image) else each for each in opened]
         return [next(inputs) if isinstance(each, Image.Image) else each for each in opened]
 
@@ -173,10 +173,10 @@ class QwenVl(LocalModel[Blocks]):
         return str(text)
 
     def prompt(self, request: Request) -> Blocks:
-        """The blocks of a request's prompt.
+        """Creates the blocks of a request's prompt.
 
         Raises:
-            Exception: The chat template fails, or shows more or fewer images than the messages have.
+            Exception: The chat template fails, or renders more or fewer images than the messages contain.
         """
         messages = chat_messages(request.icds, request.query, self.style)
         images = [part["image"] for part in extract_vision_info(messages)]
@@ -201,7 +201,7 @@ class QwenVl(LocalModel[Blocks]):
         return sum(len(block.ids) for block in prompt)
 
     def _groups(self, requests: Mapping[int, Request]) -> Iterable[list[int]]:
-        """By query: a query's prompts are the ones that begin alike."""
+        """Groups requests by query, since only prompts of the same query are likely to share a prefix."""
         queries: dict[tuple[int, Path], list[int]] = {}
         for i, request in requests.items():
             queries.setdefault((request.query.question_id, request.query.image), []).append(i)
@@ -231,7 +231,7 @@ class QwenVl(LocalModel[Blocks]):
         return answers
 
     def _read(self, reader: KvReader, blocks: Sequence[Block]) -> Tensor:
-        """Reads one block in each row, padded at its end; the last hidden states (R, L, d)."""
+        """Reads one block in each row, padded at its end, and returns the last hidden states (R, L, d)."""
         longest = max(len(block.ids) for block in blocks)
         ids = torch.full((len(blocks), longest), self._end)
         positions = torch.zeros(3, len(blocks), longest, dtype=torch.long)
@@ -252,7 +252,7 @@ class QwenVl(LocalModel[Blocks]):
     def _answers(
         self, reader: KvReader, logits: Tensor, prompts: Sequence[Blocks], references: Sequence[Sequence[str]]
     ) -> list[Answer]:
-        """Answers and reference scores of prompts that the reader has read, one row each, with next logits (R, V)."""
+        """Answers and scores prompts that the reader has read, one per row, given the next token's logits (R, V)."""
         first = logits.log_softmax(-1)
         targets = [[(*self._encode(harmless(text)), self._end) for text in row] for row in references]
         scored = reader.score(targets, first)
@@ -266,7 +266,7 @@ class QwenVl(LocalModel[Blocks]):
         ]
 
     def _seen(self, prompts: Sequence[Blocks], logits: Tensor) -> Tensor | None:
-        """The tokens that occur in each prompt, as a mask like `logits` (R, V); None if nothing is penalised."""
+        """A mask (R, V) of the tokens that occur in each prompt; None if repetition is not penalised."""
         if self.search.repetition_penalty == 1:
             return None
         seen = torch.zeros(logits.shape, dtype=torch.bool)

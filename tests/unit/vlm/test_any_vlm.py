@@ -543,7 +543,7 @@ def test_a_processor_without_a_chat_template_is_a_clear_mistake(folders, tmp_pat
 
 def test_a_template_that_leaves_out_images_is_a_clear_mistake(folders, tmp_path):
     template = "{% for turn in messages %}{% for part in turn.content %}{{ part.text }}{% endfor %}{% endfor %}"
-    with pytest.raises(VlmError, match="makes no prompt with two images"):
+    with pytest.raises(VlmError, match="cannot create a prompt with two images"):
         load(with_template(folders["idefics3"], tmp_path, template))
 
 

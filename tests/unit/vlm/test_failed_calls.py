@@ -123,7 +123,7 @@ def test_a_language_model_that_hangs_stops_the_run_soon(engine: SupervisedEngine
     started = time.monotonic()
     with (
         hooked(model_of(engine).model.language_model.register_forward_pre_hook(lambda *_: time.sleep(60))),
-        pytest.raises(CallsError, match=r"no answer of the VLM after 0.5 seconds, 3 times in a row.*--call-timeout"),
+        pytest.raises(CallsError, match=r"no answer from the VLM after 0.5 seconds, 3 times in a row.*--call-timeout"),
     ):
         engine.answer(requests)
     assert time.monotonic() - started < 20

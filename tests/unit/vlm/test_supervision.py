@@ -56,7 +56,7 @@ def test_the_supervised_engine_is_the_engine() -> None:
     ("fault", "reason"),
     [
         (raises(lambda: RuntimeError("device-side assert\nmore"), IS_BAD), "RuntimeError: device-side assert"),
-        (hangs(IS_BAD), "no answer of the VLM after 0.3 seconds"),
+        (hangs(IS_BAD), "no answer from the VLM after 0.3 seconds"),
         (
             raises(lambda: torch.OutOfMemoryError("CUDA out of memory"), IS_BAD),
             "out of memory for a single prompt: CUDA out of memory",
@@ -148,7 +148,7 @@ def test_a_query_whose_prompts_all_hang_does_not_stop_the_run(caplog: pytest.Log
     hanging = {6, 7, 8, 9}
     engine = FakeEngine(fault=hangs(lambda request: request.query.question_id in hanging), chunk=20, batch=20)
     answers = supervised(engine, seconds=0.3, max_failed=0.5).answer(REQUESTS)
-    assert "no answer of the VLM after 0.3 seconds for 20 prompts together: each is tried alone" in caplog.messages[0]
+    assert "no answer from the VLM after 0.3 seconds for 20 prompts together: retrying them one by one" in caplog.messages[0]
     assert {i for i, answer in enumerate(answers) if answer.error} == hanging
     assert [a for a in answers if not a.error] == [a for i, a in enumerate(expected()) if i not in hanging]
 

@@ -33,7 +33,7 @@ def run(program: str, **more: object) -> subprocess.CompletedProcess[str]:
 def test_a_block_is_interrupted_and_the_signal_handler_restored():
     before = signal.getsignal(signal.SIGALRM)
     started = time.monotonic()
-    with pytest.raises(TimeoutError, match=r"no answer of the VLM after 0.1 seconds"), time_limit(0.1):
+    with pytest.raises(TimeoutError, match=r"no answer from the VLM after 0.1 seconds"), time_limit(0.1):
         time.sleep(30)
     assert time.monotonic() - started < 10
     assert signal.getsignal(signal.SIGALRM) is before and signal.getitimer(signal.ITIMER_REAL) == (0, 0)
@@ -90,7 +90,7 @@ def test_the_command_line_ends_with_a_call_that_cannot_be_interrupted():
 
 def test_the_library_only_logs_it():
     ended = run(STUCK.format(set_up=""))
-    assert ended.stderr.startswith("no answer of the VLM after 0.2 seconds, and it cannot be interrupted. ")
+    assert ended.stderr.startswith("no answer from the VLM after 0.2 seconds, and it cannot be interrupted. ")
     assert "the process ends" not in ended.stderr and "TimeoutError: no answer" in ended.stderr
 
 
