@@ -1,1 +1,1 @@
-"""`icdsel bench`: the speed of scoring, proposals, training and neighbours, next to a baseline implementation."""
+"""`icdsel bench`: compares the speed of scoring, proposals, training and neighbours with a baseline implementation."""

@@ -36,7 +36,7 @@ ARCHITECTURES: dict[str, dict[str, dict[str, Any]]] = {
             "out_hidden_size": 2048,
         },
     },
-    # Small, with the same parts: grouped-query attention, windowed attention to images.
+    # Small, with the same components: grouped-query attention, windowed attention in the vision encoder.
     TINY: {
         "text": {
             "hidden_size": 64,
@@ -63,9 +63,10 @@ ARCHITECTURES: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def random_vlm(architecture: str, settings: VlmSettings, max_image_pixels: int, seed: int) -> QwenVl:
-    """A Qwen2.5-VL of this architecture with random weights, initialised on the device.
+    """Creates a Qwen2.5-VL of this architecture with random weights, initialised on the device.
 
-    It uses the tokenizer of the tiny VLM: token ids mean nothing, but prompts are about as long as with its own.
+    It uses the tokenizer of the tiny VLM: its token ids are meaningless to the model, but prompts are about as long as
+    with the original tokenizer.
     """
     from transformers import GenerationConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 

@@ -1,4 +1,4 @@
-"""Baseline implementations of each stage, which work as Lever-Plus does: `icdsel bench` reports speedups over them."""
+"""Baseline implementations that work as Lever-Plus does; `icdsel bench` reports speedups over them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,7 +21,7 @@ from icdsel.vlm.prompts import chat_messages
 
 @torch.inference_mode()
 def answer(vlm: LocalModel[Any], request: Request) -> tuple[str, list[float]]:
-    """One generation, then one forward pass for each reference; each of them opens and encodes the images again."""
+    """Generates an answer, then scores each reference in a forward pass; each of these encodes the images again."""
     tokenizer = vlm.processor.tokenizer
     text = rendered(vlm, request)
     prompt = inputs(vlm, request, text)
@@ -46,27 +46,27 @@ def answer(vlm: LocalModel[Any], request: Request) -> tuple[str, list[float]]:
 
 
 def rendered(vlm: LocalModel[Any], request: Request) -> str:
-    """The prompt as text."""
+    """Renders the prompt as text."""
     messages = chat_messages(request.icds, request.query, vlm.style)
     text: str = vlm.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     return text
 
 
 def inputs(vlm: LocalModel[Any], request: Request, text: str) -> Any:
-    """The model's inputs for one prompt, whose images are opened for it."""
+    """Opens a prompt's images and creates the model's inputs."""
     pictures: list[Image.Image] = [open_image(example.image, vlm.max_image_pixels) for example in request.shown]
     return vlm.processor(text=[text], images=pictures, return_tensors="pt").to(vlm.device, vlm.model.dtype)
 
 
 @torch.no_grad()
 def beam(query: Tensor, candidates: Tensor, width: int, shots: int) -> list[tuple[list[int], float]]:
-    """Lever-Plus's proposal loop: beams in Python, two `.item()` for every candidate.
+    """Lever-Plus's proposal loop: beam search in Python, with two `.item()` calls per candidate.
 
     Args:
         query: (d), a unit vector.
         candidates: (K, d), unit vectors.
-        width: Beams.
-        shots: ICDs in a pointer.
+        width: Number of beams.
+        shots: ICDs per pointer.
     """
     beams: list[tuple[list[int], float, float]] = [([], 0.0, 0.0)]
     for _ in range(shots):
@@ -87,7 +87,7 @@ def beam(query: Tensor, candidates: Tensor, width: int, shots: int) -> list[tupl
 
 @torch.no_grad()
 def retrieval(query: Tensor, candidates: Tensor, count: int, shots: int) -> list[list[int]]:
-    """Lever-Plus's retrieval of consecutive ranks: fetches the similarity of every candidate for every choice."""
+    """Lever-Plus's retrieval of consecutive ranks: calls `.item()` on every similarity for every choice."""
     pointers = []
     similar = candidates @ query
     for rank in range(count):
@@ -125,7 +125,7 @@ def _first(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def train_epoch(network: PointerNetwork, table: Tensor, groups: Groups, settings: TrainSettings, steps: int) -> float:
-    """RCE with a DataLoader at batch size 1, a forward pass for each pointer, and the loss fetched at every step."""
+    """Trains with RCE: a DataLoader with batch size 1, one forward pass per pointer, the loss copied at every step."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.rce_lr)
     loader = DataLoader(_Queries(table, groups), batch_size=1, shuffle=True, collate_fn=_first)
     device = table.device

@@ -44,7 +44,7 @@ Figures = dict[str, float | int | None]
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured.
+    """The sizes of the measured workloads.
 
     Attributes:
         queries: Queries that the scorer answers.
@@ -53,7 +53,7 @@ class Sizes:
         pool: Candidates in a query's pool.
         images: Distinct images that pools are drawn from.
         image_size: Width and height of an image.
-        plain: Pointers that the baseline scores; it is slow.
+        plain: Pointers that the baseline scores; fewer, because it is slow.
         proposal_pool: Candidates that proposals choose from.
         neighbours: Training examples that are searched for nearest neighbours.
         train_queries: Queries of an epoch of training.
@@ -72,9 +72,9 @@ class Sizes:
 
 
 def bench(settings: Settings, sizes: Sizes, architecture: str | None) -> dict[str, Any]:
-    """All figures: `scorer`, `proposals`, `train_batch_1`, `train_batch_32`, `neighbours`, and what they were run on.
+    """Measures `scorer`, `proposals`, `train_batch_1`, `train_batch_32` and `neighbours`; also returns the environment.
 
-    Each of them has `plain_per_second` (the baseline's rate), `per_second` and `ratio`; the scorer has more.
+    Each has `plain_per_second` (the baseline's rate), `per_second` and `ratio`; the scorer has further figures.
 
     Raises:
         VlmError: The model cannot be loaded, or does not run in this process.
@@ -114,7 +114,7 @@ def _device_name(device: torch.device) -> str:
 
 @contextmanager
 def _clock(device: torch.device) -> Iterator[list[float]]:
-    """Gives a list that holds the seconds once the block has ended, including the device's work."""
+    """Measures the seconds that the block takes, including the device's work; adds them to the yielded list."""
     seconds: list[float] = []
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -137,18 +137,18 @@ def _figures(baseline_rate: float, rate: float, **more: float | int | None) -> F
 
 
 def _scorer(engine: SupervisedEngine, vlm: LocalModel[Any], sizes: Sizes, seed: int) -> Figures:
-    """Pointers per second.
+    """Measures pointers per second.
 
     Args:
-        engine: What is measured.
-        vlm: The model in it, which the baseline uses.
-        sizes: How much is measured.
-        seed: Draws the pointers.
+        engine: The engine to measure.
+        vlm: Its model, which the baseline uses.
+        sizes: The sizes of the workload.
+        seed: Seed for drawing pointers.
     """
     device = torch.device(vlm.device)
     with tempfile.TemporaryDirectory() as folder:
         requests = _requests(Path(folder), sizes, seed)
-        for request in requests[:2]:  # the first use chooses kernels and allocates memory
+        for request in requests[:2]:  # warm-up: the first use selects kernels and allocates memory
             baseline.answer(vlm, request)
         engine.answer(requests[: 2 * sizes.pointers])
         chosen = random.Random(seed).sample(requests, min(sizes.plain, len(requests)))
@@ -193,7 +193,7 @@ def _scorer(engine: SupervisedEngine, vlm: LocalModel[Any], sizes: Sizes, seed: 
 
 
 def _peak_memory(device: torch.device) -> float:
-    """Peak memory in MiB: of the device's allocator, or of the process on a CPU."""
+    """Peak memory in MiB: of the GPU's allocator, or, on a CPU, of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
@@ -205,9 +205,9 @@ def _differences_to_float32(
     baseline_answers: Sequence[tuple[str, list[float]]],
     answers: Sequence[Answer],
 ) -> Figures:
-    """How much baseline and scorer differ from the baseline in float32; empty if the model is float32.
+    """How much baseline and scorer differ from a float32 baseline; empty if the model is float32.
 
-    Shares of different answers, and mean absolute differences of log-probs.
+    The figures are shares of different answers, and mean absolute differences of log-probs.
     """
     if vlm.model.dtype == torch.float32:
         return {}
@@ -227,7 +227,7 @@ def _differences_to_float32(
 
 
 def _requests(folder: Path, sizes: Sizes, seed: int) -> list[Request]:
-    """Pointers of random ICDs, from pools of generated pictures."""
+    """Creates requests with random ICDs from pools of generated pictures."""
     rng = random.Random(seed)
     width, height = sizes.image_size
     examples = []
@@ -246,12 +246,12 @@ def _requests(folder: Path, sizes: Sizes, seed: int) -> list[Request]:
 
 
 def _tokens(vlm: LocalModel[Any], request: Request) -> int:
-    """The tokens of a prompt as the baseline reads it."""
+    """The number of tokens of a prompt as the baseline reads it."""
     return int(baseline.inputs(vlm, request, baseline.rendered(vlm, request))["input_ids"].shape[1])
 
 
 def _matmul_rate(vlm: LocalModel[Any]) -> float:
-    """The rate of a large matrix product in the model's arithmetic, in FLOP/s."""
+    """The rate of a large matrix product in the model's dtype, in FLOP/s."""
     device = torch.device(vlm.device)
     size = 8192 if device.type == "cuda" else 2048
     a = torch.randn(size, size, device=device, dtype=vlm.model.dtype)
@@ -274,7 +274,10 @@ def _unit(rows: int, width: int, device: torch.device, seed: int) -> Tensor:
 
 
 def _proposals(sizes: Sizes, settings: ProposalSettings, device: torch.device) -> Figures:
-    """Queries per second over one pool; the baseline lacks samples and random pointers, the least of its work."""
+    """Measures queries per second with one pool.
+
+    The baseline omits sampled and random pointers, which take the least time.
+    """
     table, queries = _unit(sizes.proposal_pool, 512, device, 0), _unit(32, 512, device, 1)
     ids = [range(sizes.proposal_pool)] * len(queries)
     network = CosineNetwork(512).to(device)
@@ -290,7 +293,7 @@ def _proposals(sizes: Sizes, settings: ProposalSettings, device: torch.device) -
 
 
 def _training(sizes: Sizes, settings: TrainSettings, batch_size: int, device: torch.device) -> Figures:
-    """Queries per second of an epoch of RCE, without validation."""
+    """Measures queries per second in an epoch of RCE."""
     count, pool, pointers = sizes.train_queries, 64, 15
     table = _unit(4000, 512, device, 2)
     generator = torch.Generator().manual_seed(3)
@@ -324,7 +327,7 @@ def _ignore(_: object) -> None:
 
 
 def _neighbours(sizes: Sizes, device: torch.device) -> Figures:
-    """Queries per second of the exact 64 nearest neighbours; the baseline ranks one query after another."""
+    """Measures queries per second for the exact 64 nearest neighbours; the baseline ranks queries one by one."""
     table, queries = _unit(sizes.neighbours, 512, device, 4), _unit(256, 512, device, 5)
     hidden: Sequence[frozenset[int]] = [frozenset()] * len(queries)
     list(nearest_rows(queries[:8], table, 64, hidden[:8]))

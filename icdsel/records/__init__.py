@@ -1,7 +1,7 @@
-"""The typed records that travel between the stages, and their JSON.
+"""The typed records that the stages exchange, and their JSON.
 
-No other module knows the JSON keys of these records. Those of RL data are Lever-Plus's (`vqa_acc_score`, …) for
-every task.
+No other module knows the JSON keys of these records. For every task, RL data use Lever-Plus's keys
+(`vqa_acc_score`, …).
 """
 
 from icdsel.records.epoch_metrics import EpochMetrics

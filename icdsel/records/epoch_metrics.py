@@ -1,4 +1,4 @@
-"""The metrics of one epoch of training: a line of a run's metrics."""
+"""The metrics of one epoch of training: a line of a run's metrics file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ class EpochMetrics:
         """Validates a line of metrics.
 
         Raises:
-            ValueError: It is not one, or a metric is not a finite number.
+            ValueError: It is not a line of metrics, or a metric is not a finite number.
         """
         values = dict(value) if isinstance(value, dict) else {}
         phase, epoch = values.pop("phase", None), values.pop("epoch", None)
         if not isinstance(phase, str) or not is_id(epoch):
-            raise ValueError("it names no phase and epoch: not metrics of icdsel")
+            raise ValueError("it has no phase or no epoch, so these are not metrics of icdsel")
         if invalid := [name for name, number in values.items() if number is not None and not is_finite(number)]:
             raise ValueError(f"{invalid[0][:40]} is not a finite number")
         return cls(phase, epoch, values)

@@ -11,8 +11,8 @@ Pointer = tuple[int, ...]
 class Example:
     """An image, a question about it, and the reference answers.
 
-    `answer` is what a demonstration shows; `answers` are the (usually ten) human answers that a prediction is
-    compared with. Where these are not what people wrote (OK-VQA stems them), `raw_answers` are.
+    `answer` is the answer that a demonstration shows; `answers` are the (usually ten) human answers that a prediction
+    is compared with. If these are not as people wrote them (OK-VQA stems them), `raw_answers` has the originals.
     """
 
     question_id: int
@@ -34,7 +34,7 @@ class Proposal:
     """A pointer to score, and how it was proposed.
 
     `method` is "policy-beam", "cosine-beam", "policy-sample", "cosine-sample", "retrieval" or "random".
-    `log_prob` is the proposer's (at `temperature`, for samples); None where it has none.
+    `log_prob` is the pointer's log-prob under the proposer (for samples, at `temperature`); None if it has none.
     """
 
     pointer: Pointer
@@ -48,8 +48,8 @@ class Proposal:
 class Answer:
     """The VLM's answer to one prompt, and the log-probs of the reference answers.
 
-    `reference_log_probs[i]` is the log-prob (nats) of the i-th reference with the end of the turn, summed over
-    its `reference_tokens[i]` tokens. If the call failed, `error` is the reason and nothing else counts.
+    `reference_log_probs[i]` is the log-prob (nats) of the i-th reference including the end of the turn, summed over
+    its `reference_tokens[i]` tokens. If the call failed, `error` is the reason, and the other fields are meaningless.
     """
 
     text: str

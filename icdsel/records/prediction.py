@@ -1,4 +1,4 @@
-"""The VLM's answer to one query with some ICDs, and its scores: a line of predictions."""
+"""The VLM's answer to one query with some ICDs, and its scores: a line of a predictions file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,10 +23,10 @@ class Prediction:
 
     Attributes:
         question_id: The query.
-        shots: How many ICDs were shown.
-        icds: Which, in prompt order.
+        shots: The number of ICDs that were shown.
+        icds: These ICDs, in prompt order.
         prediction: The cleaned answer.
-        score: Its score by the metric of the settings; None if the call failed.
+        score: Its score by the metric that the settings select; None if the call failed.
         other_scores: Its scores by the task's other metrics.
         error: Why the call failed.
         task: The task by which it was scored.
@@ -43,7 +43,7 @@ class Prediction:
 
     @property
     def prompt(self) -> Prompt:
-        """The prompt that it answers."""
+        """The prompt that this prediction answers."""
         return self.question_id, self.icds
 
     @classmethod
@@ -51,7 +51,7 @@ class Prediction:
         """Validates a line of predictions.
 
         Raises:
-            ValueError: It is not one; the message names the field that is missing or invalid.
+            ValueError: It is not a line of predictions; the message names the field that is missing or invalid.
         """
         if not isinstance(value, dict):
             raise ValueError("not an object")

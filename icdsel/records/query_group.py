@@ -1,4 +1,4 @@
-"""One query's pool and its scored pointers: a line of RL data."""
+"""One query's pool and its scored pointers: a line of an RL data file."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -12,7 +12,7 @@ _POOL, _CANDIDATES, _EXCLUDED, _WHOLE_SPLIT = "candidate_pool_ids", "pointer_can
 GROUP_KEYS = (_POOL, _CANDIDATES)
 """The JSON keys by which a line of RL data is recognised."""
 
-# Why a candidate is rejected, beside the reasons of `ScoredPointer`.
+# Reasons for rejecting a candidate, in addition to those of `ScoredPointer`.
 OUTSIDE_POOL = "an ICD is not in the pool"
 REPEATED_ICD = "an ICD is repeated, or there is none"
 
@@ -25,7 +25,7 @@ class Rejected(NamedTuple):
 
 
 class PoolIds(NamedTuple):
-    """A query's pool, by question_ids of the training split; `ids` None is the whole split without `excluded`."""
+    """A query's pool as question_ids of the training split; if `ids` is None, the whole split without `excluded`."""
 
     ids: tuple[int, ...] | None
     excluded: tuple[int, ...] = ()
@@ -37,13 +37,13 @@ class QueryGroup:
 
     Attributes:
         question_id: The query.
-        image_id: Its image; -1 if Lever-Plus's data do not say.
-        question: Its question; "" if Lever-Plus's data do not say.
+        image_id: Its image; -1 if unknown (in Lever-Plus's data).
+        question: Its question; "" if unknown (in Lever-Plus's data).
         answers: The reference answers.
         pool: question_ids of the training split; None for the whole split without the `excluded` ones.
-        candidates: The scored pointers. Failed calls are among them only in what generation writes.
-        excluded: Examples that are hidden from this query where the pool is the whole split.
-        derived: Whether the data did not hold the pool, so that it is the union of the pointers' ICDs.
+        candidates: The scored pointers. They include failed calls only in files that generation writes.
+        excluded: Examples that this query must not get, if the pool is the whole split.
+        derived: Whether the pool was missing from the data and was derived as the union of the pointers' ICDs.
         task: The task by which the pointers were scored.
     """
 
@@ -59,7 +59,7 @@ class QueryGroup:
 
     @classmethod
     def of_query(cls, query: Example, pool: PoolIds, candidates: Iterable[ScoredPointer], task: str) -> Self:
-        """The group of a query of a dataset."""
+        """Creates the group of a query of a dataset."""
         return cls(
             question_id=query.question_id,
             image_id=query.image_id,
@@ -76,7 +76,7 @@ class QueryGroup:
         """Validates a line of RL data.
 
         Returns:
-            The group with the candidates that can be trained on and the failed calls, and the rejected candidates.
+            The group, with the candidates that can be trained on and the failed calls; and the rejected candidates.
 
         Raises:
             ValueError: It is not a line of RL data, or its pool is invalid.
@@ -90,22 +90,22 @@ class QueryGroup:
         excluded, task = value.get(_EXCLUDED, []), value.get("task", DEFAULT_TASK)
         whole = pool_ids == _WHOLE_SPLIT
         if not (is_id(question_id) and is_id(image_id) and are_ids(excluded) and (whole or are_ids(pool_ids))):
-            raise ValueError("one of its ids, or of its pool, is not an integer of 64 bits")
+            raise ValueError("one of its ids, or an id in its pool, is not a 64-bit integer")
         if not isinstance(answers, list) or not all(isinstance(text, str) for text in (question, task, *answers)):
-            raise ValueError("its question, its task or its answers are not texts")
+            raise ValueError("its question, its task or one of its answers is not a string")
         if not isinstance(candidates, list):
             raise ValueError(f"{_CANDIDATES} is not a list")
         pool = None if whole else tuple(pool_ids)
         members, hidden = frozenset(pool or ()), frozenset(excluded)
         if pool is not None and (len(members) < len(pool) or question_id in members):
-            raise ValueError("its pool holds an example twice, or the query itself")
+            raise ValueError("its pool contains an example twice, or the query itself")
         bounds = bounds_of(task)
         kept: list[ScoredPointer] = []
         rejected: list[Rejected] = []
         for candidate in candidates:
             pointer = candidate.get(POINTER_KEY) if isinstance(candidate, dict) else None
             if not are_ids(pointer):
-                raise ValueError("the pointer of a candidate is missing, or not a list of integers of 64 bits")
+                raise ValueError("the pointer of a candidate is missing, or not a list of 64-bit integers")
             try:
                 if not hidden.isdisjoint(pointer) if pool is None else not members.issuperset(pointer):
                     raise RejectedError(OUTSIDE_POOL)
@@ -142,9 +142,9 @@ class QueryGroup:
 
     @property
     def failed(self) -> int:
-        """How many of the candidates are failed calls."""
+        """The number of candidates that are failed calls."""
         return sum(candidate.error is not None for candidate in self.candidates)
 
     def without_failed(self) -> "QueryGroup":
-        """The same without failed calls, as training takes it."""
+        """Returns the group without failed calls, as training requires."""
         return replace(self, candidates=tuple(c for c in self.candidates if c.error is None)) if self.failed else self

@@ -28,11 +28,11 @@ _SCORE_KEYS = {
     "relevance": "vqa_rel_score",
 }
 _KEYS = {**_PROPOSAL_KEYS, "prediction": _PREDICTION, **_SCORE_KEYS}  # by attribute, in the order of the JSON
-_MOST_REFERENCES = 10  # of a VQA query, each with a weight of at most the highest score
+_MOST_REFERENCES = 10  # per query in VQA; each has a weight of at most the highest score
 
 
 class RejectedError(ValueError):
-    """A candidate cannot be trained on; the message is the reason, by which rejected candidates are counted."""
+    """A candidate cannot be trained on. The message is the reason; rejected candidates are counted by it."""
 
 
 BAD_SCORE = "a score is not a number, or is out of range"
@@ -50,14 +50,14 @@ class ScoredPointer:
         log_prob: Its log-prob under the proposer.
         temperature: The temperature it was sampled at.
         prediction: The cleaned answer.
-        correct: 1 if the prediction is correct, else 0; None if the task has no notion of correct.
+        correct: 1 if the prediction is correct, else 0; None if the task does not define correctness.
         score: The score of the prediction by the task's metric.
-        reference_prob: Σ weight × probability over the reference answers, end of the turn included.
-        reference_prob_per_token: The same with each probability's geometric mean per token.
-        token_f1: Similarity of the prediction to the nearest reference, by tokens.
-        edit_similarity: The same by letters.
-        relevance: The larger of these two.
-        error: Why the call failed; then there is neither a prediction nor a score.
+        reference_prob: Σ weight × probability over the reference answers, including the end of the turn.
+        reference_prob_per_token: The same with the geometric mean of each answer's token probabilities.
+        token_f1: Similarity of the prediction to the most similar reference, by tokens.
+        edit_similarity: The same by characters.
+        relevance: The larger of `token_f1` and `edit_similarity`.
+        error: Why the call failed; in that case there is neither a prediction nor a score.
     """
 
     pointer: Pointer
@@ -79,7 +79,7 @@ class ScoredPointer:
     def from_json(cls, value: Mapping[str, Any], bounds: Bounds) -> Self:
         """Validates a JSON object whose `pointer` is a list of ids.
 
-        Where `vqa_correct` is missing it is derived, by its definition in VQA: 1 if the score is above 0.
+        If `vqa_correct` is missing, it is derived by its definition in VQA: 1 if the score is above 0, else 0.
 
         Raises:
             RejectedError: A field has the wrong type, or a score is missing or out of range.
@@ -118,7 +118,7 @@ class ScoredPointer:
 
 @cache
 def _ranges(bounds: Bounds) -> Mapping[str, Bounds]:
-    """The range of each score."""
+    """The valid range of each score."""
     ranges = dict.fromkeys(_SCORE_KEYS, (0.0, 1.0)) | {"score": bounds}
     probabilities = ("reference_prob", "reference_prob_per_token")
     return ranges | dict.fromkeys(probabilities, (0.0, _MOST_REFERENCES * max(1.0, bounds[1])))
@@ -129,7 +129,7 @@ Candidate = ScoredPointer | Mapping[str, Any]
 
 
 def score_key(name: str) -> str:
-    """The JSON key of a score, an attribute of `ScoredPointer`."""
+    """The JSON key of a score; `name` is an attribute of `ScoredPointer`."""
     return _SCORE_KEYS[name]
 
 
@@ -139,7 +139,7 @@ def score_of(candidate: Candidate, name: str) -> float:
     In a mapping a missing `vqa_correct` is derived, as in `ScoredPointer.from_json`.
 
     Raises:
-        ValueError: The value of a mapping is not a finite number, or the call failed, which is not a score of 0.
+        ValueError: A mapping's value is not a finite number, or the call failed, which must not count as a score of 0.
     """
     if isinstance(candidate, ScoredPointer):
         if candidate.error is not None:

@@ -1,4 +1,4 @@
-"""How good an answer is: tasks with their metrics, and what is done to an answer before it is scored.
+"""Scores answers: tasks with their metrics, and cleaners, which prepare an answer for scoring.
 
 Importing a module of a task adds it to `icdsel.tasks.base.TASKS`.
 """

@@ -1,8 +1,8 @@
-"""What a task is. Loads no torch.
+"""The interface of a task. Does not import torch.
 
 To add a task, write a module like `icdsel.tasks.vqa` that ends with `TASKS.add(MyTask())`, and import it in
-`icdsel/tasks/__init__.py`. `--task` then knows it, and everything downstream (rewards, tables, charts, `check`)
-speaks of its score. A program of your own only has to call `TASKS.add(MyTask())` before it runs a command.
+`icdsel/tasks/__init__.py`. `--task` then accepts it, and everything downstream (rewards, tables, charts, `check`) uses
+its score. In your own program, calling `TASKS.add(MyTask())` before it runs a command is enough.
 """
 
 from abc import ABC, abstractmethod
@@ -15,7 +15,7 @@ from icdsel.errors import SettingsError
 from icdsel.records import Bounds, Example
 from icdsel.registry import Registry
 
-if TYPE_CHECKING:  # numpy would slow `--help`
+if TYPE_CHECKING:  # importing numpy would slow down `--help`
     import numpy as np
     from numpy.typing import NDArray
 
@@ -30,7 +30,7 @@ def mean(scores: "NDArray[np.float64]") -> "NDArray[np.float64]":
 
 @dataclass(frozen=True)
 class Metric:
-    """A way to score a prediction for a query; every score lies within the bounds of the task."""
+    """A way to score a prediction for a query; scores are within the bounds of the task."""
 
     name: str
     score: Callable[[str, Example], float]
@@ -38,14 +38,14 @@ class Metric:
 
 @dataclass(frozen=True)
 class Correctness:
-    """When a score counts as correct, and how that is put: "queries with <meaning>"."""
+    """When a score counts as correct, and how output describes it: "queries with <meaning>"."""
 
     is_correct: Callable[[float], bool]
     meaning: str
 
 
 class Relevance(NamedTuple):
-    """How near a prediction comes to a reference answer: by tokens, by letters, and the larger; in [0, 1]."""
+    """Similarity of a prediction to the reference answers in [0, 1]: by tokens, by characters, and the larger one."""
 
     token_f1: float
     edit_similarity: float
@@ -53,21 +53,22 @@ class Relevance(NamedTuple):
 
 
 class Task(ABC):
-    """A task: how an answer is scored, and what tables and charts call the score.
+    """A task: how an answer is scored, and how tables and charts name the score.
 
     Attributes:
-        name: What `--task` calls it.
+        name: Its name in `--task`.
         metrics: Ways to score an answer; the first is the default.
-        bounds: The lowest and the highest score; infinite where there is none.
-        score_name: What titles and axes call the score, such as "VQA accuracy".
-        short_name: The same in table headings, such as "accuracy".
-        unit: What the score is shown in, such as "points"; "" if it is shown as it is.
-        factor: What a score is multiplied by to be shown in that unit.
-        digits: Decimals with which it is shown.
-        correctness: When a score counts as correct; None if nothing is right or wrong.
-        aggregate: From the scores of queries [..., n] to the score of all together [...]. Intervals and tests resample
-            queries; for anything but `mean` that takes longer.
-        usual_references: Reference answers that the metric is defined for; `check` tells of queries with fewer.
+        bounds: The lowest and the highest score; infinite if unbounded.
+        score_name: The name of the score in titles and on axes, such as "VQA accuracy".
+        short_name: The name of the score in table headings, such as "accuracy".
+        unit: The unit that scores are displayed in, such as "points"; "" if there is none.
+        factor: The factor by which a score is multiplied to be displayed in that unit.
+        digits: Number of decimals displayed.
+        correctness: When a score counts as correct; None if the task does not define correctness.
+        aggregate: Computes the overall score [...] from the scores of queries [..., n]. Intervals and tests resample
+            queries; that is slower for any function other than `mean`.
+        usual_references: The number of reference answers that the metric is defined for; `check` reports queries with
+            fewer.
     """
 
     name: str
@@ -84,19 +85,19 @@ class Task(ABC):
 
     @abstractmethod
     def references(self, query: Example) -> Mapping[str, float]:
-        """The reference answers whose log-probs the VLM gives, with their weights in `reference_prob`."""
+        """The reference answers that the VLM computes log-probs of, with their weights in `reference_prob`."""
 
     def demonstration(self, example: Example) -> str:
-        """What a demonstration answers."""
+        """The answer that a demonstration shows."""
         return example.answer
 
     def relevance(self, prediction: str, query: Example) -> Relevance | None:
-        """How near a prediction comes to a reference answer; None if the task has no such measure."""
+        """Similarity of a prediction to the reference answers; None if the task has no such measure."""
         _ = prediction, query
         return None
 
     def normalize(self, text: str) -> str:
-        """The form in which two answers are compared for being the same."""
+        """Normalises an answer: two answers are the same if their normalised forms are equal."""
         return text.strip().lower()
 
     @property
@@ -105,11 +106,11 @@ class Task(ABC):
         return next(iter(self.metrics))
 
     def is_correct(self, score: float) -> bool | None:
-        """Whether a score counts as correct; None if nothing is right or wrong."""
+        """Whether a score counts as correct; None if the task does not define correctness."""
         return None if self.correctness is None else self.correctness.is_correct(score)
 
     def text(self, score: float) -> str:
-        """A score as it is shown, such as "53.1" for 0.531."""
+        """Formats a score for display, such as "53.1" for 0.531."""
         return f"{self.factor * score:.{self.digits}f}"
 
 
@@ -130,13 +131,13 @@ def bounds_of(task: str) -> Bounds:
 
 
 def demonstrations(task: Task, icds: Iterable[Example]) -> tuple[Example, ...]:
-    """The ICDs as a prompt shows them: with the answers of the task's demonstrations."""
+    """Returns the ICDs with the answers that the task's demonstrations show."""
     answers = ((icd, task.demonstration(icd)) for icd in icds)
     return tuple(icd if answer == icd.answer else replace(icd, answer=answer) for icd, answer in answers)
 
 
 def majority_answer(answers: Sequence[str]) -> str:
-    """The most common answer, as written; of equally common ones, the first.
+    """The most common answer, as written; ties go to the first.
 
     Raises:
         ValueError: There is no answer.

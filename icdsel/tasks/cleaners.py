@@ -1,6 +1,6 @@
-"""What is done to a VLM's answer before it is scored.
+"""Cleaners: functions that prepare a VLM's answer for scoring.
 
-To add a cleaner, add it to `CLEANERS`; `--clean-answers` then knows it.
+To add a cleaner, add it to `CLEANERS`; `--clean-answers` then accepts it.
 """
 
 import re
@@ -12,7 +12,7 @@ from icdsel.registry import Registry
 
 @dataclass(frozen=True)
 class Cleaner:
-    """From the text of an answer to the prediction."""
+    """Converts the text of an answer to a prediction."""
 
     name: str
     clean: Callable[[str], str]
@@ -22,11 +22,11 @@ _NEXT_PROMPT = re.compile("Question|Answer|Short")
 
 
 def cut_answer(text: str) -> str:
-    """The answer up to where the VLM continues with another prompt, then up to the first comma and space.
+    """Cuts an answer where the VLM continues with another prompt, then at the first comma followed by a space.
 
-    Exactly as Lever-Plus does it: outer spaces and case are kept, words that merely begin like a prompt count as one
-    ("Shortbread" becomes ""), and lists are shortened ("red, white and blue" becomes "red"). It does the same to the
-    human answers that it writes as `gt_answers_norm`.
+    This is exactly Lever-Plus's rule: outer spaces and case are kept, a word that merely begins like a prompt counts as
+    one ("Shortbread" becomes ""), and lists are shortened ("red, white and blue" becomes "red"). Lever-Plus applies it
+    also to the human answers that it writes as `gt_answers_norm`.
     """
     return _NEXT_PROMPT.split(text, maxsplit=1)[0].split(", ", maxsplit=1)[0]
 

@@ -1,4 +1,4 @@
-"""From the VLM's answer to its scores, as RL data and predictions hold them."""
+"""Scores the VLM's answers for RL data and predictions."""
 
 import math
 from collections.abc import Callable
@@ -10,8 +10,8 @@ from icdsel.tasks.base import TASKS, Metric, Task
 from icdsel.tasks.cleaners import CLEANERS, Cleaner
 
 SCORER_VERSION = 3
-"""Part of the identity of everything that the VLM answered. It is raised when the answers or scores of the same
-prompts change, or the pools and proposals that are drawn."""
+"""Part of the inputs of every result that contains answers of the VLM. It is increased when a change to the code
+changes answers or scores for the same prompts, or the pools and proposals that are drawn."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Scorer:
 
     @classmethod
     def named(cls, task: str, metric: str | None, cleaner: str) -> Self:
-        """The scorer of these names; `metric` None takes the task's default.
+        """Creates a scorer from names; `metric` None selects the task's default.
 
         Raises:
             SettingsError: A name is unknown.
@@ -33,7 +33,7 @@ class Scorer:
         return cls(own, own.metrics.named(metric or own.default_metric), CLEANERS.named(cleaner))
 
     def scored_pointer(self, proposal: Proposal, answer: Answer, query: Example) -> ScoredPointer:
-        """A proposal with the scores of its answer, to six significant digits; of a failed call the error.
+        """Scores the answer to a proposal, to six significant digits; for a failed call, records the error.
 
         Args:
             proposal: The pointer.
@@ -68,7 +68,7 @@ class Scorer:
         )
 
     def prediction(self, query: Example, icds: Pointer, answer: Answer) -> Prediction:
-        """The prediction for a query, with its scores by all metrics, to six decimals; of a failed call the error."""
+        """Scores the answer to a query by all metrics, to six decimals; for a failed call, records the error."""
         name = self.task.name
         if answer.error is not None:
             return Prediction(query.question_id, len(icds), icds, error=answer.error, task=name)
@@ -79,5 +79,5 @@ class Scorer:
 
 
 def _rounded(value: float | None) -> float | None:
-    """Six significant digits: as many as a float32 model can vouch for."""
+    """Rounds to six significant digits, the precision of float32 results."""
     return None if value is None else float(f"{value:.6g}")

@@ -1,18 +1,18 @@
-"""Visual question answering: VQA accuracy, and how similar a wrong answer is to a right one.
+"""Visual question answering: VQA accuracy, and the similarity of a wrong answer to a correct one.
 
 VQA accuracy (Antol et al. 2015, arXiv 1505.00468) compares a prediction with ten human answers: it is the
-mean, over the ten ways to leave one annotator out, of ``min(matches among the other nine / 3, 1)``. So 1, 2,
-3 and at least 4 matches of ten give 0.3, 0.6, 0.9 and 1. Two variants are in use, and they differ in when
-the strings are normalised:
+mean, over the ten ways to leave one annotator out, of ``min(matches among the other nine / 3, 1)``. So 1, 2, 3, and
+4 or more matches out of ten result in 0.3, 0.6, 0.9 and 1. Two variants are in use, which differ in when strings are
+normalised:
 
-* ``official``, the VQA evaluation code: only if the human answers differ from one another (a later version of
-  its repository always normalises the prediction, and only the punctuation of the answers; it is not this one);
-* ``openflamingo``, today's OpenFlamingo and its descendants, Lever-Plus among them: always.
+* ``official``, the VQA evaluation code: only if the human answers differ from one another (a later version in its
+  repository always normalises the prediction, and only the punctuation of the answers; that version is not meant here);
+* ``openflamingo``, current OpenFlamingo and projects derived from it, including Lever-Plus: always.
 
-OK-VQA stores stemmed answers ("ride" for "riding"), which no one says. LAVIS and OpenFlamingo therefore lemmatise
-predictions before they compare them; the metric ``lemmatised`` does so too, then scores as ``official``.
+OK-VQA stores stemmed answers ("ride" for "riding"), which people do not write. LAVIS and OpenFlamingo therefore
+lemmatise predictions before comparing them; the metric ``lemmatised`` does so too, and then scores as ``official``.
 
-The normalisation follows the official code including its quirks, so that numbers are comparable.
+The normalisation follows the official code, including its quirks, so that numbers are comparable.
 """
 
 import re
@@ -28,8 +28,9 @@ from icdsel.tasks.base import TASKS, Correctness, Metric, Relevance, Task
 
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'  # neither the colon, the apostrophe nor the period
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")
-# The official pattern, `(?!<=\d)(\.)(?!\d)`, mistypes a look-behind: what it matches is any period that no
-# digit follows. It also hands `re.UNICODE` to `sub` as the count, so only the first 32 periods go.
+# The official pattern, `(?!<=\d)(\.)(?!\d)`, contains a mistyped look-behind: it matches any period that is not
+# followed by a digit. The official code also passes `re.UNICODE` to `sub` as the count, so only the first 32 periods
+# are removed.
 _PERIOD = re.compile(r"\.(?!\d)")
 _PERIODS_REMOVED = int(re.UNICODE)
 
@@ -59,8 +60,8 @@ _CONTRACTED = """
     where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've
     wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
 """
-# The official table repairs a word in which one apostrophe is missing. Its one other entry breaks a correct
-# word, and its entries with a capital ("Im") can never apply, since words are lower-cased first.
+# The official table repairs words in which one apostrophe is missing. Only one entry does something else: it breaks a
+# correct word. Entries with a capital letter ("Im") are omitted: words are lower-cased first, so they never apply.
 _CONTRACTIONS = {
     word[:position] + word[position + 1 :]: word
     for word in _CONTRACTED.split()
@@ -75,17 +76,17 @@ _WORD = re.compile(r"[^\W\d_]+")
 def vqa_accuracy(prediction: str, answers: Sequence[str], variant: str = "official") -> float:
     """Return the VQA accuracy of a prediction, in [0, 1].
 
-    It equals the official evaluation code's to the last bit, which depends on the order of the answers: the
-    sum over the left-out annotators is taken in their order, without compensation.
+    It is bit-identical to the result of the official evaluation code. The last bit depends on the order of the
+    answers: the sum over the left-out annotators is taken in their order, without compensation.
 
     Args:
         prediction: The model's answer.
-        answers: The human answers, ten in VQA and OK-VQA; any number from one on. A single answer cannot be
-            left out and is compared directly, so the accuracy is 0 or 1.
+        answers: The human answers, at least one; ten in VQA and OK-VQA. A single answer cannot be left out and is
+            compared directly, so the accuracy is 0 or 1.
         variant: One of ``VARIANTS``.
 
     Raises:
-        ValueError: There is no answer, or the variant is unknown.
+        ValueError: `answers` is empty, or the variant is unknown.
     """
     if variant not in VARIANTS:
         raise ValueError(f"unknown VQA accuracy variant {variant!r}; choose one of: {', '.join(VARIANTS)}")
@@ -96,12 +97,12 @@ def vqa_accuracy(prediction: str, answers: Sequence[str], variant: str = "offici
 
 
 def _accuracy(matches: Sequence[bool]) -> float:
-    """Return the accuracy of a prediction that matches some of the human answers, in their order."""
+    """Return the accuracy of a prediction, given whether it matches each of the human answers, in their order."""
     if len(matches) == 1:
         return float(matches[0])
     total = sum(matches)
     accuracy = 0.0
-    for match in matches:  # not sum(): from Python 3.12 on it compensates, which changes the last bit
+    for match in matches:  # not sum(): since Python 3.12 it compensates rounding errors, which changes the last bit
         accuracy += min(1.0, (total - match) / 3)
     return accuracy / len(matches)
 
@@ -113,13 +114,13 @@ def lemmatise(text: str) -> str:
     LAVIS lemmatises only nouns and verbs, by a tagger that reads the sentence; a word list cannot tell them apart, so
     "better" becomes "good" here, and "leaves" always "leave".
     """
-    import simplemma  # which takes a tenth of a second
+    import simplemma  # imported here because it takes a tenth of a second
 
     return _WORD.sub(lambda word: str(simplemma.lemmatize(word[0].lower(), lang="en")), text)
 
 
 class _Variant(NamedTuple):
-    prepare: Callable[[str], str]  # what is done to the prediction first
+    prepare: Callable[[str], str]  # applied to the prediction first
     always: bool  # whether strings are normalised even if all human answers are the same
 
 
@@ -132,13 +133,13 @@ VARIANTS = {
 
 
 def answer_weights(answers: Sequence[str]) -> dict[str, float]:
-    """Return the official VQA accuracy that each human answer would have as a prediction.
+    """Return the official VQA accuracy that each human answer would get as a prediction.
 
     Args:
         answers: The human answers of one question.
 
     Returns:
-        Each distinct answer, as written and in first-seen order, with its accuracy.
+        The accuracy of each distinct answer, as written, in the order of first occurrence.
 
     Raises:
         ValueError: There is no answer.
@@ -148,7 +149,7 @@ def answer_weights(answers: Sequence[str]) -> dict[str, float]:
     weights: dict[tuple[str, int], float] = {}
     of_text: dict[str, float] = {}
     for text, count in Counter(normalized).items():
-        # The positions of the matches change the sum, in its last bit, only if there are two or three.
+        # Only for two or three matches does the last bit of the sum depend on their positions.
         kind = (text if count in (2, 3) else "", min(count, 4))
         if kind not in weights:
             weights[kind] = _accuracy([other == text for other in normalized])
@@ -160,9 +161,9 @@ def answer_weights(answers: Sequence[str]) -> dict[str, float]:
 def normalize_answer(text: str) -> str:
     """Normalise an answer as the official VQA evaluation does.
 
-    White space is stripped, punctuation removed or replaced by a space, letters lower-cased, the number words
-    up to ten ("none" among them, as 0) written as digits, articles dropped and contractions repaired.
-    The article "a" alone becomes the empty string.
+    White space is stripped, punctuation removed or replaced by a space, letters are lower-cased, number words up to
+    ten are converted to digits ("none" to 0), articles are removed and contractions repaired. The article "a" by
+    itself becomes the empty string.
     """
     words = _normalize_punctuation(_strip(text)).lower().split()
     numerals = (_NUMERALS.get(word, word) for word in words)
@@ -172,9 +173,9 @@ def normalize_answer(text: str) -> str:
 def relevance(prediction: str, answers: Sequence[str]) -> Relevance:
     """Return how similar a prediction is to the most similar human answer.
 
-    A wrong answer that shares words or letters with a right one earns a little (see the reward mode
-    ``hard_plus_gtprob_plus_rel``). As in Lever-Plus, strings are stripped and lower-cased, not normalised
-    further, and an empty prediction is relevant to nothing.
+    With the reward mode ``hard_plus_gtprob_plus_rel``, a wrong answer that shares words or letters with a correct one
+    earns a small reward. As in Lever-Plus, strings are only stripped and lower-cased, and the relevance of an empty
+    prediction is 0.
 
     Args:
         prediction: The model's answer.
@@ -213,7 +214,7 @@ def edit_similarity(prediction: str, answer: str) -> float:
 
 
 def _normalizer(answers: Sequence[str], always: bool) -> Callable[[str], str]:
-    """Return how strings are normalised before they are compared with these human answers."""
+    """Return the function that normalises strings before they are compared with these human answers."""
     _require_answers(answers)
     return normalize_answer if always or len(set(map(_strip, answers))) > 1 else _strip
 
@@ -225,20 +226,20 @@ def _strip(text: str) -> str:
 def _normalize_punctuation(text: str) -> str:
     """Remove punctuation, or replace it by a space where it joins two words ("red/blue").
 
-    A sign that has a space beside it anywhere in the text is removed everywhere without leaving a space; so is every
-    sign if the text has a comma between digits ("1,000").
+    A punctuation mark with a space before or after it anywhere in the text is removed everywhere, without leaving a
+    space. If the text has a comma between digits ("1,000"), so are all punctuation marks.
     """
     has_number_comma = _COMMA_IN_NUMBER.search(text) is not None
     result = text
     for sign in _PUNCTUATION:
-        # The text as it was decides, not what earlier signs have left of it.
+        # The original text decides, not the result of replacing earlier signs.
         drop = has_number_comma or f"{sign} " in text or f" {sign}" in text
         result = result.replace(sign, "" if drop else " ")
     return _PERIOD.sub("", result, count=_PERIODS_REMOVED)
 
 
 def _require_answers(answers: Sequence[str]) -> None:
-    if isinstance(answers, str):  # a sequence of strings too, one a letter
+    if isinstance(answers, str):  # it would be treated as a sequence of one-letter answers
         raise TypeError(f"answers must be a list of strings, not the string {answers!r}")
     if not answers:
         raise ValueError("answers is empty: at least one human answer is needed")
@@ -265,7 +266,7 @@ class VqaTask(Task):
     usual_references = 10
 
     def references(self, query: Example) -> Mapping[str, float]:
-        """The distinct human answers as people wrote them, with what each would score as a prediction."""
+        """The distinct human answers as people wrote them, each with the score it would get as a prediction."""
         return answer_weights(query.written_answers)
 
     def relevance(self, prediction: str, query: Example) -> Relevance:
@@ -273,7 +274,7 @@ class VqaTask(Task):
         return relevance(prediction, query.answers)
 
     def normalize(self, text: str) -> str:
-        """As the official evaluation normalises answers."""
+        """Normalises as the official evaluation does."""
         return normalize_answer(text)
 
 

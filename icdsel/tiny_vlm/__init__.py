@@ -1,1 +1,1 @@
-"""The bundled tiny VLM: its weights, its tokenizer, and the program that trained it."""
+"""The bundled tiny VLM: its weights, its tokenizer and its training program."""

@@ -5,9 +5,9 @@ from typing import Any
 from transformers import Qwen2_5_VLConfig
 
 GRID = 4
-"""Patches in a row and in a column of an image of 56×56 pixels."""
+"""Patches per row and per column of an image of 56×56 pixels."""
 VISUAL_TOKENS = 4
-"""Visual tokens of an image: its patches are merged 2×2."""
+"""Visual tokens per image: patches are merged 2×2."""
 WIDTH = 128
 """Width of text embeddings and of visual tokens."""
 

@@ -1,7 +1,7 @@
-"""Training data of the tiny VLM: episodes of questions about images, whose code words are drawn for each episode.
+"""Training data of the tiny VLM: episodes of questions about images, with code words drawn anew for each episode.
 
-Nothing can be learnt by heart: the model must find an earlier item that asks about the same attribute of an image with
-the same value, and copy its answer.
+Codes cannot be memorised: the model must find an earlier item that asks about the same attribute of an image with the
+same value, and copy its answer.
 """
 
 import random
@@ -32,9 +32,9 @@ class Item:
         image: The picture, as a position in the bank.
         question: The question.
         answer: Its answer.
-        determined: Whether the answer follows from the image and the items before.
-        value: The value that is asked for, as a position in `VALUES`.
-        code: Whether the answer is the value's code word, not its name.
+        determined: Whether the answer follows from the image and the previous items.
+        value: The value that the question is about, as a position in `VALUES`.
+        code: Whether the answer is the code word of the value rather than its name.
     """
 
     image: int
@@ -54,7 +54,7 @@ class Bank:
 
     @classmethod
     def drawn(cls, per_scene: int, seed: int) -> "Bank":
-        """`per_scene` pictures of each of the 64 scenes."""
+        """Draws `per_scene` pictures of each of the 64 scenes."""
         rng, scenes = random.Random(seed), tuple(world.all_scenes())
         pixels = [[np.asarray(world.draw(scene, rng)) for _ in range(per_scene)] for scene in scenes]
         return cls(np.array(pixels), scenes)
@@ -67,8 +67,9 @@ class Row:
     Attributes:
         ids: The tokens.
         labels: The tokens to predict; `NO_LABEL` for all others.
-        values: At an answer's position and where it is predicted, the value that is asked for; else `NO_LABEL`.
-        guides: For each code that can be copied, where it is predicted and where it was shown before.
+        values: The value that the question is about, at the position of its answer and at the one before, where the
+            answer is predicted; `NO_LABEL` at all others.
+        guides: For each code that can be copied, the position where it is predicted and those where it was shown.
     """
 
     ids: list[int]
@@ -87,7 +88,7 @@ class Batch:
         values: int64 (B, L).
         images: Positions in the bank, int64 (B·items,).
         positions: M-RoPE positions (3, B, L).
-        guides: (row, where a code is predicted, where it was shown).
+        guides: (row, position where a code is predicted, positions where it was shown).
     """
 
     ids: Tensor
@@ -117,7 +118,7 @@ class Episodes:
         self.encode = lru_cache(100_000)(lambda text: tuple(self.tokenizer.encode(text, add_special_tokens=False)))
 
     def _picture(self, attribute: str | None = None, value: str | None = None) -> tuple[int, world.Scene]:
-        while True:  # one scene in eight has the value
+        while True:  # takes eight attempts on average: one scene in eight has the value
             k = self.rng.randrange(len(self.bank.scenes))
             scene = self.bank.scenes[k]
             if attribute is None or scene.value(attribute) == value:
@@ -128,10 +129,10 @@ class Episodes:
 
         Args:
             items: The number of items.
-            plain: The share of plain questions ("What colour is it?"), which are answered by the value itself.
+            plain: The share of plain questions ("What colour is it?"), whose answer is the value itself.
             match: The probability that the last item repeats an earlier code.
-            hard: The probability that all items ask about one attribute, so that only its value tells codes apart.
-            repeat: The probability that another item repeats an earlier code.
+            hard: The probability that all items ask about one attribute, so that codes differ only by its value.
+            repeat: The probability that an item other than the last repeats an earlier code.
         """
         only = self.rng.choice(world.ATTRIBUTES) if hard and self.rng.random() < hard else None
         rng, known, codes = self.rng, set[tuple[str, str]](), dict[tuple[str, str], str]()
@@ -158,7 +159,7 @@ class Episodes:
         return episode
 
     def tokens(self, episode: Sequence[Item], style: PromptStyle) -> Row:
-        """The episode as tokens."""
+        """Converts an episode to tokens."""
         *icds, query = episode
         messages = chat_messages(icds, query, style)
         prompt = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
@@ -189,7 +190,7 @@ class Episodes:
         return ends
 
     def batch(self, episodes: Sequence[Sequence[Item]], style: PromptStyle) -> Batch:
-        """A batch of episodes of equally many items."""
+        """Creates a batch of episodes with the same number of items."""
         rows = [self.tokens(episode, style) for episode in episodes]
         length = max(len(row.ids) for row in rows)
         ids = torch.full((len(rows), length), self.pad)
@@ -205,7 +206,7 @@ class Episodes:
 
 
 def rope_positions(ids: Tensor, image_token: int) -> Tensor:
-    """M-RoPE positions (3, B, L) if every image has 2×2 visual tokens: a text token advances by 1, an image by 2."""
+    """M-RoPE positions (3, B, L) for images of 2×2 visual tokens: a text token advances by 1, an image by 2."""
     is_image = ids == image_token  # (B, L)
     nth = (is_image.long().cumsum(1) - 1) % VISUAL_TOKENS  # within the image
     step = torch.where(is_image, torch.where(nth == VISUAL_TOKENS - 1, 2, 0), 1)  # only an image's last token advances

@@ -1,4 +1,4 @@
-"""What the tiny VLM learns from an episode: its answers, and where to look for them."""
+"""The losses of the tiny VLM: on the answers of an episode, and on the attention to where they were shown."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -29,16 +29,16 @@ def guide_loss(
     guides: Sequence[tuple[int, int, list[int]]],
     heads: int,
 ) -> Tensor:
-    """−log of the attention that the first `heads` heads pay to where a code was shown, on average.
+    """The mean of −log of the attention that the first `heads` heads pay to the positions where a code was shown.
 
-    Without it the model collects all codes of its context and guesses among them. Heads that look at the right one from
-    the start lead past that.
+    Without this loss, the model gets stuck collecting all codes of its context and guessing among them. Guiding some
+    heads to the right code from the start avoids that.
 
     Args:
         attention: A self-attention layer of the language model.
         hidden: Its input (B, L, d).
         rotary: Cosines and sines of the positions.
-        guides: (row, where a code is predicted, where it was shown).
+        guides: (row, position where a code is predicted, positions where it was shown).
         heads: The number of heads that are guided.
     """
     if not guides:

@@ -1,4 +1,4 @@
-"""The tiny VLM's own tokenizer and processor, with the special tokens and the chat markup of Qwen2.5-VL."""
+"""The tokenizer and processor of the tiny VLM, with the special tokens and chat markup of Qwen2.5-VL."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -39,7 +39,7 @@ CHAT_TEMPLATE = (
 
 
 def _corpus() -> Iterator[str]:
-    """The texts of the world's prompts, so that each of their words becomes one token."""
+    """Yields the texts of the world's prompts; the tokenizer is trained on them, so that each word is one token."""
     defaults = VlmSettings()
     answers = [*world.code_words(), *world.COLOURS, *world.SHAPES]
     yield "system\nuser\nassistant\n"
@@ -53,7 +53,7 @@ def _corpus() -> Iterator[str]:
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer: it encodes any text, and each of the world's words as a single token."""
+    """Trains a byte-level BPE tokenizer: it encodes any text, and each of the world's words as a single token."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -75,7 +75,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_processor() -> Any:
-    """The processor that transformers' `AutoProcessor` loads from the tiny VLM's folder."""
+    """Creates the processor, which `AutoProcessor` later loads from the tiny VLM's folder."""
     return Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(),
         tokenizer=build_tokenizer(),

@@ -1,8 +1,9 @@
 """Trains the tiny VLM of the bundled world: `python -m icdsel.tiny_vlm.train OUT`.
 
-First the vision encoder alone, then the language model, in stages, on episodes whose code words are drawn for each
-episode (`icdsel.tiny_vlm.episodes`). Plain questions ("What colour is it?") are mixed in; they make matching appear
-sooner. The loss is on the answers that follow from the episode, and on the end of the turn.
+The vision encoder is trained first, by itself. Then the language model is trained in stages, on episodes with code
+words drawn anew for each episode (`icdsel.tiny_vlm.episodes`). Plain questions ("What colour is it?") are mixed in;
+with them the model learns to match earlier. The loss covers the answers that follow from the episode, and the end of
+the turn.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from icdsel.tiny_vlm.tokenizer import build_processor
 from icdsel.tiny_vlm.vision import bank_features, train_vision
 from icdsel.vlm.prompts import PromptStyle
 
-PROBED_LAYER = 2  # of 6: up to it the value is read off the image, above it values are matched and codes copied
+PROBED_LAYER = 2  # of 6: up to this layer values are recognised in images; above, they are matched and codes copied
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Stage:
     Attributes:
         steps: Number of steps.
         peak: Learning rate, reached after `warm_up` steps.
-        decay: Over how many steps at the end the learning rate goes down; 0 for none.
+        decay: Number of steps at the end over which the learning rate decays; 0 for no decay.
         hard: Share of episodes that ask about one attribute only.
         items: Weights of episodes of 1 to 5 items.
         styles: Weights of the prompt styles of `Episodes`.
@@ -45,8 +46,8 @@ class Stage:
         heads: Number of heads that are guided.
         plain: Share of plain questions.
         repeat: Probability that a code question before the last one repeats an earlier one.
-        spread: Whether the embeddings of the code words are drawn again first, far apart from each other.
-        warm_up: Steps until the learning rate is reached.
+        spread: Whether the embeddings of the code words are first replaced by random ones, far apart from each other.
+        warm_up: Number of steps over which the learning rate rises to `peak`.
     """
 
     steps: int
@@ -65,7 +66,7 @@ class Stage:
 
 
 STAGES = (
-    # Without a system prompt and in one layout: shorter prompts, and one thing at a time. First where to look…
+    # The first two stages use no system prompt and only one layout, so that prompts are short. First, where to look…
     Stage(
         steps=700,
         peak=1.5e-3,
@@ -77,7 +78,7 @@ STAGES = (
         guide=0.5,
         heads=1,
     ),
-    # … then, with all heads of that layer, to copy what is shown there …
+    # … then, with all heads of that layer, to copy the code that is shown there …
     Stage(
         steps=400,
         peak=1.5e-3,
@@ -92,7 +93,7 @@ STAGES = (
         plain=0.15,
         repeat=0.7,
     ),
-    # … and every prompt style, with less help.
+    # … and finally all prompt styles, with less guidance.
     Stage(
         steps=1500,
         peak=1.5e-3,
@@ -112,8 +113,8 @@ STAGES = (
 def train(out: Path, *, vision_steps: int, batch_size: int, seed: int, first: int = 0) -> None:
     """Trains model, tokenizer and processor and writes them to `out` (half precision on disk).
 
-    Every stage begins with the weights that are in `out` by then, so an interrupted run continues with the stage
-    `first` and gives the same result.
+    Each stage starts from the weights that the previous one wrote to `out`, so an interrupted run can continue with
+    stage `first` and produce the same result.
     """
     torch.manual_seed(seed)
     processor = build_processor()
@@ -141,7 +142,7 @@ def train(out: Path, *, vision_steps: int, batch_size: int, seed: int, first: in
 def spread_codes(model: Any, tokenizer: Any, seed: int, norm: float = 2.0) -> None:
     """Sets the embedding of every code word to the mean of them all plus `norm` in a random direction.
 
-    Otherwise the 64 embeddings stay small and within a few directions, and copying is learnt late.
+    Otherwise the 64 embeddings stay small and span only a few directions, and copying is learned late.
     """
     rows = [tokenizer.convert_tokens_to_ids(word) for word in world.code_words()]
     table = model.get_input_embeddings().weight
@@ -153,8 +154,8 @@ def _train_stage(
     model: Any, stage: Stage, number: int, episodes: Episodes, features: Tensor, held_out: Episodes, fresh: Tensor,
     batch_size: int,
 ) -> None:  # fmt: skip
-    # At a middle layer the value has the same representation at the answer of a demonstration and at that of the
-    # query, so that the layer above can match by it.
+    # The probe makes a middle layer represent a value in the same way at the answer of a demonstration and at that of
+    # the query, so that the layer above can match them.
     torch.manual_seed(number)
     probe = torch.nn.Linear(WIDTH, len(VALUES))
     tapped: dict[str, Any] = {}
@@ -204,10 +205,10 @@ def _train_stage(
 
 @torch.no_grad()
 def evaluate(model: Any, episodes: Episodes, features: Tensor, style: PromptStyle) -> dict[str, float]:
-    """The share of last answers that are right, for pictures of a bank that was not trained on.
+    """Computes the share of correct last answers; `features` should be of pictures that were not trained on.
 
-    Of plain questions, and of codes by attribute, where both demonstrations ask about the query's attribute and one of
-    them shows its value (50 % by chance).
+    The shares are of plain questions, and of code questions by attribute. For the latter, both demonstrations ask about
+    the query's attribute and one of them shows its value (50 % by chance).
     """
     right: dict[str, list[float]] = {"plain": [], "colour": [], "shape": []}
     drawn = [episodes.episode(3, 1.0, 0.0) for _ in range(100)]
@@ -216,7 +217,7 @@ def evaluate(model: Any, episodes: Episodes, features: Tensor, style: PromptStyl
         if episode[0].answer != episode[1].answer:
             drawn.append(episode)
     batch = episodes.batch(drawn, style)
-    last = (batch.labels == episodes.end).long().cumsum(1).argmax(1) - 1  # the answer before the last end of a turn
+    last = (batch.labels == episodes.end).long().cumsum(1).argmax(1) - 1  # the answer precedes the last end of a turn
     labels = torch.full_like(batch.labels, NO_LABEL)
     rows = torch.arange(len(drawn))
     labels[rows, last] = batch.ids[rows, last]
@@ -229,7 +230,7 @@ def evaluate(model: Any, episodes: Episodes, features: Tensor, style: PromptStyl
 
 
 def save(model: Any, processor: Any, out: Path) -> None:
-    """Writes a folder for `AutoModelForImageTextToText` and `AutoProcessor`."""
+    """Writes a folder that `AutoModelForImageTextToText` and `AutoProcessor` can load."""
     copy.deepcopy(model).half().eval().save_pretrained(out)
     processor.save_pretrained(out)
 

@@ -15,7 +15,7 @@ from icdsel.tiny_vlm.episodes import Bank
 
 
 def patches(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """The image processor's patches, float32 (N·16, 1176), of images uint8 (N, 56, 56, 3)."""
+    """Cuts images, uint8 (N, 56, 56, 3), into patches, float32 (N·16, 1176), as the image processor does."""
     x = images.permute(0, 3, 1, 2).float() / 255  # (N, 3, 56, 56)
     x = (x - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
     x = x.reshape(len(x), 3, 2, 2, 14, 2, 2, 14).permute(0, 2, 5, 3, 6, 1, 4, 7)  # (N, bh, bw, mh, mw, 3, 14, 14)
@@ -23,7 +23,7 @@ def patches(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tens
 
 
 def image_features(visual: Any, pixel_values: Tensor) -> Tensor:
-    """The output of `visual` for images of one size, float32 (N·4, 128), computed in one batch."""
+    """Computes the output of `visual`, float32 (N·4, 128), for images of one size in one batch."""
     x = visual.patch_embed(pixel_values)  # (N·16, D)
     count = GRID * GRID
     block = torch.arange(count)
@@ -43,7 +43,7 @@ def image_features(visual: Any, pixel_values: Tensor) -> Tensor:
 
 
 def bank_features(visual: Any, bank: Bank, normalise: Any) -> Tensor:
-    """Visual tokens of every picture of a bank, float32 (N, 4, 128).
+    """Computes the visual tokens of every picture of a bank, float32 (N, 4, 128).
 
     Args:
         visual: The vision encoder.
@@ -58,7 +58,7 @@ def bank_features(visual: Any, bank: Bank, normalise: Any) -> Tensor:
 
 
 def train_vision(visual: Any, bank: Bank, normalise: Any, *, steps: int, seed: int, batch_size: int = 256) -> None:
-    """Trains the vision encoder alone: a linear probe must read shape and colour off the mean visual token."""
+    """Trains the vision encoder by itself: a linear probe predicts shape and colour from the mean visual token."""
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.from_numpy(bank.pixels.reshape(-1, *bank.pixels.shape[2:]))  # (N, 56, 56, 3)
     per_scene = bank.pixels.shape[1]

@@ -58,7 +58,7 @@ def model_folder(name: str, old_weights: bool = False, code: bool = False) -> Pa
         except Exception:  # noqa: BLE001 - whatever is wrong with the cache, the hub is queried next
             pass
         try:
-            huggingface_hub.HfApi().model_info(name, timeout=10)  # fails early, while a download would retry for a long time
+            huggingface_hub.HfApi().model_info(name, timeout=10)  # fails early, a download would keep retrying
             for weights in wanted:
                 patterns = [*DESCRIPTIONS, weights, *([CODE] if code else [])]
                 folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))

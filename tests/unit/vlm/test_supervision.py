@@ -148,7 +148,8 @@ def test_a_query_whose_prompts_all_hang_does_not_stop_the_run(caplog: pytest.Log
     hanging = {6, 7, 8, 9}
     engine = FakeEngine(fault=hangs(lambda request: request.query.question_id in hanging), chunk=20, batch=20)
     answers = supervised(engine, seconds=0.3, max_failed=0.5).answer(REQUESTS)
-    assert "no answer from the VLM after 0.3 seconds for 20 prompts together: retrying them one by one" in caplog.messages[0]
+    warning = "no answer from the VLM after 0.3 seconds for 20 prompts together: retrying them one by one"
+    assert warning in caplog.messages[0]
     assert {i for i, answer in enumerate(answers) if answer.error} == hanging
     assert [a for a in answers if not a.error] == [a for i, a in enumerate(expected()) if i not in hanging]
 

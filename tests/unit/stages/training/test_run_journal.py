@@ -127,7 +127,7 @@ def other_state(folder: Path) -> None:
             lose_metrics,
             r"metrics\.jsonl lacks epochs that .*resume\.pt continues from: move the folder of the run away",
         ),
-        (damage_metrics, r"metrics\.jsonl, line 1: it names no phase and epoch"),
+        (damage_metrics, r"metrics\.jsonl, line 1: it has no phase or no epoch"),
         (damage_state, r"this training cannot be resumed: move the folder of the run away, and run the same command"),
         (other_state, r"resume\.pt is damaged, or belongs to another training: move"),
     ],
