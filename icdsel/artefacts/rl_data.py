@@ -81,7 +81,8 @@ def read_groups(path: Path, strict: bool = False) -> Iterator[tuple[QueryGroup, 
         except ValueError as error:
             raise RlDataError(f"{place}: {error}: not RL data of icdsel.{recovery(path)}") from None
         if strict and rejected:
-            raise RlDataError(f"{place}: {rejected[0].reason}. `icdsel check {path}` lists everything that is wrong")
+            remedy = f"{recovery(path)} `icdsel check {path}` lists everything that is wrong."
+            raise RlDataError(f"{place}: {rejected[0].reason}.{remedy}")
         queries += 1
         yield group, rejected
     if (expected := expected_queries(path)) not in (None, queries):

@@ -248,7 +248,7 @@ def test_a_checkpoint_of_another_width_is_rejected(folder):
 
 def test_more_queries_than_the_split_has_takes_all_with_a_note(folder, monkeypatch):
     output = icdsel("infer", "--n", 5000, "--selector", "zero-shot", "--split", "tuning")
-    assert "has 1000: taking all" in output
+    assert "has 1000: using all" in output
     for name, lines in (("zero-shot", 1000), ("majority", 4000)):
         path = folder / f"results/world/infer/RandSampler_tiny-vlm/{name}_tuning-1000.jsonl"
         assert len(path.read_text().splitlines()) == lines
@@ -274,7 +274,7 @@ def test_an_interrupted_generation_resumes_to_the_same_bytes(folder):
     process.send_signal(signal.SIGINT)
     output = process.communicate(timeout=60)[1]
     assert process.returncode == 130, output
-    assert "give the same command again" in output
+    assert "run the same command again" in output
     lines = part.read_bytes().splitlines(keepends=True)
     assert 0 < len(lines) < 96
     with part.open("ab") as file:
@@ -298,7 +298,7 @@ def test_a_terminated_training_resumes_to_the_same_bytes(folder):
     process.send_signal(signal.SIGTERM)
     output = process.communicate(timeout=60)[1]
     assert process.returncode == 143, output
-    assert "give the same command again" in output
+    assert "run the same command again" in output
     assert (runs / "cut/resume.pt").exists()
     assert "resuming after" in icdsel("train", *flags, "--run", "cut")
     output = icdsel("train", *flags, "--run", "whole")
@@ -330,7 +330,7 @@ def test_shards_put_together_are_the_same_bytes(folder, monkeypatch):
     assert asked == [32]  # only what no shard had
     assert Path("parts.jsonl").read_bytes() == whole
     icdsel("gen-rl-data", "--shard", "1/2", "--output", "other.jsonl", "--seed", 1)
-    assert "left alone" in icdsel("gen-rl-data", "--output", "other.jsonl")
+    assert "is skipped" in icdsel("gen-rl-data", "--output", "other.jsonl")
     assert Path("other.jsonl").read_bytes() == whole
     for wrong in ("3/2", "0/2", "x"):
         assert "--shard is K/N" in icdsel("gen-rl-data", "--shard", wrong, code=2)

@@ -15,10 +15,10 @@ from icdsel.experiments import rates
 from icdsel.experiments.plan import dry_run, missing
 from icdsel.experiments.variants import plan_experiments
 from icdsel.settings.loading import load_settings
-from icdsel.stages import session as session
 from icdsel.stages import train as training
 from icdsel.stages.session import Session
 from icdsel.stages.train import train_policy
+from icdsel.vlm.engines import ENGINES
 from icdsel.vlm.supervision import SupervisedEngine
 
 VARIANTS = "rce,grpo-frozen"
@@ -78,8 +78,9 @@ def recorded(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         icdsel("infer", "--n", "30", "--shots", "1,2", "--selector", "nearest-image")  # nobody compared it
         opened: list[object] = []
-        load = session.open_engine
-        patch.setattr(session, "open_engine", lambda *given: opened.append(given) or load(*given))
+        auto = ENGINES["auto"]
+        counted = replace(auto, open=lambda *given: opened.append(given) or auto.open(*given))
+        patch.setitem(ENGINES, "auto", counted)
         said["done"] = icdsel(*COMMAND, "--json", "table.json")
         said["models loaded"] = len(opened)
         said["made at last"] = made()
@@ -273,7 +274,7 @@ def test_what_exists_under_other_settings_stops_it_before_anything_is_done(recor
     ],
 )
 def test_mistakes_are_reported_before_a_model_is_loaded(recorded, monkeypatch, words, said):
-    monkeypatch.setattr(session, "open_engine", refuse)
+    monkeypatch.setitem(ENGINES, "auto", replace(ENGINES["auto"], open=refuse))
     assert said in " ".join(icdsel("compare", *words, code=2).split())
 
 

@@ -46,7 +46,7 @@ def test_a_path_that_may_not_be_replaced_is_rejected_before_any_work(tmp_path: P
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["gen-rl-data", "--data-dir", "file"], "file/world: Not a directory. A file is where a folder should be"),
+        (["gen-rl-data", "--data-dir", "file"], "file: File exists. A file is where a folder should be"),
         (["gen-rl-data", "--results-dir", "file"], "A file is where a folder should be: name another place"),
         (["runs", "--json", "file/table.json"], "file/table.json: Not a directory"),
         (["gen-rl-data", "--results-dir", LONG], "File name too long. Use shorter names"),

@@ -167,7 +167,7 @@ def test_predictions_of_a_policy_that_was_replaced_are_reported(copy: Path):
     assert "is not finished" not in answers
     assert "another policy" not in icdsel("compare", *SMALL)
     icdsel(*train, "--train-seed", 1, "--overwrite")
-    assert "was answered by another policy" in " ".join(icdsel("compare", *SMALL).split())
+    assert "is from another policy" in " ".join(icdsel("compare", *SMALL).split())
 
 
 def test_an_unfinished_run_is_reported(copy: Path):
@@ -325,7 +325,7 @@ def test_a_finished_file_that_was_truncated_is_rejected(copy: Path):
     assert "holds 3 of 4 queries: it was cut." in " ".join(icdsel("convert", path, *SMALL[:2], code=2).split())
     path.write_bytes(whole + whole.splitlines(keepends=True)[-1])
     for command in (SCORE, (*TRAIN, "--run", "new")):
-        assert "holds 5 of 4 queries: some stand twice. Rename it to" in " ".join(icdsel(*command, code=2).split())
+        assert "holds 5 of 4 queries: some are repeated. Rename it to" in " ".join(icdsel(*command, code=2).split())
     path.write_bytes(b"".join(whole.splitlines(keepends=True)[:3]))
     assert "error 1 queries are missing" in " ".join(icdsel("check", path, *SMALL, code=1).split())
     path.rename(f"{path}.part")
@@ -357,7 +357,7 @@ def test_a_record_that_no_score_can_be_read_of_is_made_again(copy: Path):
     lines[1] = lines[1].replace(b"vqa_acc_score", b"vqa_Acc_score", 1)
     path.write_bytes(b"".join(lines))
     output = " ".join(icdsel(*SCORE, code=2).split())
-    assert "line 2 is damaged: a score is no number" in output and f"Rename it to {path.name}.part" in output
+    assert "line 2: a score is not a number" in output and f"Rename it to {path.name}.part" in output
     path.rename(f"{path}.part")
     icdsel(*SCORE)
     assert path.read_bytes() == whole
