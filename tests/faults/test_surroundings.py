@@ -371,4 +371,4 @@ def test_a_world_that_lost_a_file(started: Place, tmp_path: Path):
         shutil.copy(file, tmp_path / "data/world")
     (tmp_path / "data/world/annotations_train.json").unlink()
     code, output = place.run(("gen-rl-data",))
-    assert code == 2 and "is created again" in output and "annotations_train.json" in output, output
+    assert code == 2 and "will be created again" in output and "annotations_train.json" in output, output
