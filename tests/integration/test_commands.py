@@ -274,7 +274,7 @@ def test_an_interrupted_generation_resumes_to_the_same_bytes(folder):
     process.send_signal(signal.SIGINT)
     output = process.communicate(timeout=60)[1]
     assert process.returncode == 130, output
-    assert "give the same command again" in output
+    assert "run the same command again" in output
     lines = part.read_bytes().splitlines(keepends=True)
     assert 0 < len(lines) < 96
     with part.open("ab") as file:
@@ -298,7 +298,7 @@ def test_a_terminated_training_resumes_to_the_same_bytes(folder):
     process.send_signal(signal.SIGTERM)
     output = process.communicate(timeout=60)[1]
     assert process.returncode == 143, output
-    assert "give the same command again" in output
+    assert "run the same command again" in output
     assert (runs / "cut/resume.pt").exists()
     assert "resuming after" in icdsel("train", *flags, "--run", "cut")
     output = icdsel("train", *flags, "--run", "whole")
