@@ -95,7 +95,7 @@ def make_groups(groups: Sequence[QueryGroup], row: Mapping[int, int], settings: 
         if len(groups) * max(sizes) > _MOST_PADDING * sum(sizes) + 2**20:  # all queries are padded to the largest
             raise RlDataError(
                 f"one query has {max(sizes):,} {what}, far more than the others ({sum(sizes):,} in all "
-                f"{len(groups):,} queries): leave it out, or train on it in a file of its own"
+                f"{len(groups):,} queries): leave it out, or train on it in a separate file"
             )
     shots, most = lengths.pop(), max(len(g.candidates) for g in groups)
     pool, mask = _pools(groups, row)

@@ -187,7 +187,8 @@ def _fits(state: object, parameters: Sequence[Tensor]) -> bool:
 
 def _damaged(why: str) -> RunError:
     return RunError(
-        f"the state of the interrupted training is damaged ({why}): move its run away, and give the same command again"
+        f"the state of the interrupted training is damaged ({why}): move its run folder elsewhere, "
+        f"and run the same command again"
     )
 
 

@@ -277,7 +277,7 @@ def load_clip(
                 raise
             config = None
         if config is None or uses_kernel(config):
-            raise ValueError("it needs code of its own, which is never run for an encoder.")
+            raise ValueError("it needs custom code, which is never run for an encoder.")
         model = MODEL_MAPPING.get(type(config), None)
         both = hasattr(model, "get_image_features") and hasattr(model, "get_text_features")
         if not both or not hasattr(config, "text_config"):

@@ -1,4 +1,4 @@
-"""Training data of the tiny VLM: episodes of questions about images, with code words drawn anew for each episode.
+"""Training data of the tiny VLM: episodes of questions about images, with code words that are drawn for each episode.
 
 Codes cannot be memorised: the model must find an earlier item that asks about the same attribute of an image with the
 same value, and copy its answer.

@@ -1,7 +1,7 @@
 """Trains the tiny VLM of the bundled world: `python -m icdsel.tiny_vlm.train OUT`.
 
 The vision encoder is trained first, by itself. Then the language model is trained in stages, on episodes with code
-words drawn anew for each episode (`icdsel.tiny_vlm.episodes`). Plain questions ("What colour is it?") are mixed in;
+words that differ between episodes (`icdsel.tiny_vlm.episodes`). Plain questions ("What colour is it?") are mixed in;
 with them the model learns to match earlier. The loss covers the answers that follow from the episode, and the end of
 the turn.
 """

@@ -103,7 +103,7 @@ class SupervisedEngine(Engine):
                     elif parts:
                         yield {i: Answer("", error=reason) for left in parts for i in left}
                         parts.clear()
-                except Exception as error:  # noqa: BLE001 - models raise different errors; too many failures stop the run
+                except Exception as error:  # noqa: BLE001 - models raise any error; too many stop the run
                     size = len(part) // 2
                     if lacks_memory(error):
                         reason = f"out of memory for a single prompt: {reason_of(error)}"

@@ -160,7 +160,7 @@ def test_a_dataset_that_vanishes(started: Place, undisturbed: Place):
             assert [started.run(before)[0] for before in COMMANDS[:2]] == [0, 0]
         code, output = started.run(words, partial(vanish, images))
         images.with_name("elsewhere").rename(images)
-        assert code == 1 and "is missing. Completed work is kept: run the same command again" in output, output
+        assert code == 1 and "is missing. Completed work is kept: fix the cause and run" in output, output
         assert "VLM calls failed, more than --max-failed 0.1 allows" in output and "Traceback" not in output
     run_to_the_end(started, undisturbed)
 
@@ -371,4 +371,4 @@ def test_a_world_that_lost_a_file(started: Place, tmp_path: Path):
         shutil.copy(file, tmp_path / "data/world")
     (tmp_path / "data/world/annotations_train.json").unlink()
     code, output = place.run(("gen-rl-data",))
-    assert code == 2 and "is created again" in output and "annotations_train.json" in output, output
+    assert code == 2 and "will be created again" in output and "annotations_train.json" in output, output

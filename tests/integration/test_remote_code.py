@@ -44,7 +44,7 @@ def marker(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def surprise(tmp_path: Path, marker: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a model that needs code of its own."""
+    """A folder with a model that needs custom code."""
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.syspath_prepend(tmp_path / "modules")
     folder = tmp_path / "surprise"
@@ -68,7 +68,7 @@ def load(folder: Path, **settings: object) -> LocalModel:
 
 
 def test_a_model_that_needs_its_own_code_is_rejected_with_the_flag_that_would_run_it(surprise: Path, marker: Path):
-    with pytest.raises(VlmError, match=r"code of its own \(surprise\.py\).*not run.*--trust-remote-code"):
+    with pytest.raises(VlmError, match=r"custom code \(surprise\.py\).*not run.*--trust-remote-code"):
         load(surprise)
     assert not marker.exists()
 
@@ -137,7 +137,7 @@ def test_a_renamed_attribute_is_rejected(tmp_path: Path, inner: bool):
 def test_an_encoder_that_uses_a_kernel_is_rejected(tmp_path: Path):
     CLIPConfig().save_pretrained(tmp_path)
     edit(tmp_path, attn_implementation="flash_attention_3")
-    with pytest.raises(VlmError, match="code of its own, which is never run for an encoder"):
+    with pytest.raises(VlmError, match="custom code, which is never run for an encoder"):
         load_clip(str(tmp_path), resolve_device("cpu"), PIXELS)
 
 
@@ -169,7 +169,7 @@ def test_another_model_is_not_loaded_for_a_processor(tmp_path: Path, file: str):
 
 
 def test_an_encoders_code_is_never_run(surprise: Path, marker: Path):
-    with pytest.raises(VlmError, match="code of its own, which is never run for an encoder"):
+    with pytest.raises(VlmError, match="custom code, which is never run for an encoder"):
         load_clip(str(surprise), resolve_device("cpu"), PIXELS)
     assert not marker.exists()
 

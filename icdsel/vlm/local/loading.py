@@ -72,7 +72,7 @@ def load_local(
     except _NeedsCode:
         code = ", ".join(sorted(path.name for path in folder.glob(CODE))) or "code in another place"
         raise VlmError(
-            f"the model {name!r} needs code of its own ({code}), which is not run: read it in {folder}, and if you "
+            f"the model {name!r} needs custom code ({code}), which is not run: read it in {folder}, and if you "
             f"trust it, add --trust-remote-code. Without it: --model qwen2.5-vl-3b, or --model {TINY_VLM}"
         ) from None
     except VlmError:

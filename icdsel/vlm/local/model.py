@@ -188,7 +188,7 @@ class LocalModel(Engine, Generic[Prompt]):
                 continue
             try:
                 prompts[i] = self._planned[request] if request in self._planned else self.prompt(request)
-            except Exception as error:  # noqa: BLE001 - templates raise different errors; too many failures stop the run
+            except Exception as error:  # noqa: BLE001 - templates raise any error; too many stop the run
                 failed[i] = Answer("", error=f"{type(error).__name__}: {reason_of(error)}")
         return prompts, failed
 

@@ -64,7 +64,7 @@ def model_folder(name: str, old_weights: bool = False, code: bool = False) -> Pa
                 folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
                 if _is_complete(folder, weights):
                     break
-        except Exception as error:  # noqa: BLE001 - errors depend on the HTTP client, which differs between versions of the hub's library
+        except Exception as error:  # noqa: BLE001 - errors depend on the version of the hub's library
             raise OSError(reason_of(error)) from None
     return folder
 

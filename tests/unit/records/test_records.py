@@ -261,9 +261,9 @@ def test_metrics_of_an_epoch_are_written_as_they_were_read() -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ([], "no phase and epoch"),
-        ({"phase": "rce"}, "no phase and epoch"),
-        ({"phase": 1, "epoch": 1}, "no phase and epoch"),
+        ([], "no phase or no epoch"),
+        ({"phase": "rce"}, "no phase or no epoch"),
+        ({"phase": 1, "epoch": 1}, "no phase or no epoch"),
         ({"phase": "rce", "epoch": 1, "loss": "low"}, "loss is not a finite number"),
         ({"phase": "rce", "epoch": 1, "loss": math.nan}, "loss is not a finite number"),
     ],
