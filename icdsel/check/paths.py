@@ -65,13 +65,13 @@ def _safely(name: str, look: Callable[[], list[Checked]]) -> list[Checked]:
         return look()
     except OSError as error:
         found.add(UNREADABLE, error)
-    except Exception as error:  # noqa: BLE001 - whatever a file does to its reader, the others are still checked
+    except Exception as error:  # noqa: BLE001 - whatever error a file causes, the others are still checked
         found.add(UNREADABLE, f"{type(error).__name__}: {error}")
     return [Checked(name, "unknown", findings=found.listed())]
 
 
 def _check_path(path: Path, context: Context, images: bool) -> list[Checked]:
-    from icdsel.check.runs import check_checkpoint, check_run  # which load torch
+    from icdsel.check.runs import check_checkpoint, check_run  # imported here because they import torch
 
     data = context.settings.data
     if path.is_dir():

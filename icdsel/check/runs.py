@@ -38,7 +38,7 @@ LEADS_OUT = Kind(
     "checkpoints are links out of the run's folder",
     "`icdsel infer --run` rejects them: copy their targets here, or name a target with --checkpoint",
 )
-MISNAMED = Kind("checkpoints are of another epoch than their names say", "restore their names")
+MISNAMED = Kind("checkpoints are from another epoch than their names say", "restore their names")
 SIZES = Kind("checkpoints are of networks of different sizes", "they belong to several runs: separate them")
 BAD_METRICS = Kind(f"{METRICS_FILE} is damaged", f"its figures cannot be trusted: {_AGAIN}")
 NO_METRICS = Kind(f"epochs have no line in {METRICS_FILE}", f"`icdsel runs` cannot show them: {_AGAIN}")

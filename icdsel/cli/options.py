@@ -1,4 +1,4 @@
-"""Command-line options made from settings: a flag for every setting of a command. Loads no torch."""
+"""Command-line options made from settings: a flag for every setting of a command. Does not import torch."""
 
 import dataclasses
 import functools
@@ -104,7 +104,7 @@ def _fields(group: Any) -> list[inspect.Parameter]:
 
 
 def _name_paths(parameter: inspect.Parameter) -> None:
-    """Makes a parameter that takes paths reject empty ones, which Python takes for the working directory."""
+    """Makes a parameter that takes paths reject empty ones, which Python treats as the working directory."""
     if _kinds(parameter.annotation) == [Path]:
         for info in parameter.annotation.__metadata__:
             info.parser = info.parser or _named_path

@@ -1,4 +1,4 @@
-"""Tables for the screen. Loads nothing of the stages whose results it shows."""
+"""Tables for the screen. Does not import the stages whose results it shows."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime

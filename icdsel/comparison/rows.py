@@ -18,17 +18,17 @@ from icdsel.tasks.base import TASKS
 # Rows may always differ in how their ICDs were chosen: that is what a comparison is about.
 _HOW_CHOSEN = {"selector", "checkpoint", "rl_data", "sampler_encoder", "encoder", "train_embeddings", "data.seed"}
 _HOW_CHOSEN |= {f"data.{name}" for name in ("sampler", "pool_size", "pool_rules", "exclude_same_image", "embed")}
-# What the names of rows say already; of the rest, what is best to distinguish places comes first.
+# Entries that the names of rows already show, and the entries that distinguish places best, best first.
 _IN_NAMES = {"selector", "checkpoint", "rl_data"}
 _DISTINCTIVE = (
     *("model", "data.metric", "data.dataset", "dataset", "split"),
     *("data.sampler", "data.pool_size", "data.embed"),
 )
-# Fingerprints, and the settings that say the same as text.
+# Fingerprints, and the settings that describe the same things as text.
 _AS_TEXT = {"model": ("vlm", "model"), "dataset": ("data", "dataset"), "dtype": ("vlm", "dtype")}
 _AS_TEXT |= {name: ("data", name) for name in ("encoder", "sampler_encoder", "train_embeddings")}
 _SHOWN = 4  # names of rows in a message
-_LONGEST = 24  # letters of a setting in a name
+_LONGEST = 24  # characters of a setting in a name
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,8 @@ def read_comparable(
         n: Only rows over this many queries.
         subset: Only rows over the set of this name.
         shots: Only rows at these numbers of shots, and zero-shot; all by default.
-        allow_different: Accept rows of different metrics, prompts and models too, and of different queries those
-            that all rows share.
+        allow_different: Also accept rows with different metrics, prompts or models; if their queries differ, keep
+            those that all rows share.
         names: The names of the rows of each of `paths`; rows of the same name become their mean, query by query.
 
     Raises:
@@ -334,7 +334,7 @@ def _distinctive(source: Source) -> dict[str, Any]:
 
 
 def _distinctly_named(rows: Sequence[Answered]) -> list[Answered]:
-    """The rows with their places, without duplicates (zero-shot with two samplers, say)."""
+    """The rows with their places, without duplicates (such as zero-shot with two samplers)."""
     once: list[Answered] = []
     for row in rows:
         if not any(_same(row, other) for other in once):
@@ -370,7 +370,7 @@ def _places(sources: Sequence[Source]) -> dict[Path, str]:
         seen: dict[str, set[str]] = {}
         for source in having:
             seen.setdefault(places[source.path], set()).add(repr(source.identity[key]))
-        if any(len(values) > 1 for values in seen.values()):  # it distinguishes sources of the same place so far
+        if any(len(values) > 1 for values in seen.values()):  # it distinguishes sources that had the same place so far
             for source, words in zip(having, _words(having, key), strict=True):
                 places[source.path] += f", {words}" if places[source.path] else words
     return places

@@ -201,7 +201,7 @@ def holm(pvalues: ArrayLike) -> Floats:
     p-values, from i = 0, is multiplied by m − i; then none may be smaller than the one before it.
 
     Args:
-        pvalues: [m], in any order; none gives none.
+        pvalues: [m], in any order; may be empty.
 
     Returns:
         [m], in the order given, at most 1.

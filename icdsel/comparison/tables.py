@@ -19,7 +19,7 @@ from icdsel.store.files import write_text
 from icdsel.tasks.base import TASKS
 
 _STARS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
-_FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # with which a formula begins in spreadsheets
+_FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # characters that start a formula in spreadsheets
 
 Cell = Callable[[ComparisonRow], str]
 
@@ -72,9 +72,9 @@ def explanations(rows: Sequence[ComparisonRow]) -> list[str]:
         lines.append(
             f"p: permutation test, two-sided, corrected by Holm for the table's {questions} "
             f"difference{'s' * (questions > 1)} (* < 0.05, ** < 0.01, *** < 0.001)."
-            + (" A seed of a mean is no question of its own and has none." if any(r.part_of for r in rows) else "")
+            + (" The seeds of a mean are not tested separately and have none." if any(r.part_of for r in rows) else "")
         )
-        detect = "detect: the smallest true difference that so many queries show with 80 % power, before correction. "
+        detect = "detect: the smallest true difference that this many queries show with 80 % power, before correction. "
         lines.append(
             (detect if any(row.detectable is not None for row in rows) else "")
             + "+ / − / =: queries on which the row is better, worse, the same."

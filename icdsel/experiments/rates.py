@@ -89,7 +89,7 @@ class Rates:
         return {name: inputs[name] for name in ("encoder", "rl_data", *(f"train.{size}" for size in _NETWORK))}
 
     def _recorded(self, kind: str, needed: Mapping[str, Any]) -> Rate | None:
-        """The mean rate of all work of this kind on this machine whose inputs are the needed ones."""
+        """The mean rate of all work of this kind on this machine with the needed inputs."""
         device = self.session.vlm_device if kind in VLM_WORK else str(self._train_device)
         here = environment(device)
         count = seconds = 0.0

@@ -85,10 +85,10 @@ def plan_experiments(settings: Settings, variants: str, seeds: int) -> list[Expe
 
 
 def _changed(settings: Settings, variant: str) -> Settings:
-    """The settings of a variant. A setting of its own overrides one of its names."""
+    """The settings of a variant. Its explicit settings override those of its named variants."""
     named: dict[str, Any] = {}
     own: dict[str, dict[str, Any]] = {}
-    for part in re.split(r"\+(?=\s*[A-Za-z])|\+$", variant):  # not the + of 1e+3
+    for part in re.split(r"\+(?=\s*[A-Za-z])|\+$", variant):  # does not split 1e+3
         key, equals, value = (text.strip() for text in part.partition("="))
         if not equals:
             named |= _named(key)

@@ -48,7 +48,7 @@ class Content:
 
     Attributes:
         own: The settings of the comparison.
-        predicted: Those of the predictions, each dataset, sampler and model once, those of the page first.
+        predicted: The settings of the predictions, once per dataset, sampler and model; the dataset shown comes first.
         rows: The comparison.
         labels: The short name of each row's name.
         chosen: The choices of each row.
@@ -84,7 +84,7 @@ class Content:
 
     @property
     def order(self) -> dict[str, int]:
-        """Each name's place, which decides colour and marker; seeds have their mean's."""
+        """The index of each name, which decides colour and marker; seeds share that of their mean."""
         leads = {row.name: row.part_of for row in self.rows if row.part_of}
         leads |= {row.name: row.lead for row in self.chosen if row.part_of}
         names = dict.fromkeys([row.name for row in self.chosen] + [row.name for row in self.rows])
@@ -115,7 +115,7 @@ def collect(settings: Settings, rows: Sequence[ComparisonRow]) -> Content:
         rows: The comparison. Its rows name their files of predictions, and nothing else is shown.
 
     Raises:
-        RunError: Predictions are damaged. Anything else that is missing is no error.
+        RunError: Predictions are damaged. Anything else may be missing.
     """
     sources = {file: read_source(Path(file)) for row in rows for file in row.files}
     predicted = _settings_of(settings, sources.values())
@@ -131,7 +131,7 @@ def collect(settings: Settings, rows: Sequence[ComparisonRow]) -> Content:
     else:
         try:
             if settings.data.dataset.startswith(PREFIX) and settings.data.dataset != own.data.dataset:
-                name = settings.data.dataset  # from files that may be anybody's
+                name = settings.data.dataset  # from untrusted files
                 raise DataError(f"{name} is downloaded only if you name it: --dataset {name}")
             pool = load_split(settings.data, "train")
             if repr(fingerprint_examples(pool)) not in datasets:
@@ -176,11 +176,11 @@ def _settings_of(settings: Settings, sources: Iterable[Source]) -> list[Settings
 
 
 def _read_only(given: Settings, own: Settings) -> Settings:
-    """Settings from files that may be anybody's, with one's own limits and paths to write to.
+    """Settings from untrusted files, with the user's own limits and output paths.
 
     A dataset in another folder is read from there. Datasets that are created if they are missing (the world, those of
-    the hub) are only read from one's own folder. Nor may the files name any folder of images: a page that is passed on
-    would show one's own pictures.
+    the hub) are read only from the user's own folder. Image folders named by the files are ignored: otherwise a page
+    that is passed on could show the user's private pictures.
     """
     created = given.data.dataset == WORLD or given.data.dataset.startswith(PREFIX)
     kept = ["results_dir", "max_image_pixels", *(["data_dir"] if created else [])]
@@ -270,7 +270,7 @@ def write_page(content: Content, path: Path, gallery: int = 200) -> int:
         version=__version__,
         written=time.strftime("%Y-%m-%d %H:%M %Z").strip(),
     )
-    write_bytes(path, page.encode(errors="replace"))  # names of files may be no UTF-8
+    write_bytes(path, page.encode(errors="replace"))  # file names need not be UTF-8
     return path.stat().st_size
 
 
@@ -342,7 +342,7 @@ def _favourites(content: Content, thumbnails: Thumbnails) -> list[tuple[str, lis
 
 
 def _header(content: Content) -> dict[str, str]:
-    """What was compared: one of each, unless the comparison allows different ones."""
+    """What was compared: one value of each kind, unless the comparison allows different ones."""
     facts = {
         "Dataset": [own.dataset_dir.name for own in content.predicted],
         "Model": [str(own.vlm.model) for own in content.predicted],

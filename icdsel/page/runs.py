@@ -1,7 +1,8 @@
 """The runs of the learned rows: their metrics, and the RL data that they were trained on.
 
-What is missing (a run was moved, RL data were removed) is reported in a sentence and stops nothing. Files that metadata
-name are read only if their fingerprint matches: a folder from somebody else shows nothing that its author did not have.
+What is missing (a run was moved, RL data were removed) is reported in a sentence and is not an error. Files that
+metadata name are read only if their fingerprint matches: a folder from somebody else cannot make the page show files
+that its author did not have.
 """
 
 from collections.abc import Sequence

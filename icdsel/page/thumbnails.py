@@ -1,4 +1,4 @@
-"""Thumbnails for a page: every image once, all of them together below a limit."""
+"""Thumbnails for a page: each image once, with a limit on their total size."""
 
 import base64
 import io

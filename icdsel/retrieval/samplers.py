@@ -1,4 +1,4 @@
-"""Samplers: how the candidates of a query are drawn from the training split. Loads no torch."""
+"""Samplers: how the candidates of a query are drawn from the training split. Does not import torch."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass

@@ -19,10 +19,10 @@ def scorer_of(settings: Settings) -> Scorer:
 
 
 class Tally:
-    """The quality so far of the pointers that this command had scored.
+    """The running quality of the pointers scored by this command.
 
     Args:
-        task: Says what the quality is: the share of correct predictions, else the mean score.
+        task: Decides what the quality is: the share of correct predictions, else the mean score.
     """
 
     def __init__(self, task: Task) -> None:

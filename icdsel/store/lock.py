@@ -1,4 +1,4 @@
-"""Locks between processes: the operating system's, released when their process ends, however it ends."""
+"""Locks between processes. The operating system releases them when the process ends, however it ends."""
 
 import os
 import socket

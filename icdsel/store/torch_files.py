@@ -1,8 +1,8 @@
 """Reads files of `torch.save` without running anything in them, and without trusting what they declare.
 
 Such a file is a zip archive: a pickle of containers, plain values and descriptions of tensors, and one record of bytes
-for each storage. `icdsel.store.pickle_reading` reads the pickle and says why `torch.load` does not. A tensor is read
-when it is wanted, and only if its storage holds all of it.
+for each storage. `icdsel.store.pickle_reading` reads the pickle and explains why `torch.load` is not used. A tensor
+is read on demand, and only if its storage holds all of it.
 """
 
 import math
@@ -130,8 +130,8 @@ class TorchFile:
             if depth > _MAX_DEPTH:
                 raise ValueError(f"its containers are nested more than {_MAX_DEPTH} deep")
             left -= value.nbytes if isinstance(value, StoredTensor) else 1
-            if left < 0:  # one tensor or container may occur any number of times
-                raise ValueError("it holds more than its size allows")
+            if left < 0:  # the same tensor or container may occur many times
+                raise ValueError("its content would be larger than the file")
             if isinstance(value, StoredTensor):
                 return self.read_tensor(value)
             if isinstance(value, dict):
@@ -148,13 +148,13 @@ def open_torch_file(path: Path) -> Iterator[TorchFile]:
     """Opens a file of `torch.save` (torch 1.6 and later).
 
     Raises:
-        ValueError: It is something else, or damaged.
+        ValueError: It is not such a file, or is damaged.
         OSError: It cannot be opened.
     """
     with open_file(path) as file:
         try:
             if file.read(4) != b"PK\x03\x04":  # else torch would read it as a pickle, whatever archive follows
-                raise ValueError("it is no archive of torch.save: it does not begin as one")
+                raise ValueError("it is not an archive of torch.save: it does not begin like one")
             opened = TorchFile(zipfile.ZipFile(file), os.fstat(file.fileno()).st_size)
         except Exception as error:  # a damaged archive or pickle raises nearly anything
             raise ValueError(str(error)[:200] or type(error).__name__) from error
@@ -175,7 +175,7 @@ def _find_pickle(records: list[zipfile.ZipInfo], size: int) -> str:
         raise ValueError("two of its records have the same name")
     pickles = [record for record in records if record.filename.rsplit("/", 1)[-1] == "data.pkl"]
     if len(pickles) != 1:
-        raise ValueError("it is no archive of torch.save: it has no data.pkl")
+        raise ValueError("it is not an archive of torch.save: it has no data.pkl")
     if pickles[0].file_size > _MAX_PICKLE:
         raise ValueError(f"its data.pkl is larger than {_MAX_PICKLE:,} bytes")
     return pickles[0].filename

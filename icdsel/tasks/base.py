@@ -1,4 +1,4 @@
-"""What a task is. Loads no torch.
+"""What a task is. Does not import torch.
 
 To add a task, write a module like `icdsel.tasks.vqa` that ends with `TASKS.add(MyTask())`, and import it in
 `icdsel/tasks/__init__.py`. `--task` then knows it, and everything downstream (rewards, tables, charts, `check`)

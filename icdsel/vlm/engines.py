@@ -1,4 +1,4 @@
-"""The engines by name, and the function that opens one. Loads no torch.
+"""The engines by name, and the function that opens one. Does not import torch.
 
 To add an engine, write a function that returns an `Engine` (`icdsel.vlm.engine`) and register it:
 

@@ -17,7 +17,7 @@ def accuracy_chart(rows: Sequence[ComparisonRow], labels: Mapping[str, str], ord
     Args:
         rows: The comparison.
         labels: The short name of each row's name.
-        order: Each name's place, which decides colour and marker.
+        order: The index of each name, which decides colour and marker.
     """
     task = TASKS.named(rows[0].task)
     rows = [row for row in rows if row.part_of is None]

@@ -1,4 +1,4 @@
-"""What there is to learn in RL data: queries with a signal, and what each proposal method contributes."""
+"""The training signal in RL data: queries whose rewards differ, and what each proposal method contributes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class Landscape:
     """Counts of queries, and figures by proposal method.
 
     Attributes:
-        source: Where the data are from, as it is shown.
+        source: The origin of the data, as shown.
         task: The task.
         queries: How many queries.
         pointers: How many pointers.
@@ -77,7 +77,7 @@ def landscape(
     """The landscape of `groups`, none of which is empty; methods by their mean reward, the best first.
 
     Args:
-        source: Where the groups are from, as it is shown.
+        source: The origin of the groups, as shown.
         groups: At least one.
         settings: How rewards are computed.
         rejected: Candidates that were left out in reading, by reason.

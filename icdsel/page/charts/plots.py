@@ -66,7 +66,7 @@ def training_charts(runs: Sequence[ShownRun], labels: Mapping[str, str], order: 
     Args:
         runs: The runs.
         labels: The short name of each row's name.
-        order: Each name's place, which decides colour and marker.
+        order: The index of each name, which decides colour and marker.
     """
     ticks = _epochs(runs)
     groups: dict[str, list[ShownRun]] = {}
@@ -83,7 +83,7 @@ def training_charts(runs: Sequence[ShownRun], labels: Mapping[str, str], order: 
         figure, axes = new_figure(f"training-{metric}", 2.1, list(names.values()) if len(groups) > 1 else ())
         for lead, name in names.items():
             band = bands.get(lead, {})
-            # Each phase is a curve of its own, because it minimises something else.
+            # Each phase is a separate curve, because it minimises something else.
             for phase, own in groupby(band, key=lambda tick: tick[0]):
                 places = list(own)
                 look = look_of(order[lead], name if phase == next(iter(band))[0] else "_nolegend_")
@@ -308,5 +308,5 @@ def shots_text(shots: int) -> str:
 
 
 def folded(label: str, width: int = 46) -> str:
-    """A label in lines of at most `width` letters, so that a long name leaves space for the axes."""
+    """A label in lines of at most `width` characters, so that a long name leaves space for the axes."""
     return textwrap.fill(label, width)

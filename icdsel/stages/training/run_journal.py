@@ -33,7 +33,7 @@ class RunJournal:
     Args:
         folder: The folder of the run.
         network: The policy, on its device.
-        events: Where metrics go for TensorBoard.
+        events: The writer of TensorBoard metrics.
         advance: The progress bar.
     """
 
@@ -54,7 +54,7 @@ class RunJournal:
         return sum(int(work["count"]) for work in self.work.values())
 
     def resume(self) -> Resume | None:
-        """The state after the last complete epoch of an interrupted training; the network gets its weights.
+        """The state after the last complete epoch of an interrupted training; its weights are loaded into the network.
 
         Raises:
             RunError: The files of the run do not fit together.
