@@ -40,7 +40,7 @@ _UNPRINTABLE |= dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A), *
 def shown(text: str) -> str:
     """A text without characters that control a terminal or reverse the direction of writing.
 
-    Questions, answers, names and messages may come from anyone's files.
+    Questions, answers, names and messages may come from untrusted files.
     """
     return text.translate(_UNPRINTABLE)
 

@@ -46,7 +46,7 @@ _RL, _INFO_SCORE = "pointer_candidates", "id_list"
 _MADE_UP_METHODS = ("global_positive_injection", "global_positive_transfer")
 _ROW = re.compile(r"0|[1-9][0-9]{0,17}")
 _FIRST_KEY = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{\s*"(?:[0-9]+|_meta)"\s*:')
-_START = 4096  # bytes by which the form is recognised
+_START = 4096  # bytes read to recognise the form
 
 
 def is_lever_plus(path: Path) -> bool:
@@ -142,7 +142,7 @@ def read_lever_plus(
 def read_info_score(path: Path, question_ids: Sequence[int] | None) -> tuple[list[QueryGroup], dict[str, int]]:
     """Reads InfoScore data: the beams of each query as pointers in prompt order, to be imitated.
 
-    Their scores are not kept. For Qwen they say little: Lever-Plus measured them over the wrong tokens, and kept the
+    Their scores are not kept. For Qwen they mean little: Lever-Plus measured them over the wrong tokens, and kept the
     worst. The pools are empty, as the file does not hold the sampler's.
 
     Args:

@@ -55,7 +55,7 @@ def read_predictions(path: Path) -> list[Prediction]:
     """The predictions of a file.
 
     Raises:
-        RunError: It cannot be read, a line is damaged, or it holds more or fewer answers than its metadata says.
+        RunError: It cannot be read, a line is damaged, or it holds more or fewer answers than its metadata state.
     """
     predictions = []
     try:

@@ -71,7 +71,7 @@ def read_groups(path: Path, strict: bool = False) -> Iterator[tuple[QueryGroup, 
         strict: Raise an error for a rejected candidate.
 
     Raises:
-        RlDataError: The file is missing, damaged, or holds more or fewer queries than its metadata says.
+        RlDataError: The file is missing, damaged, or holds more or fewer queries than its metadata state.
     """
     queries = 0
     for number, value in _read_values(path):

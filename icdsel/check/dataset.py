@@ -19,7 +19,7 @@ from icdsel.settings.tables import DataSettings
 from icdsel.tasks.base import TASKS, Task
 
 _THREADS = min(8, os.cpu_count() or 1)  # each holds an image in memory
-_SPLITS = 8  # earlier splits in which an image or question_id is searched
+_SPLITS = 8  # how many earlier splits are searched for an image or question_id
 
 UNREADABLE = Kind("records or files cannot be read", "every command stops at them: repair or remove them")
 REPEATED_IDS = Kind("question_ids are repeated within a split", "give every question a unique id")

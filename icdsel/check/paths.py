@@ -29,7 +29,7 @@ NOT_READ = Kind(
     "its dataset is read from other files, so it was not checked",
     "if it should be read, move the others away, or move it into a folder of its own",
 )
-_START = 1 << 16  # bytes by which a file is recognised
+_START = 1 << 16  # bytes read to recognise a file
 _FIELDS = {
     "vqav2": re.compile(rb'"multiple_choice_answer"\s*:'),
     "okvqa": re.compile(rb'"raw_answer"\s*:'),

@@ -47,8 +47,8 @@ def with_settings(
     ]
 
     def wrap(command: Command) -> Command:
-        own = [p for p in inspect.signature(command).parameters.values() if p.name != "settings"]
-        groups: dict[str, Any] = {p.name: p.annotation for p in own if dataclasses.is_dataclass(p.annotation)}
+        declared = [p for p in inspect.signature(command).parameters.values() if p.name != "settings"]
+        groups: dict[str, Any] = {p.name: p.annotation for p in declared if dataclasses.is_dataclass(p.annotation)}
 
         @functools.wraps(command)
         @with_exit_codes
@@ -65,7 +65,7 @@ def with_settings(
             command(settings=settings, **values)
 
         parameters = []
-        for parameter in own:
+        for parameter in declared:
             flat = _fields(parameter.annotation) if parameter.name in groups else [parameter]
             parameters += [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in flat]
         for parameter in parameters:

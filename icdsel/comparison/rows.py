@@ -159,7 +159,7 @@ def _united(rows: Sequence[Scores]) -> list[Scores]:
     same: dict[tuple[str, int], list[Scores]] = {}
     for row in rows:
         same.setdefault((row.name, row.shots), []).append(row)
-    return [mean_over_seeds(own[0].name, own) if len(own) > 1 else own[0] for own in same.values()]
+    return [mean_over_seeds(group[0].name, group) if len(group) > 1 else group[0] for group in same.values()]
 
 
 def _files(paths: Sequence[Path]) -> list[Path]:
@@ -366,12 +366,12 @@ def _places(sources: Sequence[Source]) -> dict[Path, str]:
     entries = {source.path: _distinctive(source) for source in sources}
     places: dict[Path, str] = {source.path: "" for source in sources}
     for key in _keys(sources):
-        having = [source for source in sources if key in entries[source.path]]
+        described = [source for source in sources if key in entries[source.path]]
         seen: dict[str, set[str]] = {}
-        for source in having:
+        for source in described:
             seen.setdefault(places[source.path], set()).add(repr(source.identity[key]))
         if any(len(values) > 1 for values in seen.values()):  # it distinguishes sources that had the same place so far
-            for source, words in zip(having, _words(having, key), strict=True):
+            for source, words in zip(described, _words(described, key), strict=True):
                 places[source.path] += f", {words}" if places[source.path] else words
     return places
 
@@ -405,10 +405,10 @@ def _by_path(sources: Sequence[Source]) -> dict[Path, str]:
     """The parts in which the paths differ."""
     parts = {source.path: source.path.absolute().with_suffix("").parts for source in sources}
     fewest = min(map(len, parts.values()))
-    ends = [len(set(column)) == 1 for column in zip(*(reversed(own) for own in parts.values()), strict=False)]
+    ends = [len(set(column)) == 1 for column in zip(*(reversed(segments) for segments in parts.values()), strict=False)]
     starts = [len(set(column)) == 1 for column in zip(*parts.values(), strict=False)]
     first, last = _leading(starts), min(_leading(ends), fewest - _leading(starts))
-    return {path: "/".join(own[first : len(own) - last]) or str(path) for path, own in parts.items()}
+    return {path: "/".join(segments[first : len(segments) - last]) or str(path) for path, segments in parts.items()}
 
 
 def _leading(flags: Sequence[bool]) -> int:

@@ -141,12 +141,12 @@ def _steps(
     for experiment in experiments:
         step = _training(experiment, session, files, overwrite, sizes)
         yield step
-        own = answering(experiment)
-        shots = list(own.infer.shots)
+        answer_settings = answering(experiment)
+        shots = list(answer_settings.infer.shots)
         if not step.todo:
             policy = Run(runs_dir(settings) / experiment.run).checkpoint
-            shots = unanswered(session.under(own), count, POLICY, policy, overwrite)
-        yield _answers(f"{experiment}: answers", own, POLICY, shots, count)
+            shots = unanswered(session.under(answer_settings), count, POLICY, policy, overwrite)
+        yield _answers(f"{experiment}: answers", answer_settings, POLICY, shots, count)
 
 
 def _training(

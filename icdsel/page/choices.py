@@ -105,7 +105,9 @@ def read_choices(
                 chosen = replace(chosen, name=name, label=f"{label} (seed {number} of {count})", part_of=row.name)
             found.append(chosen)
     shared = set[int]().union(*(row.by_query for row in found)).intersection(*(row.by_query for row in found))
-    found = [replace(row, by_query={i: own for i, own in row.by_query.items() if i in shared}) for row in found]
+    found = [
+        replace(row, by_query={i: prediction for i, prediction in row.by_query.items() if i in shared}) for row in found
+    ]
     score = _score_by_lead(found)
     return sorted(found, key=lambda row: (not row.learned, -score[row.lead], row.lead, row.name, row.shots))
 
@@ -142,7 +144,7 @@ def usage(chosen: Chosen, queries: Mapping[int, Example], train: Mapping[int, Ex
     Args:
         chosen: The selector's choices.
         queries: The queries by question_id; missing ones count only in the counts.
-        train: The training examples by question_id; likewise.
+        train: The training examples by question_id; missing ones count only in the counts.
         task: Decides which answers are the same.
     """
     counts = Counter(icd for prediction in chosen.by_query.values() for icd in prediction.icds)

@@ -1,4 +1,4 @@
-"""What a comparison says about each learned selector, in sentences that claim no more than the figures do."""
+"""What a comparison says about each learned selector, in sentences that claim no more than the figures show."""
 
 from collections.abc import Mapping, Sequence
 

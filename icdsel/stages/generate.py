@@ -221,10 +221,10 @@ class _Proposals:
         if pools.shared:
             ids = [self._everyone] * len(unit.queries)
             hidden = [self._ids(sorted(rows)) for rows in pools.excluded[start:end]]
-            described = [PoolIds(None, tuple(own)) for own in hidden]
+            described = [PoolIds(None, tuple(excluded)) for excluded in hidden]
         else:
             ids = [self._ids(pools[q]) for q in range(start, end)]
-            described = [PoolIds(tuple(own)) for own in ids]
+            described = [PoolIds(tuple(pool)) for pool in ids]
         rows, mask = pools.batch(start, len(unit.queries))  # (B, K) or (1, N), (B, K)
         table = self._session.embeddings
         proposing = ProposalUnit(

@@ -160,7 +160,7 @@ def _require_name(name: str, given: str | None) -> str:
     """The name of a run, if it can be one; `given` is what the user gave.
 
     Raises:
-        RunError: The message says why it cannot.
+        RunError: It cannot; the message has the reason.
     """
     if given is not None and (given in ("", "..") or Path(given).name != given):  # it would be outside of the runs
         raise RunError(f"--run {given} is not the name of a folder: it must not be empty or contain /")

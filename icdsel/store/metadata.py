@@ -80,7 +80,7 @@ class Metadata(BaseModel):
         checkpoint: Of a policy's predictions: the file.
         answers: Of predictions: how many there are at each number of shots.
         work: How long each kind of work took; `icdsel.experiments.rates` reads it.
-        finished: Of a finished run: its place in the order in which the runs of a dataset were finished, from 1.
+        finished: Of a finished run: its rank, from 1, in the order in which the runs of its dataset were finished.
     """
 
     model_config = ConfigDict(frozen=True, populate_by_name=True, extra="allow")

@@ -1,4 +1,4 @@
-"""The place of a result: the only module that knows in which order the files of a result are written.
+"""The place of a result: the only module that decides in which order the files of a result are written.
 
 A result is a file (`Slot`: RL data, predictions) or a folder (`FolderSlot`: a run). Beside or inside it there are a
 metadata file, a log, and, while it is unfinished, what an interrupted process resumes from: a journal, `resume.pt`.
@@ -210,7 +210,7 @@ class FolderSlot(Slot):
         return self.path.exists() and (not self.path.is_dir() or any(f.name[0] != "." for f in self.path.iterdir()))
 
     def leftovers(self) -> list[Path]:
-        """Temporary files of processes that were killed; not those of conversions, which have locks of their own."""
+        """Temporary files of processes that were killed; not those of conversions, which have their own locks."""
         return [path for path in self.path.glob(".*.part") if ".ckpt." not in path.name]
 
     def finish(self, journal: Journal) -> None:  # noqa: ARG002 - the work has written the files of a folder itself

@@ -108,12 +108,12 @@ class TorchFile:
             except Exception as error:  # a damaged archive raises nearly anything
                 raise ValueError(str(error)[:200] or "the file is truncated") from error
         content = self._storages[stored.record]
-        held = len(content) // stored.dtype.itemsize
+        available = len(content) // stored.dtype.itemsize
         last = stored.offset + sum((size - 1) * step for size, step in zip(stored.shape, stored.stride, strict=True))
         # With strides of 0, a tensor of any size fits a storage of one value.
-        if not 0 < math.prod(stored.shape) <= held or last >= held:
+        if not 0 < math.prod(stored.shape) <= available or last >= available:
             raise ValueError(f"the tensor at {stored.record[:80]!a} does not fit its storage")
-        values = torch.frombuffer(content, dtype=stored.dtype, count=held)
+        values = torch.frombuffer(content, dtype=stored.dtype, count=available)
         return values.as_strided(stored.shape, stored.stride, stored.offset).clone()
 
     def read_tensors(self, value: Any) -> Any:
@@ -123,14 +123,14 @@ class TorchFile:
             ValueError: A tensor is damaged, containers are nested too deeply, or the result would be larger than the
                 file.
         """
-        left = self.size
+        remaining = self.size
 
         def read(value: Any, depth: int) -> Any:
-            nonlocal left
+            nonlocal remaining
             if depth > _MAX_DEPTH:
                 raise ValueError(f"its containers are nested more than {_MAX_DEPTH} deep")
-            left -= value.nbytes if isinstance(value, StoredTensor) else 1
-            if left < 0:  # the same tensor or container may occur many times
+            remaining -= value.nbytes if isinstance(value, StoredTensor) else 1
+            if remaining < 0:  # the same tensor or container may occur many times
                 raise ValueError("its content would be larger than the file")
             if isinstance(value, StoredTensor):
                 return self.read_tensor(value)
@@ -153,7 +153,7 @@ def open_torch_file(path: Path) -> Iterator[TorchFile]:
     """
     with open_file(path) as file:
         try:
-            if file.read(4) != b"PK\x03\x04":  # else torch would read it as a pickle, whatever archive follows
+            if file.read(4) != b"PK\x03\x04":  # torch would read it as a pickle, even before an archive
                 raise ValueError("it is not an archive of torch.save: it does not begin like one")
             opened = TorchFile(zipfile.ZipFile(file), os.fstat(file.fileno()).st_size)
         except Exception as error:  # a damaged archive or pickle raises nearly anything

@@ -100,8 +100,8 @@ class Rollouts:
         self._score(samples, epoch)
         rewards = [
             reward
-            for known, own in zip(self._rewards, samples, strict=True)
-            for sample in own
+            for known, sampled in zip(self._rewards, samples, strict=True)
+            for sample in sampled
             if (reward := known.get(sample.pointer)) is not None
         ]
         metrics = {"sample_reward": sum(rewards) / len(rewards)} if rewards else {}
@@ -127,9 +127,9 @@ class Rollouts:
             samples += [
                 [
                     Proposal(tuple(split[row].question_id for row in places), METHOD, log_prob=value, temperature=1.0)
-                    for places, value in zip(own, values, strict=True)
+                    for places, value in zip(drawn, values, strict=True)
                 ]
-                for own, values in zip(rows, log_probs.tolist(), strict=True)
+                for drawn, values in zip(rows, log_probs.tolist(), strict=True)
             ]
         return samples
 

@@ -124,9 +124,11 @@ class RunJournal:
 def _is_state_of(left: Checkpoint, network: PointerNetwork) -> bool:
     """Whether a checkpoint is the state of a training of this network."""
     count, work = left.extra.get("epochs"), left.extra.get("work")
-    own, other = ({n: value.shape for n, value in policy.state_dict().items()} for policy in (network, left.network))
+    current, stored = (
+        {n: value.shape for n, value in policy.state_dict().items()} for policy in (network, left.network)
+    )
     return (
-        own == other
+        current == stored
         and left.phase in PHASES
         and left.epoch is not None
         and is_number(left.kl_beta, 0.0, 1e300)
