@@ -195,8 +195,8 @@ def comparison_rows(
     lead = {(row.title, row.shots): mean_of.get((row.title, row.shots), row) for row in rows}
     rows.sort(key=lambda row: (row.shots, *_rank(lead[row.title, row.shots]), not row.seeds, *_rank(row)))
     pairs = [(row, references.get(row.shots, references.get(0))) for row in rows]
-    questions = sum(other not in (None, row) and (row.title, row.shots) not in mean_of for row, other in pairs)
-    most = max(permutations, _PERMUTATIONS_EACH * questions)
+    tested = sum(other not in (None, row) and (row.title, row.shots) not in mean_of for row, other in pairs)
+    max_permutations = max(permutations, _PERMUTATIONS_EACH * tested)
     metrics = _differing_metrics(rows)
     lines = []
     for row, other in pairs:
@@ -205,7 +205,7 @@ def comparison_rows(
             row, other.title if other else chosen, metrics, combined.title if combined else None, seed, resamples
         )
         if other is not None and other is not row:
-            line = _with_difference(line, row, other, seed, resamples, permutations, most)
+            line = _with_difference(line, row, other, seed, resamples, permutations, max_permutations)
         lines.append(line)
     return _corrected(lines)
 
@@ -311,14 +311,20 @@ def _line(
 
 
 def _with_difference(
-    line: ComparisonRow, row: Scores, reference: Scores, seed: int, resamples: int, permutations: int, most: int
+    line: ComparisonRow,
+    row: Scores,
+    reference: Scores,
+    seed: int,
+    resamples: int,
+    permutations: int,
+    max_permutations: int,
 ) -> ComparisonRow:
     """The line with the difference between the row and the reference, paired by query."""
     task = TASKS.named(row.task)
-    mine, theirs = values_of(row.by_query), values_of(reference.by_query)
-    difference = _interval(task, mine, theirs, seed=seed, resamples=resamples)
-    tally = wins_losses_ties(mine, theirs)
-    detectable = smallest_detectable_difference(mine - theirs) if task.aggregate is mean else math.inf
+    scores, baseline = values_of(row.by_query), values_of(reference.by_query)
+    difference = _interval(task, scores, baseline, seed=seed, resamples=resamples)
+    tally = wins_losses_ties(scores, baseline)
+    detectable = smallest_detectable_difference(scores - baseline) if task.aggregate is mean else math.inf
     line = replace(
         line,
         difference=_in_unit(task, difference.mean),
@@ -331,10 +337,10 @@ def _with_difference(
     )
     if line.part_of is not None:
         return line
-    p_value = _p_value(task, mine, theirs, seed=seed, permutations=permutations)
+    p_value = _p_value(task, scores, baseline, seed=seed, permutations=permutations)
     # Each draw gives a valid p-value; the second one makes a small p-value more precise.
-    if p_value < _CLEAR and most > permutations:
-        p_value = _p_value(task, mine, theirs, seed=seed + 1, permutations=most)
+    if p_value < _CLEAR and max_permutations > permutations:
+        p_value = _p_value(task, scores, baseline, seed=seed + 1, permutations=max_permutations)
     line = replace(line, p_value=p_value)
     if row.correct is None or reference.correct is None:
         return line
@@ -344,18 +350,18 @@ def _with_difference(
     return replace(line, mcnemar_p=mcnemar(correct, other))
 
 
-def _interval(task: Task, mine: Floats, theirs: Floats | None = None, *, seed: int, resamples: int) -> Interval:
+def _interval(task: Task, scores: Floats, baseline: Floats | None = None, *, seed: int, resamples: int) -> Interval:
     """The score of a row, or its difference to another one, with the interval."""
     if task.aggregate is mean:
-        return bootstrap_mean(mine if theirs is None else mine - theirs, seed=seed, resamples=resamples)
-    samples = (mine,) if theirs is None else (mine, theirs)
+        return bootstrap_mean(scores if baseline is None else scores - baseline, seed=seed, resamples=resamples)
+    samples = (scores,) if baseline is None else (scores, baseline)
     return bootstrap_aggregate(task.aggregate, *samples, seed=seed, resamples=resamples)
 
 
-def _p_value(task: Task, mine: Floats, theirs: Floats, *, seed: int, permutations: int) -> float:
+def _p_value(task: Task, scores: Floats, baseline: Floats, *, seed: int, permutations: int) -> float:
     if task.aggregate is mean:
-        return permutation_pvalue(mine - theirs, seed=seed, permutations=permutations)
-    return swap_pvalue(task.aggregate, mine, theirs, seed=seed, permutations=permutations)
+        return permutation_pvalue(scores - baseline, seed=seed, permutations=permutations)
+    return swap_pvalue(task.aggregate, scores, baseline, seed=seed, permutations=permutations)
 
 
 def _corrected(lines: Sequence[ComparisonRow]) -> list[ComparisonRow]:
