@@ -46,7 +46,7 @@ class _Lossy(io.FileIO):
 
 
 def _open_streams() -> None:
-    """Makes sure that output goes only where it should, and that neither its encoding nor stderr stops the work.
+    """Keeps output out of other files, and keeps the work going if stderr or a character cannot be written.
 
     If a standard stream was closed, the next file to be opened would take its number and get the output.
     """

@@ -1,8 +1,8 @@
 """What a person sees while a command works: results on stdout; notes, warnings and progress on stderr.
 
 Messages are records of the logger `icdsel`, which programs that use icdsel as a library can route or silence like any
-other; importing icdsel configures nothing. Levels: INFO are notes, DEBUG is what is for log files only, such as a copy
-of the tables on stdout.
+other; importing icdsel configures nothing. Levels: INFO for notes, DEBUG for what belongs only in log files, such as a
+copy of the tables on stdout.
 """
 
 import io
@@ -40,7 +40,7 @@ _UNPRINTABLE |= dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A), *
 def shown(text: str) -> str:
     """A text without characters that control a terminal or reverse the direction of writing.
 
-    Questions, answers, names and messages may come from anyone's files.
+    Questions, answers, names and messages may come from untrusted files.
     """
     return text.translate(_UNPRINTABLE)
 
@@ -84,7 +84,7 @@ err = _Plain(stderr=True)
 
 
 class _ConsoleHandler(logging.Handler):
-    """Prints messages on stderr; one that cannot be printed is lost, and work continues."""
+    """Prints messages on stderr; one that cannot be printed is dropped, and the work continues."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Prints notes dim, warnings and errors with a coloured prefix."""
@@ -114,7 +114,7 @@ def note(message: str) -> None:
 
 
 def warn(message: str) -> None:
-    """Logs something that the user should know."""
+    """Logs a warning."""
     logger.warning(message)
 
 

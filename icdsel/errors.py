@@ -8,7 +8,7 @@ _LONGEST = 3000  # characters
 
 
 class UserError(Exception):
-    """The base class; the command line prints the message alone, and takes every other exception for a bug.
+    """The base class; the command line prints the message alone, and treats every other exception as a bug.
 
     A long message (it may quote a file) is shortened in its middle, as the remedy is at its end.
     """
@@ -78,7 +78,7 @@ def is_mistake(error: OSError) -> bool:
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """Whether there was not enough memory; torch's error for the CPU has no class of its own."""
+    """Whether the error means out of memory; torch has no separate error class for it on the CPU."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"

@@ -1,4 +1,4 @@
-"""Things that come in kinds (selectors, samplers, tasks, engines …), found by name."""
+"""Registries: objects of one kind (selectors, samplers, tasks, engines …), found by name."""
 
 import difflib
 from collections.abc import Iterable
@@ -8,11 +8,11 @@ from icdsel.errors import SettingsError
 
 
 class Named(Protocol):
-    """Whatever has a name."""
+    """An object with a name."""
 
     @property
     def name(self) -> str:
-        """What users type."""
+        """The name that users type."""
 
 
 _Entry = TypeVar("_Entry", bound=Named)
@@ -25,7 +25,7 @@ class Registry(dict[str, _Entry]):
 
     Args:
         kind: What an entry is called in messages, such as "selector".
-        entries: The first entries.
+        entries: The initial entries.
     """
 
     def __init__(self, kind: str, entries: Iterable[_Entry] = ()) -> None:

@@ -49,10 +49,10 @@ class Selector:
     def choose(
         self, query_embeddings: Tensor, candidate_embeddings: Tensor, shots: int = 2, mask: Tensor | None = None
     ) -> Choice:
-        """Chooses the best candidate at each step, none twice.
+        """Chooses the best candidate at each step, without repetition.
 
-        The embeddings must be made as those that the policy was trained on: by the same encoder, and of the same width
-        d (`selector.network.config.d_model`). The result is on the policy's device.
+        The embeddings must come from the encoder that the policy was trained with, and have the same width d
+        (`selector.network.config.d_model`). The result is on the policy's device.
 
         Args:
             query_embeddings: [B, d].

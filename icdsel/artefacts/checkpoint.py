@@ -60,11 +60,11 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     """Reads a checkpoint: icdsel's, Lever-Plus's ``.pt`` and ``_v2format.ckpt``, or Lightning's ``.ckpt``.
 
     Loading is strict: the file must hold every weight of the network in its shape, and no others. Without `config`, the
-    sizes are inferred from the shapes, with one attention head; a file without a gate gives a network without one,
-    which is how such a checkpoint was trained.
+    sizes are inferred from the shapes, with one attention head; a file without a gate yields a network without
+    one, as it was trained.
 
     Raises:
-        CheckpointError: The file is missing, damaged, no checkpoint, or does not fit the network.
+        CheckpointError: The file is missing or damaged, is not a checkpoint, or does not fit the network.
     """
     path = Path(path)
     with _opened(path) as file:
@@ -102,7 +102,7 @@ def foreign_objects(path: Path) -> list[str]:
     """Returns the names of classes and functions in a checkpoint that are not tensors or plain data, sorted.
 
     Raises:
-        CheckpointError: As for `load_checkpoint`, but for the network.
+        CheckpointError: As for `load_checkpoint`, except that the network is not checked.
     """
     with _opened(path) as file:
         return file.foreign
@@ -112,7 +112,7 @@ def require_width(network: PointerNetwork, width: int, path: Path | None) -> Non
     """Checks that a policy, read from `path`, was trained on embeddings of this width.
 
     Raises:
-        CheckpointError: It was not.
+        CheckpointError: The widths differ.
     """
     if network.config.d_model != width:
         raise CheckpointError(
@@ -161,7 +161,7 @@ def _read_weights(file: TorchFile, found: Mapping[str, Any]) -> dict[str, Tensor
 
 
 def _config(stored: object, weights: Mapping[str, Tensor]) -> PointerConfig:
-    """The sizes of the network: those in the file, else as the weights show them."""
+    """The sizes of the network: those in the file, else inferred from the weights."""
     if stored is None:
         config = lever_plus.infer_config(weights)
     else:
@@ -181,7 +181,7 @@ def _config(stored: object, weights: Mapping[str, Tensor]) -> PointerConfig:
 
 def _network(config: PointerConfig, weights: Mapping[str, Tensor]) -> PointerNetwork:
     """The network with exactly these weights."""
-    with torch.device("meta"):  # takes no memory and draws no random numbers for weights that are replaced anyway
+    with torch.device("meta"):  # no memory or random numbers for weights that are replaced anyway
         network = PointerNetwork(config)
     expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     problems = []

@@ -1,4 +1,4 @@
-"""Writes checkpoints of the policy. The same content always gives the same bytes, whatever the file is called."""
+"""Writes checkpoints of the policy. The same content always results in the same bytes, whatever the file name."""
 
 import io
 import sys
@@ -63,13 +63,13 @@ def torch_bytes(content: Mapping[str, Any]) -> bytes:
     Raises:
         TypeError: `content` holds something other than plain values, containers and tensors.
     """
-    buffer = io.BytesIO()  # the name of a file would be stored in the archive
+    buffer = io.BytesIO()  # torch would store the name of a file in the archive
     torch.save(_plain(content), buffer)
     return buffer.getvalue()
 
 
 def _plain(value: Any) -> Any:
-    """A copy in built-in types, of which no two parts are one object by chance.
+    """A copy in built-in types, whose object identities depend only on the content.
 
     Pickle writes an object that occurs again as a reference, so the bytes of equal content would depend on what happens
     to be shared. Containers and tensors are copied, and strings are interned, so that equal ones are always one object.

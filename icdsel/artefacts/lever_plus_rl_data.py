@@ -46,7 +46,7 @@ _RL, _INFO_SCORE = "pointer_candidates", "id_list"
 _MADE_UP_METHODS = ("global_positive_injection", "global_positive_transfer")
 _ROW = re.compile(r"0|[1-9][0-9]{0,17}")
 _FIRST_KEY = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{\s*"(?:[0-9]+|_meta)"\s*:')
-_START = 4096  # bytes by which the form is recognised
+_START = 4096  # bytes read to recognise the form
 
 
 def is_lever_plus(path: Path) -> bool:
@@ -69,7 +69,7 @@ def is_lever_plus(path: Path) -> bool:
 def read_lever_plus(
     path: Path, question_ids: Sequence[int] | None, *, skip_fallback: bool = True, accept_unsound: bool = False
 ) -> tuple[list[QueryGroup], dict[str, int]]:
-    """Reads RL data of any version, also what icdsel wrote in this form.
+    """Reads RL data of any version, including files that icdsel wrote in this form.
 
     A query's pool is its `candidate_pool_ids` in their order, without repetitions and the query itself, followed by
     any further ICDs of its pointers. Without that field, the pool is all ICDs of its kept pointers in the order of
@@ -81,10 +81,11 @@ def read_lever_plus(
 
     Args:
         path: The file.
-        question_ids: Those of the training split, ascending; None takes the rows for ids.
+        question_ids: Those of the training split, ascending; None uses the rows as ids.
         skip_fallback: Leave out candidates that were scored by matching strings.
         accept_unsound: Keep candidates whose score was copied from another query, or that were generated without the
-            demonstrations' answers. The latter do not say whether they are correct: an accuracy above 0 is.
+            demonstrations' answers. The latter have no field for correctness: an accuracy above 0 counts
+            as correct.
 
     Returns:
         Queries that keep a candidate, in the file's order, and how many candidates were left out for which reason
@@ -132,7 +133,7 @@ def read_lever_plus(
             used = sorted({icd for icds in kept for icd in icds})
             pool = tuple(icd for icd in dict.fromkeys((*pool, *used)) if icd != question_id)
             groups.append(_group(question_id, query, pool, kept.values(), "candidate_pool_ids" not in record))
-    rejected = +rejected  # without zeros
+    rejected = +rejected  # drops counts of 0
     if not groups:
         raise _nothing_left(path, rejected)
     return groups, dict(rejected)
@@ -141,12 +142,12 @@ def read_lever_plus(
 def read_info_score(path: Path, question_ids: Sequence[int] | None) -> tuple[list[QueryGroup], dict[str, int]]:
     """Reads InfoScore data: the beams of each query as pointers in prompt order, to be imitated.
 
-    Their scores are not kept. For Qwen they say little: Lever-Plus measured them over the wrong tokens, and kept the
+    Their scores are not kept. For Qwen they mean little: Lever-Plus measured them over the wrong tokens, and kept the
     worst. The pools are empty, as the file does not hold the sampler's.
 
     Args:
         path: The file.
-        question_ids: Those of the training split, ascending; None takes the rows for ids.
+        question_ids: Those of the training split, ascending; None uses the rows as ids.
 
     Returns:
         Queries that keep a beam, in the file's order, and how many beams were left out for which reason.
@@ -213,7 +214,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; merged files could hold a query twice, of which `json` would drop one."""
+    """A JSON object; merged files could hold a query twice, and `json` would silently drop one."""
     unique = dict(pairs)
     if len(unique) < len(pairs):
         key = Counter(key for key, _ in pairs).most_common(1)[0][0]
@@ -306,7 +307,7 @@ def _pool(record: Mapping[str, Any], place: str) -> list[int]:
 
 
 def _pointer(candidate: Mapping[str, Any], query: int, rules: _Rules) -> list[int]:
-    """A candidate's ICDs as rows of the training split, unless its score is not to be trusted.
+    """A candidate's ICDs as rows of the training split; rejects a candidate whose score cannot be trusted.
 
     If there is a `pointer_global`, `pointer` counts within the pool, whatever other fields there are: conversions to
     pools of 64 left an old `pointer_pos` in place.
@@ -322,7 +323,7 @@ def _pointer(candidate: Mapping[str, Any], query: int, rules: _Rules) -> list[in
     if not rules.accept_unsound:
         if method in _MADE_UP_METHODS or "source_query" in candidate or "source_queries" in candidate:
             raise RejectedError(MADE_UP)
-        if candidate.get("vqa_correct") is None:  # one script alone leaves it out (variant G)
+        if candidate.get("vqa_correct") is None:  # only one script leaves it out (variant G)
             raise RejectedError(ANSWERLESS)
     for name in ("pointer_global", "pointer_pos", "pointer"):
         if candidate.get(name) is not None:
@@ -350,18 +351,18 @@ def _distinct(pointer: object, query: int) -> list[int]:
 
 
 def _scored(icds: tuple[int, ...], candidate: Mapping[str, Any], rules: _Rules, counts: Counter[str]) -> ScoredPointer:
-    """The candidate as a record, with what is to be trusted of its scores."""
+    """The candidate as a record, with those of its scores that can be trusted."""
     kept = {**candidate, "pointer": icds}
     if not rules.keep_gt_prob and kept.get("vqa_gt_prob") is not None:
         del kept["vqa_gt_prob"]
         counts[GT_PROB_NOTE] += 1
-    if kept.get("vqa_correct") is None:  # then it is derived
+    if kept.get("vqa_correct") is None:  # absent, it is derived from the accuracy
         kept.pop("vqa_correct", None)
     return ScoredPointer.from_json(kept, bounds_of(DEFAULT_TASK))
 
 
 def _are_rows(value: object) -> TypeGuard[list[int]]:
-    return isinstance(value, list) and all(type(row) is int for row in value)  # no bool
+    return isinstance(value, list) and all(type(row) is int for row in value)  # isinstance would accept bools
 
 
 def _group(

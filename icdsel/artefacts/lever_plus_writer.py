@@ -11,7 +11,7 @@ from icdsel.records import DEFAULT_TASK, QueryGroup, ScoredPointer
 from icdsel.tasks.cleaners import cut_answer
 
 K64 = 64
-"""Candidates of a pool that Lever-Plus's trainer reads."""
+"""The number of candidates that Lever-Plus's trainer reads of a pool."""
 
 
 def lever_plus_json(groups: Iterable[QueryGroup], row: Mapping[int, int], meta: Mapping[str, Any]) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def lever_plus_json(groups: Iterable[QueryGroup], row: Mapping[int, int], meta: 
     Args:
         groups: The groups, with their failed calls, which are marked as Lever-Plus marks them.
         row: question_id → rank in the training split.
-        meta: What `_meta` is to say (prompt, generation settings, seeds); `written_by` and, if every query is in the
+        meta: The content of `_meta` (prompt, generation settings, seeds); `written_by` and, if every query is in the
             form K64, `version` are added.
 
     Returns:

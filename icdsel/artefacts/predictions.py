@@ -32,7 +32,7 @@ def predictions_dir(settings: Settings) -> Path:
     other += changed_settings(settings.data, defaults.data, places)
     other += changed_settings(settings.vlm, defaults.vlm, machine)
     name = "_".join([settings.pair_name, *other])
-    if any(letter in name for letter in "/\\:{}<> ") or len(name) > 120:  # a prompt, say
+    if any(letter in name for letter in "/\\:{}<> ") or len(name) > 120:  # such as a prompt
         name = f"{settings.pair_name}_{digest_of(name)[:8]}"
     return settings.dataset_dir / "infer" / name
 
@@ -55,7 +55,7 @@ def read_predictions(path: Path) -> list[Prediction]:
     """The predictions of a file.
 
     Raises:
-        RunError: It cannot be read, a line is damaged, or it holds more or fewer answers than its metadata says.
+        RunError: It cannot be read, a line is damaged, or it holds more or fewer answers than its metadata state.
     """
     predictions = []
     try:
@@ -70,7 +70,7 @@ def read_predictions(path: Path) -> list[Prediction]:
     if len(counts) > _MOST_SHOT_COUNTS:
         raise RunError(f"{path} has answers at {len(counts):,} numbers of shots, at most {_MOST_SHOT_COUNTS} are read")
     expected: dict[str, int] = {}
-    with suppress(RunError):  # whoever needs the metadata reports that it is missing
+    with suppress(RunError):  # code that needs the metadata reports that it is missing
         expected = read_metadata(path.with_suffix(".meta.json")).answers
     for shots, count in counts.items():
         if (complete := expected.get(str(shots), count)) != count:

@@ -1,6 +1,6 @@
 """RL data: one JSON line for each query, a `QueryGroup`. Files are read, validated, summarised and merged here.
 
-Generation writes a journal in the same form, of which it reads back what is complete.
+Generation writes a journal in the same form, and reads its complete part back to resume.
 """
 
 import re
@@ -25,11 +25,11 @@ from icdsel.store.metadata import read_metadata
 from icdsel.store.reading import read_bytes_lines
 from icdsel.tasks.base import TASKS, bounds_of
 
-_KEY = re.compile(rb'"(?:%s)"\s*:' % "|".join(GROUP_KEYS).encode())  # with its colon: as a text it may be an answer
+_KEY = re.compile(rb'"(?:%s)"\s*:' % "|".join(GROUP_KEYS).encode())  # with the colon: an answer may be the same text
 
 
 def rl_data_path(settings: Settings) -> Path:
-    """The file of these settings, unless another is named."""
+    """The default file of RL data under these settings."""
     split = settings.proposals.query_split
     suffix = "" if split == "train" else f"_{split}"
     return settings.dataset_dir / "generated_data" / f"rl_data_{settings.pair_name}{suffix}.jsonl"
@@ -71,7 +71,7 @@ def read_groups(path: Path, strict: bool = False) -> Iterator[tuple[QueryGroup, 
         strict: Raise an error for a rejected candidate.
 
     Raises:
-        RlDataError: The file is missing, damaged, or holds more or fewer queries than its metadata says.
+        RlDataError: The file is missing, damaged, or holds more or fewer queries than its metadata state.
     """
     queries = 0
     for number, value in _read_values(path):
@@ -98,7 +98,7 @@ def _read_values(path: Path) -> Iterator[tuple[int, Any]]:
         raise RlDataError(f"{path} does not exist; {there}. Create it with `icdsel gen-rl-data`.")
     try:
         for number, line in enumerate(read_bytes_lines(path), 1):
-            if not line.strip(b" \t\r\n"):  # what JSON takes for space
+            if not line.strip(b" \t\r\n"):  # the whitespace of JSON
                 continue
             try:
                 value = parsed(line)
@@ -112,7 +112,7 @@ def _read_values(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def expected_queries(path: Path) -> int | None:
-    """How many queries a file should hold according to its metadata; None if that does not say."""
+    """How many queries a file should hold according to its metadata; None if unknown."""
     with suppress(RunError):
         return read_metadata(metadata_path(path)).queries
     return None

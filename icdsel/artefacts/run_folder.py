@@ -24,7 +24,7 @@ METRICS_FILE = "metrics.jsonl"
 JOURNAL = "online.jsonl"
 LOG_FILE = "log.txt"
 EVENTS_FOLDER = "tensorboard"
-LONGEST_NAME = 120  # letters of a run's name
+LONGEST_NAME = 120  # characters of a run's name
 EPOCH_FILE = re.compile(r"(warm|rce|grpo)_epoch([1-9][0-9]{0,8})\.pt")
 """Names of a run's checkpoints: phase and epoch."""
 
@@ -67,7 +67,7 @@ def run_name(settings: Settings) -> str:
 
 
 def _shortened(name: str) -> str:
-    """A name of at most 120 letters, because names of other files contain it.
+    """A name of at most 120 characters, because names of other files contain it.
 
     The end of a longer name is replaced by a digest of all of it.
     """
@@ -160,10 +160,11 @@ def trained_on(metadata: Metadata) -> Iterator[tuple[Path, str]]:
 def find_checkpoint(run_dir: str | Path) -> Path:
     """The recommended checkpoint of a run: the last GRPO epoch if there is one, else the last RCE epoch.
 
-    The last by number, whatever was copied or modified later.
+    The last epoch is the one with the highest number, whatever the times of the files.
 
     Raises:
-        CheckpointError: The folder or a checkpoint in it is missing, or it is not a file, or a link to another folder.
+        CheckpointError: The folder or a checkpoint in it is missing, or the checkpoint is not a
+            file, or is a link to another folder.
     """
     run_dir = Path(run_dir)
     if not run_dir.is_dir():

@@ -1,4 +1,4 @@
-"""Checks a dataset: its records, questions, answers and images, and what its splits have in common."""
+"""Checks a dataset: its records, questions, answers and images, and what its splits share."""
 
 import hashlib
 import os
@@ -19,16 +19,16 @@ from icdsel.settings.tables import DataSettings
 from icdsel.tasks.base import TASKS, Task
 
 _THREADS = min(8, os.cpu_count() or 1)  # each holds an image in memory
-_SPLITS = 8  # earlier splits in which an image or question_id is searched
+_SPLITS = 8  # how many earlier splits are searched for an image or question_id
 
 UNREADABLE = Kind("records or files cannot be read", "every command stops at them: repair or remove them")
-REPEATED_IDS = Kind("question_ids are repeated within a split", "give every question an id of its own")
+REPEATED_IDS = Kind("question_ids are repeated within a split", "give every question a unique id")
 UNPAIRED = Kind(
     "questions have no annotation, or annotations no question",
     "every command stops at them: leave them out, or use two files that belong together",
 )
 EMPTY = Kind("it has no question", "every command stops at it: write one JSON object per line, or name another file")
-NO_SPLIT = Kind("the training split is missing", 'lines without "split" are of it; other forms need its two files')
+NO_SPLIT = Kind("the training split is missing", 'lines without "split" belong to it; other formats need its two files')
 NO_VALIDATION = Kind("the validation split is missing", "`icdsel infer` needs one", "warning")
 MISSING = Kind("images are missing", "copy them, name their folder (--image-dir), or use --on-image-error skip")
 DAMAGED = Kind("images cannot be read", "copy or convert them, or use --on-image-error skip")
@@ -40,7 +40,7 @@ LEAK_CONTENT = Kind(
     "images are in two splits under different names, by content", "leave their questions out of one of the splits"
 )
 TWINS = Kind(
-    "images are the same as another one of their split",
+    "images are identical to another one in their split",
     "pools exclude a query's own image by its path, but not its copies: give both questions the same path",
     "warning",
 )
@@ -105,7 +105,7 @@ def check_dataset(settings: DataSettings, name: str, images: bool) -> Checked:
 def check_questions(found: Findings, splits: Mapping[str, Sequence[Example]], task: Task) -> None:
     """Adds what is wrong with the questions and answers of all splits."""
     known: dict[tuple[str, Path, str], int] = {}
-    vanishes: dict[str, bool] = {}  # by answer: there are far fewer distinct ones than answers
+    vanishes: dict[str, bool] = {}  # cached by answer, because most answers are repeated
     too_few = few_answers(task)
     total = sum(map(len, splits.values()))
     for split, example in ((split, example) for split, examples in splits.items() for example in examples):
@@ -138,7 +138,7 @@ def _check_shared(found: Findings, splits: Mapping[str, Sequence[Example]]) -> N
         shared.setdefault(pair, []).append(question_id)
     for (one, other), repeated in shared.items():
         found.add(SHARED_IDS, f"{one} and {other}: {min(repeated)}", len(repeated))
-    # By either, because the image_ids of the same path may differ, and the paths of the same image_id.
+    # By image_id and by path: one path may have several image_ids, and one image_id several paths.
     places = {split: [(e.image_id, e.image) for e in examples] for split, examples in splits.items()}
     for (one, other), (image_id, path) in in_two_splits(places):
         found.add(LEAK_ID, f"{one} and {other}: image {image_id} ({path.name})")
@@ -215,7 +215,7 @@ def _existing(paths: Mapping[Path, object]) -> set[Path]:
 def _is_file(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_file()
-    except OSError:  # a link in a circle
+    except OSError:  # a circular link
         return False
 
 

@@ -30,7 +30,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Finding:
-    """A kind that was found; `of` is how many were checked, None if that says nothing."""
+    """A kind that was found; `of` is how many were checked, None if that is not meaningful."""
 
     severity: Severity
     problem: str

@@ -29,7 +29,7 @@ NOT_READ = Kind(
     "its dataset is read from other files, so it was not checked",
     "if it should be read, move the others away, or move it into a folder of its own",
 )
-_START = 1 << 16  # bytes by which a file is recognised
+_START = 1 << 16  # bytes read to recognise a file
 _FIELDS = {
     "vqav2": re.compile(rb'"multiple_choice_answer"\s*:'),
     "okvqa": re.compile(rb'"raw_answer"\s*:'),
@@ -65,13 +65,13 @@ def _safely(name: str, look: Callable[[], list[Checked]]) -> list[Checked]:
         return look()
     except OSError as error:
         found.add(UNREADABLE, error)
-    except Exception as error:  # noqa: BLE001 - whatever a file does to its reader, the others are still checked
+    except Exception as error:  # noqa: BLE001 - whatever error a file causes, the others are still checked
         found.add(UNREADABLE, f"{type(error).__name__}: {error}")
     return [Checked(name, "unknown", findings=found.listed())]
 
 
 def _check_path(path: Path, context: Context, images: bool) -> list[Checked]:
-    from icdsel.check.runs import check_checkpoint, check_run  # which load torch
+    from icdsel.check.runs import check_checkpoint, check_run  # imported here because they import torch
 
     data = context.settings.data
     if path.is_dir():

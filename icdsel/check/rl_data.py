@@ -33,10 +33,10 @@ CUT = Kind(
 UNREADABLE = Kind("files or lines cannot be read", f"training stops at them: {_AGAIN}")
 TORN = Kind(
     "lines of a journal are incomplete",
-    "the command that wrote it drops them and resumes if it is given again",
+    "the command that wrote it drops them and resumes when it is run again",
     "warning",
 )
-UNFINISHED = Kind("it is the journal of an unfinished command", "give the command again to resume it", "warning")
+UNFINISHED = Kind("it is the journal of an unfinished command", "run the command again to resume it", "warning")
 DAMAGED = Kind(
     "lines are damaged",
     "training stops at them: rename the file to NAME.jsonl.part, and the command that created it resumes after the "
@@ -79,7 +79,7 @@ NO_SIGNAL_AT_ALL = Kind("no query has a signal: nothing can be learned", "score 
 NO_CORRECT = Kind("queries have no correct pointer", "--require-correct leaves them out", "warning")
 NO_METADATA = Kind("their inputs are unknown", "keep the .meta.json with the file", "warning")
 BAD_METADATA = Kind("the metadata file cannot be read", "copy it again, or generate the data again")
-OTHER_DATASET = Kind("they are of another dataset than is set", _DATASET)
+OTHER_DATASET = Kind("they belong to another dataset than the one in the settings", _DATASET)
 STALE_DATASET = Kind("the dataset has changed since", f"their ids may name other examples now: {_AGAIN}")
 OTHER_SETTINGS = Kind(
     "they were created with different settings", "`icdsel gen-rl-data` would not resume or reuse them", "warning"
@@ -87,7 +87,7 @@ OTHER_SETTINGS = Kind(
 
 
 class Context:
-    """The settings, and their dataset, of which each split is read once, when it is needed."""
+    """The settings and their dataset. Each split is read once, when first needed."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -188,7 +188,7 @@ def check_lever_plus(path: Path, context: Context) -> Checked:
 
 
 def _groups(found: Findings, path: Path, damaged: Kind) -> Iterator[tuple[QueryGroup, list[Rejected]]]:
-    """What can be read of a file; what cannot is added to the findings, lines without valid JSON as `damaged`."""
+    """The readable groups of a file; all else is added to the findings, lines without valid JSON as `damaged`."""
     reasons = Counter[str]()
     try:
         for place, value in read_lines(path, lambda error: found.add(damaged, _without(path, error)), whole_texts=True):
@@ -199,7 +199,7 @@ def _groups(found: Findings, path: Path, damaged: Kind) -> Iterator[tuple[QueryG
                 continue
             reasons.update(reason for reason, _ in rejected)
             yield group, rejected
-    except DataError as error:  # of the whole file
+    except DataError as error:  # it concerns the whole file
         found.add(UNREADABLE, error)
     for reason, count in reasons.items():
         found.add(Kind(f"candidates: {reason}", f"training leaves them out: {_AGAIN}"), count=count)
@@ -295,7 +295,7 @@ class _Queries:
             found.add(NO_CORRECT, f"query {question_id}")
 
     def finish(self) -> str:
-        """Adds what only all queries together show; returns what they are, in a line."""
+        """Adds the findings that need all queries; returns a summary of the data in one line."""
         found, queries = self._found, self._sizes.total() or len(self._known)
         for kind in (NO_SIGNAL, NO_CORRECT):
             if found.found(kind):

@@ -38,7 +38,7 @@ LEADS_OUT = Kind(
     "checkpoints are links out of the run's folder",
     "`icdsel infer --run` rejects them: copy their targets here, or name a target with --checkpoint",
 )
-MISNAMED = Kind("checkpoints are of another epoch than their names say", "restore their names")
+MISNAMED = Kind("checkpoints are from another epoch than their names say", "restore their names")
 SIZES = Kind("checkpoints are of networks of different sizes", "they belong to several runs: separate them")
 BAD_METRICS = Kind(f"{METRICS_FILE} is damaged", f"its figures cannot be trusted: {_AGAIN}")
 NO_METRICS = Kind(f"epochs have no line in {METRICS_FILE}", f"`icdsel runs` cannot show them: {_AGAIN}")
@@ -132,9 +132,9 @@ def _described(checkpoint: Checkpoint) -> str:
 
 
 def _check_name(found: Findings, name: str, epoch: _Epoch, checkpoint: Checkpoint) -> None:
-    own = (checkpoint.phase, None if checkpoint.epoch is None else checkpoint.epoch + 1)
-    if None not in own and own != epoch:
-        found.add(MISNAMED, f"{name} is {own[0]} epoch {own[1]}")
+    recorded = (checkpoint.phase, None if checkpoint.epoch is None else checkpoint.epoch + 1)
+    if None not in recorded and recorded != epoch:
+        found.add(MISNAMED, f"{name} is {recorded[0]} epoch {recorded[1]}")
 
 
 def _order(epoch: _Epoch) -> tuple[int, int]:
@@ -155,13 +155,13 @@ def _measured(found: Findings, path: Path) -> set[_Epoch]:
                 found.add(BAD_METRICS, f"{place}: {error.msg if isinstance(error, JSONDecodeError) else error}")
                 continue
             try:
-                own = parse_epoch(place, line)
+                metrics = parse_epoch(place, line)
             except RunError as error:
                 found.add(BAD_METRICS, error)
                 continue
-            if (own.phase, own.epoch) in measured:
-                found.add(BAD_METRICS, f"{place}: {own.phase} epoch {own.epoch} is repeated")
-            measured.add((own.phase, own.epoch))
+            if (metrics.phase, metrics.epoch) in measured:
+                found.add(BAD_METRICS, f"{place}: {metrics.phase} epoch {metrics.epoch} is repeated")
+            measured.add((metrics.phase, metrics.epoch))
     except OSError as error:
         found.add(BAD_METRICS, f"{path} cannot be read: {error.strerror}")
     return measured

@@ -1,4 +1,4 @@
-"""The command line: flags become settings, a stage does the work, the result is printed. Loads no torch by itself."""
+"""The command line: flags become settings, a stage works, the result is printed. Does not import torch itself."""
 
 from typing import Annotated
 

@@ -3,7 +3,7 @@
 A setting that is marked with `Choice("sampler")` takes the names of the registry whose kind is "sampler". To make
 another setting such a choice, mark it (`icdsel.settings.tables`) and add its registry to `REGISTRIES`. An entry may
 have an attribute `ignores`, a tuple of settings such as "reward.rel_weight": a warning is shown if one of them is
-given together with the entry. Importing a registry must load no torch.
+given together with the entry. Importing a registry must not import torch.
 """
 
 from collections.abc import Iterable, Iterator

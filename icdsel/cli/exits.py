@@ -42,7 +42,7 @@ def with_exit_codes(command: Command) -> Command:
                 raise
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             remedy = (
-                "Use smaller values (--batch-size, --hidden-dim, --tower; --batch-tokens for the VLM), or free some."
+                "Use smaller values (--batch-size, --hidden-dim, --tower; --batch-tokens for the VLM), or free memory."
             )
             tell_error(f"out of memory: {reason}. {remedy} {KEPT.capitalize()}")
             raise typer.Exit(1) from None

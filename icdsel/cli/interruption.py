@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: work stops where it can be resumed, with a message that says how. Loads nothing heavy."""
+"""Ctrl-C and SIGTERM: work stops where it can be resumed, with a message that says how. Imports only light modules."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ def leave(number: int, _frame: FrameType | None) -> None:
 
 
 def handle(handler: Callable[[int, FrameType | None], Any]) -> None:
-    """Makes `handler` handle both signals, unless whoever started the process had them ignored."""
+    """Makes `handler` handle both signals, unless the parent process set them to be ignored."""
     for number in _SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, handler)
@@ -29,8 +29,8 @@ def handle(handler: Callable[[int, FrameType | None], Any]) -> None:
 def raised() -> Iterator[None]:
     """Raises the first signal as a KeyboardInterrupt with the signal's number; for the main thread only.
 
-    A second signal ends the process at once. So does one during an import: libraries catch whatever a half-imported
-    module raises and take it for a missing one, and nothing is being written at that point.
+    A second signal ends the process at once. So does one during an import: libraries catch any error of a
+    half-imported module and treat the module as missing. Nothing is being written at that point.
     """
 
     def stop(number: int, frame: FrameType | None) -> None:

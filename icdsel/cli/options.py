@@ -1,4 +1,4 @@
-"""Command-line options made from settings: a flag for every setting of a command. Loads no torch."""
+"""Command-line options made from settings: a flag for every setting of a command. Does not import torch."""
 
 import dataclasses
 import functools
@@ -47,8 +47,8 @@ def with_settings(
     ]
 
     def wrap(command: Command) -> Command:
-        own = [p for p in inspect.signature(command).parameters.values() if p.name != "settings"]
-        groups: dict[str, Any] = {p.name: p.annotation for p in own if dataclasses.is_dataclass(p.annotation)}
+        declared = [p for p in inspect.signature(command).parameters.values() if p.name != "settings"]
+        groups: dict[str, Any] = {p.name: p.annotation for p in declared if dataclasses.is_dataclass(p.annotation)}
 
         @functools.wraps(command)
         @with_exit_codes
@@ -65,7 +65,7 @@ def with_settings(
             command(settings=settings, **values)
 
         parameters = []
-        for parameter in own:
+        for parameter in declared:
             flat = _fields(parameter.annotation) if parameter.name in groups else [parameter]
             parameters += [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in flat]
         for parameter in parameters:
@@ -104,7 +104,7 @@ def _fields(group: Any) -> list[inspect.Parameter]:
 
 
 def _name_paths(parameter: inspect.Parameter) -> None:
-    """Makes a parameter that takes paths reject empty ones, which Python takes for the working directory."""
+    """Makes a parameter that takes paths reject empty ones, which Python treats as the working directory."""
     if _kinds(parameter.annotation) == [Path]:
         for info in parameter.annotation.__metadata__:
             info.parser = info.parser or _named_path

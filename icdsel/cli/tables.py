@@ -1,4 +1,4 @@
-"""Tables for the screen. Loads nothing of the stages whose results it shows."""
+"""Tables for the screen. Does not import the stages whose results it shows."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -101,10 +101,10 @@ def runs_table(runs: Sequence[RunSummary], now: datetime) -> Table:
 
 def _accuracies(run: RunSummary) -> str:
     """Accuracy of the recommended checkpoint on the largest set that it answered, by number of shots."""
-    own = [answered for answered in run.answered if answered.checkpoint == run.checkpoint and answered.accuracy]
-    if not own:
+    results = [answered for answered in run.answered if answered.checkpoint == run.checkpoint and answered.accuracy]
+    if not results:
         return ""
-    largest = max(own, key=lambda answered: answered.n)
+    largest = max(results, key=lambda answered: answered.n)
     digits = TASKS.named(run.task).digits
     lines = [f"{shots}: {accuracy:.{digits}f}" for shots, accuracy in largest.accuracy.items()]
     return "\n".join([*lines, f"n = {largest.n}"])

@@ -33,8 +33,8 @@ from icdsel.tasks.base import TASKS, Task, mean
 
 MEAN = " (mean over seeds)"
 RESAMPLES = 10_000
-# Random p-values are at least 1/(permutations + 1). With this many for each difference of the table, the smallest
-# possible p-value is 0.001 after Holm's correction, whatever the size of the table.
+# Random p-values are at least 1/(permutations + 1). With _PERMUTATIONS_EACH for each difference of the table,
+# the smallest possible p-value after Holm's correction is 0.001, whatever the size of the table.
 PERMUTATIONS, _PERMUTATIONS_EACH = 10_000, 1_000
 _CLEAR = 0.01  # a p-value above it is precise enough with PERMUTATIONS
 
@@ -52,7 +52,7 @@ class ComparisonRow:
         low: Lower bound of its 95 % interval (bootstrap over queries; of a mean over seeds: over these seeds).
         high: Upper bound.
         reference: The row that differences are relative to.
-        difference: To the reference at the same number of shots (zero-shot: at none), paired by query; for the
+        difference: To the reference at the same number of shots (zero-shot: at 0 shots), paired by query; for the
             reference itself it is None, as is everything below that depends on it.
         difference_low: Lower bound of its 95 % interval.
         difference_high: Upper bound.
@@ -62,7 +62,7 @@ class ComparisonRow:
         seeds: How many seeds the row is the mean of.
         seed_low: Score of the lowest seed; None if the row is not a mean.
         seed_high: Score of the highest seed.
-        part_of: The mean that the row is a seed of. Such a row is no question of its own and has no p-values.
+        part_of: The mean that the row is a seed of. Such a row is not tested separately and has no p-values.
         p_value: Of no difference to the reference, by random sign flips (two-sided).
         p_holm: The same, corrected for all the differences of the table that have a p-value (Holm).
         detectable: The smallest true difference that this number of queries shows with 80 % power at the 5 % level,
@@ -144,8 +144,8 @@ def compare(
         subset: Compare only rows over the set of this name.
         reference: Name of the row that differences are relative to; by default `random`, else zero-shot.
         shots: The numbers of shots to show; all by default. Zero-shot is always shown.
-        allow_different: Compare different metrics, prompts and models too, and of different queries those that
-            all rows share. The rows say so in `differing`.
+        allow_different: Also compare rows with different metrics, prompts or models; if their queries differ, on
+            those that all rows share. `differing` lists the differences.
         names: The files to compare, instead of `paths`, and the names of their rows. Files of the same name (the
             seeds of an experiment) become one row, their mean query by query.
 
@@ -178,7 +178,7 @@ def comparison_rows(
         reference: As for `compare`; a name, with its place if there are several.
         seed: Seed of the resampling.
         resamples: Bootstrap samples for an interval.
-        permutations: Sign flips for a p-value; for a small one more, as many as Holm's correction needs.
+        permutations: Sign flips for a p-value; a small p-value is computed with as many as Holm's correction needs.
 
     Raises:
         RunError: There is no such reference.
@@ -188,15 +188,15 @@ def comparison_rows(
     rows = [*scores, *means]
     chosen = _reference_title(rows, reference)
     references = {row.shots: row for row in rows if row.title == chosen}
-    # If only one seed of a mean was answered, it takes the place of the mean.
+    # Where only one seed of a mean was answered, that seed replaces the mean.
     seeds = {part.title for combined in means if combined.title == chosen for part in combined.seeds}
     references |= {row.shots: row for row in rows if row.title in seeds and row.shots not in references}
     # The best first; seeds follow their mean.
     lead = {(row.title, row.shots): mean_of.get((row.title, row.shots), row) for row in rows}
     rows.sort(key=lambda row: (row.shots, *_rank(lead[row.title, row.shots]), not row.seeds, *_rank(row)))
     pairs = [(row, references.get(row.shots, references.get(0))) for row in rows]
-    questions = sum(other not in (None, row) and (row.title, row.shots) not in mean_of for row, other in pairs)
-    most = max(permutations, _PERMUTATIONS_EACH * questions)
+    tested = sum(other not in (None, row) and (row.title, row.shots) not in mean_of for row, other in pairs)
+    max_permutations = max(permutations, _PERMUTATIONS_EACH * tested)
     metrics = _differing_metrics(rows)
     lines = []
     for row, other in pairs:
@@ -205,7 +205,7 @@ def comparison_rows(
             row, other.title if other else chosen, metrics, combined.title if combined else None, seed, resamples
         )
         if other is not None and other is not row:
-            line = _with_difference(line, row, other, seed, resamples, permutations, most)
+            line = _with_difference(line, row, other, seed, resamples, permutations, max_permutations)
         lines.append(line)
     return _corrected(lines)
 
@@ -224,7 +224,7 @@ def write_rows(rows: Sequence[ComparisonRow], path: Path) -> None:
 
 
 def _warn_of_missing_baselines(found: Comparable) -> None:
-    """Some baselines belong in every table: without them nobody knows what a gain is worth."""
+    """Warns if the table lacks a baseline that every table needs, since a gain means little without it."""
     counts = sorted({row.shots for row in found.scores if row.shots})
     present = {(row.selector, row.shots) for row in found.scores}
     wanted = [(name, shots) for name in always_shown() for shots in SELECTORS[name].shot_counts(counts)]
@@ -311,14 +311,20 @@ def _line(
 
 
 def _with_difference(
-    line: ComparisonRow, row: Scores, reference: Scores, seed: int, resamples: int, permutations: int, most: int
+    line: ComparisonRow,
+    row: Scores,
+    reference: Scores,
+    seed: int,
+    resamples: int,
+    permutations: int,
+    max_permutations: int,
 ) -> ComparisonRow:
     """The line with the difference between the row and the reference, paired by query."""
     task = TASKS.named(row.task)
-    mine, theirs = values_of(row.by_query), values_of(reference.by_query)
-    difference = _interval(task, mine, theirs, seed=seed, resamples=resamples)
-    tally = wins_losses_ties(mine, theirs)
-    detectable = smallest_detectable_difference(mine - theirs) if task.aggregate is mean else math.inf
+    scores, baseline = values_of(row.by_query), values_of(reference.by_query)
+    difference = _interval(task, scores, baseline, seed=seed, resamples=resamples)
+    tally = wins_losses_ties(scores, baseline)
+    detectable = smallest_detectable_difference(scores - baseline) if task.aggregate is mean else math.inf
     line = replace(
         line,
         difference=_in_unit(task, difference.mean),
@@ -331,10 +337,10 @@ def _with_difference(
     )
     if line.part_of is not None:
         return line
-    p_value = _p_value(task, mine, theirs, seed=seed, permutations=permutations)
+    p_value = _p_value(task, scores, baseline, seed=seed, permutations=permutations)
     # Each draw gives a valid p-value; the second one makes a small p-value more precise.
-    if p_value < _CLEAR and most > permutations:
-        p_value = _p_value(task, mine, theirs, seed=seed + 1, permutations=most)
+    if p_value < _CLEAR and max_permutations > permutations:
+        p_value = _p_value(task, scores, baseline, seed=seed + 1, permutations=max_permutations)
     line = replace(line, p_value=p_value)
     if row.correct is None or reference.correct is None:
         return line
@@ -344,18 +350,18 @@ def _with_difference(
     return replace(line, mcnemar_p=mcnemar(correct, other))
 
 
-def _interval(task: Task, mine: Floats, theirs: Floats | None = None, *, seed: int, resamples: int) -> Interval:
+def _interval(task: Task, scores: Floats, baseline: Floats | None = None, *, seed: int, resamples: int) -> Interval:
     """The score of a row, or its difference to another one, with the interval."""
     if task.aggregate is mean:
-        return bootstrap_mean(mine if theirs is None else mine - theirs, seed=seed, resamples=resamples)
-    samples = (mine,) if theirs is None else (mine, theirs)
+        return bootstrap_mean(scores if baseline is None else scores - baseline, seed=seed, resamples=resamples)
+    samples = (scores,) if baseline is None else (scores, baseline)
     return bootstrap_aggregate(task.aggregate, *samples, seed=seed, resamples=resamples)
 
 
-def _p_value(task: Task, mine: Floats, theirs: Floats, *, seed: int, permutations: int) -> float:
+def _p_value(task: Task, scores: Floats, baseline: Floats, *, seed: int, permutations: int) -> float:
     if task.aggregate is mean:
-        return permutation_pvalue(mine - theirs, seed=seed, permutations=permutations)
-    return swap_pvalue(task.aggregate, mine, theirs, seed=seed, permutations=permutations)
+        return permutation_pvalue(scores - baseline, seed=seed, permutations=permutations)
+    return swap_pvalue(task.aggregate, scores, baseline, seed=seed, permutations=permutations)
 
 
 def _corrected(lines: Sequence[ComparisonRow]) -> list[ComparisonRow]:

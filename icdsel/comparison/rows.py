@@ -18,17 +18,17 @@ from icdsel.tasks.base import TASKS
 # Rows may always differ in how their ICDs were chosen: that is what a comparison is about.
 _HOW_CHOSEN = {"selector", "checkpoint", "rl_data", "sampler_encoder", "encoder", "train_embeddings", "data.seed"}
 _HOW_CHOSEN |= {f"data.{name}" for name in ("sampler", "pool_size", "pool_rules", "exclude_same_image", "embed")}
-# What the names of rows say already; of the rest, what is best to distinguish places comes first.
+# Entries that the names of rows already show, and the entries that distinguish places best, best first.
 _IN_NAMES = {"selector", "checkpoint", "rl_data"}
 _DISTINCTIVE = (
     *("model", "data.metric", "data.dataset", "dataset", "split"),
     *("data.sampler", "data.pool_size", "data.embed"),
 )
-# Fingerprints, and the settings that say the same as text.
+# Fingerprints, and the settings that describe the same things as text.
 _AS_TEXT = {"model": ("vlm", "model"), "dataset": ("data", "dataset"), "dtype": ("vlm", "dtype")}
 _AS_TEXT |= {name: ("data", name) for name in ("encoder", "sampler_encoder", "train_embeddings")}
 _SHOWN = 4  # names of rows in a message
-_LONGEST = 24  # letters of a setting in a name
+_LONGEST = 24  # characters of a setting in a name
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,8 @@ def read_comparable(
         n: Only rows over this many queries.
         subset: Only rows over the set of this name.
         shots: Only rows at these numbers of shots, and zero-shot; all by default.
-        allow_different: Accept rows of different metrics, prompts and models too, and of different queries those
-            that all rows share.
+        allow_different: Also accept rows with different metrics, prompts or models; if their queries differ, keep
+            those that all rows share.
         names: The names of the rows of each of `paths`; rows of the same name become their mean, query by query.
 
     Raises:
@@ -159,7 +159,7 @@ def _united(rows: Sequence[Scores]) -> list[Scores]:
     same: dict[tuple[str, int], list[Scores]] = {}
     for row in rows:
         same.setdefault((row.name, row.shots), []).append(row)
-    return [mean_over_seeds(own[0].name, own) if len(own) > 1 else own[0] for own in same.values()]
+    return [mean_over_seeds(group[0].name, group) if len(group) > 1 else group[0] for group in same.values()]
 
 
 def _files(paths: Sequence[Path]) -> list[Path]:
@@ -334,7 +334,7 @@ def _distinctive(source: Source) -> dict[str, Any]:
 
 
 def _distinctly_named(rows: Sequence[Answered]) -> list[Answered]:
-    """The rows with their places, without duplicates (zero-shot with two samplers, say)."""
+    """The rows with their places, without duplicates (such as zero-shot with two samplers)."""
     once: list[Answered] = []
     for row in rows:
         if not any(_same(row, other) for other in once):
@@ -366,12 +366,12 @@ def _places(sources: Sequence[Source]) -> dict[Path, str]:
     entries = {source.path: _distinctive(source) for source in sources}
     places: dict[Path, str] = {source.path: "" for source in sources}
     for key in _keys(sources):
-        having = [source for source in sources if key in entries[source.path]]
+        described = [source for source in sources if key in entries[source.path]]
         seen: dict[str, set[str]] = {}
-        for source in having:
+        for source in described:
             seen.setdefault(places[source.path], set()).add(repr(source.identity[key]))
-        if any(len(values) > 1 for values in seen.values()):  # it distinguishes sources of the same place so far
-            for source, words in zip(having, _words(having, key), strict=True):
+        if any(len(values) > 1 for values in seen.values()):  # it distinguishes sources that had the same place so far
+            for source, words in zip(described, _words(described, key), strict=True):
                 places[source.path] += f", {words}" if places[source.path] else words
     return places
 
@@ -405,10 +405,10 @@ def _by_path(sources: Sequence[Source]) -> dict[Path, str]:
     """The parts in which the paths differ."""
     parts = {source.path: source.path.absolute().with_suffix("").parts for source in sources}
     fewest = min(map(len, parts.values()))
-    ends = [len(set(column)) == 1 for column in zip(*(reversed(own) for own in parts.values()), strict=False)]
+    ends = [len(set(column)) == 1 for column in zip(*(reversed(segments) for segments in parts.values()), strict=False)]
     starts = [len(set(column)) == 1 for column in zip(*parts.values(), strict=False)]
     first, last = _leading(starts), min(_leading(ends), fewest - _leading(starts))
-    return {path: "/".join(own[first : len(own) - last]) or str(path) for path, own in parts.items()}
+    return {path: "/".join(segments[first : len(segments) - last]) or str(path) for path, segments in parts.items()}
 
 
 def _leading(flags: Sequence[bool]) -> int:

@@ -24,7 +24,7 @@ from icdsel.store.fingerprints import has_fingerprint
 from icdsel.store.metadata import Metadata, read_metadata, read_metadata_files
 from icdsel.tasks.base import TASKS
 
-# Settings of where files are, or that are shown separately.
+# Settings that locate files or are shown separately.
 _PLACES = ("preset", "dataset", "data_dir", "image_dir", "results_dir", "on_image_error")
 _MACHINE = ("model", "dtype", *VlmSettings.MACHINE)
 
@@ -65,7 +65,7 @@ class RunSummary:
         phase: Its phase.
         epoch: Its epoch within the phase, from 1.
         expected_reward: Its metric of that name.
-        oracle_share: Likewise.
+        oracle_share: Its metric of that name.
         answered: The scores of its checkpoints.
         written: When its training began, as ISO 8601.
         bytes: Its size on disk.
@@ -224,7 +224,7 @@ def _progress_of(folder: Path) -> dict[str, Any]:
     checkpoint = find_checkpoint(folder)
     phase, number = checkpoint.stem.split("_epoch")
     progress: dict[str, Any] = {"checkpoint": checkpoint.name, "phase": phase, "epoch": int(number)}
-    metrics = {(own.phase, own.epoch): own.values for own in read_metrics(folder / METRICS_FILE)}
+    metrics = {(line.phase, line.epoch): line.values for line in read_metrics(folder / METRICS_FILE)}
     measured = metrics.get((phase, int(number)), {})
     return progress | {name: measured.get(name) for name in ("expected_reward", "oracle_share")}
 

@@ -125,15 +125,15 @@ def bootstrap_aggregate(
     first, *rest = _pair(*samples) if len(samples) > 1 else (_sample(samples[0], "values"),)
     _require_fraction(level, "level")
 
-    def of(rows: NDArray[np.intp]) -> Floats:
+    def statistic(rows: NDArray[np.intp]) -> Floats:
         return aggregate(first[rows]) - sum(aggregate(other[rows]) for other in rest)
 
     def draw(rng: np.random.Generator, rows: int) -> Floats:
-        return of(rng.integers(len(first), size=(rows, len(first))))
+        return statistic(rng.integers(len(first), size=(rows, len(first))))
 
     drawn = np.concatenate(list(_draws(draw, resamples, len(first), seed)))
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(of(np.arange(len(first)))), float(low), float(high))
+    return Interval(float(statistic(np.arange(len(first)))), float(low), float(high))
 
 
 def permutation_pvalue(differences: ArrayLike, *, seed: int, permutations: int = 10_000) -> float:
@@ -201,7 +201,7 @@ def holm(pvalues: ArrayLike) -> Floats:
     p-values, from i = 0, is multiplied by m − i; then none may be smaller than the one before it.
 
     Args:
-        pvalues: [m], in any order; none gives none.
+        pvalues: [m], in any order; may be empty.
 
     Returns:
         [m], in the order given, at most 1.

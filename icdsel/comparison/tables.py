@@ -19,7 +19,7 @@ from icdsel.store.files import write_text
 from icdsel.tasks.base import TASKS
 
 _STARS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
-_FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # with which a formula begins in spreadsheets
+_FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # characters that start a formula in spreadsheets
 
 Cell = Callable[[ComparisonRow], str]
 
@@ -38,10 +38,10 @@ def screen_tables(rows: Sequence[ComparisonRow]) -> Group:
             **{name: _other_metric(name) for name in rows[0].other_metrics},
         },
     )
-    judged = [row for row in rows if row.difference is not None and row.part_of is None]
+    compared = [row for row in rows if row.difference is not None and row.part_of is None]
     differences = _table(
         f"Δ: paired differences to {_references(rows)}",
-        judged,
+        compared,
         {
             "Δ": lambda row: _signed(row, row.difference),
             "interval of Δ": lambda row: _span(row, row.difference_low, row.difference_high, signed=True),
@@ -53,7 +53,7 @@ def screen_tables(rows: Sequence[ComparisonRow]) -> Group:
     )
     notes = [Padding(Text(note, style="dim"), (0, 0, 0, 1)) for note in explanations(rows)]
     warnings = [Padding(Text(line, style="yellow"), (0, 0, 0, 1)) for line in cautions(rows)]
-    return Group(scores, *(["", differences, ""] if judged else [""]), *notes, *warnings)
+    return Group(scores, *(["", differences, ""] if compared else [""]), *notes, *warnings)
 
 
 def explanations(rows: Sequence[ComparisonRow]) -> list[str]:
@@ -72,9 +72,9 @@ def explanations(rows: Sequence[ComparisonRow]) -> list[str]:
         lines.append(
             f"p: permutation test, two-sided, corrected by Holm for the table's {questions} "
             f"difference{'s' * (questions > 1)} (* < 0.05, ** < 0.01, *** < 0.001)."
-            + (" A seed of a mean is no question of its own and has none." if any(r.part_of for r in rows) else "")
+            + (" The seeds of a mean are not tested separately and have none." if any(r.part_of for r in rows) else "")
         )
-        detect = "detect: the smallest true difference that so many queries show with 80 % power, before correction. "
+        detect = "detect: the smallest true difference that this many queries show with 80 % power, before correction. "
         lines.append(
             (detect if any(row.detectable is not None for row in rows) else "")
             + "+ / − / =: queries on which the row is better, worse, the same."
@@ -121,7 +121,7 @@ def write_csv(rows: Sequence[ComparisonRow], path: Path) -> None:
 
 
 def _line(text: str) -> str:
-    """A printable text in one line; names may come from anyone's files."""
+    """A printable text in one line; names may come from untrusted files."""
     return shown(text).replace("\n", " ").replace("\t", " ")
 
 
@@ -132,7 +132,7 @@ def _in_csv(text: str) -> str:
 
 
 def _in_markdown(text: str) -> str:
-    """A text in which Markdown finds no HTML, link, image or end of a cell."""
+    """A text escaped for a Markdown table: no HTML, link, image or end of a cell."""
     return re.sub(r"([\\|`*\[\]])", r"\\\1", html.escape(_line(text), quote=False))
 
 
@@ -179,8 +179,8 @@ def _title(rows: Sequence[ComparisonRow]) -> str:
 
 def _references(rows: Sequence[ComparisonRow]) -> str:
     """Usually one; if only one seed of a mean was answered at some number of shots, that seed too."""
-    judged = [row for row in rows if row.difference is not None] or rows[:1]
-    return " or ".join(dict.fromkeys(row.reference for row in judged))
+    compared = [row for row in rows if row.difference is not None] or rows[:1]
+    return " or ".join(dict.fromkeys(row.reference for row in compared))
 
 
 def _table(title: str, rows: Sequence[ComparisonRow], columns: dict[str, Cell]) -> Table:

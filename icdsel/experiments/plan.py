@@ -59,7 +59,7 @@ def dry_run(
     rl_data_files: Sequence[Path] = (),
     session: Session | None = None,
 ) -> list[Estimate]:
-    """All steps of a comparison with their estimated times. The first is to open what the others need.
+    """All steps of a comparison with their estimated times. The first one opens what the others need.
 
     Writes nothing but caches: the embeddings, and the bundled world if the settings name it and it is missing. The
     VLM is loaded only if a step needs it. The arguments are those of `icdsel.experiments.run.run_experiments`.
@@ -137,16 +137,16 @@ def _steps(
             seed = selector.seed(baseline)
             what = selector.name if seed is None else f"{selector.name}, seed {seed}"
             yield _answers(f"{what}: answers", baseline, selector, shots, count)
-    sizes: dict[RewardSettings, int] = {}  # queries to train on, of all but the held-out ones
+    sizes: dict[RewardSettings, int] = {}  # how many queries are trained on, without the held-out ones
     for experiment in experiments:
         step = _training(experiment, session, files, overwrite, sizes)
         yield step
-        own = answering(experiment)
-        shots = list(own.infer.shots)
+        answer_settings = answering(experiment)
+        shots = list(answer_settings.infer.shots)
         if not step.todo:
             policy = Run(runs_dir(settings) / experiment.run).checkpoint
-            shots = unanswered(session.under(own), count, POLICY, policy, overwrite)
-        yield _answers(f"{experiment}: answers", own, POLICY, shots, count)
+            shots = unanswered(session.under(answer_settings), count, POLICY, policy, overwrite)
+        yield _answers(f"{experiment}: answers", answer_settings, POLICY, shots, count)
 
 
 def _training(

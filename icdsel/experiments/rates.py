@@ -89,7 +89,7 @@ class Rates:
         return {name: inputs[name] for name in ("encoder", "rl_data", *(f"train.{size}" for size in _NETWORK))}
 
     def _recorded(self, kind: str, needed: Mapping[str, Any]) -> Rate | None:
-        """The mean rate of all work of this kind on this machine whose inputs are the needed ones."""
+        """The mean rate of all work of this kind on this machine with the needed inputs."""
         device = self.session.vlm_device if kind in VLM_WORK else str(self._train_device)
         here = environment(device)
         count = seconds = 0.0
@@ -138,7 +138,7 @@ class Rates:
         def answer(count: int) -> float:
             icds = [tuple(train[(i + k) % len(train)] for k in range(shots)) for i in range(0, 7 * count, 7)]
             started = time.monotonic()
-            self.session.vlm.answer([Request(own, query) for own, query in zip(icds, queries, strict=False)])
+            self.session.vlm.answer([Request(shown, query) for shown, query in zip(icds, queries, strict=False)])
             return time.monotonic() - started
 
         return (shots + 1) * _per_second(answer, 4, len(queries))
@@ -152,7 +152,7 @@ class Rates:
         part, held_out = split_groups(groups)
         table = self.session.embeddings.to(self._train_device)
         train, validation = (
-            make_groups(own, self.session.train.row, settings.reward).to(table.device) for own in (part, held_out)
+            make_groups(split, self.session.train.row, settings.reward).to(table.device) for split in (part, held_out)
         )
         epochs = {"grpo_epochs": int(phase == "grpo"), "rce_epochs": int(phase != "grpo")}
         network = initial_policy(settings.train) or make_network(settings.train, table.shape[1], 0)
@@ -181,9 +181,9 @@ class Rates:
         return _per_second(work, 8 * settings.train.batch_size, 4096)
 
 
-def _per_second(work: Callable[[int], float], least: int, most: int) -> float:
+def _per_second(work: Callable[[int], float], minimum: int, maximum: int) -> float:
     """Rate of `work`, which takes an amount and returns seconds. The amount is doubled until it takes long enough."""
-    count = least
-    while (seconds := work(count)) < PROBE_SECONDS and count < most:
-        count = min(2 * count, most)
+    count = minimum
+    while (seconds := work(count)) < PROBE_SECONDS and count < maximum:
+        count = min(2 * count, maximum)
     return count / max(seconds, 1e-9)

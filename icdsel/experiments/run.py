@@ -1,6 +1,6 @@
 """Experiments in one command: trains variants with several seeds each, and answers queries with every run.
 
-Every variant and seed is a run of its own. All are trained on the same RL data and answer the same queries. Results
+Every variant and seed is a separate run. All are trained on the same RL data and answer the same queries. Results
 that exist are reused, so an interrupted command resumes where it stopped.
 """
 
@@ -25,7 +25,7 @@ def run_experiments(
     rl_data_files: Sequence[Path] = (),
     session: Session | None = None,
 ) -> tuple[dict[Path, str], int]:
-    """Trains runs and answers queries, as far as results are missing.
+    """Trains the runs and answers the queries whose results are missing.
 
     Args:
         settings: Which queries are answered, and at which numbers of shots.
@@ -55,7 +55,7 @@ def run_experiments(
             names[row.path] = name or row.name
             failed += row.failed
 
-    for baseline in baselines(settings):  # first: mistakes in the settings show before hours of training
+    for baseline in baselines(settings):  # first, so that wrong settings fail before hours of training
         name = RANDOM.name if baseline.infer.selector == (RANDOM.name,) else None
         keep(infer(baseline, with_baselines=False, overwrite=overwrite, session=session), name)
     for number, experiment in enumerate(experiments, 1):

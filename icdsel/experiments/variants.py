@@ -85,10 +85,10 @@ def plan_experiments(settings: Settings, variants: str, seeds: int) -> list[Expe
 
 
 def _changed(settings: Settings, variant: str) -> Settings:
-    """The settings of a variant. A setting of its own overrides one of its names."""
+    """The settings of a variant. Its explicit settings override those of its named variants."""
     named: dict[str, Any] = {}
-    own: dict[str, dict[str, Any]] = {}
-    for part in re.split(r"\+(?=\s*[A-Za-z])|\+$", variant):  # not the + of 1e+3
+    explicit: dict[str, dict[str, Any]] = {}
+    for part in re.split(r"\+(?=\s*[A-Za-z])|\+$", variant):  # does not split 1e+3
         key, equals, value = (text.strip() for text in part.partition("="))
         if not equals:
             named |= _named(key)
@@ -100,10 +100,10 @@ def _changed(settings: Settings, variant: str) -> Settings:
                 f"variant {variant}: {key} cannot differ between variants, which share data, prompts, seeds "
                 f"(--seeds), device and outputs. Settings of {' and '.join(VARIED)} can"
             )
-        if own.setdefault(table, {}).setdefault(name, value) != value:
+        if explicit.setdefault(table, {}).setdefault(name, value) != value:
             raise SettingsError(f"variant {variant}: {key} is set twice")
     try:
-        return with_values(settings, own | {"train": named | own.get("train", {})})
+        return with_values(settings, explicit | {"train": named | explicit.get("train", {})})
     except SettingsError as error:
         raise SettingsError(f"variant {variant}: {error}") from None
 

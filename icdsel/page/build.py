@@ -48,7 +48,7 @@ class Content:
 
     Attributes:
         own: The settings of the comparison.
-        predicted: Those of the predictions, each dataset, sampler and model once, those of the page first.
+        predicted: The settings of the predictions, once per dataset, sampler and model; the dataset shown comes first.
         rows: The comparison.
         labels: The short name of each row's name.
         chosen: The choices of each row.
@@ -56,8 +56,8 @@ class Content:
         runs: The runs of the learned rows.
         landscapes: The RL data of these runs.
         queries: The queries of the dataset, by question_id.
-        train: The training examples, likewise.
-        missing: For each section the sentences about what could not be shown.
+        train: The training examples, by question_id.
+        missing: For each section, sentences about what could not be shown.
     """
 
     own: Settings
@@ -84,7 +84,7 @@ class Content:
 
     @property
     def order(self) -> dict[str, int]:
-        """Each name's place, which decides colour and marker; seeds have their mean's."""
+        """The index of each name, which decides colour and marker; seeds share that of their mean."""
         leads = {row.name: row.part_of for row in self.rows if row.part_of}
         leads |= {row.name: row.lead for row in self.chosen if row.part_of}
         names = dict.fromkeys([row.name for row in self.chosen] + [row.name for row in self.rows])
@@ -111,11 +111,11 @@ def collect(settings: Settings, rows: Sequence[ComparisonRow]) -> Content:
     """Reads what belongs to the rows of a comparison: predictions, runs, RL data, dataset.
 
     Args:
-        settings: Those of the comparison; they say where the dataset is, if it is that of the predictions.
+        settings: Those of the comparison. They locate the dataset, if it is that of the predictions.
         rows: The comparison. Its rows name their files of predictions, and nothing else is shown.
 
     Raises:
-        RunError: Predictions are damaged. Anything else that is missing is no error.
+        RunError: Predictions are damaged. Anything else may be missing.
     """
     sources = {file: read_source(Path(file)) for row in rows for file in row.files}
     predicted = _settings_of(settings, sources.values())
@@ -131,7 +131,7 @@ def collect(settings: Settings, rows: Sequence[ComparisonRow]) -> Content:
     else:
         try:
             if settings.data.dataset.startswith(PREFIX) and settings.data.dataset != own.data.dataset:
-                name = settings.data.dataset  # from files that may be anybody's
+                name = settings.data.dataset  # from untrusted files
                 raise DataError(f"{name} is downloaded only if you name it: --dataset {name}")
             pool = load_split(settings.data, "train")
             if repr(fingerprint_examples(pool)) not in datasets:
@@ -159,36 +159,36 @@ def collect(settings: Settings, rows: Sequence[ComparisonRow]) -> Content:
 def _settings_of(settings: Settings, sources: Iterable[Source]) -> list[Settings]:
     """The settings of the predictions, each dataset, sampler and model once; `settings` first if among them."""
 
-    def key(own: Settings) -> tuple[str, ...]:
-        return own.data.dataset, own.pair_name, str(own.vlm.model)
+    def key(candidate: Settings) -> tuple[str, ...]:
+        return candidate.data.dataset, candidate.pair_name, str(candidate.vlm.model)
 
     found: dict[tuple[str, ...], Settings] = {}
     for source in sources:
-        given = {table: source.settings[table] for table in ("data", "vlm", "proposals") if table in source.settings}
+        recorded = {table: source.settings[table] for table in ("data", "vlm", "proposals") if table in source.settings}
         try:
-            own = _read_only(settings_from(given), settings) if given else settings
+            candidate = _read_only(settings_from(recorded), settings) if recorded else settings
         except SettingsError:  # written by another version
-            own = settings
-        found.setdefault(key(own), own)
+            candidate = settings
+        found.setdefault(key(candidate), candidate)
     if found.pop(key(settings), None):
         return [settings, *found.values()]
     return [*found.values()]
 
 
-def _read_only(given: Settings, own: Settings) -> Settings:
-    """Settings from files that may be anybody's, with one's own limits and paths to write to.
+def _read_only(recorded: Settings, settings: Settings) -> Settings:
+    """Settings from untrusted files, with the user's own limits and output paths.
 
     A dataset in another folder is read from there. Datasets that are created if they are missing (the world, those of
-    the hub) are only read from one's own folder. Nor may the files name any folder of images: a page that is passed on
-    would show one's own pictures.
+    the hub) are read only from the user's own folder. Image folders named by the files are ignored: otherwise a page
+    that is passed on could show the user's private pictures.
     """
-    created = given.data.dataset == WORLD or given.data.dataset.startswith(PREFIX)
+    created = recorded.data.dataset == WORLD or recorded.data.dataset.startswith(PREFIX)
     kept = ["results_dir", "max_image_pixels", *(["data_dir"] if created else [])]
-    images = given.data.image_dir
+    images = recorded.data.image_dir
     if created or (images is not None and not images.resolve().is_relative_to(Path.cwd())):
         kept.append("image_dir")
-    data = given.data.model_copy(update={name: getattr(own.data, name) for name in kept})
-    return given.model_copy(update={"data": data})
+    data = recorded.data.model_copy(update={name: getattr(settings.data, name) for name in kept})
+    return recorded.model_copy(update={"data": data})
 
 
 @chart_style("charts")
@@ -210,7 +210,7 @@ def charts(content: Content) -> dict[str, list[Chart]]:
 
 def write_plots(content: Content, folder: Path) -> list[str]:
     """Writes every chart as PNG and SVG; returns their names."""
-    every = [chart for own in charts(content).values() for chart in own]
+    every = [chart for section in charts(content).values() for chart in section]
     with progress("Plots", len(every)) as advance:
         for chart in every:
             save(chart.figure, folder, chart.name)
@@ -228,8 +228,8 @@ def write_page(content: Content, path: Path, gallery: int = 200) -> int:
     with progress("Thumbnails", len(thumbnails)) as advance:
         images = thumbnails.encode(advance)
     sections = {
-        section: [(chart, Markup(inline_svg(chart.figure, chart.name, chart.summary))) for chart in own]
-        for section, own in charts(content).items()
+        section: [(chart, Markup(inline_svg(chart.figure, chart.name, chart.summary))) for chart in section_charts]
+        for section, section_charts in charts(content).items()
     }
     style, script = _style(), _text("page.js")
     environment = Environment(
@@ -270,7 +270,7 @@ def write_page(content: Content, path: Path, gallery: int = 200) -> int:
         version=__version__,
         written=time.strftime("%Y-%m-%d %H:%M %Z").strip(),
     )
-    write_bytes(path, page.encode(errors="replace"))  # names of files may be no UTF-8
+    write_bytes(path, page.encode(errors="replace"))  # file names need not be UTF-8
     return path.stat().st_size
 
 
@@ -309,20 +309,20 @@ def _position(rows: Sequence[ComparisonRow]) -> Callable[[float], float]:
     If there are no bounds, the line spans the intervals of all rows.
     """
     task = TASKS.named(rows[0].task)
-    least, most = (task.factor * bound for bound in task.bounds)
-    least = least if math.isfinite(least) else min(row.low for row in rows)
-    most = most if math.isfinite(most) else max(row.high for row in rows)
-    return lambda value: 100 * (value - least) / ((most - least) or 1.0)
+    lowest, highest = (task.factor * bound for bound in task.bounds)
+    lowest = lowest if math.isfinite(lowest) else min(row.low for row in rows)
+    highest = highest if math.isfinite(highest) else max(row.high for row in rows)
+    return lambda value: 100 * (value - lowest) / ((highest - lowest) or 1.0)
 
 
 def _overlaps(content: Content) -> list[tuple[int, list[str], list[list[float | None]]]]:
     """For each number of shots the selectors' names and the mean overlap of each pair."""
     found = []
     for shots in sorted({row.shots for row in content.shown if row.shots}):
-        own = [row for row in content.shown if row.shots == shots]
-        if len(own) > 1:
-            matrix = [[overlap(one, other) for other in own] for one in own]
-            found.append((shots, [row.label for row in own], matrix))
+        rows = [row for row in content.shown if row.shots == shots]
+        if len(rows) > 1:
+            matrix = [[overlap(one, other) for other in rows] for one in rows]
+            found.append((shots, [row.label for row in rows], matrix))
     return found
 
 
@@ -342,10 +342,10 @@ def _favourites(content: Content, thumbnails: Thumbnails) -> list[tuple[str, lis
 
 
 def _header(content: Content) -> dict[str, str]:
-    """What was compared: one of each, unless the comparison allows different ones."""
+    """What was compared: one value of each kind, unless the comparison allows different ones."""
     facts = {
-        "Dataset": [own.dataset_dir.name for own in content.predicted],
-        "Model": [str(own.vlm.model) for own in content.predicted],
+        "Dataset": [each.dataset_dir.name for each in content.predicted],
+        "Model": [str(each.vlm.model) for each in content.predicted],
         "Metric": [row.metric for row in content.rows],
         "Reference": [content.labels.get(row.reference, row.reference) for row in content.rows],
     }

@@ -82,7 +82,7 @@ def read_choices(
 ) -> list[Chosen]:
     """The choices of the rows of a comparison, learned selectors first, then those with the highest score.
 
-    They are over the queries that all rows have. A mean whose seeds are no rows themselves has its files as seeds.
+    They cover the queries that all rows have. If the seeds of a mean are not rows, each of its files counts as a seed.
 
     Args:
         rows: The comparison.
@@ -105,7 +105,9 @@ def read_choices(
                 chosen = replace(chosen, name=name, label=f"{label} (seed {number} of {count})", part_of=row.name)
             found.append(chosen)
     shared = set[int]().union(*(row.by_query for row in found)).intersection(*(row.by_query for row in found))
-    found = [replace(row, by_query={i: own for i, own in row.by_query.items() if i in shared}) for row in found]
+    found = [
+        replace(row, by_query={i: prediction for i, prediction in row.by_query.items() if i in shared}) for row in found
+    ]
     score = _score_by_lead(found)
     return sorted(found, key=lambda row: (not row.learned, -score[row.lead], row.lead, row.name, row.shots))
 
@@ -142,8 +144,8 @@ def usage(chosen: Chosen, queries: Mapping[int, Example], train: Mapping[int, Ex
     Args:
         chosen: The selector's choices.
         queries: The queries by question_id; missing ones count only in the counts.
-        train: The training examples by question_id; likewise.
-        task: Says which answers are the same.
+        train: The training examples by question_id; missing ones count only in the counts.
+        task: Decides which answers are the same.
     """
     counts = Counter(icd for prediction in chosen.by_query.values() for icd in prediction.icds)
     distinct, matches = [], []
@@ -176,7 +178,7 @@ def gini(counts: Sequence[int]) -> float:
 
 
 def effective_number(counts: Sequence[int]) -> float:
-    """Exponential of the Shannon entropy of the shares (Hill's number of order 1); 0 of nothing."""
+    """Exponential of the Shannon entropy of the shares (Hill's number of order 1); 0 without any."""
     total = sum(counts)
     if not total:
         return 0.0

@@ -1,4 +1,4 @@
-"""What a comparison says about each learned selector, in sentences that claim no more than the figures do."""
+"""What a comparison says about each learned selector, in sentences that claim no more than the figures show."""
 
 from collections.abc import Mapping, Sequence
 
@@ -53,5 +53,5 @@ def _comparison(row: ComparisonRow, labels: Mapping[str, str]) -> str:
     if row.detectable is not None:
         unit = TASKS.named(row.task).unit
         detectable = row.text(row.detectable) + (f" {unit}" if unit else "")
-        sentence += f": with 80 % power they show differences from {detectable} on"
+        sentence += f": with 80 % power they detect differences of {detectable} or more"
     return sentence

@@ -51,7 +51,7 @@ class Card:
         answers: The reference answers, each with how many people gave it.
         lines: For each number of shots the lines of all selectors.
         scores: For each selector its scores by number of shots, for the filters.
-        correct: Likewise whether they are correct; empty if the task has no notion of it.
+        correct: In the same form, whether they are correct; empty if the task has no notion of correct.
     """
 
     question_id: int
@@ -64,7 +64,7 @@ class Card:
 
 
 def spread(question_ids: Sequence[int], count: int) -> list[int]:
-    """`count` of the sorted ids at even distances, so that they represent all; all if there are no more."""
+    """`count` evenly spaced ids of the sorted ids, so that they represent all; all if there are no more."""
     ordered = sorted(question_ids)
     if count >= len(ordered):
         return ordered
@@ -146,7 +146,7 @@ def _correct(scores: Sequence[Mapping[int, float]], task: Task) -> tuple[Mapping
     rule = task.correctness
     if rule is None:
         return ()
-    return tuple({shots: rule.is_correct(score) for shots, score in own.items()} for own in scores)
+    return tuple({shots: rule.is_correct(score) for shots, score in by_shots.items()} for by_shots in scores)
 
 
 def _counted(answers: Sequence[str]) -> tuple[tuple[str, int], ...]:

@@ -12,7 +12,7 @@
   const [first, second, shots, search] = ["first", "second", "shots", "search"].map(byId);
   let shown = "all";
 
-  // Each picture is in the page once; it is filled in when its place comes near the window.
+  // The page holds each picture once, as text; an img gets it when it comes near the visible part of the page.
   const fill = (image) => {
     image.src = "data:image/webp;base64," + images[image.dataset.image];
     image.removeAttribute("data-image");

@@ -1,7 +1,8 @@
 """The runs of the learned rows: their metrics, and the RL data that they were trained on.
 
-What is missing (a run was moved, RL data were removed) is reported in a sentence and stops nothing. Files that metadata
-name are read only if their fingerprint matches: a folder from somebody else shows nothing that its author did not have.
+What is missing (a run was moved, RL data were removed) is reported in a sentence and is not an error. Files that
+metadata name are read only if their fingerprint matches: a folder from somebody else cannot make the page show files
+that its author did not have.
 """
 
 from collections.abc import Sequence
@@ -105,8 +106,8 @@ def read_landscapes(
     wanted = {(run.rl_data, _raw(run.reward)): None for run in runs if run.rl_data}
     if not wanted:
         path = rl_data_path(settings)
-        own = ((path, fingerprint_file(path) if path.is_file() else ""),)
-        wanted = {(own, _raw(settings.reward)): None}
+        default = ((path, fingerprint_file(path) if path.is_file() else ""),)
+        wanted = {(default, _raw(settings.reward)): None}
     found, missing = [], []
     modes = {reward.mode for _, reward in wanted}
     for files, reward in wanted:
@@ -135,5 +136,5 @@ def read_landscapes(
 
 def _raw(reward: RewardSettings) -> RewardSettings:
     """Only the settings that a single pointer's reward depends on."""
-    own = ("mode", "hard_weight", "soft_weight", "rel_weight", "skip_fallback")
-    return RewardSettings(**{name: getattr(reward, name) for name in own})
+    names = ("mode", "hard_weight", "soft_weight", "rel_weight", "skip_fallback")
+    return RewardSettings(**{name: getattr(reward, name) for name in names})

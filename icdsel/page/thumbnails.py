@@ -1,4 +1,4 @@
-"""Thumbnails for a page: every image once, all of them together below a limit."""
+"""Thumbnails for a page: each image once, with a limit on their total size."""
 
 import base64
 import io
@@ -67,10 +67,10 @@ def small_webp(image: Image.Image, most: int) -> bytes:
     """An image as WebP of at most `most` bytes, or the smallest that is tried; it is not enlarged."""
     content = b""
     for side, quality in _ATTEMPTS:
-        own = image.copy()
-        own.thumbnail((side, side), Image.Resampling.LANCZOS)
+        smaller = image.copy()
+        smaller.thumbnail((side, side), Image.Resampling.LANCZOS)
         file = io.BytesIO()
-        own.save(file, "webp", quality=quality, method=4)
+        smaller.save(file, "webp", quality=quality, method=4)
         content = file.getvalue()
         if len(content) <= most:
             break

@@ -1,4 +1,4 @@
-"""Selectors: who chooses the ICDs (in-context demonstrations) that a query is shown. Loads no torch."""
+"""Selectors, which choose the ICDs (in-context demonstrations) to show with a query. Does not import torch."""
 
 from icdsel.registry import Registry
 from icdsel.selection.majority import Majority
@@ -27,7 +27,7 @@ SELECTORS: Registry[Selector] = Registry(
         Oracle(),
     ),
 )
-"""The selectors, by the name that `--selector` takes.
+"""The selectors, by the name given to `--selector`.
 
 To add one, write a file with a subclass of `Selector` and call `SELECTORS.add(MySelector())` in it:
 
@@ -46,27 +46,27 @@ To add one, write a file with a subclass of `Selector` and call `SELECTORS.add(M
 
 * `name` is what users type; files of predictions are named after it.
 * `choose(context, shots)` returns each query's ICDs in prompt order: the last one is next to the query. They come from
-  the query's pool, `context.pools[q]`: rows of the training split, without the query itself and whatever else it must
-  not be shown. `icdsel.selection.context` lists everything to choose by: examples, pools, embeddings, rankings, the
-  policy, RL data.
+  the query's pool, `context.pools[q]`: rows of the training split, without the query itself and other excluded
+  examples. `icdsel.selection.context` lists all data that a choice can be based on: examples, pools, embeddings,
+  rankings, the policy, RL data.
 * The choice for a query must depend on nothing but the inputs: not on other queries, earlier calls or global random
-  state. A selector that draws overrides `seed` (its rows then are called `<name>-<seed>`, and averaged over seeds) and
-  seeds a generator of its own with it and the query's question_id; see `random_draws.py`.
-* The attributes of `Selector` say what it needs. Set them as they apply: they decide what is opened for it, and which
+  state. A selector that draws overrides `seed` (its rows are then called `<name>-<seed>`, and averaged over seeds) and
+  seeds its own generator with it and the query's question_id; see `random_draws.py`.
+* The attributes of `Selector` declare what it needs. Set them correctly: they decide what is opened for it, and which
   inputs are recorded with its predictions, so that these are reused only while the inputs are the same.
-* Import torch inside of methods: names and attributes are also used where it is not loaded (`--help`, `compare`).
+* Import torch inside methods: names and attributes are also used where it is not loaded (`--help`, `compare`).
 
 Import the file before the command line runs, for example from a script that calls `icdsel.__main__.main()`.
 """
 
 
 def always_shown() -> tuple[str, ...]:
-    """The names of the baselines that every comparison needs, so that one knows what a gain is worth."""
+    """The names of the baselines that every comparison needs, because a gain means little without them."""
     return tuple(name for name, selector in SELECTORS.items() if selector.always_shown)
 
 
 def selector_named(name: str) -> Selector:
-    """The selector behind a row of predictions; one without special properties if it is not installed here."""
+    """The selector of a row of predictions; if it is not installed here, a stand-in without special properties."""
     return SELECTORS[name] if name in SELECTORS else _Unknown(name)
 
 

@@ -1,4 +1,4 @@
-"""What there is to choose by: the queries, their pools, embeddings, rankings, the policy, RL data."""
+"""The data that selectors base their choices on: queries, pools, embeddings, rankings, the policy, RL data."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,12 +16,12 @@ from icdsel.retrieval.samplers import Kind
 from icdsel.selection.scored import Scored
 from icdsel.settings.loading import Settings
 
-_QUERIES = 256  # whose pools the policy reads at once
+_QUERIES = 256  # per batch of the policy
 
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """Q queries and what selectors choose their ICDs by. Rows are those of the training split, with N examples.
+    """Q queries and the data to choose their ICDs from. Rows are those of the training split, with N examples.
 
     Attributes:
         settings: All settings.
@@ -31,8 +31,8 @@ class Context:
         embeddings: The queries as the policy sees them (Q, d).
         train_embeddings: The training split as the policy sees it (N, d).
         network: The policy, if a selector needs it.
-        open_similar: Gives the embeddings of queries and training split as samplers see them.
-        open_scored: Gives the scored pointers of the queries by question_id.
+        open_similar: Returns the embeddings of queries and training split as samplers see them.
+        open_scored: Returns the scored pointers of the queries by question_id.
     """
 
     settings: Settings
@@ -48,7 +48,7 @@ class Context:
 
     @property
     def most_shots(self) -> int:
-        """The largest number of shots that the settings want."""
+        """The largest number of shots in the settings."""
         return max(self.settings.infer.shots)
 
     def pointers(self, rows: Iterable[Sequence[int]]) -> list[Pointer | None]:
@@ -62,15 +62,16 @@ class Context:
 
     @cached_property
     def scored(self) -> Mapping[int, Sequence[Scored]]:
-        """The scored pointers of the queries by question_id, of any length; a query may lack them."""
+        """The scored pointers of the queries by question_id, of any length; some queries may have none."""
         return self.open_scored()
 
     def nearest(self, kind: Kind, whole_split: bool = False) -> list[list[int]]:
-        """For each query the `most_shots` rows most similar to it, best first, with ties to the first in the pool.
+        """For each query the `most_shots` rows most similar to it, best first; ties go to the earlier one in the pool.
 
         Args:
             kind: What similarity is measured on.
-            whole_split: Whether to search the whole training split (less what the query may not get), not the pool.
+            whole_split: Whether to search the whole training split, not the pool; examples excluded for the query
+                are left out in either case.
         """
         if (kind, whole_split) not in self._nearest:
             queries, train = (vectors.of(kind) for vectors in self.similar)

@@ -1,4 +1,4 @@
-"""Fingerprints of what selectors choose by."""
+"""Fingerprints of the files that selectors base their choices on."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -10,14 +10,14 @@ from icdsel.store.fingerprints import fingerprint_file
 
 
 class Fingerprints:
-    """Fingerprints of the files that selectors choose by, each computed when first needed.
+    """Fingerprints of the files that selectors base their choices on, each computed when first needed.
 
-    They are kept: during a long run another file may take the place of the one that was read.
+    They are kept, because a file may be replaced during a long run.
 
     Args:
-        settings: Say where RL data are.
+        settings: The settings, which determine the path of the RL data.
         policy: The policy's checkpoint.
-        sampler_encoder: Gives the fingerprint of the sampler's encoder.
+        sampler_encoder: Returns the fingerprint of the sampler's encoder.
     """
 
     def __init__(self, settings: Settings, policy: Path | None, sampler_encoder: Callable[[], str]) -> None:
@@ -25,17 +25,17 @@ class Fingerprints:
 
     @cached_property
     def sampler_encoder(self) -> str:
-        """Of the encoder of samplers and nearest neighbours."""
+        """The encoder of samplers and nearest neighbours."""
         return self._sampler_encoder()
 
     @cached_property
     def policy(self) -> str | None:
-        """Of the policy's checkpoint; None without one."""
+        """The policy's checkpoint; None without one."""
         return _of(self._policy)
 
     @cached_property
     def rl_data(self) -> str | None:
-        """Of the RL data of the split that is answered; None if there are none."""
+        """The RL data of the queries' split; None if there are none."""
         return _of(scored_path(self._settings))
 
 

@@ -17,5 +17,5 @@ class Majority(Nearest):
         super().__init__("majority", "both")
 
     def answer(self, icds: Sequence[Example]) -> str:
-        """The ICDs' most common answer; of equally common ones the first in the prompt."""
+        """The ICDs' most common answer; ties go to the first in the prompt."""
         return majority_answer([icd.answer for icd in icds])

@@ -1,4 +1,4 @@
-"""The selector that was learned."""
+"""The selector that uses a trained policy."""
 
 import re
 from pathlib import Path
@@ -31,6 +31,6 @@ class Policy(Selector):
         return f"{self.name}-{run}-{checkpoint}"
 
     def without_seed(self, row_name: str) -> str:
-        """Without the run's seed of training."""
+        """The row's name without the run's training seed."""
         match = re.fullmatch(rf"({self.name}-.+)_train-seed-\d+(.*)", row_name)
         return f"{match[1]}{match[2]}" if match else row_name

@@ -19,18 +19,18 @@ class RandomDraws(Selector):
     reference_rank = 2
 
     def seed(self, settings: Settings) -> int:
-        """The setting `infer.random_seed`, by default the seed of everything."""
+        """The setting `infer.random_seed`, by default the general seed, `data.seed`."""
         return settings.data.seed if settings.infer.random_seed is None else settings.infer.random_seed
 
     def choose(self, context: "Context", shots: int) -> list[Pointer | None]:
-        """Different rows, in the order drawn; they depend on the seed, the query and the number of shots alone."""
+        """Distinct rows, in the order drawn; they depend only on the seed, the query and the number of shots."""
         return context.pointers(self._drawn(context, shots))
 
     def _drawn(self, context: "Context", shots: int) -> Iterator[list[int]]:
         seed, pools = self.seed(context.settings), context.pools
         for q, query in enumerate(context.queries):
             rng = random.Random(f"random-{seed}-{query.question_id}")
-            if pools.shared:  # without making a list of the whole training split for each query
+            if pools.shared:  # avoids a list of the whole training split for each query
                 excluded = pools.excluded[q]
                 drawn = rng.sample(range(len(context.train)), shots + len(excluded))
                 yield [row for row in drawn if row not in excluded][:shots]

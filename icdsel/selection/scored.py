@@ -1,4 +1,4 @@
-"""The scored pointers of the queries that are answered, from their RL data."""
+"""The scored pointers of the queries to answer, from their RL data."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ Scored = tuple[float, float, Pointer]
 
 
 def scored_path(settings: Settings) -> Path:
-    """The RL data of the split that is answered."""
+    """The path of the RL data of the queries' split."""
     proposals = settings.proposals.model_copy(update={"query_split": settings.infer.split})
     return rl_data_path(settings.model_copy(update={"proposals": proposals}))
 
@@ -26,10 +26,10 @@ def read_scored(
     """The scored pointers of each query, by question_id.
 
     Args:
-        settings: Say where the RL data are.
-        queries: How many queries are answered, for the message.
-        inputs: Those that the RL data must have been created from: settings, data, VLM, queries, scorer.
-        fingerprint: Of the file, as it is recorded with the predictions.
+        settings: The settings, which determine the path of the RL data.
+        queries: The number of queries to answer, for the error message.
+        inputs: The inputs that the RL data must have been created from: settings, data, VLM, queries, scorer.
+        fingerprint: The fingerprint of the file, as recorded with the predictions.
 
     Raises:
         RlDataError: the RL data are missing, were created with different settings, or changed while they were read.

@@ -1,4 +1,4 @@
-"""What a selector is: how it chooses, what it needs, what its rows are called."""
+"""The interface of selectors: how they choose, what they need, how their rows are named."""
 
 import re
 from abc import ABC, abstractmethod
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 
 
 class Selector(ABC):
-    """Chooses the ICDs of queries. `icdsel.selection.SELECTORS` says how to add one.
+    """Chooses the ICDs of queries. `icdsel.selection.SELECTORS` explains how to add one.
 
     Attributes:
         name: What users type.
-        shows_icds: Whether it shows any; one that does not is queried at 0 shots only.
+        shows_icds: Whether it shows ICDs; if not, it is evaluated at 0 shots only.
         needs_similarity: Whether it calls `Context.nearest` or `Context.similar`: its choice then depends on the
             sampler's encoder.
-        needs_policy: Whether it follows `Context.network`: its choice then depends on a checkpoint. Such rows are the
-            learned ones, which comparison and page judge against the others.
-        needs_rl_data: Whether it chooses by `Context.scored`: its choice then depends on RL data.
+        needs_policy: Whether it uses `Context.network`: its choice then depends on a checkpoint. Its rows count as
+            learned, and comparison and page judge them against the others.
+        needs_rl_data: Whether it uses `Context.scored`: its choice then depends on RL data.
         needs_vlm: Whether the VLM answers; otherwise `answer` does.
-        always_shown: Whether it answers beside every other selector, as a baseline that belongs in each comparison.
-        reference_rank: How well it serves as the row that `compare` takes differences to: by default the row with the
-            highest rank is taken, if there is one above 0.
+        always_shown: Whether it is evaluated along with any other selector, as a baseline for every comparison.
+        reference_rank: Priority as the reference row of `compare`: by default, the row with the highest rank above 0
+            is the reference.
     """
 
     name: str
@@ -43,14 +43,14 @@ class Selector(ABC):
 
     @abstractmethod
     def choose(self, context: "Context", shots: int) -> list[Pointer | None]:
-        """The ICDs of each query, `shots` of them, in prompt order; None for a query that it has none for."""
+        """The ICDs of each query, `shots` of them, in prompt order; None for a query without a choice."""
 
     def answer(self, icds: Sequence[Example]) -> str:
-        """The answer to a query with these ICDs, of a selector that needs no VLM."""
+        """Answers a query from its ICDs. Only for selectors that need no VLM."""
         raise NotImplementedError(f"{self.name} needs a VLM to answer")
 
     def shot_counts(self, wanted: Sequence[int]) -> tuple[int, ...]:
-        """At which numbers of shots it is queried if the settings want these."""
+        """The numbers of shots at which it is evaluated, given those in the settings."""
         return tuple(wanted) if self.shows_icds else (0,)
 
     def seed(self, settings: Settings) -> int | None:  # noqa: ARG002
@@ -58,7 +58,7 @@ class Selector(ABC):
         return None
 
     def row_name(self, settings: Settings, policy: Path | None) -> str:  # noqa: ARG002
-        """What its predictions are called: its name, followed by its seed if it has one.
+        """The name of its predictions: its own name, followed by its seed if it has one.
 
         Args:
             settings: The settings of the prediction.
@@ -72,7 +72,7 @@ class Selector(ABC):
         return self.name if re.fullmatch(rf"{re.escape(self.name)}-\d+", row_name) else row_name
 
     def inputs(self, fingerprints: "Fingerprints") -> Inputs:
-        """The inputs that decide its choice, beside those of every row (settings, data, VLM, queries)."""
+        """The inputs that decide its choice, in addition to those of every row (settings, data, VLM, queries)."""
         found = {
             "sampler_encoder": fingerprints.sampler_encoder if self.needs_similarity else None,
             "checkpoint": fingerprints.policy if self.needs_policy else None,

@@ -1,4 +1,4 @@
-"""Every setting: its default, its bounds, and where its value comes from. Loads no torch."""
+"""Every setting: its default, its bounds, and where its value comes from. Does not import torch."""
 
 from icdsel.settings.loading import Settings, load_settings, resolve, settings_from, with_values
 from icdsel.settings.raw import RawSettings

@@ -1,4 +1,4 @@
-"""Which device a setting names (`--device`, `--train-device`). Loads no torch."""
+"""Which device a setting names (`--device`, `--train-device`). Does not import torch."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Commands as a user would type them: the flags that give certain settings."""
+"""Writes settings as the command line that a user would type."""
 
 import shlex
 from collections.abc import Iterable, Mapping
@@ -12,9 +12,9 @@ from icdsel.settings.tables import TABLES, DataSettings
 
 
 def flags(settings: Settings, *tables: str, leave_out: Iterable[str] = ()) -> list[str]:
-    """The flags that give the settings of `tables` on any machine, without those that are the default."""
+    """The flags that result in these settings of `tables` on any machine; defaults are left out."""
     defaults = settings.defaults()
-    # What those defaults depend on, and what they would be without it; a VLM is named for every dataset but the world.
+    # Settings that these defaults depend on, with their own defaults. The VLM is always named, except for the world.
     decisive = {
         "dataset": WORLD,
         "preset": DataSettings().preset,
@@ -39,7 +39,7 @@ def flags(settings: Settings, *tables: str, leave_out: Iterable[str] = ()) -> li
 def infer_command(settings: Mapping[str, Mapping[str, Any]], selectors: Iterable[str], shots: Iterable[int]) -> str:
     """The `icdsel infer` that answers the same queries in the same way with other selectors.
 
-    It never trusts a model's code: the settings may come from anybody, and `infer` says what it needs.
+    It never includes --trust-remote-code: the settings may be untrusted, and `infer` reports if it needs the flag.
 
     Args:
         settings: The resolved settings of an `infer`, by table, as its metadata file has them.

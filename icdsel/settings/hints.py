@@ -10,7 +10,7 @@ from icdsel.settings.tables import TABLES
 
 
 def without_effect(settings: Settings, tables: Iterable[str]) -> list[str]:
-    """A warning for each setting of `tables` that was given and that another setting keeps from having an effect."""
+    """A warning for each given setting of `tables` that has no effect because of another setting."""
     idle = {
         ("train", "warm_epochs"): "without --warm-start" if settings.train.warm_start is None else "",
         ("train", "freeze_backbone"): "without GRPO, such as --grpo-epochs 3" if not settings.train.grpo_epochs else "",

@@ -7,8 +7,8 @@ from icdsel.settings.loading import Settings
 from icdsel.settings.tables import TABLES
 from icdsel.store.metadata import Inputs
 
-# Where files are, and settings whose effect is in the identity by other means: the fingerprints of files and models,
-# the data type that the model was loaded in, the settings that a preset changes.
+# Left out: locations of files, and settings that the identity represents otherwise: by fingerprints of files and
+# models, by the data type that the model was loaded in, by the settings that a preset changes.
 _IMPLIED = {
     *("data.data_dir", "data.image_dir", "data.results_dir"),
     *("data.train_embeddings", "data.encoder", "data.sampler_encoder", "vlm.model", "vlm.dtype"),
@@ -19,7 +19,7 @@ _IMPLIED = {
 def identity(settings: Settings, *tables: str, leave_out: Iterable[str] = ()) -> Inputs:
     """The settings of `tables` as a flat mapping, without those that cannot change a result (paths, memory)."""
     silent = _IMPLIED | {f"{table}.{name}" for table in tables for name in TABLES[table].MACHINE} | set(leave_out)
-    if not settings.vlm.trust_remote_code:  # so that results older than this setting stay valid
+    if not settings.vlm.trust_remote_code:  # so results that are older than this setting stay valid
         silent.add("vlm.trust_remote_code")
     if settings.data.task == DEFAULT_TASK:
         silent.add("data.task")

@@ -1,4 +1,4 @@
-"""Resolved settings (every value filled in), and how raw settings (what was given) become them."""
+"""Resolved settings (every value filled in), and how they are made from raw settings (the given values)."""
 
 from pathlib import Path
 
@@ -22,8 +22,8 @@ from icdsel.settings.tables import (
 class Settings(BaseModel):
     """All settings, resolved: every value is filled in. Constructing them reads neither environment nor files.
 
-    Use `load_settings` or `settings_from` to create them. Which values were given, rather than filled in, is what
-    `model_fields_set` of each table says; it counts neither in comparisons nor in dumps.
+    Use `load_settings` or `settings_from` to create them. `model_fields_set` of each
+    table has the names of the values that were given, not filled in; comparisons and dumps ignore it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -60,7 +60,7 @@ class Settings(BaseModel):
 
 
 def resolve(raw: RawSettings) -> Settings:
-    """Fills in what was not given, by preset, dataset and model, and checks that the values fit together.
+    """Fills in the values that were not given, by preset, dataset and model, and checks that the values fit together.
 
     Raises:
         pydantic.ValidationError: Two values do not fit together.
@@ -100,9 +100,9 @@ def settings_from(given: Given) -> Settings:
 
 
 def with_values(settings: Settings, values: Given) -> Settings:
-    """`settings` with more values given; what was not given is filled in again, to fit the new values.
+    """`settings` with more values given; all other values are filled in again, to fit the new ones.
 
-    None takes a given value back.
+    None removes a given value.
 
     Raises:
         SettingsError: A setting is unknown, or a value is not allowed.

@@ -1,4 +1,4 @@
-"""How settings are called on the command line, in variables and in file names, and how their defaults are described."""
+"""How settings are named on the command line, in variables and in file names, and how their defaults are described."""
 
 import re
 from collections.abc import Iterable, Iterator

@@ -54,7 +54,7 @@ LEVER_PLUS_SYSTEM_PROMPT = (
     "must not exceed three tokens either."
 )
 
-# The defaults that a preset changes: what is given overrides them.
+# The defaults that a preset changes: given values override them.
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "icdsel": {},
     "lever-plus": {

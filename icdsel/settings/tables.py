@@ -1,4 +1,4 @@
-"""The tables of resolved settings: every setting with its type, bounds, default and help text. Loads no torch.
+"""The tables of resolved settings: every setting with its type, bounds, default and help text. Does not import torch.
 
 A default that depends on settings of other tables (preset, dataset, model) is filled in by `loading.resolve`. A table
 that is constructed by itself has the defaults of the bundled world. Unknown names are errors.
@@ -52,10 +52,10 @@ def _names_a_folder(dataset: str) -> str:
 
 
 Sampler = Annotated[str, Choice("sampler"), alias(SAMPLER_ALIASES), Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
-"""A name of files holds it, and it may come from somebody else's metadata."""
+"""Restricted to a pattern, because file names contain it and it may come from untrusted metadata."""
 TaskName = Annotated[str, Choice("task")]
 Metric = str
-"""A name among the metrics of the task."""
+"""The name of one of the task's metrics."""
 AnswerCleaner = Annotated[str, Choice("cleaner")]
 EngineName = Annotated[str, Choice("engine")]
 PromptLayout = Annotated[str, Choice("prompt layout")]
@@ -71,7 +71,7 @@ class Table(BaseModel):
         extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
     )
     MACHINE: ClassVar[tuple[str, ...]] = ()
-    """Settings that change no result: where work is done, what it may use, what is shown of it."""
+    """Settings that do not change results: the device, limits of resources, what is shown."""
 
     @model_validator(mode="after")
     def _can_be_written(self) -> Self:

@@ -32,7 +32,7 @@ def choice_of(field: FieldInfo) -> Choice | None:
 
 
 def alias(names: Mapping[str, str]) -> BeforeValidator:
-    """Replaces other names of a value, in any case, by its own."""
+    """Replaces aliases of a value, in upper or lower case, by its name."""
     return BeforeValidator(lambda value: names.get(value.lower(), value) if isinstance(value, str) else value)
 
 
@@ -44,7 +44,7 @@ def _split(value: object) -> object:
 
 
 def _not_empty(path: object) -> object:
-    if path == "":  # which pathlib takes for the working directory
+    if path == "":  # pathlib treats it as the working directory
         raise ValueError("it is empty: name a file or folder")
     return path
 

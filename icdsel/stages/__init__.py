@@ -1,1 +1,1 @@
-"""The work: RL data, training, inference."""
+"""The work behind the commands: RL data, training, inference."""

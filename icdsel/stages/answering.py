@@ -14,7 +14,7 @@ from icdsel.tasks.base import demonstrations
 from icdsel.vlm.engine import Request
 
 UNIT = 128
-"""Prompts that are answered and written to the journal together: an interruption loses no more than these."""
+"""How many prompts are answered and journaled together: the most that an interruption loses."""
 
 
 def answer_queries(

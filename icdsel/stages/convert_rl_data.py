@@ -17,12 +17,12 @@ def convert(settings: Settings, path: Path, output: Path | None = None, overwrit
 
     Raises:
         RlDataError: `path` holds no RL data of icdsel, those of another dataset, or candidates that cannot be trained
-            on; it would be replaced; or as for `write_conversion`.
+            on; the output is `path` itself; or as for `write_conversion`.
         DataError: The dataset is missing.
     """
     target = output or path.with_suffix(".json")
     refuse_own_conversion(target, path, RlDataError)
-    groups = [group for group, _ in read_groups(path, strict=True)]  # Lever-Plus would train on what is invalid
+    groups = [group for group, _ in read_groups(path, strict=True)]  # Lever-Plus would train on invalid candidates
     inputs = read_metadata(metadata_path(path)).inputs if metadata_path(path).exists() else {}
     content = lever_plus_json(groups, load_split(settings.data, "train").row, {"made_of": inputs})
     write_conversion(target, json_bytes(content), path, RlDataError, overwrite)

@@ -1,8 +1,8 @@
 """Generates RL data: pointers are proposed for queries, the VLM scores them, a line is written for each query.
 
 The queries are scored in units of `UNIT`. The content of a unit depends on nothing but the inputs, so a run that was
-interrupted and resumed writes the same bytes, and so do shards: every machine scores each N-th unit to a file of its
-own, and a run without a shard collects what is there and scores what is missing.
+interrupted and resumed writes the same bytes. So do shards: each machine scores every N-th unit to a separate file,
+and a run without a shard collects these files and scores the missing units.
 """
 
 import glob
@@ -37,7 +37,7 @@ REMEDY = "Use the previous settings, --overwrite to rename the file to a backup,
 
 @dataclass(frozen=True)
 class Shard:
-    """One machine's part of the work: every `of`-th unit, from the `number`-th on (from 1)."""
+    """One machine's part of the work: every `of`-th unit, starting with the `number`-th (counted from 1)."""
 
     number: int
     of: int
@@ -49,7 +49,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Unit:
-    """Queries that are scored and written together; `start` is the place of the first one among all queries."""
+    """Queries that are scored and written together; `start` is the index of the first one among all queries."""
 
     start: int
     queries: Sequence[Example]
@@ -115,7 +115,7 @@ def rl_data_slot(path: Path, inputs: Inputs) -> Slot:
 
 
 def unscored(session: Session, overwrite: bool = False) -> int:
-    """How many queries `generate` would score with the settings of the session; touches nothing.
+    """How many queries `generate` would score with the settings of the session; writes nothing.
 
     Raises:
         RlDataError: The file was created with different settings and `overwrite` is False.
@@ -221,10 +221,10 @@ class _Proposals:
         if pools.shared:
             ids = [self._everyone] * len(unit.queries)
             hidden = [self._ids(sorted(rows)) for rows in pools.excluded[start:end]]
-            described = [PoolIds(None, tuple(own)) for own in hidden]
+            described = [PoolIds(None, tuple(excluded)) for excluded in hidden]
         else:
             ids = [self._ids(pools[q]) for q in range(start, end)]
-            described = [PoolIds(tuple(own)) for own in ids]
+            described = [PoolIds(tuple(pool)) for pool in ids]
         rows, mask = pools.batch(start, len(unit.queries))  # (B, K) or (1, N), (B, K)
         table = self._session.embeddings
         proposing = ProposalUnit(
@@ -245,8 +245,8 @@ class _Proposals:
 def _queries(session: Session) -> list[Example]:
     """The queries to score.
 
-    From the training split they are drawn, as Lever-Plus draws its anchors; from another split they are the first, as
-    `infer` takes them.
+    From the training split they are drawn at random, as Lever-Plus draws its anchors; from another split they are the
+    first ones, as in `infer`.
     """
     wanted = session.settings.proposals.queries
     split = session.split(session.settings.proposals.query_split)

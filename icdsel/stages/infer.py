@@ -184,7 +184,8 @@ def _check_policy(settings: Settings, session: Session, policy_file: Path) -> No
     """Rejects a policy that was trained on another dataset, for another model or on other embeddings.
 
     Raises:
-        CheckpointError: It names the differences. A checkpoint without a run beside it cannot be checked.
+        CheckpointError: The policy does not fit; the message lists the differences. A checkpoint that is not in the
+            folder of a run cannot be checked.
     """
     metadata_file = policy_file.parent / METADATA_FILE
     if not metadata_file.exists():

@@ -1,4 +1,4 @@
-"""The row of a selector: where its predictions are, and what decides them."""
+"""The row of a selector: where its predictions are stored, and which inputs decide them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ REMEDY = "Use --overwrite to rename them to a backup, or --results-dir DIR for a
 
 @dataclass(frozen=True)
 class PredictionRow:
-    """The predictions of a selector; numbers of shots that are requested later join the same file.
+    """The predictions of a selector; numbers of shots that are requested later are added to the file.
 
     Attributes:
         label: The name of the row: that of the selector, with the run and epoch of a policy, or the seed of `random`.
@@ -52,7 +52,7 @@ def prediction_row(
         count: How many queries.
         selector: The selector.
         policy_file: The checkpoint of a policy.
-        fingerprints: Those of what selectors choose by.
+        fingerprints: Those of the files that selectors base their choices on.
     """
     settings = session.settings
     label, subset = selector.row_name(settings, policy_file), _subset(settings, count)
@@ -65,7 +65,7 @@ def prediction_row(
 def unanswered(
     session: Session, count: int, selector: Selector, policy_file: Path | None, overwrite: bool = False
 ) -> list[int]:
-    """The numbers of shots at which the row of a selector over `count` queries lacks predictions; touches nothing.
+    """The numbers of shots at which the row of a selector over `count` queries lacks predictions; writes nothing.
 
     Raises:
         RunError: The row was created with different settings and `overwrite` is False.

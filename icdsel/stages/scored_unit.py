@@ -19,10 +19,10 @@ def scorer_of(settings: Settings) -> Scorer:
 
 
 class Tally:
-    """The quality so far of the pointers that this command had scored.
+    """The running quality of the pointers scored by this command.
 
     Args:
-        task: Says what the quality is: the share of correct predictions, else the mean score.
+        task: Decides what the quality is: the share of correct predictions, else the mean score.
     """
 
     def __init__(self, task: Task) -> None:
@@ -68,7 +68,7 @@ def score_unit(
     """
     scorer = scorer_of(session.settings)
     task = scorer.task
-    pairs = [(query, proposal) for query, own in zip(queries, proposals, strict=True) for proposal in own]
+    pairs = [(query, proposal) for query, proposed in zip(queries, proposals, strict=True) for proposal in proposed]
     references = {query.question_id: tuple(task.references(query)) for query in queries}
     requests = [
         Request(demonstrations(task, map(session.train.by_id, proposal.pointer)), query, references[query.question_id])
@@ -85,6 +85,6 @@ def score_unit(
     session.vlm.answer(requests, score)
     candidates = (scored[i] for i in range(len(pairs)))
     return [
-        QueryGroup.of_query(query, pool, islice(candidates, len(own)), task.name)
-        for query, pool, own in zip(queries, pools, proposals, strict=True)
+        QueryGroup.of_query(query, pool, islice(candidates, len(proposed)), task.name)
+        for query, pool, proposed in zip(queries, pools, proposals, strict=True)
     ]

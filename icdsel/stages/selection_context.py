@@ -1,4 +1,4 @@
-"""Opens what selectors choose by, from a session."""
+"""Opens, from a session, the data that selectors base their choices on."""
 
 from pathlib import Path
 
@@ -15,12 +15,12 @@ from icdsel.tasks.scoring import SCORER_VERSION
 
 
 def fingerprints_of(session: Session, settings: Settings, policy: Path | None) -> Fingerprints:
-    """Fingerprints of what selectors choose by under `settings`."""
+    """Fingerprints of the files that selectors base their choices on, under `settings`."""
     return Fingerprints(settings, policy, lambda: session.sampler_encoder.fingerprint)
 
 
 def open_context(session: Session, queries: Queries, policy: Path | None, fingerprints: Fingerprints) -> Context:
-    """What there is to choose the ICDs of `queries` by.
+    """The context for choosing the ICDs of `queries`.
 
     Args:
         session: Dataset, embeddings and settings.
@@ -37,7 +37,7 @@ def open_context(session: Session, queries: Queries, policy: Path | None, finger
     if policy:
         with unchanged(policy):
             network = load_policy(policy).eval()
-            _ = fingerprints.policy  # computed now: it is of the file that was read
+            _ = fingerprints.policy  # computed now, so that it is that of the file just read
         require_width(network, queries.embeddings.shape[1], policy)
     inputs = identity(settings, "data", "vlm") | session.identity
     inputs |= {"queries": session.fingerprint(split), "scorer": SCORER_VERSION}

@@ -1,4 +1,4 @@
-"""What the stages work with: dataset, embeddings, pools and the VLM. Each is opened when it is first needed."""
+"""The resources that stages share: dataset, embeddings, pools and the VLM. Each is opened when it is first needed."""
 
 import copy
 import hashlib
@@ -26,7 +26,7 @@ from icdsel.vlm.engines import EngineIdentity, identify_engine, open_engine
 from icdsel.vlm.supervision import SupervisedEngine
 
 OpenEngine = Callable[[VlmSettings, int], SupervisedEngine]
-"""Opens the engine of these settings, which rejects images with more pixels than the number."""
+"""Opens the engine for these settings; the number is the maximum number of pixels of an image."""
 _T = TypeVar("_T")
 
 
@@ -86,7 +86,7 @@ class Session:
         """
         if (settings.data, settings.vlm) != (self.settings.data, self.settings.vlm):
             raise ValueError("a session cannot be used with other settings for data or vlm")
-        other = copy.copy(self)  # which has the same `_opened`
+        other = copy.copy(self)  # a shallow copy, so both share `_opened`
         other.settings = settings
         return other
 
@@ -147,7 +147,7 @@ class Session:
         return str(resolve_device(self.settings.vlm.device))
 
     def advice(self) -> str | None:
-        """What would have made the VLM faster; None where there is nothing to say, or it was not loaded."""
+        """How the VLM could have been faster; None if there is no advice, or if it was not loaded."""
         return self.vlm.advice() if "vlm" in self._opened else None
 
     # ---- embeddings ----
@@ -188,7 +188,7 @@ class Session:
             return None
         if self.encoder.centred:
             raise DataError(
-                f"--train-embeddings {path} needs the encoder that made it for the queries: name it, as in "
+                f"--train-embeddings {path} needs the same encoder for the queries: name it, as in "
                 f"--encoder {CLIP_B32} (now it is {self.settings.data.encoder!r})"
             )
         with unchanged(path):
@@ -223,7 +223,7 @@ class Session:
         return [self.train.row[query.question_id] for query in queries]
 
     def _encode(self, encoder: Encoder, examples: Sequence[Example], name: str, in_pools: bool = False) -> Encoded:
-        """Raw features of examples of a split; `in_pools` says that pools keep those whose image cannot be read.
+        """Raw features of examples of a split; `in_pools`: pools keep examples whose image cannot be read.
 
         Raises:
             DataError: An image cannot be read, and `on_image_error` is "stop".
@@ -257,7 +257,7 @@ class Session:
         These are the rows that an encoder failed on, of those encoders that the pools depend on. Which rows they are
         must not depend on what was opened before: they are part of the inputs of results.
         """
-        if self.settings.data.on_image_error == "stop":  # the first one ends the command
+        if self.settings.data.on_image_error == "stop":  # the first such image ends the command
             return frozenset()
         rows: set[int] = set()
         if self.settings.data.train_embeddings is None:
@@ -282,7 +282,7 @@ class Session:
             if embeddings.shape[1] != self.embeddings.shape[1]:
                 raise DataError(
                     f"{data.train_embeddings} holds vectors of width {self.embeddings.shape[1]}, the encoder "
-                    f"{data.encoder!r} gives {embeddings.shape[1]}: name the encoder that made the file with --encoder"
+                    f"{data.encoder!r} produces {embeddings.shape[1]}: name the encoder of the file with --encoder"
                 )
         similar = lambda: (self.similar(queries, name), self.similar_train)  # noqa: E731
         pools = build_pools(queries, self.train, similar, data, self.broken)

@@ -65,7 +65,7 @@ _COLUMNS = {
 
 @dataclass(frozen=True)
 class _Data:
-    """What a training was given.
+    """The data of a training.
 
     Attributes:
         start: The network of `--init`.
@@ -111,16 +111,16 @@ def train(
     device = resolve_device(settings.train.device, "--train-device")
     start = initial_policy(settings.train)
     session = session.under(settings) if session else Session(settings)
-    if start is not None:  # before hours of scoring
+    if start is not None:  # checked before hours of scoring
         require_width(start, session.embeddings.shape[1], settings.train.init)
     files, failed = list(rl_data_files), 0
     if not files:
-        exists = rl_data.rl_data_path(settings).exists()  # then its failures were reported when it was generated
+        exists = rl_data.rl_data_path(settings).exists()  # its failures were reported when it was generated
         generated = generate(settings, overwrite=overwrite, session=session)
         files, failed = [generated.path], 0 if exists else generated.failed
     warm_start = settings.train.warm_start
     with unchanged(*files, settings.train.init, warm_start):
-        start = initial_policy(settings.train)  # as it is now: scoring may have taken hours
+        start = initial_policy(settings.train)  # read again: it may have changed during hours of scoring
         train_part, validation = split_groups(read_groups(files, session, settings.reward))
         warm = warm_groups(session, warm_start) if warm_start else None
         inputs = run_inputs(settings, session, files)
@@ -160,7 +160,7 @@ def _require_name(name: str, given: str | None) -> str:
     """The name of a run, if it can be one; `given` is what the user gave.
 
     Raises:
-        RunError: The message says why it cannot.
+        RunError: It cannot; the message has the reason.
     """
     if given is not None and (given in ("", "..") or Path(given).name != given):  # it would be outside of the runs
         raise RunError(f"--run {given} is not the name of a folder: it must not be empty or contain /")
@@ -224,14 +224,14 @@ def _train(session: Session, data: _Data, device: torch.device, files: Sequence[
             resume=resume,
         )
     commit_run(result, journal.work)
-    out.print(_table(journal.epochs))  # last: stdout may be closed
+    out.print(_table(journal.epochs))  # last, because stdout may be closed
     return rollouts.failed if rollouts else 0
 
 
 def _rollouts(
     session: Session, data: _Data, seed: int, journal: RunJournal, resume: Resume | None, advance: Advance
 ) -> Rollouts:
-    """The samples of online GRPO, with those of the epochs that an interrupted training had.
+    """The samples of online GRPO, including those of an interrupted training's epochs.
 
     Raises:
         RunError: Some of those are missing.
@@ -263,6 +263,6 @@ def _table(epochs: Sequence[Mapping[str, Any]]) -> Table:
         table.add_column(title, justify="right", no_wrap=True)
     for epoch in epochs:
         values = [epoch.get(name) for name in (f"{epoch['phase']}_loss", *shown)]
-        cells = ("" if v is None else f"{v:,.0f}" if v >= 100 else f"{v:.3f}" for v in values)  # calls, or a figure
+        cells = ("" if v is None else f"{v:,.0f}" if v >= 100 else f"{v:.3f}" for v in values)  # calls, or a metric
         table.add_row(f"{epoch['phase']} {epoch['epoch']}", *cells)
     return table

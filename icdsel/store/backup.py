@@ -1,15 +1,15 @@
-"""Backups: a result is not replaced, it is renamed to `NAME.old-1`, the next one to `NAME.old-2`."""
+"""Backups: instead of being overwritten, a result is renamed to `NAME.old-1`, the next one to `NAME.old-2`."""
 
 from pathlib import Path
 
 from icdsel.store.files import move
 
 BACKUP = ".old-"
-"""Stands between the name of a backup and its number."""
+"""Separates the name of a result from the number of its backup."""
 
 
 def back_up(*paths: Path) -> list[Path]:
-    """Renames those of `paths` that exist to `NAME.old-N`, with one N for all; returns the new names.
+    """Renames those of `paths` that exist to `NAME.old-N`, with the same N for all; returns the new names.
 
     Called again after an interruption, it uses the number of the interrupted call for the remaining paths.
     """

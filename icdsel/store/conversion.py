@@ -1,4 +1,4 @@
-"""Files that are converted from another file: the content alone decides whether they are up to date."""
+"""Writes files converted from other files. Whether one is up to date is decided by its content alone."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def write_conversion(target: Path, content: bytes, source: Path, error: type[Use
         target: The file to write.
         content: Its content.
         source: The file that was converted.
-        error: What is raised.
+        error: The class of the error to raise.
         overwrite: Rename a file with another content to a backup.
 
     Raises:

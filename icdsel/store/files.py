@@ -57,7 +57,7 @@ def json_bytes(value: Any, indent: int | None = None) -> bytes:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Sets `path` as the file name of every OSError: failed writes name no file, or the temporary one."""
+    """Makes every OSError name `path`; a failed write would name the temporary file, or no file at all."""
     try:
         yield
     except OSError as error:
@@ -105,10 +105,10 @@ def sync_folder(folder: Path) -> None:
 
 
 def leftovers(path: Path) -> list[Path]:
-    """Temporary files of processes that were killed while they wrote `path`; only its one writer may remove them."""
+    """Temporary files of processes that were killed while writing `path`; only its current writer may remove them."""
     prefix = f".{path.name}."
     found = path.parent.glob(f"{glob.escape(prefix)}*.part")
-    return [left for left in found if left.stem.removeprefix(prefix).isdecimal()]  # others belong to a longer name
+    return [left for left in found if left.stem.removeprefix(prefix).isdecimal()]  # others belong to longer names
 
 
 def remove_leftovers(*paths: Path) -> None:

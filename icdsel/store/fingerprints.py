@@ -1,4 +1,4 @@
-"""Fingerprints of examples and files, which tell whether something is the same as before."""
+"""Fingerprints of examples and files, which show whether they have changed."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ def fingerprint_examples(examples: Iterable[Example]) -> str:
 
 
 def fingerprint_file(path: Path) -> str:
-    """The fingerprint of a file's content, as far as the size that the system reports: some special files never end.
+    """The fingerprint of a file's content, read up to its reported size, because some special files never end.
 
     Raises:
         OSError: The file cannot be read.
@@ -53,7 +53,7 @@ def has_fingerprint(path: Path, fingerprint: object) -> bool:
 
 @contextmanager
 def unchanged(*paths: Path | None) -> Iterator[None]:
-    """Guarantees that everything read from the files inside, fingerprints included, is of one version of them.
+    """Guarantees that all reads of the files inside the block, fingerprints included, see the same version of them.
 
     Raises:
         RunError: A file was written or replaced meanwhile; the message names it.
@@ -66,9 +66,9 @@ def unchanged(*paths: Path | None) -> Iterator[None]:
 
 
 def _version(path: Path) -> tuple[int, ...] | None:
-    """Changes when a file is written or replaced; None if it does not exist."""
+    """A value that changes when a file is written or replaced; None if it does not exist."""
     try:
         status = path.stat()
-    except OSError:  # whoever reads it says what is wrong
+    except OSError:  # the code that reads the file reports the error
         return None
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

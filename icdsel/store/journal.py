@@ -1,4 +1,4 @@
-"""Journals: JSON lines that grow while work is done, so that an interruption costs only the unit at hand."""
+"""Journals: JSON lines that grow while work is done, so that an interruption loses only the current unit."""
 
 import json
 import os
@@ -21,9 +21,9 @@ def journal_of(path: Path) -> Path:
 
 
 def complete_lines(path: Path, error: type[UserError]) -> Iterator[tuple[bytes, Any]]:
-    """The lines of a file with their JSON values, up to the first that is torn or damaged; none without a file.
+    """The lines of a file with their JSON values, up to the first that is torn or damaged; none if it does not exist.
 
-    A torn line is what an interruption leaves; a damaged one is logged.
+    A torn last line is left by an interruption and expected; a damaged line is reported as a warning.
 
     Raises:
         UserError: of the class `error`; the file cannot be read.
@@ -56,7 +56,7 @@ class Journal:
 
     Args:
         path: The file, which need not exist.
-        error: What is raised if it cannot be read.
+        error: The class of the error to raise if it cannot be read.
     """
 
     def __init__(self, path: Path, error: type[UserError] = RunError) -> None:
@@ -69,7 +69,8 @@ class Journal:
         """The records of the file; the lines that are iterated over are kept.
 
         Args:
-            valid: Turns the value of a line into a record. The first ValueError ends the reading, as a torn line does.
+            valid: Turns the value of a line into a record. Reading stops at its first ValueError, as
+                at a torn line.
         """
         self._ends = [0]
         for line, value in complete_lines(self.path, self._error):
@@ -105,14 +106,14 @@ class Journal:
             self._ends.append(self._ends[-1] + len(line))
 
     def trim(self) -> None:
-        """Cuts off what is not kept."""
+        """Truncates the file after the kept lines."""
         if self.path.exists() and self.path.stat().st_size > self._ends[-1]:
             with naming(self.path), self.path.open("r+b") as file:
                 file.truncate(self._ends[-1])
                 os.fsync(file.fileno())
 
     def rename(self, target: Path) -> None:
-        """Turns the kept lines into the file `target`, which may have none."""
+        """Truncates the file to the kept lines, possibly none, and renames it to `target`."""
         if self.path.exists():
             self.trim()
         else:
@@ -120,5 +121,5 @@ class Journal:
         move(self.path, target)
 
     def remove(self) -> None:
-        """Removes the file, if there is one."""
+        """Removes the file, if it exists."""
         self.path.unlink(missing_ok=True)

@@ -35,7 +35,7 @@ def parsed(
         names_of_files: Whether strings may be file names that are not UTF-8, as `files.write_json` escapes them.
 
     Raises:
-        ValueError: It is not JSON in UTF-8, or is nested more than `DEEPEST` deep, or has a number of thousands of
+        ValueError: It is not JSON in UTF-8, or is nested more than `DEEPEST` deep, or has a number with thousands of
             digits, or a string with half of a surrogate pair.
     """
     text = content if isinstance(content, str) else content.decode("utf-8-sig")
@@ -119,8 +119,8 @@ def read_lines(path: Path, refuse: Refuse = stop, whole_texts: bool = False) -> 
 
     Args:
         path: A UTF-8 file.
-        refuse: Called with the error of a damaged line, which is then skipped as well.
-        whole_texts: Whether a line with half of a surrogate pair is damaged, as it is for `parsed`.
+        refuse: Called with the error for a damaged line; if it returns, the line is skipped.
+        whole_texts: Whether a line with half of a surrogate pair counts as damaged, as in `parsed`.
 
     Yields:
         The place of the value ("line 3"), and the value.
@@ -162,7 +162,7 @@ class _Place:
 
     def peek(self) -> str:
         """The next character that is not whitespace; empty at the end."""
-        self._at = _SPACE.match(self._text, self._at).end()  # type: ignore[union-attr]  # it matches nothing too
+        self._at = _SPACE.match(self._text, self._at).end()  # type: ignore[union-attr]  # it also matches an empty text
         return self._text[self._at : self._at + 1]
 
     def take(self, *signs: str) -> str:
@@ -182,7 +182,7 @@ class _Place:
         return name
 
     def inside(self, opened: str, closed: str) -> Iterator[None]:
-        """Advances past a list or object; yields before each of its elements, past which the caller advances."""
+        """Advances past a list or object; yields before each element; the caller advances past it."""
         self.take(opened)
         if self.peek() == closed:
             self.take(closed)
@@ -206,7 +206,7 @@ class _Place:
         return value
 
     def end(self) -> None:
-        """Makes sure that nothing follows."""
+        """Checks that nothing follows."""
         if self.peek():
             raise json.JSONDecodeError("Extra data", self._text, self._at)
 

@@ -1,4 +1,4 @@
-"""Locks between processes: the operating system's, released when their process ends, however it ends."""
+"""Locks between processes. The operating system releases them when the process ends, however it ends."""
 
 import os
 import socket
@@ -47,7 +47,7 @@ def locked(path: Path, name: str, error: type[UserError] | None = None) -> Itera
                     f"{name} is being written by {owner}. Wait until it is done and run the command again, or write "
                     "elsewhere (--results-dir, --run, --output)."
                 )
-            note(f"{name}: waiting for {owner}, which is creating the same")
+            note(f"{name}: waiting for {owner}, which is creating the same result")
             lock_descriptor(file.fileno())
         with naming(lock_file):
             file.truncate(0)

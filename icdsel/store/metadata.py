@@ -34,7 +34,7 @@ _DESCRIPTIONS = {
     "queries": "the queries' split and its images",
     "model": "the VLM's files",
     "encoder": "the encoder's files, and the limits of an image's size: --max-image-pixels, --min-pixels, --max-pixels",
-    "sampler_encoder": "the same of the samplers' encoder",
+    "sampler_encoder": "the same for the samplers' encoder",
     "scorer": "the version of icdsel's scorer",
     "broken_images": "the images that cannot be read",
     "train_embeddings": "the file of --train-embeddings",
@@ -43,7 +43,7 @@ _DESCRIPTIONS = {
     "rl_data": "the RL data",
     "checkpoint": "the policy's checkpoint",
 }
-"""What the inputs stand for that are not settings; most hold fingerprints."""
+"""Descriptions of the inputs that are not settings; most of these are fingerprints."""
 
 
 def _require_path(value: object) -> str:
@@ -71,7 +71,7 @@ class Metadata(BaseModel):
     Attributes:
         inputs: Everything that decides the content of the result; `identity` in the file.
         settings: All settings by table, as they were resolved.
-        environment: Versions and machine (see `environment`); decides nothing.
+        environment: Versions and machine (see `environment`); for information only.
         pair: Of a run: sampler and model.
         rl_data: Of a run: the files it was trained on.
         queries: Of RL data: how many queries the complete file has.
@@ -79,8 +79,8 @@ class Metadata(BaseModel):
         set: Of predictions: the queries.
         checkpoint: Of a policy's predictions: the file.
         answers: Of predictions: how many there are at each number of shots.
-        work: By kind of work how long it took; `icdsel.experiments.rates` reads it.
-        finished: Of a finished run: its place in the order in which the runs of a dataset were finished, from 1.
+        work: How long each kind of work took; `icdsel.experiments.rates` reads it.
+        finished: Of a finished run: its rank, from 1, in the order in which the runs of its dataset were finished.
     """
 
     model_config = ConfigDict(frozen=True, populate_by_name=True, extra="allow")

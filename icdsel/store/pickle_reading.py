@@ -3,8 +3,8 @@
 Why not `torch.load(weights_only=True)`: it runs no code either, but it is no protection from a hostile file. One can
 end the process (a dict key of 250,000 nested tuples), keep it busy for ever (a key of 60 tuples, each holding the one
 before twice) or take any amount of memory (`bytearray(2**40)` is an allowed call). torch 2.6 also reads beyond the end
-of a storage that declares more bytes than the file holds. And good weights are rejected if the file names anything in
-the module `os` beside them, where this reader has a placeholder.
+of a storage that declares more bytes than the file holds. And valid weights are rejected if the file also names
+anything in the module `os`; this reader puts a placeholder there.
 """
 
 import pickletools
@@ -35,8 +35,8 @@ def read_pickle(
 
     Args:
         content: The pickle.
-        known: The expected names ("module.name") in it, each with a function that stands in for it where it is called,
-            or None. What is called without such a function gives a `Foreign`.
+        known: The expected names ("module.name") in it, each with the function to call in its place, or None.
+            A call without such a function results in a `Foreign`.
         persistent: Turns a persistent id into the object that it refers to.
 
     Returns:
@@ -106,7 +106,7 @@ def _take(stack: list[Any], start: int) -> list[Any]:
 
 
 def _with_plain_keys(items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
-    """The pairs whose keys can be hashed at once: not nested tuples, nor large integers, many of which hash alike."""
+    """The pairs whose keys hash fast: no nested tuples, and no large integers, many of which share a hash."""
     for key, value in zip(items[::2], items[1::2], strict=True):
         if key is None or isinstance(key, str | float) or (isinstance(key, int) and abs(key) < 2**63):
             yield key, value

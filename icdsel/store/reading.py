@@ -1,4 +1,4 @@
-"""Opening files that may come from anyone: regular files only, and no more of them than expected."""
+"""Opens files from untrusted sources: only regular files, and reads no more of them than expected."""
 
 import errno
 import os
@@ -13,7 +13,7 @@ LONGEST_LINE = 64 * 2**20
 
 
 def is_path(text: str) -> bool:
-    """Whether a text can be a file's path on any machine; opening a longer one is an error, not a missing file."""
+    """Whether a text can be a file's path on any machine; a longer one would raise other errors than a missing file."""
     names = text.encode(errors="replace").split(b"/")
     return "\0" not in text and sum(map(len, names)) < 2048 and max(map(len, names)) <= 255
 
@@ -46,7 +46,7 @@ def open_file(path: Path) -> BufferedReader:
 
 @contextmanager
 def in_utf_8(path: Path) -> Iterator[str]:
-    """A name of a file for libraries that accept only UTF-8: its own, else that of the open file.
+    """A file name in UTF-8, for libraries that accept no other: the file's own, else that of an open descriptor.
 
     Raises:
         OSError: As for `open_file`, if it has to be opened.

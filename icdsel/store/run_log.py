@@ -1,8 +1,8 @@
 """A log file beside every result: the command, versions and device, what was logged, and how it ended.
 
-The messages of the logger `icdsel` are kept in memory (`history`) until it is known which result they belong to, so a
-mistake that is found before then leaves no log file behind. A log decides nothing; one that cannot be written stops
-nothing.
+The messages of the logger `icdsel` are kept in memory (`history`) until it is known which result they belong to, so an
+error found before then leaves no log file behind. Results never depend on logs; if a log cannot be written, the work
+continues.
 """
 
 import logging
@@ -32,7 +32,7 @@ class _Entry(logging.Formatter):
 
 
 class _History(logging.Handler):
-    """Keeps the records that are logged while no other history is inside of it."""
+    """Keeps the records that are logged, except while a nested history is active."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,14 +45,14 @@ class _History(logging.Handler):
 
 
 _histories: list[_History] = []
-"""Of the command and the stages that are running, outermost first."""
+"""The histories of the running command and stages, outermost first."""
 
 
 @contextmanager
 def history() -> Iterator[None]:
     """Keeps what is logged inside, for the log of a result that is started inside; decorates commands and stages.
 
-    Of stages that follow one another inside a command, each log has the messages of its own stage and of the command.
+    If a command runs several stages, the log of each has the messages of that stage and of the command.
     """
     kept = _History()
     _histories.append(kept)
@@ -109,7 +109,7 @@ def logged_to(path: Path, environment: Mapping[str, Any]) -> Iterator[None]:
     except KeyboardInterrupt:
         end = "interrupted"
         raise
-    except BaseException as error:  # whatever it is, it is logged and raised again
+    except BaseException as error:  # errors of any class are logged and raised again
         end = f"ended by an error: {'' if isinstance(error, UserError) else f'{type(error).__name__}: '}{error}"
         raise
     finally:

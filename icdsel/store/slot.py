@@ -1,28 +1,28 @@
-"""The place of a result: the only module that knows in which order the files of a result are written.
+"""The place of a result: the only module that decides in which order the files of a result are written.
 
 A result is a file (`Slot`: RL data, predictions) or a folder (`FolderSlot`: a run). Beside or inside it there are a
 metadata file, a log, and, while it is unfinished, what an interrupted process resumes from: a journal, `resume.pt`.
 
-The order, which holds at every instant at which the process may be killed or the power fail:
+The order, which is safe whenever the process is killed or the power fails:
 
 1. `peek` looks, without a lock and without writing. A result with other inputs is rejected, with every difference. A
    finished one with the same inputs is used as it is: it may be in a read-only folder, and have many readers.
 2. `open` takes the lock. The second process to do so fails, with the name of the first.
 3. It looks again: the previous owner of the lock may have finished the result meanwhile.
 4. `begin` renames a result with other inputs to a backup (`--overwrite`). Metadata first: data without metadata are
-   rejected, metadata without data are nothing, so the remains of an interrupted backup are never mistaken for a result.
-5. Temporary files of killed processes are removed. Only now, because only the owner of the lock knows them to be dead.
+   rejected, metadata without data are ignored, so the remains of an interrupted backup are never mistaken for a result.
+5. Temporary files of killed processes are removed. Only now, because without the lock they may still be in use.
 6. The metadata are written, before the first line of the journal: a journal whose inputs are unknown is worthless.
 7. The log is opened.
 8. The work is done, unit by unit; each is appended to the journal, and synced, before the next one begins.
-9. `commit` updates the metadata, with what tells whether the result is complete.
-10. It renames the journal to the result, or replaces the result atomically. Whoever sees the result, sees all of it. Of
-    a run, the number `finished` in the metadata takes that place, after the last checkpoint.
+9. `commit` updates the metadata with the fields that show whether the result is complete.
+10. It renames the journal to the result, or replaces the result atomically. A result that is visible is therefore
+    complete. A run is complete when its metadata have the number `finished`, written after the last checkpoint.
 11. It removes what only an unfinished result needs. The lock is released; its file stays.
 
-After an interruption all of this is done again, except for the units in the journal.
+After an interruption all steps are repeated, except for the units in the journal.
 
-Results that any process can create, because their name or content says all about their inputs (embeddings, the bundled
+Results that any process can create, because their name or content shows all of their inputs (embeddings, the bundled
 world, conversions), have neither metadata nor logs: `find_or_make`.
 """
 
@@ -46,7 +46,7 @@ _Found = TypeVar("_Found")
 
 
 class State(Enum):
-    """What there is of a result; results with other inputs do not count."""
+    """How far a result is; a result with other inputs counts as missing."""
 
     MISSING = "missing"
     STARTED = "started"
@@ -63,7 +63,7 @@ class Slot:
         path: The result.
         inputs: Everything that decides its content.
         is_complete: Whether a result with these inputs is complete.
-        error: What is raised if it cannot be used or written.
+        error: The class of the error to raise if it cannot be used or written.
         remedy: What the user can do about a result with other inputs.
     """
 
@@ -99,11 +99,11 @@ class Slot:
 
     @property
     def files(self) -> Sequence[Path]:
-        """All that a backup consists of, in the order in which it is renamed."""
+        """All files of a backup, in the order in which they are renamed."""
         return self.metadata_file, self.log_file, self.path, self.unfinished_file
 
     def exists(self) -> bool:
-        """Whether there is a result, complete or not, with whatever inputs."""
+        """Whether a result exists, complete or not, whatever its inputs."""
         return self.path.exists() or self.unfinished_file.exists()
 
     def leftovers(self) -> list[Path]:
@@ -111,13 +111,13 @@ class Slot:
         return leftovers(self.path) + leftovers(self.metadata_file)
 
     def peek(self, overwrite: bool = False) -> State:
-        """What there is of the result; touches nothing.
+        """The state of the result. Writes nothing and takes no lock.
 
         Args:
-            overwrite: Take a result with other inputs for missing, as `begin` would rename it to a backup.
+            overwrite: Treat a result with other inputs as missing, because `begin` would rename it to a backup.
 
         Raises:
-            UserError: of the class `error`; there is a result with other or unknown inputs, and `overwrite` is False.
+            UserError: of the class `error`; a result with other or unknown inputs exists, and `overwrite` is False.
         """
         if not self.exists():
             return State.MISSING
@@ -141,16 +141,16 @@ class Slot:
             return
         with locked(self.path, self.name, self.error), ExitStack() as log:
             state = self.peek(overwrite)
-            if state is State.COMPLETE:  # whoever completed it may have been killed before this
+            if state is State.COMPLETE:  # the process that completed it may have been killed before this
                 self.clean_up()
             yield Result(self, state, log)
 
     def finish(self, journal: Journal) -> None:
-        """Turns what the work left into the result."""
+        """Turns the journal of the finished work into the result."""
         journal.rename(self.path)
 
     def clean_up(self) -> None:
-        """Removes what a complete result does not need; a journal may hold more than the file, and is the caller's."""
+        """Removes what a complete result does not need, but no journal: the caller may still need its other lines."""
         self.remove_leftovers()
 
     def remove_leftovers(self) -> None:
@@ -202,15 +202,15 @@ class FolderSlot(Slot):
 
     @property
     def files(self) -> Sequence[Path]:
-        """All that a backup consists of."""
+        """All files of a backup."""
         return (self.path,)
 
     def exists(self) -> bool:
-        """Whether there is a result; not where a process was killed while it wrote the first file."""
+        """Whether a result exists; False if a process was killed while it wrote the first file."""
         return self.path.exists() and (not self.path.is_dir() or any(f.name[0] != "." for f in self.path.iterdir()))
 
     def leftovers(self) -> list[Path]:
-        """Temporary files of processes that were killed; not those of conversions, which have locks of their own."""
+        """Temporary files of processes that were killed; not those of conversions, which have their own locks."""
         return [path for path in self.path.glob(".*.part") if ".ckpt." not in path.name]
 
     def finish(self, journal: Journal) -> None:  # noqa: ARG002 - the work has written the files of a folder itself
@@ -218,7 +218,7 @@ class FolderSlot(Slot):
         self.clean_up()
 
     def clean_up(self) -> None:
-        """Removes what a complete result does not need, last of all what it would be resumed from."""
+        """Removes what a complete result does not need; the file from which work resumes goes last."""
         self.remove_leftovers()
         self.unfinished_file.unlink(missing_ok=True)
 
@@ -228,7 +228,7 @@ class Result:
 
     Attributes:
         slot: Its place.
-        state: What there was of it when it was opened.
+        state: Its state when it was opened.
         metadata: Those of an earlier process, then those that `begin` and `commit` write; None if there are none.
         journal: The journal of a file.
     """
@@ -252,12 +252,12 @@ class Result:
             device: What the work is done on.
             metadata: Further fields of `Metadata`.
         """
-        if self.state is State.MISSING and self.slot.exists():  # with other inputs
+        if self.state is State.MISSING and self.slot.exists():  # it has other inputs
             for backup in back_up(*self.slot.files):
                 note(f"renamed the previous result to {backup}")
         self.slot.remove_leftovers()
         here = environment(device)
-        if self.metadata:  # the time is that of the first start
+        if self.metadata:  # a resumed result keeps the time of its first start
             here["written"] = self.metadata.environment.get("written", here["written"])
         self.metadata = Metadata(inputs=self.slot.inputs, settings=settings, environment=here, **metadata)
         self.metadata.write(self.slot.metadata_file)
@@ -282,10 +282,10 @@ class Result:
 
 
 def find_or_make(path: Path, name: str, find: Callable[[], _Found | None], make: Callable[[], _Found]) -> _Found:
-    """What `find` finds, else what `make` makes; of several processes, one makes it, and the others wait for that.
+    """Returns the result of `find`, else of `make`. If several processes call this, one makes it and the others wait.
 
     Args:
-        path: The file or folder that is made.
+        path: The file or folder that `make` writes.
         name: What it is called in messages.
         find: Returns None if it does not exist.
         make: Writes it atomically.

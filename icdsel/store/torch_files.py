@@ -1,8 +1,8 @@
 """Reads files of `torch.save` without running anything in them, and without trusting what they declare.
 
 Such a file is a zip archive: a pickle of containers, plain values and descriptions of tensors, and one record of bytes
-for each storage. `icdsel.store.pickle_reading` reads the pickle and says why `torch.load` does not. A tensor is read
-when it is wanted, and only if its storage holds all of it.
+for each storage. `icdsel.store.pickle_reading` reads the pickle and explains why `torch.load` is not used. A tensor
+is read on demand, and only if its storage holds all of it.
 """
 
 import math
@@ -108,12 +108,12 @@ class TorchFile:
             except Exception as error:  # a damaged archive raises nearly anything
                 raise ValueError(str(error)[:200] or "the file is truncated") from error
         content = self._storages[stored.record]
-        held = len(content) // stored.dtype.itemsize
+        available = len(content) // stored.dtype.itemsize
         last = stored.offset + sum((size - 1) * step for size, step in zip(stored.shape, stored.stride, strict=True))
         # With strides of 0, a tensor of any size fits a storage of one value.
-        if not 0 < math.prod(stored.shape) <= held or last >= held:
+        if not 0 < math.prod(stored.shape) <= available or last >= available:
             raise ValueError(f"the tensor at {stored.record[:80]!a} does not fit its storage")
-        values = torch.frombuffer(content, dtype=stored.dtype, count=held)
+        values = torch.frombuffer(content, dtype=stored.dtype, count=available)
         return values.as_strided(stored.shape, stored.stride, stored.offset).clone()
 
     def read_tensors(self, value: Any) -> Any:
@@ -123,15 +123,15 @@ class TorchFile:
             ValueError: A tensor is damaged, containers are nested too deeply, or the result would be larger than the
                 file.
         """
-        left = self.size
+        remaining = self.size
 
         def read(value: Any, depth: int) -> Any:
-            nonlocal left
+            nonlocal remaining
             if depth > _MAX_DEPTH:
                 raise ValueError(f"its containers are nested more than {_MAX_DEPTH} deep")
-            left -= value.nbytes if isinstance(value, StoredTensor) else 1
-            if left < 0:  # one tensor or container may occur any number of times
-                raise ValueError("it holds more than its size allows")
+            remaining -= value.nbytes if isinstance(value, StoredTensor) else 1
+            if remaining < 0:  # the same tensor or container may occur many times
+                raise ValueError("its content would be larger than the file")
             if isinstance(value, StoredTensor):
                 return self.read_tensor(value)
             if isinstance(value, dict):
@@ -148,13 +148,13 @@ def open_torch_file(path: Path) -> Iterator[TorchFile]:
     """Opens a file of `torch.save` (torch 1.6 and later).
 
     Raises:
-        ValueError: It is something else, or damaged.
+        ValueError: It is not such a file, or is damaged.
         OSError: It cannot be opened.
     """
     with open_file(path) as file:
         try:
-            if file.read(4) != b"PK\x03\x04":  # else torch would read it as a pickle, whatever archive follows
-                raise ValueError("it is no archive of torch.save: it does not begin as one")
+            if file.read(4) != b"PK\x03\x04":  # torch would read it as a pickle, even before an archive
+                raise ValueError("it is not an archive of torch.save: it does not begin like one")
             opened = TorchFile(zipfile.ZipFile(file), os.fstat(file.fileno()).st_size)
         except Exception as error:  # a damaged archive or pickle raises nearly anything
             raise ValueError(str(error)[:200] or type(error).__name__) from error
@@ -175,7 +175,7 @@ def _find_pickle(records: list[zipfile.ZipInfo], size: int) -> str:
         raise ValueError("two of its records have the same name")
     pickles = [record for record in records if record.filename.rsplit("/", 1)[-1] == "data.pkl"]
     if len(pickles) != 1:
-        raise ValueError("it is no archive of torch.save: it has no data.pkl")
+        raise ValueError("it is not an archive of torch.save: it has no data.pkl")
     if pickles[0].file_size > _MAX_PICKLE:
         raise ValueError(f"its data.pkl is larger than {_MAX_PICKLE:,} bytes")
     return pickles[0].filename

@@ -205,7 +205,7 @@ def test_compare_train_is_the_same_command_with_a_note(recorded):
     before = made()
     old = icdsel("compare", "--train", VARIANTS, *COMMAND[2:])
     new = icdsel(*COMMAND)
-    note = f"compare --train is now a command of its own: icdsel experiment {VARIANTS}"
+    note = f"compare --train is now a separate command: icdsel experiment {VARIANTS}"
     assert note in old and note not in new
     assert old.replace(f"{note}\n", "") == new
     assert made() == before

@@ -51,8 +51,8 @@ def compare(
         bool,
         typer.Option(
             "--allow-different",
-            help="Also compare results with different metrics, prompts or models; of different queries, those that "
-            "all results share.",
+            help="Also compare results with different metrics, prompts or models; if the queries differ, on "
+            "those that all results share.",
         ),
     ] = False,
     outputs: Outputs = Outputs(),  # noqa: B008
@@ -99,7 +99,7 @@ def compare(
             shown = "PATH" if name == "paths" else shown
             raise SettingsError(f"{shown} chooses among existing predictions: leave it out with --train")
     require_possible(dry_run, given)
-    note(f"compare --train is now a command of its own: icdsel experiment {train}")
+    note(f"compare --train is now a separate command: icdsel experiment {train}")
     note(f"Dataset {settings.data.dataset}, model {settings.vlm.model}.")
     settings = with_values(settings, {"infer": {"n": n, "shots": counts or None}})
     run_variants(

@@ -42,7 +42,7 @@ def experiment(
 ) -> None:
     """Trains variants of a policy with several seeds, answers queries with each, and compares the results.
 
-    Every variant and seed is a run of its own; all share the same RL data and queries, and the settings that the
+    Every variant and seed is a separate run; all share the same RL data and queries, and the settings that the
     variants do not change. Baselines are included. Existing results are reused, so an interrupted experiment resumes
     where it stopped. The results are shown as in `icdsel compare`.
 
@@ -69,10 +69,10 @@ def experiment(
 
 
 def require_possible(dry_run: bool, given: Mapping[str, str]) -> None:
-    """Rejects outputs of a comparison together with `--dry-run`, which makes none."""
+    """Rejects outputs of a comparison together with `--dry-run`, which creates none."""
     outputs = {field.name for field in dataclasses.fields(Outputs)}
     if dry_run and (needless := [flag for flag, name in given.items() if name in outputs]):
-        raise SettingsError(f"a dry run makes no table: leave {', '.join(needless)} out with --dry-run")
+        raise SettingsError(f"a dry run creates no table: leave {', '.join(needless)} out with --dry-run")
 
 
 def run_variants(

@@ -17,7 +17,7 @@ def accuracy_chart(rows: Sequence[ComparisonRow], labels: Mapping[str, str], ord
     Args:
         rows: The comparison.
         labels: The short name of each row's name.
-        order: Each name's place, which decides colour and marker.
+        order: The index of each name, which decides colour and marker.
     """
     task = TASKS.named(rows[0].task)
     rows = [row for row in rows if row.part_of is None]
@@ -25,21 +25,21 @@ def accuracy_chart(rows: Sequence[ComparisonRow], labels: Mapping[str, str], ord
     shown = sorted({row.shots for row in rows if row.shots}) or [0]
     figure, axes = new_figure("accuracy", 2.8, [labels[name] for name in names])
     for place, name in enumerate(names):
-        own = sorted((row for row in rows if row.name == name), key=lambda row: row.shots)
+        series = sorted((row for row in rows if row.name == name), key=lambda row: row.shots)
         look = look_of(order[name], labels[name])
-        if [row.shots for row in own] == [0] and shown != [0]:
-            axes.axhline(own[0].accuracy, linewidth=1.2, color=look["color"], linestyle=":", label=look["label"])
+        if [row.shots for row in series] == [0] and shown != [0]:
+            axes.axhline(series[0].accuracy, linewidth=1.2, color=look["color"], linestyle=":", label=look["label"])
             continue
         offset = (place - (len(names) - 1) / 2) * min(0.05, 0.5 / len(names))
-        points = [row.shots + offset for row in own]
-        errors = [[row.accuracy - row.low for row in own], [row.high - row.accuracy for row in own]]
-        axes.errorbar(points, [row.accuracy for row in own], yerr=errors, capsize=3, elinewidth=1.2, **look)
-        for x, row in zip(points, own, strict=True):
+        points = [row.shots + offset for row in series]
+        errors = [[row.accuracy - row.low for row in series], [row.high - row.accuracy for row in series]]
+        axes.errorbar(points, [row.accuracy for row in series], yerr=errors, capsize=3, elinewidth=1.2, **look)
+        for x, row in zip(points, series, strict=True):
             axes.plot([x, x], _range(row), color=look["color"], alpha=0.3, linewidth=6, solid_capstyle="butt")
     axes.set_xticks(shown)
     axes.set_xlim(shown[0] - 0.4, shown[-1] + 0.4)
-    least, most = (task.factor * bound if math.isfinite(bound) else None for bound in task.bounds)
-    axes.set_ylim(least, most)
+    lowest, highest = (task.factor * bound if math.isfinite(bound) else None for bound in task.bounds)
+    axes.set_ylim(lowest, highest)
     axes.grid(axis="x", visible=False)
     axes.set_xlabel("demonstrations (shots)")
     axes.set_ylabel(f"{task.score_name} ({task.unit})" if task.unit else task.score_name)
@@ -85,15 +85,15 @@ def difference_chart(
     The marker is filled if the difference is significant; those of a mean's seeds are small and pale.
     """
     judged = [row for row in rows if row.shots in (shots, 0) and row.difference is not None]
-    own = [row for row in judged if row.part_of is None]
-    own.sort(key=lambda row: -(row.difference or 0))
-    if not own:
+    compared = [row for row in judged if row.part_of is None]
+    compared.sort(key=lambda row: -(row.difference or 0))
+    if not compared:
         return None
-    task = TASKS.named(own[0].task)
-    ticks = [folded(labels[row.name], 26) for row in own]
+    task = TASKS.named(compared[0].task)
+    ticks = [folded(labels[row.name], 26) for row in compared]
     figure, axes = new_figure("difference", 1.0 + 0.18 * sum(2 + tick.count("\n") for tick in ticks))
     axes.axvline(0, color=TEXT, linewidth=1)
-    for place, row in enumerate(own):
+    for place, row in enumerate(compared):
         middle, low, high = row.difference or 0, row.difference_low or 0, row.difference_high or 0
         look = look_of(order[row.name], labels[row.name])
         filled = {} if verdict(row) else {"markerfacecolor": PAPER}
@@ -103,12 +103,12 @@ def difference_chart(
                 axes.plot(
                     [seed.difference or 0], [place + 0.3], marker=".", color=look["color"], alpha=0.6, markersize=5
                 )
-    axes.set_yticks(range(len(own)), ticks)
-    axes.set_ylim(len(own) - 0.5, -0.5)
+    axes.set_yticks(range(len(compared)), ticks)
+    axes.set_ylim(len(compared) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
-    reference = labels.get(own[0].reference, own[0].reference)
+    reference = labels.get(compared[0].reference, compared[0].reference)
     axes.set_xlabel(folded(f"{task.unit or task.short_name} above {reference}", 30))
-    better = [labels[row.name] for row in own if verdict(row) == "better"]
+    better = [labels[row.name] for row in compared if verdict(row) == "better"]
     named = shots_text(shots)
     return Chart(
         "difference",
@@ -125,7 +125,7 @@ def difference_chart(
                 f"{row.text(row.difference_low, '+')} to {row.text(row.difference_high, '+')}",
                 p_text(row.p_holm),
             )
-            for row in own
+            for row in compared
         ),
-        f"Filled: p < {SURE} after correction" + ("; small and pale: single seeds" if _seeded(own) else ""),
+        f"Filled: p < {SURE} after correction" + ("; small and pale: single seeds" if _seeded(compared) else ""),
     )

@@ -1,4 +1,4 @@
-"""What there is to learn in RL data: queries with a signal, and what each proposal method contributes."""
+"""The training signal in RL data: queries whose rewards differ, and what each proposal method contributes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class Landscape:
     """Counts of queries, and figures by proposal method.
 
     Attributes:
-        source: Where the data are from, as it is shown.
+        source: The origin of the data, as shown.
         task: The task.
         queries: How many queries.
         pointers: How many pointers.
@@ -77,7 +77,7 @@ def landscape(
     """The landscape of `groups`, none of which is empty; methods by their mean reward, the best first.
 
     Args:
-        source: Where the groups are from, as it is shown.
+        source: The origin of the groups, as shown.
         groups: At least one.
         settings: How rewards are computed.
         rejected: Candidates that were left out in reading, by reason.
@@ -91,11 +91,11 @@ def landscape(
         task=task,
         queries=len(groups),
         pointers=sum(map(len, rewards)),
-        none_correct=sum(not any(own) for own in judged),
-        some_correct=sum(any(own) and not all(own) for own in judged),
-        all_correct=sum(all(own) for own in judged),
+        none_correct=sum(not any(query) for query in judged),
+        some_correct=sum(any(query) and not all(query) for query in judged),
+        all_correct=sum(all(query) for query in judged),
         signal=sum(map(_has_signal, rewards)),
-        mean_reward=sum(sum(own) / len(own) for own in rewards) / len(groups),
+        mean_reward=sum(sum(group) / len(group) for group in rewards) / len(groups),
         best_reward=sum(map(max, rewards)) / len(groups),
         methods=_methods(groups, rewards, correct, task),
         rejected=dict(rejected),
@@ -115,18 +115,18 @@ def _methods(
             if _has_signal(rewards[q]) and reward >= highest - _ROUNDING:
                 best.setdefault(q, set()).add(name)
     found = []
-    for name, own in proposed.items():
-        queries = {q for q, *_ in own}
+    for name, pointers in proposed.items():
+        queries = {q for q, *_ in pointers}
         with_signal = sorted(queries & best.keys())
         reached, alone = sum(name in best[q] for q in with_signal), sum(best[q] == {name} for q in with_signal)
         found.append(
             Method(
                 name=name,
-                pointers=len(own),
+                pointers=len(pointers),
                 queries=len(queries),
-                score=sum(score for _, _, score, _ in own) / len(own),
-                correct=None if task.correctness is None else sum(right for *_, right in own) / len(own),
-                reward=sum(reward for _, reward, _, _ in own) / len(own),
+                score=sum(score for _, _, score, _ in pointers) / len(pointers),
+                correct=None if task.correctness is None else sum(right for *_, right in pointers) / len(pointers),
+                reward=sum(reward for _, reward, _, _ in pointers) / len(pointers),
                 best=reached / len(with_signal) if with_signal else None,
                 alone=alone / len(with_signal) if with_signal else None,
             )

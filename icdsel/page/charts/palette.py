@@ -20,10 +20,10 @@ def colour(index: int) -> str:
 
 
 def marker(index: int) -> str:
-    """Its marker; a pair of marker and colour is repeated only after all pairs."""
+    """The marker of this index; no pair of marker and colour is repeated before all have been used."""
     return MARKERS[index % len(MARKERS)]
 
 
 def dashes(index: int) -> str:
-    """The style of its line, which changes when the colours are repeated."""
+    """The line style of this index, which changes when the colours repeat."""
     return DASHES[index // len(LIGHT) % len(DASHES)]

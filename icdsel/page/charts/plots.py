@@ -66,16 +66,16 @@ def training_charts(runs: Sequence[ShownRun], labels: Mapping[str, str], order: 
     Args:
         runs: The runs.
         labels: The short name of each row's name.
-        order: Each name's place, which decides colour and marker.
+        order: The index of each name, which decides colour and marker.
     """
     ticks = _epochs(runs)
     groups: dict[str, list[ShownRun]] = {}
     for run in runs:
         groups.setdefault(run.lead, []).append(run)
-    names = {lead: own[0].label if len(own) == 1 else labels.get(lead, lead) for lead, own in groups.items()}
+    names = {lead: group[0].label if len(group) == 1 else labels.get(lead, lead) for lead, group in groups.items()}
     charts = []
     for metric, (title, meaning) in CURVES.items():
-        bands = {lead: _band([_curve(run, metric) for run in own]) for lead, own in groups.items()}
+        bands = {lead: _band([_curve(run, metric) for run in group]) for lead, group in groups.items()}
         bands = {lead: band for lead, band in bands.items() if band}
         if not bands:
             continue
@@ -83,9 +83,9 @@ def training_charts(runs: Sequence[ShownRun], labels: Mapping[str, str], order: 
         figure, axes = new_figure(f"training-{metric}", 2.1, list(names.values()) if len(groups) > 1 else ())
         for lead, name in names.items():
             band = bands.get(lead, {})
-            # Each phase is a curve of its own, because it minimises something else.
-            for phase, own in groupby(band, key=lambda tick: tick[0]):
-                places = list(own)
+            # Each phase is a separate curve, because it minimises something else.
+            for phase, in_phase in groupby(band, key=lambda tick: tick[0]):
+                places = list(in_phase)
                 look = look_of(order[lead], name if phase == next(iter(band))[0] else "_nolegend_")
                 x = [wide.index(tick) for tick in places]
                 low, mean, high = zip(*(band[tick] for tick in places), strict=True)
@@ -99,7 +99,9 @@ def training_charts(runs: Sequence[ShownRun], labels: Mapping[str, str], order: 
         if len(groups) > 1:
             add_legend(figure, axes)
         means = {lead: [mean for _, mean, _ in band.values()] for lead, band in bands.items()}
-        ranges = "; ".join(f"{names[lead]} between {min(own):.3g} and {max(own):.3g}" for lead, own in means.items())
+        ranges = "; ".join(
+            f"{names[lead]} between {min(values):.3g} and {max(values):.3g}" for lead, values in means.items()
+        )
         cells = tuple(
             (f"{phase} {epoch}", *(_banded(band.get((phase, epoch))) for band in bands.values()))
             for phase, epoch in wide
@@ -156,20 +158,20 @@ def _tick(ticks: Sequence[tuple[str, int]], index: int) -> str:
 def landscape_charts(landscapes: Sequence[Landscape]) -> list[Chart]:
     """Queries by the quality of their pointers, and the proposal methods of each RL data."""
     charts = [_signal_chart(landscapes)] if landscapes else []
-    return charts + [_methods_chart(own, number) for number, own in enumerate(landscapes, 1)]
+    return charts + [_methods_chart(landscape, number) for number, landscape in enumerate(landscapes, 1)]
 
 
 def _signal_chart(landscapes: Sequence[Landscape]) -> Chart:
-    judged = all(own.task.correctness is not None for own in landscapes)
+    judged = all(landscape.task.correctness is not None for landscape in landscapes)
     kinds = {"no pointer correct": "none_correct", "some correct": "some_correct", "all correct": "all_correct"}
     kinds = (kinds if judged else {}) | {"rewards differ (signal)": "signal"}
-    sources = [own.source for own in landscapes]
+    sources = [landscape.source for landscape in landscapes]
     figure, axes = new_figure("landscape", 1.75 + 0.35 * len(sources), sources if len(sources) > 1 else ())
     height = 0.7 / len(landscapes)
-    for index, own in enumerate(landscapes):
-        shares = [100 * getattr(own, field) / own.queries for field in kinds.values()]
+    for index, landscape in enumerate(landscapes):
+        shares = [100 * getattr(landscape, field) / landscape.queries for field in kinds.values()]
         places = [place + (index - (len(landscapes) - 1) / 2) * height for place in range(len(kinds))]
-        bars = axes.barh(places, shares, height=height * 0.9, color=colour(index), label=own.source)
+        bars = axes.barh(places, shares, height=height * 0.9, color=colour(index), label=landscape.source)
         axes.bar_label(bars, [f"{share:.0f} %" for share in shares], padding=3, color=TEXT)
     axes.set_yticks(range(len(kinds)), list(kinds))
     axes.invert_yaxis()
@@ -191,16 +193,16 @@ def _signal_chart(landscapes: Sequence[Landscape]) -> Chart:
         "Queries by the quality of their pointers",
         f"Of {first.queries} queries {counts}",
         figure,
-        ("queries", *(own.source for own in landscapes)),
-        tuple((kind, *(str(getattr(own, field)) for own in landscapes)) for kind, field in kinds.items()),
+        ("queries", *(landscape.source for landscape in landscapes)),
+        tuple((kind, *(str(getattr(landscape, field)) for landscape in landscapes)) for kind, field in kinds.items()),
     )
 
 
-def _methods_chart(own: Landscape, number: int) -> Chart:
-    methods = own.methods
+def _methods_chart(landscape: Landscape, number: int) -> Chart:
+    methods = landscape.methods
     name = "proposals" if number == 1 else f"proposals-{number}"
     places = range(len(methods))
-    judged = own.task.correctness is not None
+    judged = landscape.task.correctness is not None
     shares: dict[str, list[float | None]] = {}
     if judged:
         shares["pointers answered correctly"] = [method.correct for method in methods]
@@ -220,7 +222,7 @@ def _methods_chart(own: Landscape, number: int) -> Chart:
     facts += [f"it finds the best of {100 * top.best:.0f} % of the queries with a signal"] if top.best else []
     return Chart(
         name,
-        "What each proposal method contributes" + (f": {own.source}" if number > 1 else ""),
+        "What each proposal method contributes" + (f": {landscape.source}" if number > 1 else ""),
         f"Best by mean reward is {top.name}{': ' if facts else ''}{', and '.join(facts)}.",
         figure,
         ("proposed by", *shares),
@@ -268,7 +270,7 @@ def _at_rank(used: Usage, rank: int) -> str:
 
 def new_figure(name: str, height: float, legend: Sequence[str] = ()) -> tuple[Figure, Axes]:
     """An empty figure with space for a legend of these names below the axes."""
-    lines = -(-len(legend) // 2) if _columns(legend) == 2 else sum(1 + folded(own).count("\n") for own in legend)
+    lines = -(-len(legend) // 2) if _columns(legend) == 2 else sum(1 + folded(label).count("\n") for label in legend)
     with chart_style(name):
         figure = Figure(figsize=(WIDTH, height + 0.2 * lines), layout="constrained")
         return figure, figure.add_subplot()
@@ -308,5 +310,5 @@ def shots_text(shots: int) -> str:
 
 
 def folded(label: str, width: int = 46) -> str:
-    """A label in lines of at most `width` letters, so that a long name leaves space for the axes."""
+    """A label in lines of at most `width` characters, so that a long name leaves space for the axes."""
     return textwrap.fill(label, width)

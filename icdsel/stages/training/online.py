@@ -1,4 +1,4 @@
-"""Online GRPO: pointers sampled from the policy during training, scored by the VLM as training goes on.
+"""Online GRPO: pointers sampled from the policy and scored by the VLM during training.
 
 At the start of an epoch the current policy samples pointers for every training query. Pointers scored before, in the
 RL data or in an earlier epoch, are not scored again. New ones are scored, appended to a journal in the form of RL data,
@@ -100,8 +100,8 @@ class Rollouts:
         self._score(samples, epoch)
         rewards = [
             reward
-            for known, own in zip(self._rewards, samples, strict=True)
-            for sample in own
+            for known, sampled in zip(self._rewards, samples, strict=True)
+            for sample in sampled
             if (reward := known.get(sample.pointer)) is not None
         ]
         metrics = {"sample_reward": sum(rewards) / len(rewards)} if rewards else {}
@@ -127,9 +127,9 @@ class Rollouts:
             samples += [
                 [
                     Proposal(tuple(split[row].question_id for row in places), METHOD, log_prob=value, temperature=1.0)
-                    for places, value in zip(own, values, strict=True)
+                    for places, value in zip(drawn, values, strict=True)
                 ]
-                for own, values in zip(rows, log_probs.tolist(), strict=True)
+                for drawn, values in zip(rows, log_probs.tolist(), strict=True)
             ]
         return samples
 
@@ -159,7 +159,7 @@ class Rollouts:
         """Scores the pointers of some queries, by their positions; journals and adds them."""
         ids = {q: self._groups[q].question_id for q in new}
         if not all((epoch, question_id) in self._journalled for question_id in ids.values()):
-            # A torn unit is scored again as a whole, because the batch decides the last digits.
+            # An incomplete unit is scored again completely: the last digits of a score depend on its batch.
             self._journal.keep(self._known)
             queries = [self._session.train.by_id(question_id) for question_id in ids.values()]
             pools = [PoolIds(self._groups[q].pool, self._groups[q].excluded) for q in new]
@@ -188,7 +188,7 @@ class Rollouts:
 
 
 def most_calls(train: TrainSettings, queries: int) -> int:
-    """The VLM calls of online training at most."""
+    """The maximum number of VLM calls of online training."""
     possible = train.grpo_epochs * train.online_samples * queries
     return possible if train.vlm_budget is None else min(possible, train.vlm_budget)
 

@@ -33,7 +33,7 @@ class RunJournal:
     Args:
         folder: The folder of the run.
         network: The policy, on its device.
-        events: Where metrics go for TensorBoard.
+        events: The writer of TensorBoard metrics.
         advance: The progress bar.
     """
 
@@ -54,7 +54,7 @@ class RunJournal:
         return sum(int(work["count"]) for work in self.work.values())
 
     def resume(self) -> Resume | None:
-        """The state after the last complete epoch of an interrupted training; the network gets its weights.
+        """The state after the last complete epoch of an interrupted training; its weights are loaded into the network.
 
         Raises:
             RunError: The files of the run do not fit together.
@@ -124,9 +124,11 @@ class RunJournal:
 def _is_state_of(left: Checkpoint, network: PointerNetwork) -> bool:
     """Whether a checkpoint is the state of a training of this network."""
     count, work = left.extra.get("epochs"), left.extra.get("work")
-    own, other = ({n: value.shape for n, value in policy.state_dict().items()} for policy in (network, left.network))
+    current, stored = (
+        {n: value.shape for n, value in policy.state_dict().items()} for policy in (network, left.network)
+    )
     return (
-        own == other
+        current == stored
         and left.phase in PHASES
         and left.epoch is not None
         and is_number(left.kl_beta, 0.0, 1e300)

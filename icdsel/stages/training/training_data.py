@@ -1,4 +1,4 @@
-"""What a training reads: RL data, and the beams to imitate before."""
+"""Reads the RL data of a training, and checks that all of its files exist."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ def require_files(settings: Settings, rl_data_files: Sequence[Path]) -> None:
     """Checks, before any work, that the files that the training will read exist.
 
     Raises:
-        RlDataError: The first that does not.
+        RlDataError: A file does not exist; the message names the first one.
     """
     for path in (*rl_data_files, settings.train.init, settings.train.warm_start):
         if path is not None and not path.is_file():

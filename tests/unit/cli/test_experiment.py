@@ -39,7 +39,7 @@ OPTIONS = (
 def test_both_commands_pass_the_same_to_the_experiment(runner: Runner) -> None:
     icdsel("experiment", "rce,grpo", *OPTIONS)
     said = icdsel("compare", "--train", "rce,grpo", *OPTIONS)
-    assert "compare --train is now a command of its own: icdsel experiment rce,grpo" in said
+    assert "compare --train is now a separate command: icdsel experiment rce,grpo" in said
     first, second = runner.calls
     assert first == second
     assert (first["variants"], first["seeds"], first["overwrite"], first["dry_run"]) == ("rce,grpo", 2, True, False)

@@ -307,7 +307,7 @@ def test_a_difference_is_claimed_only_if_interval_and_corrected_p_agree(tmp_path
     # The interval alone is no finding: it knows nothing of the other rows of the table.
     for low, high, p in ((1, 3, 0.05), (-1, 3, 0.01)):
         assert "not distinguishable from theirs with these 12 queries" in verdict(low, high, p)
-        assert verdict(low, high, p).endswith("with 80 % power they show differences from 2.5 points on.")
+        assert verdict(low, high, p).endswith("with 80 % power they detect differences of 2.5 points or more.")
     assert "2 shots (its seeds 40.0 to 60.0)," in verdict(1, 3, 0.03, seed_low=40.0, seed_high=60.0, seeds=2)
     assert findings([replace(row, part_of="a mean")], labels) == []
 
