@@ -291,7 +291,8 @@ class _Queries:
             found.add(NO_SCORE, f"query {question_id}: {', '.join(map(score_key, needed))}", len(lacking))
         if len({reward_of(candidate, self._reward) for candidate in group.candidates}) < 2:
             found.add(NO_SIGNAL, f"query {question_id}")
-        if self._task.correctness is not None and not any(map(is_correct, group.candidates)):
+        same_task = group.task == self._task.name  # another task may have no notion of correct
+        if same_task and self._task.correctness is not None and not any(map(is_correct, group.candidates)):
             found.add(NO_CORRECT, f"query {question_id}")
 
     def finish(self) -> str:

@@ -93,6 +93,7 @@ def build_pools(
     Raises:
         DataError: The training split is too small for the pool.
         SettingsError: There is no sampler of this name.
+        ValueError: The sampler returned too few pools, or one that repeats a row or contains its query.
     """
     sampler, rules = SAMPLERS.named(settings.sampler), POOL_RULES.named(settings.pool_rules)
     excluded = [_excluded(query, train, settings.exclude_same_image) | broken for query in queries]
@@ -109,7 +110,15 @@ def build_pools(
         return Pools(len(train), excluded, None)
     own_rows = [_own_row(query, train) for query in queries]
     request = PoolRequest(queries, own_rows, len(train), size, excluded, similar, settings.seed)
-    return Pools(len(train), excluded, list(rules.pools(sampler, request)))
+    pools = list(rules.pools(sampler, request))
+    if len(pools) != len(queries):
+        raise ValueError(f"the sampler {sampler.name} gave {len(pools)} pools for {len(queries)} queries")
+    for query, own, pool in zip(queries, own_rows, pools, strict=True):
+        if own in pool or len(set(pool)) < len(pool):
+            raise ValueError(
+                f"the sampler {sampler.name} gave query {query.question_id} a pool with a row twice, or the query's own"
+            )
+    return Pools(len(train), excluded, pools)
 
 
 def _own_row(query: Example, train: Split) -> int | None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from icdsel.artefacts.predictions import parse_prediction
 from icdsel.console import note, progress
-from icdsel.records import Answer, Prediction, Prompt
+from icdsel.records import Answer, Pointer, Prediction, Prompt
 from icdsel.selection import Selector
 from icdsel.selection.context import Context
 from icdsel.stages.scored_unit import scorer_of
@@ -32,7 +32,7 @@ def answer_queries(
     Returns:
         A prediction for each query and number of shots, and how many images the VLM was shown.
     """
-    pointers = {shots: selector.choose(context, shots) for shots in shot_counts}
+    pointers = {shots: _chosen(selector, context, shots) for shots in shot_counts}
     for shots in shot_counts:
         if all(pointer is None for pointer in pointers[shots]):
             note(f"{label}: no query has a scored pointer of {shots} ICDs, left out")
@@ -74,6 +74,24 @@ def answer_queries(
                 score({place: Answer(selector.answer(icds)) for place, (_, icds) in enumerate(shown)})
             log.append(answered[i].to_json() for i in unit)
     return [answered[i] for i in range(len(pairs))], sum(len(pairs[i][1]) + 1 for i in todo)
+
+
+def _chosen(selector: Selector, context: Context, shots: int) -> list[Pointer | None]:
+    """What the selector chooses.
+
+    Raises:
+        ValueError: It is not a pointer, or None, for each query.
+    """
+    chosen = selector.choose(context, shots)
+    if len(chosen) != len(context.queries):
+        raise ValueError(f"{selector.name} chose {len(chosen)} pointers for {len(context.queries)} queries")
+    for query, pointer in zip(context.queries, chosen, strict=True):
+        if unknown := [icd for icd in pointer or () if icd not in context.train.row]:
+            raise ValueError(
+                f"{selector.name} chose {unknown[0]} for query {query.question_id}, which is no question_id of the "
+                "training split; context.pointers(rows) turns rows into question_ids"
+            )
+    return chosen
 
 
 def complete_units(journal: Journal) -> dict[Prompt, Prediction]:

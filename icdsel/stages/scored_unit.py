@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 
+from icdsel.errors import VlmError
 from icdsel.records import Answer, Example, PoolIds, Proposal, QueryGroup, ScoredPointer
 from icdsel.settings.loading import Settings
 from icdsel.stages.session import Session
@@ -65,6 +66,7 @@ def score_unit(
 
     Raises:
         CallsError: Too many VLM calls failed.
+        VlmError: The VLM gives no log-probs of the references that the task has.
     """
     scorer = scorer_of(session.settings)
     task = scorer.task
@@ -74,6 +76,11 @@ def score_unit(
         Request(demonstrations(task, map(session.train.by_id, proposal.pointer)), query, references[query.question_id])
         for query, proposal in pairs
     ]
+    if any(references.values()) and not session.vlm.can_score_references:
+        raise VlmError(
+            f"{session.vlm.name} does not give the log-probs of reference answers, which the task {task.name} needs: "
+            "use another --engine or --task"
+        )
     scored: dict[int, ScoredPointer] = {}
 
     def score(answers: Mapping[int, Answer]) -> None:

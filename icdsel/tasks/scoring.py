@@ -45,7 +45,7 @@ class Scorer:
         if answer.error is not None:
             return ScoredPointer(*how, error=answer.error)
         prediction = self.cleaner.clean(answer.text)
-        score, correct = self.metric.score(prediction, query), None
+        score, correct = self._score(self.metric, prediction, query), None
         if task.correctness is not None:
             correct = int(task.correctness.is_correct(score))
         relevance = task.relevance(prediction, query)
@@ -73,9 +73,19 @@ class Scorer:
         if answer.error is not None:
             return Prediction(query.question_id, len(icds), icds, error=answer.error, task=name)
         text = self.cleaner.clean(answer.text)
-        scores = {metric.name: round(metric.score(text, query), 6) for metric in self.task.metrics.values()}
+        scores = {metric.name: round(self._score(metric, text, query), 6) for metric in self.task.metrics.values()}
         score = scores.pop(self.metric.name)
         return Prediction(query.question_id, len(icds), icds, text, score, scores, task=name)
+
+    def _score(self, metric: Metric, prediction: str, query: Example) -> float:
+        score, (lowest, highest) = metric.score(prediction, query), self.task.bounds
+        # As files round it; readers reject files with a score that lies outside.
+        if not (lowest <= round(score, 6) <= highest and math.isfinite(score)):
+            raise ValueError(
+                f"the metric {metric.name} of the task {self.task.name} gives {score} for {prediction!r}: "
+                f"a score must lie within the task's bounds, {lowest} to {highest}"
+            )
+        return score
 
 
 def _rounded(value: float | None) -> float | None:

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 from command_line import icdsel
+from typer.testing import CliRunner
 
+from icdsel.cli.app import app
 from icdsel.records import Pointer
 from icdsel.retrieval.samplers import SAMPLERS, Draws, Sampler
 from icdsel.selection import SELECTORS, Selector
@@ -89,6 +91,22 @@ def test_an_added_selector_may_answer_by_itself_and_always_be_shown(folder: None
     (PREDICTIONS / "by-similarity_validation-6.jsonl").unlink()
     (PREDICTIONS / "by-similarity_validation-6.meta.json").unlink()
     assert "--selector by-similarity --shots 1,2" in " ".join(icdsel("compare").split())
+
+
+@pytest.mark.parametrize(
+    ("choose", "message"),
+    [
+        (lambda context, shots: [pool[:shots] for pool in context.pools], r"context\.pointers\(rows\)"),
+        (lambda context, shots: context.pointers([context.pools[0][:shots]]), "chose 1 pointers for 6 queries"),
+    ],
+)
+def test_a_selector_that_does_not_choose_pointers_is_an_error(
+    folder: None, monkeypatch: pytest.MonkeyPatch, choose: Any, message: str
+) -> None:
+    monkeypatch.setattr(SELECTORS["last-of-the-pool"], "choose", choose)
+    words = [*map(str, INFER[:3]), "--shots", "3", "--selector", "last-of-the-pool"]
+    with pytest.raises(ValueError, match=message):
+        CliRunner().invoke(app, words, catch_exceptions=False)
 
 
 def test_an_added_sampler_draws_the_pools(folder: None) -> None:

@@ -115,7 +115,8 @@ def test_data_of_another_task_are_rejected(folder: Path) -> None:
     vqa = [word for word in FEW if word not in ("--task", "letters")]
     output = icdsel("train", *vqa, "--rl-data", RL_DATA, "--run", "other", code=2)
     assert "the RL data are of the task letters, not of vqa: use --task letters" in " ".join(output.split())
-    assert "of another task" in icdsel("check", RL_DATA, *vqa, code=1)
+    checked = icdsel("check", RL_DATA, *vqa, code=1)
+    assert "of another task" in checked and "no correct pointer" not in checked
     assert "cannot be converted: Lever-Plus knows only VQA" in " ".join(
         icdsel("convert", RL_DATA, *vqa, code=2).split()
     )

@@ -14,7 +14,7 @@ from icdsel.errors import DataError
 from icdsel.records import Example
 from icdsel.retrieval.embeddings import Embeddings
 from icdsel.retrieval.pools import Pools, build_pools
-from icdsel.retrieval.samplers import SAMPLERS
+from icdsel.retrieval.samplers import SAMPLERS, Sampler
 from icdsel.settings.tables import DataSettings
 
 
@@ -192,3 +192,21 @@ def test_batches_are_padded_to_the_widest_pool_and_masked() -> None:
     rows, mask = pools.batch(0, 2)
     assert rows.tolist() == [[4, 2], [7, 0]] and mask.tolist() == [[True, True], [True, False]]
     assert pools.batch(2, 2)[0].tolist() == [[1, 2, 3]]
+
+
+@pytest.mark.parametrize(
+    ("pools_of", "message"),
+    [
+        (lambda draws, size: ([pool[0]] * size for pool in draws.random(size)), "a row twice"),
+        (lambda draws, size: (list(range(size)) for _ in draws.random(size)), "or the query's own"),
+        (lambda draws, size: list(draws.random(size))[:1], "gave 1 pools for 2 queries"),
+    ],
+)
+def test_a_sampler_that_breaks_its_promise_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, pools_of: Any, message: str
+) -> None:
+    monkeypatch.setitem(SAMPLERS, "broken", Sampler("broken", pools_of, needs_embeddings=False))
+    case = Case(size=8, images=8, own=2, others=0, seed=0)
+    case.queries = [case.train[0], case.train[1]]
+    with pytest.raises(ValueError, match=message):
+        case.pools(DataSettings(sampler="broken", pool_size=3, exclude_same_image=False), [0, 1])

@@ -10,6 +10,7 @@ import pytest
 from toy_task import letters_task
 
 from icdsel.data.datasets import Split
+from icdsel.errors import VlmError
 from icdsel.records import Answer, Example, Pointer, PoolIds, Prediction, Proposal, QueryGroup, ScoredPointer
 from icdsel.selection import Selector
 from icdsel.settings.loading import load_settings
@@ -26,6 +27,8 @@ TRAIN = Split("train", EXAMPLES)
 
 class LastDemonstration:
     """Answers as the last demonstration does; fails without one."""
+
+    name, can_score_references = "last-demonstration", True
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
@@ -106,6 +109,14 @@ def test_a_prompt_shows_what_the_task_demonstrates_and_asks_for_its_references(l
         assert (request.query, request.references) == (EXAMPLES[0], references)
 
 
+def test_an_engine_that_scores_no_references_is_rejected_by_a_task_that_has_some() -> None:
+    vlm = LastDemonstration()
+    vlm.can_score_references = False
+    with pytest.raises(VlmError, match=r"last-demonstration does not give the log-probs .* the task vqa needs"):
+        score_unit(session(vlm), [EXAMPLES[0]], [PoolIds((1,))], [[Proposal((1,), "random")]], lambda scored: None)
+    assert not vlm.requests
+
+
 def test_the_tally_of_vqa_is_the_share_of_correct_pointers() -> None:
     tally = Tally(TASKS["vqa"])
     assert tally([ScoredPointer((1,), error="no")]) == ""
@@ -116,7 +127,7 @@ def test_the_tally_of_vqa_is_the_share_of_correct_pointers() -> None:
 
 def test_answers_are_scored_by_the_task_and_journalled_in_units(letters: None, tmp_path: Path) -> None:
     vlm, part = LastDemonstration(), tmp_path / "x.jsonl.part"
-    context: Any = SimpleNamespace(queries=EXAMPLES * 20)
+    context: Any = SimpleNamespace(train=TRAIN, queries=EXAMPLES * 20)
     made, images = answer_queries(session(vlm, task="letters"), context, AlwaysTheSame(), "same", (1,), Journal(part))
     assert made[0] == Prediction(0, 1, (1,), "gesa", 0.0, {"in-place": 0.0}, task="letters")
     assert made[1] == Prediction(1, 1, (1,), "gesa", 3.0, {"in-place": 3.0}, task="letters")

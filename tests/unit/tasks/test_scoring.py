@@ -8,6 +8,7 @@ from toy_task import LETTERS
 
 from icdsel.errors import SettingsError
 from icdsel.records import Answer, Example, Prediction, Proposal
+from icdsel.tasks.base import Metric
 from icdsel.tasks.scoring import Scorer
 from icdsel.tasks.vqa import answer_weights
 
@@ -73,6 +74,20 @@ def test_a_task_without_correctness_relevance_and_references_leaves_them_unknown
     assert (scored.score, scored.correct, scored.relevance, scored.reference_prob) == (2.0, None, None, None)
     made = scorer.prediction(query, (7,), Answer("dini"))
     assert (made.score, made.other_scores, made.task) == (1.0, {"in-place": 2.0}, "letters")
+
+
+@pytest.mark.parametrize("score", [-0.5, 3.5, math.inf, math.nan])
+def test_a_score_outside_the_bounds_of_its_task_is_an_error(score: float) -> None:
+    scorer = Scorer(LETTERS, Metric("broken", lambda prediction, query: score), VQA.cleaner)
+    with pytest.raises(ValueError, match=r"the metric broken of the task letters gives .* within the task's bounds"):
+        scorer.scored_pointer(PROPOSAL, Answer("doni"), QUERY)
+    scorer = Scorer(LETTERS, LETTERS.metrics["leading"], VQA.cleaner)
+    assert scorer.scored_pointer(PROPOSAL, Answer("doni"), QUERY).score == 3.0
+
+
+def test_a_score_may_miss_a_bound_by_a_rounding_error() -> None:
+    scorer = Scorer(LETTERS, Metric("rounded", lambda prediction, query: 3 + 1e-9), VQA.cleaner)
+    assert scorer.scored_pointer(PROPOSAL, Answer("doni"), QUERY).score == 3.0
 
 
 @pytest.mark.parametrize("names", [("vaq", None, "strip"), ("vqa", "cider", "strip"), ("vqa", None, "cut")])
