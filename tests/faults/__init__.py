@@ -1,1 +1,1 @@
-"""Faults on purpose: commands are killed, cut from the disk's power, and given again."""
+"""Faults on purpose: commands are killed, lose power, and are run again."""

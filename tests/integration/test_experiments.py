@@ -59,10 +59,10 @@ def accuracy(path: Path, shots: int) -> float:
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
-    """What the command said: tried, interrupted in its second training, given again, and given a third time."""
+    """The output of a dry run, of a run interrupted in its second training, of the run after it, and of a third."""
     before = Path.cwd()
     os.chdir(tmp_path_factory.mktemp("experiments"))
-    # Settings that every variant shares may stand in the file; the rest of the line is what one would type.
+    # Settings that all variants share can be in the file; the rest is on the command line.
     Path("icdsel.toml").write_text("[proposals]\nqueries = 40\n[train]\nrce_epochs = 1\n")
     said: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch:

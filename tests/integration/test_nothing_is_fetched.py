@@ -1,4 +1,4 @@
-"""Data name addresses in many places; none of them is ever asked for anything."""
+"""Data can contain URLs in many places; none of them is ever requested."""
 
 import json
 import socket
@@ -18,13 +18,13 @@ ADDRESS = "https://example.org/a.png"
 
 
 @pytest.fixture(autouse=True)
-def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
-    """Whom anything tried to reach. A broad `except` does not hide it: the list is looked at in the end."""
+def attempts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """Every attempt to use the network. A broad `except` does not hide one: the list is checked at the end."""
     tried: list[Any] = []
 
     def refuse(*given: Any, **_: Any) -> None:
         tried.append(given)
-        raise AssertionError(f"something reaches for the network: {given}")
+        raise AssertionError(f"something uses the network: {given}")
 
     for name in ("connect", "connect_ex", "sendto"):
         monkeypatch.setattr(socket.socket, name, refuse)
@@ -109,10 +109,10 @@ def test_an_image_that_holds_addresses_is_only_decoded(tmp_path: Path):
     assert open_image(tmp_path / "a.jpg", 100).info == {}
 
 
-def test_the_watch_reports_network_access(asked: list[Any]):
+def test_the_watch_reports_network_access(attempts: list[Any]):
     with pytest.raises(AssertionError, match="reaches for the network"):
         socket.create_connection(("127.0.0.1", 9))
     with pytest.raises(AssertionError, match="reaches for the network"), socket.socket() as opened:
         opened.connect(("127.0.0.1", 9))
-    assert len(asked) == 2
-    asked.clear()
+    assert len(attempts) == 2
+    attempts.clear()
