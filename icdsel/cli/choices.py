@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from icdsel.errors import SettingsError
 from icdsel.policy.rewards import NORMALIZATIONS, REWARD_MODES
 from icdsel.registry import Registry
+from icdsel.retrieval.pool_rules import POOL_RULES
 from icdsel.retrieval.samplers import SAMPLERS
 from icdsel.selection import SELECTORS
 from icdsel.settings import Settings
@@ -31,6 +32,7 @@ REGISTRIES: dict[str, Registry[Any]] = {
         TASKS,
         CLEANERS,
         SAMPLERS,
+        POOL_RULES,
         SELECTORS,
         REWARD_MODES,
         NORMALIZATIONS,

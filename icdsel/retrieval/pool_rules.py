@@ -1,17 +1,21 @@
-"""The rules by which samplers draw: icdsel's, where each query is independent of the others, and Lever-Plus's."""
+"""The rules by which samplers draw: icdsel's, where each query is independent of the others, and Lever-Plus's.
+
+Does not import torch.
+"""
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from icdsel.records import Example
 from icdsel.registry import Registry
-from icdsel.retrieval import lever_plus_pools
-from icdsel.retrieval.embeddings import Embeddings
-from icdsel.retrieval.neighbours import nearest_rows
 from icdsel.retrieval.samplers import Kind, Sampler
+
+if TYPE_CHECKING:
+    from icdsel.retrieval.embeddings import Embeddings
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,11 +37,11 @@ class PoolRequest:
     total: int
     size: int
     excluded: Sequence[AbstractSet[int]]
-    similar: Callable[[], tuple[Embeddings, Embeddings]]
+    similar: "Callable[[], tuple[Embeddings, Embeddings]]"
     seed: int
 
     @cached_property
-    def embeddings(self) -> tuple[Embeddings, Embeddings]:
+    def embeddings(self) -> "tuple[Embeddings, Embeddings]":
         """Embeddings of the queries and of the training split, computed when a sampler first needs them."""
         return self.similar()
 
@@ -69,6 +73,8 @@ class _Draws:
             yield [row for row in drawn if row not in excluded][:count]
 
     def nearest(self, kind: Kind, count: int) -> Iterator[list[int]]:
+        from icdsel.retrieval.neighbours import nearest_rows
+
         queries, train = self.request.embeddings
         return nearest_rows(queries.of(kind), train.of(kind), count, self.request.excluded)
 
@@ -81,9 +87,13 @@ class _LeverPlusDraws:
     request: PoolRequest
 
     def random(self, count: int) -> list[list[int]]:
+        from icdsel.retrieval import lever_plus_pools
+
         return lever_plus_pools.random_pools(self.own_rows, self.request.total, count, self.request.seed)
 
     def nearest(self, kind: Kind, count: int) -> list[list[int]]:
+        from icdsel.retrieval import lever_plus_pools
+
         _, train = self.request.embeddings
         return lever_plus_pools.similarity_pools(self.own_rows, train.of(kind), count)
 
@@ -108,6 +118,6 @@ POOL_RULES = Registry("rules for pools", (PoolRules("icdsel", _icdsel), PoolRule
 """The rules, by the name that `--pool-rules` takes.
 
 To add rules, write a function that calls `sampler.pools` with your own implementation of
-`icdsel.retrieval.samplers.Draws`, call `POOL_RULES.add(PoolRules("my-rules", my_pools))`, and add the name to the
-setting `data.pool_rules`.
+`icdsel.retrieval.samplers.Draws`, and call `POOL_RULES.add(PoolRules("my-rules", my_pools))`. Import torch inside the
+function.
 """

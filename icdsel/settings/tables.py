@@ -53,6 +53,7 @@ def _names_a_folder(dataset: str) -> str:
 
 Sampler = Annotated[str, Choice("sampler"), alias(SAMPLER_ALIASES), Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
 """Restricted to a pattern, because file names contain it and it may come from untrusted metadata."""
+PoolRules = Annotated[str, Choice("rules for pools")]
 TaskName = Annotated[str, Choice("task")]
 Metric = str
 """The name of one of the task's metrics."""
@@ -114,7 +115,7 @@ class DataSettings(Table):
     """How a query's candidate pool is drawn: at random, by text or image similarity, or a mix of the three."""
     pool_size: PoolSize = 64
     """Candidates in a query's pool; `all` makes the whole training split one pool, shared by all queries."""
-    pool_rules: Literal["icdsel", "lever-plus"] = "icdsel"
+    pool_rules: PoolRules = "icdsel"
     """How pools of training queries are drawn: independently of one another, or exactly as in Lever-Plus."""
     exclude_same_image: bool = True
     """Exclude examples of the query's own image from its pool."""

@@ -36,6 +36,7 @@ def test_every_choice_has_a_registry_that_contains_its_default() -> None:
         "task",
         "engine",
         "sampler",
+        "pool_rules",
         "layout",
         "mode",
         "normalization",
@@ -55,6 +56,10 @@ def test_the_help_lists_the_names_of_a_choice() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        (
+            {"data": {"pool_rules": "none"}},
+            r"--pool-rules \(data.pool_rules\): unknown rules .* one of icdsel, lever-plus",
+        ),
         ({"data": {"sampler": "text-smi"}}, r"--sampler \(data.sampler\): unknown sampler 'text-smi': did you mean"),
         (
             {"infer": {"selector": "policy,best"}},
