@@ -30,10 +30,10 @@ class Sampler:
 
     Attributes:
         name: What users type.
-        pools: The pools by icdsel's rules: as many different rows as asked for.
+        pools: The pools by icdsel's rules: as many different rows as requested.
         needs_embeddings: Whether it calls `Draws.nearest`, so that results depend on the sampler's encoder.
         lever_plus_pools: The pools by Lever-Plus's rules (`--pool-rules lever-plus`), if they combine draws in another
-            way. Such a pool may repeat rows and hold the query; both is removed afterwards.
+            way. Such pools may repeat rows and hold the query, which is removed afterwards.
     """
 
     name: str
@@ -87,19 +87,23 @@ SAMPLERS = Registry(
 )
 """The samplers, by the name that `--sampler` takes.
 
-To add one, write a function that gives pools and call `SAMPLERS.add(Sampler("near-and-far", near_and_far))`:
+To add one, write a file such as `my_sampler.py`, and run `python my_sampler.py gen-rl-data --sampler near-and-far`:
 
-    def near_and_far(draws: Draws, size: int) -> Iterator[list[int]]:
+    from icdsel.__main__ import main
+    from icdsel.retrieval.samplers import SAMPLERS, Sampler
+
+    def near_and_far(draws, size):
         for near, far in zip(draws.nearest("both", size), draws.random(size), strict=True):
             yield list(dict.fromkeys(near[: size // 2] + far))[:size]
 
-* It yields one pool per query: `size` rows of the training split, none of them twice. No draw holds what a query must
-  not get: itself, examples of its image, broken images.
+    SAMPLERS.add(Sampler("near-and-far", near_and_far))
+    if __name__ == "__main__":
+        main()
+
+* The function yields one pool per query: `size` rows of the training split, none of them twice. No draw holds what a
+  query must not get: itself, examples of its image, broken images.
 * Their order counts: it is that of `candidate_pool_ids` in the RL data, and decides between equal similarities.
 * With `needs_embeddings=False` it may call `draws.random` only.
 * A name consists of lower-case words joined by dashes. Files are named after it: the RL data of `near-and-far` is
   `rl_data_NearAndFarSampler_<Model>.jsonl`.
-
-Import the file in which you do so before the command line runs, for example from a script that calls
-`icdsel.__main__.main()`.
 """

@@ -21,8 +21,8 @@ class Selector(ABC):
     Attributes:
         name: What users type.
         shows_icds: Whether it shows any; one that does not is queried at 0 shots only.
-        needs_similarity: Whether it calls `Context.nearest` or `Context.similar`: its choice then depends on the
-            sampler's encoder.
+        needs_similarity: Whether it calls `Context.nearest` or reads `Context.similar`: its choice then depends
+            on the sampler's encoder.
         needs_policy: Whether it follows `Context.network`: its choice then depends on a checkpoint. Such rows are the
             learned ones, which comparison and page judge against the others.
         needs_rl_data: Whether it chooses by `Context.scored`: its choice then depends on RL data.
