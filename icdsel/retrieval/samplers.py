@@ -87,20 +87,24 @@ SAMPLERS = Registry(
 )
 """The samplers, by the name that `--sampler` takes.
 
-To add one, write a function that yields pools and call `SAMPLERS.add(Sampler("near-and-far", near_and_far))`:
+To add one, write a file such as `my_sampler.py`, and run `python my_sampler.py gen-rl-data --sampler near-and-far`:
 
-    def near_and_far(draws: Draws, size: int) -> Iterator[list[int]]:
+    from icdsel.__main__ import main
+    from icdsel.retrieval.samplers import SAMPLERS, Sampler
+
+    def near_and_far(draws, size):
         for near, far in zip(draws.nearest("both", size), draws.random(size), strict=True):
             yield list(dict.fromkeys(near[: size // 2] + far))[:size]
 
-* It yields one pool per query: `size` distinct rows of the training split. Draws never contain excluded rows: the query
-  itself, examples of its image (unless the setting allows them), unreadable images.
+    SAMPLERS.add(Sampler("near-and-far", near_and_far))
+    if __name__ == "__main__":
+        main()
+
+* The function yields one pool per query: `size` distinct rows of the training split. Draws never contain excluded rows:
+  the query itself, examples of its image (unless the setting allows them), unreadable images.
 * The order of rows matters: it is the order of `candidate_pool_ids` in the RL data, and breaks ties between equal
   similarities.
 * With `needs_embeddings=False` it may call only `draws.random`.
 * A name consists of lower-case words joined by dashes. Files are named after it: the RL data of `near-and-far` is
   `rl_data_NearAndFarSampler_<Model>.jsonl`.
-
-Import the module that does this before the command line runs, for example in a script that calls
-`icdsel.__main__.main()`.
 """

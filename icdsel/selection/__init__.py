@@ -29,8 +29,9 @@ SELECTORS: Registry[Selector] = Registry(
 )
 """The selectors, by the name given to `--selector`.
 
-To add one, write a file with a subclass of `Selector` and call `SELECTORS.add(MySelector())` in it:
+To add one, write a file such as `my_selector.py`, and run `python my_selector.py infer --selector shortest-answers`:
 
+    from icdsel.__main__ import main
     from icdsel.selection import SELECTORS, Selector
 
     class ShortestAnswers(Selector):
@@ -43,6 +44,8 @@ To add one, write a file with a subclass of `Selector` and call `SELECTORS.add(M
             )
 
     SELECTORS.add(ShortestAnswers())
+    if __name__ == "__main__":
+        main()
 
 * `name` is what users type; files of predictions are named after it.
 * `choose(context, shots)` returns each query's ICDs in prompt order: the last one is next to the query. They come from
@@ -53,10 +56,9 @@ To add one, write a file with a subclass of `Selector` and call `SELECTORS.add(M
   state. A selector that draws overrides `seed` (its rows are then called `<name>-<seed>`, and averaged over seeds) and
   seeds its own generator with it and the query's question_id; see `random_draws.py`.
 * The attributes of `Selector` declare what it needs. Set them correctly: they decide what is opened for it, and which
-  inputs are recorded with its predictions, so that these are reused only while the inputs are the same.
+  inputs are recorded with its predictions, so that these are reused only while the inputs are the same. If the choice
+  depends on other files, override `inputs` and record their fingerprints.
 * Import torch inside methods: names and attributes are also used where it is not loaded (`--help`, `compare`).
-
-Import the file before the command line runs, for example from a script that calls `icdsel.__main__.main()`.
 """
 
 

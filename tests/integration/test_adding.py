@@ -1,17 +1,25 @@
 """Selectors and samplers that somebody adds, through the real command line on the bundled world."""
 
+import ast
+import inspect
 import json
 import os
+import subprocess
+import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 from command_line import icdsel
 from typer.testing import CliRunner
 
+from icdsel import selection
 from icdsel.cli.app import app
 from icdsel.records import Pointer
+from icdsel.retrieval import samplers
 from icdsel.retrieval.samplers import SAMPLERS, Draws, Sampler
 from icdsel.selection import SELECTORS, Selector
 from icdsel.selection.context import Context
@@ -118,3 +126,31 @@ def test_an_added_sampler_draws_the_pools(folder: None) -> None:
     assert all(len(set(record["candidate_pool_ids"])) == 8 for record in records)
     assert "choose one of" in icdsel(*words, "--sampler", "nearest", code=2)
     assert "nearest-and-random" in " ".join(icdsel(*words, "--sampler", "nearest", code=2).split())
+
+
+def example(module: ModuleType, name: str) -> str:
+    """The code in the docstring of a module's variable."""
+    statements = ast.parse(inspect.getsource(module)).body
+    places = [k for k, one in enumerate(statements) if name in ast.unparse(one).split("=")[0].split(":")[0].split()]
+    docstring = statements[places[0] + 1].value.value
+    return textwrap.dedent("".join(f"{line}\n" for line in docstring.splitlines() if not line or line[:4] == "    "))
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "words", "made"),
+    [
+        (selection, "SELECTORS", "infer --n 4 --shots 2 --selector shortest-answers", "shortest-answers_*.jsonl"),
+        (
+            samplers,
+            "SAMPLERS",
+            "gen-rl-data --queries 2 --beam 1 --sampler near-and-far",
+            "rl_data_NearAndFarSampler_tiny-vlm.jsonl",
+        ),
+    ],
+)
+def test_the_examples_in_the_docstrings_run(
+    tmp_path: Path, module: ModuleType, name: str, words: str, made: str
+) -> None:
+    (tmp_path / "mine.py").write_text(example(module, name))
+    subprocess.run([sys.executable, "mine.py", *words.split()], cwd=tmp_path, check=True)
+    assert list((tmp_path / "results").rglob(made))

@@ -167,6 +167,21 @@ def test_a_reference_is_chosen_by_name(settings: Settings) -> None:
     assert compare(settings, reference="random") == compare(settings)
 
 
+def test_a_reference_without_its_seed_is_the_mean_over_seeds(settings: Settings) -> None:
+    for seed, accuracy in ((43, 0.3), (44, 0.9)):
+        write(settings, f"policy-a_train-seed-{seed}-rce_epoch1", {1: [accuracy] * 4}, checkpoint=str(seed))
+    write(settings, "random-42", {1: [0.3] * 4})
+    row = by_name(compare(settings, reference="policy-a-rce_epoch1"))["random-42", 1]
+    assert (row.reference, row.difference) == ("policy-a-rce_epoch1 (mean over seeds)", -30.0)
+
+
+def test_rows_of_a_selector_that_is_not_installed_are_compared(settings: Settings) -> None:
+    for seed in (1, 2):
+        write(settings, f"theirs-{seed}", {1: [0.6] * 4}, selector="theirs")
+    write(settings, "random-42", {1: [0.3] * 4})
+    assert by_name(compare(settings))["theirs (mean over seeds)", 1].difference == 30.0
+
+
 def test_without_random_the_reference_is_zero_shot(settings: Settings) -> None:
     write(settings, "nearest-both", {1: [0.6] * 3})
     write(settings, "zero-shot", {0: [0.9] * 3})
