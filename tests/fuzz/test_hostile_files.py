@@ -311,7 +311,7 @@ def test_other_values_are_not_converted_to_ids(tmp_path: Path) -> None:
         with pytest.raises(RunError, match="line 1: question_id"):
             read_predictions(tmp_path / "p.jsonl")
         (tmp_path / "r.jsonl").write_bytes(lines(rl_record(100, [candidate(110, wrong)])))
-        with pytest.raises(RlDataError, match="not a list of integers"):
+        with pytest.raises(RlDataError, match="not a list of 64-bit integers"):
             read_rl_data(tmp_path / "r.jsonl")
 
 
