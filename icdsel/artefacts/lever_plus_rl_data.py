@@ -16,8 +16,8 @@ from typing import Any, TypeGuard
 
 from icdsel.errors import RlDataError
 from icdsel.records import DEFAULT_TASK, QueryGroup, RejectedError, ScoredPointer
-from icdsel.records.query_group import REPEATED_ICD as REPEATED
-from icdsel.records.scored_pointer import BAD_SCORE as NO_SCORE
+from icdsel.records.query_group import REPEATED_ICD
+from icdsel.records.scored_pointer import BAD_SCORE
 from icdsel.records.values import is_id, is_number
 from icdsel.store.json_reading import LARGEST_FILE, parsed
 from icdsel.store.reading import open_file, read_whole
@@ -173,7 +173,7 @@ def read_info_score(path: Path, question_ids: Sequence[int] | None) -> tuple[lis
                 icds = rows.ids(_distinct(beam[:-1], row))
                 question_id = rows.ids([row])[0]
                 if not is_number(score, -1.0, 1.0):  # a difference of probabilities
-                    raise RejectedError(NO_SCORE)
+                    raise RejectedError(BAD_SCORE)
                 kept.append(ScoredPointer(icds, "infoscore"))
             except RejectedError as reason:
                 rejected[str(reason)] += 1
@@ -346,7 +346,7 @@ def _distinct(pointer: object, query: int) -> list[int]:
     if query in pointer:
         raise RejectedError(OWN_QUERY)
     if not pointer or len(set(pointer)) < len(pointer):
-        raise RejectedError(REPEATED)
+        raise RejectedError(REPEATED_ICD)
     return pointer
 
 

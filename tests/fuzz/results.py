@@ -105,7 +105,7 @@ def use_run(path: Path) -> None:
     read_metadata(run / "run.json")
     row = SimpleNamespace(lead="a", label="a")
     shown = _read_run(row, run)  # type: ignore[arg-type]
-    for other in shown.rl_data:
+    for other, _ in shown.rl_data:
         other.is_file()
 
 

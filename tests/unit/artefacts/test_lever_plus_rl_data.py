@@ -20,6 +20,8 @@ from icdsel.errors import RlDataError
 from icdsel.policy.groups import make_groups, split_groups
 from icdsel.policy.rewards import pointer_reward
 from icdsel.records import Answer, Example, PoolIds, Proposal, QueryGroup, ScoredPointer
+from icdsel.records.query_group import REPEATED_ICD
+from icdsel.records.scored_pointer import BAD_SCORE
 from icdsel.settings.tables import RewardSettings
 from icdsel.store.files import write_json
 from icdsel.tasks.scoring import Scorer
@@ -190,8 +192,8 @@ REJECTED: list[tuple[Json, str]] = [
     (scored([5, 8], source_query=4), lp.MADE_UP),
     (scored([5, 8], source_queries=[4]), lp.MADE_UP),
     (G, lp.ANSWERLESS),
-    (scored([5, 5]), lp.REPEATED),
-    (scored([]), lp.REPEATED),
+    (scored([5, 5]), REPEATED_ICD),
+    (scored([]), REPEATED_ICD),
     (scored([5, 3]), lp.OWN_QUERY),
     (scored([0, 1], pointer_global=[5, 3]), lp.OWN_QUERY),
     (scored([5, 100]), lp.OUTSIDE),
@@ -201,13 +203,13 @@ REJECTED: list[tuple[Json, str]] = [
     (scored([5, True]), lp.NO_POINTER),
     (scored("58"), lp.NO_POINTER),  # type: ignore[arg-type]
     ({"vqa_correct": 1, "vqa_acc_score": 1.0}, lp.NO_POINTER),
-    (scored([5, 8], vqa_acc_score=math.nan), lp.NO_SCORE),
-    (scored([5, 8], vqa_acc_score=math.inf), lp.NO_SCORE),
-    (scored([5, 8], vqa_acc_score=60), lp.NO_SCORE),
-    (scored([5, 8], vqa_acc_score="1"), lp.NO_SCORE),
-    (scored([5, 8], vqa_acc_score=None), lp.NO_SCORE),
-    (scored([5, 8], vqa_correct="yes"), lp.NO_SCORE),
-    (scored([5, 8], vqa_rel_score=10**400), lp.NO_SCORE),
+    (scored([5, 8], vqa_acc_score=math.nan), BAD_SCORE),
+    (scored([5, 8], vqa_acc_score=math.inf), BAD_SCORE),
+    (scored([5, 8], vqa_acc_score=60), BAD_SCORE),
+    (scored([5, 8], vqa_acc_score="1"), BAD_SCORE),
+    (scored([5, 8], vqa_acc_score=None), BAD_SCORE),
+    (scored([5, 8], vqa_correct="yes"), BAD_SCORE),
+    (scored([5, 8], vqa_rel_score=10**400), BAD_SCORE),
     (scored([5, 8], gen_method=["beam"]), "a field has the wrong type"),
     (scored([5, 8], beam_rank="first"), "a field has the wrong type"),
 ]
@@ -393,14 +395,14 @@ def test_beams_become_pointers_in_prompt_order(tmp_path: Path) -> None:
     ("beam", "score", "reason"),
     [
         ([3, 5, 3], 0.1, lp.OWN_QUERY),
-        ([5, 5, 3], 0.1, lp.REPEATED),
-        ([3], 0.1, lp.REPEATED),
+        ([5, 5, 3], 0.1, REPEATED_ICD),
+        ([3], 0.1, REPEATED_ICD),
         ([3, 5, 9], 0.1, lp.NOT_LAST),
         ([], 0.1, lp.NOT_LAST),
         (["9", 5, 3], 0.1, lp.NO_POINTER),
         ([100, 5, 3], 0.1, lp.OUTSIDE),
-        ([9, 5, 3], math.nan, lp.NO_SCORE),
-        ([9, 5, 3], "0.1", lp.NO_SCORE),
+        ([9, 5, 3], math.nan, BAD_SCORE),
+        ([9, 5, 3], "0.1", BAD_SCORE),
     ],
 )
 def test_invalid_beams_are_left_out_and_counted(tmp_path: Path, beam: list, score: object, reason: str) -> None:

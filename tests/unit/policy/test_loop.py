@@ -178,7 +178,7 @@ def test_rounding_errors_in_the_gradient_of_the_key_bias_change_nothing() -> Non
     assert query.abs().max() > 1e-3 and value.abs().max() > 1e-3
 
 
-# --- going on after an interruption -----------------------------------------------------------------------
+# --- resuming after an interruption ------------------------------------------------------------------------
 
 
 class _Killed(Exception):
