@@ -32,7 +32,10 @@ def say(steps: int, said: str = "") -> None:
 
 
 class Asked:
-    """Answers as the query's own answer where a demonstration shows it, and keeps what it was asked."""
+    """Answers with the query's own answer if a demonstration shows it, and keeps the requests."""
+
+    name = "asked"
+    can_score_references = True
 
     def __init__(self, fails: Callable[[Request], bool] = lambda request: False) -> None:
         self.requests: list[Request] = []
