@@ -54,13 +54,7 @@ def parse_group(value: Any) -> tuple[QueryGroup, list[Rejected]]:
     Raises:
         ValueError: It is not a line of RL data.
     """
-    group, rejected = QueryGroup.from_json(value, bounds_of)
-    if TASKS.named(group.task).correctness is not None:
-        unknown = [c for c in group.candidates if c.error is None and c.correct is None]
-        if unknown:
-            group = replace(group, candidates=tuple(c for c in group.candidates if c not in unknown))
-            rejected += [Rejected(BAD_SCORE, candidate.pointer) for candidate in unknown]
-    return group, rejected
+    return QueryGroup.from_json(value, bounds_of)
 
 
 def read_groups(path: Path, strict: bool = False) -> Iterator[tuple[QueryGroup, list[Rejected]]]:
@@ -238,6 +232,8 @@ def summary_of(path: Path) -> Summary:
         RlDataError: It is damaged or incomplete, or cannot be read.
     """
     groups = [group for group, _ in read_groups(path, strict=True)]
+    if any(map(_lacks_correctness, groups)):
+        raise RlDataError(f"{path} is damaged: {BAD_SCORE}.{recovery(path)}")
     scored = [group.without_failed().candidates for group in groups]
     pointers = [candidate for candidates in scored for candidate in candidates]
     quality = "no pointer scored"
@@ -274,4 +270,10 @@ def question_id_of(value: Any) -> int | None:
         group, rejected = parse_group(value)
     except ValueError:
         return None
-    return None if rejected else group.question_id
+    return None if rejected or _lacks_correctness(group) else group.question_id
+
+
+def _lacks_correctness(group: QueryGroup) -> bool:
+    """Whether a candidate does not say if it is correct although its task defines that: generation always does."""
+    defined = TASKS.named(group.task).correctness is not None
+    return defined and any(candidate.error is None and candidate.correct is None for candidate in group.candidates)

@@ -341,9 +341,11 @@ def test_a_query_with_many_pointers_and_a_large_pool_is_read_in_linear_time() ->
 
 def test_a_summary_of_damaged_rl_data_is_a_user_error(tmp_path: Path) -> None:
     """An interrupted command's file that somebody had changed was summed up without validation."""
-    for wrong in (None, {}, [], "a" * 5000):
+    reason = "a score is not a number"
+    messages = [(None, f"is damaged: {reason}"), *((value, f"line 1: {reason}") for value in ({}, [], "a" * 5000))]
+    for wrong, message in messages:
         (tmp_path / "x.jsonl").write_bytes(lines(rl_record(100, [candidate(110, 111, vqa_correct=wrong)])))
-        with pytest.raises(RlDataError, match="line 1: a score is not a number"):
+        with pytest.raises(RlDataError, match=message):
             summary_of(tmp_path / "x.jsonl")
 
 

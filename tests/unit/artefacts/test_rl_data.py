@@ -160,6 +160,17 @@ def test_a_line_with_a_rejected_candidate_is_not_one_of_generation() -> None:
     assert question_id_of([]) is None
 
 
+def test_only_generation_has_to_say_whether_a_pointer_is_correct(tmp_path: Path) -> None:
+    unknown = VALID | {"vqa_correct": None}
+    path = tmp_path / "x.jsonl"
+    path.write_text(line([unknown]))
+    [group] = read_rl_data(path).groups  # from another program: training counts it as not correct
+    assert group.candidates[0].correct is None
+    assert question_id_of(json.loads(line([unknown]))) is None
+    with pytest.raises(RlDataError, match="is damaged: a score is not a number"):
+        summary_of(path)
+
+
 # --- merging files ----------------------------------------------------------------------------------------
 
 
