@@ -24,6 +24,7 @@ from icdsel.comparison.statistics import (
 from icdsel.console import warn
 from icdsel.errors import RunError
 from icdsel.records import DEFAULT_TASK
+from icdsel.records.values import task_entry
 from icdsel.selection import SELECTORS, always_shown, selector_named
 from icdsel.settings.flags import infer_command
 from icdsel.settings.loading import Settings
@@ -116,7 +117,8 @@ class ComparisonRow:
     def to_json(self) -> dict[str, Any]:
         """The row as plain values; the task only if it is not VQA."""
         values = asdict(self)
-        return {name: value for name, value in values.items() if name != "task" or value != DEFAULT_TASK}
+        task = values.pop("task")
+        return values | task_entry(task)
 
     @property
     def learned(self) -> bool:

@@ -14,6 +14,7 @@ from icdsel.artefacts.run_folder import METADATA_FILE, METRICS_FILE, Run, find_c
 from icdsel.console import warn
 from icdsel.errors import CheckpointError, RunError, SettingsError
 from icdsel.records import DEFAULT_TASK
+from icdsel.records.values import task_entry
 from icdsel.selection import POLICY
 from icdsel.settings.loading import Settings, settings_from
 from icdsel.settings.names import changed_settings
@@ -93,7 +94,8 @@ class RunSummary:
     def to_json(self) -> dict[str, Any]:
         """The run as plain values; the task only if it is not VQA."""
         values = asdict(self)
-        return {name: value for name, value in values.items() if name != "task" or value != DEFAULT_TASK}
+        task = values.pop("task")
+        return values | task_entry(task)
 
 
 def list_runs(results_dir: Path, dataset: str | None = None) -> list[RunSummary]:

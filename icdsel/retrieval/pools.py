@@ -96,7 +96,11 @@ def build_pools(
         ValueError: The sampler returned too few pools, or one that repeats a row or contains its query.
     """
     sampler, rules = SAMPLERS.named(settings.sampler), POOL_RULES.named(settings.pool_rules)
-    excluded = [_excluded(query, train, settings.exclude_same_image) | broken for query in queries]
+    own_rows = [_own_row(query, train) for query in queries]
+    excluded = [
+        _excluded(query, own, train, settings.exclude_same_image) | broken
+        for query, own in zip(queries, own_rows, strict=True)
+    ]
     most = max((len(rows) for rows in excluded), default=0)
     size = 1 if settings.pool_size == "all" else settings.pool_size
     if len(train) - most < size:
@@ -108,7 +112,6 @@ def build_pools(
         )
     if settings.pool_size == "all":
         return Pools(len(train), excluded, None)
-    own_rows = [_own_row(query, train) for query in queries]
     request = PoolRequest(queries, own_rows, len(train), size, excluded, similar, settings.seed)
     pools = list(rules.pools(sampler, request))
     if len(pools) != len(queries):
@@ -127,7 +130,6 @@ def _own_row(query: Example, train: Split) -> int | None:
     return row if row is not None and train[row] == query else None
 
 
-def _excluded(query: Example, train: Split, exclude_same_image: bool) -> frozenset[int]:
+def _excluded(query: Example, own: int | None, train: Split, exclude_same_image: bool) -> frozenset[int]:
     rows = set(train.rows_of_image(query.image)) if exclude_same_image else set()
-    own = _own_row(query, train)
     return frozenset(rows if own is None else rows | {own})

@@ -8,8 +8,7 @@ are scored one after another, each in a forward pass. Each of these passes encod
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from torch import Tensor
 from icdsel.data.images import ImageError, open_image
 from icdsel.errors import VlmError
 from icdsel.records import Answer, Example
-from icdsel.settings.tables import VlmSettings
 from icdsel.vlm.engine import Request
 from icdsel.vlm.local.decoding import Search, are_finite, penalised, until
 from icdsel.vlm.local.feature_cache import Features
@@ -54,29 +52,19 @@ class AnyVlm(LocalModel[TextPrompt]):
     chunk = 64
     images_at_once = 1
 
-    def __init__(
-        self,
-        model: Any,
-        processor: Any,
-        settings: VlmSettings,
-        name: str,
-        fingerprint: str,
-        max_image_pixels: int,
-        limit_call: Callable[[], AbstractContextManager[None]] = nullcontext,
-    ) -> None:
-        super().__init__(model, processor, settings, name, fingerprint, max_image_pixels, limit_call)
-        tokenizer = processor.tokenizer
-        if not getattr(processor, "chat_template", None):
+    def _set_up(self) -> None:
+        tokenizer = self.processor.tokenizer
+        if not getattr(self.processor, "chat_template", None):
             raise VlmError(
-                f"the processor of {name} has no chat template (chat_template.jinja), so the form of its prompts is "
-                f"unknown: choose a model that was tuned for chat, often named -Instruct or -it"
+                f"the processor of {self.name} has no chat template (chat_template.jinja), so the form of its prompts "
+                f"is unknown: choose a model that was tuned for chat, often named -Instruct or -it"
             )
         tokenizer.padding_side = "left"
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         added = sorted(filter(_is_marker, tokenizer.get_added_vocab()), key=len, reverse=True)
         self._markers = re.compile("|".join(map(re.escape, added)) or r"(?!)")
-        self._accepted = set(inspect.signature(model.forward).parameters)
+        self._accepted = set(inspect.signature(self.model.forward).parameters)
         self._pictures: dict[Path, Image.Image] = {}
         self._plain_text = self._takes_plain_text()
         self._before, self._end = self._answer_frame()

@@ -93,6 +93,14 @@ class LocalModel(Engine, Generic[Prompt]):
         self._encode = lru_cache(65_536)(
             lambda piece: tuple(processor.tokenizer.encode(piece, add_special_tokens=False))
         )
+        self._set_up()
+
+    def _set_up(self) -> None:
+        """Called last when the model is created: what a family derives from the model's files, and checks in them.
+
+        Raises:
+            Exception: The model's files contradict each other; the message is meant for the user.
+        """
 
     @property
     def search(self) -> Search:

@@ -7,8 +7,7 @@ are explicit and M-RoPE positions are computed here, so the model keeps no state
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from icdsel.data.images import ImageError, open_image
 from icdsel.records import Answer, Example
-from icdsel.settings.tables import VlmSettings
 from icdsel.vlm.engine import Request
 from icdsel.vlm.local.decoding import decode
 from icdsel.vlm.local.feature_cache import Features
@@ -74,17 +72,8 @@ class QwenVl(LocalModel[Blocks]):
         """Whether the model is exactly of transformers' class; a subclass could compute something else."""
         return type(model) is Qwen2_5_VLForConditionalGeneration
 
-    def __init__(
-        self,
-        model: Any,
-        processor: Any,
-        settings: VlmSettings,
-        name: str,
-        fingerprint: str,
-        max_image_pixels: int,
-        limit_call: Callable[[], AbstractContextManager[None]] = nullcontext,
-    ) -> None:
-        super().__init__(model, processor, settings, name, fingerprint, max_image_pixels, limit_call)
+    def _set_up(self) -> None:
+        model, processor, settings = self.model, self.processor, self.settings
         self._image_token: int = model.config.image_token_id
         self._image_marker: str = processor.image_token
         cuts, vision = processor.image_processor, model.config.vision_config
