@@ -78,6 +78,8 @@ class ComparisonRow:
         differing: Differences between the rows of the table that were allowed.
         files: The files of predictions; of a mean those of its seeds.
         task: The task.
+        pool: What the selector chose from: `64`, a candidate pool of that size, or `all`, the whole training split;
+            None if it chose nothing.
     """
 
     name: str
@@ -109,6 +111,7 @@ class ComparisonRow:
     differing: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     task: str = DEFAULT_TASK
+    pool: str | None = None
 
     def text(self, value: float | None, sign: str = "") -> str:
         """A score or difference with the decimals of the task, with its sign if `sign` is "+"; empty for None."""
@@ -309,6 +312,7 @@ def _line(
         part_of=part_of,
         files=tuple(map(str, row.files)),
         task=row.task,
+        pool=row.pool,
     )
 
 

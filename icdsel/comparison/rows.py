@@ -18,6 +18,7 @@ from icdsel.tasks.base import TASKS
 # Rows may always differ in how their ICDs were chosen: that is what a comparison is about.
 _HOW_CHOSEN = {"selector", "checkpoint", "rl_data", "sampler_encoder", "encoder", "train_embeddings", "data.seed"}
 _HOW_CHOSEN |= {f"data.{name}" for name in ("sampler", "pool_size", "pool_rules", "exclude_same_image", "embed")}
+_HOW_POOLED = {"data.sampler", "data.pool_size", "data.pool_rules"}
 # Entries that the names of rows already show, and the entries that distinguish places best, best first.
 _IN_NAMES = {"selector", "checkpoint", "rl_data"}
 _DISTINCTIVE = (
@@ -52,6 +53,12 @@ class Source:
     identity: Mapping[str, Any]
     settings: Mapping[str, Any]
     checkpoint: Path | None = None
+
+    @property
+    def pool(self) -> str | None:
+        """What its selector chose from: `64`, `all`, or None if it chose nothing or the size was not recorded."""
+        size = self.identity.get("data.pool_size", self.settings.get("data", {}).get("pool_size"))
+        return selector_named(self.selector).pool(size) if size is not None else None
 
     @property
     def task(self) -> str:
@@ -232,6 +239,7 @@ def _read(path: Path, name: str | None = None) -> list[Answered]:
             by_query=answered.get(shots, {}),
             metric=str(source.identity.get("data.metric", task.default_metric)),
             by_other_metric=others.get(shots, {}),
+            pool=source.pool,
             path=path,
             task=task.name,
         )
@@ -328,8 +336,12 @@ def _restricted(rows: Sequence[Answered], shared: frozenset[int]) -> list[Answer
 
 
 def _distinctive(source: Source) -> dict[str, Any]:
-    """The entries of a source's identity that may distinguish its place; for zero-shot none that chooses ICDs."""
-    silent = _IN_NAMES | (set() if selector_named(source.selector).shows_icds else _HOW_CHOSEN)
+    """The entries of a source's identity that may distinguish its place, without those that its selector ignores."""
+    selector, silent = selector_named(source.selector), set(_IN_NAMES)
+    if not selector.shows_icds:
+        silent |= _HOW_CHOSEN
+    elif selector.whole_split:
+        silent |= _HOW_POOLED
     return {key: value for key, value in source.identity.items() if key not in silent}
 
 

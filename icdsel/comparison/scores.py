@@ -23,6 +23,7 @@ class Scores:
         metric: The metric of these scores.
         by_other_metric: Scores by the task's other metrics, by the metric's name.
         place: What distinguishes the row from others of its name, such as the model.
+        pool: What the selector chose from, such as `64` or `all` (`Selector.pool`); None if it chose nothing.
         seeds: The rows of which this one is the mean, if it is a mean over seeds.
         path: The file of predictions; None for a mean.
         task: The task.
@@ -35,6 +36,7 @@ class Scores:
     metric: str
     by_other_metric: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     place: str = ""
+    pool: str | None = None
     seeds: tuple["Scores", ...] = ()
     path: Path | None = None
     task: str = DEFAULT_TASK

@@ -31,6 +31,7 @@ def screen_tables(rows: Sequence[ComparisonRow]) -> Group:
         _title(rows),
         rows,
         {
+            "pool": _pool,
             task.short_name: lambda row: row.text(row.accuracy),
             "interval": lambda row: _span(row, row.low, row.high),
             "over seeds": _over_seeds,
@@ -43,6 +44,7 @@ def screen_tables(rows: Sequence[ComparisonRow]) -> Group:
         f"Δ: paired differences to {_references(rows)}",
         compared,
         {
+            "pool": _pool,
             "Δ": lambda row: _signed(row, row.difference),
             "interval of Δ": lambda row: _span(row, row.difference_low, row.difference_high, signed=True),
             "p (Holm)": lambda row: p_text(row.p_holm) + stars(row.p_holm),
@@ -142,6 +144,7 @@ def write_markdown(rows: Sequence[ComparisonRow], path: Path) -> None:
     columns: dict[str, Cell] = {
         "shots": lambda row: str(row.shots),
         "selector": lambda row: _in_markdown(row.name),
+        "pool": _pool,
         task.short_name: lambda row: row.text(row.accuracy),
         "interval": lambda row: _span(row, row.low, row.high),
         "over seeds": _over_seeds,
@@ -199,6 +202,10 @@ def _table(title: str, rows: Sequence[ComparisonRow], columns: dict[str, Cell]) 
         style = "dim" if row.part_of else "bold" if row.learned and (row.difference_low or 0) > 0 else None
         table.add_row(Text(f"  {row.name}" if row.part_of else row.name), *values, style=style)
     return table
+
+
+def _pool(row: ComparisonRow) -> str:
+    return row.pool or ""
 
 
 def _other_metric(name: str) -> Cell:

@@ -16,6 +16,7 @@ class Oracle(Selector):
 
     name = "oracle"
     needs_rl_data = True
+    upper_bound = True
 
     def choose(self, context: "Context", shots: int) -> list[Pointer | None]:
         """By accuracy, then by the right answer's probability; None for a query without a pointer of this length."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from icdsel.records import Example, Pointer
 from icdsel.settings.loading import Settings
+from icdsel.settings.values import PoolSize
 from icdsel.store.metadata import Inputs
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ class Selector(ABC):
             learned, and comparison and page judge them against the others.
         needs_rl_data: Whether it uses `Context.scored`: its choice then depends on RL data.
         needs_vlm: Whether the VLM answers; otherwise `answer` does.
+        whole_split: Whether it chooses from the whole training split, whatever the candidate pools are.
+        upper_bound: Whether it knows what nobody knows before the VLM has answered. It is then no method that could be
+            used, and no candidate for the strongest baseline.
         always_shown: Whether it is evaluated along with any other selector, as a baseline for every comparison.
         reference_rank: Priority as the reference row of `compare`: by default, the row with the highest rank above 0
             is the reference.
@@ -38,6 +42,8 @@ class Selector(ABC):
     needs_policy: bool = False
     needs_rl_data: bool = False
     needs_vlm: bool = True
+    whole_split: bool = False
+    upper_bound: bool = False
     always_shown: bool = False
     reference_rank: int = 0
 
@@ -52,6 +58,15 @@ class Selector(ABC):
     def shot_counts(self, wanted: Sequence[int]) -> tuple[int, ...]:
         """The numbers of shots at which it is evaluated, given those in the settings."""
         return tuple(wanted) if self.shows_icds else (0,)
+
+    def pool(self, pool_size: PoolSize) -> str | None:
+        """What it chooses from where candidate pools have this size: `64`, or `all` for the whole training split.
+
+        None if it shows no ICDs, and so chooses nothing.
+        """
+        if not self.shows_icds:
+            return None
+        return "all" if self.whole_split else str(pool_size)
 
     def seed(self, settings: Settings) -> int | None:  # noqa: ARG002
         """The seed of its random draws; None if it has none."""

@@ -1,4 +1,5 @@
 import csv
+import io
 import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
@@ -56,6 +57,13 @@ def write(
     side = {"identity": identity, "name": name, "set": subset, "failed": len(failed), "settings": asked_with or {}}
     path.with_suffix(".meta.json").write_text(json.dumps(side))
     return path
+
+
+def printed(rows: list[ComparisonRow], width: int = 120) -> str:
+    """The tables as a terminal of this width shows them."""
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(screen_tables(rows))
+    return console.export_text()
 
 
 def by_name(rows: list[ComparisonRow]) -> dict[tuple[str, int], ComparisonRow]:
@@ -403,6 +411,7 @@ def test_the_json_file_is_a_list_of_rows(settings: Settings, tmp_path: Path) -> 
         "asked": 4,
         "differing": [],
         "files": [str(predictions_dir(settings) / "nearest-both_validation-4.jsonl")],
+        "pool": None,
     }
     assert second.keys() == first.keys()
     assert (second["name"], second["difference"]) == ("random-42", None)
@@ -464,9 +473,7 @@ def test_texts_in_the_markdown_file_are_not_markup(rows: list[ComparisonRow], tm
 
 @pytest.mark.parametrize("width", [80, 100, 160])
 def test_the_screen_shows_whole_figures_at_every_width(rows: list[ComparisonRow], width: int) -> None:
-    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
-    console.print(screen_tables(rows))
-    text = console.export_text()
+    text = printed(rows, width)
     assert max(map(len, text.splitlines())) <= width
     policy = next(row for row in rows if row.selector == "policy")
     figures = (
@@ -721,7 +728,7 @@ def test_a_table_shows_the_name_and_unit_of_the_task(settings: Settings, ranks: 
     write_markdown(rows, tmp_path / "t.md")
     text = (tmp_path / "t.md").read_text()
     assert "**Letters in common (leading) in letters, n = 3 queries" in text
-    assert "| shots | selector | letters | interval | Δ |" in text and "detect:" not in text
+    assert "| shots | selector | pool | letters | interval | Δ |" in text and "detect:" not in text
     write_rows(rows, tmp_path / "t.json")
     assert {row["task"] for row in json.loads((tmp_path / "t.json").read_text())} == {"ranks"}
 
@@ -743,3 +750,42 @@ def test_predictions_of_an_unknown_task_or_of_another_than_their_metadata_are_an
             compare(settings)
     finally:
         del TASKS["ranks"]
+
+
+# --- pools ------------------------------------------------------------------------------------------------
+
+
+def test_every_table_says_what_each_row_chose_from(settings: Settings, tmp_path: Path) -> None:
+    # Two folders, of pools of 64 and of the whole training set; nearest-both-all ignores the size of the pools.
+    folders = {64: tmp_path / "64", "all": tmp_path / "all"}
+    for size, folder in folders.items():
+        for name in ("random-42", "nearest-both", "nearest-both-all", "oracle"):
+            write(settings, name, {2: [0.3, 1.0, 0.0]}, folder=folder, **{"data.pool_size": size})
+        write(settings, "zero-shot", {0: [0.0] * 3}, folder=folder, **{"data.pool_size": size})
+    rows = compare(settings, list(folders.values()))
+    assert sorted((row.name.split(" @ ")[0], str(row.pool)) for row in rows) == [
+        ("nearest-both", "64"),
+        ("nearest-both", "all"),
+        ("nearest-both-all", "all"),  # once: it chooses the same in both folders
+        ("oracle", "64"),
+        ("oracle", "all"),
+        ("random-42", "64"),
+        ("random-42", "all"),
+        ("zero-shot", "None"),
+    ]
+    write_rows(rows, tmp_path / "rows.json")
+    assert [row["pool"] for row in json.loads((tmp_path / "rows.json").read_text())] == [row.pool for row in rows]
+    write_csv(rows, tmp_path / "rows.csv")
+    with (tmp_path / "rows.csv").open() as file:
+        assert [row["pool"] for row in csv.DictReader(file)] == [row.pool or "" for row in rows]
+    write_markdown(rows, tmp_path / "rows.md")
+    [header, _, *lines] = [line for line in (tmp_path / "rows.md").read_text().splitlines() if line.startswith("|")]
+    column = [cell.strip() for cell in header.split("|")].index("pool")
+    assert [line.split("|")[column].strip() for line in lines] == [row.pool or "" for row in rows]
+    assert printed(rows).count(" all ") >= 6  # in both tables
+
+
+def test_the_pool_of_a_mean_is_that_of_its_seeds(settings: Settings) -> None:
+    for seed in (42, 43):
+        write(settings, f"random-{seed}", {2: [0.3, 1.0, seed % 2]}, **{"data.pool_size": 16})
+    assert [row.pool for row in compare(settings)] == ["16"] * 3
