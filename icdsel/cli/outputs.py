@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -62,6 +63,7 @@ def show_comparison(
 ) -> None:
     """Compares results and writes all outputs. `failed` are VLM calls that failed; else as `comparison.compare`."""
     from icdsel.comparison.compare import compare, learned_and_worse, write_rows
+    from icdsel.comparison.headline import headlines
     from icdsel.comparison.tables import screen_tables, worse_text, write_csv, write_markdown
 
     rows = compare(
@@ -74,11 +76,15 @@ def show_comparison(
         allow_different=allow_different,
         names=names or {},
     )
-    out.print(screen_tables(rows), soft_wrap=False)
-    written = ((outputs.json_file, write_rows), (outputs.csv_file, write_csv), (outputs.markdown_file, write_markdown))
-    for path, write in written:
+    lead = [str(headline) for headline in headlines(rows)]
+    out.print(screen_tables(rows, lead), soft_wrap=False)
+    for path, write in (
+        (outputs.json_file, partial(write_rows, rows)),
+        (outputs.csv_file, partial(write_csv, rows)),
+        (outputs.markdown_file, partial(write_markdown, rows, lead=lead)),
+    ):
         if path:
-            write(rows, path)
+            write(path)
             note(f"Written to {path}")
     if outputs.html or outputs.plots:
         from icdsel.page.build import collect, write_page, write_plots

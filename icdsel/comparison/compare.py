@@ -129,6 +129,33 @@ class ComparisonRow:
         return selector_named(self.selector).needs_policy
 
 
+@dataclass(frozen=True)
+class Comparison(Sequence[ComparisonRow]):
+    """A table: a sequence of its rows, which also has the scores behind them, to compare them in other ways.
+
+    Attributes:
+        rows: The rows, by shots and score.
+        scores: The scores behind the rows by name and number of shots, query by query.
+        seed: The seed of the resampling.
+    """
+
+    rows: Sequence[ComparisonRow]
+    scores: Mapping[tuple[str, int], Scores]
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.rows[place]
+
+    def difference(self, row: ComparisonRow, reference: ComparisonRow) -> ComparisonRow:
+        """`row` with its difference to any other row, also at another number of shots; `p_holm` is not filled in."""
+        one, other = (self.scores[each.name, each.shots] for each in (row, reference))
+        line = replace(row, reference=other.title, part_of=None, p_holm=None)
+        return _with_difference(line, one, other, self.seed, RESAMPLES, PERMUTATIONS, PERMUTATIONS)
+
+
 def compare(
     settings: Settings,
     paths: Sequence[Path] = (),
@@ -139,7 +166,7 @@ def compare(
     shots: Sequence[int] = (),
     allow_different: bool = False,
     names: Mapping[Path, str] | None = None,
-) -> list[ComparisonRow]:
+) -> Comparison:
     """The table of files of predictions; warns if zero-shot or the majority answer is missing.
 
     Args:
@@ -164,8 +191,10 @@ def compare(
         policy = source.checkpoint
         if policy and policy.is_file() and not has_fingerprint(policy, source.identity.get("checkpoint")):
             warn(f"{source.path} is from another policy than {policy} is now: `icdsel infer --overwrite`")
-    rows = comparison_rows(found.scores, reference, seed=settings.data.seed)
-    return [replace(row, asked=found.asked, differing=tuple(found.differing)) for row in rows]
+    seed = settings.data.seed
+    rows = comparison_rows(found.scores, reference, seed=seed)
+    scores = {(row.title, row.shots): row for row in (*found.scores, *_means_over_seeds(found.scores))}
+    return Comparison([replace(row, asked=found.asked, differing=tuple(found.differing)) for row in rows], scores, seed)
 
 
 def comparison_rows(

@@ -24,8 +24,13 @@ _FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # characters that s
 Cell = Callable[[ComparisonRow], str]
 
 
-def screen_tables(rows: Sequence[ComparisonRow]) -> Group:
-    """The score of each row, and its difference to the reference with the evidence; readable at 80 columns."""
+def screen_tables(rows: Sequence[ComparisonRow], lead: Sequence[str] = ()) -> Group:
+    """The score of each row, and its difference to the reference with the evidence; readable at 80 columns.
+
+    Args:
+        rows: The comparison.
+        lead: The headline, which is shown last: nearest to where a terminal continues.
+    """
     task = TASKS.named(rows[0].task)
     scores = _table(
         _title(rows),
@@ -33,7 +38,7 @@ def screen_tables(rows: Sequence[ComparisonRow]) -> Group:
         {
             "pool": _pool,
             task.short_name: lambda row: row.text(row.accuracy),
-            "interval": lambda row: _span(row, row.low, row.high),
+            "interval": lambda row: span(row, row.low, row.high),
             "over seeds": _over_seeds,
             "correct": _correct,
             **{name: _other_metric(name) for name in rows[0].other_metrics},
@@ -45,8 +50,8 @@ def screen_tables(rows: Sequence[ComparisonRow]) -> Group:
         compared,
         {
             "pool": _pool,
-            "Δ": lambda row: _signed(row, row.difference),
-            "interval of Δ": lambda row: _span(row, row.difference_low, row.difference_high, signed=True),
+            "Δ": lambda row: signed(row, row.difference),
+            "interval of Δ": lambda row: span(row, row.difference_low, row.difference_high, signs=True),
             "p (Holm)": lambda row: p_text(row.p_holm) + stars(row.p_holm),
             "detect": lambda row: row.text(row.detectable),
             "+ / − / =": lambda row: f"{row.wins} / {row.losses} / {row.ties}",
@@ -55,7 +60,8 @@ def screen_tables(rows: Sequence[ComparisonRow]) -> Group:
     )
     notes = [Padding(Text(note, style="dim"), (0, 0, 0, 1)) for note in explanations(rows)]
     warnings = [Padding(Text(line, style="yellow"), (0, 0, 0, 1)) for line in cautions(rows)]
-    return Group(scores, *(["", differences, ""] if compared else [""]), *notes, *warnings)
+    leading = [Padding(Text(line, style="bold"), (1, 0, 0, 1)) for line in lead]
+    return Group(scores, *(["", differences, ""] if compared else [""]), *notes, *warnings, *leading)
 
 
 def explanations(rows: Sequence[ComparisonRow]) -> list[str]:
@@ -138,20 +144,20 @@ def _in_markdown(text: str) -> str:
     return re.sub(r"([\\|`*\[\]])", r"\\\1", html.escape(_line(text), quote=False))
 
 
-def write_markdown(rows: Sequence[ComparisonRow], path: Path) -> None:
-    """Writes the table as Markdown, followed by the meaning of its figures."""
+def write_markdown(rows: Sequence[ComparisonRow], path: Path, lead: Sequence[str] = ()) -> None:
+    """Writes the table as Markdown: below the headline (`lead`), and followed by the meaning of its figures."""
     task = TASKS.named(rows[0].task)
     columns: dict[str, Cell] = {
         "shots": lambda row: str(row.shots),
         "selector": lambda row: _in_markdown(row.name),
         "pool": _pool,
         task.short_name: lambda row: row.text(row.accuracy),
-        "interval": lambda row: _span(row, row.low, row.high),
+        "interval": lambda row: span(row, row.low, row.high),
         "over seeds": _over_seeds,
         "correct": _correct,
         **{name: _other_metric(name) for name in rows[0].other_metrics},
-        "Δ": lambda row: _signed(row, row.difference),
-        "interval of Δ": lambda row: _span(row, row.difference_low, row.difference_high, signed=True),
+        "Δ": lambda row: signed(row, row.difference),
+        "interval of Δ": lambda row: span(row, row.difference_low, row.difference_high, signs=True),
         "p": lambda row: p_text(row.p_value),
         "p (Holm)": lambda row: p_text(row.p_holm) + stars(row.p_holm).replace("*", "\\*"),
         "detect": lambda row: row.text(row.detectable),
@@ -163,6 +169,7 @@ def write_markdown(rows: Sequence[ComparisonRow], path: Path) -> None:
     if task.correctness is None:
         del columns["correct"], columns["McNemar"]
     lines = [
+        *(f"{_in_markdown(line)}\n" for line in lead),
         f"**{_title(rows)}; Δ is paired by query, to {_in_markdown(_references(rows))}**",
         "",
         f"| {' | '.join(columns)} |",
@@ -217,16 +224,18 @@ def _correct(row: ComparisonRow) -> str:
 
 
 def _over_seeds(row: ComparisonRow) -> str:
-    return "" if row.seeds == 1 else f"{_span(row, row.seed_low, row.seed_high)} ({row.seeds})"
+    return "" if row.seeds == 1 else f"{span(row, row.seed_low, row.seed_high)} ({row.seeds})"
 
 
-def _span(row: ComparisonRow, low: float | None, high: float | None, signed: bool = False) -> str:
+def span(row: ComparisonRow, low: float | None, high: float | None, signs: bool = False) -> str:
+    """An interval, `low … high`, with the signs of its bounds if `signs`; empty if there is none."""
     if low is None or high is None:
         return ""
-    return f"{_signed(row, low)} … {_signed(row, high)}" if signed else f"{row.text(low)} … {row.text(high)}"
+    return f"{signed(row, low)} … {signed(row, high)}" if signs else f"{row.text(low)} … {row.text(high)}"
 
 
-def _signed(row: ComparisonRow, value: float | None) -> str:
+def signed(row: ComparisonRow, value: float | None) -> str:
+    """A difference with its sign, and a proper minus."""
     return row.text(value, "+").replace("-", "−")
 
 

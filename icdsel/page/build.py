@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from icdsel import __version__
 from icdsel.comparison.compare import ComparisonRow
+from icdsel.comparison.headline import verdict
 from icdsel.comparison.rows import Source, read_source
 from icdsel.comparison.tables import cautions, explanations, p_text, stars
 from icdsel.console import progress
@@ -26,7 +27,7 @@ from icdsel.page.charts.palette import DARK, LIGHT
 from icdsel.page.charts.plots import Chart, landscape_charts, training_charts, usage_chart
 from icdsel.page.charts.svg import chart_style, inline_svg, save
 from icdsel.page.choices import Chosen, Usage, one_each, overlap, read_choices, usage
-from icdsel.page.findings import findings, verdict
+from icdsel.page.findings import findings
 from icdsel.page.gallery import Demonstration, cards, demonstration, spread
 from icdsel.page.names import row_labels
 from icdsel.page.runs import ShownRun, read_landscapes, read_runs

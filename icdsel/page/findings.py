@@ -3,18 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 from icdsel.comparison.compare import ComparisonRow
+from icdsel.comparison.headline import verdict
 from icdsel.comparison.tables import p_text
 from icdsel.tasks.base import TASKS
-
-SURE = 0.05
-"""The corrected p-value below which a difference is significant."""
-
-
-def verdict(row: ComparisonRow) -> str:
-    """`better` or `worse` than the reference, if interval and corrected p-value agree on it; else empty."""
-    if row.p_holm is None or row.p_holm >= SURE or row.difference_low is None or row.difference_high is None:
-        return ""
-    return "better" if row.difference_low > 0 else "worse" if row.difference_high < 0 else ""
 
 
 def findings(rows: Sequence[ComparisonRow], labels: Mapping[str, str]) -> list[str]:

@@ -4,10 +4,10 @@ import math
 from collections.abc import Mapping, Sequence
 
 from icdsel.comparison.compare import ComparisonRow
+from icdsel.comparison.headline import SURE, verdict
 from icdsel.comparison.tables import p_text
 from icdsel.page.charts.palette import PAPER, TEXT
 from icdsel.page.charts.plots import Chart, add_legend, folded, look_of, new_figure, shots_text
-from icdsel.page.findings import SURE, verdict
 from icdsel.tasks.base import TASKS
 
 

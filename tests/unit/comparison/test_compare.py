@@ -12,9 +12,12 @@ from numpy.typing import NDArray
 from rich.console import Console
 from scipy import stats
 from toy_task import Letters
+from typer.testing import CliRunner
 
 from icdsel.artefacts.predictions import predictions_dir
+from icdsel.cli.app import app
 from icdsel.comparison.compare import ComparisonRow, compare, learned_and_worse, write_rows
+from icdsel.comparison.headline import headlines
 from icdsel.comparison.tables import screen_tables, write_csv, write_markdown
 from icdsel.errors import RunError
 from icdsel.settings.loading import Settings, load_settings
@@ -789,3 +792,26 @@ def test_the_pool_of_a_mean_is_that_of_its_seeds(settings: Settings) -> None:
     for seed in (42, 43):
         write(settings, f"random-{seed}", {2: [0.3, 1.0, seed % 2]}, **{"data.pool_size": 16})
     assert [row.pool for row in compare(settings)] == ["16"] * 3
+
+
+def test_the_headline_takes_the_mean_of_the_seeds_not_the_luckiest(settings: Settings) -> None:
+    write(settings, "policy-a-rce_epoch1", {2: [1.0] * 4})
+    write(settings, "policy-a_train-seed-43-rce_epoch1", {2: [0.0] * 4})
+    write(settings, "nearest-both", {2: [0.6] * 4})
+    [headline] = headlines(compare(settings))
+    assert headline.policy is not None
+    assert (headline.policy.name, headline.policy.seeds) == ("policy-a-rce_epoch1 (mean over seeds)", 2)
+    assert (headline.policy.accuracy, headline.policy.difference) == (50.0, pytest.approx(-10.0))
+
+
+def test_the_headline_is_printed_and_leads_the_markdown(settings: Settings, tmp_path: Path) -> None:
+    write(settings, "policy-a-rce_epoch1", {2: [1.0] * 4})
+    write(settings, "nearest-both-all", {2: [0.6] * 4}, **{"data.pool_size": 64})
+    table, markdown = tmp_path / "table.json", tmp_path / "table.md"
+    flags = ("--results-dir", settings.data.results_dir, "--json", table, "--markdown", markdown)
+    result = CliRunner().invoke(app, ["compare", *map(str, flags)])
+    assert result.exit_code == 0
+    says = "The strongest method that learns nothing is nearest-both-all (pool all, 2 shots): 60.0."
+    assert says in " ".join(result.stdout.split())
+    assert markdown.read_text().startswith(says)
+    assert [row["name"] for row in json.loads(table.read_text())] == ["policy-a-rce_epoch1", "nearest-both-all"]
