@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeVar
 
+from icdsel.data.question_types import types_of
 from icdsel.errors import DataError, Refuse, stop
 from icdsel.records import Example
 from icdsel.store.json_reading import read_lines, read_list
@@ -81,7 +82,7 @@ def read_official(
     Args:
         questions: The file of records with `question_id` and `question`.
         annotations: The file of records with `question_id`, `image_id`, `answers` (records with `answer` and optionally
-            `raw_answer`) and optionally `multiple_choice_answer`.
+            `raw_answer`) and optionally `multiple_choice_answer`, `question_type` and `answer_type`.
         image_of: Returns the path of the image with an image_id.
         shown: The answer of a demonstration if there is no `multiple_choice_answer`: the most common answer as people
             wrote it ("raw"), or in the fields `answer` ("stemmed"; OK-VQA stems them).
@@ -166,7 +167,9 @@ def _vqa_example(
     answers, raw_answers = _answers(record, texts)
     choice = record.get("multiple_choice_answer")
     answer = _text(record, "multiple_choice_answer", texts) if choice else _majority(answers, raw_answers, shown)
-    return Example(question_id, image_id, image_of(image_id), question, answer, answers, raw_answers)
+    return Example(
+        question_id, image_id, image_of(image_id), question, answer, answers, raw_answers, **types_of(record)
+    )
 
 
 # --- JSON Lines -------------------------------------------------------------------------------------------
@@ -183,6 +186,7 @@ def read_json_lines(path: Path, split: str, images: Path, shown: ShownAnswer) ->
     * `answers`: strings, or objects with `answer` and optionally `raw_answer` as in VQA
     * optionally `answer`: what a demonstration shows (by default as for `read_official`)
     * optionally `image_id`: an integer (by default derived from the image's path)
+    * optionally `question_type` and `answer_type`: texts, by which the page of a comparison splits its scores
     * optionally `split`: "train" (the default), "validation" or "val", "tuning", "test"
 
     Empty lines are skipped.
@@ -253,6 +257,7 @@ def _lines(
             answer=_text(record, "answer", texts) if given else _majority(answers, raw_answers, shown),
             answers=answers,
             raw_answers=raw_answers,
+            **types_of(record),
         )
 
     parsed = _parsed(path, read_lines(path, refuse), parse, refuse)

@@ -13,6 +13,7 @@ class Example:
 
     `answer` is the answer that a demonstration shows; `answers` are the (usually ten) human answers that a prediction
     is compared with. If these are not as people wrote them (OK-VQA stems them), `raw_answers` has the originals.
+    `question_type` and `answer_type` are those of the annotations, if there are any; they decide nothing.
     """
 
     question_id: int
@@ -22,6 +23,8 @@ class Example:
     answer: str
     answers: tuple[str, ...]
     raw_answers: tuple[str, ...] = ()
+    question_type: str = ""
+    answer_type: str = ""
 
     @property
     def written_answers(self) -> tuple[str, ...]:

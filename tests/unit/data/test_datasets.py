@@ -81,11 +81,13 @@ def test_okvqa_examples_by_hand(tmp_path: Path) -> None:
     animals = ("cat", "dog", "dog", "cat", "cow")
     stems, words = ("rid",) * 6 + ("sitt",) * 4, ("riding",) * 6 + ("sitting",) * 4
     images = [tmp_path / f"COCO_train2014_0000000000{n}.jpg" for n in (10, 30)]
+    types = {"question_type": "Vehicles and Transportation", "answer_type": "other"}  # "one" in OK-VQA's list
     # Predictions are compared with the stems; a demonstration shows what most people wrote.
     assert list(split) == [
-        Example(101, 10, images[0], "What is 101?", "red, white and blue", flag, flag),
-        Example(204, 10, images[0], "What is 204?", "riding", stems, words),
-        Example(305, 30, images[1], "What is 305?", "cat", animals, animals),  # of equally common answers the first one
+        Example(101, 10, images[0], "What is 101?", "red, white and blue", flag, flag, **types),
+        Example(204, 10, images[0], "What is 204?", "riding", stems, words, **types),
+        # Of equally common answers the first one.
+        Example(305, 30, images[1], "What is 305?", "cat", animals, animals, **types),
     ]
     assert split[1].written_answers == words
     stemmed = load(tmp_path, shown_answer="stemmed")

@@ -10,6 +10,7 @@ from icdsel.data.datasets import Split, load_split
 from icdsel.errors import DataError
 from icdsel.records import Example
 from icdsel.settings.tables import DataSettings
+from icdsel.store.fingerprints import fingerprint_examples
 
 Record = dict[str, Any]
 
@@ -54,6 +55,16 @@ def test_examples_by_hand(tmp_path: Path) -> None:
     ]
     assert split.rows_of_image(tmp_path / "a.jpg") == [0, 1]
     assert [example.answer for example in load(path, shown_answer="stemmed")] == ["puppy", "ride", "gato"]
+
+
+def test_types_of_questions_are_read_and_decide_nothing(tmp_path: Path) -> None:
+    given = [{}, {"question_type": "how  many", "answer_type": "number"}, {"question_type": "ten"}]
+    given += [{"question_type": value} for value in (7, None, ["a"], "a\x00b", "x" * 81)]  # left out, not rejected
+    split = load(write(tmp_path, *(line(i, **types) for i, types in enumerate(given))))
+    read = [(example.question_type, example.answer_type) for example in split]
+    assert read == [("", ""), ("how many", "number"), ("Weather and Climate", ""), *[("", "")] * 5]
+    plain = load(write(tmp_path, *(line(i) for i in range(len(given))), name="plain.jsonl"))
+    assert fingerprint_examples(split) == fingerprint_examples(plain)
 
 
 def test_lines_are_assigned_to_splits(tmp_path: Path) -> None:
