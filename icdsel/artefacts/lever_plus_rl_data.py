@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from icdsel.errors import RlDataError
-from icdsel.records import DEFAULT_TASK, QueryGroup, RejectedError, ScoredPointer
+from icdsel.records import DEFAULT_TASK, Pointer, QueryGroup, QuestionId, RejectedError, ScoredPointer, id_order
 from icdsel.records.query_group import REPEATED_ICD
 from icdsel.records.scored_pointer import BAD_SCORE
 from icdsel.records.values import is_id, is_number
@@ -67,7 +67,7 @@ def is_lever_plus(path: Path) -> bool:
 
 
 def read_lever_plus(
-    path: Path, question_ids: Sequence[int] | None, *, skip_fallback: bool = True, accept_unsound: bool = False
+    path: Path, question_ids: Sequence[QuestionId] | None, *, skip_fallback: bool = True, accept_unsound: bool = False
 ) -> tuple[list[QueryGroup], dict[str, int]]:
     """Reads RL data of any version, including files that icdsel wrote in this form.
 
@@ -116,7 +116,7 @@ def read_lever_plus(
             rejected[str(reason)] += len(candidates)
             continue
         rejected[EMPTY] += not candidates
-        kept: dict[tuple[int, ...], ScoredPointer] = {}
+        kept: dict[Pointer, ScoredPointer] = {}
         for candidate in candidates:
             try:
                 if meta_k64 and candidate.get("pointer_global") is None:
@@ -130,7 +130,7 @@ def read_lever_plus(
             except RejectedError as reason:
                 rejected[str(reason)] += 1
         if kept:
-            used = sorted({icd for icds in kept for icd in icds})
+            used = sorted({icd for icds in kept for icd in icds}, key=id_order)
             pool = tuple(icd for icd in dict.fromkeys((*pool, *used)) if icd != question_id)
             groups.append(_group(question_id, query, pool, kept.values(), "candidate_pool_ids" not in record))
     rejected = +rejected  # drops counts of 0
@@ -139,7 +139,7 @@ def read_lever_plus(
     return groups, dict(rejected)
 
 
-def read_info_score(path: Path, question_ids: Sequence[int] | None) -> tuple[list[QueryGroup], dict[str, int]]:
+def read_info_score(path: Path, question_ids: Sequence[QuestionId] | None) -> tuple[list[QueryGroup], dict[str, int]]:
     """Reads InfoScore data: the beams of each query as pointers in prompt order, to be imitated.
 
     Their scores are not kept. For Qwen they mean little: Lever-Plus measured them over the wrong tokens, and kept the
@@ -280,17 +280,19 @@ class _Rules:
 class _Rows:
     """From rows of the training split to question_ids."""
 
-    def __init__(self, question_ids: Sequence[int] | None) -> None:
+    def __init__(self, question_ids: Sequence[QuestionId] | None) -> None:
         self._ids = question_ids
         self._total = 2**63 if question_ids is None else len(question_ids)
 
-    def ids(self, rows: Sequence[int]) -> tuple[int, ...]:
+    def ids(self, rows: Sequence[int]) -> Pointer:
         if not all(0 <= row < self._total for row in rows):
             raise RejectedError(OUTSIDE)
         return tuple(rows) if self._ids is None else tuple(self._ids[row] for row in rows)
 
 
-def _require_same_query(place: str, given: object, question_id: int, question_ids: Sequence[int] | None) -> None:
+def _require_same_query(
+    place: str, given: object, question_id: QuestionId, question_ids: Sequence[QuestionId] | None
+) -> None:
     known = str(given)[:40] if isinstance(given, int | str) else f"a {type(given).__name__}"
     if question_ids is not None and given is not None and known != str(question_id):
         raise RlDataError(
@@ -350,7 +352,7 @@ def _distinct(pointer: object, query: int) -> list[int]:
     return pointer
 
 
-def _scored(icds: tuple[int, ...], candidate: Mapping[str, Any], rules: _Rules, counts: Counter[str]) -> ScoredPointer:
+def _scored(icds: Pointer, candidate: Mapping[str, Any], rules: _Rules, counts: Counter[str]) -> ScoredPointer:
     """The candidate as a record, with those of its scores that can be trusted."""
     kept = {**candidate, "pointer": icds}
     if not rules.keep_gt_prob and kept.get("vqa_gt_prob") is not None:
@@ -366,9 +368,9 @@ def _are_rows(value: object) -> TypeGuard[list[int]]:
 
 
 def _group(
-    question_id: int,
+    question_id: QuestionId,
     query: Mapping[str, Any],
-    pool: tuple[int, ...],
+    pool: tuple[QuestionId, ...],
     candidates: Iterable[ScoredPointer],
     derived: bool,
 ) -> QueryGroup:

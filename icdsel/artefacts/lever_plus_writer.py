@@ -7,14 +7,16 @@ from typing import Any
 from icdsel import __version__
 from icdsel.artefacts.lever_plus_rl_data import WRITTEN_BY
 from icdsel.errors import RlDataError
-from icdsel.records import DEFAULT_TASK, QueryGroup, ScoredPointer
+from icdsel.records import DEFAULT_TASK, QueryGroup, QuestionId, ScoredPointer, id_order
 from icdsel.tasks.cleaners import cut_answer
 
 K64 = 64
 """The number of candidates that Lever-Plus's trainer reads of a pool."""
 
 
-def lever_plus_json(groups: Iterable[QueryGroup], row: Mapping[int, int], meta: Mapping[str, Any]) -> dict[str, Any]:
+def lever_plus_json(
+    groups: Iterable[QueryGroup], row: Mapping[QuestionId, int], meta: Mapping[str, Any]
+) -> dict[str, Any]:
     """One JSON value for a whole file, which `read_lever_plus` reads back as the same groups.
 
     A query whose pool has at most 64 candidates is written in the form K64 (pointers count within
@@ -45,13 +47,13 @@ def lever_plus_json(groups: Iterable[QueryGroup], row: Mapping[int, int], meta: 
     return {"_meta": {**meta, **({"version": "k64"} if local else {}), WRITTEN_BY: f"icdsel {__version__}"}, **records}
 
 
-def _record(group: QueryGroup, row: Mapping[int, int]) -> tuple[str, dict[str, Any]]:
+def _record(group: QueryGroup, row: Mapping[QuestionId, int]) -> tuple[str, dict[str, Any]]:
     pool = group.pool or ()
     named = {group.question_id, *pool, *(icd for candidate in group.candidates for icd in candidate.pointer)}
     if unknown := [question_id for question_id in named if question_id not in row]:
         raise RlDataError(
-            f"question {min(unknown)} is not in the training split, by which Lever-Plus numbers questions: name the "
-            f"dataset of these RL data with --dataset (those of other splits cannot be converted)"
+            f"question {min(unknown, key=id_order)} is not in the training split, by which Lever-Plus numbers "
+            f"questions: name the dataset of these RL data with --dataset (those of other splits cannot be converted)"
         )
     place = {i: k for k, i in enumerate(pool)} if 0 < len(pool) <= K64 else None
     query = {
@@ -69,7 +71,9 @@ def _record(group: QueryGroup, row: Mapping[int, int]) -> tuple[str, dict[str, A
     return str(row[group.question_id]), record
 
 
-def _candidate(candidate: ScoredPointer, row: Mapping[int, int], place: Mapping[int, int] | None) -> dict[str, Any]:
+def _candidate(
+    candidate: ScoredPointer, row: Mapping[QuestionId, int], place: Mapping[QuestionId, int] | None
+) -> dict[str, Any]:
     icds = [row[i] for i in candidate.pointer]
     if place is None:
         written: dict[str, Any] = {"pointer": icds, "pointer_pos": icds}

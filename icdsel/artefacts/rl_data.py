@@ -15,7 +15,7 @@ from typing import Any
 
 from icdsel.artefacts.lever_plus_rl_data import FAILED, is_lever_plus, read_lever_plus
 from icdsel.errors import RlDataError, RunError
-from icdsel.records import Example, QueryGroup, Rejected
+from icdsel.records import Example, QueryGroup, QuestionId, Rejected, id_order
 from icdsel.records.query_group import GROUP_KEYS
 from icdsel.records.scored_pointer import BAD_SCORE
 from icdsel.settings.loading import Settings
@@ -129,7 +129,7 @@ class RlData:
 
 def read_rl_data(
     path: str | Path,
-    question_ids: Sequence[int] | None = None,
+    question_ids: Sequence[QuestionId] | None = None,
     *,
     skip_fallback: bool = True,
     accept_unsound: bool = False,
@@ -176,14 +176,14 @@ def merge(files: Iterable[Sequence[QueryGroup]]) -> list[QueryGroup]:
     Raises:
         RlDataError: A query has different pools in two files.
     """
-    merged: dict[int, QueryGroup] = {}
+    merged: dict[QuestionId, QueryGroup] = {}
     for group in (group for groups in files for group in groups):
         known = merged.get(group.question_id)
         if known is None:
             merged[group.question_id] = group
             continue
         if known.derived and group.derived and known.pool and group.pool:
-            known = replace(known, pool=tuple(sorted({*known.pool, *group.pool})))
+            known = replace(known, pool=tuple(sorted({*known.pool, *group.pool}, key=id_order)))
         elif (known.pool, known.excluded) != (group.pool, group.excluded):
             raise RlDataError(
                 f"query {group.question_id} has different candidate pools in the RL data files: they were created "
@@ -192,7 +192,7 @@ def merge(files: Iterable[Sequence[QueryGroup]]) -> list[QueryGroup]:
         pointers = {candidate.pointer for candidate in known.candidates}
         more = tuple(candidate for candidate in group.candidates if candidate.pointer not in pointers)
         merged[group.question_id] = replace(known, candidates=known.candidates + more)
-    return [merged[question_id] for question_id in sorted(merged)]
+    return [merged[question_id] for question_id in sorted(merged, key=id_order)]
 
 
 # --- files of generation ----------------------------------------------------------------------------------
@@ -264,7 +264,7 @@ def complete_units(journal: Journal, units: Sequence[Sequence[Example]]) -> int:
     return done
 
 
-def question_id_of(value: Any) -> int | None:
+def question_id_of(value: Any) -> QuestionId | None:
     """The query of a line that generation wrote; None if the line is not one, or is damaged."""
     try:
         group, rejected = parse_group(value)

@@ -9,7 +9,7 @@ from typing import Any
 
 from icdsel.errors import CheckpointError, RunError
 from icdsel.records import EpochMetrics
-from icdsel.records.values import is_id
+from icdsel.records.values import is_int64
 from icdsel.settings.loading import Settings
 from icdsel.settings.names import changed_settings, sampler_file_name
 from icdsel.settings.tables import TrainSettings
@@ -121,7 +121,7 @@ def planned_epochs(metadata: Metadata) -> dict[str, int]:
         planned |= {"rce": train["rce_epochs"], "grpo": train["grpo_epochs"]}
     except (KeyError, TypeError, AttributeError):
         return {}
-    return planned if all(is_id(count) and count >= 0 for count in planned.values()) else {}
+    return planned if all(is_int64(count) and count >= 0 for count in planned.values()) else {}
 
 
 def read_metrics(path: Path) -> list[EpochMetrics]:

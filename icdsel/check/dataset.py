@@ -14,7 +14,7 @@ from icdsel.data.datasets import load_every_split
 from icdsel.data.images import ImageError, bands, open_image
 from icdsel.data.vqa_files import RepeatedError, UnpairedError
 from icdsel.errors import UserError
-from icdsel.records import Example
+from icdsel.records import Example, QuestionId, id_order
 from icdsel.settings.tables import DataSettings
 from icdsel.tasks.base import TASKS, Task
 
@@ -104,7 +104,7 @@ def check_dataset(settings: DataSettings, name: str, images: bool) -> Checked:
 
 def check_questions(found: Findings, splits: Mapping[str, Sequence[Example]], task: Task) -> None:
     """Adds what is wrong with the questions and answers of all splits."""
-    known: dict[tuple[str, Path, str], int] = {}
+    known: dict[tuple[str, Path, str], QuestionId] = {}
     vanishes: dict[str, bool] = {}  # cached by answer, because most answers are repeated
     too_few = few_answers(task)
     total = sum(map(len, splits.values()))
@@ -133,11 +133,11 @@ def check_questions(found: Findings, splits: Mapping[str, Sequence[Example]], ta
 
 def _check_shared(found: Findings, splits: Mapping[str, Sequence[Example]]) -> None:
     ids = {split: [(example.question_id,) for example in examples] for split, examples in splits.items()}
-    shared: dict[tuple[str, str], list[int]] = {}
+    shared: dict[tuple[str, str], list[QuestionId]] = {}
     for pair, (question_id,) in in_two_splits(ids):
         shared.setdefault(pair, []).append(question_id)
     for (one, other), repeated in shared.items():
-        found.add(SHARED_IDS, f"{one} and {other}: {min(repeated)}", len(repeated))
+        found.add(SHARED_IDS, f"{one} and {other}: {min(repeated, key=id_order)}", len(repeated))
     # By image_id and by path: one path may have several image_ids, and one image_id several paths.
     places = {split: [(e.image_id, e.image) for e in examples] for split, examples in splits.items()}
     for (one, other), (image_id, path) in in_two_splits(places):

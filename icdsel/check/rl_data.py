@@ -13,7 +13,7 @@ from icdsel.console import plain
 from icdsel.data.datasets import Split, load_split
 from icdsel.errors import DataError, RlDataError, RunError, UserError
 from icdsel.policy.rewards import fields_of, is_correct, reward_of
-from icdsel.records import Example, Pointer, QueryGroup, Rejected, score_key
+from icdsel.records import Example, Pointer, QueryGroup, QuestionId, Rejected, score_key
 from icdsel.settings.identity import identity
 from icdsel.settings.loading import Settings
 from icdsel.store.fingerprints import fingerprint_examples, fingerprint_file
@@ -222,11 +222,11 @@ class _Queries:
         self._found, self._reward = found, settings.reward
         self._task = TASKS.named(settings.data.task)
         self._own_image = OWN_IMAGE_ALLOWED if same_image_allowed else OWN_IMAGE
-        self._known: set[int] = set()
+        self._known: set[QuestionId] = set()
         self._sizes: Counter[int | None] = Counter()
-        self._size_example: dict[int | None, int] = {}
+        self._size_example: dict[int | None, QuestionId] = {}
         self._lengths: Counter[int] = Counter()
-        self._length_example: dict[int, int] = {}
+        self._length_example: dict[int, QuestionId] = {}
         self._errors: Counter[str] = Counter()
         self._pointers = 0
         self.train: Split | None = None
@@ -244,7 +244,7 @@ class _Queries:
         """Counts the failed calls of a query by their errors."""
         self._errors.update(plain(candidate.error) for candidate in group.candidates if candidate.error is not None)
 
-    def check_pointers(self, question_id: int, pointers: Sequence[Pointer]) -> None:
+    def check_pointers(self, question_id: QuestionId, pointers: Sequence[Pointer]) -> None:
         """Checks the ICDs of all pointers of a query."""
         query = _example(self._split, question_id)
         known: set[Pointer] = set()
@@ -325,7 +325,7 @@ class _Queries:
         return f"queries: {len(self._known):,}, pointers: {self._pointers:,}"
 
 
-def _example(split: Split | None, question_id: int) -> Example | None:
+def _example(split: Split | None, question_id: QuestionId) -> Example | None:
     row = split.row.get(question_id) if split is not None else None
     return None if split is None or row is None else split[row]
 

@@ -9,7 +9,7 @@ from typing import Any
 from icdsel.artefacts.predictions import read_predictions
 from icdsel.comparison.scores import Scores, mean_over_seeds
 from icdsel.errors import RunError, SettingsError
-from icdsel.records import DEFAULT_TASK
+from icdsel.records import DEFAULT_TASK, QuestionId
 from icdsel.selection import selector_named
 from icdsel.store.files import digest_of
 from icdsel.store.metadata import read_metadata
@@ -81,7 +81,7 @@ class Answered:
 
     source: Source
     scores: Scores
-    asked: frozenset[int]
+    asked: frozenset[QuestionId]
 
     @property
     def label(self) -> str:
@@ -219,9 +219,9 @@ def _read(path: Path, name: str | None = None) -> list[Answered]:
         task = TASKS.named(source.task)
     except SettingsError as error:
         raise RunError(f"{path}: {error}") from None
-    asked: dict[int, set[int]] = {}
-    answered: dict[int, dict[int, float]] = {}
-    others: dict[int, dict[str, dict[int, float]]] = {}
+    asked: dict[int, set[QuestionId]] = {}
+    answered: dict[int, dict[QuestionId, float]] = {}
+    others: dict[int, dict[str, dict[QuestionId, float]]] = {}
     for record in read_predictions(path):
         if record.task != task.name:
             raise RunError(f"{path} holds predictions of the task {record.task}, its metadata are of {task.name}")
@@ -251,10 +251,10 @@ def _read(path: Path, name: str | None = None) -> list[Answered]:
 # --- what may be compared ---------------------------------------------------------------------------------
 
 
-def _differing(rows: Sequence[Answered], shared: frozenset[int]) -> list[str]:
+def _differing(rows: Sequence[Answered], shared: frozenset[QuestionId]) -> list[str]:
     """Differences between the rows that need to be allowed: a line for each, the queries first (with details below)."""
     lines = []
-    sets: dict[frozenset[int], list[str]] = {}
+    sets: dict[frozenset[QuestionId], list[str]] = {}
     for row in rows:
         sets.setdefault(row.asked, []).append(row.label)
     if len(sets) > 1:
@@ -287,7 +287,7 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(once[:_SHOWN]) + (f" and {len(once) - _SHOWN} more" if len(once) > _SHOWN else "")
 
 
-def _not_comparable(differing: Sequence[str], shared: frozenset[int]) -> str:
+def _not_comparable(differing: Sequence[str], shared: frozenset[QuestionId]) -> str:
     """Why rows cannot be compared, with every remedy."""
     ways = ["name only files or folders that belong together: `icdsel compare PATH…`"]
     queries = any(line.startswith("different queries") for line in differing)
@@ -313,7 +313,7 @@ def _keys(sources: Sequence[Source]) -> list[str]:
     return sorted(keys, key=lambda key: _DISTINCTIVE.index(key) if key in _DISTINCTIVE else len(_DISTINCTIVE))
 
 
-def _restricted(rows: Sequence[Answered], shared: frozenset[int]) -> list[Answered]:
+def _restricted(rows: Sequence[Answered], shared: frozenset[QuestionId]) -> list[Answered]:
     """The rows over the queries that every row has an answer to: a failed VLM call is not a wrong answer."""
     common = shared.intersection(*(row.scores.by_query for row in rows))
     if not common:
@@ -321,7 +321,7 @@ def _restricted(rows: Sequence[Answered], shared: frozenset[int]) -> list[Answer
             "no query has an answer in every row, because calls failed: move the files away and repeat `icdsel infer`"
         )
 
-    def kept(scores: Mapping[int, float]) -> dict[int, float]:
+    def kept(scores: Mapping[QuestionId, float]) -> dict[QuestionId, float]:
         return {i: score for i, score in scores.items() if i in common}
 
     restricted = []

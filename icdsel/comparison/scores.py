@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from icdsel.comparison.statistics import Floats, mean_by_query
-from icdsel.records import DEFAULT_TASK
+from icdsel.records import DEFAULT_TASK, QuestionId, id_order
 from icdsel.tasks.base import TASKS
 
 
@@ -32,9 +32,9 @@ class Scores:
     name: str
     selector: str
     shots: int
-    by_query: Mapping[int, float]
+    by_query: Mapping[QuestionId, float]
     metric: str
-    by_other_metric: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    by_other_metric: Mapping[str, Mapping[QuestionId, float]] = field(default_factory=dict)
     place: str = ""
     pool: str | None = None
     seeds: tuple["Scores", ...] = ()
@@ -59,7 +59,7 @@ class Scores:
         return float(TASKS.named(self.task).aggregate(values_of(self.by_query)))
 
     @property
-    def correct(self) -> dict[int, float] | None:
+    def correct(self) -> dict[QuestionId, float] | None:
         """1 for correct predictions, else 0, by question_id; None if the task has no notion of correct.
 
         Of a mean it is the share of its seeds.
@@ -72,9 +72,9 @@ class Scores:
         return {i: float(correctness.is_correct(score)) for i, score in self.by_query.items()}
 
 
-def values_of(scores: Mapping[int, float]) -> Floats:
+def values_of(scores: Mapping[QuestionId, float]) -> Floats:
     """The scores [n], by ascending question_id."""
-    return np.array([scores[i] for i in sorted(scores)])
+    return np.array([scores[i] for i in sorted(scores, key=id_order)])
 
 
 def mean_over_seeds(name: str, seeds: Sequence[Scores]) -> Scores:

@@ -11,7 +11,7 @@ other aggregate of the scores, queries are drawn (`bootstrap_aggregate`, `swap_p
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -325,7 +325,10 @@ def _require_fraction(value: float, name: str) -> None:
         raise ValueError(f"{name} must be between 0 and 1, not {value}")
 
 
-def mean_by_query(scores: Sequence[Mapping[int, float]]) -> dict[int, float]:
+_Query = TypeVar("_Query")
+
+
+def mean_by_query(scores: Sequence[Mapping[_Query, float]]) -> dict[_Query, float]:
     """The mean of several rows, query by query; all must have the same queries."""
     queries = list(scores[0])
     # Rounded, so that the order of the seeds does not change the value.

@@ -10,7 +10,7 @@ from icdsel.data import hub as hub_data
 from icdsel.data.vqa_files import read_every_split, read_json_lines, read_official, read_preprocessed, refuse_repeated
 from icdsel.data.world import write_world
 from icdsel.errors import DataError, Refuse, stop
-from icdsel.records import Example
+from icdsel.records import Example, QuestionId, id_order
 from icdsel.settings.presets import WORLD
 from icdsel.settings.tables import DataSettings
 from icdsel.store.slot import find_or_make
@@ -70,9 +70,9 @@ class Split(Sequence[Example]):
 
     def __init__(self, name: str, examples: Iterable[Example]) -> None:
         self.name = name
-        self._examples = sorted(examples, key=lambda example: example.question_id)
+        self._examples = _in_order(examples)
         self.row = {example.question_id: row for row, example in enumerate(self._examples)}
-        if len(self.row) < len(self._examples):
+        if len(set(map(str, self.row))) < len(self._examples):
             refuse_repeated(name, (example.question_id for example in self._examples))
         self._rows_of_image: dict[Path, list[int]] = {}
         for row, example in enumerate(self._examples):
@@ -88,7 +88,7 @@ class Split(Sequence[Example]):
         """Rows of the examples that show `image`."""
         return self._rows_of_image.get(image, [])
 
-    def by_id(self, question_id: int) -> Example:
+    def by_id(self, question_id: QuestionId) -> Example:
         """The example with this question_id.
 
         Raises:
@@ -145,7 +145,11 @@ def load_every_split(settings: DataSettings, refuse: Refuse) -> dict[str, list[E
                 splits[split] = _named(settings, split, refuse)
         except DataError as error:
             refuse(error)
-    return {name: sorted(examples, key=lambda example: example.question_id) for name, examples in splits.items()}
+    return {name: _in_order(examples) for name, examples in splits.items()}
+
+
+def _in_order(examples: Iterable[Example]) -> list[Example]:
+    return sorted(examples, key=lambda example: id_order(example.question_id))
 
 
 def _named(settings: DataSettings, split: str, refuse: Refuse = stop) -> list[Example]:

@@ -15,7 +15,8 @@ from typing import Any, Literal, TypeVar
 
 from icdsel.data.question_types import types_of
 from icdsel.errors import DataError, Refuse, stop
-from icdsel.records import Example
+from icdsel.records import Example, QuestionId, id_order
+from icdsel.records.values import LONGEST_ID, is_id
 from icdsel.store.json_reading import read_lines, read_list
 from icdsel.store.reading import is_path
 from icdsel.tasks.base import majority_answer
@@ -46,14 +47,17 @@ LONGEST_TEXT = 4096
 LONGEST_ANSWERS = 10 * LONGEST_TEXT
 """The maximum total length of a question's answers, in characters. They are scored together, in memory that grows with
 the square of the length."""
-_ID_LIMIT = 2**63  # question_ids are stored in int64 tensors
+_ID_LIMIT = 2**63
 
 
 class RepeatedError(DataError):
     """The question_ids `ids` occur more than once."""
 
-    def __init__(self, where: object, ids: Sequence[int]) -> None:
-        super().__init__(f"{where}: {len(ids)} question_ids occur more than once, first {list(ids[:3])}")
+    def __init__(self, where: object, ids: Sequence[QuestionId]) -> None:
+        super().__init__(
+            f"{where}: {len(ids)} question_ids occur more than once (an integer and the same digits as text are one "
+            f"id), first {list(ids[:3])}"
+        )
         self.ids = ids
 
 
@@ -61,7 +65,11 @@ class UnpairedError(DataError):
     """Questions and annotations do not match; `ids` are the question_ids that only one of the files has."""
 
     def __init__(
-        self, questions: Path, annotations: Path, without_question: Sequence[int], without_annotation: Sequence[int]
+        self,
+        questions: Path,
+        annotations: Path,
+        without_question: Sequence[QuestionId],
+        without_annotation: Sequence[QuestionId],
     ) -> None:
         super().__init__(
             f"{questions} and {annotations} do not match: {len(without_question)} annotations without a question "
@@ -93,20 +101,20 @@ def read_official(
         DataError: A file is damaged or not in this format, or the two do not match.
     """
     texts = _Texts()
-    text_of: dict[int, str] = {}
-    image_of_question: dict[int, object] = {}
-    annotated: set[int] = set()
+    text_of: dict[QuestionId, str] = {}
+    image_of_question: dict[QuestionId, object] = {}
+    annotated: set[QuestionId] = set()
 
-    def parse_question(question_id: int, record: Record) -> int:
+    def parse_question(question_id: QuestionId, record: Record) -> QuestionId:
         image_of_question[question_id] = record.get("image_id")  # before the record can be rejected
         text_of[question_id] = _text(record, "question", texts)
         return question_id
 
     question_ids = _parsed(questions, read_list(questions, "questions"), parse_question, refuse)
     repeated = refuse_repeated(questions, question_ids, refuse)
-    without_question: list[int] = []
+    without_question: list[QuestionId] = []
 
-    def parse_annotation(question_id: int, record: Record) -> Example | None:
+    def parse_annotation(question_id: QuestionId, record: Record) -> Example | None:
         annotated.add(question_id)
         question = text_of.get(question_id)
         if question is None:
@@ -123,7 +131,8 @@ def read_official(
     examples = [example for example in parsed if example is not None]
     without_annotation = text_of.keys() - annotated
     if without_question or without_annotation:
-        refuse(UnpairedError(questions, annotations, sorted(without_question), sorted(without_annotation)))
+        unpaired = (sorted(ids, key=id_order) for ids in (without_question, without_annotation))
+        refuse(UnpairedError(questions, annotations, *unpaired))
     not_reported = (example.question_id for example in examples if example.question_id not in repeated)
     refuse_repeated(annotations, not_reported, refuse)
     return examples
@@ -146,7 +155,7 @@ def read_preprocessed(
     """
     texts = _Texts()
 
-    def parse(question_id: int, record: Record) -> Example:
+    def parse(question_id: QuestionId, record: Record) -> Example:
         example = _vqa_example(question_id, _text(record, "question", texts), record, image_of, shown, texts)
         found = "vqav2" if "multiple_choice_answer" in record else "okvqa" if example.raw_answers else dataset
         if found != dataset:
@@ -161,7 +170,7 @@ def read_preprocessed(
 
 
 def _vqa_example(
-    question_id: int, question: str, record: Record, image_of: ImageOf, shown: ShownAnswer, texts: "_Texts"
+    question_id: QuestionId, question: str, record: Record, image_of: ImageOf, shown: ShownAnswer, texts: "_Texts"
 ) -> Example:
     image_id = _integer(record, "image_id")
     answers, raw_answers = _answers(record, texts)
@@ -180,12 +189,12 @@ def read_json_lines(path: Path, split: str, images: Path, shown: ShownAnswer) ->
 
     Each line is an object with
 
-    * `question_id`: an integer, unique within the split
+    * `question_id`: an integer or a text, unique within the split
     * `image`: the image's path, relative to the folder `images`
     * `question`: a string
     * `answers`: strings, or objects with `answer` and optionally `raw_answer` as in VQA
     * optionally `answer`: what a demonstration shows (by default as for `read_official`)
-    * optionally `image_id`: an integer (by default derived from the image's path)
+    * optionally `image_id`: an integer or a text (by default derived from the image's path)
     * optionally `question_type` and `answer_type`: texts, by which the page of a comparison splits its scores
     * optionally `split`: "train" (the default), "validation" or "val", "tuning", "test"
 
@@ -233,9 +242,9 @@ def _lines(
 ) -> Iterator[tuple[str, Example]]:
     """Yields the examples of the split `wanted`, or of all splits; counts the lines of each split in `sizes`."""
     texts = _Texts()
-    paths: dict[str, tuple[Path, int]] = {}
+    paths: dict[str, tuple[Path, QuestionId]] = {}
 
-    def parse(question_id: int, record: Record) -> tuple[str, Example] | None:
+    def parse(question_id: QuestionId, record: Record) -> tuple[str, Example] | None:
         split = "train" if record.get("split") is None else _text(record, "split", texts)
         split = SPLIT_NAMES.get(split, split)
         sizes[split] += 1
@@ -246,7 +255,7 @@ def _lines(
             paths[name] = _image(name, images)
         image, image_id = paths[name]
         if record.get("image_id") is not None:
-            image_id = _integer(record, "image_id")
+            image_id = _id(record, "image_id")
         answers, raw_answers = _answers(record, texts)
         given = record.get("answer") is not None
         return split, Example(
@@ -290,7 +299,7 @@ Parsed = TypeVar("Parsed")
 
 
 def _parsed(
-    path: Path, records: Iterable[tuple[str, Any]], parse: Callable[[int, Record], Parsed], refuse: Refuse
+    path: Path, records: Iterable[tuple[str, Any]], parse: Callable[[QuestionId, Record], Parsed], refuse: Refuse
 ) -> Iterator[Parsed]:
     """Calls `parse` with each question_id and record; adds the position in the file to its ValueErrors."""
     for place, record in records:
@@ -298,7 +307,7 @@ def _parsed(
         try:
             if not isinstance(record, dict):
                 raise ValueError(f"it is {_shown(record)}, not an object")
-            question_id = _integer(record, "question_id")
+            question_id = _id(record, "question_id")
             value = parse(question_id, record)
         except ValueError as error:
             named = "" if question_id is None else f" (question {question_id})"
@@ -330,6 +339,20 @@ def _integer(record: Record, name: str) -> int:
         raise ValueError(f'it has no "{name}"' if value is None else f'its "{name}" is {_shown(value)}, not an integer')
     if not -_ID_LIMIT <= value < _ID_LIMIT:
         raise ValueError(f'its "{name}" is beyond 64 bits')
+    return value
+
+
+def _id(record: Record, name: str) -> QuestionId:
+    value = record.get(name)
+    if not is_id(value):
+        if isinstance(value, int):
+            return _integer(record, name)
+        raise ValueError(
+            f'it has no "{name}"'
+            if value is None
+            else f'its "{name}" is {_shown(value)}: an id is an integer, or a text of one line with 1 to {LONGEST_ID} '
+            "characters"
+        )
     return value
 
 
@@ -378,9 +401,15 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def refuse_repeated(where: object, question_ids: Iterable[int], refuse: Refuse = stop) -> set[int]:
-    """Returns the question_ids that occur more than once; calls `refuse` with a RepeatedError if there are any."""
-    repeated = sorted(question_id for question_id, count in Counter(question_ids).items() if count > 1)
+def refuse_repeated(where: object, question_ids: Iterable[QuestionId], refuse: Refuse = stop) -> set[QuestionId]:
+    """Returns the question_ids that occur more than once; calls `refuse` with a RepeatedError if there are any.
+
+    7 and "7" count as one id: messages and other programs cannot tell them apart.
+    """
+    counts = Counter(question_ids)
+    as_text = Counter(map(str, counts))
+    ids = (question_id for question_id, count in counts.items() if count > 1 or as_text[str(question_id)] > 1)
+    repeated = sorted(ids, key=id_order)
     if repeated:
         refuse(RepeatedError(where, repeated))
     return set(repeated)

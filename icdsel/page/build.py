@@ -32,7 +32,7 @@ from icdsel.page.gallery import Demonstration, cards, demonstration, spread
 from icdsel.page.names import row_labels
 from icdsel.page.runs import ShownRun, read_landscapes, read_runs
 from icdsel.page.thumbnails import Thumbnails
-from icdsel.records import DEFAULT_TASK, Example
+from icdsel.records import DEFAULT_TASK, Example, QuestionId, id_order
 from icdsel.settings.loading import Settings, settings_from
 from icdsel.settings.presets import WORLD
 from icdsel.store.files import write_bytes
@@ -69,8 +69,8 @@ class Content:
     usages: Sequence[tuple[Chosen, Usage]]
     runs: Sequence[ShownRun]
     landscapes: Sequence[Landscape]
-    queries: Mapping[int, Example]
-    train: Mapping[int, Example]
+    queries: Mapping[QuestionId, Example]
+    train: Mapping[QuestionId, Example]
     missing: Mapping[str, Sequence[str]]
 
     @property
@@ -124,8 +124,8 @@ def collect(settings: Settings, rows: Sequence[ComparisonRow]) -> Content:
     labels = row_labels(rows, [each.pair_name for each in predicted])
     chosen = read_choices(rows, labels, sources)
     missing: dict[str, list[str]] = {}
-    train: dict[int, Example] = {}
-    queries: dict[int, Example] = {}
+    train: dict[QuestionId, Example] = {}
+    queries: dict[QuestionId, Example] = {}
     datasets = {repr(source.identity.get("dataset")) for source in sources.values()}
     if len(datasets) > 1:
         missing["data"] = ["The rows are over different data, so questions and images are not shown."]
@@ -151,7 +151,7 @@ def collect(settings: Settings, rows: Sequence[ComparisonRow]) -> Content:
     runs, missing["training"] = read_runs(chosen, settings)
     if not runs and not missing["training"]:
         missing["training"] = ["There is no learned selector in this comparison, so there are no training curves."]
-    landscapes, missing["landscape"] = read_landscapes(runs, settings, sorted(train) or None)
+    landscapes, missing["landscape"] = read_landscapes(runs, settings, sorted(train, key=id_order) or None)
     task = TASKS.named(rows[0].task)
     usages = [(row, usage(row, queries, train, task)) for row in chosen if row.shots]
     return Content(own, predicted, rows, labels, chosen, usages, runs, landscapes, queries, train, missing)
@@ -222,7 +222,7 @@ def write_plots(content: Content, folder: Path) -> list[str]:
 def write_page(content: Content, path: Path, gallery: int = 200) -> int:
     """Writes the page with at most `gallery` queries in its gallery; returns its size in bytes."""
     thumbnails = Thumbnails(content.own.data.max_image_pixels)
-    asked = sorted({question_id for row in content.chosen for question_id in row.by_query})
+    asked = sorted({question_id for row in content.chosen for question_id in row.by_query}, key=id_order)
     shown = spread(asked, gallery)
     gallery_cards = cards(content.shown, shown, content.queries, content.train, content.task, thumbnails)
     favourites = _favourites(content, thumbnails)
@@ -334,7 +334,7 @@ def _favourites(content: Content, thumbnails: Thumbnails) -> list[tuple[str, lis
     for chosen, used in content.usages:
         if chosen.shots != content.shots or chosen.name not in names:
             continue
-        ordered = sorted(used.counts.items(), key=lambda pair: (-pair[1], pair[0]))[:MOST_CHOSEN]
+        ordered = sorted(used.counts.items(), key=lambda pair: (-pair[1], id_order(pair[0])))[:MOST_CHOSEN]
         shown = [
             (demonstration(i, content.train, content.task, thumbnails), count) for i, count in ordered if count > 1
         ]

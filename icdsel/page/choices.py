@@ -10,7 +10,7 @@ from icdsel.artefacts.predictions import read_predictions
 from icdsel.comparison.compare import ComparisonRow
 from icdsel.comparison.rows import Source
 from icdsel.page.names import seeds_of
-from icdsel.records import Example, Prediction
+from icdsel.records import Example, Prediction, QuestionId
 from icdsel.selection import selector_named
 from icdsel.tasks.base import Task
 
@@ -32,7 +32,7 @@ class Chosen:
     label: str
     shots: int
     source: Source
-    by_query: Mapping[int, Prediction]
+    by_query: Mapping[QuestionId, Prediction]
     part_of: str | None = None
 
     @property
@@ -65,7 +65,7 @@ class Usage:
             the dataset.
     """
 
-    counts: Counter[int]
+    counts: Counter[QuestionId]
     gini: float
     effective: float
     distinct_answers: float | None
@@ -104,7 +104,7 @@ def read_choices(
                 name, label = f"{row.name}, seed {number}", labels[row.name].removesuffix(seeds_of(count))
                 chosen = replace(chosen, name=name, label=f"{label} (seed {number} of {count})", part_of=row.name)
             found.append(chosen)
-    shared = set[int]().union(*(row.by_query for row in found)).intersection(*(row.by_query for row in found))
+    shared = set[QuestionId]().union(*(row.by_query for row in found)).intersection(*(row.by_query for row in found))
     found = [
         replace(row, by_query={i: prediction for i, prediction in row.by_query.items() if i in shared}) for row in found
     ]
@@ -121,9 +121,9 @@ def one_each(chosen: Iterable[Chosen]) -> list[Chosen]:
     return [row for row in rows if row.name == first[row.lead]]
 
 
-def _read(path: Path) -> dict[int, dict[int, Prediction]]:
+def _read(path: Path) -> dict[int, dict[QuestionId, Prediction]]:
     """The predictions of a file by number of shots and question_id."""
-    by_shots: dict[int, dict[int, Prediction]] = {}
+    by_shots: dict[int, dict[QuestionId, Prediction]] = {}
     for prediction in read_predictions(path):
         by_shots.setdefault(prediction.shots, {})[prediction.question_id] = prediction
     return by_shots
@@ -138,7 +138,9 @@ def _score_by_lead(rows: Iterable[Chosen]) -> dict[str, float]:
     return {name: sum(values) / len(values) if values else 0.0 for name, values in scores.items()}
 
 
-def usage(chosen: Chosen, queries: Mapping[int, Example], train: Mapping[int, Example], task: Task) -> Usage:
+def usage(
+    chosen: Chosen, queries: Mapping[QuestionId, Example], train: Mapping[QuestionId, Example], task: Task
+) -> Usage:
     """How often a selector chooses each training example, and how varied its prompts are.
 
     Args:

@@ -7,7 +7,7 @@ from itertools import groupby
 
 from icdsel.page.choices import Chosen
 from icdsel.page.thumbnails import Thumbnails
-from icdsel.records import Example, Prediction
+from icdsel.records import Example, Prediction, QuestionId, id_order
 from icdsel.tasks.base import Task
 
 
@@ -15,7 +15,7 @@ from icdsel.tasks.base import Task
 class Demonstration:
     """A training example as it is shown; without the dataset only its `question_id` is known."""
 
-    question_id: int
+    question_id: QuestionId
     image: int | None
     question: str
     answer: str
@@ -54,7 +54,7 @@ class Card:
         correct: In the same form, whether they are correct; empty if the task has no notion of correct.
     """
 
-    question_id: int
+    question_id: QuestionId
     image: int | None
     question: str
     answers: tuple[tuple[str, int], ...]
@@ -63,15 +63,17 @@ class Card:
     correct: tuple[Mapping[int, bool], ...]
 
 
-def spread(question_ids: Sequence[int], count: int) -> list[int]:
+def spread(question_ids: Sequence[QuestionId], count: int) -> list[QuestionId]:
     """`count` evenly spaced ids of the sorted ids, so that they represent all; all if there are no more."""
-    ordered = sorted(question_ids)
+    ordered = sorted(question_ids, key=id_order)
     if count >= len(ordered):
         return ordered
     return [ordered[i * len(ordered) // count] for i in range(count)]
 
 
-def demonstration(question_id: int, train: Mapping[int, Example], task: Task, thumbnails: Thumbnails) -> Demonstration:
+def demonstration(
+    question_id: QuestionId, train: Mapping[QuestionId, Example], task: Task, thumbnails: Thumbnails
+) -> Demonstration:
     """The training example of this id; its image is added to the thumbnails."""
     example = train.get(question_id)
     if example is None:
@@ -92,9 +94,9 @@ def verdict_on(prediction: Prediction, task: Task) -> str:
 
 def cards(
     chosen: Sequence[Chosen],
-    shown: Sequence[int],
-    queries: Mapping[int, Example],
-    train: Mapping[int, Example],
+    shown: Sequence[QuestionId],
+    queries: Mapping[QuestionId, Example],
+    train: Mapping[QuestionId, Example],
     task: Task,
     thumbnails: Thumbnails,
 ) -> list[Card]:

@@ -16,7 +16,7 @@ from icdsel.artefacts.run_folder import METADATA_FILE, METRICS_FILE, read_metric
 from icdsel.errors import RlDataError, RunError
 from icdsel.page.charts.landscape import Landscape, landscape
 from icdsel.page.choices import Chosen
-from icdsel.records import EpochMetrics
+from icdsel.records import EpochMetrics, QuestionId
 from icdsel.selection import POLICY
 from icdsel.settings.loading import Settings
 from icdsel.settings.tables import RewardSettings
@@ -94,7 +94,7 @@ def _read_run(row: Chosen, folder: Path) -> ShownRun:
 
 
 def read_landscapes(
-    runs: Sequence[ShownRun], settings: Settings, question_ids: Sequence[int] | None
+    runs: Sequence[ShownRun], settings: Settings, question_ids: Sequence[QuestionId] | None
 ) -> tuple[list[Landscape], list[str]]:
     """The landscape of each RL data that a run was trained on, else of those of the settings; and what is missing.
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from icdsel.errors import RlDataError
 from icdsel.policy.rewards import fields_of, normalize_rewards, reward_of
-from icdsel.records import QueryGroup, score_key
+from icdsel.records import QueryGroup, QuestionId, id_order, score_key
 from icdsel.retrieval.pools import Pools
 from icdsel.settings.tables import RewardSettings
 
@@ -54,7 +54,7 @@ def split_groups(groups: Sequence[QueryGroup], train_share: float = 0.8) -> tupl
     Raises:
         RlDataError: There are fewer than two queries.
     """
-    ordered = sorted(groups, key=lambda group: group.question_id)
+    ordered = sorted(groups, key=lambda group: id_order(group.question_id))
     cut = min(max(1, int(len(ordered) * train_share)), len(ordered) - 1)
     if cut < 1:
         raise RlDataError(
@@ -63,7 +63,7 @@ def split_groups(groups: Sequence[QueryGroup], train_share: float = 0.8) -> tupl
     return ordered[:cut], ordered[cut:]
 
 
-def make_groups(groups: Sequence[QueryGroup], row: Mapping[int, int], settings: RewardSettings) -> Groups:
+def make_groups(groups: Sequence[QueryGroup], row: Mapping[QuestionId, int], settings: RewardSettings) -> Groups:
     """Converts `groups`, which must not contain failed calls, to tensors.
 
     `row` maps question_ids to rows of the table of embeddings.
@@ -74,7 +74,7 @@ def make_groups(groups: Sequence[QueryGroup], row: Mapping[int, int], settings: 
     """
     ids = {i for group in groups for i in (group.question_id, *(group.pool or ()))}
     ids |= {i for group in groups for candidate in group.candidates for i in candidate.pointer}
-    if unknown := sorted(ids - row.keys()):
+    if unknown := sorted(ids - row.keys(), key=id_order):
         raise RlDataError(
             f"{len(unknown)} question_ids of the RL data are not in the training split (first {unknown[:3]}): "
             f"they belong to another dataset"
@@ -113,7 +113,7 @@ def make_groups(groups: Sequence[QueryGroup], row: Mapping[int, int], settings: 
     return Groups(query, pool, mask, pointers, raw, normalized)
 
 
-def _pools(groups: Sequence[QueryGroup], row: Mapping[int, int]) -> tuple[Tensor, Tensor]:
+def _pools(groups: Sequence[QueryGroup], row: Mapping[QuestionId, int]) -> tuple[Tensor, Tensor]:
     """Returns the pools' rows (Q, K), or (1, N) if the pool is the whole training split, and the mask (Q, K).
 
     Raises:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from icdsel.policy.network import CosineNetwork, Encoded, PointerNetwork, similarities
-from icdsel.records import Pointer, Proposal
+from icdsel.records import Pointer, Proposal, QuestionId
 from icdsel.registry import Registry
 from icdsel.retrieval.topk import stable_topk
 from icdsel.settings.tables import ProposalSettings
@@ -31,7 +31,7 @@ class Unit:
 
     query: Tensor
     candidates: Tensor
-    pools: Sequence[Sequence[int]]
+    pools: Sequence[Sequence[QuestionId]]
     network: PointerNetwork
     settings: ProposalSettings
     seed: str

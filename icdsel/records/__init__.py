@@ -9,7 +9,7 @@ from icdsel.records.examples import Answer, Example, Pointer, Proposal
 from icdsel.records.prediction import Prediction, Prompt
 from icdsel.records.query_group import PoolIds, QueryGroup, Rejected
 from icdsel.records.scored_pointer import Candidate, RejectedError, ScoredPointer, score_key, score_of
-from icdsel.records.values import DEFAULT_TASK, Bounds, BoundsOf
+from icdsel.records.values import DEFAULT_TASK, Bounds, BoundsOf, QuestionId, id_order
 
 __all__ = [
     "DEFAULT_TASK",
@@ -25,9 +25,11 @@ __all__ = [
     "Prompt",
     "Proposal",
     "QueryGroup",
+    "QuestionId",
     "Rejected",
     "RejectedError",
     "ScoredPointer",
+    "id_order",
     "score_key",
     "score_of",
 ]

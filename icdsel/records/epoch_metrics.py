@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from icdsel.records.values import is_finite, is_id
+from icdsel.records.values import is_finite, is_int64
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class EpochMetrics:
         """
         values = dict(value) if isinstance(value, dict) else {}
         phase, epoch = values.pop("phase", None), values.pop("epoch", None)
-        if not isinstance(phase, str) or not is_id(epoch):
+        if not isinstance(phase, str) or not is_int64(epoch):
             raise ValueError("it has no phase or no epoch, so these are not metrics of icdsel")
         if invalid := [name for name, number in values.items() if number is not None and not is_finite(number)]:
             raise ValueError(f"{invalid[0][:40]} is not a finite number")

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-Pointer = tuple[int, ...]
+from icdsel.records.values import QuestionId
+
+Pointer = tuple[QuestionId, ...]
 """ICDs in prompt order, by question_id."""
 
 
@@ -16,8 +18,8 @@ class Example:
     `question_type` and `answer_type` are those of the annotations, if there are any; they decide nothing.
     """
 
-    question_id: int
-    image_id: int
+    question_id: QuestionId
+    image_id: QuestionId
     image: Path
     question: str
     answer: str

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from icdsel.records.examples import Pointer
-from icdsel.records.values import DEFAULT_TASK, BoundsOf, are_ids, is_id, is_number, task_entry
+from icdsel.records.values import DEFAULT_TASK, BoundsOf, QuestionId, are_ids, is_id, is_int64, is_number, task_entry
 
 _ICDS, _SCORE, _OTHER_SCORE, _ERROR = "icds", "accuracy", "accuracy_", "error"
 PREDICTION_KEY = _ICDS
@@ -13,7 +13,7 @@ PREDICTION_KEY = _ICDS
 
 _MOST_SHOTS = 10_000
 
-Prompt = tuple[int, Pointer]
+Prompt = tuple[QuestionId, Pointer]
 """A query's question_id, and the ICDs shown with it."""
 
 
@@ -32,7 +32,7 @@ class Prediction:
         task: The task by which it was scored.
     """
 
-    question_id: int
+    question_id: QuestionId
     shots: int
     icds: Pointer
     prediction: str = ""
@@ -59,7 +59,7 @@ class Prediction:
         others = {key: score for key, score in value.items() if key.startswith(_OTHER_SCORE)}
         valid = {
             "question_id": is_id(value.get("question_id")),
-            "shots": is_id(value.get("shots")) and is_number(value["shots"], 0, _MOST_SHOTS),
+            "shots": is_int64(value.get("shots")) and is_number(value["shots"], 0, _MOST_SHOTS),
             _ICDS: are_ids(icds),
             _ERROR: not failed or isinstance(value[_ERROR], str),
             "prediction": isinstance(value.get("prediction", ""), str),

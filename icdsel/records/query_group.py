@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Self
 
 from icdsel.records.examples import Example, Pointer
 from icdsel.records.scored_pointer import POINTER_KEY, RejectedError, ScoredPointer
-from icdsel.records.values import DEFAULT_TASK, BoundsOf, are_ids, is_id, task_entry
+from icdsel.records.values import DEFAULT_TASK, BoundsOf, QuestionId, are_ids, is_id, task_entry
 
 _POOL, _CANDIDATES, _EXCLUDED, _WHOLE_SPLIT = "candidate_pool_ids", "pointer_candidates", "excluded_ids", "all"
 GROUP_KEYS = (_POOL, _CANDIDATES)
@@ -27,8 +27,8 @@ class Rejected(NamedTuple):
 class PoolIds(NamedTuple):
     """A query's pool as question_ids of the training split; if `ids` is None, the whole split without `excluded`."""
 
-    ids: tuple[int, ...] | None
-    excluded: tuple[int, ...] = ()
+    ids: tuple[QuestionId, ...] | None
+    excluded: tuple[QuestionId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +47,13 @@ class QueryGroup:
         task: The task by which the pointers were scored.
     """
 
-    question_id: int
-    image_id: int
+    question_id: QuestionId
+    image_id: QuestionId
     question: str
     answers: tuple[str, ...]
-    pool: tuple[int, ...] | None
+    pool: tuple[QuestionId, ...] | None
     candidates: tuple[ScoredPointer, ...] = field(repr=False)
-    excluded: tuple[int, ...] = ()
+    excluded: tuple[QuestionId, ...] = ()
     derived: bool = False
     task: str = DEFAULT_TASK
 
@@ -90,7 +90,7 @@ class QueryGroup:
         excluded, task = value.get(_EXCLUDED, []), value.get("task", DEFAULT_TASK)
         whole = pool_ids == _WHOLE_SPLIT
         if not (is_id(question_id) and is_id(image_id) and are_ids(excluded) and (whole or are_ids(pool_ids))):
-            raise ValueError("one of its ids, or an id in its pool, is not a 64-bit integer")
+            raise ValueError("one of its ids, or an id in its pool, is neither a 64-bit integer nor a text of one line")
         if not isinstance(answers, list) or not all(isinstance(text, str) for text in (question, task, *answers)):
             raise ValueError("its question, its task or one of its answers is not a string")
         if not isinstance(candidates, list):
@@ -105,7 +105,7 @@ class QueryGroup:
         for candidate in candidates:
             pointer = candidate.get(POINTER_KEY) if isinstance(candidate, dict) else None
             if not are_ids(pointer):
-                raise ValueError("the pointer of a candidate is missing, or not a list of 64-bit integers")
+                raise ValueError("the pointer of a candidate is missing, or not a list of ids")
             try:
                 if not hidden.isdisjoint(pointer) if pool is None else not members.issuperset(pointer):
                     raise RejectedError(OUTSIDE_POOL)

@@ -8,7 +8,7 @@ from numbers import Real
 from typing import Any, Self
 
 from icdsel.records.examples import Pointer
-from icdsel.records.values import Bounds, is_finite, is_id, is_number
+from icdsel.records.values import Bounds, is_finite, is_int64, is_number
 
 POINTER_KEY = "pointer"
 _PREDICTION, _FAILED, _ERROR = "vqa_pred_answer", "eval_failed", "error"
@@ -88,7 +88,7 @@ class ScoredPointer:
         rank, numbers = proposal["rank"], (proposal["log_prob"], proposal["temperature"])
         if not (
             isinstance(proposal["method"], str | None)
-            and (rank is None or is_id(rank))
+            and (rank is None or is_int64(rank))
             and all(number is None or is_finite(number) for number in numbers)
         ):
             raise RejectedError(BAD_FIELD)

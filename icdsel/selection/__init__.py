@@ -1,5 +1,6 @@
 """Selectors, which choose the ICDs (in-context demonstrations) to show with a query. Does not import torch."""
 
+from icdsel.records import Pointer
 from icdsel.registry import Registry
 from icdsel.selection.majority import Majority
 from icdsel.selection.nearest import Nearest
@@ -76,5 +77,5 @@ class _Unknown(Selector):
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def choose(self, context: object, shots: int) -> list[tuple[int, ...] | None]:
+    def choose(self, context: object, shots: int) -> list[Pointer | None]:
         raise NotImplementedError(f"the selector {self.name} is not installed")

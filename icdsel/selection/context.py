@@ -8,7 +8,7 @@ from torch import Tensor
 
 from icdsel.data.datasets import Split
 from icdsel.policy.network import PointerNetwork
-from icdsel.records import Example, Pointer
+from icdsel.records import Example, Pointer, QuestionId
 from icdsel.retrieval.embeddings import Embeddings
 from icdsel.retrieval.neighbours import nearest_in_pools, nearest_rows
 from icdsel.retrieval.pools import Pools
@@ -43,7 +43,7 @@ class Context:
     train_embeddings: Tensor
     open_similar: Callable[[], tuple[Embeddings, Embeddings]]
     network: PointerNetwork | None
-    open_scored: Callable[[], Mapping[int, Sequence[Scored]]]
+    open_scored: Callable[[], Mapping[QuestionId, Sequence[Scored]]]
     _nearest: dict[tuple[Kind, bool], list[list[int]]] = field(default_factory=dict)
 
     @property
@@ -61,7 +61,7 @@ class Context:
         return self.open_similar()
 
     @cached_property
-    def scored(self) -> Mapping[int, Sequence[Scored]]:
+    def scored(self) -> Mapping[QuestionId, Sequence[Scored]]:
         """The scored pointers of the queries by question_id, of any length; some queries may have none."""
         return self.open_scored()
 

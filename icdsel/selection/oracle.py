@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from icdsel.records import Pointer
+from icdsel.records import Pointer, QuestionId, id_order
 from icdsel.selection.scored import Scored
 from icdsel.selection.selector import Selector
 
@@ -25,4 +25,10 @@ class Oracle(Selector):
 
 def _best(scored: Sequence[Scored], shots: int) -> Pointer | None:
     fitting = [entry for entry in scored if len(entry[-1]) == shots]
-    return max(fitting)[-1] if fitting else None
+    return max(fitting, key=_rank)[-1] if fitting else None
+
+
+def _rank(scored: Scored) -> tuple[float, float, list[tuple[bool, QuestionId]]]:
+    """Ties of both scores are decided by the ICDs, so that the order of the file does not matter."""
+    score, prob, pointer = scored
+    return score, prob, [id_order(icd) for icd in pointer]

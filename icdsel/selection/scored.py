@@ -5,7 +5,7 @@ from pathlib import Path
 
 from icdsel.artefacts.rl_data import metadata_path, read_rl_data, rl_data_path
 from icdsel.errors import RlDataError
-from icdsel.records import Pointer
+from icdsel.records import Pointer, QuestionId
 from icdsel.settings.loading import Settings
 from icdsel.store.fingerprints import has_fingerprint
 from icdsel.store.metadata import Inputs, differences, read_metadata
@@ -22,7 +22,7 @@ def scored_path(settings: Settings) -> Path:
 
 def read_scored(
     settings: Settings, queries: int, inputs: Inputs, fingerprint: str | None
-) -> Mapping[int, Sequence[Scored]]:
+) -> Mapping[QuestionId, Sequence[Scored]]:
     """The scored pointers of each query, by question_id.
 
     Args:

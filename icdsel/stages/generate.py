@@ -18,7 +18,7 @@ from icdsel.errors import CheckpointError, RlDataError, RunError
 from icdsel.policy.network import CosineNetwork, PointerNetwork
 from icdsel.policy.proposals import Unit as ProposalUnit
 from icdsel.policy.proposals import propose
-from icdsel.records import Example, PoolIds, Proposal
+from icdsel.records import Example, PoolIds, Proposal, QuestionId
 from icdsel.retrieval.lever_plus_pools import anchors
 from icdsel.settings.identity import identity
 from icdsel.settings.loading import Settings
@@ -132,9 +132,9 @@ def unscored(session: Session, overwrite: bool = False) -> int:
     return sum(len(unit) for unit in units[done:] if not all(query.question_id in scored for query in unit))
 
 
-def scored_in_shards(complete: Path, inputs: Inputs) -> dict[int, str]:
+def scored_in_shards(complete: Path, inputs: Inputs) -> dict[QuestionId, str]:
     """Lines by question_id of all shards with the same inputs, complete or not."""
-    lines: dict[int, str] = {}
+    lines: dict[QuestionId, str] = {}
     for path in sorted(complete.parent.glob(f"{glob.escape(complete.stem)}.shard-*-of-*.jsonl")):
         if not metadata_path(path).exists():
             warn(f"{path} is skipped: its metadata, {metadata_path(path).name}, are not beside it")
@@ -161,7 +161,7 @@ def _score(
     session: Session,
     proposer: PointerNetwork | None,
     shard: Shard | None,
-    scored: dict[int, str],
+    scored: dict[QuestionId, str],
     result: Result,
 ) -> None:
     """Scores the queries, except for those that were `scored` already, by question_id."""
@@ -238,7 +238,7 @@ class _Proposals:
         )
         return described, propose(proposing)
 
-    def _ids(self, rows: Iterable[int]) -> list[int]:
+    def _ids(self, rows: Iterable[int]) -> list[QuestionId]:
         return [self._session.train[row].question_id for row in rows]
 
 

@@ -20,8 +20,8 @@ from icdsel.errors import RlDataError
 from icdsel.policy.groups import Groups, make_groups
 from icdsel.policy.network import PointerNetwork
 from icdsel.policy.rewards import reward_of
-from icdsel.records import Pointer, PoolIds, Proposal, QueryGroup, ScoredPointer
-from icdsel.records.values import is_id
+from icdsel.records import Pointer, PoolIds, Proposal, QueryGroup, QuestionId, ScoredPointer
+from icdsel.records.values import is_int64
 from icdsel.settings.tables import RewardSettings, TrainSettings
 from icdsel.stages.scored_unit import UNIT, Tally, score_unit, scorer_of
 from icdsel.stages.session import Session
@@ -193,7 +193,7 @@ def most_calls(train: TrainSettings, queries: int) -> int:
     return possible if train.vlm_budget is None else min(possible, train.vlm_budget)
 
 
-def read_journal(journal: Journal) -> dict[tuple[int, int], QueryGroup]:
+def read_journal(journal: Journal) -> dict[tuple[int, QuestionId], QueryGroup]:
     """The groups of a journal by epoch and query, up to a line that is torn or damaged.
 
     What follows that line is cut off only when something is appended, in case the training cannot resume without it.
@@ -207,6 +207,6 @@ def read_journal(journal: Journal) -> dict[tuple[int, int], QueryGroup]:
 def _parse_line(value: Any) -> tuple[int, QueryGroup]:
     """The epoch and the scored pointers of a line; ValueError if it is not one that `Rollouts` wrote."""
     group, rejected = parse_group(value)
-    if rejected or not is_id(value.get(_EPOCH)):
+    if rejected or not is_int64(value.get(_EPOCH)):
         raise ValueError(rejected[0].reason if rejected else f"its {_EPOCH} is missing or not an integer")
     return value[_EPOCH], group

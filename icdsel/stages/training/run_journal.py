@@ -19,7 +19,7 @@ from icdsel.console import Advance, note
 from icdsel.errors import CheckpointError, RunError
 from icdsel.policy.loop import PHASES, Epoch, Resume, plain
 from icdsel.policy.network import PointerNetwork
-from icdsel.records.values import is_id, is_number
+from icdsel.records.values import is_int64, is_number
 from icdsel.stages.training.tensorboard import Events
 from icdsel.store.journal import Journal
 
@@ -132,10 +132,10 @@ def _is_state_of(left: Checkpoint, network: PointerNetwork) -> bool:
         and left.phase in PHASES
         and left.epoch is not None
         and is_number(left.kl_beta, 0.0, 1e300)
-        and is_id(count)
+        and is_int64(count)
         and count >= 0
         and isinstance(work, dict)
         and all(isinstance(spent, dict) and spent.keys() == {"seconds", "count"} for spent in work.values())
-        and all(is_number(spent["seconds"], 0, 2**53) and is_id(spent["count"]) for spent in work.values())
+        and all(is_number(spent["seconds"], 0, 2**53) and is_int64(spent["count"]) for spent in work.values())
         and all(0 <= spent["count"] <= 2**53 for spent in work.values())
     )

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from icdsel.data.images import ImageError, open_image
-from icdsel.records import Answer, Example
+from icdsel.records import Answer, Example, QuestionId
 from icdsel.vlm.engine import Request
 from icdsel.vlm.local.decoding import decode
 from icdsel.vlm.local.feature_cache import Features
@@ -191,7 +191,7 @@ class QwenVl(LocalModel[Blocks]):
 
     def _groups(self, requests: Mapping[int, Request]) -> Iterable[list[int]]:
         """Groups requests by query, since only prompts of the same query are likely to share a prefix."""
-        queries: dict[tuple[int, Path], list[int]] = {}
+        queries: dict[tuple[QuestionId, Path], list[int]] = {}
         for i, request in requests.items():
             queries.setdefault((request.query.question_id, request.query.image), []).append(i)
         return queries.values()

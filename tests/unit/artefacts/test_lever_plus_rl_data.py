@@ -143,7 +143,7 @@ def test_rows_serve_as_ids_without_a_dataset(tmp_path: Path) -> None:
 
 def test_fields_of_a_query_are_kept_and_missing_ones_are_empty(tmp_path: Path) -> None:
     bare = {"pointer_candidates": [scored([9, 5])]}
-    path = written(tmp_path, {"3": {"query": query(3), **bare}, "4": bare, "6": {"query": {"image_id": "x"}, **bare}})
+    path = written(tmp_path, {"3": {"query": query(3), **bare}, "4": bare, "6": {"query": {"image_id": 1.5}, **bare}})
     complete, *bare_groups = read_lever_plus(path, IDS)[0]
     assert (complete.image_id, complete.question, complete.answers) == (7, "What?", ("a", "b"))
     assert [(group.image_id, group.question, group.answers) for group in bare_groups] == [(-1, "", ())] * 2

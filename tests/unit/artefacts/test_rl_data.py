@@ -78,7 +78,7 @@ def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
         (line([VALID]) + "{", "line 2 is damaged: Expecting property name"),
         (line([]), "no candidate can be used"),
         (line([{"vqa_acc_score": 1.0}]), "line 1: the pointer of a candidate is missing"),
-        (line([], candidate_pool_ids=["x"]), "line 1: one of its ids"),
+        (line([], candidate_pool_ids=[1.5]), "line 1: one of its ids"),
         (line([], candidate_pool_ids=[5, 6]), "the query itself"),
         (line([], candidate_pool_ids=[6, 6]), "an example twice"),
         (line([VALID], task="vaq"), "line 1: unknown task 'vaq': did you mean 'vqa'"),

@@ -159,10 +159,14 @@ def test_images_outside_of_the_folder_are_rejected(tmp_path: Path, image: Any, p
     [
         ([1], "line 2: it is [1], not an object"),
         ({"image": "a.jpg"}, 'line 2: it has no "question_id"'),
-        (line(2) | {"question_id": "2"}, "line 2: its \"question_id\" is '2', not an integer"),
-        (line(2) | {"question_id": 1e400}, 'line 2: its "question_id" is Infinity, not an integer'),
+        (
+            line(2) | {"question_id": "a\nb"},
+            "line 2: its \"question_id\" is 'a\\nb': an id is an integer, or a text of",
+        ),
+        (line(2) | {"question_id": "x" * 257}, "an id is an integer, or a text of one line with 1 to 256 characters"),
+        (line(2) | {"question_id": 1e400}, 'line 2: its "question_id" is Infinity: an id is an integer'),
         (line(2) | {"question_id": 2**64}, 'line 2: its "question_id" is beyond 64 bits'),
-        (line(2, image_id="x"), "line 2 (question 2): its \"image_id\" is 'x', not an integer"),
+        (line(2, image_id=[1]), 'line 2 (question 2): its "image_id" is [1]: an id is an integer'),
         (line(2, question=None), 'line 2 (question 2): it has no "question"'),
         (line(2, answers=[]), 'line 2 (question 2): its "answers" are []: at least one is needed'),
         (line(2, question="x" * 4097), "line 2 (question 2): the text 'xxx"),
@@ -199,8 +203,23 @@ def test_the_error_of_a_truncated_line_names_the_place(tmp_path: Path) -> None:
 
 def test_question_ids_are_unique_within_a_split(tmp_path: Path) -> None:
     path = write(tmp_path, line(1), line(2), line(1), line(2, split="test"))
-    assert f"{path}: 1 question_ids occur more than once, first [1]" in refusal(path)
+    assert f"{path}: 1 question_ids occur more than once" in refusal(path)
+    assert refusal(path).endswith("first [1]")
     assert len(load(path, "test")) == 1
+
+
+def test_ids_that_are_text_are_kept(tmp_path: Path) -> None:
+    ids = ["q17", "0", "007", 10, 9, "5f0c-aa", "10x"]
+    path = write(tmp_path, *(line(1) | {"question_id": i, "image_id": f"n{i}"} for i in ids))
+    split = load(path)
+    assert [example.question_id for example in split] == [9, 10, "0", "007", "10x", "5f0c-aa", "q17"]
+    assert [example.image_id for example in split][:3] == ["n9", "n10", "n0"]
+    assert split.by_id("007").question_id == "007"
+
+
+def test_7_and_the_text_7_are_one_id(tmp_path: Path) -> None:
+    path = write(tmp_path, line(7), line(7) | {"question_id": "7"}, line(7) | {"question_id": "07"})
+    assert refusal(path).endswith("first [7, '7']")
 
 
 def test_json_with_the_suffix_of_json_lines_is_rejected(tmp_path: Path) -> None:

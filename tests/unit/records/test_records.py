@@ -17,10 +17,11 @@ from icdsel.records import (
     Rejected,
     RejectedError,
     ScoredPointer,
+    id_order,
     score_key,
     score_of,
 )
-from icdsel.records.values import are_ids, is_finite, is_id, is_number
+from icdsel.records.values import are_ids, is_finite, is_int64, is_number
 from icdsel.tasks.base import bounds_of
 
 Json = dict[str, Any]
@@ -140,6 +141,20 @@ def test_a_line_of_rl_data_is_written_as_it_was_read(value: Json) -> None:
     assert (json.dumps(group.to_json()), rejected) == (json.dumps(expected), [])
 
 
+def test_ids_that_are_text_are_written_as_they_were_read() -> None:
+    ids = {"question_id": "007", "image_id": "n3", "candidate_pool_ids": ["q 1", "0", 7, "é/ü"]}
+    value = GROUP | ids | {"pointer_candidates": [SCORED | {"pointer": ["0", 7]}, FAILED | {"pointer": ["é/ü", "q 1"]}]}
+    group, rejected = read(value)
+    assert (json.dumps(group.to_json()), rejected) == (json.dumps(value), [])
+    assert read(value | {"pointer_candidates": [SCORED | {"pointer": ["7"]}]})[1]  # "7" is not 7
+    prediction = {"question_id": "007", "shots": 2, "icds": ["0", 7], "prediction": "a", "accuracy": 1.0}
+    assert Prediction.from_json(prediction, bounds_of).to_json() == prediction
+
+
+def test_ids_are_sorted_by_number_then_by_text() -> None:
+    assert sorted(["b", 10, "B", "10", 9, "9", -1], key=id_order) == [-1, 9, 10, "10", "9", "B", "b"]
+
+
 def test_a_group_of_a_query_has_what_the_dataset_says() -> None:
     query = Example(5, 7, Path("7.png"), "Où?", "a", ("a", "b"))
     candidates = [ScoredPointer.from_json(value, (0, 1)) for value in (SCORED, FAILED)]
@@ -157,10 +172,13 @@ def test_failed_calls_are_left_out_for_training() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"question_id": "5"}, "64-bit integer"),
+        ({"question_id": ""}, "64-bit integer"),
+        ({"question_id": "a\nb"}, "64-bit integer"),
+        ({"question_id": "x" * 257}, "64-bit integer"),
+        ({"question_id": 5.0}, "64-bit integer"),
         ({"question_id": 2**63}, "64-bit integer"),
         ({"image_id": True}, "64-bit integer"),
-        ({"candidate_pool_ids": ["x"]}, "64-bit integer"),
+        ({"candidate_pool_ids": [None]}, "64-bit integer"),
         ({"excluded_ids": None}, "64-bit integer"),
         ({"candidate_pool_ids": [5, 6]}, "the query itself"),
         ({"candidate_pool_ids": [6, 6]}, "an example twice"),
@@ -172,7 +190,7 @@ def test_failed_calls_are_left_out_for_training() -> None:
         ({"pointer_candidates": {}}, "pointer_candidates is not a list"),
         ({"pointer_candidates": [1]}, "the pointer of a candidate is missing"),
         ({"pointer_candidates": [{"vqa_acc_score": 1.0}]}, "the pointer of a candidate is missing"),
-        ({"pointer_candidates": [{"pointer": ["11"]}]}, "the pointer of a candidate is missing, or not a list"),
+        ({"pointer_candidates": [{"pointer": [[11]]}]}, "the pointer of a candidate is missing, or not a list"),
     ],
 )
 def test_an_invalid_line_of_rl_data_is_an_error(change: Json, message: str) -> None:
@@ -274,7 +292,7 @@ def test_invalid_metrics_are_an_error(value: Any, message: str) -> None:
 
 
 def test_ids_and_numbers() -> None:
-    assert [is_id(value) for value in (0, -(2**63), 2**63, True, 1.0, "1", None)] == [True, True] + [False] * 5
+    assert [is_int64(value) for value in (0, -(2**63), 2**63, True, 1.0, "1", None)] == [True, True] + [False] * 5
     assert [are_ids(value) for value in ([], [1, 2], [1, True], (1,), None)] == [True, True, False, False, False]
     assert [is_number(value, 0, 1) for value in (0, 1.0, 1.1, True, math.nan, "1")] == [True, True] + [False] * 4
     assert [is_finite(value) for value in (1e299, -5, math.inf, math.nan, 10**400)] == [True, True] + [False] * 3
