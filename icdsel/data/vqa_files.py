@@ -54,10 +54,9 @@ class RepeatedError(DataError):
     """The question_ids `ids` occur more than once."""
 
     def __init__(self, where: object, ids: Sequence[QuestionId]) -> None:
-        super().__init__(
-            f"{where}: {len(ids)} question_ids occur more than once (an integer and the same digits as text are one "
-            f"id), first {list(ids[:3])}"
-        )
+        mixed = len(set(map(type, ids[:3]))) > 1
+        note = " (an integer and the same digits as text count as one id)" if mixed else ""
+        super().__init__(f"{where}: {len(ids)} question_ids occur more than once, first {list(ids[:3])}{note}")
         self.ids = ids
 
 
