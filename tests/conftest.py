@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from icdsel.cli.process import wait_without_spinning
 from icdsel.console import show_messages
 from icdsel.settings.hints import OLD_VARIABLES
 from icdsel.settings.names import ENV_PREFIX
@@ -11,6 +12,7 @@ from icdsel.settings.names import ENV_PREFIX
 # Tests run in parallel, so torch's own threads would only slow them down. This must be set before torch is loaded, here
 # and in the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+wait_without_spinning()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -11,7 +11,7 @@ from icdsel.records import Prediction
 from icdsel.records.prediction import PREDICTION_KEY
 from icdsel.settings.loading import Settings
 from icdsel.settings.names import changed_settings
-from icdsel.settings.tables import DataSettings, VlmSettings
+from icdsel.settings.tables import DataSettings
 from icdsel.store.files import digest_of
 from icdsel.store.json_reading import parsed
 from icdsel.store.metadata import read_metadata
@@ -26,11 +26,10 @@ _KEY = re.compile(rb'"%s"\s*:' % PREDICTION_KEY.encode())
 def predictions_dir(settings: Settings) -> Path:
     """`results/<dataset>/infer/<Sampler>_<Model>`, followed by what differs from the default pools and prompts."""
     places = ("preset", "dataset", "sampler", "data_dir", "image_dir", "results_dir", "on_image_error")
-    machine = ("model", "dtype", *VlmSettings.MACHINE)
     defaults = settings.defaults()
     other: list[str] = [] if settings.data.preset == DataSettings().preset else [settings.data.preset]
     other += changed_settings(settings.data, defaults.data, places)
-    other += changed_settings(settings.vlm, defaults.vlm, machine)
+    other += changed_settings(settings.vlm, defaults.vlm, ("model", "dtype"))
     name = "_".join([settings.pair_name, *other])
     if any(letter in name for letter in "/\\:{}<> ") or len(name) > 120:  # such as a prompt
         name = f"{settings.pair_name}_{digest_of(name)[:8]}"

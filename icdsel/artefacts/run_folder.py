@@ -62,7 +62,7 @@ def run_name(settings: Settings) -> str:
     parts: list[str] = [] if settings.train.recipe == TrainSettings().recipe else [settings.train.recipe]
     defaults = settings.defaults()
     parts += changed_settings(settings.reward, defaults.reward)
-    parts += changed_settings(settings.train, defaults.train, leave_out=["recipe", *TrainSettings.MACHINE])
+    parts += changed_settings(settings.train, defaults.train, leave_out=["recipe"])
     return _shortened("_".join([f"v3_{settings.pair_name}", *parts]))
 
 

@@ -31,6 +31,7 @@ from icdsel.records import Answer, Example
 from icdsel.retrieval.neighbours import nearest_rows
 from icdsel.settings.loading import Settings
 from icdsel.settings.tables import ProposalSettings, TrainSettings, VlmSettings
+from icdsel.stages.threads import use_threads
 from icdsel.store.metadata import environment
 from icdsel.vlm.engine import Request
 from icdsel.vlm.engines import open_engine
@@ -79,6 +80,7 @@ def bench(settings: Settings, sizes: Sizes, architecture: str | None) -> dict[st
     Raises:
         VlmError: The model cannot be loaded, or does not run in this process.
     """
+    use_threads(settings.data)
     engine = _open(settings.vlm, settings.data.max_image_pixels, architecture, settings.data.seed)
     vlm = engine.engine
     if not isinstance(vlm, LocalModel):
@@ -96,7 +98,7 @@ def bench(settings: Settings, sizes: Sizes, architecture: str | None) -> dict[st
         for name, measure in stages.items():
             figures[name] = measure()
             advance(1)
-    return figures | {"sizes": vars(sizes), "environment": environment(vlm.device)}
+    return figures | {"sizes": vars(sizes), "environment": environment(vlm.device, torch.get_num_threads())}
 
 
 def _open(settings: VlmSettings, max_image_pixels: int, architecture: str | None, seed: int) -> SupervisedEngine:

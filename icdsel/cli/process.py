@@ -2,13 +2,26 @@
 
 import os
 import warnings
+from collections.abc import MutableMapping
 
 from icdsel.console import warn
 from icdsel.vlm import time_limit
 
+# How long an idle thread of a parallel computation spins before it sleeps, for GNU's and Intel's OpenMP. By default it
+# spins for milliseconds, and beside other busy processes keeps the CPU from the very thread that it waits for.
+_WAITING = {"GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
+
+
+def wait_without_spinning(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Lets idle threads sleep at once, unless the user has set how they wait. Has no effect once torch is loaded."""
+    if "OMP_WAIT_POLICY" not in environment:
+        for name, value in _WAITING.items():
+            environment.setdefault(name, value)
+
 
 def set_up_process() -> None:
-    """Hides messages of libraries that users cannot act on, and lets a call that is stuck end the process."""
+    """Prepares the process for a command: how threads wait, which messages of libraries are hidden, stuck calls."""
+    wait_without_spinning()
     warnings.filterwarnings("ignore", module=r"PIL\.")  # about damaged metadata; one file can cause 60,000 of them
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read when transformers is imported
     time_limit.on_stuck = leave_stuck_call

@@ -18,7 +18,7 @@ from icdsel.records.values import task_entry
 from icdsel.selection import POLICY
 from icdsel.settings.loading import Settings, settings_from
 from icdsel.settings.names import changed_settings
-from icdsel.settings.tables import TABLES, DataSettings, TrainSettings, VlmSettings
+from icdsel.settings.tables import TABLES, DataSettings
 from icdsel.store.backup import BACKUP
 from icdsel.store.files import write_json
 from icdsel.store.fingerprints import has_fingerprint
@@ -27,7 +27,6 @@ from icdsel.tasks.base import TASKS
 
 # Settings that locate files or are shown separately.
 _PLACES = ("preset", "dataset", "data_dir", "image_dir", "results_dir", "on_image_error")
-_MACHINE = ("model", "dtype", *VlmSettings.MACHINE)
 
 
 @dataclass(frozen=True)
@@ -210,10 +209,10 @@ def _differing(settings: Settings) -> tuple[str, ...]:
     parts += [] if settings.train.recipe == bare.train.recipe else [settings.train.recipe]
     parts += [] if settings.vlm.model == bare.vlm.model else [settings.model_name]
     parts += changed_settings(settings.data, defaults.data, _PLACES)
-    parts += changed_settings(settings.vlm, defaults.vlm, _MACHINE)
+    parts += changed_settings(settings.vlm, defaults.vlm, ("model", "dtype"))
     parts += changed_settings(settings.proposals, defaults.proposals)
     parts += changed_settings(settings.reward, defaults.reward)
-    return tuple(parts + changed_settings(settings.train, defaults.train, ["recipe", *TrainSettings.MACHINE]))
+    return tuple(parts + changed_settings(settings.train, defaults.train, ["recipe"]))
 
 
 def _progress_of(folder: Path) -> dict[str, Any]:

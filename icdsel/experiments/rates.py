@@ -41,6 +41,7 @@ _NETWORK = ("recipe", "batch_size", "num_layers", "hidden_dim", "num_heads", "to
 _METADATA_FILES = {"scoring": "generated_data/*.meta.json", "answering": "infer/*/*.meta.json"}
 _RUNS = f"model_cpk/*/{METADATA_FILE}"
 # The inputs of RL data that do not change how long a query takes.
+_MACHINE = ("machine", "cpus", "device", "threads")  # parts of the environment that decide a rate
 _ANY = {"proposals.queries", "proposals.query_split", "data.seed", "data.metric", "init"}
 
 
@@ -91,7 +92,7 @@ class Rates:
     def _recorded(self, kind: str, needed: Mapping[str, Any]) -> Rate | None:
         """The mean rate of all work of this kind on this machine with the needed inputs."""
         device = self.session.vlm_device if kind in VLM_WORK else str(self._train_device)
-        here = environment(device)
+        here = environment(device, torch.get_num_threads())
         count = seconds = 0.0
         for path in self.session.settings.dataset_dir.glob(_METADATA_FILES.get(kind, _RUNS)):
             try:
@@ -99,7 +100,7 @@ class Rates:
             except RunError:  # damaged, which is reported by the commands that need the result
                 continue
             spent = metadata.work.get(kind)
-            same_machine = all(metadata.environment.get(name) == here[name] for name in ("machine", "cpus", "device"))
+            same_machine = all(metadata.environment.get(name) == here[name] for name in _MACHINE)
             if spent and same_machine and all(metadata.inputs.get(name) == value for name, value in needed.items()):
                 count, seconds = count + spent.count, seconds + spent.seconds
         return Rate(count / seconds, RECORDED) if count and seconds else None

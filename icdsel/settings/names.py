@@ -16,11 +16,14 @@ _LONGEST_DEFAULT = 30  # characters of a value that is quoted among the defaults
 
 
 def changed_settings(table: Table, default: Table, leave_out: Iterable[str] = ()) -> list[str]:
-    """The settings of `table` that differ from `default`, as short parts of a file name such as `grpo-epochs-3`."""
-    parts = []
+    """The settings of `table` that differ from `default`, as short parts of a file name such as `grpo-epochs-3`.
+
+    Those of the machine are left out, as are those in `leave_out`.
+    """
+    parts, skipped = [], {*table.MACHINE, *leave_out}
     for name in type(table).model_fields:
         value = getattr(table, name)
-        if name in leave_out or value == getattr(default, name):
+        if name in skipped or value == getattr(default, name):
             continue
         text = name.replace("_", "-")
         if isinstance(value, bool):

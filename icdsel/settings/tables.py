@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from icdsel.errors import SettingsError
 from icdsel.records import DEFAULT_TASK
+from icdsel.settings.devices import MOST_THREADS
 from icdsel.settings.presets import (
     CLIP_B32,
     CLIP_L14,
@@ -87,6 +88,8 @@ class Table(BaseModel):
 class DataSettings(Table):
     """The dataset, the candidate pools, and where files are."""
 
+    MACHINE: ClassVar = ("threads",)
+
     preset: Literal["icdsel", "lever-plus"] = "icdsel"
     """Defaults of icdsel, or of Lever-Plus for answers, pools, prompts, decoding, metric and training."""
     dataset: Annotated[str, alias(DATASET_ALIASES), AfterValidator(_names_a_folder)] = WORLD
@@ -135,6 +138,9 @@ class DataSettings(Table):
     """File of precomputed embeddings of the training split: Lever-Plus's `query_embeddings.pt`, or safetensors."""
     seed: int = Field(42, ge=0)
     """Seed of all random choices."""
+    threads: int | None = Field(None, ge=1, le=MOST_THREADS)
+    """Threads that compute on the CPU. Their number decides the last digits of a training; an interrupted command
+    resumes with that it was started with. [OMP_NUM_THREADS, else the CPUs that icdsel may use]"""
 
     @model_validator(mode="after")
     def _is_metric_of_task(self) -> Self:

@@ -24,6 +24,7 @@ from icdsel.settings.identity import identity
 from icdsel.settings.loading import Settings
 from icdsel.stages.scored_unit import UNIT, Tally, score_unit, scorer_of
 from icdsel.stages.session import Queries, Session
+from icdsel.stages.threads import use_threads
 from icdsel.store.fingerprints import fingerprint_file, unchanged
 from icdsel.store.journal import complete_lines, journal_of
 from icdsel.store.metadata import Inputs, differences, read_metadata
@@ -166,13 +167,14 @@ def _score(
 ) -> None:
     """Scores the queries, except for those that were `scored` already, by question_id."""
     settings = session.settings
+    threads = use_threads(settings.data, result)
     queries = session.queries(_queries(session), settings.proposals.query_split, settings.proposals.shots)
     proposals = _Proposals(session, queries, proposer)
     units = _units(queries.examples)
     if shard:
         units = units[shard.number - 1 :: shard.of]
     count = sum(len(unit.queries) for unit in units)
-    result.begin(settings.model_dump(mode="json"), session.vlm.device, queries=count)
+    result.begin(settings.model_dump(mode="json"), session.vlm.device, threads, queries=count)
 
     done = complete_units(result.journal, [unit.queries for unit in units])
     resumed = sum(len(unit.queries) for unit in units[:done])

@@ -25,6 +25,7 @@ from icdsel.stages.answering import answer_queries, complete_units
 from icdsel.stages.prediction_row import PredictionRow, prediction_row, read_existing
 from icdsel.stages.selection_context import fingerprints_of, open_context
 from icdsel.stages.session import Session
+from icdsel.stages.threads import use_threads
 from icdsel.store.metadata import differences, read_metadata
 from icdsel.store.reading import why_no_file
 from icdsel.store.run_log import history
@@ -111,7 +112,8 @@ def _row(
             checkpoint = {"checkpoint": str(policy_file)} if selector.needs_policy else {}
             # A VLM that cannot be loaded ends the command here, before anything is renamed or written.
             device = session.vlm.device if selector.needs_vlm else session.vlm_device
-            result.begin(session.settings.model_dump(mode="json"), device, name=row.label, set=row.subset, **checkpoint)
+            settings, threads = session.settings.model_dump(mode="json"), use_threads(session.settings.data, result)
+            result.begin(settings, device, threads, name=row.label, set=row.subset, **checkpoint)
             records = _answer(session, context, selector, row, missing, records, result)
         else:
             note(f"{row.label}: answered already, {row.slot.path}")

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-import torch
 from torch import Tensor
 
 from icdsel.console import note, progress, warn
@@ -20,6 +19,7 @@ from icdsel.retrieval.samplers import SAMPLERS
 from icdsel.settings.loading import Settings
 from icdsel.settings.presets import CLIP_B32, VLM_ENCODER
 from icdsel.settings.tables import VlmSettings
+from icdsel.stages.threads import use_threads
 from icdsel.store.fingerprints import fingerprint_examples, fingerprint_file, unchanged
 from icdsel.vlm.devices import resolve_device
 from icdsel.vlm.engines import EngineIdentity, identify_engine, open_engine
@@ -72,8 +72,7 @@ class Session:
     """
 
     def __init__(self, settings: Settings, open_vlm: OpenEngine = open_engine) -> None:
-        # MKL may use fewer threads for some products, and then rounds differently, unless their number is set.
-        torch.set_num_threads(torch.get_num_threads())
+        use_threads(settings.data)
         self.settings = settings
         self._open_vlm = open_vlm
         self._opened: dict[Any, Any] = {}

@@ -34,6 +34,7 @@ from icdsel.settings.identity import identity
 from icdsel.settings.loading import Settings, on_training_queries
 from icdsel.stages.generate import generate
 from icdsel.stages.session import Session
+from icdsel.stages.threads import use_threads
 from icdsel.stages.training.initial_policy import initial_policy
 from icdsel.stages.training.online import Rollouts, most_calls
 from icdsel.stages.training.run_journal import RESTART, RESUME_FILE, RunJournal
@@ -185,6 +186,7 @@ def _is_complete(run: Run) -> bool:
 def _train(session: Session, data: _Data, device: torch.device, files: Sequence[Path], result: Result) -> int:
     """Trains, or resumes the training; returns how many VLM calls failed."""
     settings, folder = session.settings, result.slot.path
+    threads = use_threads(settings.data, result)
     table = session.embeddings.to(device)  # (N, d)
     seed = settings.data.seed if settings.train.train_seed is None else settings.train.train_seed
     network = data.start or make_network(settings.train, table.shape[1], seed)
@@ -198,7 +200,11 @@ def _train(session: Session, data: _Data, device: torch.device, files: Sequence[
     if settings.train.online:
         _ = session.vlm  # if it cannot be loaded, the command ends before anything is renamed or written
     result.begin(
-        settings.model_dump(mode="json"), str(table.device), pair=settings.pair_name, rl_data=list(map(str, files))
+        settings.model_dump(mode="json"),
+        str(table.device),
+        threads,
+        pair=settings.pair_name,
+        rl_data=list(map(str, files)),
     )
     queries = f"{len(data.train)} queries, validating on {len(data.validation)}"
     note(f"Training on {queries}, on {table.device}: run {folder.name}")

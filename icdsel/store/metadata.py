@@ -154,7 +154,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def environment(device: str) -> dict[str, Any]:
+def environment(device: str, threads: int) -> dict[str, Any]:
     """Versions, machine, source revision and time."""
     libraries = ("torch", "transformers", "numpy", "pillow")
     return {
@@ -164,6 +164,7 @@ def environment(device: str) -> dict[str, Any]:
         "machine": platform.machine(),
         "cpus": os.cpu_count(),
         "device": device,
+        "threads": threads,
         "revision": _git_revision(),
         "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }

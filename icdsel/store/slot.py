@@ -244,19 +244,20 @@ class Result:
         """Whether there is nothing to do; otherwise the caller calls `begin`, does the work, and calls `commit`."""
         return self.state is State.COMPLETE
 
-    def begin(self, settings: Mapping[str, Any], device: str, **metadata: Any) -> None:
+    def begin(self, settings: Mapping[str, Any], device: str, threads: int, **metadata: Any) -> None:
         """Prepares the place for the work, and starts the log.
 
         Args:
             settings: All settings by table.
             device: What the work is done on.
+            threads: How many threads compute on the CPU.
             metadata: Further fields of `Metadata`.
         """
         if self.state is State.MISSING and self.slot.exists():  # it has other inputs
             for backup in back_up(*self.slot.files):
                 note(f"renamed the previous result to {backup}")
         self.slot.remove_leftovers()
-        here = environment(device)
+        here = environment(device, threads)
         if self.metadata:  # a resumed result keeps the time of its first start
             here["written"] = self.metadata.environment.get("written", here["written"])
         self.metadata = Metadata(inputs=self.slot.inputs, settings=settings, environment=here, **metadata)

@@ -30,7 +30,7 @@ def file(folder: Path, seed: int = 1, overwrite: bool = False) -> None:
     with slot.open(overwrite) as result:
         if result.complete:
             return
-        result.begin(SETTINGS, "cpu", queries=4)
+        result.begin(SETTINGS, "cpu", 1, queries=4)
         done = len(list(result.journal.read(pair))) // 2
         result.journal.keep(2 * done)
         for unit in range(done, 2):
@@ -49,7 +49,7 @@ def extended_file(folder: Path, wanted: tuple[int, ...] = (1, 2, 3)) -> None:
     with slot.open() as result:
         numbers = [] if result.state is State.MISSING else existing()
         if missing := [number for number in wanted if number not in numbers]:
-            result.begin(SETTINGS, "cpu", name="row", set="validation")
+            result.begin(SETTINGS, "cpu", 1, name="row", set="validation")
             collected = [value[0] for value in result.journal.read(pair)]
             for number in missing[len(collected) :]:
                 result.journal.append([[number]])
@@ -72,7 +72,7 @@ def run(folder: Path, seed: int = 1, overwrite: bool = False) -> None:
     with slot.open(overwrite) as result:
         if result.complete:
             return
-        result.begin(SETTINGS, "cpu", pair="rand")
+        result.begin(SETTINGS, "cpu", 1, pair="rand")
         state = path / "resume.pt"
         metrics = Journal(path / "metrics.jsonl")
         done = len(list(metrics.read(pair))) if state.exists() else 0

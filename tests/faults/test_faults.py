@@ -4,12 +4,14 @@
 """
 
 import json
+import os
 import random
 import shutil
 import signal
 import threading
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -165,3 +167,17 @@ def test_a_run_with_a_damaged_training_state_is_rejected_with_the_remedy(shop: W
     assert code == 0, output
     assert differing(results(folder), undisturbed.results) == []
     assert json.loads((trained / "run.json").read_text())["finished"] == 1
+
+
+@pytest.mark.parametrize("folder", ["train"], indirect=True)
+def test_a_killed_training_keeps_its_number_of_threads(shop: Workshop, folder: Path) -> None:
+    undisturbed = command(shop, "train")
+    kill_at(shop, undisturbed, folder, 5, on="metrics.jsonl")
+    code, output = run(shop, undisturbed, folder, "--threads", 2)
+    assert code == 2 and "was started with 1 threads" in output and "--threads 1" in output, output
+    two = partial(os.environ.__setitem__, "OMP_NUM_THREADS", "2")  # what this machine would use now
+    assert shop.run(undisturbed.stage, undisturbed.words, folder, two).wait(60) == 0, shop.output.read_text()
+    assert "resuming with 1 threads" in shop.output.read_text()
+    assert differing(results(folder), undisturbed.results) == []
+    recorded = json.loads((folder / "results/world/model_cpk/plain/run.json").read_text())
+    assert recorded["environment"]["threads"] == 1

@@ -362,7 +362,7 @@ def test_metadata_files_without_a_rate_are_ignored(tmp_path: Path, more: dict[st
     settings = load_settings({"data": {"results_dir": str(tmp_path)}})
     folder = settings.dataset_dir / "infer/x"
     folder.mkdir(parents=True)
-    valid = {"identity": {}, "environment": environment("cpu"), "work": {"answering": {"count": 6, "seconds": 3}}}
+    valid = {"identity": {}, "environment": environment("cpu", 1), "work": {"answering": {"count": 6, "seconds": 3}}}
     for name, content in (("a", {"identity": {}} | more), ("b", valid)):
         (folder / f"{name}.meta.json").write_text(json.dumps(content))
     rates = Rates(SimpleNamespace(settings=settings, vlm_device="cpu"))  # type: ignore[arg-type]

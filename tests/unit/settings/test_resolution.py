@@ -93,7 +93,16 @@ def test_rules_between_settings_hold_for_the_values_that_are_filled_in() -> None
 
 def test_no_value_is_missing_that_has_a_default() -> None:
     empty = {name for name, value in values(settings_from({})).items() if value is None}
-    optional = {"image_dir", "train_embeddings", "min_pixels", "max_pixels", "image_cache_dir", "init", "vlm_budget"}
+    optional = {
+        "threads",
+        "image_dir",
+        "train_embeddings",
+        "min_pixels",
+        "max_pixels",
+        "image_cache_dir",
+        "init",
+        "vlm_budget",
+    }
     assert {name.split(".")[1] for name in empty} == optional | {"warm_start", "train_seed", "random_seed"}
 
 

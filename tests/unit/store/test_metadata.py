@@ -118,8 +118,8 @@ def test_differences_name_what_a_fingerprint_stands_for() -> None:
 
 
 def test_the_environment_without_git(tmp_path: Path) -> None:
-    code = "from icdsel.store.metadata import environment; print(environment('cpu')['revision'])"
+    code = "from icdsel.store.metadata import environment; print(environment('cpu', 1)['revision'])"
     variables = os.environ | {"PATH": ""}
     completed = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=True)
     assert completed.stdout == "None\n"
-    assert {"icdsel", "torch", "machine", "cpus", "written"} < environment("cpu").keys()
+    assert {"icdsel", "torch", "machine", "cpus", "threads", "written"} < environment("cpu", 1).keys()

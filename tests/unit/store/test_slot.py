@@ -36,7 +36,7 @@ def count_to(slot: Slot, end: int, overwrite: bool = False, stop_at: int | None 
     with slot.open(overwrite) as result:
         if result.complete:
             return False
-        result.begin(SETTINGS, "cpu", queries=end)
+        result.begin(SETTINGS, "cpu", 1, queries=end)
         done = len(list(result.journal.read(int)))
         for number in range(done, end):
             if number == stop_at:
@@ -207,7 +207,7 @@ def join(folder: Path, wanted: list[int]) -> list[int]:
         numbers = [] if result.state is State.MISSING else existing()
         missing = [number for number in wanted if number not in numbers]
         if missing:
-            result.begin({}, "cpu")
+            result.begin({}, "cpu", 1)
             list(result.journal.read(int))
             result.journal.append(missing)
             numbers = sorted(numbers + missing)
@@ -239,7 +239,7 @@ def train(slot: FolderSlot, epochs: int, stop_at: int | None = None, overwrite: 
     with slot.open(overwrite) as result:
         if result.complete:
             return False
-        result.begin(SETTINGS, "cpu", pair="rand_tiny")
+        result.begin(SETTINGS, "cpu", 1, pair="rand_tiny")
         state = slot.unfinished_file
         for epoch in range(int(state.read_text()) if state.exists() else 0, epochs):
             if epoch == stop_at:

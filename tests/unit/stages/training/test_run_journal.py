@@ -163,7 +163,7 @@ def test_of_runs_that_finish_at_the_same_time_only_one_is_the_last(tmp_path: Pat
 
     def finish(name: str) -> int | None:
         with run_slot(Run(tmp_path / "model_cpk" / name), {}).open() as result:
-            result.begin({}, "cpu")
+            result.begin({}, "cpu", 1)
             commit_run(result, {})
         return read_metadata(tmp_path / "model_cpk" / name / METADATA_FILE).finished
 
