@@ -20,6 +20,7 @@ from icdsel.settings import load_settings
 from icdsel.settings.hints import stray_variables, without_effect
 from icdsel.settings.names import default_text, flag, help_text
 from icdsel.settings.tables import TABLES
+from icdsel.settings.values import path_of, require_text
 from icdsel.store.files import require_replaceable
 
 Overwrite = Annotated[
@@ -69,7 +70,7 @@ def with_settings(
             flat = _fields(parameter.annotation) if parameter.name in groups else [parameter]
             parameters += [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in flat]
         for parameter in parameters:
-            _name_paths(parameter)
+            _require_values(parameter)
         parameters += [_option(table, name, table in unseen) for table, name in fields]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}
@@ -89,9 +90,18 @@ def written_file(text: str) -> Path:
 
 
 def _named_path(text: str) -> Path:
-    if not text:
-        raise typer.BadParameter("it is empty: name a file or folder")
-    return Path(text)
+    try:
+        return path_of(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def _text(text: str) -> str:
+    try:
+        require_text(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    return text
 
 
 def _fields(group: Any) -> list[inspect.Parameter]:
@@ -103,13 +113,14 @@ def _fields(group: Any) -> list[inspect.Parameter]:
     ]
 
 
-def _name_paths(parameter: inspect.Parameter) -> None:
-    """Makes a parameter that takes paths reject empty ones, which Python treats as the working directory."""
-    if _kinds(parameter.annotation) == [Path]:
-        for info in parameter.annotation.__metadata__:
-            info.parser = info.parser or _named_path
-            if isinstance(info, OptionInfo):
-                info.metavar = "PATH"
+def _require_values(parameter: inspect.Parameter) -> None:
+    """Makes a parameter that takes text or paths reject empty ones, and expands `~` in paths."""
+    for kind, parser, metavar in ((Path, _named_path, "PATH"), (str, _text, "TEXT")):
+        if _kinds(parameter.annotation) == [kind]:
+            for info in parameter.annotation.__metadata__:
+                info.parser = info.parser or parser
+                if isinstance(info, OptionInfo):
+                    info.metavar = info.metavar or metavar
 
 
 def _option(table: str, name: str, hidden: bool) -> inspect.Parameter:

@@ -13,7 +13,9 @@ _HEAD = """# Settings
 
 A value comes from, in this order: the flag on the command line, the variable `ICDSEL_<TABLE>_<NAME>` (for
 example `ICDSEL_TRAIN_BATCH_SIZE=4`), `icdsel.toml` in the working directory, the default. Unknown keys in
-`icdsel.toml` are errors. Every result has its resolved settings in its metadata file (`*.meta.json`, `run.json`).
+`icdsel.toml` are errors, and so is empty text, as an unset variable of the shell leaves it (`--model "$MODEL"`); only
+`system_prompt` may be empty. In paths, `~` and `~name` are home folders, wherever they are written. Every result has
+its resolved settings in its metadata file (`*.meta.json`, `run.json`).
 
 ```toml
 # icdsel.toml

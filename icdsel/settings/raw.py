@@ -107,7 +107,9 @@ def _optional(table: type[Table]) -> type[Table]:
         for constraint in field.metadata:
             kind = Annotated[kind, constraint]
         fields[name] = (kind | None, None)
-    return create_model(f"Raw{table.__name__}", __base__=Table, **fields)
+    optional = create_model(f"Raw{table.__name__}", __base__=Table, **fields)
+    optional.MAY_BE_EMPTY = table.MAY_BE_EMPTY
+    return optional
 
 
 _FIELDS: dict[str, Any] = {name: (kind, kind()) for name, kind in ((name, _optional(TABLES[name])) for name in TABLES)}

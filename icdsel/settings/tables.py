@@ -9,7 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from icdsel.errors import SettingsError
 from icdsel.records import DEFAULT_TASK
@@ -27,7 +36,18 @@ from icdsel.settings.presets import (
     VLM_ENCODER,
     WORLD,
 )
-from icdsel.settings.values import Choice, Floats, Ints, Place, PoolSize, PositivePenalty, Separated, alias
+from icdsel.settings.values import (
+    Choice,
+    Floats,
+    Ints,
+    NameOrPlace,
+    Place,
+    PoolSize,
+    PositivePenalty,
+    Separated,
+    alias,
+    require_text,
+)
 from icdsel.tasks import TASKS
 
 
@@ -74,6 +94,15 @@ class Table(BaseModel):
     )
     MACHINE: ClassVar[tuple[str, ...]] = ()
     """Settings that do not change results: the device, limits of resources, what is shown."""
+    MAY_BE_EMPTY: ClassVar[tuple[str, ...]] = ()
+    """Settings whose text may be empty."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _has_text(cls, value: object, info: ValidationInfo) -> object:
+        if info.field_name not in cls.MAY_BE_EMPTY:
+            require_text(value)
+        return value
 
     @model_validator(mode="after")
     def _can_be_written(self) -> Self:
@@ -92,7 +121,7 @@ class DataSettings(Table):
 
     preset: Literal["icdsel", "lever-plus"] = "icdsel"
     """Defaults of icdsel, or of Lever-Plus for answers, pools, prompts, decoding, metric and training."""
-    dataset: Annotated[str, alias(DATASET_ALIASES), AfterValidator(_names_a_folder)] = WORLD
+    dataset: Annotated[NameOrPlace, alias(DATASET_ALIASES), AfterValidator(_names_a_folder)] = WORLD
     """`world` (bundled), `okvqa`, `vqav2`, a JSON Lines file (`my.jsonl`), or a dataset on Hugging Face
     (`hub:owner/name`)."""
     data_dir: Place = Path("data")
@@ -124,10 +153,10 @@ class DataSettings(Table):
     """Exclude examples of the query's own image from its pool."""
     embed: Literal["both", "image", "question"] = "both"
     """What the policy's embedding of an example covers: image and question, or one of them."""
-    encoder: str = Field(default_factory=lambda data: VLM_ENCODER if data["dataset"] == WORLD else CLIP_B32)
+    encoder: NameOrPlace = Field(default_factory=lambda data: VLM_ENCODER if data["dataset"] == WORLD else CLIP_B32)
     """Encoder of the policy's embeddings: `vlm` (the VLM's own features), or the name or folder of a CLIP-like model.
     [`vlm` for the bundled world or the tiny VLM, else openai/clip-vit-base-patch32]"""
-    sampler_encoder: str = Field(
+    sampler_encoder: NameOrPlace = Field(
         default_factory=lambda data: (
             CLIP_L14 if data["preset"] == "lever-plus" and data["encoder"] != VLM_ENCODER else data["encoder"]
         )
@@ -159,8 +188,9 @@ class VlmSettings(Table):
         *("device", "batch_tokens", "max_failed", "call_timeout"),
         *("image_cache_mb", "image_cache_dir", "image_cache_disk_mb"),
     )
+    MAY_BE_EMPTY: ClassVar = ("system_prompt",)
 
-    model: Annotated[str, alias(MODEL_ALIASES), BeforeValidator(_not_flamingo)] = TINY_VLM
+    model: Annotated[NameOrPlace, alias(MODEL_ALIASES), BeforeValidator(_not_flamingo)] = TINY_VLM
     """`tiny-vlm`, a short name such as `qwen2.5-vl-3b`, a Hugging Face name, or a folder.
     [tiny-vlm for the bundled world, else qwen2.5-vl-3b]"""
     engine: EngineName = "auto"

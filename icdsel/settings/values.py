@@ -43,15 +43,41 @@ def _split(value: object) -> object:
     return list(value) if isinstance(value, tuple | set) else value
 
 
-def _not_empty(path: object) -> object:
-    if path == "":  # pathlib treats it as the working directory
-        raise ValueError("it is empty: name a file or folder")
-    return path
+def require_text(value: object) -> None:
+    """Rejects text without a visible character, as an unset variable of the shell leaves it (`--model "$MODEL"`).
+
+    Raises:
+        ValueError: The text is empty or blank.
+    """
+    if isinstance(value, str) and not value.strip():
+        raise ValueError("it is empty (is a variable of the shell not set?): give a value, or leave it out")
+
+
+def path_of(text: str) -> Path:
+    """The path that a user means: `~` and `~name` are home folders, wherever the text comes from.
+
+    Shells expand them only at the start of a word, so not in `--results-dir=~/x`.
+
+    Raises:
+        ValueError: The text is empty or blank, or there is no such user.
+    """
+    require_text(text)  # pathlib treats an empty path as the working directory
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError(f"no home folder is known for {Path(text).parts[0]}: write ./{text} for a file here") from None
+
+
+def _expanded(value: object) -> object:
+    """Text that may be a path, such as `~/models/mine` among names of models."""
+    return str(path_of(value)) if isinstance(value, str) and value.startswith("~") else value
 
 
 Separated = BeforeValidator(_split)
 """For tuples, which may also be given as text with commas."""
-Place = Annotated[Path, BeforeValidator(_not_empty)]
+Place = Annotated[Path, BeforeValidator(_expanded)]
+NameOrPlace = Annotated[str, BeforeValidator(_expanded)]
+"""A name, or the path of a file or folder."""
 PositivePenalty = Annotated[float, Field(gt=0)] | typing.Literal["model"]
 PoolSize = Annotated[int, Field(ge=1)] | typing.Literal["all"]
 Ints = Annotated[tuple[int, ...], Separated]

@@ -11,7 +11,6 @@ import signal
 import threading
 import time
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -169,14 +168,18 @@ def test_a_run_with_a_damaged_training_state_is_rejected_with_the_remedy(shop: W
     assert json.loads((trained / "run.json").read_text())["finished"] == 1
 
 
+def use_two_threads() -> None:
+    """Makes a command use another number of threads by default than the one before."""
+    os.environ["OMP_NUM_THREADS"] = "2"
+
+
 @pytest.mark.parametrize("folder", ["train"], indirect=True)
 def test_a_killed_training_keeps_its_number_of_threads(shop: Workshop, folder: Path) -> None:
     undisturbed = command(shop, "train")
     kill_at(shop, undisturbed, folder, 5, on="metrics.jsonl")
     code, output = run(shop, undisturbed, folder, "--threads", 2)
     assert code == 2 and "was started with 1 threads" in output and "--threads 1" in output, output
-    two = partial(os.environ.__setitem__, "OMP_NUM_THREADS", "2")  # what this machine would use now
-    assert shop.run(undisturbed.stage, undisturbed.words, folder, two).wait(60) == 0, shop.output.read_text()
+    assert shop.run(undisturbed.stage, undisturbed.words, folder, use_two_threads).wait(60) == 0
     assert "resuming with 1 threads" in shop.output.read_text()
     assert differing(results(folder), undisturbed.results) == []
     recorded = json.loads((folder / "results/world/model_cpk/plain/run.json").read_text())

@@ -32,7 +32,7 @@ def plain(said: str) -> str:
     ids=" ".join,
 )
 def test_an_empty_path_is_rejected(words: list[str]) -> None:
-    assert "it is empty: name a file or folder" in plain(icdsel(*words, "", code=2))
+    assert "it is empty" in plain(icdsel(*words, "", code=2))
 
 
 @pytest.mark.parametrize("words", [["runs", "--json"], ["gen-rl-data", "-o"], ["compare", "--html"]], ids=" ".join)

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import pytest
 import typer
+from command_line import icdsel
 from typer.testing import CliRunner
 
 from icdsel.artefacts.run_folder import run_name
@@ -264,3 +265,30 @@ def test_the_help_of_experiment_has_the_training_options(help_of: Callable[[str]
         assert f"{flag} " in shown
     for flag in ("--train", "--set", "--allow-different"):
         assert f"{flag} " not in shown
+
+
+FLAGS = [
+    pytest.param(name, option, id=f"{name} {option}")
+    for name, command in COMMANDS.items()
+    for parameter in command.params
+    for option in parameter.opts[:1]
+    if option.startswith("--") and option != "--help" and not parameter.is_flag
+]
+ARGUMENTS = {"convert": ["policy.pt"], "experiment": ["rce"]}
+
+
+@pytest.mark.parametrize(("command", "option"), FLAGS)
+def test_no_option_takes_empty_text(command: str, option: str) -> None:
+    if option == "--system-prompt":
+        return
+    said = " ".join(icdsel(command, *ARGUMENTS.get(command, []), option, " ", code=2).replace("│", " ").split())
+    assert option in said and ("it is empty" in said or "is not a valid int" in said)
+
+
+def test_options_find_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    icdsel("runs", "--json=~/runs.json", "--results-dir=~/results")
+    assert (tmp_path / "home/runs.json").is_file() and not Path("~").exists()
+    said = icdsel("train", "--rl-data=~nobody-here/x.jsonl", code=2)
+    assert "no home folder is known for ~nobody-here" in " ".join(said.replace("│", " ").split())
