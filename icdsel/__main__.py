@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from icdsel.cli.interruption import handle, leave
-from icdsel.cli.process import set_up_process
+from icdsel.cli.process import require_supported_system, set_up_process
 
 
 def main() -> None:
@@ -16,6 +16,7 @@ def main() -> None:
     A command that was interrupted or failed has cleaned up by then. The process ends without waiting for threads, as
     Python otherwise would: some may never return (one whose start was interrupted, one that reads from a dead disk).
     """
+    require_supported_system()
     handle(leave)
     _open_streams()
     set_up_process()

@@ -21,7 +21,7 @@ from icdsel.policy.network import PointerConfig, PointerNetwork
 from icdsel.store.reading import why_no_file
 from icdsel.store.torch_files import StoredTensor, TorchFile, describe, open_torch_file
 
-__all__ = ["Checkpoint", "foreign_objects", "load_checkpoint", "load_policy", "require_width"]
+__all__ = ["Checkpoint", "foreign_objects", "foreign_warning", "load_checkpoint", "load_policy", "require_width"]
 
 _T = TypeVar("_T")
 _MAX_LAYERS, _MAX_WIDTH, _MAX_EPOCH = 256, 2**20, 10**6
@@ -106,6 +106,20 @@ def foreign_objects(path: Path) -> list[str]:
     """
     with _opened(path) as file:
         return file.foreign
+
+
+def foreign_warning(path: Path) -> str | None:
+    """What to warn a user of who reads somebody's checkpoint: objects that are not plain data; None without any.
+
+    Raises:
+        CheckpointError: As for `foreign_objects`.
+    """
+    if not (names := foreign_objects(path)):
+        return None
+    return (
+        f"{path} holds objects that are not plain data: {_listed(set(names))}. icdsel runs none of them, other "
+        "programs might: do not open it with them unless you know who made it"
+    )
 
 
 def require_width(network: PointerNetwork, width: int, path: Path | None) -> None:

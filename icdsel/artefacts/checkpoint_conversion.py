@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from icdsel.artefacts import lever_plus_checkpoints as lever_plus
-from icdsel.artefacts.checkpoint import load_checkpoint, load_policy
+from icdsel.artefacts.checkpoint import foreign_warning, load_checkpoint, load_policy
 from icdsel.artefacts.checkpoint_writing import torch_bytes
 from icdsel.errors import CheckpointError
 from icdsel.store.conversion import refuse_own_conversion, write_conversion
@@ -15,7 +15,7 @@ __all__ = ["ConversionWarning", "convert_checkpoint", "is_converted"]
 
 
 class ConversionWarning(UserWarning):
-    """A converted checkpoint has parts that Lever-Plus does not know and would ignore."""
+    """A checkpoint to convert has parts that Lever-Plus would ignore, or objects that are not converted."""
 
 
 def convert_checkpoint(
@@ -38,7 +38,8 @@ def convert_checkpoint(
             same file; `output` exists with other content; or the policy has more layers than the legacy names allow.
 
     Warns:
-        ConversionWarning: The policy has parts that Lever-Plus would ignore.
+        ConversionWarning: The policy has parts that Lever-Plus would ignore; or `path` holds objects other than plain
+            data, which are not converted.
     """
     path = Path(path)
     checkpoint = load_checkpoint(path)
@@ -58,6 +59,8 @@ def convert_checkpoint(
             ConversionWarning,
             stacklevel=2,
         )
+    if foreign := foreign_warning(path):
+        warnings.warn(f"{foreign}. {target.name} has none of them.", ConversionWarning, stacklevel=2)
     write_conversion(target, torch_bytes(content), path, CheckpointError, overwrite)
     return target
 

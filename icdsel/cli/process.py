@@ -1,11 +1,24 @@
 """Changes that the program makes to its whole process. The library itself changes nothing global."""
 
 import os
+import sys
 import warnings
 from collections.abc import MutableMapping
 
 from icdsel.console import warn
 from icdsel.vlm import time_limit
+
+
+def require_supported_system(system: str | None = None) -> None:
+    """Ends the process with exit code 2 on Windows, which lacks what icdsel's files and time limits rely on.
+
+    Args:
+        system: The kind of system. [`os.name`]
+    """
+    if (system or os.name) != "posix":
+        print("error: icdsel runs on Linux and macOS; on Windows, install and run it in WSL", file=sys.stderr)
+        sys.exit(2)
+
 
 # How long an idle thread of a parallel computation spins before it sleeps, for GNU's and Intel's OpenMP. By default it
 # spins for milliseconds, and beside other busy processes keeps the CPU from the very thread that it waits for.

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from icdsel.artefacts.checkpoint import load_policy, require_width
+from icdsel.artefacts.checkpoint import foreign_warning, load_policy, require_width
 from icdsel.artefacts.rl_data import Summary, complete_units, metadata_path, question_id_of, rl_data_path, summary_of
 from icdsel.console import logger, note, progress, warn
 from icdsel.errors import CheckpointError, RlDataError, RunError
@@ -88,6 +88,8 @@ def generate(
     session = session or Session(settings)
     with unchanged(init):
         proposer = load_policy(init) if init else None
+        if init and (foreign := foreign_warning(init)):
+            warn(foreign)
         inputs = rl_data_inputs(settings, session)
     path = shard.path(target) if shard else target
     with rl_data_slot(path, inputs).open(overwrite) as result:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from icdsel.artefacts.checkpoint import foreign_warning
 from icdsel.artefacts.checkpoint_conversion import ConversionWarning, convert_checkpoint, is_converted
 from icdsel.artefacts.run_folder import METADATA_FILE, find_run, is_finished
 from icdsel.console import logger, note, warn
@@ -166,6 +167,8 @@ def _policy_file(settings: Settings, run: str | None, checkpoint: Path | None) -
     if checkpoint is not None:
         if not checkpoint.is_file():
             raise CheckpointError(f"--checkpoint {checkpoint} {why_no_file(checkpoint)}")
+        if foreign := foreign_warning(checkpoint):
+            warn(foreign)
         return checkpoint
     found = find_run(settings, run)
     path = found.checkpoint

@@ -12,7 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from icdsel.artefacts import rl_data
-from icdsel.artefacts.checkpoint import load_policy, require_width
+from icdsel.artefacts.checkpoint import foreign_warning, load_policy, require_width
 from icdsel.artefacts.run_folder import (
     EVENTS_FOLDER,
     JOURNAL,
@@ -112,6 +112,8 @@ def train(
     device = resolve_device(settings.train.device, "--train-device")
     start = initial_policy(settings.train)
     session = session.under(settings) if session else Session(settings)
+    if settings.train.init and (foreign := foreign_warning(settings.train.init)):
+        warn(foreign)
     if start is not None:  # checked before hours of scoring
         require_width(start, session.embeddings.shape[1], settings.train.init)
     files, failed = list(rl_data_files), 0

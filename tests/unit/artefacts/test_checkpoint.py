@@ -613,3 +613,14 @@ def test_a_conversion_is_recognised_by_its_content(tmp_path):
     assert not is_converted(path)
     written.write_bytes(b"torn")
     assert not is_converted(path)
+
+
+def test_foreign_objects_are_named_when_a_checkpoint_is_converted(tmp_path: Path) -> None:
+    content = torch.load(DATA / "rce_epoch2.pt", weights_only=True)
+    path = torch_save(tmp_path / "theirs.pt", content | {"tool": os.system, "when": pickle.Pickler})
+    with pytest.warns(ConversionWarning, match=r"theirs.pt holds objects .*system.*runs none of them.*v2format.* none"):
+        written = convert_checkpoint(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert same(load_policy(written), load_policy(DATA / "rce_epoch2.pt"))
+        convert_checkpoint(DATA / "rce_epoch2.pt", tmp_path / "plain.ckpt")

@@ -2,7 +2,9 @@ import os
 import subprocess
 import sys
 
-from icdsel.cli.process import wait_without_spinning
+import pytest
+
+from icdsel.cli.process import require_supported_system, wait_without_spinning
 
 
 def test_idle_threads_sleep_unless_the_user_has_set_how_they_wait() -> None:
@@ -32,3 +34,17 @@ main()
     environment = {name: value for name, value in os.environ.items() if name not in names}
     done = subprocess.run([sys.executable, "-u", "-c", code], env=environment, capture_output=True, text=True)
     assert done.stdout.split() == ["0", "0"], done.stdout + done.stderr
+
+
+def test_windows_is_rejected_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    require_supported_system("posix")
+    with pytest.raises(SystemExit) as ended:
+        require_supported_system("nt")
+    said = capfd.readouterr().err
+    assert ended.value.code == 2 and said.count("\n") == 1 and "Linux and macOS" in said and "WSL" in said
+
+
+def test_the_program_says_so_before_anything_else() -> None:
+    code = "import icdsel.__main__ as program, os; os.name = 'nt'; program.main()"
+    done = subprocess.run([sys.executable, "-c", code, "runs"], capture_output=True, text=True)
+    assert done.returncode == 2 and "Linux and macOS" in done.stderr and "Traceback" not in done.stderr
