@@ -63,10 +63,12 @@ def split_groups(groups: Sequence[QueryGroup], train_share: float = 0.8) -> tupl
     return ordered[:cut], ordered[cut:]
 
 
-def make_groups(groups: Sequence[QueryGroup], row: Mapping[QuestionId, int], settings: RewardSettings) -> Groups:
+def make_groups(
+    groups: Sequence[QueryGroup], row: Mapping[QuestionId, int], settings: RewardSettings, std_floor: float = 0.0
+) -> Groups:
     """Converts `groups`, which must not contain failed calls, to tensors.
 
-    `row` maps question_ids to rows of the table of embeddings.
+    `row` maps question_ids to rows of the table of embeddings; for `std_floor` see `normalize_rewards`.
 
     Raises:
         RlDataError: A question_id is not in the table, pointers differ in length, a score that the reward needs is
@@ -108,7 +110,7 @@ def make_groups(groups: Sequence[QueryGroup], row: Mapping[QuestionId, int], set
         pointers[q, :count] = torch.tensor([[place[i] for i in c.pointer] for c in group.candidates])
         rewards = torch.tensor([reward_of(candidate, settings) for candidate in group.candidates])
         raw[q, :count] = rewards
-        normalized[q, :count] = normalize_rewards(rewards, settings.normalization, settings.clamp)
+        normalized[q, :count] = normalize_rewards(rewards, settings.normalization, settings.clamp, std_floor=std_floor)
     query = torch.tensor([row[group.question_id] for group in groups])
     return Groups(query, pool, mask, pointers, raw, normalized)
 

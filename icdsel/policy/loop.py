@@ -288,6 +288,7 @@ def _grpo(loop: _Loop) -> None:
                 top_k=top_k,
                 kl=recipe.kl,
                 ref_log_prob=reference[rows],
+                raw_rewards=batch.raw if recipe.std_floor else None,
             )
             reports.append(report | {"grpo_loss": _update(loss, optimizer, network)})
             if recipe.adapt_beta == "batch":

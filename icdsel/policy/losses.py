@@ -11,12 +11,18 @@ divergence"). The docstrings state where Lever-Plus differs from these.
 Shapes: B queries, P pointers per query (a *group*), S shots, K candidates.
 """
 
+import math
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from icdsel.settings.presets import STD_FLOOR
+
 __all__ = ["adapt_kl_beta", "advantages", "grpo_loss", "rce_loss", "rce_temperature"]
+
+_LARGEST_LOG_RATIO = 20.0
+"""Above it, ratios of probabilities grow linearly: exp overflows in float32 at 88.7, and inf · 0 is NaN."""
 
 
 def rce_loss(
@@ -34,7 +40,8 @@ def rce_loss(
 
     Over the *group*, q is the policy restricted to the query's scored pointers, q_i = π_i / Σ_j π_j: a better pointer
     only has to be more likely than a worse one (ListNet's top-one loss: Cao et al. 2007, "Learning to rank: from
-    pairwise approach to listwise approach"). A group of equal rewards carries no information and is left out.
+    pairwise approach to listwise approach"). A group of equal rewards carries no information and is left out; one whose
+    rewards hardly differ counts little, by min(1, std / `STD_FLOOR`).
 
     Args:
         step_logits: Teacher-forced logits [B, P, S, K]; -inf where a candidate may not be chosen.
@@ -86,7 +93,8 @@ def _rce_over_group(
     restricted = log_prob.masked_fill(~real, torch.finfo(log_prob.dtype).min).log_softmax(-1)  # (B, P)
     cross_entropy = -(target * restricted.masked_fill(~real, 0.0)).sum(-1)  # (B,)
     signal = _has_signal(torch.where(real, rewards, 0.0), real)  # (B,)
-    return (cross_entropy * signal).sum() / signal.sum().clamp(min=1)
+    strength = _strength(rewards.to(log_prob.dtype), real).squeeze(-1)  # (B,)
+    return (cross_entropy * strength * signal).sum() / signal.sum().clamp(min=1)
 
 
 def _softmax(scores: Tensor, real: Tensor) -> Tensor:
@@ -96,15 +104,20 @@ def _softmax(scores: Tensor, real: Tensor) -> Tensor:
     return torch.where(real, kept.softmax(-1), 0.0)
 
 
-def advantages(rewards: Tensor, *, std_floor: float = 0.1, clamp: float = 5.0) -> Tensor:
+def advantages(
+    rewards: Tensor, *, std_floor: float = STD_FLOOR, clamp: float = 5.0, raw_rewards: Tensor | None = None
+) -> Tensor:
     """Computes how much better than its group a pointer is: (r - mean) / max(std, std_floor), within ±clamp.
 
-    The floor of the (unbiased) standard deviation and the clamp are Lever-Plus's.
+    The floor of the (unbiased) standard deviation and the clamp are Lever-Plus's. There the floor has no effect on
+    rewards that were normalized before, whose std is 1 even if the raw ones differ by rounding errors. With
+    `raw_rewards` the floor applies to these: (r - mean) / std · std_raw / max(std_raw, std_floor).
 
     Args:
         rewards: Rewards [B, P]; NaN is padding.
         std_floor: Minimum of the divisor.
         clamp: Largest magnitude of an advantage.
+        raw_rewards: The rewards before they were normalized [B, P], or None.
 
     Returns:
         Advantages [B, P]; exactly 0 at padding and in a group without a signal, that is, one with fewer than two
@@ -117,9 +130,12 @@ def advantages(rewards: Tensor, *, std_floor: float = 0.1, clamp: float = 5.0) -
         raise ValueError(f"rewards must be [B, P], not {list(rewards.shape)}")
     real = ~rewards.isnan()
     centred = torch.where(real, rewards - _mean(rewards, real).unsqueeze(-1), 0.0)  # (B, P)
-    degrees = (real.sum(-1, keepdim=True) - 1).clamp(min=1)
-    std = (centred.square().sum(-1, keepdim=True) / degrees).sqrt()  # (B, 1)
-    scaled = (centred / std.clamp(min=std_floor)).clamp(-clamp, clamp)
+    std = _std(rewards, real)  # (B, 1)
+    if raw_rewards is None:
+        scaled = (centred / std.clamp(min=std_floor)).clamp(-clamp, clamp)
+    else:
+        least = torch.finfo(std.dtype).tiny
+        scaled = (centred / std.clamp(min=least) * _strength(raw_rewards, real, std_floor)).clamp(-clamp, clamp)
     # Because the mean is rounded, equal rewards would not become exact zeros.
     return torch.where(_has_signal(rewards, real).unsqueeze(-1), scaled, 0.0)
 
@@ -134,6 +150,7 @@ def grpo_loss(
     top_k: int | None = None,
     kl: Literal["seed", "k3"] = "seed",
     ref_log_prob: Tensor | None = None,
+    raw_rewards: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Computes GRPO's loss on scored pointers: the clipped policy term plus `kl_beta` times a KL penalty.
 
@@ -160,6 +177,7 @@ def grpo_loss(
             without its padding; for that the rewards are copied to the host.
         kl: The KL term to use.
         ref_log_prob: Log-probs under the reference policy [B, P]; None uses `old_log_prob`, as Lever-Plus does.
+        raw_rewards: The rewards before they were normalized [B, P], see `advantages`; None does as Lever-Plus does.
 
     Returns:
         The loss, a scalar, and detached scalars: `ppo_loss` and `kl_loss` (its two terms), `kl` (unweighted),
@@ -181,19 +199,22 @@ def grpo_loss(
     if top_k is not None:
         best, rewards = _best(rewards, top_k)  # (B, k) each; from here on P = k
         log_prob, old_log_prob, reference = (x.gather(1, best) for x in (log_prob, old_log_prob, reference))
+        raw_rewards = None if raw_rewards is None else raw_rewards.gather(1, best)
     real = ~rewards.isnan()  # (B, P)
     groups = real.any(-1)  # (B,)
     signal = _has_signal(rewards, real)  # (B,)
-    advantage = advantages(rewards).to(log_prob.dtype)  # (B, P)
+    advantage = advantages(rewards, raw_rewards=raw_rewards).to(log_prob.dtype)  # (B, P)
 
-    ratio = torch.where(real, log_prob - old_log_prob, 0.0).exp()  # (B, P)
+    ratio = _exp(torch.where(real, log_prob - old_log_prob, 0.0))  # (B, P)
     clipped = ratio.clamp(1 - clip_epsilon, 1 + clip_epsilon)
     surrogate = torch.minimum(ratio * advantage, clipped * advantage)
     ppo_loss = -_mean(_mean(surrogate, real), signal)
 
+    penalised = isinstance(kl_beta, Tensor) or kl_beta != 0
     drift = torch.where(real, log_prob - reference, 0.0)  # (B, P)
+    drift = drift if penalised else drift.detach()  # measured all the same
     drift = drift if kl == "seed" else -drift
-    divergence = _mean(_mean(drift.exp() - 1 - drift, real), groups)
+    divergence = _mean(_mean(_exp(drift) - 1 - drift, real), groups)
     kl_loss = kl_beta * divergence
 
     with torch.no_grad():
@@ -211,7 +232,7 @@ def grpo_loss(
             "max_advantage": advantage.abs().amax(),
             "no_signal_share": _mean((~signal).to(ratio.dtype), groups),
         }
-    return ppo_loss + kl_loss, report
+    return (ppo_loss + kl_loss if penalised else ppo_loss), report
 
 
 def rce_temperature(step: int, total: int, start: float = 2.0, end: float = 0.5) -> float:
@@ -243,6 +264,12 @@ def adapt_kl_beta(
     return min(max(beta, least), most)
 
 
+def _exp(x: Tensor) -> Tensor:
+    """e^x, continued by its tangent above `_LARGEST_LOG_RATIO`, so that neither it nor its gradient overflows."""
+    limit = _LARGEST_LOG_RATIO
+    return torch.where(x > limit, math.exp(limit) * (1 + x - limit), x.clamp(max=limit).exp())
+
+
 def _best(rewards: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     """The positions of the top k rewards of every row, and these rewards [B, k]; NaN if a row has fewer."""
     if top_k < 1:
@@ -257,6 +284,19 @@ def _best(rewards: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     best = best.to(rewards.device)
     found = rewards.gather(1, best.clamp(min=0)).masked_fill(best < 0, torch.nan)
     return best.clamp(min=0), found
+
+
+def _std(rewards: Tensor, real: Tensor) -> Tensor:
+    """The unbiased standard deviation [B, 1] of each group."""
+    centred = torch.where(real, rewards - _mean(rewards, real).unsqueeze(-1), 0.0)  # (B, P)
+    degrees = (real.sum(-1, keepdim=True) - 1).clamp(min=1)
+    return (centred.square().sum(-1, keepdim=True) / degrees).sqrt()
+
+
+def _strength(rewards: Tensor, real: Tensor, std_floor: float = STD_FLOOR) -> Tensor:
+    """How much a group counts [B, 1]: min(1, std / std_floor) of its raw rewards."""
+    std = _std(rewards, real)
+    return std / std.clamp(min=std_floor)
 
 
 def _has_signal(rewards: Tensor, real: Tensor) -> Tensor:

@@ -165,10 +165,17 @@ _NO_SPREAD = 1e-12
 
 @dataclass(frozen=True)
 class Normalization:
-    """A way to normalise the rewards [P] of a group with a signal, given the clamp, which some methods ignore."""
+    """A way to normalise the rewards of a group with a signal.
+
+    Attributes:
+        name: Its name in `--reward-normalization`.
+        normalize: Maps the rewards [P] and the clamp, which some methods ignore, to the normalised rewards [P].
+        rescales: Whether groups of any spread get the same scale, so that `std_floor` is needed.
+    """
 
     name: str
     normalize: "Callable[[Tensor, float], Tensor]"
+    rescales: bool = True
 
 
 def _z_scores(group: "Tensor") -> "Tensor":
@@ -191,14 +198,18 @@ NORMALIZATIONS: Registry[Normalization] = Registry(
         Normalization("z_score_clamp", lambda group, clamp: _z_scores(group).clamp(-clamp, clamp)),
         Normalization("z_score", lambda group, _: _z_scores(group)),
         Normalization("rank", lambda group, _: _centred_ranks(group)),
-        Normalization("none", lambda group, _: group.clone()),
+        Normalization("none", lambda group, _: group.clone(), rescales=False),
     ],
 )
 """The methods of ``normalize_rewards``."""
 
 
 def normalize_rewards(
-    rewards: "Tensor", method: str = "z_score_clamp", clamp: float = 3.0, mask: "Tensor | None" = None
+    rewards: "Tensor",
+    method: str = "z_score_clamp",
+    clamp: float = 3.0,
+    mask: "Tensor | None" = None,
+    std_floor: float = 0.0,
 ) -> "Tensor":
     """Normalise the rewards of one query's pointers.
 
@@ -217,6 +228,8 @@ def normalize_rewards(
         method: One of ``NORMALIZATIONS``.
         clamp: Bound of ``z_score_clamp``.
         mask: [P] bool, True where a pointer counts. Other values, which may be NaN, are ignored and returned as 0.
+        std_floor: Rewards with a smaller standard deviation are reduced in proportion, so that differences of
+            rounding do not become as large as real ones; 0 does as Lever-Plus does. ``none`` keeps the scale anyway.
 
     Returns:
         [P], finite, in the dtype of ``rewards`` (float32 for integers).
@@ -237,7 +250,13 @@ def normalize_rewards(
     if not group.isfinite().all():
         raise ValueError("a reward that counts is not finite; leave failed pointers out with the mask")
     signal = len(group) > 1 and group.std() > _NO_SPREAD and group.max() != group.min()
-    group = NORMALIZATIONS[method].normalize(group, clamp) if signal else group.clone()
+    if signal:
+        way, std = NORMALIZATIONS[method], group.std()
+        group = way.normalize(group, clamp)
+        if way.rescales and std < std_floor:
+            group = group * (std / std_floor)
+    else:
+        group = group.clone()
     if mask is None:
         return group
     return rewards.new_zeros(rewards.shape).masked_scatter(mask.bool(), group)

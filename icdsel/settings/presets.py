@@ -76,6 +76,10 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
+STD_FLOOR = 0.1
+"""A group of rewards counts less, in proportion, if its standard deviation is smaller."""
+
+
 class Recipe(BaseModel):
     """How the two recipes differ: defaults of settings of the same names, and the rules of GRPO."""
 
@@ -97,15 +101,19 @@ class Recipe(BaseModel):
     """How often the weight of the KL term is adapted."""
     kl: Literal["k3", "seed"]
     """The estimator of the KL term."""
+    std_floor: float
+    """The floor of the standard deviation of raw rewards; 0: a floor of normalized ones, whose deviation is 1."""
 
 
 RECIPES: dict[str, Recipe] = {
     "icdsel": Recipe(
         gate=True, tower=512, num_heads=4, dropout=0.1, attn_dropout=0.1, rce_over="group",
         old_log_probs="before-grpo", advantage_over="group", dropout_in_ratio=False, adapt_beta="epoch", kl="k3",
+        std_floor=STD_FLOOR,
     ),
     "lever-plus": Recipe(
         gate=False, tower=0, num_heads=1, dropout=0.5, attn_dropout=0.1, rce_over="pool",
         old_log_probs="before-rce", advantage_over="top-k", dropout_in_ratio=True, adapt_beta="batch", kl="seed",
+        std_floor=0.0,
     ),
 }  # fmt: skip

@@ -32,6 +32,7 @@ from icdsel.policy.network import PointerNetwork
 from icdsel.records import QueryGroup
 from icdsel.settings.identity import identity
 from icdsel.settings.loading import Settings, on_training_queries
+from icdsel.settings.presets import RECIPES
 from icdsel.stages.generate import generate
 from icdsel.stages.session import Session
 from icdsel.stages.threads import use_threads
@@ -195,7 +196,8 @@ def _train(session: Session, data: _Data, device: torch.device, files: Sequence[
     require_width(network, table.shape[1], settings.train.init)
     network = network.to(table.device)
     train_groups, validation_groups = (
-        make_groups(part, session.train.row, settings.reward).to(table.device) for part in (data.train, data.validation)
+        make_groups(part, session.train.row, settings.reward, RECIPES[settings.train.recipe].std_floor).to(table.device)
+        for part in (data.train, data.validation)
     )
     if result.metadata and result.metadata.finished:
         warn(f"run {folder.name} was finished, but its last checkpoint is missing or damaged: it is trained again")

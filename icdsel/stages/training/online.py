@@ -22,6 +22,7 @@ from icdsel.policy.network import PointerNetwork
 from icdsel.policy.rewards import reward_of
 from icdsel.records import Pointer, PoolIds, Proposal, QueryGroup, QuestionId, ScoredPointer
 from icdsel.records.values import is_int64
+from icdsel.settings.presets import RECIPES
 from icdsel.settings.tables import RewardSettings, TrainSettings
 from icdsel.stages.scored_unit import UNIT, Tally, score_unit, scorer_of
 from icdsel.stages.session import Session
@@ -106,7 +107,9 @@ class Rollouts:
         ]
         metrics = {"sample_reward": sum(rewards) / len(rewards)} if rewards else {}
         metrics |= {"new_calls": self.calls - before, "vlm_calls": self.calls}
-        return make_groups(self._groups, self._session.train.row, self._reward).to(table.device), metrics
+        floor = RECIPES[self._train.recipe].std_floor
+        groups = make_groups(self._groups, self._session.train.row, self._reward, floor)
+        return groups.to(table.device), metrics
 
     def _sample(self, network: PointerNetwork, table: Tensor, epoch: int) -> list[list[Proposal]]:
         """The samples of every query, in which a pointer may be repeated."""

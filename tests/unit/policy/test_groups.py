@@ -8,9 +8,11 @@ import torch
 
 from icdsel.errors import RlDataError
 from icdsel.policy.groups import Groups, make_groups, split_groups
-from icdsel.policy.losses import grpo_loss, rce_loss
+from icdsel.policy.losses import advantages, grpo_loss, rce_loss
 from icdsel.policy.network import PointerConfig, PointerNetwork
+from icdsel.policy.rewards import NORMALIZATIONS, REWARD_MODES
 from icdsel.records import QueryGroup, ScoredPointer
+from icdsel.settings.presets import RECIPES, STD_FLOOR
 from icdsel.settings.tables import RewardSettings
 
 DATA = Path(__file__).parents[2] / "data"
@@ -26,6 +28,46 @@ def group(question_id: int, pool: tuple[int, ...], scored: Mapping[tuple[int, ..
 ROWS = {10 * row: row for row in range(20)}
 SMALL = group(10, (50, 30, 70), {(30, 50): 0.6, (70, 30): 0.0})
 LARGE = group(20, (90, 10, 60, 30, 80), {(10, 60): 1.0, (90, 80): 0.3, (30, 90): 0.0, (60, 10): 0.9})
+
+
+# --- rewards that hardly differ ---------------------------------------------------------------------------
+
+
+def nearly_equal(spread: float) -> QueryGroup:
+    """Three pointers whose scores of every kind differ by `spread` at most."""
+    candidates = [
+        ScoredPointer(pointer, correct=1, score=score, reference_prob=score, relevance=score)
+        for pointer, score in {(30, 50): 0.5, (70, 30): 0.5 + spread / 2, (50, 70): 0.5 + spread}.items()
+    ]
+    return QueryGroup(10, 10, "?", ("yes",), (50, 30, 70), tuple(candidates))
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("mode", REWARD_MODES)
+def test_differences_of_rounding_have_no_weight(mode: str, normalization: str) -> None:
+    settings = RewardSettings(mode=mode, normalization=normalization)
+    made = make_groups([nearly_equal(2.4e-7)], ROWS, settings, STD_FLOOR)
+    assert advantages(made.normalized, raw_rewards=made.raw).abs().max() < 1e-4
+    # RCE by normalised rewards: all three pointers get the same weight
+    assert (made.normalized[0] - made.normalized[0].mean()).abs().max() < 1e-4
+    logits = torch.tensor([3.0, 0.0, -1.0]).repeat(1, 3, 2, 1).requires_grad_(True)  # (B, P, S, K)
+    for rewards in (made.raw, made.normalized):
+        (gradient,) = torch.autograd.grad(rce_loss(logits, made.pointers, rewards, 0.5, over="group"), logits)
+        assert gradient.abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_real_differences_keep_their_weight(normalization: str) -> None:
+    settings = RewardSettings(mode="soft_only", normalization=normalization)
+    floored, as_lever_plus = (make_groups([nearly_equal(0.5)], ROWS, settings, floor) for floor in (STD_FLOOR, 0.0))
+    assert torch.equal(floored.normalized, as_lever_plus.normalized)
+    assert torch.equal(advantages(floored.normalized, raw_rewards=floored.raw), advantages(as_lever_plus.normalized))
+
+
+def test_lever_plus_normalises_rewards_of_any_spread() -> None:
+    settings = RewardSettings(mode="soft_only")
+    made = make_groups([nearly_equal(2.4e-7)], ROWS, settings, RECIPES["lever-plus"].std_floor)
+    torch.testing.assert_close(made.normalized, torch.tensor([[-1.0, 0.0, 1.0]]), rtol=0, atol=1e-3)
 
 
 # --- the split --------------------------------------------------------------------------------------------

@@ -204,6 +204,66 @@ def test_no_signal_no_advantage(row: list[float]) -> None:
     assert advantages(torch.tensor([row])).tolist() == [[0.0] * len(row)]
 
 
+def test_the_floor_sees_raw_rewards() -> None:
+    # Two groups of the same z-scores: one of a spread of 1, the other of rounding errors.
+    raw = torch.tensor([[0.0, 1.0, 2.0], [0.5, 0.5 + 6e-8, 0.5 + 12e-8]])
+    z_scores = torch.tensor([[-1.0, 0.0, 1.0], [-1.0, 0.0, 1.0]])
+    found = advantages(z_scores, raw_rewards=raw)
+    torch.testing.assert_close(found[0], advantages(z_scores)[0], rtol=0, atol=0)
+    assert 0 < found[1].abs().max() < 1e-5
+    log_prob = torch.zeros(2, 3, requires_grad=True)
+    grpo_loss(log_prob, torch.zeros(2, 3), z_scores, kl_beta=0.0, raw_rewards=raw)[0].backward()
+    assert log_prob.grad[1].abs().max() < 1e-5 < log_prob.grad[0].abs().max()
+
+
+def test_a_spread_at_half_the_floor_counts_half() -> None:
+    raw = torch.tensor([[0.0, 0.05, 0.1]])  # its standard deviation is 0.05
+    z_scores = torch.tensor([[-1.0, 0.0, 1.0]])
+    torch.testing.assert_close(advantages(z_scores, raw_rewards=raw), torch.tensor([[-0.5, 0.0, 0.5]]))
+    # so do raw rewards themselves, which have the floor without being told
+    torch.testing.assert_close(advantages(raw, raw_rewards=raw), advantages(raw))
+
+
+def test_rewards_below_the_smallest_square_have_no_advantage() -> None:
+    raw = torch.tensor([[0.0, 1e-30]])
+    assert advantages(raw, raw_rewards=raw).abs().max() < 1e-20
+
+
+def test_rce_over_the_group_hardly_learns_from_rounding_errors() -> None:
+    logits = torch.tensor([2.0, 0.0, -1.0]).repeat(2, 3, 1, 1)  # (B, P, S, K)
+    logits.requires_grad_(True)
+    pointers = torch.tensor([[[0], [1], [2]]] * 2)
+    rewards = torch.tensor([[0.0, 1.0, 2.0], [0.5, 0.5 + 6e-8, 0.5 + 12e-8]])
+    rce_loss(logits, pointers, rewards, 1.0, over="group").backward()
+    assert logits.grad[1].abs().max() < 1e-5 < logits.grad[0].abs().max()
+
+
+@pytest.mark.parametrize("kl", ["seed", "k3"])
+@pytest.mark.parametrize("kl_beta", [0.0, 0.15, torch.tensor(0.0)])
+@pytest.mark.parametrize("moved", [119.0, -119.0])
+def test_ratios_that_overflow_leave_loss_and_gradient_finite(kl: str, kl_beta: float, moved: float) -> None:
+    log_prob = torch.tensor([[moved, 0.0, 0.0], [moved, 0.0, 0.0], [moved, 0.0, 0.0]], requires_grad=True)
+    # the moved pointer is the best, the worst, and one of a group without a signal
+    rewards = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0], [1.0, 1.0, 1.0]])
+    loss, report = grpo_loss(log_prob, torch.zeros(3, 3), rewards, kl_beta=kl_beta, kl=kl)
+    loss.backward()
+    assert loss.isfinite() and log_prob.grad.isfinite().all()
+    assert all(value.isfinite() for value in report.values())
+    if moved > 0:
+        assert log_prob.grad[1, 0] > 0  # a bad pointer that became likely is pushed down
+    if kl_beta == 0.15 and (moved > 0) == (kl == "seed"):
+        assert log_prob.grad[2, 0] * moved > 0  # and the KL term leads back to the reference
+
+
+def test_without_weight_there_is_no_kl_term() -> None:
+    log_prob = torch.tensor([[0.5, -0.5, 0.3]], requires_grad=True)
+    rewards = torch.tensor([[1.0, 1.0, 1.0]])  # no signal: nothing but the KL term could move anything
+    loss, report = grpo_loss(log_prob, torch.zeros(1, 3), rewards, kl_beta=0.0)
+    loss.backward()
+    assert loss.item() == 0 and log_prob.grad.tolist() == [[0.0, 0.0, 0.0]]
+    assert report["kl"] > 0 and report["kl_loss"] == 0  # it is measured all the same
+
+
 def test_top_k_takes_ties_as_torch_does_on_the_bare_row() -> None:
     row = torch.tensor([2.0, 0.0, 2.0, 2.0, 1.0, 2.0, 0.0, 2.0])
     kept = row.topk(3).indices
