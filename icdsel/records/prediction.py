@@ -7,7 +7,7 @@ from typing import Any, Self
 from icdsel.records.examples import Pointer
 from icdsel.records.values import DEFAULT_TASK, BoundsOf, QuestionId, are_ids, is_id, is_int64, is_number, task_entry
 
-_ICDS, _SCORE, _OTHER_SCORE, _ERROR = "icds", "accuracy", "accuracy_", "error"
+_ICDS, _SCORE, _OTHER_SCORE, _ERROR, _IMAGE = "icds", "accuracy", "accuracy_", "error", "image_id"
 PREDICTION_KEY = _ICDS
 """The JSON key by which a line of predictions is recognised."""
 
@@ -30,6 +30,8 @@ class Prediction:
         other_scores: Its scores by the task's other metrics.
         error: Why the call failed.
         task: The task by which it was scored.
+        image: The image_id of the query; None in files from before it was recorded. Queries with one image are not
+            independent, so comparisons need it.
     """
 
     question_id: QuestionId
@@ -40,6 +42,7 @@ class Prediction:
     other_scores: Mapping[str, float] = field(default_factory=dict)
     error: str | None = None
     task: str = DEFAULT_TASK
+    image: int | str | None = None
 
     @property
     def prompt(self) -> Prompt:
@@ -56,6 +59,7 @@ class Prediction:
         if not isinstance(value, dict):
             raise ValueError("not an object")
         failed, icds, task = _ERROR in value, value.get(_ICDS, []), value.get("task", DEFAULT_TASK)
+        image = value.get(_IMAGE)
         others = {key: score for key, score in value.items() if key.startswith(_OTHER_SCORE)}
         valid = {
             "question_id": is_id(value.get("question_id")),
@@ -64,6 +68,7 @@ class Prediction:
             _ERROR: not failed or isinstance(value[_ERROR], str),
             "prediction": isinstance(value.get("prediction", ""), str),
             "task": isinstance(task, str),
+            _IMAGE: is_id(image) or isinstance(image, str) or image is None,
         }
         if valid["task"]:
             bounds = bounds_of(task)
@@ -80,11 +85,14 @@ class Prediction:
             other_scores={key.removeprefix(_OTHER_SCORE): score for key, score in others.items()},
             error=value.get(_ERROR),
             task=task,
+            image=image,
         )
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object."""
-        value = {**task_entry(self.task), "question_id": self.question_id, "shots": self.shots, _ICDS: list(self.icds)}
+        value = {**task_entry(self.task), "question_id": self.question_id}
+        value |= {} if self.image is None else {_IMAGE: self.image}
+        value |= {"shots": self.shots, _ICDS: list(self.icds)}
         if self.error is not None:
             return value | {_ERROR: self.error}
         others = {f"{_OTHER_SCORE}{metric}": score for metric, score in self.other_scores.items()}

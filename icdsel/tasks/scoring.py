@@ -69,13 +69,13 @@ class Scorer:
 
     def prediction(self, query: Example, icds: Pointer, answer: Answer) -> Prediction:
         """Scores the answer to a query by all metrics, to six decimals; for a failed call, records the error."""
-        name = self.task.name
+        name, image = self.task.name, query.image_id
         if answer.error is not None:
-            return Prediction(query.question_id, len(icds), icds, error=answer.error, task=name)
+            return Prediction(query.question_id, len(icds), icds, error=answer.error, task=name, image=image)
         text = self.cleaner.clean(answer.text)
         scores = {metric.name: round(self._score(metric, text, query), 6) for metric in self.task.metrics.values()}
         score = scores.pop(self.metric.name)
-        return Prediction(query.question_id, len(icds), icds, text, score, scores, task=name)
+        return Prediction(query.question_id, len(icds), icds, text, score, scores, task=name, image=image)
 
     def _score(self, metric: Metric, prediction: str, query: Example) -> float:
         score, (lowest, highest) = metric.score(prediction, query), self.task.bounds
