@@ -391,7 +391,8 @@ class InferSettings(Table):
     """Which queries are answered, and by which selectors."""
 
     n: int = 100
-    """Queries to answer; -1 for all."""
+    """Queries to answer: the first n by question_id, unless --subset is random; -1 for all. Queries on the same image
+    have neighbouring ids (in VQAv2 about 5), and are worth less than as many on different images."""
     shots: Ints = (1, 2, 3, 4)
     """Numbers of ICDs to show."""
     selector: Annotated[tuple[Selector, ...], Separated] = ("policy",)

@@ -83,7 +83,10 @@ def infer(
     session = session.under(settings) if session else Session(settings)
     if policy_file:
         _check_policy(settings, session, policy_file)
-    queries = session.queries(queries_to_answer(session), settings.infer.split, max(settings.infer.shots))
+    examples = queries_to_answer(session)
+    if (images := len({query.image_id for query in examples})) < len(examples):
+        note(f"The {len(examples)} queries share {images} images; comparisons count an image's queries together.")
+    queries = session.queries(examples, settings.infer.split, max(settings.infer.shots))
     fingerprints = fingerprints_of(session, settings, policy_file)
     context = open_context(session, queries, policy_file, fingerprints)
     rows = [_row(session, context, selector, policy_file, fingerprints, overwrite) for selector in selectors]

@@ -173,11 +173,16 @@ def test_json_lines_of_ones_own(folder, tmp_path):
         }
         for k, q in enumerate(asked)
     ]
+    for k in range(100, 110):  # five questions on each of two images
+        lines[k]["image"] = lines[100 + (k - 100) // 5 * 5]["image"]
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     mine = ("--dataset", tmp_path / "mine.jsonl", "--model", "tiny-vlm", "--results-dir", tmp_path / "results")
     output = icdsel("infer", *mine, "--n", 10, "--shots", 1, "--selector", "random,nearest-both")
     assert "nearest-both" in output
-    assert (tmp_path / "results/mine/infer/RandSampler_tiny-vlm").is_dir()
+    assert "The 10 queries share 2 images" in output
+    folder = tmp_path / "results/mine/infer/RandSampler_tiny-vlm"
+    answers = [json.loads(line) for line in (folder / "nearest-both_validation-10.jsonl").read_text().splitlines()]
+    assert len({answer["image_id"] for answer in answers}) == 2
 
 
 # --- what used to pass in silence -------------------------------------------------------------------------

@@ -241,11 +241,19 @@ PREDICTION: Json = {
 }
 
 
-@pytest.mark.parametrize("value", [PREDICTION, {"question_id": 5, "shots": 0, "icds": [], "error": "out of memory"}])
+@pytest.mark.parametrize(
+    "value",
+    [
+        PREDICTION,  # from before images were recorded
+        {"question_id": 5, "image_id": 7, **{key: PREDICTION[key] for key in list(PREDICTION)[1:]}},
+        {"question_id": 5, "image_id": "cat.png", "shots": 0, "icds": [], "error": "out of memory"},
+    ],
+)
 def test_a_prediction_is_written_as_it_was_read(value: Json) -> None:
     read = Prediction.from_json(value, bounds_of)
     assert json.dumps(read.to_json()) == json.dumps(value)
     assert read.prompt == (5, tuple(value["icds"]))
+    assert read.image == value.get("image_id")
 
 
 @pytest.mark.parametrize(
@@ -261,6 +269,8 @@ def test_a_prediction_is_written_as_it_was_read(value: Json) -> None:
         ({"accuracy_other": -0.1}, "accuracy_other"),
         ({"error": None}, "error"),
         ({"task": []}, "task"),
+        ({"image_id": [1]}, "image_id"),
+        ({"image_id": True}, "image_id"),
     ],
 )
 def test_an_invalid_prediction_is_an_error_that_names_the_field(change: Json, message: str) -> None:

@@ -129,8 +129,8 @@ def test_answers_are_scored_by_the_task_and_journalled_in_units(letters: None, t
     vlm, part = LastDemonstration(), tmp_path / "x.jsonl.part"
     context: Any = SimpleNamespace(train=TRAIN, queries=EXAMPLES * 20)
     made, images = answer_queries(session(vlm, task="letters"), context, AlwaysTheSame(), "same", (1,), Journal(part))
-    assert made[0] == Prediction(0, 1, (1,), "gesa", 0.0, {"in-place": 0.0}, task="letters")
-    assert made[1] == Prediction(1, 1, (1,), "gesa", 3.0, {"in-place": 3.0}, task="letters")
+    assert made[0] == Prediction(0, 1, (1,), "gesa", 0.0, {"in-place": 0.0}, task="letters", image=0)
+    assert made[1] == Prediction(1, 1, (1,), "gesa", 3.0, {"in-place": 3.0}, task="letters", image=1)
     assert (len(made), images) == (160, 320)
     lines = part.read_text().splitlines()
     assert [json.loads(line) for line in lines] == [prediction.to_json() for prediction in made]

@@ -41,7 +41,8 @@ def test_a_failed_call_has_a_reason_and_no_score() -> None:
     scored = VQA.scored_pointer(PROPOSAL, Answer("", error="out of memory"), QUERY)
     assert (scored.error, scored.score, scored.correct, scored.prediction) == ("out of memory", None, None, None)
     assert (scored.pointer, scored.method, scored.rank, scored.log_prob) == ((11, 12), "cosine-beam", 0, -1.23457)
-    assert VQA.prediction(QUERY, (11,), Answer("", error="no")) == Prediction(5, 1, (11,), error="no")
+    failed = Prediction(5, 1, (11,), error="no", image=QUERY.image_id)
+    assert VQA.prediction(QUERY, (11,), Answer("", error="no")) == failed
 
 
 def test_answers_are_compared_with_the_official_ones_and_scored_as_people_wrote_them() -> None:
