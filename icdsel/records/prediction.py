@@ -42,7 +42,7 @@ class Prediction:
     other_scores: Mapping[str, float] = field(default_factory=dict)
     error: str | None = None
     task: str = DEFAULT_TASK
-    image: int | str | None = None
+    image: QuestionId | None = None
 
     @property
     def prompt(self) -> Prompt:
@@ -68,7 +68,7 @@ class Prediction:
             _ERROR: not failed or isinstance(value[_ERROR], str),
             "prediction": isinstance(value.get("prediction", ""), str),
             "task": isinstance(task, str),
-            _IMAGE: is_id(image) or isinstance(image, str) or image is None,
+            _IMAGE: image is None or is_id(image),
         }
         if valid["task"]:
             bounds = bounds_of(task)
@@ -90,7 +90,7 @@ class Prediction:
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object."""
-        value = {**task_entry(self.task), "question_id": self.question_id}
+        value: dict[str, Any] = {**task_entry(self.task), "question_id": self.question_id}
         value |= {} if self.image is None else {_IMAGE: self.image}
         value |= {"shots": self.shots, _ICDS: list(self.icds)}
         if self.error is not None:
