@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from icdsel.artefacts.predictions import predictions_dir
 from icdsel.comparison.rows import Comparable, read_comparable
 from icdsel.comparison.scores import Scores, mean_over_seeds, shared_metrics, values_of
+from icdsel.comparison.sources import own_files
 from icdsel.comparison.statistics import (
     Floats,
     Interval,
@@ -171,20 +171,21 @@ def compare(
 
     Args:
         settings: Where the predictions are, and the seed of the resampling.
-        paths: Files of predictions or folders of them; by default all of this dataset, sampler and model.
+        paths: Files of predictions or folders of them; by default all of this dataset, sampler and model, over pools
+            of any size.
         n: Compare only rows over this many queries, if there are predictions over several sets.
         subset: Compare only rows over the set of this name.
         reference: Name of the row that differences are relative to; by default `random`, else zero-shot.
         shots: The numbers of shots to show; all by default. Zero-shot is always shown.
-        allow_different: Also compare rows with different metrics, prompts or models; if their queries differ, on
-            those that all rows share. `differing` lists the differences.
+        allow_different: Also compare rows with different metrics, prompts or models. `differing` lists the
+            differences. If the queries of the rows differ, those that all rows share are compared in any case.
         names: The files to compare, instead of `paths`, and the names of their rows. Files of the same name (the
             seeds of an experiment) become one row, their mean query by query.
 
     Raises:
-        RunError: There is nothing to compare, the queries or settings differ, or the reference is unknown.
+        RunError: There is nothing to compare, the rows share no query, settings differ, or the reference is unknown.
     """
-    files = list(names) if names else paths or [predictions_dir(settings)]
+    files = list(names) if names else paths or own_files(settings, any_split=subset is not None)
     found = read_comparable(files, n=n, subset=subset, shots=shots, allow_different=allow_different, names=names)
     _warn_of_missing_baselines(found)
     for source in found.sources:

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from icdsel import __version__
 from icdsel.comparison.compare import ComparisonRow
 from icdsel.comparison.headline import verdict
-from icdsel.comparison.rows import Source, read_source
+from icdsel.comparison.sources import Source, read_source
 from icdsel.comparison.tables import cautions, explanations, p_text, stars
 from icdsel.console import progress
 from icdsel.data.datasets import load_split

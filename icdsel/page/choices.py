@@ -8,7 +8,7 @@ from pathlib import Path
 
 from icdsel.artefacts.predictions import read_predictions
 from icdsel.comparison.compare import ComparisonRow
-from icdsel.comparison.rows import Source
+from icdsel.comparison.sources import Source
 from icdsel.page.names import seeds_of
 from icdsel.records import Example, Prediction, QuestionId
 from icdsel.selection import selector_named

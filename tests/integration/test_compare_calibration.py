@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from icdsel.comparison.compare import ComparisonRow, comparison_rows
-from icdsel.comparison.rows import Scores
+from icdsel.comparison.scores import Scores
 
 VALUES = np.array([0.0, 0.3, 0.6, 0.9, 1.0])
 WEAK, STRONG = np.array([0.45, 0.1, 0.05, 0.1, 0.3]), np.array([0.38, 0.1, 0.05, 0.12, 0.35])

@@ -28,7 +28,8 @@ def compare(
         list[Path] | None,
         typer.Argument(
             metavar="PATH",
-            help="Predictions files, or folders of them. [default: all of this dataset, sampler and model]",
+            help="Predictions files, or folders of them. [default: all of this dataset, sampler and model, with "
+            "pools of any size]",
             show_default=False,
         ),
     ] = None,
@@ -51,13 +52,14 @@ def compare(
         bool,
         typer.Option(
             "--allow-different",
-            help="Also compare results with different metrics, prompts or models; if the queries differ, on "
-            "those that all results share.",
+            help="Also compare results with different metrics, prompts or models.",
         ),
     ] = False,
     outputs: Outputs = Outputs(),  # noqa: B008
 ) -> None:
     """Compares the results of policies and baselines: accuracies, paired differences, and confidence intervals.
+
+    Results over different queries are compared on those that all share; the table says how many.
 
     Every accuracy and difference has its 95 % confidence interval. Differences also have p-values, corrected for the
     number of comparisons, and the smallest difference that this number of queries can detect.

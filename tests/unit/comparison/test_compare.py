@@ -20,7 +20,7 @@ from icdsel.comparison.compare import ComparisonRow, compare, learned_and_worse,
 from icdsel.comparison.headline import headlines
 from icdsel.comparison.tables import screen_tables, write_csv, write_markdown
 from icdsel.errors import RunError
-from icdsel.settings.loading import Settings, load_settings
+from icdsel.settings.loading import Settings, load_settings, with_values
 from icdsel.tasks.base import TASKS
 
 MADE_OF = {"data.seed": 42, "vlm.layout": "one-turn", "dataset": "abc", "split": "validation"}
@@ -294,8 +294,8 @@ def test_n_chooses_among_predictions_over_several_sets(settings: Settings) -> No
     write(settings, "nearest-both", {1: [0.6] * 4})
     write(settings, "random-42", {1: [0.0] * 7})
     write(settings, "nearest-both", {1: [0.9] * 7})
-    with pytest.raises(RunError, match="7 queries"):
-        compare(settings)
+    both = compare(settings)  # the most queries that all rows share
+    assert {(row.name, row.n, row.differing) for row in both} == {("random-42", 7, ()), ("nearest-both", 7, ())}
     four, seven = by_name(compare(settings, n=4)), by_name(compare(settings, n=7))
     assert (four["nearest-both", 1].n, four["nearest-both", 1].difference) == (4, 30.0)
     assert (seven["nearest-both", 1].n, seven["nearest-both", 1].difference) == (7, 90.0)
@@ -335,8 +335,7 @@ def test_a_set_chooses_among_predictions_over_several(settings: Settings) -> Non
         ids = [1, 2, 3] if subset == "validation-3" else [1, 5, 9]
         write(settings, "random-42", {1: [0.3] * 3}, ids, subset)
         write(settings, "nearest-both", {1: [better] * 3}, ids, subset)
-    with pytest.raises(RunError, match=r"random-42 \[validation-random-42-3\]"):
-        compare(settings, n=3)
+    assert {(row.name, row.n) for row in compare(settings, n=3)} == {("random-42", 3), ("nearest-both", 3)}
     assert by_name(compare(settings, subset="validation-3"))["nearest-both", 1].difference == 30.0
     assert by_name(compare(settings, subset="validation-random-42-3"))["nearest-both", 1].difference == 60.0
     with pytest.raises(RunError, match=r"of the set 'tuning-3'"):
@@ -360,7 +359,7 @@ def test_a_failed_call_is_not_a_wrong_answer(settings: Settings) -> None:
 
 
 def test_without_predictions_the_message_says_how_to_create_them(settings: Settings) -> None:
-    with pytest.raises(RunError, match=r"holds no predictions.*icdsel infer"):
+    with pytest.raises(RunError, match=r"dataset world, sampler rand, model tiny-vlm\..*icdsel infer"):
         compare(settings)
 
 
@@ -499,8 +498,10 @@ def test_paths_are_files_or_folders_each_read_once(settings: Settings, tmp_path:
     assert {row.name for row in compare(settings, [random, tmp_path / "b"])} == {"random-42", "oracle"}
     # A folder of folders; the file in it that is named too is there once.
     assert {row.name for row in compare(settings, [tmp_path / "a", random])} == {"random-42", "nearest-both"}
-    with pytest.raises(RunError, match=r"c does not exist and holds no predictions.*icdsel infer"):
+    with pytest.raises(RunError) as error:
         compare(settings, [tmp_path / "c"])
+    for part in ("c does not exist and holds no predictions", f"`icdsel compare {tmp_path / 'b'}`", "icdsel infer"):
+        assert part in str(error.value)
 
 
 def test_without_a_baseline_the_first_file_is_the_reference(settings: Settings, tmp_path: Path) -> None:
@@ -556,29 +557,104 @@ def test_models_are_shown_by_name_and_distinguished_if_the_names_are_equal(setti
 # --- different things -------------------------------------------------------------------------------------
 
 
-def test_different_queries_are_compared_on_the_shared_ones_on_request(settings: Settings) -> None:
+def test_different_queries_are_compared_on_the_shared_ones(settings: Settings) -> None:
     write(settings, "random-42", {1: [0.0, 0.3, 0.6]}, ids=[1, 2, 3])
     write(settings, "nearest-both", {1: [0.9, 0.9, 0.0, 0.0]}, ids=[2, 3, 4, 5])
-    with pytest.raises(RunError) as error:
-        compare(settings)
-    for way in ("--allow-different, on the 2 queries that all share", "icdsel compare PATH", "icdsel infer", "--set"):
-        assert way in str(error.value)
-    rows = by_name(compare(settings, allow_different=True))
+    rows = by_name(compare(settings))
     nearest = rows["nearest-both", 1]
     assert (nearest.n, nearest.accuracy, nearest.difference) == (2, 90.0, 45.0)
     assert nearest.differing == ("different queries: 2 sets of 3 to 4, of which all rows share 2",)
     write(settings, "oracle", {1: [0.9] * 2}, ids=[1, 5])
-    with pytest.raises(RunError, match="of which all rows share 0") as error:
-        compare(settings, allow_different=True)
-    assert "--allow-different" not in str(error.value)
+    for allowed in (True, False):  # a row without a query of the others cannot be compared
+        with pytest.raises(RunError, match="of which all rows share 0") as error:
+            compare(settings, allow_different=allowed)
+        assert "--allow-different" not in str(error.value)
+        for way in ("icdsel compare PATH", "icdsel infer", "--set"):
+            assert way in str(error.value)
 
 
 def test_sets_of_a_row_are_distinguished_and_duplicates_removed(settings: Settings) -> None:
     for count in (3, 4):
         write(settings, "random-42", {1: [0.3] * count})
-        write(settings, "oracle", {1: [count / 10] * count})
-    names = {row.name for row in compare(settings, allow_different=True)}
-    assert names == {"random-42", "oracle @ validation-3", "oracle @ validation-4"}
+        write(settings, "oracle", {1: [count / 10] * count}, rl_data=f"of {count} queries")
+    rows = compare(settings)
+    assert {row.name for row in rows} == {"random-42", "oracle @ validation-3", "oracle @ validation-4"}
+    assert {row.n for row in rows} == {3}
+
+
+def test_a_row_over_several_sets_is_read_over_the_one_that_shares_most(settings: Settings) -> None:
+    # One row has a larger set, and another one that all rows have: that one is shared completely.
+    write(settings, "random-42", {1: [0.3] * 5}, ids=[1, 2, 3, 4, 5], subset="validation-5")
+    write(settings, "random-42", {1: [0.6] * 8}, ids=[1, 11, 12, 13, 14, 15, 16, 17], subset="validation-random-42-8")
+    write(settings, "nearest-both", {1: [0.6] * 5}, ids=[1, 2, 3, 4, 5], subset="validation-5")
+    rows = by_name(compare(settings))
+    assert {(row.n, row.differing) for row in rows.values()} == {(5, ())}
+    assert rows["random-42", 1].accuracy == 30.0
+
+
+# --- which files are compared -----------------------------------------------------------------------------
+
+
+def of(settings: Settings, **data: Any) -> Settings:
+    """The same settings with others of the table `data` given."""
+    return with_values(settings, {"data": data})
+
+
+def recorded(settings: Settings) -> dict[str, Any]:
+    """What a metadata file records of these settings."""
+    return {"asked_with": settings.model_dump(mode="json"), "data.pool_size": settings.data.pool_size}
+
+
+def test_pools_of_all_sizes_are_compared_with_one_another(settings: Settings) -> None:
+    for size in (16, 64, "all"):
+        pools = of(settings, pool_size=size)
+        write(pools, "random-42", {1: [0.3] * 3}, **recorded(pools))
+        write(pools, "zero-shot", {0: [0.0] * 3}, **recorded(pools))
+    rows = by_name(compare(settings))
+    assert {(name, row.pool) for (name, _), row in rows.items()} == {
+        ("random-42 @ pool 16", "16"),
+        ("random-42 @ pool 64", "64"),
+        ("random-42 @ pool all", "all"),
+        ("zero-shot", None),
+    }
+    # A size that is given is the only one.
+    assert {row.pool for row in compare(of(settings, pool_size=16))} == {"16", None}
+    assert {row.pool for row in compare(of(settings, pool_size=64))} == {"64", None}
+
+
+def test_folders_of_other_prompts_samplers_and_models_are_not_mixed_in(settings: Settings) -> None:
+    write(settings, "random-42", {1: [0.3] * 3}, **recorded(settings))
+    others = [
+        of(settings, sampler="mix"),
+        of(settings, seed=43),
+        with_values(settings, {"vlm": {"layout": "turns"}}),
+        with_values(settings, {"vlm": {"model": "tiny-vlm_2"}}),
+    ]
+    for other in others:
+        write(other, "nearest-both", {1: [0.6] * 3}, **recorded(other))
+    assert [row.name for row in compare(settings)] == ["random-42"]
+    for other in others:
+        assert [row.name for row in compare(other)] == ["nearest-both"]
+
+
+def test_the_split_of_the_settings_is_compared_unless_a_set_is_named(settings: Settings) -> None:
+    write(settings, "random-42", {1: [0.3] * 3}, split="tuning", subset="tuning-3")
+    assert [row.n for row in compare(settings)] == [3]  # the only one that exists
+    write(settings, "random-42", {1: [0.6] * 4}, split="validation")
+    assert [row.accuracy for row in compare(settings)] == [60.0]
+    assert [row.accuracy for row in compare(settings, subset="tuning-3")] == [30.0]
+
+
+def test_without_fitting_predictions_the_folders_that_exist_are_named(settings: Settings) -> None:
+    mix = of(settings, sampler="mix", pool_size=16)
+    write(mix, "random-42", {1: [0.3] * 3}, **recorded(mix))
+    folder = predictions_dir(mix)
+    with pytest.raises(RunError, match="sampler rand, model tiny-vlm") as error:
+        compare(settings)
+    assert f"There are predictions in:\n  {folder}\n" in str(error.value)
+    assert f"`icdsel compare {folder}`" in str(error.value)
+    with pytest.raises(RunError, match=r"with --pool-size, --sampler\. There are"):
+        compare(of(settings, sampler="mix", pool_size=8))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from made_up import POLICY, QUERIES, RUN, by_checkpoint, choose, make_settings, 
 from icdsel.artefacts.predictions import predictions_dir
 from icdsel.artefacts.rl_data import parse_group
 from icdsel.comparison.compare import ComparisonRow, compare
-from icdsel.comparison.rows import Source, read_source
+from icdsel.comparison.sources import Source, read_source
 from icdsel.page.charts.landscape import landscape
 from icdsel.page.choices import Chosen, effective_number, gini, one_each, overlap, read_choices, usage
 from icdsel.page.gallery import spread
