@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from icdsel.policy.network import PointerConfig, PointerNetwork
     from icdsel.policy.rewards import normalize_rewards, pointer_reward
     from icdsel.selector import Selector
-    from icdsel.tasks.vqa import vqa_accuracy
+    from icdsel.tasks.vqa_accuracy import vqa_accuracy
 
 __version__ = "0.1.0"
 __all__ = [
@@ -47,7 +47,7 @@ _MODULES = {
     "rce_loss": "icdsel.policy.losses",
     "read_rl_data": "icdsel.artefacts.rl_data",
     "save_policy": "icdsel.artefacts.checkpoint_writing",
-    "vqa_accuracy": "icdsel.tasks.vqa",
+    "vqa_accuracy": "icdsel.tasks.vqa_accuracy",
 }
 
 

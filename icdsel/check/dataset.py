@@ -3,11 +3,12 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from icdsel.check.answers import check_answers, check_lengths
 from icdsel.check.findings import Checked, Findings, Kind
 from icdsel.console import progress
 from icdsel.data.datasets import load_every_split
@@ -15,8 +16,9 @@ from icdsel.data.images import ImageError, bands, open_image
 from icdsel.data.vqa_files import RepeatedError, UnpairedError
 from icdsel.errors import UserError
 from icdsel.records import Example, QuestionId, id_order
-from icdsel.settings.tables import DataSettings
-from icdsel.tasks.base import TASKS, Task
+from icdsel.settings.loading import Settings
+from icdsel.settings.tables import default_metric
+from icdsel.tasks.base import TASKS
 
 _THREADS = min(8, os.cpu_count() or 1)  # each holds an image in memory
 _SPLITS = 8  # how many earlier splits are searched for an image or question_id
@@ -45,13 +47,6 @@ TWINS = Kind(
     "warning",
 )
 NO_QUESTION = Kind("questions are empty", "write the question, or leave the record out")
-NO_ANSWER = Kind("questions have only blank answers or punctuation", "write the answers, or leave the record out")
-NOTHING_SHOWN = Kind("questions have a blank answer as demonstrations", 'give the record an "answer"', "warning")
-EMPTY_ANSWERS = Kind(
-    "questions have answers that normalise to nothing",
-    "an empty prediction matches such an answer: leave it out unless it is meant",
-    "warning",
-)
 SAME_QUESTION = Kind("questions are repeated about the same image", "leave one of them out", "warning")
 SHARED_IDS = Kind(
     "question_ids are in two splits",
@@ -60,20 +55,11 @@ SHARED_IDS = Kind(
 )
 
 
-def few_answers(task: Task) -> Kind:
-    """Questions with fewer references than the task's metric is defined for."""
-    return Kind(
-        f"questions have fewer than {task.usual_references} answers",
-        f"the {task.score_name} is coarser there: do not compare it with other figures",
-        "warning",
-    )
-
-
-def check_dataset(settings: DataSettings, name: str, images: bool) -> Checked:
+def check_dataset(settings: Settings, name: str, images: bool) -> Checked:
     """Lists what is wrong with all splits of a dataset.
 
     Args:
-        settings: Which dataset, where it is, and the task.
+        settings: Which dataset, where it is, how answers are scored, and how long they may be.
         name: The name to show.
         images: Open every image, instead of only checking that it exists.
     """
@@ -88,47 +74,47 @@ def check_dataset(settings: DataSettings, name: str, images: bool) -> Checked:
         else:
             found.add(UNREADABLE, error)
 
-    splits = load_every_split(settings, report)
+    data = settings.data
+    splits = load_every_split(data, report)
     if not splits and not found.listed():
         found.add(EMPTY)
     if splits and "train" not in splits and not found.found(UNREADABLE):
         found.add(NO_SPLIT, f"there are {', '.join(splits)}")
     if splits and "validation" not in splits and not found.found(UNREADABLE):
         found.add(NO_VALIDATION, f"there are {', '.join(splits)}")
-    check_questions(found, splits, TASKS.named(settings.task))
+    check_questions(found, splits)
+    _check_answers(found, splits, settings)
     _check_shared(found, splits)
-    _check_images(found, splits, settings.max_image_pixels if images else None)
+    _check_images(found, splits, data.max_image_pixels if images else None)
     sizes = ", ".join(f"{split} {len(examples):,}" for split, examples in splits.items())
-    return Checked(name, "dataset", f"questions: {sizes}" if splits else "", found.listed())
+    return Checked(name, "dataset", f"questions: {sizes}" if splits else "", found.listed(), data.metric)
 
 
-def check_questions(found: Findings, splits: Mapping[str, Sequence[Example]], task: Task) -> None:
-    """Adds what is wrong with the questions and answers of all splits."""
+def _check_answers(found: Findings, splits: Mapping[str, Sequence[Example]], settings: Settings) -> None:
+    data, task = settings.data, TASKS.named(settings.data.task)
+    placed = [(place, example) for _, place, example in _placed(splits)]
+    not_own = data.metric != default_metric(data.dataset, data.task)
+    check_answers(found, placed, len(placed), task, task.metrics.named(data.metric), exact=not_own)
+    check_lengths(found, placed, len(placed), settings.vlm)
+
+
+def check_questions(found: Findings, splits: Mapping[str, Sequence[Example]]) -> None:
+    """Adds what is wrong with the questions of all splits."""
     known: dict[tuple[str, Path, str], QuestionId] = {}
-    vanishes: dict[str, bool] = {}  # cached by answer, because most answers are repeated
-    too_few = few_answers(task)
     total = sum(map(len, splits.values()))
-    for split, example in ((split, example) for split, examples in splits.items() for example in examples):
-        place = f"{split}, question {example.question_id}"
+    for split, place, example in _placed(splits):
         if not example.question.strip():
             found.add(NO_QUESTION, place)
         first = known.setdefault((split, example.image, example.question.strip().lower()), example.question_id)
         if first != example.question_id:
             found.add(SAME_QUESTION, f"{place} as question {first}: {example.question}", of=total)
-        answers = {*example.answers, *example.raw_answers}
-        for answer in answers:
-            if answer not in vanishes:
-                vanishes[answer] = not task.normalize(answer)
-        nothing = [answer for answer in sorted(answers) if vanishes[answer]]
-        # "a" and "the" normalise to nothing too, but may be meant.
-        if len(nothing) == len(answers) and not any(sign.isalnum() for answer in answers for sign in answer):
-            found.add(NO_ANSWER, f"{place}: {', '.join(map(repr, nothing))}")
-        elif nothing:
-            found.add(EMPTY_ANSWERS, f"{place}: {', '.join(map(repr, nothing))}", of=total)
-        if not example.answer.strip():
-            found.add(NOTHING_SHOWN, place)
-        if len(example.answers) < task.usual_references:
-            found.add(too_few, f"{place}: {len(example.answers)}", of=total)
+
+
+def _placed(splits: Mapping[str, Sequence[Example]]) -> Iterator[tuple[str, str, Example]]:
+    """Every example with its split and a description of its place."""
+    for split, examples in splits.items():
+        for example in examples:
+            yield split, f"{split}, question {example.question_id}", example
 
 
 def _check_shared(found: Findings, splits: Mapping[str, Sequence[Example]]) -> None:

@@ -80,12 +80,14 @@ class Checked:
         is_a: What it was recognised as, such as "run".
         about: What it contains, in a line.
         findings: What is wrong with it.
+        metric: The metric that its answers are scored with; "" unless it is a dataset.
     """
 
     name: str
     is_a: str
     about: str = ""
     findings: tuple[Finding, ...] = field(default=())
+    metric: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "about", plain(self.about))

@@ -15,9 +15,8 @@ from icdsel.check.findings import Checked, Findings, Kind
 from icdsel.check.rl_data import PART, Context, check_lever_plus, check_rl_data
 from icdsel.data.datasets import DATASETS, JSON_LINES, files_of
 from icdsel.errors import DataError
-from icdsel.settings.loading import Settings
+from icdsel.settings.loading import Settings, with_values
 from icdsel.settings.presets import WORLD
-from icdsel.settings.tables import DataSettings
 
 UNREADABLE = Kind("it cannot be read", "check that it is complete and that you have the rights to read it")
 UNKNOWN = Kind(
@@ -54,8 +53,8 @@ def check(settings: Settings, paths: Sequence[Path] = (), images: bool = False) 
             raise DataError(f"{path} does not exist{instead}: give the path of a file or folder that does")
     context = Context(settings)
     if not paths:
-        data = settings.data
-        return _safely(data.dataset, lambda: [check_dataset(data, data.dataset, images)])
+        dataset = settings.data.dataset
+        return _safely(dataset, lambda: [check_dataset(settings, dataset, images)])
     return [one for path in paths for one in _safely(str(path), partial(_check_path, path, context, images))]
 
 
@@ -73,13 +72,13 @@ def _safely(name: str, look: Callable[[], list[Checked]]) -> list[Checked]:
 def _check_path(path: Path, context: Context, images: bool) -> list[Checked]:
     from icdsel.check.runs import check_checkpoint, check_run  # imported here because they import torch
 
-    data = context.settings.data
+    settings = context.settings
     if path.is_dir():
-        return [check_run(path)] if is_run(path) else _check_folder(path, data, images) or [_unknown(path)]
+        return [check_run(path)] if is_run(path) else _check_folder(path, settings, images) or [_unknown(path)]
     if not path.is_file():
         return [_unknown(path)]
-    if owner := _owner(path, data.dataset):
-        return [_check_file(path, owner, data, images)]
+    if owner := _owner(path, settings.data.dataset):
+        return [_check_file(path, owner, settings, images)]
     with path.open("rb") as file:
         start = file.read(_START)
     if path.suffix in (".pt", ".ckpt", ".pth") or start.startswith((b"PK", b"\x80")):
@@ -89,7 +88,7 @@ def _check_path(path: Path, context: Context, images: bool) -> list[Checked]:
     if has_rl_data(start) or path.name.endswith(JSON_LINES + PART):
         return [check_rl_data(path, context)]
     if path.suffix == JSON_LINES and not has_predictions(start):
-        return [check_dataset(data.model_copy(update={"dataset": str(path)}), str(path), images)]
+        return [check_dataset(with_values(settings, {"data": {"dataset": str(path)}}), str(path), images)]
     return [_unknown(path)]
 
 
@@ -113,39 +112,41 @@ def _owner(path: Path, likely: str) -> str | None:
     return min(names, key=lambda name: (not folder.startswith(name), name != form))
 
 
-def _check_folder(folder: Path, data: DataSettings, images: bool) -> list[Checked]:
+def _check_folder(folder: Path, settings: Settings, images: bool) -> list[Checked]:
     """Checks each dataset whose files are in a folder."""
     found = []
     for name in DATASETS:
         below = [folder, folder / name, folder / f"{name}_hf", folder / name / f"{name}_hf"]
         files = [path for place in below for file in _FILES[name] if (path := place / file).is_file()]
-        if any(_owner(path, data.dataset) == name for path in files) and (own := _settings_for(folder, name, data)):
+        mine = any(_owner(path, settings.data.dataset) == name for path in files)
+        if mine and (own := _settings_for(folder, name, settings)):
             found.append(own)
-    places = [str(folder)] if len(found) == 1 else [f"{folder} ({own.dataset})" for own in found]
+    places = [str(folder)] if len(found) == 1 else [f"{folder} ({own.data.dataset})" for own in found]
     return [check_dataset(own, place, images) for own, place in zip(found, places, strict=True)]
 
 
-def _check_file(path: Path, name: str, data: DataSettings, images: bool) -> Checked:
+def _check_file(path: Path, name: str, settings: Settings, images: bool) -> Checked:
     """Checks the dataset that a file belongs to, and whether it is read from this file."""
-    own = _settings_for(path.parent, name, data)
+    own = _settings_for(path.parent, name, settings)
     if own is None:
         return _unknown(path)
     checked, found = check_dataset(own, str(path), images), Findings()
     for split, files in DATASETS[name].items():
-        read = files_of(own, split) if path.name in (files.questions, files.annotations, files.preprocessed) else ()
+        names = files.questions, files.annotations, files.preprocessed
+        read = files_of(own.data, split) if path.name in names else ()
         if read and not any(path.samefile(file) for file in read):
             found.add(NOT_READ, f"{name} ({split}) is read from {' and '.join(map(str, read))}")
     return replace(checked, findings=(*found.listed(), *checked.findings))
 
 
-def _settings_for(folder: Path, name: str, data: DataSettings) -> DataSettings | None:
+def _settings_for(folder: Path, name: str, settings: Settings) -> Settings | None:
     """The settings with which a dataset is read from a folder; None if it is not read from there."""
     data_dir = folder
     if name == WORLD and folder.resolve().name == WORLD:  # it is only read from its own folder
         data_dir = folder.resolve().parent
     elif name == WORLD and not (folder / WORLD).is_dir():
         return None
-    return data.model_copy(update={"dataset": name, "data_dir": data_dir})
+    return with_values(settings, {"data": {"dataset": name, "data_dir": data_dir}})
 
 
 def _unknown(path: Path) -> Checked:

@@ -113,7 +113,8 @@ def _accuracies(run: RunSummary) -> str:
 def findings_list(checked: Checked) -> Group:
     """The problems of one path: how often each occurs, examples, and the remedy."""
     about = f": {checked.about}" if checked.about else ""
-    heading = Text(f"{plain(checked.name)} ({checked.is_a}{about})", style="bold")
+    scored = f", scored by the metric {checked.metric}" if checked.metric else ""
+    heading = Text(f"{plain(checked.name)} ({checked.is_a}{about}{scored})", style="bold")
     if not checked.findings:
         return Group(heading, Text("  no problems\n", style="green"))
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_header=False, leading=1)

@@ -16,6 +16,9 @@ VLM_ENCODER = "vlm"
 QUERIES = {"vqav2": 5000}
 """How many training queries are scored by default, for datasets that differ from the rest."""
 
+METRICS = {"vqav2": "official", "okvqa": "lemmatised"}
+"""The default metrics of the datasets that have published results; others have the task's first metric."""
+
 # Reward modes of Lever-Plus that are rejected, and why.
 RETIRED_MODES = {
     "legacy": "with its own default weights it gives every pointer a reward of 0",

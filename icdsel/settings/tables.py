@@ -27,6 +27,7 @@ from icdsel.settings.presets import (
     CLIP_B32,
     CLIP_L14,
     DATASET_ALIASES,
+    METRICS,
     MODEL_ALIASES,
     NORMALIZATION_ALIASES,
     RECIPES,
@@ -86,6 +87,12 @@ Normalization = Annotated[str, Choice("normalization"), alias(NORMALIZATION_ALIA
 Selector = Annotated[str, Choice("selector")]
 
 
+def default_metric(dataset: str, task: str) -> str:
+    """The metric that a task scores a dataset with unless another one is named."""
+    own = METRICS.get(dataset, "")
+    return own if own in TASKS[task].metrics else TASKS[task].default_metric
+
+
 class Table(BaseModel):
     """A table of settings. `model_fields_set` has the names of the settings that were given."""
 
@@ -137,10 +144,11 @@ class DataSettings(Table):
     task: TaskName = DEFAULT_TASK
     """The task: how answers are scored, and what tables and charts call the score."""
     metric: Metric = Field(
-        default_factory=lambda data: TASKS[data["task"]].default_metric if data["task"] in TASKS else ""
+        default_factory=lambda data: default_metric(data["dataset"], data["task"]) if data["task"] in TASKS else ""
     )
-    """Which of the task's scores. For `vqa`: VQA accuracy of the official evaluation code, of OpenFlamingo, or with
-    lemmatised predictions. [the task's first; for vqa official]"""
+    """Which of the task's scores. For `vqa`: VQA accuracy with texts that are always normalised, of the official
+    evaluation code, of OpenFlamingo, or with lemmatised predictions.
+    [the task's first; for vqa `official` on vqav2, `lemmatised` on okvqa, else `normalised`]"""
     results_dir: Place = Path("results")
     """Folder for all results."""
     sampler: Sampler = "rand"

@@ -9,7 +9,7 @@ from icdsel.records import Answer, Example, Pointer, Prediction, Proposal, Score
 from icdsel.tasks.base import TASKS, Metric, Task
 from icdsel.tasks.cleaners import CLEANERS, Cleaner
 
-SCORER_VERSION = 3
+SCORER_VERSION = 4
 """Part of the inputs of every result that contains answers of the VLM. It is increased when a change to the code
 changes answers or scores for the same prompts, or the pools and proposals that are drawn."""
 

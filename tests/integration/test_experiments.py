@@ -249,9 +249,9 @@ def test_the_duration_is_estimated_from_recorded_rates(recorded, monkeypatch):
 def test_what_exists_under_other_settings_stops_it_before_anything_is_done(recorded):
     before = made()
     said = icdsel(*COMMAND, "--metric", "openflamingo", code=2)
-    assert "data.metric: 'official' then, 'openflamingo' now" in said
+    assert "data.metric: 'normalised' then, 'openflamingo' now" in said
     said = icdsel(*COMMAND, "--metric", "openflamingo", "--dry-run", code=2)
-    assert "data.metric: 'official' then, 'openflamingo' now" in said
+    assert "data.metric: 'normalised' then, 'openflamingo' now" in said
     assert made() == before
 
 

@@ -210,7 +210,7 @@ def test_a_policy_is_not_answered_with_other_embeddings(folder):
 
 
 def test_the_oracle_takes_no_scores_of_other_prompts(folder):
-    icdsel("gen-rl-data", *ON[:6], *PROPOSE, "--split", "validation", "--queries", 4, "--metric", "lemmatised")
+    icdsel("gen-rl-data", *ON[:6], *PROPOSE, "--split", "validation", "--queries", 4, "--metric", "official")
     output = icdsel("infer", *ON[:6], "--selector", "oracle", "--n", 4, "--shots", 2, code=2)
     assert "data.metric" in output
 

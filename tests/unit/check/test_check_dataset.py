@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from icdsel.check import answers
 from icdsel.check import dataset as kinds
 from icdsel.check.findings import Checked, Findings, Kind
 from icdsel.check.paths import check
@@ -51,17 +52,18 @@ def counts(found: Checked) -> dict[str, int]:
 def test_nothing_is_wrong_with_a_clean_set(tmp_path):
     found = checked(tmp_path, images=True)
     assert (found.is_a, found.findings) == ("dataset", ())
-    assert found.about == "questions: train 1, validation 1"
+    assert (found.about, found.metric) == ("questions: train 1, validation 1", "normalised")
 
 
 @pytest.mark.parametrize(
     ("more", "kind", "count"),
     [
         ([line(3, question=" ")], kinds.NO_QUESTION, 1),
-        ([line(3, answers=["?", " ", ""] + ["."] * 7)], kinds.NO_ANSWER, 1),
-        ([line(3, answers=["the"] * 2 + ["cat"] * 8), line(4, answers=["a"] * 10)], kinds.EMPTY_ANSWERS, 2),
-        ([line(3, answer=" ")], kinds.NOTHING_SHOWN, 1),
-        ([line(3, answers=["cat"] * 9)], kinds.few_answers(TASKS["vqa"]), 1),
+        ([line(3, answers=["?", " ", ""] + ["."] * 7)], answers.NO_ANSWER, 1),
+        ([line(3, answers=["", " "] + ["cat"] * 8)], answers.EMPTY_ANSWERS, 1),
+        ([line(3, answer=" ")], answers.NOTHING_SHOWN, 1),
+        ([line(3, answer="bird"), line(4, answer="Dog.")], answers.WRONG_SHOWN, 1),
+        ([line(3, answers=["cat"] * 9)], answers.few_answers(TASKS["vqa"]), 1),
         ([line(3, image="1.png", question="what? ")], kinds.SAME_QUESTION, 1),
         ([line(3), line(3, question="Why?"), line(4), line(4, question="Why?")], kinds.REPEATED_IDS, 2),
         ([line(1, image="5.png", split="val")], kinds.SHARED_IDS, 1),
@@ -97,7 +99,7 @@ def test_shared_examples_are_counted_for_each_pair_of_splits(entries: list[tuple
 
 def test_answers_that_are_signs_are_answers(tmp_path):
     assert counts(checked(tmp_path, line(3, answers=["😀"] * 10), line(4, answers=["♥"] * 10))) == {}
-    assert counts(checked(tmp_path, line(3, answers=["?", *["😀"] * 9]))) == {kinds.EMPTY_ANSWERS.problem: 1}
+    assert counts(checked(tmp_path, line(3, answers=["?", *["😀"] * 9]), line(4, answers=["A"] * 9 + ["B"]))) == {}
 
 
 def test_a_file_of_thousands_of_splits_is_checked_in_linear_time(tmp_path):
@@ -115,15 +117,16 @@ def test_answers_are_checked_in_linear_time():
     examples = [Example(i, i, Path(f"{i}.png"), "What?", "", tuple(f"{i} {n}" for n in range(10))) for i in range(many)]
     found = Findings()
     started = time.process_time()
-    kinds.check_questions(found, {"train": examples}, TASKS["vqa"])
+    placed, task = [(str(i), example) for i, example in enumerate(examples)], TASKS["vqa"]
+    answers.check_answers(found, placed, many, task, task.metrics["normalised"], exact=True)
     assert time.process_time() - started < 6
-    assert found.found(kinds.NOTHING_SHOWN) == many
+    assert found.found(answers.NOTHING_SHOWN) == many
 
 
 def test_the_share_is_of_the_questions_of_all_splits(tmp_path):
     few = {"answers": ["cat"] * 9}
     [finding] = checked(tmp_path, line(3, **few), line(4, **few), line(5, split="validation", **few)).findings
-    assert (finding.problem, finding.count, finding.of) == (kinds.few_answers(TASKS["vqa"]).problem, 3, 5)
+    assert (finding.problem, finding.count, finding.of) == (answers.few_answers(TASKS["vqa"]).problem, 3, 5)
 
 
 def test_missing_images_are_found_without_opening_any(tmp_path):

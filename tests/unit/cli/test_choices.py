@@ -66,7 +66,7 @@ def test_the_help_lists_the_names_of_a_choice() -> None:
             r"--selector \(infer.selector\): unknown selector 'best'",
         ),
         ({"reward": {"mode": "hard"}}, r"--reward-mode \(reward.mode\): unknown reward mode 'hard'"),
-        ({"data": {"metric": "none"}}, r"unknown metric of the task vqa 'none': choose one of official"),
+        ({"data": {"metric": "none"}}, r"unknown metric of the task vqa 'none': choose one of normalised"),
     ],
 )
 def test_an_unknown_name_is_rejected_with_those_that_exist(given: dict[str, dict[str, object]], message: str) -> None:

@@ -105,7 +105,7 @@ def test_rows_by_hand(settings: Settings) -> None:
         difference=60.0,
         difference_low=60.0,
         difference_high=60.0,
-        metric="official",
+        metric="normalised",
         correct=100.0,
         p_value=rows[3].p_value,
         p_holm=rows[3].p_holm,
@@ -396,7 +396,7 @@ def test_the_json_file_is_a_list_of_rows(settings: Settings, tmp_path: Path) -> 
         "difference": 30.0,
         "difference_low": 30.0,
         "difference_high": 30.0,
-        "metric": "official",
+        "metric": "normalised",
         "other_metrics": {},
         "correct": 100.0,
         "seeds": 1,
@@ -446,7 +446,7 @@ def test_the_csv_file_has_every_field(rows: list[ComparisonRow], tmp_path: Path)
 def test_the_markdown_file_is_one_table_with_explanations(rows: list[ComparisonRow], tmp_path: Path) -> None:
     write_markdown(rows, tmp_path / "table.md")
     lines = (tmp_path / "table.md").read_text().splitlines()
-    assert lines[0].startswith("**VQA accuracy (official) in points, n = 59 queries; Δ is paired by query, to random")
+    assert lines[0].startswith("**VQA accuracy (normalised) in points, n = 59 queries; Δ is paired by query, to random")
     table = [line.replace("\\|", "") for line in lines if line.startswith("|")]
     assert len(table) == 2 + len(rows)
     assert len({line.count("|") for line in table}) == 1  # as many columns in every line

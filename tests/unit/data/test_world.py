@@ -9,7 +9,8 @@ import pytest
 from icdsel.data import world
 from icdsel.records import Example
 from icdsel.settings.tables import DataSettings, VlmSettings
-from icdsel.tasks.vqa import normalize_answer, vqa_accuracy
+from icdsel.tasks.normalisation import normalize_answer
+from icdsel.tasks.vqa_accuracy import vqa_accuracy
 from icdsel.vlm.engine import Request
 from icdsel.vlm.engines import open_engine
 from icdsel.vlm.local.loading import TINY_VLM_DIR

@@ -75,7 +75,7 @@ def test_the_page_has_all_sections_and_facts(made):
     for part in (
         "help on made<",
         "tiny-vlm",
-        "VQA accuracy (official)",
+        "VQA accuracy (normalised)",
         "random-42",
         "policy: grpo-epochs-1<",
         "8 differences (* &lt; 0.05, ** &lt; 0.01",

@@ -14,7 +14,7 @@ from icdsel.policy.rewards import NORMALIZATIONS, REWARD_MODES, normalize_reward
 from icdsel.settings import RewardSettings, TrainSettings
 from icdsel.settings.presets import PRESETS, RECIPES
 from icdsel.settings.tables import DataSettings
-from icdsel.tasks.vqa import vqa_accuracy
+from icdsel.tasks.vqa_accuracy import vqa_accuracy
 
 
 def defaults_of(function: Callable[..., Any]) -> dict[str, Any]:

@@ -67,6 +67,22 @@ def test_a_preset_changes_defaults_and_given_values_override_it() -> None:
     assert (own.data.metric, own.vlm.num_beams, own.vlm.clean_answers) == ("official", 1, "lever-plus")
 
 
+@pytest.mark.parametrize(
+    ("dataset", "metric"),
+    [
+        ("world", "normalised"),
+        ("vqav2", "official"),
+        ("vqav2_local", "official"),
+        ("okvqa", "lemmatised"),
+        ("my-set.jsonl", "normalised"),
+        ("hub:owner/name", "normalised"),
+    ],
+)
+def test_the_dataset_decides_the_metric(dataset: str, metric: str) -> None:
+    assert settings_from({"data": {"dataset": dataset}}).data.metric == metric
+    assert settings_from({"data": {"dataset": dataset, "metric": "openflamingo"}}).data.metric == "openflamingo"
+
+
 def test_a_preset_only_lists_what_differs_from_the_defaults() -> None:
     for table, changes in PRESETS["lever-plus"].items():
         for name, value in changes.items():

@@ -10,7 +10,7 @@ from icdsel.errors import SettingsError
 from icdsel.records import Answer, Example, Prediction, Proposal
 from icdsel.tasks.base import Metric
 from icdsel.tasks.scoring import Scorer
-from icdsel.tasks.vqa import answer_weights
+from icdsel.tasks.vqa_accuracy import answer_weights
 
 ANSWERS = ("doni",) * 7 + ("gesa",) * 2 + ("no code",)
 QUERY = Example(5, 5, Path("5.png"), "Which code?", "doni", ANSWERS)
@@ -45,27 +45,27 @@ def test_a_failed_call_has_a_reason_and_no_score() -> None:
     assert VQA.prediction(QUERY, (11,), Answer("", error="no")) == failed
 
 
-def test_answers_are_compared_with_the_official_ones_and_scored_as_people_wrote_them() -> None:
-    # OK-VQA stores "ride" for "riding". The VLM's probability is that of "riding"; "riding" as a prediction is wrong
-    # by the official code, and right if predictions are lemmatised.
-    query = Example(5, 5, Path("5.png"), "What do they do?", "riding", ("ride",) * 10, ("riding",) * 9 + ("biking",))
-    answer = Answer("riding, fast", (math.log(0.5), math.log(0.1)), (1, 1))
-    scored = Scorer.named("vqa", "lemmatised", "lever-plus").scored_pointer(PROPOSAL, answer, query)
+def test_answers_are_compared_as_stored_and_as_people_wrote_them() -> None:
+    # OK-VQA stores "ride" for "riding". The VLM may answer either, and both are right but by the official code.
+    query = Example(5, 5, Path("5.png"), "What do they do?", "riding", ("ride",) * 10, ("riding",) * 9 + ("rides",))
+    answer = Answer("riding, fast", (math.log(0.5), math.log(0.1), math.log(0.2)), (1, 1, 1))
+    scored = Scorer.named("vqa", None, "lever-plus").scored_pointer(PROPOSAL, answer, query)
     assert (scored.prediction, scored.score) == ("riding", 1.0)
-    assert scored.reference_prob == pytest.approx(1.0 * 0.5 + 0.3 * 0.1, rel=1e-5)
+    assert scored.reference_prob == pytest.approx(0.5 + 0.1 + 0.2, rel=1e-5)
+    assert Scorer.named("vqa", "official", "lever-plus").scored_pointer(PROPOSAL, answer, query).score == 0.0
 
 
 def test_a_prediction_has_the_scores_of_all_metrics() -> None:
     query = Example(5, 5, Path("5.png"), "What do they do?", "riding", ("ride",) * 10)
     made = Scorer.named("vqa", "openflamingo", "strip").prediction(query, (7, 8), Answer(" riding "))
     assert (made.question_id, made.shots, made.icds, made.prediction) == (5, 2, (7, 8), "riding")
-    assert (made.score, made.other_scores) == (0.0, {"official": 0.0, "lemmatised": 1.0})
+    assert (made.score, made.other_scores) == (0.0, {"normalised": 0.0, "official": 0.0, "lemmatised": 1.0})
 
 
 def test_scores_of_predictions_have_six_decimals() -> None:
-    # One of two answers matches: (0/3 + 1/3) / 2.
-    query = Example(5, 5, Path("5.png"), "?", "a", ("dog", "cat"))
-    assert VQA.prediction(query, (), Answer("dog")).score == 0.166667
+    # One of three answers matches: (0/2 + 1/2 + 1/2) / 3.
+    query = Example(5, 5, Path("5.png"), "?", "a", ("dog", "cat", "owl"))
+    assert VQA.prediction(query, (), Answer("dog")).score == 0.333333
 
 
 def test_a_task_without_correctness_relevance_and_references_leaves_them_unknown() -> None:
