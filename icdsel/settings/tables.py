@@ -403,8 +403,11 @@ class InferSettings(Table):
     have neighbouring ids (in VQAv2 about 5), and are worth less than as many on different images."""
     shots: Ints = (1, 2, 3, 4)
     """Numbers of ICDs to show."""
-    selector: Annotated[tuple[Selector, ...], Separated] = ("policy",)
-    """Selectors that choose the ICDs."""
+    selector: Annotated[tuple[Selector, ...], Separated] = (
+        *("policy", "random"),
+        *("nearest-image", "nearest-both", "nearest-both-all"),
+    )
+    """Selectors that choose the ICDs; `policy` answers with the policy alone."""
     subset: Literal["first", "random"] = "first"
     """Which n queries: the first by question_id, or a random sample drawn with the seed."""
     split: Literal["validation", "tuning"] = "validation"

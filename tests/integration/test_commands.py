@@ -18,6 +18,7 @@ from icdsel import console
 from icdsel.stages import generate as generation
 
 RUN = "v3_RandSampler_tiny-vlm_grpo-epochs-3_freeze-backbone"
+NEAREST = ("nearest-image", "nearest-both", "nearest-both-all")
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +47,29 @@ def test_the_three_commands_write_the_documented_files(folder):
     predictions = {path.name for path in (folder / "results/world/infer/RandSampler_tiny-vlm").glob("*.jsonl")}
     assert predictions == {
         f"policy-{RUN}-grpo_epoch3_validation-40.jsonl",
-        "zero-shot_validation-40.jsonl",
-        "majority_validation-40.jsonl",
+        *(f"{name}_validation-40.jsonl" for name in ("zero-shot", "majority", "random-42", *NEAREST)),
     }
+
+
+def test_the_first_comparison_is_with_every_baseline_that_a_policy_must_beat(folder):
+    output = " ".join(icdsel("compare", "--n", 40, "--json", "first.json").split())
+    pools = {row["selector"]: row["pool"] for row in json.loads(Path("first.json").read_text())}
+    assert pools == {
+        **dict.fromkeys(("policy", "random", "majority", "nearest-image", "nearest-both"), "64"),
+        "nearest-both-all": "all",
+        "zero-shot": None,
+    }
+    assert "should be in the table" not in output
+    strongest = "The strongest method that learns nothing is nearest-both-all (pool all,"
+    assert strongest in output and "The best learned policy, policy" in output
+
+
+def test_the_policy_alone_is_answered_on_request(folder, tmp_path):
+    checkpoint = folder / "results/world/model_cpk" / RUN / "rce_epoch1.pt"
+    words = ("--selector", "policy", "--n", 5, "--shots", 1, "--results-dir", tmp_path)
+    icdsel("infer", "--checkpoint", checkpoint, *words)
+    names = {path.name.removesuffix("_validation-5.jsonl") for path in tmp_path.glob("world/infer/*/*.jsonl")}
+    assert names == {f"policy-{RUN}-rce_epoch1", "zero-shot", "majority"}
 
 
 def test_rl_data_say_where_pointers_come_from_and_how_they_were_scored(folder):
@@ -172,10 +193,11 @@ def test_a_worse_policy_fails_only_with_fail_if_worse(folder, tmp_path):
 
 
 def test_every_comparison_has_zero_shot_and_majority(folder, tmp_path):
-    icdsel("infer", "--n", 5, "--selector", "random", "--shots", 1, "--results-dir", tmp_path)
+    words = ("--selector", "random", "--random-seed", 43, "--shots", 1, "--results-dir", tmp_path)
+    icdsel("infer", "--n", 5, *words)
     predictions = tmp_path / "world/infer/RandSampler_tiny-vlm"
     names = {path.name.removesuffix("_validation-5.jsonl") for path in predictions.glob("*.jsonl")}
-    assert names == {"random-42", "zero-shot", "majority"}
+    assert names == {"random-43", "zero-shot", "majority"}
     ours = folder / "results/world/infer/RandSampler_tiny-vlm"
     output = " ".join(icdsel("compare", predictions, ours, "--json", "five.json").split())
     assert "different queries: 2 sets of 5 to 40, of which all rows share 5" in output

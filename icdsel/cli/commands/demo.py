@@ -17,7 +17,9 @@ from icdsel.settings.presets import WORLD
 HELD_OUT = 800
 RANDOM_SEEDS = 3
 SHOTS = "1,2"
-BASELINES = "random,nearest-image,nearest-question,nearest-both,nearest-both-all,oracle"
+NEAREST = "random,nearest-image,nearest-question,nearest-both"
+# By pool size: the oracle knows the scored pointers of pools of the usual size only.
+BASELINES = {None: f"{NEAREST},nearest-both-all,oracle", "all": NEAREST}
 # A trained policy proposes all pointers itself, by beam search and sampling.
 BY_POLICY = ("--samples", 4, "--retrieval", 0, "--random", 0)
 
@@ -29,6 +31,9 @@ def demo(
     seeds: Annotated[int, typer.Option("--seeds", help="Policies to train, each with its own seed.", min=1)] = 1,
 ) -> None:
     """Runs all stages on the bundled world: RL data, training, conversion, inference, comparison.
+
+    Policy and baselines select twice: within pools of 64 candidates, and from the whole training set. The table ends
+    with the strongest method that learns nothing, and whether the policy beats it.
 
     Prints every command that it runs. Takes a few minutes on two cores, and needs neither network nor GPU.
 
@@ -61,12 +66,14 @@ def demo(
     run("convert", "grpo_epoch3.pt", "--run", "demo")
     # What the best of many pointers would reach.
     run("gen-rl-data", "--split", "validation", "--queries", HELD_OUT, "--init", proposer, "--samples", 4)
-    answer = ("infer", "--n", HELD_OUT, "--shots", SHOTS)
-    for name in names:
-        run(*answer, "--run", name)
-    run(*answer, "--selector", BASELINES)
-    for k in range(1, RANDOM_SEEDS):
-        run(*answer, "--selector", "random", "--random-seed", settings.data.seed + k)
+    # Within the pools that it was trained on, and from the whole training set, as one would use it.
+    for pool, baselines in BASELINES.items():
+        answer = ("infer", "--n", HELD_OUT, "--shots", SHOTS, *(("--pool-size", pool) if pool else ()))
+        for name in names:
+            run(*answer, "--selector", "policy", "--run", name)
+        run(*answer, "--selector", baselines)
+        for k in range(1, RANDOM_SEEDS):
+            run(*answer, "--selector", "random", "--random-seed", settings.data.seed + k)
     run("compare")
     note(f"The demo took {(time.monotonic() - started) / 60:.1f} minutes.")
 
@@ -78,7 +85,8 @@ class _Runner:
         self.command, self.common = command, common
 
     def __call__(self, *arguments: str | float | Path) -> None:
-        line = [str(argument) for argument in arguments] + self.common
+        name, *more = map(str, arguments)
+        line = [name, *self.common, *more]
         out.print(f"\n$ icdsel {shlex.join(line)}", style="bold")
         code = self.command.main(args=line, prog_name="icdsel", standalone_mode=False)
         if code:

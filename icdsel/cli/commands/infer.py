@@ -25,12 +25,16 @@ def infer(
 ) -> None:
     """Selects ICDs for held-out queries and has the VLM answer them, with 1 to 4 shots.
 
-    Two baselines are always included: zero-shot, and a copy of the neighbours' majority answer.
+    The policy of the last training selects, and so do the baselines that it has to beat: random and nearest neighbours,
+    the latter also from the whole training set. Two more are always included: zero-shot, and a copy of the neighbours'
+    majority answer. Answers that exist are reused.
 
     For example:
 
     ```
     icdsel infer --n 800
+    icdsel infer --n 800 --selector policy --run my-run
+    icdsel infer --n 800 --pool-size all
     icdsel infer --n -1 --shots 2 --selector policy,random,nearest-both
     ```
     """
