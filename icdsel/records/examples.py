@@ -54,10 +54,12 @@ class Answer:
     """The VLM's answer to one prompt, and the log-probs of the reference answers.
 
     `reference_log_probs[i]` is the log-prob (nats) of the i-th reference including the end of the turn, summed over
-    its `reference_tokens[i]` tokens. If the call failed, `error` is the reason, and the other fields are meaningless.
+    its `reference_tokens[i]` tokens. `cut` is True if the answer reached its maximum length before it ended. If the
+    call failed, `error` is the reason, and the other fields are meaningless.
     """
 
     text: str
     reference_log_probs: tuple[float, ...] = ()
     reference_tokens: tuple[int, ...] = ()
     error: str | None = None
+    cut: bool = False

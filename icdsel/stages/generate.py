@@ -197,6 +197,8 @@ def _score(
     result.commit(work={"scoring": {"seconds": time.monotonic() - started, "count": new}} if new else None)
     if advice := session.advice():
         note(advice)
+    if tally.none_correct and (warning := session.cut_warning()):
+        warn(warning)
 
 
 class _Proposals:

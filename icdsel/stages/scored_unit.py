@@ -31,6 +31,11 @@ class Tally:
         """VLM calls, failed ones included."""
         self._task, self._scored, self._total = task, 0, 0.0
 
+    @property
+    def none_correct(self) -> bool:
+        """Whether nothing has scored above 0 yet."""
+        return not self._total
+
     def __call__(self, candidates: Iterable[ScoredPointer]) -> str:
         """Counts more candidates; returns the quality as text."""
         task = self._task

@@ -149,6 +149,15 @@ class Session:
         """How the VLM could have been faster; None if there is no advice, or if it was not loaded."""
         return self.vlm.advice() if "vlm" in self._opened else None
 
+    def cut_warning(self) -> str | None:
+        """What to do if no answer is correct because most were cut off; None if most were not."""
+        if "vlm" not in self._opened or (share := self.vlm.cut_share) <= 0.5:
+            return None
+        return (
+            f"no answer of the VLM is correct, and {share:.0%} were cut off at --max-new-tokens "
+            f"{self.settings.vlm.max_new_tokens}: if right answers are longer, raise it (`icdsel check` says how long)"
+        )
+
     # ---- embeddings ----
 
     @_shared

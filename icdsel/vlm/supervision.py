@@ -38,6 +38,7 @@ class SupervisedEngine(Engine):
         self.dtype, self.device, self.chunk = engine.dtype, engine.device, engine.chunk
         self.can_score_references, self.can_embed = engine.can_score_references, engine.can_embed
         self._requests = 0  # so far
+        self._cut = 0
         self._failures: list[str] = []
         self._most_at_once: int | None = None  # maximum batch size, set after memory was insufficient
 
@@ -55,6 +56,7 @@ class SupervisedEngine(Engine):
         for start in range(0, len(requests), self.chunk):
             for new in self._answer_chunk(requests, start):
                 answers |= new
+                self._cut += sum(answer.cut for answer in new.values())
                 if on_answers:
                     on_answers(new)
             self._check_failures()
@@ -126,6 +128,11 @@ class SupervisedEngine(Engine):
                 f"{failed} of {requests} VLM calls failed, more than --max-failed {self._max_failed:g} allows; the "
                 f"last: {self._failures[-1]}. Completed work is kept: fix the cause and run the same command again."
             )
+
+    @property
+    def cut_share(self) -> float:
+        """The share of all answers so far that reached their maximum length."""
+        return self._cut / max(1, self._requests)
 
     def batches(self, requests: Sequence[Request], upcoming: Sequence[Request] = ()) -> Iterable[Sequence[int]]:
         """Calls the engine's own method."""

@@ -8,6 +8,7 @@ import pytest
 from command_line import icdsel
 from fakes import FakeEngine, copied_answer, fake_kind, raises
 
+from icdsel.records import Answer
 from icdsel.vlm.engine import Request
 from icdsel.vlm.engines import ENGINES
 
@@ -73,6 +74,35 @@ def test_failed_calls_are_recorded_and_the_command_says_so(engines: list[FakeEng
         record = json.loads(line)
         errors = {candidate.get("error") for candidate in record["pointer_candidates"]}
         assert errors == ({"RuntimeError: device-side assert"} if record["question_id"] % 3 == 0 else {None})
+
+
+@pytest.mark.parametrize(("text", "cut", "warned"), [("it is a", True, True), ("wrong", False, False)])
+def test_answers_that_are_cut_off_before_they_are_right_are_warned_of(
+    engines: list[FakeEngine], monkeypatch: pytest.MonkeyPatch, text: str, cut: bool, warned: bool
+):
+    def open_talkative(name: str) -> FakeEngine:
+        def said(request: Request) -> Answer:
+            count = len(request.references)
+            return Answer(text, (-1.0,) * count, (1,) * count, cut=cut)
+
+        return FakeEngine(name, answer_of=said)
+
+    monkeypatch.setitem(ENGINES, "fake", fake_kind(open_talkative))
+    warning = "no answer of the VLM is correct, and 100% were cut off at --max-new-tokens 5"
+    assert (warning in " ".join(icdsel("gen-rl-data", *ON, *FEW).split())) == warned
+    infer = ("infer", *ON, "--n", 4, "--shots", 1, "--selector", "nearest-both")  # and majority, which may be right
+    assert (warning in " ".join(icdsel(*infer).split())) == warned
+
+
+def test_where_some_answers_are_right_the_cut_ones_are_wrong(
+    engines: list[FakeEngine], monkeypatch: pytest.MonkeyPatch
+):
+    def half(request: Request) -> Answer:
+        count, right = len(request.references), request.query.question_id % 2
+        return Answer(request.query.answers[0] if right else "it is a", (-1.0,) * count, (1,) * count, cut=True)
+
+    monkeypatch.setitem(ENGINES, "fake", fake_kind(lambda name: FakeEngine(name, answer_of=half)))
+    assert "cut off" not in icdsel("gen-rl-data", *ON, *FEW)
 
 
 @pytest.mark.parametrize(

@@ -278,11 +278,13 @@ class AnyVlm(LocalModel[TextPrompt]):
         )  # (B, L + T)
         rows = generated[:, inputs["input_ids"].shape[1] :].tolist()
         decode = self.processor.tokenizer.decode
-        texts = [decode(until(row, self.search.stops), skip_special_tokens=True) for row in rows]
+        answers = [until(row, self.search.stops) for row in rows]
         scored = self._score_references(inputs, references)
         return [
-            Answer(answer, *score) if finite and all(map(math.isfinite, score[0])) else Answer("", error=NOT_FINITE)
-            for answer, score, finite in zip(texts, scored, watch.finite.tolist(), strict=True)
+            Answer(decode(answer, skip_special_tokens=True), *score, cut=self.search.is_cut(answer))
+            if finite and all(map(math.isfinite, score[0]))
+            else Answer("", error=NOT_FINITE)
+            for answer, score, finite in zip(answers, scored, watch.finite.tolist(), strict=True)
         ]
 
     def _score_references(

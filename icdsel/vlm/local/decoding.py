@@ -30,6 +30,10 @@ class Search:
     max_new_tokens: int
     stops: tuple[int, ...]
 
+    def is_cut(self, answer: list[int]) -> bool:
+        """Whether an answer, given without its stop, reached the limit before it ended."""
+        return len(answer) >= self.max_new_tokens
+
 
 class Reader(Protocol):
     """A model that has read some rows and can read further tokens."""

@@ -250,7 +250,7 @@ class QwenVl(LocalModel[Blocks]):
         return [
             Answer("", error=NOT_FINITE)
             if answer is None or not all(map(math.isfinite, score[0]))
-            else Answer(text_of(answer, skip_special_tokens=True), *score)
+            else Answer(text_of(answer, skip_special_tokens=True), *score, cut=self.search.is_cut(answer))
             for answer, score in zip(answers, scored, strict=True)
         ]
 

@@ -380,9 +380,21 @@ def test_both_ways_to_run_a_qwen_give_the_same_answers(examples):
     slow = AnyVlm(fast.model, fast.processor, fast.settings, "", "", MAX_IMAGE_PIXELS)
     requests = requests_of(examples, seed=4, count=6)
     for one, other in zip(answers_of(fast, requests), answers_of(slow, requests), strict=True):
-        assert one.text == other.text
+        assert (one.text, one.cut) == (other.text, other.cut)
         assert one.reference_tokens == other.reference_tokens
         assert one.reference_log_probs == pytest.approx(other.reference_log_probs, abs=1e-4)
+
+
+@pytest.mark.parametrize("max_new_tokens", [1, 5])
+def test_an_answer_that_reaches_its_maximum_length_is_cut(examples, max_new_tokens):
+    settings = VlmSettings(model="tiny-vlm", device="cpu", max_new_tokens=max_new_tokens)
+    fast = load_local(settings, MAX_IMAGE_PIXELS)
+    slow = AnyVlm(fast.model, fast.processor, fast.settings, "", "", MAX_IMAGE_PIXELS)
+    requests = requests_of(examples, seed=4, count=6)
+    answers = [*answers_of(fast, requests), *answers_of(slow, requests)]
+    # The tiny VLM answers nothing, or one word and the end of the turn.
+    assert [answer.cut for answer in answers] == [max_new_tokens == 1 and answer.text != "" for answer in answers]
+    assert any(answer.text for answer in answers)
 
 
 def test_a_broken_image_fails_its_own_prompts_only(vlm, examples, tmp_path):
