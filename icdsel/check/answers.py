@@ -20,7 +20,7 @@ EMPTY_ANSWERS = Kind(
 )
 WRONG_SHOWN = Kind(
     "questions show an answer as demonstrations that the metric counts as wrong",
-    'correct "answer" or "answers"; for stemmed answers use --metric lemmatised or --shown-answer stemmed',
+    'correct "answer" or "answers"; for stemmed answers use --metric lemmatised or normalised',
     "warning",
 )
 EXACT = Kind(

@@ -157,7 +157,8 @@ def usage(
         answers = [task.normalize(task.demonstration(train[icd])) for icd in prediction.icds]
         distinct.append(len(set(answers)) / len(answers))
         if question_id in queries:
-            matches.append(bool({task.normalize(a) for a in queries[question_id].answers} & set(answers)))
+            query = queries[question_id]
+            matches.append(any(task.normalize(text) in answers for text in (*query.answers, *query.raw_answers)))
     return Usage(
         counts=counts,
         gini=gini(list(counts.values())),

@@ -90,6 +90,13 @@ def test_usage_by_hand():
     assert (alone.distinct_answers, alone.match, alone.total) == (None, None, 2)
 
 
+def test_a_demonstration_shows_a_right_answer_also_as_people_wrote_it():
+    # OK-VQA stores "ride", and demonstrations show "riding".
+    query = replace(example(1, "ride"), raw_answers=("riding",))
+    assert usage(chosen({1: (10,)}), {1: query}, {10: example(10, "riding")}, VQA).match == 1.0
+    assert usage(chosen({1: (10,)}), {1: query}, {10: example(10, "bike")}, VQA).match == 0.0
+
+
 def read(rows: Sequence[ComparisonRow], pair: str = "RandSampler_tiny-vlm") -> list[Chosen]:
     sources = {file: read_source(Path(file)) for row in rows for file in row.files}
     return read_choices(rows, row_labels(rows, [pair]), sources)

@@ -1,9 +1,9 @@
 import json
 
 import pytest
+from lavis_lemmas import FIGURES, differing
 
 from icdsel.tasks.lemmas import lemmatise
-from tests.lavis_lemmas import FIGURES, differing
 
 
 @pytest.mark.parametrize(
