@@ -13,6 +13,7 @@ from pathlib import Path
 
 from icdsel.tasks.lemmas import lemmatise
 from icdsel.tasks.normalisation import comparable
+from icdsel.tasks.vqa_accuracy import vqa_accuracy
 
 FIGURES = Path(__file__).parent / "data" / "lavis_lemmas.json"
 
@@ -21,6 +22,11 @@ def differing(expected: dict[str, str]) -> dict[str, tuple[str, str]]:
     """The answers whose lemmas differ once normalised, with LAVIS's and ours."""
     pairs = {answer: (lemmas, lemmatise(answer)) for answer, lemmas in expected.items()}
     return {answer: pair for answer, pair in pairs.items() if len(set(map(comparable, pair))) > 1}
+
+
+def scored_otherwise(expected: dict[str, str]) -> list[str]:
+    """The answers that the metric `lemmatised` scores below 1 where ten people gave LAVIS's form; LAVIS gives 1."""
+    return [a for a, lemmas in expected.items() if vqa_accuracy(a, [comparable(lemmas)] * 10, "lemmatised") < 1]
 
 
 def by_spacy(answers: list[str], model: str) -> dict[str, str]:
@@ -49,6 +55,8 @@ def main() -> None:
     for answer, (theirs, ours) in found.items():
         print(f"{answer}: {theirs} (LAVIS), {ours} (icdsel)")
     print(f"{len(found)} of {len(expected)} answers differ: {len(found) / len(expected):.1%}")
+    wrong = len(scored_otherwise(expected))
+    print(f"{wrong} of {len(expected)} score differently where LAVIS's form is stored: {wrong / len(expected):.1%}")
 
 
 if __name__ == "__main__":

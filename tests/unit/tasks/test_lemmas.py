@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from lavis_lemmas import FIGURES, differing
+from lavis_lemmas import FIGURES, differing, scored_otherwise
 
 from icdsel.tasks.lemmas import lemmatise
 
@@ -37,4 +37,5 @@ def test_lemmas(text: str, lemmas: str) -> None:
 def test_the_distance_to_lavis_is_the_one_that_the_documentation_states() -> None:
     expected = json.loads(FIGURES.read_text())
     assert len(expected) == 929
+    assert len(scored_otherwise(expected)) == 34
     assert len(differing(expected)) == 75  # docs/quickstart.md, departures.md
