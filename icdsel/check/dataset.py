@@ -11,9 +11,10 @@ from typing import TypeVar
 from icdsel.check.answers import check_answers, check_lengths
 from icdsel.check.findings import Checked, Findings, Kind
 from icdsel.console import progress
-from icdsel.data.datasets import load_every_split
+from icdsel.data.datasets import read_dataset
 from icdsel.data.images import ImageError, bands, open_image
-from icdsel.data.vqa_files import RepeatedError, UnpairedError
+from icdsel.data.parsing import RepeatedError, UnpairedError
+from icdsel.data.rows import Reading
 from icdsel.errors import UserError
 from icdsel.records import Example, QuestionId, id_order
 from icdsel.settings.loading import Settings
@@ -31,7 +32,19 @@ UNPAIRED = Kind(
 )
 EMPTY = Kind("it has no question", "every command stops at it: write one JSON object per line, or name another file")
 NO_SPLIT = Kind("the training split is missing", 'lines without "split" belong to it; other formats need its two files')
-NO_VALIDATION = Kind("the validation split is missing", "`icdsel infer` needs one", "warning")
+NO_VALIDATION = Kind(
+    "the validation split is missing",
+    "`icdsel infer` needs one: --validation-fraction 0.1 takes a part of the training questions, by image",
+    "warning",
+)
+NUMBERED = Kind(
+    "questions have no id: they are numbered from 0 in the order of the files",
+    "name the column of ids (--columns id=COLUMN), if there is one; otherwise only append rows, as results name these",
+    "warning",
+)
+UNLABELLED = Kind(
+    "questions have no answers", "`icdsel infer` answers them, and `icdsel compare` leaves them out", "warning"
+)
 MISSING = Kind("images are missing", "copy them, name their folder (--image-dir), or use --on-image-error skip")
 DAMAGED = Kind("images cannot be read", "copy or convert them, or use --on-image-error skip")
 LEAK_ID = Kind(
@@ -75,24 +88,43 @@ def check_dataset(settings: Settings, name: str, images: bool) -> Checked:
             found.add(UNREADABLE, error)
 
     data = settings.data
-    splits = load_every_split(data, report)
+    reading = read_dataset(data, refuse=report)
+    splits = reading.splits
     if not splits and not found.listed():
         found.add(EMPTY)
     if splits and "train" not in splits and not found.found(UNREADABLE):
         found.add(NO_SPLIT, f"there are {', '.join(splits)}")
     if splits and "validation" not in splits and not found.found(UNREADABLE):
         found.add(NO_VALIDATION, f"there are {', '.join(splits)}")
+    check_reading(found, reading)
     check_questions(found, splits)
     _check_answers(found, splits, settings)
-    _check_shared(found, splits)
+    _check_shared(found, reading)
     _check_images(found, splits, data.max_image_pixels if images else None)
-    sizes = ", ".join(f"{split} {len(examples):,}" for split, examples in splits.items())
-    return Checked(name, "dataset", f"questions: {sizes}" if splits else "", found.listed(), data.metric)
+    return Checked(name, "dataset", _about(reading) if splits else "", found.listed(), data.metric)
+
+
+def _about(reading: Reading) -> str:
+    """The size of each split, and the columns and splits that have other names in the dataset."""
+    about = "questions: " + ", ".join(f"{split} {len(examples):,}" for split, examples in reading.splits.items())
+    if reading.names:
+        about += "; splits: " + ", ".join(f"{split} from {name}" for name, split in sorted(reading.names.items()))
+    if reading.columns:
+        about += "; columns: " + ", ".join(f"{field} from {name}" for field, name in sorted(reading.columns.items()))
+    return about
+
+
+def check_reading(found: Findings, reading: Reading) -> None:
+    """Adds what had to be made up, and what is missing."""
+    for split, count in reading.numbered.items():
+        found.add(NUMBERED, f"{split}: 0 to {max(e.question_id for e in reading.splits[split])}", count)
+    for split, count in reading.unlabelled.items():
+        found.add(UNLABELLED, split, count, of=len(reading.splits[split]))
 
 
 def _check_answers(found: Findings, splits: Mapping[str, Sequence[Example]], settings: Settings) -> None:
     data, task = settings.data, TASKS.named(settings.data.task)
-    placed = [(place, example) for _, place, example in _placed(splits)]
+    placed = [(place, example) for _, place, example in _placed(splits) if example.answers]
     not_own = data.metric != default_metric(data.dataset, data.task)
     check_answers(found, placed, len(placed), task, task.metrics.named(data.metric), exact=not_own)
     check_lengths(found, placed, len(placed), settings.vlm)
@@ -117,8 +149,10 @@ def _placed(splits: Mapping[str, Sequence[Example]]) -> Iterator[tuple[str, str,
             yield split, f"{split}, question {example.question_id}", example
 
 
-def _check_shared(found: Findings, splits: Mapping[str, Sequence[Example]]) -> None:
-    ids = {split: [(example.question_id,) for example in examples] for split, examples in splits.items()}
+def _check_shared(found: Findings, reading: Reading) -> None:
+    splits = reading.splits
+    with_ids = {split: examples for split, examples in splits.items() if not reading.numbered[split]}
+    ids = {split: [(example.question_id,) for example in examples] for split, examples in with_ids.items()}
     shared: dict[tuple[str, str], list[QuestionId]] = {}
     for pair, (question_id,) in in_two_splits(ids):
         shared.setdefault(pair, []).append(question_id)

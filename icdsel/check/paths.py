@@ -13,7 +13,7 @@ from icdsel.artefacts.run_folder import is_run
 from icdsel.check.dataset import check_dataset
 from icdsel.check.findings import Checked, Findings, Kind
 from icdsel.check.rl_data import PART, Context, check_lever_plus, check_rl_data
-from icdsel.data.datasets import DATASETS, JSON_LINES, files_of
+from icdsel.data.datasets import DATASETS, files_of, is_dataset
 from icdsel.errors import DataError
 from icdsel.settings.loading import Settings, with_values
 from icdsel.settings.presets import WORLD
@@ -21,8 +21,8 @@ from icdsel.settings.presets import WORLD
 UNREADABLE = Kind("it cannot be read", "check that it is complete and that you have the rights to read it")
 UNKNOWN = Kind(
     "it is not a dataset, RL data, a run's folder or a checkpoint",
-    "name a dataset's folder or JSON Lines file, RL data (.jsonl, Lever-Plus's .json), a run's folder "
-    "(results/<dataset>/model_cpk/<run>), or a .pt or .ckpt",
+    "name a dataset's file or folder (docs/quickstart.md lists the forms), RL data (.jsonl, Lever-Plus's .json), a "
+    "run's folder (results/<dataset>/model_cpk/<run>), or a .pt or .ckpt",
 )
 NOT_READ = Kind(
     "its dataset is read from other files, so it was not checked",
@@ -74,7 +74,10 @@ def _check_path(path: Path, context: Context, images: bool) -> list[Checked]:
 
     settings = context.settings
     if path.is_dir():
-        return [check_run(path)] if is_run(path) else _check_folder(path, settings, images) or [_unknown(path)]
+        if is_run(path):
+            return [check_run(path)]
+        found = _check_folder(path, settings, images)
+        return found or [_check_own(path, settings, images) if is_dataset(path) else _unknown(path)]
     if not path.is_file():
         return [_unknown(path)]
     if owner := _owner(path, settings.data.dataset):
@@ -85,11 +88,15 @@ def _check_path(path: Path, context: Context, images: bool) -> list[Checked]:
         return [check_checkpoint(path)]
     if is_lever_plus(path):
         return [check_lever_plus(path, context)]
-    if has_rl_data(start) or path.name.endswith(JSON_LINES + PART):
+    if has_rl_data(start) or path.name.endswith(f".jsonl{PART}"):
         return [check_rl_data(path, context)]
-    if path.suffix == JSON_LINES and not has_predictions(start):
-        return [check_dataset(with_values(settings, {"data": {"dataset": str(path)}}), str(path), images)]
+    if is_dataset(path) and not has_predictions(start):
+        return [_check_own(path, settings, images)]
     return [_unknown(path)]
+
+
+def _check_own(path: Path, settings: Settings, images: bool) -> Checked:
+    return check_dataset(with_values(settings, {"data": {"dataset": str(path)}}), str(path), images)
 
 
 _FILES = {
@@ -129,7 +136,7 @@ def _check_file(path: Path, name: str, settings: Settings, images: bool) -> Chec
     """Checks the dataset that a file belongs to, and whether it is read from this file."""
     own = _settings_for(path.parent, name, settings)
     if own is None:
-        return _unknown(path)
+        return _check_own(path, settings, images) if is_dataset(path) else _unknown(path)
     checked, found = check_dataset(own, str(path), images), Findings()
     for split, files in DATASETS[name].items():
         names = files.questions, files.annotations, files.preprocessed

@@ -1,68 +1,33 @@
-"""Reads datasets as examples: the bundled world, OK-VQA and VQAv2, JSON Lines files, datasets on the hub."""
+"""Reads datasets as examples: those known by name, people's own files and folders, datasets on the hub."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import cache
+import difflib
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from icdsel.data import hub as hub_data
-from icdsel.data.vqa_files import read_every_split, read_json_lines, read_official, read_preprocessed, refuse_repeated
-from icdsel.data.world import write_world
+from icdsel.data.image_places import ImagePlaces
+from icdsel.data.named import DATASETS, files_of, image_layout, read_named
+from icdsel.data.parsing import refuse_repeated
+from icdsel.data.readers import reader_of, unrecognised
+from icdsel.data.rows import Reading, Table, read_tables
+from icdsel.data.validation_part import parted
 from icdsel.errors import DataError, Refuse, stop
 from icdsel.records import Example, QuestionId, id_order
-from icdsel.settings.presets import WORLD
 from icdsel.settings.tables import DataSettings
-from icdsel.store.slot import find_or_make
+from icdsel.store.json_reading import read_lines
 
-__all__ = ["DATASETS", "JSON_LINES", "Split", "files_of", "load_every_split", "load_split"]
-
-JSON_LINES = ".jsonl"
-
-
-@dataclass(frozen=True)
-class SplitFiles:
-    """The names of a split's files in VQA's official format.
-
-    Attributes:
-        questions: The file of questions.
-        annotations: The file of annotations.
-        image_folder: The folder of the images.
-        image: The file name of an image, to be formatted with `image_id`.
-        preprocessed: The single file that Lever-Plus creates from questions and annotations; "" if it creates none.
-    """
-
-    questions: str
-    annotations: str
-    image_folder: str
-    image: str
-    preprocessed: str = ""
-
-
-def _coco(prefix: str) -> dict[str, SplitFiles]:
-    return {
-        split: SplitFiles(
-            f"{prefix}OpenEnded_mscoco_{name}2014_questions.json",
-            f"{prefix}mscoco_{name}2014_annotations.json",
-            f"{name}2014",
-            f"COCO_{name}2014_{{image_id:012d}}.jpg",
-            f"vqav2_mscoco_{name}2014.json",  # OK-VQA's has this name too
-        )
-        for split, name in (("train", "train"), ("validation", "val"))
-    }
-
-
-DATASETS: dict[str, dict[str, SplitFiles]] = {
-    WORLD: {
-        split: SplitFiles(
-            f"questions_{split}.json", f"annotations_{split}.json", f"images/{split}", "{image_id:012d}.png"
-        )
-        for split in ("train", "tuning", "validation")
-    },
-    "okvqa": _coco(""),
-    "vqav2": _coco("v2_"),
-}
-"""The datasets that can be selected by name, and their splits."""
+__all__ = [
+    "DATASETS",
+    "Split",
+    "files_of",
+    "image_hint",
+    "is_copied",
+    "is_dataset",
+    "load_split",
+    "read_dataset",
+]
 
 
 class Split(Sequence[Example]):
@@ -100,9 +65,9 @@ class Split(Sequence[Example]):
 def load_split(settings: DataSettings, split: str) -> Split:
     """Reads one split of a dataset. No image is opened.
 
-    `settings.dataset` is a name in `DATASETS`, the path of a JSON Lines file (`vqa_files.read_json_lines` describes the
-    format), or `hub:owner/name` (`hub.fetch_split`). The world is created if it is missing. OK-VQA and VQAv2 are read
-    from their official files, or else from the single file that Lever-Plus creates from them.
+    `settings.dataset` is a name in `DATASETS`, the path of a file or folder that one of `readers.READERS` reads, or
+    `hub:owner/name` (`hub.fetch_split`). A path that does not exist is looked up in the data folder. The world is
+    created if it is missing, and a dataset that contains its images is copied once (`stored_images`).
 
     Args:
         settings: The dataset, where it is, and which answers demonstrations show.
@@ -111,129 +76,162 @@ def load_split(settings: DataSettings, split: str) -> Split:
     Raises:
         DataError: The dataset or split is unknown, or files are missing, damaged or do not match.
     """
-    if settings.dataset.startswith(hub_data.PREFIX):
-        path = hub_data.fetch_split(settings.dataset, split, settings.data_dir)
-        return Split(split, read_json_lines(path, split, path.parent, settings.shown_answer))
-    if settings.dataset.endswith(JSON_LINES):
-        path = _json_lines_file(settings)
-        return Split(split, read_json_lines(path, split, settings.image_dir or path.parent, settings.shown_answer))
-    return Split(split, _named(settings, split))
+    reading = read_dataset(settings, split)
+    if examples := reading.splits.get(split):
+        return Split(split, examples)
+    name, others = settings.dataset, [*reading.sizes]
+    if not others:
+        raise DataError(f"{name} is empty: it should contain one record per question")
+    counted = (f"{other} ({reading.sizes[other]})" if reading.sizes[other] else other for other in others)
+    remedy = f'Add "split": "{split}" to the rows that belong to it, or put them into a file with {split} in its name'
+    if split == "validation":
+        remedy += ". Or take a part of the training questions, by image: --validation-fraction 0.1"
+    raise DataError(f"{name} has no examples of the split {split!r}, only of {', '.join(counted)}. {remedy}.")
 
 
-def load_every_split(settings: DataSettings, refuse: Refuse) -> dict[str, list[Example]]:
-    """Reads every readable split of a dataset: its examples, sorted by question_id.
+def read_dataset(settings: DataSettings, wanted: str | None = None, refuse: Refuse = stop) -> Reading:
+    """Reads a split of a dataset, or all of its splits, and what had to be made up for it.
+
+    With `validation_fraction`, a part of the training questions is the validation split.
 
     Args:
         settings: As for `load_split`.
+        wanted: The split; None for all.
         refuse: Called with every error. If it returns, an invalid record is skipped (examples with repeated
             question_ids are kept), and a split that cannot be read is missing from the result.
+
+    Raises:
+        DataError: As for `load_split`, and if the dataset has a validation split besides `validation_fraction`.
     """
-    splits: dict[str, list[Example]] = {}
+    fraction = settings.validation_fraction
+    if fraction is None or wanted not in (None, "train", "validation"):
+        return _read(settings, wanted, refuse)
+    reading = _read(settings, wanted and "train", refuse)
+    if "validation" in reading.sizes:
+        raise DataError(
+            f"{settings.dataset} has a validation split of its own: leave out --validation-fraction, which makes one "
+            "of training questions"
+        )
+    train, validation = parted(reading.splits.get("train", []), fraction, settings.seed)
+    reading.splits |= {"train": train, "validation": validation}
+    reading.sizes |= {"train": len(train), "validation": len(validation)}
+    return reading
+
+
+def is_dataset(path: Path) -> bool:
+    """Whether an existing path is a dataset that a reader recognises."""
+    return reader_of(path) is not None
+
+
+def is_copied(dataset: str) -> bool:
+    """Whether a dataset of this name or path may contain its images, so that reading it writes copies of them."""
+    return dataset not in DATASETS and Path(dataset).suffix.lower() != ".jsonl"
+
+
+def image_hint(settings: DataSettings) -> str:
+    """Where the images of a dataset are looked for, as sentences for the error of images that are missing."""
+    if settings.dataset in DATASETS:
+        return image_layout(settings)
+    folder = settings.image_dir
+    where = f"{folder} (--image-dir)" if folder else "the folder of the dataset; --image-dir names another folder"
+    entries = folder.iterdir() if folder and folder.is_dir() else ()
+    held = sorted(path.name + "/" * path.is_dir() for path in entries)
+    holds = f" {folder} holds {', '.join(held[:8])}." if held else ""
+    return f"Relative paths of images are looked up in {where}.{holds}"
+
+
+def _read(settings: DataSettings, wanted: str | None, refuse: Refuse) -> Reading:
     try:
-        if settings.dataset.endswith(JSON_LINES):
-            path = _json_lines_file(settings)
-            splits = read_every_split(path, settings.image_dir or path.parent, settings.shown_answer, refuse)
+        if settings.dataset in DATASETS:
+            return _read_named(settings, wanted, refuse)
+        tables, path = _tables(settings, wanted, refuse)
     except DataError as error:
         refuse(error)
-    named = DATASETS.get(settings.dataset, () if settings.dataset.endswith(JSON_LINES) else ("train", "validation"))
-    for split in named:
-        try:
-            if settings.dataset.startswith(hub_data.PREFIX):
-                path = hub_data.fetch_split(settings.dataset, split, settings.data_dir)
-                splits |= read_every_split(path, path.parent, settings.shown_answer, refuse)
-            else:
-                splits[split] = _named(settings, split, refuse)
-        except DataError as error:
-            refuse(error)
-    return {name: _in_order(examples) for name, examples in splits.items()}
+        return Reading()
+    places: dict[Path, ImagePlaces] = {}
+
+    def places_of(table: Table) -> ImagePlaces:
+        if table.images not in places:
+            places[table.images] = _places(table, path, settings)
+        return places[table.images]
+
+    columns = {} if settings.dataset.startswith(hub_data.PREFIX) else settings.columns_by_field
+    reading = Reading()
+    try:
+        reading = read_tables(tables, wanted, columns, settings.shown_answer, places_of, refuse)
+    except DataError as error:
+        refuse(error)
+    return _sorted(reading)
+
+
+def _sorted(reading: Reading) -> Reading:
+    reading.splits = {name: _in_order(examples) for name, examples in reading.splits.items()}
+    return reading
 
 
 def _in_order(examples: Iterable[Example]) -> list[Example]:
     return sorted(examples, key=lambda example: id_order(example.question_id))
 
 
-def _named(settings: DataSettings, split: str, refuse: Refuse = stop) -> list[Example]:
-    """Reads a split of a dataset in `DATASETS`."""
-    if settings.dataset not in DATASETS:
-        raise DataError(
-            f"unknown dataset {settings.dataset!r}: choose one of {', '.join(DATASETS)}, a JSON Lines file "
-            f"(path/my-set{JSON_LINES}) or a dataset on the hub ({hub_data.PREFIX}owner/name)"
-        )
-    splits = DATASETS[settings.dataset]
-    if split not in splits:
-        raise DataError(f"{settings.dataset} has no split {split!r}, only {', '.join(splits)}")
-    files = splits[split]
-    own = settings.data_dir / settings.dataset
-    last = own / DATASETS[WORLD]["validation"].annotations
-    if settings.dataset == WORLD:
-        find_or_make(own, "the bundled world", lambda: last.exists() or None, lambda: write_world(own))
-    paths = files_of(settings, split)
-    if not paths:
-        raise _missing(settings, split, files, own if own.is_dir() or settings.dataset == WORLD else settings.data_dir)
-    images = _image_of(settings, paths[0].parent, files)
-    if len(paths) == 1:
-        return read_preprocessed(*paths, settings.dataset, images, settings.shown_answer, refuse)
-    return read_official(*paths, images, settings.shown_answer, refuse)
+def _read_named(settings: DataSettings, wanted: str | None, refuse: Refuse) -> Reading:
+    if settings.columns:
+        raise DataError(f"--columns is for data of your own: the columns of {settings.dataset} are known")
+    reading = Reading()
+    for split, files in DATASETS[settings.dataset].items():
+        reading.sizes[split] += 0
+        if wanted is None and not files.annotations and not files_of(settings, split):
+            continue  # a test split, which few people have
+        if wanted in (None, split):
+            try:
+                reading.splits[split] = read_named(settings, split, refuse)
+            except DataError as error:
+                refuse(error)
+    if wanted and wanted not in reading.splits:
+        read_named(settings, wanted)  # raises the error of an unknown split
+    return _sorted(reading)
 
 
-def files_of(settings: DataSettings, split: str) -> tuple[Path] | tuple[Path, Path] | tuple[()]:
-    """The existing files of a split in `DATASETS`: VQA's two files, else Lever-Plus's single file, else none."""
-    files = DATASETS[settings.dataset][split]
-    own = settings.data_dir / settings.dataset
-    for folder in [own] if settings.dataset == WORLD else [own, settings.data_dir]:
-        official = folder / files.questions, folder / files.annotations
-        if all(path.is_file() for path in official):
-            return official
-    for folder in _preprocessed_folders(settings) if files.preprocessed else ():
-        path = folder / files.preprocessed
-        if path.is_file():
-            return (path,)
-    return ()
+def _tables(settings: DataSettings, wanted: str | None, refuse: Refuse) -> tuple[Sequence[Table], Path]:
+    """The tables of a dataset, and its path."""
+    if settings.dataset.startswith(hub_data.PREFIX):
+        tables = []
+        for split in (wanted,) if wanted else ("train", "validation"):
+            try:
+                path = hub_data.fetch_split(settings.dataset, split, settings.data_dir, settings.columns_by_field)
+                tables.append(Table(path, partial(read_lines, path), path.parent, split, split, stored=True))
+            except DataError as error:
+                refuse(error)
+        return tables, settings.data_dir
+    path = _path(settings)
+    reader = reader_of(path)
+    if reader is None:
+        raise unrecognised(path)
+    return reader.tables(path, settings), path
 
 
-def _preprocessed_folders(settings: DataSettings) -> list[Path]:
-    """The folders that may hold Lever-Plus's file."""
-    # The dataset's own folders come first, as the files of all datasets have the same name.
-    name, base = settings.dataset, settings.data_dir
-    return [base / name / f"{name}_hf", base / f"{name}_hf", base / name, base]
+def _places(table: Table, path: Path, settings: DataSettings) -> ImagePlaces:
+    own = (table.images, path if path.is_dir() else path.parent)
+    if table.stored:
+        return ImagePlaces(table.images)
+    if settings.image_dir is not None:
+        return ImagePlaces(settings.image_dir, own, search=settings.image_dir)
+    return ImagePlaces(table.images, own, search=path if path.is_dir() else None)
 
 
-def _missing(settings: DataSettings, split: str, files: SplitFiles, folder: Path) -> DataError:
-    missing = [path for path in (folder / files.questions, folder / files.annotations) if not path.is_file()]
-    found = sorted(path.name for path in folder.glob("*"))[:8] if folder.is_dir() else []
-    if settings.dataset == WORLD:
-        return DataError(
-            f"the bundled world is incomplete. Missing: {', '.join(map(str, missing))}. Delete {folder}, and it will "
-            "be created again."
-        )
-    instead = ""
-    if files.preprocessed:
-        below = ", ".join(str(place) for place in _preprocessed_folders(settings))
-        instead = f"Lever-Plus's {files.preprocessed} is in none of {below}. "
-    return DataError(
-        f"{settings.dataset} ({split}) is incomplete. Missing: {', '.join(map(str, missing))}. "
-        f"{folder} {'holds ' + ', '.join(found) if found else 'is empty or not a folder'}. {instead}"
-        f"Put the official files there, or name their folders: --data-dir FOLDER --image-dir FOLDER. "
-        f"Without real data, `--dataset {WORLD}` (the default) works on any machine."
-    )
-
-
-def _image_of(settings: DataSettings, folder: Path, files: SplitFiles) -> Callable[[int], Path]:
-    """Returns a function from an image_id to the image's path; it always returns the same object for the same image."""
-    bases = [settings.image_dir] if settings.image_dir else [folder, settings.data_dir]
-    places = [base / below / files.image_folder for base in bases for below in ("", "mscoco2014", "mscoco/mscoco2014")]
-    images = next((place for place in places if place.is_dir()), bases[0])
-    return cache(lambda image_id: images / files.image.format(image_id=image_id))
-
-
-def _json_lines_file(settings: DataSettings) -> Path:
-    """The file at the given path, else the one in the data folder."""
+def _path(settings: DataSettings) -> Path:
+    """The dataset at the given path, else the one in the data folder."""
     places = list(dict.fromkeys((Path(settings.dataset), settings.data_dir / settings.dataset)))
     for place in places:
-        if place.is_file():
+        if place.exists():
             return place
     folder = places[0].parent
-    found = sorted(path.name for path in folder.glob(f"*{JSON_LINES}"))[:8] if folder.is_dir() else []
-    held = ", ".join(found) or f"no {JSON_LINES} file"
+    entries = sorted(folder.iterdir()) if folder.is_dir() else []
+    found = [entry.name for entry in entries if entry.is_file() and is_dataset(entry)]
+    held = ", ".join(found[:8]) or "no dataset"
+    close = difflib.get_close_matches(settings.dataset, DATASETS, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
     missing = f"neither {places[0]} nor {places[1]} exists" if len(places) > 1 else f"{places[0]} does not exist"
-    raise DataError(f"{missing}. {folder.resolve()} holds {held}. Give its path: --dataset FILE{JSON_LINES}")
+    raise DataError(
+        f"{missing}.{hint} {folder.resolve()} holds {held}. Give the path of a file or folder (--dataset PATH), a name "
+        f"({', '.join(DATASETS)}), or a dataset on the hub ({hub_data.PREFIX}owner/name)"
+    )

@@ -18,7 +18,7 @@ from icdsel.comparison.headline import verdict
 from icdsel.comparison.sources import Source, read_source
 from icdsel.comparison.tables import cautions, explanations, p_text, stars
 from icdsel.console import progress
-from icdsel.data.datasets import load_split
+from icdsel.data.datasets import is_copied, load_split
 from icdsel.data.hub import PREFIX
 from icdsel.errors import DataError, SettingsError
 from icdsel.page.charts.comparison_charts import accuracy_chart, difference_chart
@@ -179,11 +179,12 @@ def _settings_of(settings: Settings, sources: Iterable[Source]) -> list[Settings
 def _read_only(recorded: Settings, settings: Settings) -> Settings:
     """Settings from untrusted files, with the user's own limits and output paths.
 
-    A dataset in another folder is read from there. Datasets that are created if they are missing (the world, those of
-    the hub) are read only from the user's own folder. Image folders named by the files are ignored: otherwise a page
-    that is passed on could show the user's private pictures.
+    A dataset in another folder is read from there. Datasets of which files are written (the world, those of the hub,
+    those that contain their images) are read only from the user's own folder. Image folders named by the files are
+    ignored: otherwise a page that is passed on could show the user's private pictures.
     """
-    created = recorded.data.dataset == WORLD or recorded.data.dataset.startswith(PREFIX)
+    name = recorded.data.dataset
+    created = name == WORLD or name.startswith(PREFIX) or is_copied(name)
     kept = ["results_dir", "max_image_pixels", *(["data_dir"] if created else [])]
     images = recorded.data.image_dir
     if created or (images is not None and not images.resolve().is_relative_to(Path.cwd())):

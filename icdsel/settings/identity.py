@@ -13,6 +13,7 @@ _IMPLIED = {
     *("data.data_dir", "data.image_dir", "data.results_dir"),
     *("data.train_embeddings", "data.encoder", "data.sampler_encoder", "vlm.model", "vlm.dtype"),
     *("data.preset", "data.on_image_error", "data.max_image_pixels"),
+    *("data.columns", "data.validation_fraction"),  # the fingerprints of the examples cover both
 }
 
 

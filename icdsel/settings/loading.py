@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from icdsel.settings.messages import explained
 from icdsel.settings.names import sampler_file_name
-from icdsel.settings.presets import PRESETS, QUERIES, QWEN_3B, TINY_VLM, VLM_ENCODER, WORLD
+from icdsel.settings.presets import DATA_ENDINGS, PRESETS, QUERIES, QWEN_3B, TINY_VLM, VLM_ENCODER, WORLD
 from icdsel.settings.raw import Given, RawSettings, raw_settings, read_sources
 from icdsel.settings.tables import (
     TABLES,
@@ -52,11 +52,14 @@ class Settings(BaseModel):
 
     @property
     def dataset_dir(self) -> Path:
-        """`results/<dataset>`: for a file its stem, for a Hugging Face dataset `<owner>--<name>`."""
+        """`results/<dataset>`: a file's stem, a folder's name, or `<owner>--<name>` of a Hugging Face dataset."""
         dataset = self.data.dataset
         if dataset.startswith("hub:"):
             return self.data.results_dir / dataset.removeprefix("hub:").replace("/", "--").replace(":", "--")
-        return self.data.results_dir / (Path(dataset).stem if dataset.endswith(".jsonl") else dataset)
+        path = Path(dataset)
+        if path.suffix.lower() in DATA_ENDINGS:
+            return self.data.results_dir / path.stem
+        return self.data.results_dir / (path.name if path.name not in ("", "..") else path.resolve().name)
 
 
 def resolve(raw: RawSettings) -> Settings:

@@ -13,6 +13,21 @@ CLIP_B32 = "openai/clip-vit-base-patch32"
 CLIP_L14 = "openai/clip-vit-large-patch14"
 VLM_ENCODER = "vlm"
 
+DATA_ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+"""Endings of files that are datasets. Results are named after the file without its ending."""
+
+COLUMN_FIELDS = {
+    "question": "question",
+    "answers": "answers",
+    "answer": "answer",
+    "image": "image",
+    "id": "question_id",
+    "question_id": "question_id",
+    "image_id": "image_id",
+    "split": "split",
+}
+"""The fields that `--columns` assigns columns to, and their names in records."""
+
 QUERIES = {"vqav2": 5000}
 """How many training queries are scored by default, for datasets that differ from the rest."""
 

@@ -26,6 +26,8 @@ from icdsel.settings.devices import MOST_THREADS
 from icdsel.settings.presets import (
     CLIP_B32,
     CLIP_L14,
+    COLUMN_FIELDS,
+    DATA_ENDINGS,
     DATASET_ALIASES,
     METRICS,
     MODEL_ALIASES,
@@ -42,6 +44,7 @@ from icdsel.settings.values import (
     Floats,
     Ints,
     NameOrPlace,
+    Pairs,
     Place,
     PoolSize,
     PositivePenalty,
@@ -68,11 +71,27 @@ def _not_retired(mode: object) -> object:
 
 
 def _names_a_folder(dataset: str) -> str:
-    if dataset.endswith(".jsonl") and Path(dataset).stem in ("", ".", ".."):
-        raise ValueError("the results folder has the file's name without .jsonl, which would be empty or dots: rename")
+    path = Path(dataset)
+    if path.suffix.lower() in DATA_ENDINGS and path.stem in ("", ".", ".."):
+        raise ValueError(
+            f"the results folder has the file's name without {path.suffix}, which would be empty or dots: rename"
+        )
     return dataset
 
 
+def _are_columns(columns: tuple[str, ...]) -> tuple[str, ...]:
+    fields = [part.partition("=")[0].strip() for part in columns]
+    for part, field in zip(columns, fields, strict=True):
+        if field not in COLUMN_FIELDS or "=" not in part:
+            raise ValueError(f"{part!r} is not FIELD=COLUMN with one of the fields {', '.join(COLUMN_FIELDS)}")
+        if part.endswith("=") and COLUMN_FIELDS[field] != COLUMN_FIELDS["id"]:
+            raise ValueError(f"{part!r} names no column; only `id=` may be empty, which numbers the rows")
+    if len({COLUMN_FIELDS[field] for field in fields}) < len(fields):
+        raise ValueError("a field is named twice")
+    return columns
+
+
+Columns = Annotated[tuple[str, ...], AfterValidator(_are_columns), Pairs]
 Sampler = Annotated[str, Choice("sampler"), alias(SAMPLER_ALIASES), Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
 """Restricted to a pattern, because file names contain it and it may come from untrusted metadata."""
 PoolRules = Annotated[str, Choice("rules for pools")]
@@ -129,12 +148,18 @@ class DataSettings(Table):
     preset: Literal["icdsel", "lever-plus"] = "icdsel"
     """Defaults of icdsel, or of Lever-Plus for answers, pools, prompts, decoding, metric and training."""
     dataset: Annotated[NameOrPlace, alias(DATASET_ALIASES), AfterValidator(_names_a_folder)] = WORLD
-    """`world` (bundled), `okvqa`, `vqav2`, a JSON Lines file (`my.jsonl`), or a dataset on Hugging Face
-    (`hub:owner/name`)."""
+    """`world` (bundled), `okvqa`, `vqav2`, your own file (JSON lines, JSON, CSV, Parquet) or folder, or a dataset on
+    Hugging Face (`hub:owner/name`)."""
+    columns: Columns = ()
+    """Columns of your own data, such as `question=query,answers=labels,image=img,id=uid`; `id=` numbers the rows.
+    [usual names]"""
+    validation_fraction: float | None = Field(None, gt=0, lt=1)
+    """Share of the training questions that is the validation split of data without one; no image is in both."""
     data_dir: Place = Path("data")
     """Folder of the dataset's question and annotation files; the bundled world is written to it."""
     image_dir: Place | None = None
-    """Folder of the images. [the folder of the questions]"""
+    """Folder of the images, also in its subfolders; absolute paths of images must lead into it. [the folder of the
+    questions]"""
     on_image_error: Literal["stop", "skip"] = "stop"
     """On a missing or damaged image, stop the run, or skip the image's examples and count them."""
     max_image_pixels: int = Field(65_000_000, ge=1)
@@ -178,6 +203,12 @@ class DataSettings(Table):
     threads: int | None = Field(None, ge=1, le=MOST_THREADS)
     """Threads that compute on the CPU. Their number decides the last digits of a training; an interrupted command
     resumes with that it was started with. [OMP_NUM_THREADS, else the CPUs that icdsel may use]"""
+
+    @property
+    def columns_by_field(self) -> dict[str, str]:
+        """The columns that `columns` names, by field."""
+        pairs = (part.partition("=") for part in self.columns)
+        return {COLUMN_FIELDS[field.strip()]: column.strip() for field, _, column in pairs}
 
     @model_validator(mode="after")
     def _is_metric_of_task(self) -> Self:
@@ -262,7 +293,9 @@ class ProposalSettings(Table):
 
     queries: int = Field(800, ge=2)
     """Training queries to score. [800; 5000 for vqav2]"""
-    query_split: Literal["train", "tuning", "validation"] = Field("train", json_schema_extra={"flag": "--split"})
+    query_split: Literal["train", "tuning", "validation", "test"] = Field(
+        "train", json_schema_extra={"flag": "--split"}
+    )
     """Split of the queries; candidates always come from the training split."""
     shots: int = Field(2, ge=1, le=16, json_schema_extra={"flag": "--pointer-shots"})
     """ICDs in a pointer."""
@@ -410,8 +443,8 @@ class InferSettings(Table):
     """Selectors that choose the ICDs; `policy` answers with the policy alone."""
     subset: Literal["first", "random"] = "first"
     """Which n queries: the first by question_id, or a random sample drawn with the seed."""
-    split: Literal["validation", "tuning"] = "validation"
-    """Split of the queries."""
+    split: Literal["validation", "tuning", "test"] = "validation"
+    """Split of the queries. Queries without reference answers are answered, not scored."""
     random_seed: int | None = Field(None, ge=0)
     """Seed of the selector `random`. [the value of --seed]"""
 

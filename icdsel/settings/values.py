@@ -73,11 +73,18 @@ def _expanded(value: object) -> object:
     return str(path_of(value)) if isinstance(value, str) and value.startswith("~") else value
 
 
+def _pairs(value: object) -> object:
+    """`a=b,c=d` as text, a list of such parts, or a table of names, as a list of such parts."""
+    return [f"{name}={column}" for name, column in value.items()] if isinstance(value, Mapping) else _split(value)
+
+
 Separated = BeforeValidator(_split)
 """For tuples, which may also be given as text with commas."""
 Place = Annotated[Path, BeforeValidator(_expanded)]
 NameOrPlace = Annotated[str, BeforeValidator(_expanded)]
 """A name, or the path of a file or folder."""
+Pairs = BeforeValidator(_pairs)
+"""For tuples of `name=value`, which may also be given as text with commas, or in TOML as a table."""
 PositivePenalty = Annotated[float, Field(gt=0)] | typing.Literal["model"]
 PoolSize = Annotated[int, Field(ge=1)] | typing.Literal["all"]
 Ints = Annotated[tuple[int, ...], Separated]

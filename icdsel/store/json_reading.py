@@ -81,15 +81,7 @@ def read_list(path: Path, key: str) -> Iterator[tuple[str, Any]]:
     Raises:
         DataError: The file cannot be read, is damaged anywhere, or has no such list or an empty one.
     """
-    try:
-        content = read_whole(path, LARGEST_FILE)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
-    if not content.strip():
-        raise DataError(f"{path} is empty ({len(content)} bytes): copy or download it again")
-    mark = _mark(content)
-    text = _decoded(path, content, mark)
-    del content  # as large as the text
+    text, mark = _opened(path)
     at = _Place(text)
     found, others = 0, []
     try:
@@ -112,6 +104,59 @@ def read_list(path: Path, key: str) -> Iterator[tuple[str, Any]]:
         names = ", ".join(name[:40] for name in others[:8])
         held = f" (at its top level there are: {names})" if others else ""
         raise DataError(f'{path}: the list "{key}" is missing or is empty{held}')
+
+
+def read_top(path: Path) -> Iterator[tuple[str, str, Any]]:
+    """The parts of a JSON file's top level, parsed one by one: the elements of lists, and other values.
+
+    As for `read_list`, only the text is kept in memory.
+
+    Yields:
+        The name of the list or value ("" for a file that is a list), its place ('number 3 of "data"', '"data"', or
+        "number 3"), and the element or value.
+
+    Raises:
+        DataError: The file cannot be read, or is damaged anywhere.
+    """
+    text, mark = _opened(path)
+    at = _Place(text)
+
+    def elements(name: str) -> Iterator[tuple[str, str, Any]]:
+        of = f' of "{name}"' if name else ""
+        for number, _ in enumerate(at.inside("[", "]"), 1):
+            yield name, f"number {number}{of}", at.value()
+
+    try:
+        if at.peek() == "[":
+            yield from elements("")
+        elif at.peek() == "{":
+            for _ in at.inside("{", "}"):
+                name = at.name()
+                if at.peek() == "[":
+                    yield from elements(name)
+                else:
+                    yield name, f'"{name}"', at.value()
+        else:
+            at.value()
+        at.end()
+    except json.JSONDecodeError as error:
+        raise _damaged(path, error, 1, mark) from None
+
+
+def _opened(path: Path) -> tuple[str, int]:
+    """The text of a file, without its byte order mark, and the length of that mark in bytes.
+
+    Raises:
+        DataError: The file cannot be read, is empty or is not UTF-8.
+    """
+    try:
+        content = read_whole(path, LARGEST_FILE)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    if not content.strip():
+        raise DataError(f"{path} is empty ({len(content)} bytes): copy or download it again")
+    mark = _mark(content)
+    return _decoded(path, content, mark), mark
 
 
 def read_lines(path: Path, refuse: Refuse = stop, whole_texts: bool = False) -> Iterator[tuple[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from icdsel.data.datasets import load_every_split, load_split
+from icdsel.data.datasets import load_split, read_dataset
 from icdsel.errors import DataError
 from icdsel.records import Example
 from icdsel.settings.tables import DataSettings
@@ -59,7 +59,7 @@ def use_json_lines(path: Path) -> None:
 def _use_split(settings: DataSettings) -> None:
     errors: list[DataError] = []
     with contextlib.suppress(DataError):
-        load_every_split(settings, errors.append)  # type: ignore[arg-type]
+        read_dataset(settings, refuse=errors.append)  # type: ignore[arg-type]
     split = load_split(settings, "train")
     torch.tensor([example.question_id for example in split])
     for example in split:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from icdsel.data import datasets, world
+from icdsel.data import named, world
 from icdsel.data.datasets import Split, load_split
 from icdsel.errors import DataError
 from icdsel.records import Example
@@ -402,7 +402,7 @@ def test_repeated_question_ids_are_rejected(tmp_path: Path) -> None:
 
 def test_errors_of_unknown_datasets_and_splits_name_those_that_exist(tmp_path: Path) -> None:
     message = refusal(tmp_path, dataset="okvaq")
-    for part in ("'okvaq'", "world, okvqa, vqav2", ".jsonl", "hub:owner/name"):
+    for part in ("okvaq", "Did you mean 'okvqa'?", "world, okvqa, vqav2", "--dataset PATH", "hub:owner/name"):
         assert part in message
     write(tmp_path)
     message = refusal(tmp_path, split="tuning")
@@ -434,7 +434,7 @@ def annotations_of(world_dir: Path, split: str) -> dict[int, Record]:
 
 def test_the_world_is_written_once(world_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[Path] = []
-    monkeypatch.setattr(datasets, "write_world", written.append)
+    monkeypatch.setattr(named, "write_world", written.append)
     load(world_dir, "world")
     load(world_dir, "world", "validation")
     assert written == []

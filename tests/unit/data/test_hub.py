@@ -185,10 +185,11 @@ def test_an_answer_without_answers_is_the_only_one(tmp_path: Path, hub: Any) -> 
 @pytest.mark.parametrize(
     ("kinds", "columns", "ids"),
     [
-        ({"question_id": TEXT}, {"question_id": ["7", "5", "6"]}, [7, 5, 6]),
+        ({"question_id": TEXT}, {"question_id": ["7", "5", "6"]}, ["7", "5", "6"]),
         ({"questionId": NUMBER}, {"questionId": [7, 5, 6]}, [7, 5, 6]),
-        ({"question_id": TEXT, "id": NUMBER}, {"question_id": ["a", "b", "c"], "id": [7, 5, 6]}, [7, 5, 6]),
+        ({"question_id": TEXT, "id": NUMBER}, {"question_id": ["a", "b", "c"], "id": [7, 5, 6]}, ["a", "b", "c"]),
         ({"id": NUMBER}, {"id": [7, 7, 6]}, [0, 1, 2]),  # not unique, so it is ignored
+        ({"question_id": TEXT, "id": NUMBER}, {"question_id": ["a", "b", "a"], "id": [7, 5, 6]}, [7, 5, 6]),
         ({"id": NUMBER}, {"id": [7, None, 6]}, [0, 1, 2]),
         ({}, {}, [0, 1, 2]),
     ],

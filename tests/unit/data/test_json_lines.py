@@ -111,9 +111,7 @@ def test_the_error_of_a_missing_file_names_those_that_exist(tmp_path: Path) -> N
     assert f"{tmp_path / 'my-set.jsonl'} does not exist. {tmp_path} holds mine.jsonl. " in message
     assert "--dataset" in message
     message = refusal("my-set.jsonl", data_dir=tmp_path / "nowhere")
-    assert (
-        f"neither my-set.jsonl nor {tmp_path / 'nowhere' / 'my-set.jsonl'}" in message and "no .jsonl file" in message
-    )
+    assert f"neither my-set.jsonl nor {tmp_path / 'nowhere' / 'my-set.jsonl'}" in message and "no dataset" in message
 
 
 def test_the_error_of_an_empty_split_names_the_others(tmp_path: Path) -> None:
@@ -133,7 +131,7 @@ def test_an_empty_file_is_rejected(tmp_path: Path, content: str) -> None:
 @pytest.mark.parametrize(
     ("image", "part"),
     [
-        ("/etc/a.jpg", "--image-dir"),
+        ("/root/a.jpg", "--image-dir /root"),
         ("../a.jpg", "--image-dir"),
         ("x/../../a.jpg", "--image-dir"),
         ("https://example.org/a.jpg", "nothing is fetched"),
@@ -178,9 +176,10 @@ def test_images_outside_of_the_folder_are_rejected(tmp_path: Path, image: Any, p
             '(question 2): its "answers" have 45,056 characters in total; at most 40,960',
         ),
         (line(2, answers=["a"] * 1001), 'line 2 (question 2): it has 1,001 "answers"; at most 1,000'),
-        (line(2, answers="cat"), "line 2 (question 2): its \"answers\" are 'cat'"),
+        (line(2, answers=""), "line 2 (question 2): its \"answers\" are '': at least one is needed"),
+        (line(2, answers=True), 'line 2 (question 2): its "answers" are [true]: each must be a string'),
         (line(2, answers=["cat", None]), 'line 2 (question 2): its "answers" are ["cat", null]: each must be a string'),
-        (line(2, answer=3), 'line 2 (question 2): its "answer" is 3, not a string'),
+        (line(2, answer=[3]), 'line 2 (question 2): its "answer" is [3], not a string'),
         (line(2, split=3), 'line 2 (question 2): its "split" is 3, not a string'),
         (line(2, question={"a": "b" * 200}), 'its "question" is {"a": "bbb'),
     ],

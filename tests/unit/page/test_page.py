@@ -194,8 +194,13 @@ def test_a_dataset_of_the_hub_that_only_the_predictions_name_is_not_downloaded(t
 @pytest.mark.parametrize("name", ["world", "hub:a/b"])
 def test_a_dataset_that_is_created_for_a_page_is_created_in_ones_own_folder(tmp_path, monkeypatch, name):
     written = []
-    for writer in ("icdsel.data.hub.fetch_split", "icdsel.data.datasets.write_world"):
-        monkeypatch.setattr(writer, lambda *words: written.append(words[-1]) or tmp_path / "none.jsonl")
+    for writer in ("icdsel.data.hub.fetch_split", "icdsel.data.named.write_world"):
+        monkeypatch.setattr(
+            writer,
+            lambda *words: (
+                written.append(next(w for w in reversed(words) if isinstance(w, Path))) or tmp_path / "none.jsonl"
+            ),
+        )
     monkeypatch.chdir(tmp_path)
     own = {"dataset": name, "data_dir": "mine", "results_dir": str(tmp_path / "results")}
     data = own | {"data_dir": str(tmp_path / "theirs"), "image_dir": "theirs", "results_dir": "theirs"}

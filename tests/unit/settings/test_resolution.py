@@ -111,6 +111,7 @@ def test_no_value_is_missing_that_has_a_default() -> None:
     empty = {name for name, value in values(settings_from({})).items() if value is None}
     optional = {
         "threads",
+        "validation_fraction",
         "image_dir",
         "train_embeddings",
         "min_pixels",
