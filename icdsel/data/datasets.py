@@ -215,7 +215,7 @@ def _places(table: Table, path: Path, settings: DataSettings) -> ImagePlaces:
         return ImagePlaces(table.images)
     if settings.image_dir is not None:
         return ImagePlaces(settings.image_dir, own, search=settings.image_dir)
-    return ImagePlaces(table.images, own, search=path if path.is_dir() else None)
+    return ImagePlaces(table.images, own, search=own[-1])
 
 
 def _path(settings: DataSettings) -> Path:

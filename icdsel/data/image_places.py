@@ -14,7 +14,7 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".
 """Endings of image files."""
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|data:")
-_MOST_FILES = 2_000_000  # that are looked through; COCO has 330,000
+_MOST_FILES = 1_000_000  # that are looked through, as a dataset may be in a home folder; COCO has 330,000
 _NUMBER = re.compile(r"(\d+)$")
 
 
@@ -139,7 +139,7 @@ class ImagePlaces:
         return self._listed[folder]
 
     def _files(self) -> dict[str, list[Path]]:
-        """All files below the folder to search, by name; up to `_MOST_FILES`, and none in hidden folders."""
+        """All files below the folder to search, by name; none if there are too many, and none in hidden folders."""
         if self._below is None:
             self._below = {}
             count = 0
@@ -149,6 +149,7 @@ class ImagePlaces:
                     self._below.setdefault(name, []).append(Path(top, name))
                 count += len(names)
                 if count > _MOST_FILES:
+                    self._below = {}  # part of them would not show which names are unique
                     break
         return self._below
 
