@@ -225,7 +225,7 @@ class VlmSettings(Table):
 
     MACHINE: ClassVar = (
         *("device", "batch_tokens", "max_failed", "call_timeout"),
-        *("image_cache_mb", "image_cache_dir", "image_cache_disk_mb"),
+        *("image_cache_mb", "image_cache_dir", "image_cache_disk_mb", "reuse_answers"),
     )
     MAY_BE_EMPTY: ClassVar = ("system_prompt",)
 
@@ -275,6 +275,8 @@ class VlmSettings(Table):
     """Folder for image features that do not fit into memory, also for later runs. Without it they are recomputed."""
     image_cache_disk_mb: int = Field(20_480, ge=0)
     """Maximum size of that folder, in MB."""
+    reuse_answers: bool = True
+    """Reuse the answers of earlier commands to the same prompts, instead of querying the VLM again."""
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:

@@ -7,6 +7,7 @@ from icdsel.console import note, progress
 from icdsel.records import Answer, Pointer, Prediction, Prompt
 from icdsel.selection import Selector
 from icdsel.selection.context import Context
+from icdsel.stages.answer_cache import ask
 from icdsel.stages.scored_unit import scorer_of
 from icdsel.stages.session import Session
 from icdsel.store.journal import Journal
@@ -17,41 +18,71 @@ UNIT = 128
 """How many prompts are answered and journaled together: the most that an interruption loses."""
 
 
-def answer_queries(
-    session: Session,
-    context: Context,
-    selector: Selector,
-    label: str,
-    shot_counts: Sequence[int],
-    log: Journal,
-) -> tuple[list[Prediction], int]:
-    """Chooses ICDs, has the VLM answer, and scores the answers.
+class Prompts:
+    """The prompts of a row: the pointers that a selector chooses, query by query.
+
+    A query's prompts are adjacent, so that a prefix shared by its pointers is read once.
+
+    Args:
+        session: The training split, and the answers that exist.
+        context: What the selector chooses by.
+        selector: The selector.
+        label: The name of the row.
+        shot_counts: The numbers of shots.
+    """
+
+    def __init__(
+        self, session: Session, context: Context, selector: Selector, label: str, shot_counts: Sequence[int]
+    ) -> None:
+        self._session, self._task = session, scorer_of(session.settings).task
+        self.selector, self.label = selector, label
+        pointers = {shots: _chosen(selector, context, shots) for shots in shot_counts}
+        for shots in shot_counts:
+            if all(pointer is None for pointer in pointers[shots]):
+                note(f"{label}: no query has a scored pointer of {shots} ICDs, left out")
+        self.pairs = [
+            (query, pointer)
+            for q, query in enumerate(context.queries)
+            for shots in shot_counts
+            if (pointer := pointers[shots][q]) is not None
+        ]
+        """Each query with a pointer."""
+
+    def request(self, place: int) -> Request:
+        """What the VLM is asked."""
+        query, pointer = self.pairs[place]
+        return Request(demonstrations(self._task, map(self._session.train.by_id, pointer)), query)
+
+    @property
+    def needs_vlm(self) -> bool:
+        """Whether a prompt was never answered."""
+        known = self._session.answers if self.selector.needs_vlm else None
+        if known is None:
+            return self.selector.needs_vlm
+        starts = range(0, len(self.pairs), UNIT)
+        units = ([self.request(i) for i in range(at, min(at + UNIT, len(self.pairs)))] for at in starts)
+        return any(len(known.find(unit)) < len(unit) for unit in units)
+
+
+def answer_prompts(session: Session, prompts: Prompts, log: Journal) -> tuple[list[Prediction], int]:
+    """Has the VLM answer prompts, and scores the answers; those that are cached are not asked again.
 
     Units are appended to the journal `log` as they are answered; complete ones that it holds are not repeated.
 
     Returns:
-        A prediction for each query and number of shots, and how many images the VLM was shown.
+        A prediction for each prompt, and how many images the VLM was shown.
     """
-    pointers = {shots: _chosen(selector, context, shots) for shots in shot_counts}
-    for shots in shot_counts:
-        if all(pointer is None for pointer in pointers[shots]):
-            note(f"{label}: no query has a scored pointer of {shots} ICDs, left out")
-    # A query's prompts are adjacent, so that a prefix shared by its pointers is read once.
-    pairs = [
-        (query, pointer)
-        for q, query in enumerate(context.queries)
-        for shots in shot_counts
-        if (pointer := pointers[shots][q]) is not None
-    ]
+    selector, label, pairs = prompts.selector, prompts.label, prompts.pairs
     journal = complete_units(log)
-    prompts: list[Prompt] = [(query.question_id, tuple(pointer)) for query, pointer in pairs]
-    answered = {i: journal[prompt] for i, prompt in enumerate(prompts) if prompt in journal}
+    keys: list[Prompt] = [(query.question_id, tuple(pointer)) for query, pointer in pairs]
+    answered = {i: journal[key] for i, key in enumerate(keys) if key in journal}
     todo = [i for i in range(len(pairs)) if i not in answered]
     if answered:
         note(f"{label}: resuming after {len(answered)} prompts of an interrupted run")
-    scorer, train = scorer_of(session.settings), session.train
+    scorer = scorer_of(session.settings)
     scores = [prediction.score for prediction in answered.values() if prediction.score is not None]
     count, total = len(scores), float(sum(scores))
+    asked = images = 0
     with progress(label, len(pairs)) as advance:
         advance(len(answered))
 
@@ -67,13 +98,17 @@ def answer_queries(
 
         for at in range(0, len(todo), UNIT):
             unit = todo[at : at + UNIT]
-            shown = [(pairs[i][0], demonstrations(scorer.task, map(train.by_id, pairs[i][1]))) for i in unit]
+            requests = [prompts.request(i) for i in unit]
             if selector.needs_vlm:
-                session.vlm.answer([Request(icds, query) for query, icds in shown], score)
+                new = ask(session, requests, score)
+                asked += len(new)
+                images += sum(len(requests[place].shown) for place in new)
             else:
-                score({place: Answer(selector.answer(icds)) for place, (_, icds) in enumerate(shown)})
+                score({place: Answer(selector.answer(request.icds)) for place, request in enumerate(requests)})
             log.append(answered[i].to_json() for i in unit)
-    return [answered[i] for i in range(len(pairs))], sum(len(pairs[i][1]) + 1 for i in todo)
+    if selector.needs_vlm and asked < len(todo):
+        note(f"{label}: {len(todo) - asked} of {len(todo)} answers are reused from earlier commands")
+    return [answered[i] for i in range(len(pairs))], images
 
 
 def _chosen(selector: Selector, context: Context, shots: int) -> list[Pointer | None]:

@@ -22,7 +22,7 @@ from icdsel.selection.context import Context
 from icdsel.selection.fingerprints import Fingerprints
 from icdsel.settings.identity import identity
 from icdsel.settings.loading import Settings
-from icdsel.stages.answering import answer_queries, complete_units
+from icdsel.stages.answering import Prompts, answer_prompts, complete_units
 from icdsel.stages.prediction_row import PredictionRow, prediction_row, read_existing
 from icdsel.stages.selection_context import fingerprints_of, open_context
 from icdsel.stages.session import Session
@@ -118,10 +118,11 @@ def _row(
         if missing := row.missing(records):
             checkpoint = {"checkpoint": str(policy_file)} if selector.needs_policy else {}
             # A VLM that cannot be loaded ends the command here, before anything is renamed or written.
-            device = session.vlm.device if selector.needs_vlm else session.vlm_device
+            prompts = Prompts(session, context, selector, row.label, missing)
+            device = session.vlm.device if prompts.needs_vlm else session.vlm_device
             settings, threads = session.settings.model_dump(mode="json"), use_threads(session.settings.data, result)
             result.begin(settings, device, threads, name=row.label, set=row.subset, **checkpoint)
-            records = _answer(session, context, selector, row, missing, records, result)
+            records = _answer(session, prompts, records, result)
         else:
             note(f"{row.label}: answered already, {row.slot.path}")
         # Prompts for numbers of shots that were not requested this time stay in the journal.
@@ -132,18 +133,10 @@ def _row(
         return _summary(TASKS.named(session.settings.data.task), row, records)
 
 
-def _answer(
-    session: Session,
-    context: Context,
-    selector: Selector,
-    row: PredictionRow,
-    missing: Sequence[int],
-    records: Sequence[Prediction],
-    result: Result,
-) -> list[Prediction]:
-    """Answers at the `missing` numbers of shots, and writes the row with its existing `records`."""
+def _answer(session: Session, prompts: Prompts, records: Sequence[Prediction], result: Result) -> list[Prediction]:
+    """Answers the prompts, and writes the row with its existing `records`."""
     started = time.monotonic()
-    new, images = answer_queries(session, context, selector, row.label, missing, result.journal)
+    new, images = answer_prompts(session, prompts, result.journal)
     complete = sorted([*records, *new], key=lambda record: record.shots)  # stable: queries keep their order
     work = {"answering": {"seconds": time.monotonic() - started, "count": images}}
     result.commit(
@@ -151,7 +144,7 @@ def _answer(
             errors="surrogateescape"
         ),
         answers=dict(Counter(str(record.shots) for record in complete)),
-        work=work if images and selector.needs_vlm else None,
+        work=work if images else None,
     )
     return complete
 

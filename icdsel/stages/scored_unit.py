@@ -6,6 +6,7 @@ from itertools import islice
 from icdsel.errors import VlmError
 from icdsel.records import Answer, Example, PoolIds, Proposal, QueryGroup, ScoredPointer
 from icdsel.settings.loading import Settings
+from icdsel.stages.answer_cache import ask
 from icdsel.stages.session import Session
 from icdsel.tasks.base import Task, demonstrations
 from icdsel.tasks.scoring import Scorer
@@ -94,7 +95,7 @@ def score_unit(
             scored[i] = scorer.scored_pointer(proposal, answer, query)
         on_scored([scored[i] for i in answers])
 
-    session.vlm.answer(requests, score)
+    ask(session, requests, score)
     candidates = (scored[i] for i in range(len(pairs)))
     return [
         QueryGroup.of_query(query, pool, islice(candidates, len(proposed)), task.name)

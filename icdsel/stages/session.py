@@ -16,11 +16,14 @@ from icdsel.retrieval.embeddings import Embeddings, Encoded, encode, read_train_
 from icdsel.retrieval.encoders import Encoder, VlmEncoder, load_clip
 from icdsel.retrieval.pools import Pools, build_pools
 from icdsel.retrieval.samplers import SAMPLERS
+from icdsel.settings.identity import identity
 from icdsel.settings.loading import Settings
 from icdsel.settings.presets import CLIP_B32, VLM_ENCODER
 from icdsel.settings.tables import VlmSettings
+from icdsel.stages.answer_cache import AnswerCache
 from icdsel.stages.threads import use_threads
 from icdsel.store.fingerprints import fingerprint_examples, fingerprint_file, unchanged
+from icdsel.tasks.scoring import SCORER_VERSION
 from icdsel.vlm.devices import resolve_device
 from icdsel.vlm.engines import EngineIdentity, identify_engine, open_engine
 from icdsel.vlm.supervision import SupervisedEngine
@@ -139,6 +142,15 @@ class Session:
             VlmError: The model does not exist.
         """
         return identify_engine(self.settings.vlm) or EngineIdentity(self.vlm.fingerprint, self.vlm.dtype)
+
+    @_shared
+    def answers(self) -> AnswerCache | None:
+        """The answers of earlier commands; None if they are not to be reused."""
+        if not self.settings.vlm.reuse_answers:
+            return None
+        inputs = identity(self.settings, "vlm", leave_out=["vlm.clean_answers"])  # applied to the cached texts
+        inputs |= {"model": self.vlm_identity.fingerprint, "dtype": self.vlm_identity.dtype, "scorer": SCORER_VERSION}
+        return AnswerCache(self.settings.dataset_dir / "cache", inputs)
 
     @property
     def vlm_device(self) -> str:

@@ -14,7 +14,7 @@ from icdsel.store.files import make_folder, naming
 
 
 @contextmanager
-def locked(path: Path, name: str, error: type[UserError] | None = None) -> Iterator[None]:
+def locked(path: Path, name: str, error: type[UserError] | None = None, quiet: bool = False) -> Iterator[None]:
     """Holds the lock of a result, the file `.NAME.lock` beside it, which holds the name of the owning process.
 
     The file is never removed: a process could otherwise hold the lock of a file that another one has replaced. On file
@@ -24,6 +24,7 @@ def locked(path: Path, name: str, error: type[UserError] | None = None) -> Itera
         path: The result, a file or folder that need not exist.
         name: What it is called in messages.
         error: Raised if another process holds the lock; None waits for that process instead.
+        quiet: Wait without a note; for locks that are held for milliseconds.
 
     Raises:
         UserError: of the class `error`; the message names the owner.
@@ -47,7 +48,8 @@ def locked(path: Path, name: str, error: type[UserError] | None = None) -> Itera
                     f"{name} is being written by {owner}. Wait until it is done and run the command again, or write "
                     "elsewhere (--results-dir, --run, --output)."
                 )
-            note(f"{name}: waiting for {owner}, which is creating the same result")
+            if not quiet:
+                note(f"{name}: waiting for {owner}, which is creating the same result")
             lock_descriptor(file.fileno())
         with naming(lock_file):
             file.truncate(0)

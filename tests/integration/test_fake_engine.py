@@ -15,7 +15,7 @@ from icdsel.vlm.engines import ENGINES
 ON = ("--engine", "fake", "--model", "anything")
 FEW = ("--queries", 24, "--beam", 2, "--samples", 1, "--retrieval", 1)
 RL_DATA = Path("results/world/generated_data/rl_data_RandSampler_anything.jsonl")
-ANSWERS = Path("results/world/infer/RandSampler_anything")
+ANSWERS = Path("results/world/infer/RandSampler_anything_engine-fake")
 
 
 @pytest.fixture
@@ -52,7 +52,9 @@ def test_rl_data_training_and_inference(engines: list[FakeEngine]):
     assert {candidate["vqa_correct"] for _, candidate in candidates} == {0, 1}
     icdsel("train", *ON, *FEW, "--rce-epochs", 1, "--grpo-epochs", 1)
     icdsel("infer", *ON, "--n", 20, "--shots", "1,2", "--selector", "policy,random,nearest-both")
-    for path in ANSWERS.glob("*.jsonl"):
+    files = list(ANSWERS.glob("*.jsonl"))
+    assert len(files) == 5
+    for path in files:
         answered = [json.loads(line) for line in path.read_text().splitlines()]
         assert answered and not any("error" in record for record in answered)
     shown = [request for engine in engines[2:] for call in engine.calls for request in call]

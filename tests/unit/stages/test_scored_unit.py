@@ -14,7 +14,7 @@ from icdsel.errors import VlmError
 from icdsel.records import Answer, Example, Pointer, PoolIds, Prediction, Proposal, QueryGroup, ScoredPointer
 from icdsel.selection import Selector
 from icdsel.settings.loading import load_settings
-from icdsel.stages.answering import UNIT, answer_queries, complete_units
+from icdsel.stages.answering import UNIT, Prompts, answer_prompts, complete_units
 from icdsel.stages.scored_unit import Tally, score_unit
 from icdsel.store.journal import Journal
 from icdsel.tasks.base import TASKS
@@ -53,7 +53,7 @@ class AlwaysTheSame(Selector):
 
 
 def session(vlm: LastDemonstration, **data: Any) -> Any:
-    return SimpleNamespace(train=TRAIN, vlm=vlm, settings=load_settings({"data": data}))
+    return SimpleNamespace(train=TRAIN, vlm=vlm, answers=None, settings=load_settings({"data": data}))
 
 
 @pytest.fixture
@@ -128,7 +128,9 @@ def test_the_tally_of_vqa_is_the_share_of_correct_pointers() -> None:
 def test_answers_are_scored_by_the_task_and_journalled_in_units(letters: None, tmp_path: Path) -> None:
     vlm, part = LastDemonstration(), tmp_path / "x.jsonl.part"
     context: Any = SimpleNamespace(train=TRAIN, queries=EXAMPLES * 20)
-    made, images = answer_queries(session(vlm, task="letters"), context, AlwaysTheSame(), "same", (1,), Journal(part))
+    opened = session(vlm, task="letters")
+    prompts = Prompts(opened, context, AlwaysTheSame(), "same", (1,))
+    made, images = answer_prompts(opened, prompts, Journal(part))
     assert made[0] == Prediction(0, 1, (1,), "gesa", 0.0, {"in-place": 0.0}, task="letters", image=0)
     assert made[1] == Prediction(1, 1, (1,), "gesa", 3.0, {"in-place": 3.0}, task="letters", image=1)
     assert (len(made), images) == (160, 320)

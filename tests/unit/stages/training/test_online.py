@@ -70,7 +70,7 @@ def groups(count: int = 6) -> list[QueryGroup]:
 
 
 def rollouts(folder: Path, vlm: Asked, *, seed: int = 1, count: int = 6, **train: Any) -> Rollouts:
-    sources = SimpleNamespace(train=TRAIN, vlm=vlm, settings=load_settings({}))
+    sources = SimpleNamespace(train=TRAIN, vlm=vlm, answers=None, settings=load_settings({}))
     settings = TrainSettings(**{"online": True, "grpo_epochs": 3, "online_samples": 5} | train)
     return Rollouts(sources, groups(count), settings, RewardSettings(), seed, Journal(folder / "online.jsonl"), say)
 
