@@ -24,10 +24,12 @@ from icdsel.vlm.engines import EngineIdentity
 from icdsel.vlm.local.pretrained import (
     SAFE_LOADING,
     fingerprint,
+    missing_package,
     model_folder,
     names_code,
     names_kernel,
     quiet,
+    replace_flash_attention,
     require_valid,
     require_weights,
     uses_kernel,
@@ -147,13 +149,15 @@ class ClipEncoder:
     @cached_property
     def model(self) -> Any:
         """The model, on its device."""
-        from transformers import AutoModel
+        from transformers import MODEL_MAPPING, AutoModel
 
         with _explained(self.name):
+            own_class = MODEL_MAPPING.get(type(self._config), None)
+            replace_flash_attention(self._config, own_class, self.name, self.device, self.dtype)
             require_weights(self._folder, AutoModel, self._config)
             # Weights in a format older than safetensors are read by torch with `weights_only`, transformers' default.
             model, notes = AutoModel.from_pretrained(
-                str(self._folder), dtype=self.dtype, output_loading_info=True, **SAFE_LOADING
+                str(self._folder), config=self._config, dtype=self.dtype, output_loading_info=True, **SAFE_LOADING
             )
             if notes["missing_keys"]:  # these would be initialised at random
                 missing = sorted(notes["missing_keys"])
@@ -296,6 +300,8 @@ def _explained(name: str) -> Iterator[None]:
     except VlmError:
         raise
     except Exception as error:  # damaged files make transformers raise errors of many kinds
+        if missing := missing_package(error):
+            raise VlmError(f"cannot load the encoder {name!r}: {missing}") from error
         raise VlmError(
             f"cannot load the encoder {name!r}: {reason_of(error)}. Give a folder (--encoder /path/to/clip), a Hugging "
             f"Face name that this machine can reach, or --encoder {VLM_ENCODER}, which needs no second model "

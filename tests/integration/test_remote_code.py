@@ -1,12 +1,16 @@
 """Code that comes with a model runs only if the user trusts it."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import save_file
+from tiny_clip import save_tiny_clip
 from transformers import CLIPConfig
+from vlm_families import FAMILIES
 
 from icdsel.errors import VlmError
 from icdsel.retrieval.encoders import load_clip
@@ -17,7 +21,7 @@ from icdsel.vlm.devices import resolve_device
 from icdsel.vlm.local.any_vlm import AnyVlm
 from icdsel.vlm.local.loading import TINY_VLM_DIR, load_local
 from icdsel.vlm.local.model import LocalModel
-from icdsel.vlm.local.pretrained import fingerprint, model_folder, uses_kernel
+from icdsel.vlm.local.pretrained import fingerprint, missing_package, model_folder, uses_kernel
 from icdsel.vlm.local.qwen_vl import QwenVl
 
 PIXELS = 1_000_000
@@ -105,19 +109,37 @@ def test_a_kernel_of_the_hub_is_code_too(tmp_path: Path, place: dict):
         load(tmp_path / "vlm")
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"experts_implementation": "sonicmoe"},
-        {"attn_implementation": "flash_attention_3"},
-        {"attn_implementation": {"text_config": "flash_attention_3"}},
-    ],
-)
-def test_a_kernel_that_transformers_would_fetch_by_itself_is_code_too(tmp_path: Path, changes: dict):
+def test_a_kernel_that_transformers_would_fetch_by_itself_is_code_too(tmp_path: Path):
     shutil.copytree(TINY_VLM_DIR, tmp_path / "vlm")
-    edit(tmp_path / "vlm", **changes)
+    edit(tmp_path / "vlm", experts_implementation="sonicmoe")
     with pytest.raises(VlmError, match=r"code in another place.*--trust-remote-code"):
         load(tmp_path / "vlm")
+
+
+FLASH = {"attn_implementation": "flash_attention_2"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "trusted"),
+    [
+        (FLASH, False),
+        (FLASH, True),
+        ({"_attn_implementation": "flash_attention_3"}, False),
+        ({"attn_implementation": {"text_config": "flash_attention_3"}}, False),
+        (FLASH | {"auto_map": {"AutoConfig": "surprise.Config"}}, False),
+    ],
+)
+def test_flash_attention_that_is_not_installed_is_replaced_with_a_note(tmp_path, monkeypatch, capsys, changes, trusted):
+    """Neither code is run nor a kernel fetched."""
+    monkeypatch.setattr("transformers.integrations.hub_kernels.load_and_register_attn_kernel", None)
+    shutil.copytree(TINY_VLM_DIR, tmp_path / "vlm")
+    edit(tmp_path / "vlm", **changes)
+    vlm = load(tmp_path / "vlm", trust_remote_code=trusted)
+    assert {vlm.model.config._attn_implementation, vlm.model.config.text_config._attn_implementation} == {"sdpa"}
+    message = " ".join(capsys.readouterr().err.split())
+    assert re.search(
+        r"asks for flash_attention_\d, which is not installed.*PyTorch's attention \(sdpa\) instead", message
+    )
 
 
 RENAMED = {"attribute_map": {"foo": "_attn_implementation"}, "foo": "some-one/attention"}
@@ -134,9 +156,20 @@ def test_a_renamed_attribute_is_rejected(tmp_path: Path, inner: bool):
         load_clip(str(tmp_path / "vlm"), resolve_device("cpu"), PIXELS)
 
 
+def test_an_encoder_with_flash_attention_that_is_not_installed_gives_the_same_vectors(tmp_path: Path, capsys):
+    save_tiny_clip(tmp_path / "clip")
+    plain = load_clip(str(tmp_path / "clip"), resolve_device("cpu"), PIXELS).embed_texts(["a cat"])
+    edit(tmp_path / "clip", attn_implementation="flash_attention_2")
+    flash = load_clip(str(tmp_path / "clip"), resolve_device("cpu"), PIXELS).embed_texts(["a cat"])
+    assert flash.equal(plain)
+    assert "flash_attention_2, which is not installed (pip install flash-attn)" in " ".join(
+        capsys.readouterr().err.split()
+    )
+
+
 def test_an_encoder_that_uses_a_kernel_is_rejected(tmp_path: Path):
     CLIPConfig().save_pretrained(tmp_path)
-    edit(tmp_path, attn_implementation="flash_attention_3")
+    edit(tmp_path, attn_implementation="some-one/attention")
     with pytest.raises(VlmError, match="custom code, which is never run for an encoder"):
         load_clip(str(tmp_path), resolve_device("cpu"), PIXELS)
 
@@ -166,6 +199,49 @@ def test_another_model_is_not_loaded_for_a_processor(tmp_path: Path, file: str):
     path.write_text(json.dumps(held))
     with pytest.raises(VlmError, match=r"refers to something else \(audio_tokenizer"):
         load(tmp_path / "vlm")
+
+
+def test_a_package_that_is_missing_is_named_rather_than_code(tmp_path: Path, monkeypatch):
+    """SmolVLM's processor needs num2words; some files also name code that is not needed."""
+    torch.manual_seed(0)
+    FAMILIES["idefics3"].build(tmp_path)
+    path = tmp_path / "processor_config.json"
+    held = json.loads(path.read_text()) | {"processor_class": "SmolVLMProcessor"}
+    held["auto_map"] = {"AutoProcessor": "surprise.Processor"}
+    held["video_processor"] = {"video_processor_type": "SmolVLMVideoProcessor"}
+    path.write_text(json.dumps(held))
+    monkeypatch.setattr("transformers.models.smolvlm.processing_smolvlm.num2words", None)
+    with pytest.raises(VlmError, match=r"needs a package that is not installed.*pip install num2words$"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            ModuleNotFoundError("No module named 'einops'", name="einops"),
+            r"No module named 'einops'\. Install .* einops$",
+        ),
+        (
+            ImportError("needs:\n flash_attn. Run `pip install flash_attn`"),
+            r"needs: flash_attn.*pip install flash_attn$",
+        ),
+        (ValueError("install with `pip install sentencepiece`."), r"pip install sentencepiece$"),
+        (ValueError("the tokenizer is damaged"), None),
+    ],
+)
+def test_a_missing_package_is_told_from_other_errors(error: Exception, message: str | None):
+    found = missing_package(error)
+    assert (found is None) if message is None else re.search(message, str(found))
+
+
+def test_an_error_in_a_file_is_not_taken_for_code_that_is_needed(tmp_path: Path, surprise: Path, marker: Path):
+    edit(surprise, model_type="qwen2_5_vl")
+    (surprise / "tokenizer.json").write_text("{}")
+    with pytest.raises(VlmError, match="cannot load the model") as caught:
+        load(surprise)
+    assert "--trust-remote-code" not in str(caught.value)
+    assert not marker.exists()
 
 
 def test_an_encoders_code_is_never_run(surprise: Path, marker: Path):

@@ -7,14 +7,13 @@ are scored one after another, each in a forward pass. Each of these passes encod
 
 import inspect
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from PIL import Image
 from qwen_vl_utils import extract_vision_info
 from torch import Tensor
@@ -25,10 +24,8 @@ from icdsel.records import Answer, Example
 from icdsel.vlm.engine import Request
 from icdsel.vlm.local.decoding import Search, are_finite, penalised, until
 from icdsel.vlm.local.feature_cache import Features
-from icdsel.vlm.local.model import NOT_FINITE, LocalModel
-from icdsel.vlm.prompts import Message, chat_messages, harmless, text, turn
-
-MARK = "QZX"  # a text that does not occur in any chat template
+from icdsel.vlm.local.model import LocalModel
+from icdsel.vlm.prompts import chat_messages, harmless
 
 
 @dataclass(frozen=True)
@@ -54,21 +51,14 @@ class AnyVlm(LocalModel[TextPrompt]):
 
     def _set_up(self) -> None:
         tokenizer = self.processor.tokenizer
-        if not getattr(self.processor, "chat_template", None):
-            raise VlmError(
-                f"the processor of {self.name} has no chat template (chat_template.jinja), so the form of its prompts "
-                f"is unknown: choose a model that was tuned for chat, often named -Instruct or -it"
-            )
         tokenizer.padding_side = "left"
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
-        added = sorted(filter(_is_marker, tokenizer.get_added_vocab()), key=len, reverse=True)
-        self._markers = re.compile("|".join(map(re.escape, added)) or r"(?!)")
+        self._processing = Lock()  # images are prepared in threads, and a tokenizer serves one at a time
+        query = Example(0, 0, Path("none"), "What is this?", "", ("grey",))
+        self._alone = self.chat.prompt(chat_messages([], query, self.style))  # the prompt of an image that is embedded
         self._accepted = set(inspect.signature(self.model.forward).parameters)
         self._pictures: dict[Path, Image.Image] = {}
-        self._plain_text = self._takes_plain_text()
-        self._before, self._end = self._answer_frame()
-        self._stops |= {self._end[-1]}
         self.image_tokens = self._try_prompt()
 
     # ---- images ----
@@ -98,7 +88,9 @@ class AnyVlm(LocalModel[TextPrompt]):
         prepared: list[Any] = []
         for path in paths:
             try:
-                prepared.append(self.processor.image_processor(images=[self.picture(path)], return_tensors="pt"))
+                picture = self.picture(path)
+                with self._processing:
+                    prepared.append(self._processed([self._alone], [[picture]]))
             except Exception as error:  # noqa: BLE001 - it becomes the reason why the image is broken
                 prepared.append(error)
         return prepared
@@ -123,23 +115,9 @@ class AnyVlm(LocalModel[TextPrompt]):
 
     # ---- prompts ----
 
-    def _render(self, messages: Sequence[Message], add_generation_prompt: bool, plain_text: bool) -> str:
-        """Renders the prompt as text; with `plain_text`, the content of turns without images is a string, not parts."""
-        turns: list[Message] = []
-        for message in messages:
-            parts = [{k: v for k, v in part.items() if k != "image"} for part in message["content"]]
-            if plain_text and all(part["type"] == "text" for part in parts):
-                turns.append(message | {"content": "".join(part["text"] for part in parts)})
-            else:
-                turns.append(message | {"content": parts})
-        rendered: str = self.processor.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=add_generation_prompt
-        )
-        return rendered
-
     def _harmless(self, content: str) -> str:
         """Neutralises chat markup and the tokenizer's special tokens in a text from the dataset."""
-        return harmless(self._markers.sub(lambda marker: f"{marker[0][0]} {marker[0][1:]}", content))
+        return harmless(self.answers.markers.sub(lambda marker: f"{marker[0][0]} {marker[0][1:]}", content))
 
     def _harmless_example(self, example: Example) -> Example:
         return replace(example, question=self._harmless(example.question), answer=self._harmless(example.answer))
@@ -153,7 +131,7 @@ class AnyVlm(LocalModel[TextPrompt]):
         icds, query = ([self._harmless_example(e) for e in request.icds], self._harmless_example(request.query))
         messages = chat_messages(icds, query, self.style)
         images = tuple(part["image"] for part in extract_vision_info(messages))
-        return TextPrompt(self._render(messages, True, self._plain_text), images)
+        return TextPrompt(self.chat.prompt(messages), images)
 
     def _length(self, prompt: TextPrompt) -> int:
         return len(self.processor.tokenizer.encode(prompt.text)) + len(prompt.images) * self.image_tokens
@@ -162,65 +140,28 @@ class AnyVlm(LocalModel[TextPrompt]):
         """Every request is its own group, since prompts share no computation."""
         return [[i] for i in requests]
 
+    def _kinds(self, prompts: Mapping[int, TextPrompt]) -> list[Mapping[int, TextPrompt]]:
+        """Separates prompts by their number of images: Mllama computes with those that pad a row, too."""
+        counts = sorted({len(prompt.images) for prompt in prompts.values()})
+        return [{i: prompt for i, prompt in prompts.items() if len(prompt.images) == count} for count in counts]
+
     def _inputs(self, texts: Sequence[str], pictures: Sequence[Sequence[Image.Image]]) -> dict[str, Any]:
         """Creates the model's inputs, one row per prompt, padded on the left."""
-        bos = self.processor.tokenizer.bos_token
-        no_second_bos = {"add_special_tokens": False} if bos and texts[0].startswith(bos) else {}
-        inputs = self.processor(
-            text=list(texts), images=[list(row) for row in pictures], padding=True, return_tensors="pt", **no_second_bos
-        )
+        with self._processing:
+            inputs = self._processed(texts, pictures)
         return {key: self._placed(value) for key, value in inputs.items() if key in self._accepted}
 
-    # ---- what the template and the processor do ----
-
-    def _takes_plain_text(self) -> bool:
-        """Whether this chat template needs a string as the content of turns without an image."""
-        system, *turns = _conversation(self.style.system or MARK)
-        reasons = [self._rejection([system, *turns] if self.style.system else turns, plain) for plain in (False, True)]
-        if None in reasons:
-            return reasons[0] is not None
-        if self.style.system and None in [self._rejection(turns, plain) for plain in (False, True)]:
-            raise VlmError(
-                f"the chat template of {self.name} does not accept a system turn ({reasons[0]}): "
-                f'leave it out with --system-prompt ""'
-            )
-        raise VlmError(f"the chat template of {self.name} cannot lay out turns with images: {reasons[0]}")
-
-    def _rejection(self, messages: Sequence[Message], plain_text: bool) -> str | None:
-        """Why the chat template cannot lay out these turns; None if it can."""
-        try:
-            rendered = self._render(messages, True, plain_text)
-        except (TemplateError, TypeError, ValueError) as error:
-            return str(error)
-        wanted = [part["text"] for turn in messages for part in turn["content"] if part["type"] == "text"]
-        lost = [piece for piece in wanted if piece.strip() not in rendered]
-        if lost or "{'type'" in rendered:
-            return f"it leaves out {lost[0]!r}" if lost else "it shows parts of a turn as code"
-        return None
-
-    def _answer_frame(self) -> tuple[str, tuple[int, ...]]:
-        """The text between the generation prompt and an answer, and the tokens that end the answer's turn."""
-        _, question, answer, *_ = _conversation("")
-        opened = self._render([question], True, self._plain_text)
-        complete = self._render([question, answer], False, self._plain_text)
-        at = complete.rindex(MARK)
-        before = complete[len(opened) : at] if complete[:at].startswith(opened) else ""
-        after = self._encode(complete[at + len(MARK) :])
-        added = self.processor.tokenizer.added_tokens_decoder
-        ends = self._stops | {number for number, token in added.items() if token.special}
-        cut = next((i for i, token in enumerate(after) if token in ends), None)
-        if cut is not None:
-            return before, after[: cut + 1]
-        if not self._stops:
-            raise VlmError(f"{self.name} has no token that ends an answer (eos_token_id in generation_config.json)")
-        eos = self.processor.tokenizer.eos_token_id
-        return before, (min(self._stops) if eos is None else eos,)
+    def _processed(self, texts: Sequence[str], pictures: Sequence[Sequence[Image.Image]]) -> Any:
+        """What the processor makes of prompts and their images: it also tells the image processor how to cut them."""
+        no_second_begin = {} if self.begins_bare(texts[0]) else {"add_special_tokens": False}
+        shown = [list(row) for row in pictures]
+        return self.processor(text=list(texts), images=shown, padding=True, return_tensors="pt", **no_second_begin)
 
     def _try_prompt(self) -> int:
         """Creates a prompt with two images, and returns the estimated number of tokens per image."""
-        _, *turns = _conversation("")
-        rendered = self._render(turns, True, self._plain_text)
         picture = Image.new("RGB", (256, 256), "gray")
+        icd = Example(0, 0, Path("none"), "What is this?", "grey", ("grey",))
+        rendered = self.chat.prompt(chat_messages([icd], icd, self.style))
         try:
             inputs = self._inputs([rendered], [[picture, picture]])
         except (ValueError, TypeError, IndexError, KeyError) as error:  # processors raise different errors
@@ -230,11 +171,14 @@ class AnyVlm(LocalModel[TextPrompt]):
     # ---- answers ----
 
     def _answer_prompts(self, prompts: Mapping[int, TextPrompt], requests: Sequence[Request]) -> dict[int, Answer]:
-        references = {i: requests[i].references for i in prompts}
-        return dict(self._answer_or_split(prompts, references))
+        targets = {
+            i: [self.answers.of(prompt.text, self._harmless(reference)) for reference in requests[i].references]
+            for i, prompt in prompts.items()
+        }
+        return dict(self._answer_or_split(prompts, targets))
 
     def _answer_or_split(
-        self, prompts: Mapping[int, TextPrompt], references: Mapping[int, Sequence[str]]
+        self, prompts: Mapping[int, TextPrompt], targets: Mapping[int, Sequence[tuple[int, ...]]]
     ) -> Iterator[tuple[int, Answer]]:
         """Yields the answers to a batch; splits it if it turns out too large or the processor rejects a prompt."""
         batch = list(prompts)
@@ -251,14 +195,14 @@ class AnyVlm(LocalModel[TextPrompt]):
             most_images = max(len(prompt.images) for prompt in prompts.values())
             self.image_tokens = max(self.image_tokens, length // max(1, most_images))
             if len(batch) == 1 or len(batch) * length <= self.settings.batch_tokens:
-                yield from zip(batch, self._answer_batch(inputs, [references[i] for i in batch]), strict=True)
+                yield from zip(batch, self._answer_batch(inputs, [targets[i] for i in batch]), strict=True)
                 return
         half = len(batch) // 2
         for part in (batch[:half], batch[half:]):
-            yield from self._answer_or_split({i: prompts[i] for i in part}, references)
+            yield from self._answer_or_split({i: prompts[i] for i in part}, targets)
 
     @torch.inference_mode()
-    def _answer_batch(self, inputs: dict[str, Any], references: Sequence[Sequence[str]]) -> list[Answer]:
+    def _answer_batch(self, inputs: dict[str, Any], targets: Sequence[Sequence[tuple[int, ...]]]) -> list[Answer]:
         watch = ScoreWatcher(inputs, self.search)
         generated = self.model.generate(
             **inputs,
@@ -277,24 +221,20 @@ class AnyVlm(LocalModel[TextPrompt]):
             use_cache=True,
         )  # (B, L + T)
         rows = generated[:, inputs["input_ids"].shape[1] :].tolist()
-        decode = self.processor.tokenizer.decode
-        answers = [until(row, self.search.stops) for row in rows]
-        scored = self._score_references(inputs, references)
-        return [
-            Answer(decode(answer, skip_special_tokens=True), *score, cut=self.search.is_cut(answer))
-            if finite and all(map(math.isfinite, score[0]))
-            else Answer("", error=NOT_FINITE)
-            for answer, score, finite in zip(answers, scored, watch.finite.tolist(), strict=True)
+        scored = self._score_references(inputs, targets)
+        answers = [
+            until(row, self.search.stops) if finite else None
+            for row, finite in zip(rows, watch.finite.tolist(), strict=True)
         ]
+        return [self._answer(answer, *score) for answer, score in zip(answers, scored, strict=True)]
 
     def _score_references(
-        self, inputs: dict[str, Any], references: Sequence[Sequence[str]]
+        self, inputs: dict[str, Any], targets: Sequence[Sequence[tuple[int, ...]]]
     ) -> list[tuple[tuple[float, ...], tuple[int, ...]]]:
         """Log-probs and lengths of each row's references; the n-th references of all rows are scored in one pass."""
-        targets = [[(*self._encode(self._before + self._harmless(t)), *self._end) for t in row] for row in references]
         scores: list[list[float]] = [[] for _ in targets]
         for n in range(max(map(len, targets))):
-            log_probs = self._log_probs([row[n] if n < len(row) else self._end for row in targets], inputs)
+            log_probs = self._log_probs([row[n] if n < len(row) else (self.answers.stop,) for row in targets], inputs)
             for b, row in enumerate(targets):
                 if n < len(row):
                     scores[b].append(log_probs[b])
@@ -352,18 +292,3 @@ class ScoreWatcher:
         seen[rows, self._ids[rows, places]] = True
         seen = seen.repeat_interleave(beams, 0).scatter(1, input_ids[:, self._ids.shape[1] :], True)
         return penalised(scores, seen, self._penalty)
-
-
-def _conversation(system: str) -> list[Message]:
-    """A conversation for testing a chat template."""
-    image = {"type": "image"}
-    return [
-        turn("system", text(system)),
-        turn("user", image, text("What is this?")),
-        turn("assistant", text(MARK)),
-        turn("user", image, text("And that?")),
-    ]
-
-
-def _is_marker(token: str) -> bool:
-    return len(token) > 1 and not token.isspace()

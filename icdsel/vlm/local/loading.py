@@ -1,10 +1,12 @@
 """Finds a vision-language model and loads it: the tiny VLM, a folder, or a name on the Hugging Face hub."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import Qwen2_5_VLConfig
 
 from icdsel.errors import UserError, VlmError, reason_of
 from icdsel.settings.presets import MODEL_ALIASES, TINY_VLM
@@ -16,10 +18,12 @@ from icdsel.vlm.local.pretrained import (
     CODE,
     SAFE_LOADING,
     fingerprint,
+    missing_package,
     model_folder,
-    names_code,
+    model_type,
     names_kernel,
     quiet,
+    replace_flash_attention,
     require_valid,
     require_weights,
     uses_kernel,
@@ -30,6 +34,8 @@ from icdsel.vlm.time_limit import CallTimer
 TINY_VLM_DIR = Path(__file__).parents[2] / "tiny_vlm" / "weights"
 FAMILIES: Sequence[type[LocalModel[Any]]] = (QwenVl, AnyVlm)
 """The classes that run models. The first one that supports a model is used, unless the settings select another."""
+VERSION = 2
+"""Part of the fingerprint of models other than Qwen2.5-VL; raised if their prompts, answers or scores change."""
 CUSTOM_CLASSES = ("AutoModelForImageTextToText", "AutoModelForCausalLM")
 """The `auto_map` entries under which a model may specify a custom class. transformers' own classes use the first."""
 
@@ -61,8 +67,8 @@ def load_local(
     try:
         folder = _folder(settings)
         with quiet():
-            processor, model = _read(name, folder, dtype, settings.trust_remote_code)
-            files = fingerprint(folder, code=settings.trust_remote_code)
+            processor, model = _read(name, folder, device, dtype, settings.trust_remote_code)
+            files = _fingerprint(folder, settings)
             usual = next(family for family in FAMILIES if family.supports(model))
             family = family or usual
             if not family.supports(model):
@@ -89,12 +95,18 @@ def identify_local(settings: VlmSettings) -> tuple[str, str]:
     """
     dtype = resolve_dtype(settings.dtype, resolve_device(settings.device))
     try:
-        files = fingerprint(_folder(settings), code=settings.trust_remote_code)
+        files = _fingerprint(_folder(settings), settings)
     except UserError:
         raise
     except Exception as error:
         raise _cannot_load(settings.model, error) from error
     return files, str(dtype).removeprefix("torch.")
+
+
+def _fingerprint(folder: Path, settings: VlmSettings) -> str:
+    """Identifies the files, and for other models than Qwen2.5-VL the version of what is done with them."""
+    files = fingerprint(folder, code=settings.trust_remote_code)
+    return files if model_type(folder) == Qwen2_5_VLConfig.model_type else f"{files}-{VERSION}"
 
 
 def _folder(settings: VlmSettings) -> Path:
@@ -104,6 +116,8 @@ def _folder(settings: VlmSettings) -> Path:
 
 
 def _cannot_load(name: str, error: Exception) -> VlmError:
+    if missing := missing_package(error):
+        return VlmError(f"cannot load the model {name!r}: {missing}")
     return VlmError(
         f"cannot load the model {name!r}: {reason_of(error)}. "
         f"Give a folder (--model /path/to/model), a Hugging Face name that this machine can reach, a short name "
@@ -115,7 +129,18 @@ class _NeedsCode(Exception):
     """The model needs custom code, which is not trusted."""
 
 
-def _read(name: str, folder: Path, dtype: torch.dtype, trust_code: bool) -> tuple[Any, Any]:
+@contextmanager
+def _code_is_named(trust_code: bool) -> Iterator[None]:
+    """Raises `_NeedsCode` where transformers rejects custom code; other errors have other causes."""
+    try:
+        yield
+    except ValueError as error:
+        if not trust_code and "trust_remote_code" in str(error):
+            raise _NeedsCode from None
+        raise
+
+
+def _read(name: str, folder: Path, device: torch.device, dtype: torch.dtype, trust_code: bool) -> tuple[Any, Any]:
     """Loads the processor and the model from a folder.
 
     Raises:
@@ -128,11 +153,8 @@ def _read(name: str, folder: Path, dtype: torch.dtype, trust_code: bool) -> tupl
     require_valid(folder)
     if names_kernel(folder) and not trust_code:
         raise _NeedsCode
-    needs_code = _NeedsCode if names_code(folder) and not trust_code else ValueError
-    try:
+    with _code_is_named(trust_code):
         config = AutoConfig.from_pretrained(source, **options)
-    except ValueError as error:  # transformers has no class for it
-        raise needs_code(reason_of(error)) from None
     if uses_kernel(config) and not trust_code:
         raise _NeedsCode
     known = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not config.is_encoder_decoder
@@ -144,16 +166,18 @@ def _read(name: str, folder: Path, dtype: torch.dtype, trust_code: bool) -> tupl
             f"{name} is a {config.model_type}, which does not answer questions about images. "
             f"Try --model qwen2.5-vl-3b, or --model {TINY_VLM}"
         )
-    try:
+    with _code_is_named(trust_code):
         processor = AutoProcessor.from_pretrained(source, **options)
-    except ValueError as error:
-        raise needs_code(reason_of(error)) from None
     if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
         raise VlmError(f"{name} has no processor for images and text (processor_config.json)")
     auto = getattr(transformers, CUSTOM_CLASSES[0] if known else custom[0])
+    own_class = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.get(type(config), None)
+    replace_flash_attention(config, own_class, name, device, dtype)
     if known:
         require_weights(folder, auto, config)
-    model, notes = auto.from_pretrained(source, dtype=dtype, use_safetensors=True, output_loading_info=True, **options)
+    model, notes = auto.from_pretrained(
+        source, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+    )
     if notes["missing_keys"]:
         missing = sorted(notes["missing_keys"])
         raise VlmError(f"the weights of {name} lack {len(missing)} tensors, first {missing[0]}: download it again")

@@ -3,10 +3,10 @@
 To add a family of models, subclass `LocalModel` and put the class into `icdsel.vlm.local.loading.FAMILIES`.
 """
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -17,12 +17,15 @@ from icdsel.errors import CallsError, reason_of
 from icdsel.records import Answer
 from icdsel.settings.tables import VlmSettings
 from icdsel.vlm.engine import Engine, Request
+from icdsel.vlm.local.answer_tokens import AnswerTokens
+from icdsel.vlm.local.chat_template import ChatTemplate, thinks
 from icdsel.vlm.local.decoding import Search
 from icdsel.vlm.local.feature_cache import DiskCache, FeatureCache, Features
 from icdsel.vlm.prompts import PromptStyle
 from icdsel.vlm.time_limit import RESUME
 
 NOT_FINITE = "the model's logits are not finite"
+THINKS = "the model begins to think instead of answering: choose one that answers directly, often named -Instruct"
 EMBEDDED_TOGETHER = 64  # images; the cache keeps all that are loaded together, even beyond its size limit
 Prompt = TypeVar("Prompt")
 
@@ -42,6 +45,8 @@ class LocalModel(Engine, Generic[Prompt]):
     Attributes:
         images: The visual features of images, and the images that cannot be read.
         style: How prompts are laid out.
+        chat: How the model's chat template renders prompts.
+        answers: The tokens of answers.
         search: How answers are decoded.
 
     Raises:
@@ -86,13 +91,11 @@ class LocalModel(Engine, Generic[Prompt]):
         self._ready: frozenset[Path] = frozenset()  # images that are ready to be used in prompts
         self._planned: dict[Request, Prompt] = {}
         eos = model.generation_config.eos_token_id
-        self._stops = {*(eos if isinstance(eos, list) else [eos]), processor.tokenizer.eos_token_id} - {None}
-        if not all(type(stop) is int and stop >= 0 for stop in self._stops):
+        ends = {*(eos if isinstance(eos, list) else [eos]), processor.tokenizer.eos_token_id} - {None}
+        if not all(type(end) is int and end >= 0 for end in ends):
             raise ValueError(f"its end of an answer (eos_token_id) is {eos!r}, which is not a token")
-        # Text between special tokens recurs in thousands of prompts.
-        self._encode = lru_cache(65_536)(
-            lambda piece: tuple(processor.tokenizer.encode(piece, add_special_tokens=False))
-        )
+        self.chat = ChatTemplate(processor, name, self.style)
+        self.answers = AnswerTokens(processor.tokenizer, self.chat, ends, name)
         self._set_up()
 
     def _set_up(self) -> None:
@@ -113,7 +116,7 @@ class LocalModel(Engine, Generic[Prompt]):
             self.settings.length_penalty,
             float(penalty),
             self.settings.max_new_tokens,
-            tuple(sorted(self._stops)),
+            self.answers.stops,
         )
 
     # ---- images ----
@@ -146,6 +149,15 @@ class LocalModel(Engine, Generic[Prompt]):
 
     # ---- answers ----
 
+    def tokens(self, prompt: str) -> list[int]:
+        """The tokens of a prompt as the model's processor gives them, images aside."""
+        return list(self.processor.tokenizer.encode(prompt, add_special_tokens=self.begins_bare(prompt)))
+
+    def begins_bare(self, prompt: str) -> bool:
+        """Whether a prompt lacks the token that begins a text, so that the tokenizer has to add it."""
+        begin = self.processor.tokenizer.bos_token
+        return not (begin and prompt.startswith(begin))
+
     @abstractmethod
     def prompt(self, request: Request) -> Prompt:
         """The prompt of a request whose images are open."""
@@ -157,6 +169,10 @@ class LocalModel(Engine, Generic[Prompt]):
     @abstractmethod
     def _groups(self, requests: Mapping[int, Request]) -> Iterable[list[int]]:
         """Groups the keys of requests that should be answered in the same batch."""
+
+    def _kinds(self, prompts: Mapping[int, Prompt]) -> list[Mapping[int, Prompt]]:
+        """Separates prompts whose answers would depend on each other in one batch; by default there are none."""
+        return [prompts]
 
     @abstractmethod
     def _answer_prompts(self, prompts: Mapping[int, Prompt], requests: Sequence[Request]) -> dict[int, Answer]:
@@ -172,17 +188,18 @@ class LocalModel(Engine, Generic[Prompt]):
         if failed:
             yield list(failed)
         lengths = {i: self._length(prompt) for i, prompt in prompts.items()}
-        groups = self._groups({i: requests[i] for i in prompts})
-        yield from pack(groups, lengths, self.settings.batch_tokens)
+        for kind in self._kinds(prompts):
+            groups = self._groups({i: requests[i] for i in kind})
+            yield from pack(groups, lengths, self.settings.batch_tokens)
 
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
-        """Answers requests in one batch, whatever its size."""
+        """Answers requests in one batch of each kind, whatever its size."""
         if not self._ready.issuperset(images := _images(requests)):
             self._open_images(images, ())
             self._ready = frozenset(images)
         prompts, answers = self._prompts(requests)
-        if prompts:
-            answers |= self._answer_prompts(prompts, requests)
+        for kind in self._kinds(prompts) if prompts else ():
+            answers |= self._answer_prompts(kind, requests)
         return [answers[i] for i in range(len(requests))]
 
     def _prompts(self, requests: Sequence[Request]) -> tuple[dict[int, Prompt], dict[int, Answer]]:
@@ -199,6 +216,19 @@ class LocalModel(Engine, Generic[Prompt]):
             except Exception as error:  # noqa: BLE001 - templates raise any error; too many stop the run
                 failed[i] = Answer("", error=f"{type(error).__name__}: {reason_of(error)}")
         return prompts, failed
+
+    def _answer(self, tokens: list[int] | None, log_probs: tuple[float, ...], lengths: tuple[int, ...]) -> Answer:
+        """The answer with these tokens, and the log-probs (nats) and numbers of tokens of its references.
+
+        It has failed if its logits are not finite (`tokens` is None), or if the model thinks instead of answering.
+        """
+        if tokens is None or not all(map(math.isfinite, log_probs)):
+            return Answer("", error=NOT_FINITE)
+        decode = self.processor.tokenizer.decode
+        if thinks(decode(tokens)):
+            return Answer("", error=THINKS)
+        text = decode(tokens, skip_special_tokens=True)
+        return Answer(text, log_probs, lengths, cut=self.search.is_cut(tokens))
 
     def release_memory(self) -> None:
         """Returns the allocator's unused memory to the GPU."""
@@ -240,8 +270,10 @@ class LocalModel(Engine, Generic[Prompt]):
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Mean input embedding of each text's tokens, float32 (N, d)."""
         table = self.model.get_input_embeddings().weight  # (V, d)
-        placeholder = min(self._stops)  # used for an empty text
-        embedded = {text: table[list(self._encode(text) or [placeholder])].float().mean(0).cpu() for text in set(texts)}
+        placeholder = self.answers.stops[0]  # used for an empty text
+        encode = self.processor.tokenizer.encode
+        tokens = {text: encode(text, add_special_tokens=False) or [placeholder] for text in set(texts)}
+        embedded = {text: table[ids].float().mean(0).cpu() for text, ids in tokens.items()}
         return torch.stack([embedded[text] for text in texts])
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import huggingface_hub
 import torch
 
+from icdsel.console import note
 from icdsel.errors import reason_of
 from icdsel.store.json_reading import parsed
 from icdsel.store.reading import open_file, read_whole
@@ -31,6 +32,8 @@ _PARAMETERS_PER_BYTE = 4  # upper limit; 4-bit weights have two
 # Keys that make transformers read other files, or rename attributes of a configuration.
 _REDIRECTIONS = {"configuration_files", "audio_tokenizer", "audio_tokenizer_name_or_path", "attribute_map"}
 _BUILT_IN = (None, "eager", "sdpa", "flex_attention", "batched_mm", "grouped_mm")  # implementations of layers
+_FLASH = re.compile(r"flash_attention_\d")
+_INSTALLED = "is_flash_attn_{}_available"  # of transformers
 
 
 def model_folder(name: str, old_weights: bool = False, code: bool = False) -> Path:
@@ -143,6 +146,17 @@ def _value(path: Path) -> Any:
         raise ValueError(f"{path.name} cannot be read: {error}") from None
 
 
+def model_type(folder: Path) -> str | None:
+    """The kind of model that a folder's configuration names; None if there is none.
+
+    Raises:
+        ValueError: The configuration cannot be read.
+    """
+    path = folder / "config.json"
+    content = _value(path) if path.exists() else {}
+    return content.get("model_type") if isinstance(content, dict) else None
+
+
 def names_code(folder: Path) -> bool:
     """Whether a model's files refer to custom Python code."""
     return any(content.get("auto_map") for content in _objects(folder))
@@ -157,17 +171,64 @@ def names_kernel(folder: Path) -> bool:
 
 
 def uses_kernel(config: Any) -> bool:
-    """Whether a configuration or a nested one selects code for layers that is neither transformers' nor installed.
+    """Whether a configuration or a nested one selects code for layers that is not transformers'.
 
-    The loaded configuration is checked, so it does not matter under which key a file refers to the code.
+    Flash attention is a package, not such code: see `replace_flash_attention`. The loaded configuration is checked, so
+    it does not matter under which key a file refers to the code.
     """
-    from transformers import PretrainedConfig
-    from transformers.utils import is_flash_attn_2_available
+    named = [*_implementations(config, "attn"), *_implementations(config, "experts")]
+    return any(name not in _BUILT_IN and not _FLASH.fullmatch(str(name)) for name in named)
 
-    named = [getattr(config, f"_{what}_implementation", None) for what in ("attn", "experts")]
-    known = (*_BUILT_IN, *(["flash_attention_2"] if is_flash_attn_2_available() else []))
-    inner = [value for value in vars(config).values() if isinstance(value, PretrainedConfig)]
-    return any(name not in known for name in named) or any(map(uses_kernel, inner))
+
+def _implementations(config: Any, layer: str) -> Iterator[Any]:
+    """What a configuration and those nested in it select for a kind of layer."""
+    from transformers import PretrainedConfig
+
+    yield getattr(config, f"_{layer}_implementation", None)
+    for value in vars(config).values():
+        if isinstance(value, PretrainedConfig):
+            yield from _implementations(value, layer)
+
+
+def replace_flash_attention(config: Any, model: Any, name: str, device: torch.device, dtype: torch.dtype) -> None:
+    """Selects PyTorch's own attention in a configuration, with a note, if it asks for one that cannot be used.
+
+    Otherwise transformers would fail, or load a kernel from the hub if the package `kernels` is installed.
+
+    Args:
+        config: The configuration; those nested in it change too.
+        model: The class of the model; None if it is not known.
+        name: The name that the user specified.
+        device: The device that the model will run on.
+        dtype: The dtype that it will compute in.
+    """
+    from transformers.utils import import_utils
+
+    asked = [str(kind) for kind in _implementations(config, "attn") if _FLASH.fullmatch(str(kind))]
+    lacking = [kind for kind in asked if not getattr(import_utils, _INSTALLED.format(kind[-1]), lambda: False)()]
+    if not asked:
+        return
+    if lacking:
+        install = " (pip install flash-attn)" if lacking[0] == "flash_attention_2" else ""
+        why = f"{lacking[0]}, which is not installed{install}"
+    elif device.type == "cpu" or dtype == torch.float32:
+        why = f"{asked[0]}, which needs a GPU and --dtype bfloat16"
+    else:
+        return
+    own = "sdpa" if getattr(model, "_supports_sdpa", False) else "eager"
+    note(f"{name} asks for {why}: using PyTorch's attention ({own}) instead, with the same results up to rounding")
+    config._attn_implementation = own
+
+
+def missing_package(error: BaseException) -> str | None:
+    """Why a model cannot be loaded for lack of a package, and how to install it; None for other errors."""
+    text = " ".join(str(error).split())
+    named = re.search(r"pip install ['\"`]?([\w.\[\]-]+)", text)
+    if not named and not isinstance(error, ImportError):
+        return None
+    package = named[1] if named else getattr(error, "name", None)
+    install = f". Install it: pip install {package}" if package else ""
+    return f"it needs a package that is not installed: {text[:300].rstrip('. ')}{install}"
 
 
 def _objects(folder: Path) -> list[dict[str, Any]]:

@@ -5,12 +5,10 @@ level by level. Where a prompt ends, its references are scored and its answer is
 are explicit and M-RoPE positions are computed here, so the model keeps no state between calls.
 """
 
-import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,9 +23,9 @@ from icdsel.vlm.engine import Request
 from icdsel.vlm.local.decoding import decode
 from icdsel.vlm.local.feature_cache import Features
 from icdsel.vlm.local.kv_reader import KvReader
-from icdsel.vlm.local.model import NOT_FINITE, LocalModel
+from icdsel.vlm.local.model import LocalModel
 from icdsel.vlm.local.prefix_tree import prefix_tree
-from icdsel.vlm.prompts import Message, chat_messages, harmless
+from icdsel.vlm.prompts import chat_messages, harmless
 
 _FEWEST_PATCHES = 256
 """Smaller batches of images are padded to this size. For few rows MKL uses another kernel, which rounds differently, so
@@ -58,10 +56,14 @@ class Block:
         return np.concatenate([image, np.broadcast_to(text, (3, len(text)))], 1), max(rows, columns) + len(text)
 
 
-Blocks = tuple[Block, ...]
+class Prompt(NamedTuple):
+    """A prompt as text, whose tokens decide those of an answer, and as blocks."""
+
+    text: str
+    blocks: tuple[Block, ...]
 
 
-class QwenVl(LocalModel[Blocks]):
+class QwenVl(LocalModel[Prompt]):
     """Runs Qwen2.5-VL; results equal those of transformers' `generate` and forward passes for single prompts."""
 
     chunk = 512
@@ -81,12 +83,6 @@ class QwenVl(LocalModel[Blocks]):
         if cut != (own := (vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size)):
             raise ValueError(f"its processor cuts images into patches by {str(cut)[:80]}, the model by {own}")
         self._merge: int = vision.spatial_merge_size
-        self._end: int = processor.tokenizer.eos_token_id
-        if self._end is None:
-            raise ValueError("its tokenizer has no token that ends an answer (eos_token in tokenizer_config.json)")
-        # Byte-level BPE never merges across special tokens, so the text between them can be encoded piece by piece.
-        special = sorted(processor.tokenizer.get_added_vocab(), key=len, reverse=True)
-        self._special = re.compile("(" + "|".join(map(re.escape, special)) + ")")
         limits = {"shortest_edge": settings.min_pixels, "longest_edge": settings.max_pixels}  # in pixels of the image
         self._size = dict(processor.image_processor.size) | {k: v for k, v in limits.items() if v}
         if not settings.min_pixels and self._size["shortest_edge"] > _MOST_ENLARGED:
@@ -106,10 +102,9 @@ class QwenVl(LocalModel[Blocks]):
         self._encode_images(self._inputs([picture, picture]))
         icd = Example(0, 0, Path("none"), "What is this?", "grey", ("grey",))
         query = Example(1, 1, Path("none"), "And that?", "", ("grey",))
-        text = self._render(chat_messages([icd], query, self.style))
-        lost = [part for part in (icd.question, icd.answer, query.question) if part not in text]
-        if (count := self._special.split(text).count(self._image_marker)) != 2 or lost:
-            raise ValueError(f"its chat template shows {count} of two images" + (f", not {lost[0]!r}" if lost else ""))
+        text = self.chat.prompt(chat_messages([icd], query, self.style))
+        if (count := text.count(self._image_marker)) != 2:
+            raise ValueError(f"its chat template shows {count} of two images")
         self.embed_texts([text, ""])
 
     # ---- images ----
@@ -157,37 +152,34 @@ class QwenVl(LocalModel[Blocks]):
 
     # ---- prompts ----
 
-    def _render(self, messages: Sequence[Message]) -> str:
-        text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return str(text)
-
-    def prompt(self, request: Request) -> Blocks:
-        """Creates the blocks of a request's prompt.
+    def prompt(self, request: Request) -> Prompt:
+        """Creates the prompt of a request.
 
         Raises:
             Exception: The chat template fails, or renders more or fewer images than the messages contain.
         """
         messages = chat_messages(request.icds, request.query, self.style)
         images = [part["image"] for part in extract_vision_info(messages)]
-        pieces = self._special.split(self._render(messages))
-        if (count := pieces.count(self._image_marker)) != len(images):
+        text = self.chat.prompt(messages)
+        tokens = self.tokens(text)
+        if (count := tokens.count(self._image_token)) != len(images):
             raise ValueError(f"the chat template shows {count} of {len(images)} images")
         blocks: list[Block] = []
         ids: list[int] = []
         image, grid = None, (0, 0)
         upcoming = iter(images)
-        for piece in filter(None, pieces):
-            if piece != self._image_marker:
-                ids += self._encode(piece)
+        for token in tokens:
+            if token != self._image_token:
+                ids.append(token)
                 continue
             blocks.append(Block(tuple(ids), image, grid))
             image = next(upcoming)
             grid = self.images.grid(image)
             ids = [self._image_token] * (grid[0] * grid[1])
-        return (*blocks, Block(tuple(ids), image, grid))
+        return Prompt(text, (*blocks, Block(tuple(ids), image, grid)))
 
-    def _length(self, prompt: Blocks) -> int:
-        return sum(len(block.ids) for block in prompt)
+    def _length(self, prompt: Prompt) -> int:
+        return sum(len(block.ids) for block in prompt.blocks)
 
     def _groups(self, requests: Mapping[int, Request]) -> Iterable[list[int]]:
         """Groups requests by query, since only prompts of the same query are likely to share a prefix."""
@@ -199,10 +191,10 @@ class QwenVl(LocalModel[Blocks]):
     # ---- answers ----
 
     @torch.inference_mode()
-    def _answer_prompts(self, prompts: Mapping[int, Blocks], requests: Sequence[Request]) -> dict[int, Answer]:
+    def _answer_prompts(self, prompts: Mapping[int, Prompt], requests: Sequence[Request]) -> dict[int, Answer]:
         answers: dict[int, Answer] = {}
         reader = KvReader(self.model, 1)
-        for level in prefix_tree(prompts):
+        for level in prefix_tree({key: prompt.blocks for key, prompt in prompts.items()}):
             reader = reader.taken(level.parents)
             hidden = self._read(reader, level.blocks)  # (R, L, d)
             if level.ends:
@@ -222,7 +214,7 @@ class QwenVl(LocalModel[Blocks]):
     def _read(self, reader: KvReader, blocks: Sequence[Block]) -> Tensor:
         """Reads one block in each row, padded at its end, and returns the last hidden states (R, L, d)."""
         longest = max(len(block.ids) for block in blocks)
-        ids = torch.full((len(blocks), longest), self._end)
+        ids = torch.full((len(blocks), longest), self.answers.stop)
         positions = torch.zeros(3, len(blocks), longest, dtype=torch.long)
         own = torch.zeros(len(blocks), longest, dtype=torch.bool)
         extents = torch.zeros(len(blocks), dtype=torch.long)
@@ -239,26 +231,23 @@ class QwenVl(LocalModel[Blocks]):
         return reader.read(embeds, positions, own, extents)
 
     def _answers(
-        self, reader: KvReader, logits: Tensor, prompts: Sequence[Blocks], references: Sequence[Sequence[str]]
+        self, reader: KvReader, logits: Tensor, prompts: Sequence[Prompt], references: Sequence[Sequence[str]]
     ) -> list[Answer]:
         """Answers and scores prompts that the reader has read, one per row, given the next token's logits (R, V)."""
         first = logits.log_softmax(-1)
-        targets = [[(*self._encode(harmless(text)), self._end) for text in row] for row in references]
+        targets = [
+            [self.answers.of(prompt.text, harmless(text)) for text in row]
+            for prompt, row in zip(prompts, references, strict=True)
+        ]
         scored = reader.score(targets, first)
         answers = decode(logits, self._seen(prompts, logits), reader, self.search)
-        text_of = self.processor.tokenizer.decode
-        return [
-            Answer("", error=NOT_FINITE)
-            if answer is None or not all(map(math.isfinite, score[0]))
-            else Answer(text_of(answer, skip_special_tokens=True), *score, cut=self.search.is_cut(answer))
-            for answer, score in zip(answers, scored, strict=True)
-        ]
+        return [self._answer(answer, *score) for answer, score in zip(answers, scored, strict=True)]
 
-    def _seen(self, prompts: Sequence[Blocks], logits: Tensor) -> Tensor | None:
+    def _seen(self, prompts: Sequence[Prompt], logits: Tensor) -> Tensor | None:
         """A mask (R, V) of the tokens that occur in each prompt; None if repetition is not penalised."""
         if self.search.repetition_penalty == 1:
             return None
         seen = torch.zeros(logits.shape, dtype=torch.bool)
-        for r, blocks in enumerate(prompts):
-            seen[r, [token for block in blocks for token in block.ids]] = True
+        for r, prompt in enumerate(prompts):
+            seen[r, [token for block in prompt.blocks for token in block.ids]] = True
         return seen.to(logits.device)

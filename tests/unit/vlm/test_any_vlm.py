@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from vlm_families import FAMILIES
 
 from icdsel.errors import VlmError
 from icdsel.records import Answer, Example
@@ -26,186 +27,6 @@ from icdsel.vlm.supervision import SupervisedEngine
 from icdsel.vlm.time_limit import CallTimer
 
 MAX_IMAGE_PIXELS = 1_000_000
-TEXT = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "initializer_range": 0.4,  # so that answers differ from prompt to prompt
-}
-VISION = {
-    "hidden_size": 24,
-    "intermediate_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "image_size": 32,
-    "patch_size": 8,
-    "initializer_range": 0.3,
-}
-
-
-def byte_tokenizer(marks: list[str], **names):
-    """One token per byte, and the special tokens."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    bpe = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    made = PreTrainedTokenizerFast(tokenizer_object=bpe, **names)
-    made.add_tokens(marks, special_tokens=True)
-    if made.bos_token:  # texts begin with it, as for most tokenizers that have one
-        made.backend_tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{made.bos_token} $A", special_tokens=[(made.bos_token, made.bos_token_id)]
-        )
-    return made
-
-
-def idefics3(folder: Path) -> None:
-    """SmolVLM's family: an image is split into tiles; text before the assistant's, and marks of its own."""
-    from transformers import Idefics3Config, Idefics3ForConditionalGeneration, Idefics3ImageProcessor, Idefics3Processor
-
-    places = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
-    marks = ["<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>", *places]
-    tokenizer = byte_tokenizer(marks, bos_token="<s>", eos_token="<end_of_utterance>", pad_token="<pad>")
-    template = (
-        "<s>{% for turn in messages %}{{ turn.role | capitalize }}:"
-        "{% if turn.content[0].type == 'text' %}{{ ' ' }}{% endif %}"
-        "{% for part in turn.content %}{{ '<image>' if part.type == 'image' else part.text }}{% endfor %}"
-        "<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
-    )
-    images = Idefics3ImageProcessor(size={"longest_edge": 64}, max_image_size={"longest_edge": 32})
-    processor = Idefics3Processor(images, tokenizer, image_seq_len=4, chat_template=template)
-    names = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
-    config = Idefics3Config(
-        text_config={"model_type": "llama", "vocab_size": len(tokenizer), **TEXT, **names},
-        vision_config=VISION,
-        scale_factor=2,
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-        **names,
-    )
-    model = Idefics3ForConditionalGeneration(config)
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
-    save(folder, model, processor)
-
-
-def llava_onevision(folder: Path) -> None:
-    """A single image is tiled, several are not; the template lays out all images before all texts."""
-    from transformers import (
-        LlavaOnevisionConfig,
-        LlavaOnevisionForConditionalGeneration,
-        LlavaOnevisionImageProcessor,
-        LlavaOnevisionProcessor,
-        LlavaOnevisionVideoProcessor,
-    )
-
-    tokenizer = byte_tokenizer(["<image>", "<video>", "<|im_start|>", "<|im_end|>"], eos_token="<|im_end|>")
-    template = (
-        "{% for turn in messages %}<|im_start|>{{ turn.role }}\n"
-        "{% if turn.content is string %}{{ turn.content }}{% else %}"
-        "{% for part in turn.content | selectattr('type', 'equalto', 'image') %}<image>\n{% endfor %}"
-        "{% for part in turn.content | selectattr('type', 'equalto', 'text') %}{{ part.text }}{% endfor %}{% endif %}"
-        "<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-    )
-    size, tiles = {"height": 32, "width": 32}, [[32, 32], [32, 64], [64, 32], [64, 64]]
-    processor = LlavaOnevisionProcessor(
-        LlavaOnevisionImageProcessor(size=size, image_grid_pinpoints=tiles),
-        tokenizer,
-        LlavaOnevisionVideoProcessor(size=size),
-        num_image_tokens=16,
-        vision_feature_select_strategy="full",
-        chat_template=template,
-    )
-    config = LlavaOnevisionConfig(
-        text_config={
-            "model_type": "qwen2",
-            "vocab_size": len(tokenizer),
-            **TEXT,
-            "eos_token_id": tokenizer.eos_token_id,
-            "pad_token_id": None,
-            "bos_token_id": None,
-        },
-        vision_config={"model_type": "siglip_vision_model", "vision_use_head": False, **VISION},
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-        video_token_id=tokenizer.convert_tokens_to_ids("<video>"),
-        image_grid_pinpoints=tiles,
-    )
-    model = LlavaOnevisionForConditionalGeneration(config)
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
-    save(folder, model, processor)
-
-
-def gemma3(folder: Path) -> None:
-    """Image tokens see each other both ways; the end of a turn is not the tokenizer's end of a text."""
-    from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Gemma3ImageProcessor, Gemma3Processor
-
-    of_images = {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
-    tokenizer = byte_tokenizer(
-        ["<start_of_turn>", "<end_of_turn>"],
-        bos_token="<bos>",
-        eos_token="<eos>",
-        pad_token="<pad>",
-        extra_special_tokens=of_images,
-    )
-    template = (
-        "{{ bos_token }}{% if messages[0].role == 'system' %}{{ raise_exception('no system turns') }}{% endif %}"
-        "{% for turn in messages %}<start_of_turn>{{ 'model' if turn.role == 'assistant' else turn.role }}\n"
-        "{% for part in turn.content %}"
-        "{{ '<start_of_image>' if part.type == 'image' else part.text | trim }}"
-        "{% endfor %}<end_of_turn>\n{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
-    )
-    images = Gemma3ImageProcessor(size={"height": 32, "width": 32})
-    processor = Gemma3Processor(images, tokenizer, image_seq_length=4, chat_template=template)
-    number = tokenizer.convert_tokens_to_ids
-    config = Gemma3Config(
-        text_config={
-            "vocab_size": len(tokenizer),
-            **TEXT,
-            "head_dim": 8,
-            "sliding_window": 64,
-            "layer_types": ["sliding_attention", "full_attention"],
-            "pad_token_id": tokenizer.pad_token_id,
-            "eos_token_id": tokenizer.eos_token_id,
-            "bos_token_id": tokenizer.bos_token_id,
-            "tie_word_embeddings": False,
-        },
-        vision_config={"vision_use_head": False, **VISION},
-        mm_tokens_per_image=4,
-        image_token_index=number("<image_soft_token>"),
-        boi_token_index=number("<start_of_image>"),
-        eoi_token_index=number("<end_of_image>"),
-        tie_word_embeddings=False,
-    )
-    model = Gemma3ForConditionalGeneration(config)
-    with torch.no_grad():
-        model.model.multi_modal_projector.mm_input_projection_weight.normal_()  # it begins as zeros
-        for layer in model.model.language_model.layers:
-            layer.post_attention_layernorm.weight.fill_(4.0)  # so that the prompt outweighs its last token
-    model.generation_config.eos_token_id = [tokenizer.eos_token_id, number("<end_of_turn>")]
-    save(folder, model, processor)
-
-
-def save(folder: Path, model, processor) -> None:
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-
-
-@dataclasses.dataclass(frozen=True)
-class Family:
-    build: Callable[[Path], None]
-    before: str
-    """What the template puts between the generation prompt and an answer."""
-    end: str
-    changes: dict[str, str] = dataclasses.field(default_factory=dict)
-
-
-FAMILIES = {
-    "idefics3": Family(idefics3, " ", "<end_of_utterance>"),
-    "llava_onevision": Family(llava_onevision, "", "<|im_end|>"),
-    "gemma3": Family(gemma3, "", "<end_of_turn>", {"system_prompt": ""}),
-}
 
 
 @pytest.fixture(scope="session")
@@ -240,6 +61,13 @@ def changed(vlm: AnyVlm, **changes) -> AnyVlm:
 
 
 @pytest.fixture
+def embedding_vlm(vlm) -> AnyVlm:
+    if not vlm.can_embed:
+        pytest.skip("it has no features of single images")
+    return vlm
+
+
+@pytest.fixture
 def vlm(folders, family) -> AnyVlm:
     return load(folders[family], **FAMILIES[family].changes)
 
@@ -268,12 +96,15 @@ def requests_of(examples: list[Example], seed: int, count: int) -> list[Request]
     return made
 
 
-def plain_inputs(vlm: AnyVlm, request: Request):
-    """The inputs that transformers' own processor makes for one prompt."""
+def plain_inputs(vlm: AnyVlm, request: Request, answer: str = ""):
+    """The inputs that transformers' own processor makes for one prompt (followed by an answer)."""
     messages = chat_messages(request.icds, request.query, vlm.style)
     images = [Image.open(example.image) for example in request.shown]
-    text = vlm.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return vlm.processor(text=[text], images=[images], return_tensors="pt", add_special_tokens=False)
+    template = vlm.processor.chat_template.replace("strftime_now('%d %b %Y')", "'26 Jul 2024'")
+    text = vlm.processor.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True, chat_template=template
+    )
+    return vlm.processor(text=[text + answer], images=[images], return_tensors="pt", add_special_tokens=False)
 
 
 @torch.inference_mode()
@@ -298,16 +129,12 @@ def plain_answer(vlm: AnyVlm, request: Request, end: str) -> str:
 @torch.inference_mode()
 def plain_log_prob(vlm: AnyVlm, request: Request, reference: str) -> tuple[float, int]:
     """Σ log p over the tokens of `reference`, marks spelled out, behind one prompt; and how many there are."""
-    inputs = dict(plain_inputs(vlm, request))
-    target = vlm.processor.tokenizer(reference, add_special_tokens=False, return_tensors="pt")["input_ids"]
-    start = inputs["input_ids"].shape[1]
-    for key, value in inputs.items():
-        if value.shape == (1, start):
-            filling = {"input_ids": target, "attention_mask": torch.ones_like(target)}
-            inputs[key] = torch.cat([value, filling.get(key, torch.zeros_like(target))], 1)
+    prompt = plain_inputs(vlm, request)["input_ids"][0]
+    inputs = plain_inputs(vlm, request, reference)
+    ids, start = inputs["input_ids"][0], len(prompt)
+    assert ids[:start].equal(prompt)
     log_probs = vlm.model(**inputs).logits[0].log_softmax(-1)
-    ids = inputs["input_ids"][0]
-    return sum(float(log_probs[i - 1, ids[i]]) for i in range(start, len(ids))), target.shape[1]
+    return sum(float(log_probs[i - 1, ids[i]]) for i in range(start, len(ids))), len(ids) - start
 
 
 @pytest.mark.parametrize(
@@ -344,6 +171,18 @@ def test_batch_size_and_order_change_nothing(vlm, examples):
     for i, other in zip(order, alone, strict=True):
         assert other.text == answers[i].text
         assert other.reference_log_probs == pytest.approx(answers[i].reference_log_probs, abs=1e-4)
+
+
+def test_a_prompt_scores_alone_as_beside_one_with_more_images(vlm, examples):
+    query, *icds = examples[:4]
+    requests = [Request((), query, ("doni", "not sure")), Request(tuple(icds), query, ("doni", "not sure"))]
+    together = vlm.answer(requests)
+    for request, beside in zip(requests, together, strict=True):
+        [alone] = changed(vlm).answer([request])
+        assert beside.text == alone.text
+        assert beside.reference_log_probs == pytest.approx(alone.reference_log_probs, abs=1e-4)
+    planned = changed(vlm).batches(requests)
+    assert sorted(map(list, planned)) == [[0], [1]]
 
 
 def test_padding_is_not_penalised():
@@ -406,6 +245,8 @@ def test_a_broken_image_fails_its_own_prompts_only(vlm, examples, tmp_path):
     assert "torn.png" in str(answers[0].error)
     assert answers[1].error is None
     assert answers[1].text == vlm.answer([fine])[0].text
+    if not vlm.can_embed:
+        return
     features, failed = vlm.embed_images([torn, examples[1].image])
     assert "torn.png" in failed[0] and not features[0].any()
     assert features[1].any() and list(failed) == [0]
@@ -419,8 +260,9 @@ def test_not_finite_logits_are_a_failure_not_an_answer(vlm, examples, beams):
     assert "not finite" in str(answer.error)
 
 
-def test_an_images_embedding_is_the_mean_of_its_tokens_over_all_tiles(vlm, family, examples):
+def test_an_images_embedding_is_the_mean_of_its_tokens_over_all_tiles(embedding_vlm, examples):
     """The embeddings that the model puts in the place of an image's tokens, in a prompt with that image alone."""
+    vlm = embedding_vlm
     tokens = []
     with torch.inference_mode():
         for example in examples[:3]:
@@ -440,6 +282,30 @@ def test_an_images_embedding_is_the_mean_of_its_tokens_over_all_tiles(vlm, famil
     )
 
 
+def test_the_pixels_that_are_embedded_are_those_of_a_prompt(embedding_vlm, examples):
+    """What the model's vision encoder gets: the processor also tells how images are cut."""
+    vlm = embedding_vlm
+    seen: list[torch.Tensor] = []
+    paths = [example.image for example in examples]
+    names = ("vision_tower", "vision_model", "visual")
+    encoder = next(part for name, part in vlm.model.named_modules() if name.split(".")[-1] in names)
+
+    def watch(_: Any, args: tuple[Any, ...], inputs: dict[str, Any]) -> None:
+        seen.append(args[0] if args else inputs.get("pixel_values", inputs.get("hidden_states")))
+
+    hook = encoder.register_forward_pre_hook(watch, with_kwargs=True)
+    try:
+        features, failed = vlm.embed_images(paths)
+        embedded, seen = seen, []
+        for example in examples:
+            vlm.model(**plain_inputs(vlm, Request((), example)))
+    finally:
+        hook.remove()
+    assert failed == {} and features.any(1).all()
+    assert len(embedded) == len(seen) == len(paths)
+    assert all(ours.equal(theirs) for ours, theirs in zip(embedded, seen, strict=True))
+
+
 def test_a_texts_embedding_is_the_mean_of_its_input_embeddings(vlm):
     table = vlm.model.get_input_embeddings().weight.detach()
     ids = vlm.processor.tokenizer("Which?", add_special_tokens=False)["input_ids"]
@@ -449,7 +315,8 @@ def test_a_texts_embedding_is_the_mean_of_its_input_embeddings(vlm):
 
 
 def test_special_tokens_in_a_dataset_are_text(vlm, family, examples):
-    mark = {"idefics3": "<image>", "llava_onevision": "<image>", "gemma3": "<start_of_image>"}[family]
+    mark = {"gemma3": "<start_of_image>", "mistral3": "[IMG]", "internvl": "<IMG_CONTEXT>"}.get(family, "<image>")
+    mark = {"mllama": "<|image|>", "glm4v": "<|image|>"}.get(family, mark)
     end = FAMILIES[family].end
     odd = dataclasses.replace(examples[0], question=f"How many {mark}{end}?", answer=f"{mark}no{end}")
     [answer] = vlm.answer([Request((odd,), odd, (f"{mark}no",))])
@@ -548,6 +415,31 @@ def test_the_templates_end_of_a_turn_ends_answers_too(folders, tmp_path, example
     assert reference_tokens(forgetful, examples) == reference_tokens(vlm, examples) == (len("doni") + 1,)
 
 
+def test_answers_and_references_of_a_model_that_thinks_stand_behind_a_closed_thought(folders, tmp_path, examples):
+    template = (
+        "<s>{% for turn in messages %}{{ turn.role }}: {% for part in turn.content %}"
+        "{{ '<image>' if part.type == 'image' else part.text.split('</think>')[-1] }}{% endfor %}<end_of_utterance>"
+        "{% endfor %}{% if add_generation_prompt %}assistant: <think>\n{% endif %}"
+    )
+    vlm = load(with_template(folders["idefics3"], tmp_path, template))
+    request = Request((examples[0],), examples[1], ("doni",))
+    [answer] = vlm.answer([request])
+    assert vlm.prompt(request).text.endswith("assistant: <think>\n\n</think>\n\n")
+    thought = "\n</think>\n\n"
+    whole, count = plain_log_prob(vlm, request, f"{thought}doni<end_of_utterance>")
+    before, _ = plain_log_prob(vlm, request, thought)
+    assert answer.reference_log_probs == (pytest.approx(whole - before, abs=1e-4),)
+    assert answer.reference_tokens == (count - len(thought),) == (len("doni") + 1,)
+
+
+def test_a_model_that_begins_to_think_by_itself_has_failed(vlm, examples, monkeypatch):
+    thought = vlm.processor.tokenizer("<think>\nThe", add_special_tokens=False, return_tensors="pt")["input_ids"]
+    monkeypatch.setattr(vlm.model, "generate", lambda input_ids, **_: torch.cat([input_ids, thought], 1))
+    [answer] = vlm.answer([Request((), examples[0], ("doni",))])
+    assert "begins to think instead of answering" in str(answer.error)
+    assert answer.reference_log_probs == ()
+
+
 def test_a_processor_without_a_chat_template_is_a_clear_mistake(folders, tmp_path):
     with pytest.raises(VlmError, match="has no chat template"):
         load(with_template(folders["idefics3"], tmp_path, None))
@@ -555,7 +447,7 @@ def test_a_processor_without_a_chat_template_is_a_clear_mistake(folders, tmp_pat
 
 def test_a_template_that_leaves_out_images_is_a_clear_mistake(folders, tmp_path):
     template = "{% for turn in messages %}{% for part in turn.content %}{{ part.text }}{% endfor %}{% endfor %}"
-    with pytest.raises(VlmError, match="cannot create a prompt with two images"):
+    with pytest.raises(VlmError, match=r"it leaves out images.*no layout fits it"):
         load(with_template(folders["idefics3"], tmp_path, template))
 
 

@@ -15,6 +15,7 @@ import qwen_vl_utils
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from vlm_families import sentencepiece_tokenizer
 
 from icdsel.data import world
 from icdsel.errors import CallsError, SettingsError, VlmError
@@ -274,6 +275,49 @@ def test_the_models_own_repetition_penalty_is_used_if_the_setting_says_so(vlm):
             assert vlm.search.repetition_penalty == 1.0
     finally:
         vlm.model.generation_config.repetition_penalty = own
+
+
+def test_an_answer_ends_with_its_turn_even_if_the_files_name_only_the_end_of_a_text(examples):
+    """As in copies of Qwen2.5-VL whose tokenizer names `<|endoftext|>` alone."""
+    model, made = small_random_model(build_processor()), {}
+    for eos in ("<|im_end|>", "<|endoftext|>"):
+        processor = build_processor()
+        processor.tokenizer.eos_token = eos
+        model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
+        made[eos] = QwenVl(model, processor, VlmSettings(device="cpu", max_new_tokens=40), "", "", MAX_IMAGE_PIXELS)
+    proper, forgetful = made.values()
+    number = proper.processor.tokenizer.convert_tokens_to_ids
+    assert proper.search.stops == (number("<|im_end|>"),)
+    assert set(forgetful.search.stops) == {number("<|im_end|>"), number("<|endoftext|>")}
+    requests = requests_of(examples, seed=4, count=12)
+    with torch.no_grad():
+        model.lm_head.weight[number("<|im_end|>")] *= 4  # so that answers end
+    answers = answers_of(proper, requests)
+    for one, other in zip(answers, answers_of(forgetful, requests), strict=True):
+        assert other.reference_log_probs == one.reference_log_probs
+        assert other.reference_tokens == one.reference_tokens
+        assert other.text == one.text
+    assert min(len(answer.text) for answer in answers) < 20
+
+
+def test_a_tokenizer_with_spaces_in_its_words_reads_prompts_and_references_as_transformers_does(examples):
+    """ChatML on a tokenizer like Llama's."""
+    processor = build_processor()
+    marks = processor.tokenizer.all_special_tokens
+    processor.tokenizer = sentencepiece_tokenizer(
+        marks, eos_token="<|im_end|>", pad_token="<|endoftext|>", additional_special_tokens=marks
+    )
+    processor.image_token_id = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
+    processor.video_token_id = processor.tokenizer.convert_tokens_to_ids(processor.video_token)
+    vlm = QwenVl(small_random_model(processor), processor, VlmSettings(device="cpu"), "", "", MAX_IMAGE_PIXELS)
+    requests = requests_of(examples, seed=6, count=6)
+    for request, answer in zip(requests, answers_of(vlm, requests), strict=True):
+        text, margin = plain_answer(vlm, request)
+        assert answer.text == text or margin < 1e-4
+        scores = zip(request.references, answer.reference_log_probs, answer.reference_tokens, strict=True)
+        for reference, log_prob, tokens in scores:
+            wanted, count = plain_log_prob(vlm, request, reference)
+            assert (log_prob, tokens) == (pytest.approx(wanted, abs=1e-4), count)
 
 
 def test_batch_size_order_and_cache_state_change_nothing(vlm, examples):
@@ -552,12 +596,13 @@ def test_an_image_without_memory_is_tried_again(vlm, examples):
 
 
 def test_a_template_that_fails_for_one_prompt_fails_that_call(vlm, examples, monkeypatch):
-    requests = [Request((example,), example, ("doni",)) for example in examples[:4]]
+    queries = [dataclasses.replace(example, question=f"Which {i}?") for i, example in enumerate(examples[:4])]
+    requests = [Request((query,), query, ("doni",)) for query in queries]
     expected = answers_of(vlm, requests)
     render = vlm.processor.apply_chat_template
 
     def fails_once(messages, **options):
-        if messages[-1]["content"][0]["image"] == examples[2].image:
+        if queries[2].question in messages[-1]["content"][-1]["text"]:
             raise ZeroDivisionError("in the template")
         return render(messages, **options)
 
