@@ -15,6 +15,7 @@ from icdsel.cli.commands.gen_rl_data import gen_rl_data
 from icdsel.cli.commands.infer import infer
 from icdsel.cli.commands.runs import runs
 from icdsel.cli.commands.train import train
+from icdsel.cli.help import BriefHelp
 from icdsel.console import out
 
 app = typer.Typer(
@@ -40,4 +41,4 @@ def _before_any_command(
 
 # In the order in which `--help` lists them.
 for command in (gen_rl_data, train, convert, infer, compare, experiment, runs, check, bench, demo):
-    app.command(command.__name__.replace("_", "-"))(command)
+    app.command(command.__name__.replace("_", "-"), cls=BriefHelp)(command)

@@ -14,6 +14,7 @@ from typer.models import OptionInfo
 
 from icdsel.cli.choices import choices, ignored_settings, require_known
 from icdsel.cli.exits import Command, with_exit_codes
+from icdsel.cli.help import HelpAll
 from icdsel.console import warn
 from icdsel.errors import of_system
 from icdsel.settings import load_settings
@@ -23,9 +24,13 @@ from icdsel.settings.tables import TABLES
 from icdsel.settings.values import path_of, require_text
 from icdsel.store.files import require_replaceable
 
+_SEVERAL = ",…"  # ends the metavar of a setting that takes several values
+_LONGEST_METAVAR = 14  # characters
+
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Rename results that were created with different settings to a backup.")
 ]
+
 RlData = Annotated[list[Path] | None, typer.Option("--rl-data", help="RL data to train on; several files are merged.")]
 
 
@@ -54,6 +59,7 @@ def with_settings(
         @functools.wraps(command)
         @with_exit_codes
         def run(**values: Any) -> None:
+            del values["help_all"]  # it ended the command if it was given
             given: dict[str, dict[str, Any]] = {}
             for table, name in fields:
                 given.setdefault(table, {})[name] = values.pop(f"{table}__{name}")
@@ -72,6 +78,9 @@ def with_settings(
         for parameter in parameters:
             _require_values(parameter)
         parameters += [_option(table, name, table in unseen) for table, name in fields]
+        parameters.append(
+            inspect.Parameter("help_all", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=HelpAll)
+        )
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}
         return run
@@ -128,10 +137,11 @@ def _option(table: str, name: str, hidden: bool) -> inspect.Parameter:
     field = TABLES[table].model_fields[name]
     spelled, default = flag(name, field), default_text(table, name)
     is_switch = bool in _kinds(field.annotation)
+    values, names = _values(field)
     option = typer.Option(
         f"{spelled}/--no-{spelled[2:]}" if is_switch else spelled,
-        help=help_text(field) + (f" [default: {default}]" if default else ""),
-        metavar=None if is_switch else metavar(field),
+        help=help_text(field) + names + (f" [default: {default}]" if default else ""),
+        metavar=None if is_switch else values,
         rich_help_panel=f"Settings: {table}",
         show_default=False,
         hidden=hidden,
@@ -149,11 +159,20 @@ def _kinds(annotation: Any) -> list[Any]:
     return [kind for part in typing.get_args(annotation) if part is not type(None) for kind in _kinds(part)]
 
 
+def _values(field: FieldInfo) -> tuple[str, str]:
+    """A setting's metavar, and what its help adds to it: the names that would be cut in a narrow column."""
+    values = metavar(field)
+    names = values.removesuffix(_SEVERAL)
+    if len(values) <= _LONGEST_METAVAR or "|" not in names:
+        return values, ""
+    return f"NAME{_SEVERAL if values != names else ''}", f" Names: {names.replace('|', ', ')}."
+
+
 def metavar(field: FieldInfo) -> str:
     """The values that a setting takes, in short: `INT`, `TEXT`, or the choices."""
     kinds = _kinds(field.annotation)
     if typing.get_origin(kinds[0]) is tuple:
-        return f"{'|'.join(choices(field)) or _type_name(_kinds(typing.get_args(kinds[0])[0])[0])},…"
+        return f"{'|'.join(choices(field)) or _type_name(_kinds(typing.get_args(kinds[0])[0])[0])}{_SEVERAL}"
     return "|".join(choices(field) or map(_type_name, kinds))
 
 

@@ -86,5 +86,5 @@ def _shown(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, tuple):
-        return ",".join(map(str, value))
+        return (", " if any(isinstance(one, str) for one in value) else ",").join(map(str, value))
     return str(value).lower() if isinstance(value, bool) else str(value) or "empty"

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from icdsel.artefacts.run_folder import run_name
 from icdsel.cli.app import app
+from icdsel.cli.help import COMMON
 from icdsel.cli.options import with_settings
 from icdsel.settings import Settings, settings_from
 from icdsel.settings.hints import OLD_VARIABLES
@@ -247,11 +248,59 @@ def test_light_modules_load_no_torch(module: str) -> None:
 
 
 @pytest.fixture
-def help_of() -> Callable[[str], str]:
-    return lambda command: CliRunner().invoke(app, [command, "--help"]).output
+def help_of() -> Callable[..., str]:
+    return lambda command, flag="--help-all": CliRunner().invoke(app, [command, flag]).output
 
 
-def test_the_help_of_compare_speaks_of_comparing_alone(help_of: Callable[[str], str]) -> None:
+def flags_in(shown: str) -> list[str]:
+    """The flags that a help lists, in order."""
+    return [flag for flag in re.findall(r"^│ (--[a-z-]+)", shown, re.MULTILINE) if flag not in ("--help", "--help-all")]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_help_has_at_most_ten_flags_and_fits(
+    command: str, columns: int, help_of: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    shown = help_of(command, "--help")
+    assert tuple(flags_in(shown)) == COMMON[command]
+    assert 1 <= len(COMMON[command]) <= 10
+    assert "--help-all" in shown and "Settings:" not in shown
+    assert max(map(len, shown.splitlines())) <= columns
+    # The texts are whole: each is there, word by word, in the column of texts.
+    words = "".join(re.sub(r"^│ (?:--\S+)?", "", line) for line in shown.splitlines())
+    for flag in COMMON[command]:
+        text = options(command)[flag].help
+        assert "…" not in text
+        for word in text.split():
+            assert word.strip("`[]().,;") in words
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_all_has_every_flag(command: str, help_of: Callable[..., str]) -> None:
+    visible = [each for each in COMMANDS[command].params if not each.hidden and each.param_type_name == "option"]
+    forms = [{*each.opts, *each.secondary_opts} - {"--help-all"} for each in visible]
+    shown = set(flags_in(help_of(command)))
+    assert all(len(shown & each) == 1 for each in forms if each)
+    assert len(shown) == sum(map(bool, forms))
+
+
+def test_a_switch_is_shown_in_the_form_that_changes_its_default(help_of: Callable[..., str]) -> None:
+    shown = help_of("train")
+    assert "--no-exclude-same-image" in shown and "--freeze-backbone" in shown
+    assert "--no-freeze-backbone" not in shown and " --exclude-same-image" not in shown
+
+
+def test_long_lists_of_names_stand_in_the_text_where_no_column_cuts_them(
+    help_of: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = " ".join(re.sub(r"│ *", "", help_of("infer", "--help")).split())
+    assert "Names: policy, zero-shot, random, nearest-image, nearest-question, nearest-both, " in shown
+
+
+def test_the_help_of_compare_speaks_of_comparing_alone(help_of: Callable[..., str]) -> None:
     shown = help_of("compare")
     for flag in ("--train", "--seeds", "--dry-run", "--rce-lr", "--reward-mode", "--beam", "--selector"):
         assert f"{flag} " not in shown
@@ -259,7 +308,7 @@ def test_the_help_of_compare_speaks_of_comparing_alone(help_of: Callable[[str], 
         assert f"{flag} " in shown
 
 
-def test_the_help_of_experiment_has_the_training_options(help_of: Callable[[str], str]) -> None:
+def test_the_help_of_experiment_has_the_training_options(help_of: Callable[..., str]) -> None:
     shown = help_of("experiment")
     for flag in ("--seeds", "--dry-run", "--rce-lr", "--reward-mode", "--selector", "--n", "--shots", "--html"):
         assert f"{flag} " in shown
