@@ -129,6 +129,15 @@ def test_the_share_is_of_the_questions_of_all_splits(tmp_path):
     assert (finding.problem, finding.count, finding.of) == (answers.few_answers(TASKS["vqa"]).problem, 3, 5)
 
 
+def test_questions_without_answers_are_counted_over_all_splits(tmp_path):
+    without = {"answers": []}
+    [finding] = checked(
+        tmp_path, line(3, split="validation", **without), line(4, split="test", **without), line(5, split="test")
+    ).findings
+    assert (finding.problem, finding.count, finding.of) == (kinds.UNLABELLED.problem, 2, 5)
+    assert set(finding.examples) == {"validation: 1 of 2", "test: 1 of 2"}
+
+
 def test_missing_images_are_found_without_opening_any(tmp_path):
     found = checked(
         tmp_path, line(3), line(4, image="photos/4.png"), line(5, image="photos/4.png", question="Why?"), draw=False
