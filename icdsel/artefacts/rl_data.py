@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from icdsel.artefacts.lever_plus_rl_data import FAILED, is_lever_plus, read_lever_plus
+from icdsel.artefacts.pool_names import has_these_pools, pool_parts
 from icdsel.errors import RlDataError, RunError
 from icdsel.records import Example, QueryGroup, QuestionId, Rejected, id_order
 from icdsel.records.query_group import GROUP_KEYS
@@ -29,10 +30,17 @@ _KEY = re.compile(rb'"(?:%s)"\s*:' % "|".join(GROUP_KEYS).encode())  # with the 
 
 
 def rl_data_path(settings: Settings) -> Path:
-    """The default file of RL data under these settings."""
+    """The default file of RL data under these settings, named after sampler, model, pools and split.
+
+    Files of earlier versions, which were not named after their pools, are still found.
+    """
     split = settings.proposals.query_split
-    suffix = "" if split == "train" else f"_{split}"
-    return settings.dataset_dir / "generated_data" / f"rl_data_{settings.pair_name}{suffix}.jsonl"
+    end = [] if split == "train" else [split]
+    folder, start = settings.dataset_dir / "generated_data", f"rl_data_{settings.pair_name}"
+    path, earlier = (folder / f"{'_'.join([start, *parts, *end])}.jsonl" for parts in (pool_parts(settings), ()))
+    if path != earlier and not metadata_path(path).exists() and has_these_pools(metadata_path(earlier), settings):
+        return earlier
+    return path
 
 
 def metadata_path(path: Path) -> Path:

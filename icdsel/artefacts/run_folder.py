@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from icdsel.artefacts.pool_names import has_these_pools, pool_parts
 from icdsel.errors import CheckpointError, RunError
 from icdsel.records import EpochMetrics
 from icdsel.records.values import is_int64
@@ -58,12 +59,20 @@ def runs_dir(settings: Settings) -> Path:
 
 
 def run_name(settings: Settings) -> str:
-    """`v3_<Sampler>_<Model>`, followed by what differs from the default training settings."""
+    """`v3_<Sampler>_<Model>`, followed by what differs from the default pools and training settings.
+
+    Runs of earlier versions, which were not named after their pools, are still found.
+    """
     parts: list[str] = [] if settings.train.recipe == TrainSettings().recipe else [settings.train.recipe]
     defaults = settings.defaults()
     parts += changed_settings(settings.reward, defaults.reward)
     parts += changed_settings(settings.train, defaults.train, leave_out=["recipe"])
-    return _shortened("_".join([f"v3_{settings.pair_name}", *parts]))
+    start = f"v3_{settings.pair_name}"
+    name, earlier = (_shortened("_".join([start, *pools, *parts])) for pools in (pool_parts(settings), ()))
+    runs = runs_dir(settings)
+    if name != earlier and not (runs / name).exists() and has_these_pools(runs / earlier / METADATA_FILE, settings):
+        return earlier
+    return name
 
 
 def _shortened(name: str) -> str:
