@@ -92,8 +92,13 @@ def infer(
     rows = [_row(session, context, selector, policy_file, fingerprints, overwrite) for selector in selectors]
     if advice := session.advice():
         note(advice)
-    answered = [row for selector, row in zip(selectors, rows, strict=True) if selector.needs_vlm]
-    if not any(score for row in answered for score in row.score.values()) and (warning := session.cut_warning()):
+    scores = [
+        score
+        for selector, row in zip(selectors, rows, strict=True)
+        for score in row.score.values()
+        if selector.needs_vlm
+    ]
+    if scores and not any(scores) and (warning := session.cut_warning()):
         warn(warning)
     return rows
 
