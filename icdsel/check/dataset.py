@@ -116,11 +116,12 @@ def _about(reading: Reading) -> str:
 
 def check_reading(found: Findings, reading: Reading) -> None:
     """Adds what had to be made up, and what is missing."""
-    for split, count in reading.numbered.items():
-        found.add(NUMBERED, f"{split}: 0 to {max(e.question_id for e in reading.splits[split])}", count)
     total = sum(map(len, reading.splits.values()))
-    for split, count in reading.unlabelled.items():
-        found.add(UNLABELLED, f"{split}: {count:,} of {len(reading.splits[split]):,}", count, of=total)
+    for split, examples in reading.splits.items():
+        if count := reading.numbered[split]:
+            found.add(NUMBERED, f"{split}: {count:,} of {len(examples):,}", count)
+        if count := reading.unlabelled[split]:
+            found.add(UNLABELLED, f"{split}: {count:,} of {len(examples):,}", count, of=total)
 
 
 def _check_answers(found: Findings, splits: Mapping[str, Sequence[Example]], settings: Settings) -> None:

@@ -180,9 +180,7 @@ class _RowReader:
         elif answers:
             answer = majority_of(answers, raw_answers, self._shown)
         image, image_id = self._image(mapped, split, images)
-        if mapped.get("question_id") is None:
-            self._reading.numbered[split] += 1
-        return Example(
+        example = Example(
             question_id=question_id,
             image_id=image_id,
             image=image,
@@ -192,6 +190,9 @@ class _RowReader:
             raw_answers=raw_answers,
             **types_of(mapped),
         )
+        self._reading.numbered[split] += mapped.get("question_id") is None
+        self._reading.unlabelled[split] += not answers
+        return example
 
     def _image(self, mapped: Record, split: str, images: ImagePlaces) -> tuple[Path, QuestionId]:
         given = mapped.get("image")
@@ -217,7 +218,6 @@ class _RowReader:
                 f"{wrong}: at least one is needed in the training split. A question that is only to be answered "
                 'belongs to another split, such as "split": "test"'
             )
-        self._reading.unlabelled[split] += 1
         return (), ()
 
 

@@ -7,11 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from icdsel.data.datasets import load_split, read_dataset
 from icdsel.errors import DataError
 from icdsel.records import Example
+from icdsel.records.values import is_id
 from icdsel.settings.tables import DataSettings
 
 from .common import alone, check_path, json_of, lines_of
@@ -51,7 +50,7 @@ def use_dataset(path: Path) -> None:
     _use_split(DataSettings(dataset="okvqa", data_dir=folder))
 
 
-def use_json_lines(path: Path) -> None:
+def use_file(path: Path) -> None:
     check_path(path)
     _use_split(DataSettings(dataset=str(path)))
 
@@ -61,7 +60,7 @@ def _use_split(settings: DataSettings) -> None:
     with contextlib.suppress(DataError):
         read_dataset(settings, refuse=errors.append)  # type: ignore[arg-type]
     split = load_split(settings, "train")
-    torch.tensor([example.question_id for example in split])
+    assert all(is_id(i) for example in split for i in (example.question_id, example.image_id))
     for example in split:
         texts = [example.question, example.answer, *example.answers, *example.raw_answers, str(example.image_id)]
         " ".join(texts).encode()
@@ -70,7 +69,8 @@ def _use_split(settings: DataSettings) -> None:
 
 
 def is_in_image_folder(example: Example, settings: DataSettings) -> bool:
-    folder = Path(settings.dataset).parent if settings.dataset.endswith(".jsonl") else settings.data_dir
+    own = Path(settings.dataset).suffix in (".jsonl", ".json", ".csv")
+    folder = Path(settings.dataset).parent if own else settings.data_dir
     return os.path.normpath(example.image).startswith(os.path.normpath(folder) + "/")
 
 
@@ -88,7 +88,32 @@ JSON_LINES = [
     },
 ]
 
+LLAVA = [
+    {
+        "id": "a",
+        "image": "c.png",
+        "conversations": [{"from": "human", "value": "<image>\nWho?"}, {"from": "gpt", "value": "z"}],
+    }
+]
+CSV = ["id,image,question,answers", '7,a/b.png,"Which, of these?","[""x"", ""y""]"', "007,c.png,What?,x|y"]
+
 READERS = [
+    Reader(
+        "json",
+        alone("x.json"),
+        json_of(
+            JSON_LINES,
+            LLAVA,
+            {"data": JSON_LINES},
+            {"train": JSON_LINES[:1], "val2014": JSON_LINES[1:]},
+            {"questions": QUESTIONS, "annotations": ANNOTATIONS, "images": [{"id": 10, "file_name": "c.png"}]},
+            {"1": {"question": "Which?", "imageId": "7", "answer": "x"}},
+        ),
+        damaged_json,
+        use_file,
+        (DataError,),
+    ),
+    Reader("csv", alone("x.csv"), lambda: ["\n".join(CSV).encode()], damaged_lines, use_file, (DataError,)),
     Reader(
         "official-questions",
         partial(official, mutated="questions"),
@@ -116,5 +141,5 @@ READERS = [
         use_dataset,
         (DataError,),
     ),
-    Reader("json-lines", alone("x.jsonl"), lines_of(*JSON_LINES), damaged_lines, use_json_lines, (DataError,)),
+    Reader("json-lines", alone("x.jsonl"), lines_of(*JSON_LINES), damaged_lines, use_file, (DataError,)),
 ]

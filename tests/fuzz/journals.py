@@ -22,7 +22,7 @@ from .rl_data import RL_RECORDS, use_as_tensors
 def use_answers_journal(path: Path) -> bool:
     kept = answering.complete_units(Journal(path))
     for (question_id, icds), answered in kept.items():
-        f"{question_id} {sum(icds)} {answered.shots + 1}".encode()
+        f"{question_id} {icds} {answered.shots + 1}".encode()
     return bool(kept)
 
 
