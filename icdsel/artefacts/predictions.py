@@ -25,7 +25,7 @@ _KEY = re.compile(rb'"%s"\s*:' % PREDICTION_KEY.encode())
 
 def predictions_dir(settings: Settings) -> Path:
     """`results/<dataset>/infer/<Sampler>_<Model>`, followed by what differs from the default pools and prompts."""
-    places = ("preset", "dataset", "sampler", "data_dir", "image_dir", "results_dir", "on_image_error")
+    places = ("preset", "dataset", "columns", "sampler", "data_dir", "image_dir", "results_dir", "on_image_error")
     defaults = settings.defaults()
     other: list[str] = [] if settings.data.preset == DataSettings().preset else [settings.data.preset]
     other += changed_settings(settings.data, defaults.data, places)

@@ -113,10 +113,11 @@ def read_source(path: Path, name: str | None = None) -> Source:
 
 
 def read_answers(path: Path, name: str | None = None) -> list[Answered]:
-    """A file's rows, by number of shots.
+    """A file's rows, by number of shots. Queries without reference answers are left out.
 
     Raises:
-        RunError: The file or its metadata is damaged, its task is unknown, or its metadata name another one.
+        RunError: The file or its metadata is damaged, its task is unknown, its metadata name another one, or no query
+            has reference answers.
     """
     source = read_source(path, name)
     try:
@@ -129,12 +130,19 @@ def read_answers(path: Path, name: str | None = None) -> list[Answered]:
     for record in read_predictions(path):
         if record.task != task.name:
             raise RunError(f"{path} holds predictions of the task {record.task}, its metadata are of {task.name}")
+        if record.unscored:
+            continue
         asked.setdefault(record.shots, set()).add(record.question_id)
         if record.score is not None:
             answered.setdefault(record.shots, {})[record.question_id] = float(record.score)
             for metric in record.other_scores.keys() & task.metrics.keys():
                 by_query = others.setdefault(record.shots, {}).setdefault(metric, {})
                 by_query[record.question_id] = float(record.other_scores[metric])
+    if not asked:
+        raise RunError(
+            f"{path} holds only answers to queries without reference answers, so there is nothing to compare: they are "
+            "in its field `prediction`"
+        )
     rows = [
         Scores(
             name=source.name,

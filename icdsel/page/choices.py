@@ -122,10 +122,11 @@ def one_each(chosen: Iterable[Chosen]) -> list[Chosen]:
 
 
 def _read(path: Path) -> dict[int, dict[QuestionId, Prediction]]:
-    """The predictions of a file by number of shots and question_id."""
+    """The predictions of a file by number of shots and question_id, as `comparison.sources.read_answers` has them."""
     by_shots: dict[int, dict[QuestionId, Prediction]] = {}
     for prediction in read_predictions(path):
-        by_shots.setdefault(prediction.shots, {})[prediction.question_id] = prediction
+        if not prediction.unscored:
+            by_shots.setdefault(prediction.shots, {})[prediction.question_id] = prediction
     return by_shots
 
 

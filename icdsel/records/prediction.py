@@ -26,7 +26,8 @@ class Prediction:
         shots: The number of ICDs that were shown.
         icds: These ICDs, in prompt order.
         prediction: The cleaned answer.
-        score: Its score by the metric that the settings select; None if the call failed.
+        score: Its score by the metric that the settings select; None if the call failed, or if the query has no
+            reference answers.
         other_scores: Its scores by the task's other metrics.
         error: Why the call failed.
         task: The task by which it was scored.
@@ -45,6 +46,11 @@ class Prediction:
     image: QuestionId | None = None
 
     @property
+    def unscored(self) -> bool:
+        """Whether it is an answer to a query without reference answers."""
+        return self.score is None and self.error is None
+
+    @property
     def prompt(self) -> Prompt:
         """The prompt that this prediction answers."""
         return self.question_id, self.icds
@@ -59,6 +65,7 @@ class Prediction:
         if not isinstance(value, dict):
             raise ValueError("not an object")
         failed, icds, task = _ERROR in value, value.get(_ICDS, []), value.get("task", DEFAULT_TASK)
+        unscored = value.get(_SCORE, 0) is None
         image = value.get(_IMAGE)
         others = {key: score for key, score in value.items() if key.startswith(_OTHER_SCORE)}
         valid = {
@@ -72,7 +79,7 @@ class Prediction:
         }
         if valid["task"]:
             bounds = bounds_of(task)
-            valid[_SCORE] = failed or is_number(value.get(_SCORE), *bounds)
+            valid[_SCORE] = failed or unscored or is_number(value.get(_SCORE), *bounds)
             valid |= {key: is_number(score, *bounds) for key, score in others.items()}
         if invalid := [key for key, fine in valid.items() if not fine]:
             raise ValueError(f"{invalid[0][:40]} is missing or invalid")

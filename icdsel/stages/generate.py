@@ -14,7 +14,7 @@ from pathlib import Path
 from icdsel.artefacts.checkpoint import foreign_warning, load_policy, require_width
 from icdsel.artefacts.rl_data import Summary, complete_units, metadata_path, question_id_of, rl_data_path, summary_of
 from icdsel.console import logger, note, progress, warn
-from icdsel.errors import CheckpointError, RlDataError, RunError
+from icdsel.errors import CheckpointError, DataError, RlDataError, RunError
 from icdsel.policy.network import CosineNetwork, PointerNetwork
 from icdsel.policy.proposals import Unit as ProposalUnit
 from icdsel.policy.proposals import propose
@@ -253,14 +253,20 @@ def _queries(session: Session) -> list[Example]:
 
     From the training split they are drawn at random, as Lever-Plus draws its anchors; from another split they are the
     first ones, as in `infer`.
+
+    Raises:
+        DataError: No query of the split has reference answers, by which pointers are scored.
     """
     wanted = session.settings.proposals.queries
     split = session.split(session.settings.proposals.query_split)
-    if wanted > len(split):
-        note(f"{wanted} queries were requested, {split.name} has {len(split)}: using all of them")
-    wanted = min(wanted, len(split))
+    labelled = [query for query in split if query.answers]
+    if not labelled:
+        raise DataError(f"no query of the split {split.name!r} has reference answers, by which pointers are scored")
+    if wanted > len(labelled):
+        note(f"{wanted} queries were requested, {split.name} has {len(labelled)}: using all of them")
+    wanted = min(wanted, len(labelled))
     if split is not session.train:
-        return list(split[:wanted])
+        return labelled[:wanted]
     return [split[row] for row in anchors(len(split), wanted, session.settings.data.seed)]
 
 

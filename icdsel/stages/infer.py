@@ -86,6 +86,8 @@ def infer(
     examples = queries_to_answer(session)
     if (images := len({query.image_id for query in examples})) < len(examples):
         note(f"The {len(examples)} queries share {images} images; comparisons count an image's queries together.")
+    if unlabelled := sum(not query.answers for query in examples):
+        note(f"{unlabelled} of the {len(examples)} queries have no reference answers: they are answered, not scored.")
     queries = session.queries(examples, settings.infer.split, max(settings.infer.shots))
     fingerprints = fingerprints_of(session, settings, policy_file)
     context = open_context(session, queries, policy_file, fingerprints)

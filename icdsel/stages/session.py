@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 from torch import Tensor
 
 from icdsel.console import note, progress, warn
-from icdsel.data.datasets import Split, load_split
+from icdsel.data.datasets import Split, image_hint, load_split
 from icdsel.errors import DataError, VlmError
 from icdsel.records import Example
 from icdsel.retrieval.embeddings import Embeddings, Encoded, encode, read_train_embeddings
@@ -257,6 +257,8 @@ class Session:
                 "the model fails on:\n  "
             ) + "\n  ".join([*first, *(["…"] if len(encoded.broken) > len(first) else [])])
             if self.settings.data.on_image_error == "stop":
+                if any(reason.endswith(" is missing") for reason in encoded.broken.values()):
+                    message += f"\n{image_hint(self.settings.data)}"
                 raise DataError(
                     f"{message}\nRepair them, set the folder of the images (--image-dir), or use --on-image-error skip."
                 )

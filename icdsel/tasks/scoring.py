@@ -68,11 +68,16 @@ class Scorer:
         )
 
     def prediction(self, query: Example, icds: Pointer, answer: Answer) -> Prediction:
-        """Scores the answer to a query by all metrics, to six decimals; for a failed call, records the error."""
+        """Scores the answer to a query by all metrics, to six decimals; for a failed call, records the error.
+
+        A query without reference answers gets no scores.
+        """
         name, image = self.task.name, query.image_id
         if answer.error is not None:
             return Prediction(query.question_id, len(icds), icds, error=answer.error, task=name, image=image)
         text = self.cleaner.clean(answer.text)
+        if not query.answers:
+            return Prediction(query.question_id, len(icds), icds, text, task=name, image=image)
         scores = {metric.name: round(self._score(metric, text, query), 6) for metric in self.task.metrics.values()}
         score = scores.pop(self.metric.name)
         return Prediction(query.question_id, len(icds), icds, text, score, scores, task=name, image=image)

@@ -43,5 +43,7 @@ def infer(
 
     rows = infer_stage(settings, run, checkpoint, overwrite)
     out.print(inference_table(rows, settings.data.task))
-    note(f"Predictions: {rows[0].path.parent}. `icdsel compare` adds confidence intervals.")
+    scored = any(row.score for row in rows)
+    then = "`icdsel compare` adds confidence intervals." if scored else "Nothing is scored, so there is no comparison."
+    note(f"Predictions: {rows[0].path.parent}. {then}")
     finish(settings, failed=sum(row.failed for row in rows))

@@ -265,7 +265,7 @@ def test_a_prediction_is_written_as_it_was_read(value: Json) -> None:
         ({"icds": [1.5]}, "icds"),
         ({"prediction": 1}, "prediction"),
         ({"accuracy": 1.5}, "accuracy"),
-        ({"accuracy": None}, "accuracy"),
+        ({"accuracy": "1"}, "accuracy"),
         ({"accuracy_other": -0.1}, "accuracy_other"),
         ({"error": None}, "error"),
         ({"task": []}, "task"),
@@ -306,3 +306,13 @@ def test_ids_and_numbers() -> None:
     assert [are_ids(value) for value in ([], [1, 2], [1, True], (1,), None)] == [True, True, False, False, False]
     assert [is_number(value, 0, 1) for value in (0, 1.0, 1.1, True, math.nan, "1")] == [True, True] + [False] * 4
     assert [is_finite(value) for value in (1e299, -5, math.inf, math.nan, 10**400)] == [True, True] + [False] * 3
+
+
+def test_an_answer_to_a_query_without_references_has_no_score() -> None:
+    value = {"question_id": "t1", "shots": 1, "icds": [3], "prediction": "a cat", "accuracy": None}
+    prediction = Prediction.from_json(value, bounds_of)
+    assert prediction.unscored and prediction.to_json() == value
+    assert not Prediction.from_json(value | {"accuracy": 0.0}, bounds_of).unscored
+    assert not Prediction.from_json(value | {"error": "x"}, bounds_of).unscored
+    with pytest.raises(ValueError, match="accuracy"):
+        Prediction.from_json({name: part for name, part in value.items() if name != "accuracy"}, bounds_of)
