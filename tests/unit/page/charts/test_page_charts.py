@@ -24,7 +24,6 @@ from icdsel.artefacts.rl_data import read_rl_data
 from icdsel.comparison.compare import compare
 from icdsel.page.build import charts, collect, write_page, write_plots
 from icdsel.page.charts.landscape import landscape
-from icdsel.page.charts.palette import DARK, LIGHT, colour, dashes, marker
 from icdsel.page.charts.svg import inline_svg
 from icdsel.records import EpochMetrics
 
@@ -123,29 +122,6 @@ def test_any_names_and_texts_can_be_drawn(tmp_path: Path, evil: str):
     write_plots(content, tmp_path / "plots")
     write_page(content, tmp_path / "report.html")
     (tmp_path / "report.html").read_text(encoding="utf-8")
-
-
-def luminance(hexadecimal: str) -> float:
-    channels = [int(hexadecimal[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-def contrast(one: str, other: str) -> float:
-    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
-    return (light + 0.05) / (dark + 0.05)
-
-
-def test_series_have_contrast_on_both_backgrounds():
-    assert len(LIGHT) == len(DARK)
-    assert min(contrast(own, "#ffffff") for own in LIGHT) >= 3
-    assert min(contrast(own, "#171c22") for own in DARK) >= 3
-
-
-def test_looks_are_all_different():
-    looks = [(colour(i), marker(i), dashes(i)) for i in range(56)]
-    assert len(set(looks)) == 56
-    assert len({look[:2] for look in looks}) == 56
 
 
 def test_thirty_rows_and_several_runs_can_be_drawn(tmp_path: Path):
