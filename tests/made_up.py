@@ -12,7 +12,7 @@ from icdsel.artefacts.predictions import predictions_dir
 from icdsel.comparison.compare import compare
 from icdsel.data.datasets import load_split
 from icdsel.errors import DataError
-from icdsel.page.build import Content, collect
+from icdsel.page.content import Content, collect
 from icdsel.settings.loading import Settings, load_settings
 from icdsel.store.files import write_json
 from icdsel.store.fingerprints import fingerprint_examples, fingerprint_file
@@ -48,6 +48,7 @@ def write_dataset(folder: Path, queries: int, train: int = 40, question: str = "
             answers = [f"colour {i % 5}"] * 9 + ["unsure"]
             lines.append(
                 {"question_id": i, "image": f"images/{i}.png", "question": question, "answers": answers, "split": split}
+                | {"answer_type": "number" if i % 2 else "other"}
             )
     (folder / "made.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
 

@@ -1,17 +1,21 @@
 """What commands do with a comparison: print it, write it to files, and end with its exit code."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from icdsel.cli.exits import finish
 from icdsel.cli.options import written_file
 from icdsel.console import note, out, warn
+from icdsel.records import Example
 from icdsel.settings import Settings
+from icdsel.store.run_log import command_words
+from icdsel.tasks.base import TASKS, demonstrations
 
 JsonFile = Annotated[
     Path | None, typer.Option("--json", help="Also write the results to this file, as JSON.", parser=written_file)
@@ -20,6 +24,9 @@ Reference = Annotated[
     str | None,
     typer.Option("--reference", help="Row that others are compared to. [default: random, else zero-shot]"),
 ]
+
+
+_WRITES = ("--json", "--csv", "--markdown", "--plots", "--html")
 
 
 @dataclass(frozen=True)
@@ -87,9 +94,11 @@ def show_comparison(
             write(path)
             note(f"Written to {path}")
     if outputs.html or outputs.plots:
-        from icdsel.page.build import collect, write_page, write_plots
+        from icdsel.page.build import write_page, write_plots
+        from icdsel.page.content import collect
+        from icdsel.page.origin import Origin
 
-        content = collect(settings, rows)
+        content = collect(settings, rows, Origin(_page_command(command_words()), _messages))
         if outputs.plots:
             note(f"{len(write_plots(content, outputs.plots))} charts, PNG and SVG: {outputs.plots}")
         if outputs.html:
@@ -100,3 +109,22 @@ def show_comparison(
     finish(settings, failed=failed)
     if worse:
         raise typer.Exit(1)
+
+
+def _page_command(words: Sequence[str]) -> str:
+    """The command without the files that it writes, so that pages of the same results are the same."""
+    kept, rest = list[str](), iter(words)
+    for word in rest:
+        if word in _WRITES:
+            next(rest, None)
+        elif word.split("=")[0] not in _WRITES:
+            kept.append(word)
+    return shlex.join([*kept, "--html", "FILE.html"])
+
+
+def _messages(settings: Settings, icds: Sequence[Example], query: Example) -> Sequence[Mapping[str, Any]]:
+    """The chat messages that show these demonstrations and this query to the VLM."""
+    from icdsel.vlm.prompts import PromptStyle, chat_messages
+
+    task = TASKS.named(settings.data.task)
+    return chat_messages(demonstrations(task, icds), query, PromptStyle.of(settings.vlm))

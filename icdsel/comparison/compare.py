@@ -1,7 +1,7 @@
 """Compares runs and baselines, paired by query, with the uncertainty of every figure. Uses no VLM."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from icdsel.comparison.statistics import (
 )
 from icdsel.console import warn
 from icdsel.errors import RunError
-from icdsel.records import DEFAULT_TASK
+from icdsel.records import DEFAULT_TASK, QuestionId, id_order
 from icdsel.records.values import task_entry
 from icdsel.selection import SELECTORS, always_shown, selector_named
 from icdsel.settings.flags import infer_command
@@ -154,6 +154,27 @@ class Comparison(Sequence[ComparisonRow]):
         one, other = (self.scores[each.name, each.shots] for each in (row, reference))
         line = replace(row, reference=other.title, part_of=None, p_holm=None)
         return _with_difference(line, one, other, self.seed, RESAMPLES, PERMUTATIONS, PERMUTATIONS)
+
+    @property
+    def query_ids(self) -> list[QuestionId]:
+        """The queries that every row has an answer to, in order."""
+        return sorted(next(iter(self.scores.values())).by_query, key=id_order)
+
+    def among(
+        self, queries: Collection[QuestionId], reference: ComparisonRow, *rows: ComparisonRow
+    ) -> list[ComparisonRow]:
+        """`reference` and `rows` over some of the queries alone, the rows with their difference to it.
+
+        Args:
+            queries: At least one of the queries.
+            reference: A row of the table.
+            rows: Others.
+        """
+        wanted = frozenset(queries)
+        scores = {(row.name, row.shots): self.scores[row.name, row.shots].among(wanted) for row in (reference, *rows)}
+        lines = [_line(own, reference.name, (), None, self.seed, RESAMPLES) for own in scores.values()]
+        part = Comparison(lines, scores, self.seed)
+        return [lines[0], *(part.difference(line, lines[0]) for line in lines[1:])]
 
 
 def compare(

@@ -1,6 +1,6 @@
 """The scores of a row, query by query, and the mean over several rows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -70,6 +70,19 @@ class Scores:
         if self.seeds:
             return mean_by_query([row.correct for row in self.seeds if row.correct is not None])
         return {i: float(correctness.is_correct(score)) for i, score in self.by_query.items()}
+
+    def among(self, queries: Collection[QuestionId]) -> "Scores":
+        """The same row over some of its queries alone."""
+
+        def kept(scores: Mapping[QuestionId, float]) -> dict[QuestionId, float]:
+            return {i: scores[i] for i in scores if i in queries}
+
+        return replace(
+            self,
+            by_query=kept(self.by_query),
+            by_other_metric={metric: kept(scores) for metric, scores in self.by_other_metric.items()},
+            seeds=tuple(seed.among(queries) for seed in self.seeds),
+        )
 
 
 def values_of(scores: Mapping[QuestionId, float]) -> Floats:

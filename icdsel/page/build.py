@@ -3,9 +3,7 @@
 import base64
 import hashlib
 import math
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -15,182 +13,27 @@ from markupsafe import Markup
 from icdsel import __version__
 from icdsel.comparison.compare import ComparisonRow
 from icdsel.comparison.headline import verdict
-from icdsel.comparison.sources import Source, read_source
-from icdsel.comparison.tables import cautions, explanations, p_text, stars
+from icdsel.comparison.tables import cautions, explanations, p_text, signed, stars
 from icdsel.console import progress
-from icdsel.data.datasets import is_copied, load_split
-from icdsel.data.hub import PREFIX
-from icdsel.errors import DataError, SettingsError
 from icdsel.page.charts.comparison_charts import accuracy_chart, difference_chart
-from icdsel.page.charts.landscape import Landscape
-from icdsel.page.charts.palette import DARK, LIGHT
+from icdsel.page.charts.palette import DARK, LIGHT, SYMBOLS, marker
 from icdsel.page.charts.plots import Chart, landscape_charts, training_charts, usage_chart
 from icdsel.page.charts.svg import chart_style, inline_svg, save
-from icdsel.page.choices import Chosen, Usage, one_each, overlap, read_choices, usage
+from icdsel.page.choices import overlap
+from icdsel.page.content import Content
 from icdsel.page.findings import findings
 from icdsel.page.gallery import Demonstration, cards, demonstration, spread
-from icdsel.page.names import row_labels
-from icdsel.page.runs import ShownRun, read_landscapes, read_runs
+from icdsel.page.origin import costs, prompts, seeds, steps
+from icdsel.page.question_types import by_type
 from icdsel.page.thumbnails import Thumbnails
-from icdsel.records import DEFAULT_TASK, Example, QuestionId, id_order
-from icdsel.settings.loading import Settings, settings_from
-from icdsel.settings.presets import WORLD
+from icdsel.records import DEFAULT_TASK, Example, id_order
 from icdsel.store.files import write_bytes
-from icdsel.store.fingerprints import fingerprint_examples
-from icdsel.tasks.base import TASKS, Task
+from icdsel.tasks.base import TASKS
 
 MOST_CHOSEN = 6
 """How many of each selector's most chosen training examples are shown."""
-
-
-@dataclass(frozen=True)
-class Content:
-    """Everything that a page and its charts show, except pictures and the time.
-
-    Attributes:
-        own: The settings of the comparison.
-        predicted: The settings of the predictions, once per dataset, sampler and model; the dataset shown comes first.
-        rows: The comparison.
-        labels: The short name of each row's name.
-        chosen: The choices of each row.
-        usages: How often they choose each training example.
-        runs: The runs of the learned rows.
-        landscapes: The RL data of these runs.
-        queries: The queries of the dataset, by question_id.
-        train: The training examples, by question_id.
-        missing: For each section, sentences about what could not be shown.
-    """
-
-    own: Settings
-    predicted: Sequence[Settings]
-    rows: Sequence[ComparisonRow]
-    labels: Mapping[str, str]
-    chosen: Sequence[Chosen]
-    usages: Sequence[tuple[Chosen, Usage]]
-    runs: Sequence[ShownRun]
-    landscapes: Sequence[Landscape]
-    queries: Mapping[QuestionId, Example]
-    train: Mapping[QuestionId, Example]
-    missing: Mapping[str, Sequence[str]]
-
-    @property
-    def settings(self) -> Settings:
-        """The settings of the dataset that is shown."""
-        return self.predicted[0]
-
-    @property
-    def task(self) -> Task:
-        """The task of all rows."""
-        return TASKS.named(self.rows[0].task)
-
-    @property
-    def order(self) -> dict[str, int]:
-        """The index of each name, which decides colour and marker; seeds share that of their mean."""
-        leads = {row.name: row.part_of for row in self.rows if row.part_of}
-        leads |= {row.name: row.lead for row in self.chosen if row.part_of}
-        names = dict.fromkeys([row.name for row in self.chosen] + [row.name for row in self.rows])
-        places = {lead: place for place, lead in enumerate(dict.fromkeys(leads.get(name, name) for name in names))}
-        return {name: places[leads.get(name, name)] for name in names}
-
-    @property
-    def shown(self) -> list[Chosen]:
-        """The choices that are shown query by query: of selectors with several seeds those of the first."""
-        return one_each(self.chosen)
-
-    @property
-    def shots(self) -> int:
-        """The number of shots that is shown first: that of the trained pointers, else the largest."""
-        shots = {row.shots for row in self.chosen}
-        trained = self.settings.proposals.shots
-        return trained if trained in shots else max(shots, default=0)
-
-
-_ELSEWHERE = ". If the images are in another folder, name it: --image-dir DIR"
-
-
-def collect(settings: Settings, rows: Sequence[ComparisonRow]) -> Content:
-    """Reads what belongs to the rows of a comparison: predictions, runs, RL data, dataset.
-
-    Args:
-        settings: Those of the comparison. They locate the dataset, if it is that of the predictions.
-        rows: The comparison. Its rows name their files of predictions, and nothing else is shown.
-
-    Raises:
-        RunError: Predictions are damaged. Anything else may be missing.
-    """
-    sources = {file: read_source(Path(file)) for row in rows for file in row.files}
-    predicted = _settings_of(settings, sources.values())
-    own, settings = settings, predicted[0]
-    labels = row_labels(rows, [each.pair_name for each in predicted])
-    chosen = read_choices(rows, labels, sources)
-    missing: dict[str, list[str]] = {}
-    train: dict[QuestionId, Example] = {}
-    queries: dict[QuestionId, Example] = {}
-    datasets = {repr(source.identity.get("dataset")) for source in sources.values()}
-    if len(datasets) > 1:
-        missing["data"] = ["The rows are over different data, so questions and images are not shown."]
-    else:
-        try:
-            if settings.data.dataset.startswith(PREFIX) and settings.data.dataset != own.data.dataset:
-                name = settings.data.dataset  # from untrusted files
-                raise DataError(f"{name} is downloaded only if you name it: --dataset {name}")
-            pool = load_split(settings.data, "train")
-            if repr(fingerprint_examples(pool)) not in datasets:
-                raise DataError(
-                    f"its training examples or their images are not those that were chosen from{_ELSEWHERE}"
-                )
-            for split in dict.fromkeys(row.split for row in chosen):
-                examples = load_split(settings.data, split)
-                fingerprints = {repr(row.source.identity.get("queries")) for row in chosen if row.split == split}
-                if fingerprints != {repr(fingerprint_examples(examples))}:
-                    raise DataError(f"its {split} queries or their images are not those that were answered{_ELSEWHERE}")
-                queries |= {example.question_id: example for example in examples}
-            train = {example.question_id: example for example in pool}
-        except DataError as error:
-            missing["data"] = [f"The dataset is not available, so questions and images are not shown: {error}"]
-    runs, missing["training"] = read_runs(chosen, settings)
-    if not runs and not missing["training"]:
-        missing["training"] = ["There is no learned selector in this comparison, so there are no training curves."]
-    landscapes, missing["landscape"] = read_landscapes(runs, settings, sorted(train, key=id_order) or None)
-    task = TASKS.named(rows[0].task)
-    usages = [(row, usage(row, queries, train, task)) for row in chosen if row.shots]
-    return Content(own, predicted, rows, labels, chosen, usages, runs, landscapes, queries, train, missing)
-
-
-def _settings_of(settings: Settings, sources: Iterable[Source]) -> list[Settings]:
-    """The settings of the predictions, each dataset, sampler and model once; `settings` first if among them."""
-
-    def key(candidate: Settings) -> tuple[str, ...]:
-        return candidate.data.dataset, candidate.pair_name, str(candidate.vlm.model)
-
-    found: dict[tuple[str, ...], Settings] = {}
-    for source in sources:
-        recorded = {table: source.settings[table] for table in ("data", "vlm", "proposals") if table in source.settings}
-        try:
-            candidate = _read_only(settings_from(recorded), settings) if recorded else settings
-        except SettingsError:  # written by another version
-            candidate = settings
-        found.setdefault(key(candidate), candidate)
-    if found.pop(key(settings), None):
-        return [settings, *found.values()]
-    return [*found.values()]
-
-
-def _read_only(recorded: Settings, settings: Settings) -> Settings:
-    """Settings from untrusted files, with the user's own limits and output paths.
-
-    A dataset in another folder is read from there. Datasets of which files are written (the world, those of the hub,
-    those that contain their images) are read only from the user's own folder. Image folders named by the files are
-    ignored: otherwise a page that is passed on could show the user's private pictures.
-    """
-    name = recorded.data.dataset
-    created = name == WORLD or name.startswith(PREFIX) or is_copied(name)
-    kept = ["results_dir", "max_image_pixels", *(["data_dir"] if created else [])]
-    images = recorded.data.image_dir
-    if created or (images is not None and not images.resolve().is_relative_to(Path.cwd())):
-        kept.append("image_dir")
-    data = recorded.data.model_copy(update={name: getattr(settings.data, name) for name in kept})
-    return recorded.model_copy(update={"data": data})
+CARDS = 20
+"""How many queries the gallery shows at once."""
 
 
 @chart_style("charts")
@@ -198,10 +41,10 @@ def charts(content: Content) -> dict[str, list[Chart]]:
     """The charts of each section."""
     shown = {row.name for row in content.shown}
     usages = [pair for pair in content.usages if pair[0].shots == content.shots and pair[0].name in shown]
-    difference = difference_chart(content.rows, content.shots, content.labels, content.order)
+    difference = difference_chart(content.rows, content.shots, content.pooled_labels, content.order)
     return {
         "accuracy": [
-            accuracy_chart(content.rows, content.labels, content.order),
+            accuracy_chart(content.rows, content.pooled_labels, content.order),
             *([difference] if difference else []),
         ],
         "training": training_charts(content.runs, content.labels, content.order),
@@ -227,6 +70,9 @@ def write_page(content: Content, path: Path, gallery: int = 200) -> int:
     shown = spread(asked, gallery)
     gallery_cards = cards(content.shown, shown, content.queries, content.train, content.task, thumbnails)
     favourites = _favourites(content, thumbnails)
+    asked_with = prompts(content.chosen, content.origin.prompter, _example(content))
+    parts = [part for prompt in asked_with for _, turn in prompt.turns for part in turn]
+    pictures = {part: thumbnails.place(part) for part in parts if isinstance(part, Path)}
     with progress("Thumbnails", len(thumbnails)) as advance:
         images = thumbnails.encode(advance)
     sections = {
@@ -235,12 +81,13 @@ def write_page(content: Content, path: Path, gallery: int = 200) -> int:
     }
     style, script = _style(), _text("page.js")
     environment = Environment(
-        loader=PackageLoader("icdsel", "page"),
+        loader=PackageLoader("icdsel.page", "template"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
+    lead = content.headlines[0] if content.headlines else None
     page = environment.get_template("page.html.j2").render(
         content=content,
         task=content.task,
@@ -255,13 +102,26 @@ def write_page(content: Content, path: Path, gallery: int = 200) -> int:
         explanations=explanations(content.rows),
         verdict=verdict,
         p_text=p_text,
+        signed=signed,
         stars=stars,
+        symbol=lambda place: _symbols()[marker(place)],
+        symbols=[(name, SYMBOLS[own]) for own, name in _symbols().items()],
+        colours=len(LIGHT),
         sections=sections,
         missing=content.missing,
-        findings=findings(content.rows, content.labels),
+        headlines=content.headline_texts,
+        findings=_findings(content),
+        lead=lead,
+        types=by_type(content.rows, lead, content.queries) if lead else [],
         overlaps=_overlaps(content),
         favourites=favourites,
+        steps=steps(content.chosen, content.runs, content.pointers),
+        seeds=seeds(content.chosen, content.runs, content.rows.seed),
+        costs=costs(content.chosen, content.runs, content.pointers),
+        prompts=asked_with,
+        pictures=pictures,
         cards=gallery_cards,
+        at_once=CARDS,
         asked=len(asked),
         compared=_compared(content),
         images=images,
@@ -270,7 +130,6 @@ def write_page(content: Content, path: Path, gallery: int = 200) -> int:
         script=Markup(script),
         policy=content_policy(style, script),
         version=__version__,
-        written=time.strftime("%Y-%m-%d %H:%M %Z").strip(),
     )
     write_bytes(path, page.encode(errors="replace"))  # file names need not be UTF-8
     return path.stat().st_size
@@ -292,7 +151,7 @@ def _hash(text: str) -> str:
 
 
 def _text(name: str) -> str:
-    return files("icdsel.page").joinpath(name).read_text(encoding="utf-8").strip()
+    return files("icdsel.page").joinpath("template", name).read_text(encoding="utf-8").strip()
 
 
 def _style() -> str:
@@ -303,6 +162,11 @@ def _style() -> str:
 
     dark = f"@media screen and (prefers-color-scheme: dark) {{ :root {{ {variables(DARK)} }} }}"
     return f":root {{ {variables(LIGHT)} }}\n{dark}\n{_text('page.css')}"
+
+
+def _symbols() -> dict[str, str]:
+    """The id of each marker's symbol."""
+    return {own: f"symbol-{place}" for place, own in enumerate(SYMBOLS)}
 
 
 def _position(rows: Sequence[ComparisonRow]) -> Callable[[float], float]:
@@ -361,10 +225,30 @@ def _header(content: Content) -> dict[str, str]:
 
 
 def _compared(content: Content) -> dict[str, int]:
-    """The two selectors that the gallery compares at first: the learned one and the reference."""
-    leads = list(dict.fromkeys((row.name, row.lead) for row in content.shown))
-    reference = content.rows[0].reference
-    against = [place for place, names in enumerate(leads) if reference in names]
-    second = next(iter(against), len(leads) - 1)
-    first = next((place for place in range(len(leads)) if place != second), 0)
-    return {"first": first, "second": second}
+    """The two selectors that the gallery compares at first: the headline's policy and the method it has to beat."""
+    leads = [{row.name, row.lead} for row in {row.name: row for row in content.shown}.values()]
+
+    def place(row: ComparisonRow | None, taken: int | None = None) -> int:
+        wanted = row.name if row else ""
+        own = (i for i, names in enumerate(leads) if wanted in names and i != taken)
+        return next(own, next((i for i in range(len(leads)) if i != taken), 0))
+
+    lead = content.headlines[0] if content.headlines else None
+    first = place(lead.policy if lead else None)
+    return {"first": first, "second": place(lead.baseline if lead else None, first)}
+
+
+def _findings(content: Content) -> list[str]:
+    """What differs between variants of a policy, which the headline leaves out: if the reference is one of them."""
+    learned = {row.name for row in content.rows if row.learned}
+    return findings(content.rows, content.labels) if content.rows[0].reference in learned else []
+
+
+def _example(content: Content) -> tuple[list[Example], Example] | None:
+    """The demonstrations and the query of a prompt to show: the first query, as the first selector chose for it."""
+    for row in content.shown:
+        for question_id, prediction in sorted(row.by_query.items(), key=lambda pair: id_order(pair[0])):
+            icds = [content.train[icd] for icd in prediction.icds if icd in content.train]
+            if row.shots == content.shots and question_id in content.queries and len(icds) == row.shots:
+                return icds, content.queries[question_id]
+    return None

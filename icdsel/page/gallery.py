@@ -27,6 +27,7 @@ class Line:
 
     Attributes:
         name: The selector's row in the comparison.
+        place: The place of the selector in `Card.scores`.
         label: The short name that the page shows.
         demonstrations: The ICDs.
         prediction: The VLM's answer.
@@ -34,6 +35,7 @@ class Line:
     """
 
     name: str
+    place: int
     label: str
     demonstrations: tuple[Demonstration, ...]
     prediction: Prediction
@@ -125,9 +127,10 @@ def cards(
                 if prediction is None:
                     continue
                 icds = tuple(demonstration(icd, train, task, thumbnails) for icd in prediction.icds)
-                lines.append(Line(row.name, row.label, icds, prediction, verdict_on(prediction, task)))
+                place = names.index(row.name)
+                lines.append(Line(row.name, place, row.label, icds, prediction, verdict_on(prediction, task)))
                 if prediction.score is not None:
-                    scores[names.index(row.name)][shots] = prediction.score
+                    scores[place][shots] = prediction.score
             if lines:
                 groups.append((shots, tuple(lines)))
         found.append(

@@ -95,8 +95,10 @@ def _read_run(row: Chosen, folder: Path) -> ShownRun:
 
 def read_landscapes(
     runs: Sequence[ShownRun], settings: Settings, question_ids: Sequence[QuestionId] | None
-) -> tuple[list[Landscape], list[str]]:
-    """The landscape of each RL data that a run was trained on, else of those of the settings; and what is missing.
+) -> tuple[list[Landscape], dict[Path, list[int]], list[str]]:
+    """The landscape of each RL data that a run was trained on, else of those of the settings.
+
+    Also how many demonstrations each scored pointer of their files has, and what is missing.
 
     Args:
         runs: The runs.
@@ -109,6 +111,7 @@ def read_landscapes(
         default = ((path, fingerprint_file(path) if path.is_file() else ""),)
         wanted = {(default, _raw(settings.reward)): None}
     found, missing = [], []
+    pointers: dict[Path, list[int]] = {}
     modes = {reward.mode for _, reward in wanted}
     for files, reward in wanted:
         source = " + ".join(path.name for path, _ in files)
@@ -121,6 +124,8 @@ def read_landscapes(
                 for path, _ in files
             ]
             groups = merge([data.groups for data in read])
+            for (path, _), data in zip(files, read, strict=True):
+                pointers[path] = [len(scored.pointer) for group in data.groups for scored in group.candidates]
         except RlDataError as error:
             missing.append(f"The RL data {source} cannot be shown: {error}")
             continue
@@ -131,7 +136,7 @@ def read_landscapes(
         if len(modes) > 1:
             source += f" ({reward.mode})"
         found.append(landscape(source, groups, reward, rejected))
-    return found, missing
+    return found, pointers, missing
 
 
 def _raw(reward: RewardSettings) -> RewardSettings:

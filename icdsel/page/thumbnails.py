@@ -12,11 +12,12 @@ from icdsel.data.images import ImageError, open_image
 
 SIDE = 160
 """Longest side of a thumbnail, in pixels."""
-TOGETHER = 18_000_000
+TOGETHER = 6_000_000
 """Limit for all thumbnails of a page together, in bytes of base64."""
 
 # Longest side and WebP quality, tried in this order until an image is within its share.
-_ATTEMPTS = ((SIDE, 80), (SIDE, 60), (SIDE, 40), (128, 40), (96, 30), (64, 20))
+# A page shows them at 64 and 96 pixels.
+_ATTEMPTS = ((SIDE, 80), (128, 70), (112, 60), (96, 55), (80, 45), (64, 30), (64, 20), (48, 10))
 
 
 class Thumbnails:

@@ -64,6 +64,12 @@ def history() -> Iterator[None]:
         _histories.remove(kept)
 
 
+def command_words() -> list[str]:
+    """The words of the running command as a user would type them."""
+    program = Path(sys.argv[0])
+    return ["icdsel" if program.stem in ("__main__", "icdsel") else program.name, *sys.argv[1:]]
+
+
 class _LogFile(logging.Handler):
     """Appends entries to a file, until one cannot be written."""
 
@@ -91,10 +97,8 @@ def logged_to(path: Path, environment: Mapping[str, Any]) -> Iterator[None]:
         path: The file.
         environment: Versions and device.
     """
-    program = Path(sys.argv[0])
-    command = ["icdsel" if program.stem in ("__main__", "icdsel") else program.name, *sys.argv[1:]]
     versions = ", ".join(f"{name} {value}" for name, value in environment.items() if name != "written")
-    first = _record(f"$ {shlex.join(command)}\nin {Path.cwd()}\n{versions}")
+    first = _record(f"$ {shlex.join(command_words())}\nin {Path.cwd()}\n{versions}")
     began = time.monotonic()
     if _histories:
         first.created, began = _histories[0].started, _histories[-1].began

@@ -20,7 +20,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 SOURCES = ("icdsel", "README.md", "LICENSE", "pyproject.toml", ".gitignore")
 SHIPPED = {
     *(f"icdsel/tiny_vlm/weights/{path.name}" for path in (ROOT / "icdsel/tiny_vlm/weights").iterdir()),
-    *(f"icdsel/page/page.{ending}" for ending in ("css", "html.j2", "js")),
+    *(f"icdsel/page/template/{path.name}" for path in (ROOT / "icdsel/page/template").iterdir()),
     "icdsel/py.typed",
 }
 NOT_IMPORTED = {
@@ -106,7 +106,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(built: dict[str, Path]):
         [metadata] = [archive.read(name).decode() for name in held if name.endswith(".dist-info/METADATA")]
         license_text = [archive.read(name) for name in held if name.endswith(".dist-info/licenses/LICENSE")]
     assert {name for name in held if ".dist-info/" not in name} == modules | SHIPPED
-    assert len(SHIPPED) == 7 + 3 + 1
+    assert len(SHIPPED) == 7 + 9 + 1
     assert license_text == [(ROOT / "LICENSE").read_bytes()]
     assert "License-Expression: Apache-2.0\n" in metadata
 

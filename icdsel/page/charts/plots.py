@@ -50,10 +50,13 @@ CURVES = {
     "loss": ("Training loss", "What the phase minimises, mean over the epoch's steps"),
     "val_loss": ("Loss on held-out queries", "Reward-weighted cross-entropy of training queries that were held out"),
     "expected_reward": ("Expected reward", "Reward of the scored pointers weighted by the policy, on held-out queries"),
-    "oracle_share": ("Share of the oracle", "Expected reward by the reward of the best scored pointers"),
-    "kl": ("KL", "Divergence from the policy at the start of GRPO"),
-    "std_advantage": ("Advantage spread", "Standard deviation of the advantages"),
-    "no_signal_share": ("Groups without a signal", "Share of the queries whose pointers all have the same reward"),
+    "oracle_share": ("Share of the best reward", "Expected reward divided by that of each query's best scored pointer"),
+    "kl": ("Distance from the start of GRPO", "Kullback-Leibler divergence (KL) from the policy at the start of GRPO"),
+    "std_advantage": ("Spread of the advantages", "Standard deviation of the advantages, which GRPO learns from"),
+    "no_signal_share": (
+        "Queries with equal rewards",
+        "Share of the queries that teach nothing: all pointers have the same reward",
+    ),
 }
 """The metrics of a run that are drawn, with title and meaning."""
 
@@ -164,7 +167,7 @@ def landscape_charts(landscapes: Sequence[Landscape]) -> list[Chart]:
 def _signal_chart(landscapes: Sequence[Landscape]) -> Chart:
     judged = all(landscape.task.correctness is not None for landscape in landscapes)
     kinds = {"no pointer correct": "none_correct", "some correct": "some_correct", "all correct": "all_correct"}
-    kinds = (kinds if judged else {}) | {"rewards differ (signal)": "signal"}
+    kinds = (kinds if judged else {}) | {"rewards differ": "signal"}
     sources = [landscape.source for landscape in landscapes]
     figure, axes = new_figure("landscape", 1.75 + 0.35 * len(sources), sources if len(sources) > 1 else ())
     height = 0.7 / len(landscapes)
@@ -182,7 +185,7 @@ def _signal_chart(landscapes: Sequence[Landscape]) -> Chart:
     if len(landscapes) > 1:
         add_legend(figure, axes)
     first = landscapes[0]
-    counts = f"{first.signal} have a signal."
+    counts = f"{first.signal} have pointers that differ in reward."
     if judged:
         counts = (
             f"{first.none_correct} have no correct pointer, {first.some_correct} some, and {first.all_correct} only "
@@ -206,7 +209,7 @@ def _methods_chart(landscape: Landscape, number: int) -> Chart:
     shares: dict[str, list[float | None]] = {}
     if judged:
         shares["pointers answered correctly"] = [method.correct for method in methods]
-    shares["queries where it finds the best"] = [method.best for method in methods]
+    shares["queries for which it finds a best pointer"] = [method.best for method in methods]
     figure, axes = new_figure(name, 0.8 + 0.36 * len(methods), list(shares))
     for index, (label, values) in enumerate(shares.items()):
         known = [(100 * value, place) for value, place in zip(values, places, strict=True) if value is not None]
@@ -219,7 +222,9 @@ def _methods_chart(landscape: Landscape, number: int) -> Chart:
     add_legend(figure, axes)
     top = methods[0]
     facts = [] if top.correct is None else [f"{100 * top.correct:.0f} % of its pointers are answered correctly"]
-    facts += [f"it finds the best of {100 * top.best:.0f} % of the queries with a signal"] if top.best else []
+    facts += (
+        [f"it finds a best pointer of {100 * top.best:.0f} % of the queries whose rewards differ"] if top.best else []
+    )
     return Chart(
         name,
         "What each proposal method contributes" + (f": {landscape.source}" if number > 1 else ""),

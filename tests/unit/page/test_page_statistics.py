@@ -252,7 +252,7 @@ def test_a_run_is_found_by_its_checkpoint_or_by_its_name(tmp_path):
     named = write_run(settings, RUN)
     rows = policy_rows(settings)
     assert [run.folder for run in read_runs(rows, settings)[0]] == [named]
-    landscapes, missing = read_landscapes(runs, settings, None)
+    landscapes, _, missing = read_landscapes(runs, settings, None)
     assert ([made.source for made in landscapes], missing) == (["rl_data_made.jsonl"], [])
 
 
@@ -268,7 +268,7 @@ def test_files_that_metadata_name_are_read_only_if_their_fingerprint_matches(tmp
     (run / "run.json").write_text(json.dumps(side))
     runs, _ = read_runs(rows, settings)
     assert [found.folder for found in runs] == [run]
-    landscapes, missing = read_landscapes(runs, settings, None)
+    landscapes, _, missing = read_landscapes(runs, settings, None)
     assert landscapes == [] and "has changed since the training" in missing[0]
 
 
@@ -276,7 +276,7 @@ def test_missing_files_are_reported_in_a_sentence(tmp_path):
     settings = make_settings(tmp_path)
     rows = policy_rows(settings)
     assert read_runs(rows, settings) == ([], ["The run of policy: grpo-epochs-1 was not found."])
-    assert "Create it with `icdsel gen-rl-data`" in read_landscapes([], settings, None)[1][0]
+    assert "Create it with `icdsel gen-rl-data`" in read_landscapes([], settings, None)[2][0]
     folder = write_run(settings)
     (folder / "metrics.jsonl").unlink()
     runs, missing = read_runs(rows, settings)

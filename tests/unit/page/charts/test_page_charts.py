@@ -22,9 +22,10 @@ from PIL import Image
 from icdsel.artefacts.predictions import predictions_dir
 from icdsel.artefacts.rl_data import read_rl_data
 from icdsel.comparison.compare import compare
-from icdsel.page.build import charts, collect, write_page, write_plots
+from icdsel.page.build import charts, write_page, write_plots
 from icdsel.page.charts.landscape import landscape
 from icdsel.page.charts.svg import inline_svg
+from icdsel.page.content import collect
 from icdsel.records import EpochMetrics
 
 SVG = "{http://www.w3.org/2000/svg}"
