@@ -24,7 +24,7 @@ from icdsel.store.torch_files import StoredTensor, TorchFile, describe, open_tor
 __all__ = ["Checkpoint", "foreign_objects", "foreign_warning", "load_checkpoint", "load_policy", "require_width"]
 
 _T = TypeVar("_T")
-_MAX_LAYERS, _MAX_WIDTH, _MAX_EPOCH = 256, 2**20, 10**6
+_MAX_LAYERS, _MAX_WIDTH, _MAX_EPOCH, _MAX_LIST = 256, 2**20, 10**6, 1000
 _EXAMPLE = "Name a checkpoint, such as rce_epoch5.pt in the run's folder."
 
 
@@ -40,6 +40,7 @@ class Checkpoint:
         kl_beta: The weight of the KL term after that epoch.
         optimizer: The optimizer's state_dict.
         extra: Anything else that was saved with it.
+        trained_for: Data, model, encoder and prompt that it was trained for (`icdsel.stages.policy_check`).
     """
 
     network: PointerNetwork
@@ -49,6 +50,7 @@ class Checkpoint:
     kl_beta: float | None
     optimizer: dict[str, Any] | None
     extra: dict[str, Any]
+    trained_for: dict[str, Any]
 
 
 def load_policy(path: str | Path) -> PointerNetwork:
@@ -95,6 +97,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         kl_beta=_of_type(float, content.get("kl_beta")),
         optimizer=optimizer,
         extra=extra or {},
+        trained_for=_plain_dict(content.get("trained_for")),
     )
 
 
@@ -154,6 +157,18 @@ def _opened(path: Path) -> Iterator[TorchFile]:
 
 def _of_type(kind: type[_T], value: object) -> _T | None:
     return value if isinstance(value, kind) else None
+
+
+def _plain_dict(value: object) -> dict[str, Any]:
+    """A flat dict of plain values and lists of texts, as `save_policy` writes it; else an empty one."""
+
+    def is_plain(item: object) -> bool:
+        texts = isinstance(item, list) and len(item) <= _MAX_LIST and all(type(text) is str for text in item)
+        return texts or item is None or type(item) in (str, int, float, bool)
+
+    if not isinstance(value, dict) or len(value) > _MAX_LIST:
+        return {}
+    return {name: item for name, item in value.items() if type(name) is str and is_plain(item)}
 
 
 def _read_weights(file: TorchFile, found: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -52,6 +52,8 @@ def convert_checkpoint(
         content = lever_plus.v2_format(network.state_dict(), network.config, checkpoint.epoch or 0, legacy_names)
     except ValueError as error:
         raise CheckpointError(f"{path} cannot be converted: {error}.") from error
+    if checkpoint.trained_for:
+        content["trained_for"] = checkpoint.trained_for
     if parts := lever_plus.unknown_parts(network.config):
         warnings.warn(
             f"Lever-Plus does not know this policy's {' and '.join(parts)}. {target.name} keeps them and icdsel uses "

@@ -26,6 +26,7 @@ def save_policy(
     kl_beta: float,
     optimizer: torch.optim.Optimizer | None = None,
     extra: Mapping[str, Any] | None = None,
+    trained_for: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes a checkpoint atomically: a reader sees the old file or the new one, never a part.
 
@@ -38,6 +39,7 @@ def save_policy(
         kl_beta: The current weight of the KL term.
         optimizer: For checkpoints from which training resumes.
         extra: Anything else, read again as `Checkpoint.extra`: plain values, containers, tensors.
+        trained_for: What the policy was trained for: plain values and lists of texts, by name.
 
     Raises:
         TypeError: `metrics` or `extra` holds something else.
@@ -54,6 +56,8 @@ def save_policy(
         content["optimizer_state_dict"] = optimizer.state_dict()
     if extra is not None:
         content["extra"] = extra
+    if trained_for:
+        content["trained_for"] = trained_for
     write_bytes(Path(path), torch_bytes(content))
 
 

@@ -22,6 +22,7 @@ from icdsel.records import Example, PoolIds, Proposal, QuestionId
 from icdsel.retrieval.lever_plus_pools import anchors
 from icdsel.settings.identity import identity
 from icdsel.settings.loading import Settings
+from icdsel.stages.policy_check import require_fitting
 from icdsel.stages.scored_unit import UNIT, Tally, score_unit, scorer_of
 from icdsel.stages.session import Queries, Session
 from icdsel.stages.threads import use_threads
@@ -90,6 +91,8 @@ def generate(
         proposer = load_policy(init) if init else None
         if init and (foreign := foreign_warning(init)):
             warn(foreign)
+        if init:
+            require_fitting(init, session, same_data=False)
         inputs = rl_data_inputs(settings, session)
     path = shard.path(target) if shard else target
     with rl_data_slot(path, inputs).open(overwrite) as result:

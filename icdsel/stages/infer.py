@@ -13,21 +13,20 @@ import numpy as np
 
 from icdsel.artefacts.checkpoint import foreign_warning
 from icdsel.artefacts.checkpoint_conversion import ConversionWarning, convert_checkpoint, is_converted
-from icdsel.artefacts.run_folder import METADATA_FILE, find_run, is_finished
+from icdsel.artefacts.run_folder import find_run, is_finished
 from icdsel.console import logger, note, warn
 from icdsel.errors import CheckpointError, of_system
 from icdsel.records import Example, Prediction
 from icdsel.selection import SELECTORS, Selector, always_shown
 from icdsel.selection.context import Context
 from icdsel.selection.fingerprints import Fingerprints
-from icdsel.settings.identity import identity
 from icdsel.settings.loading import Settings
 from icdsel.stages.answering import Prompts, answer_prompts, complete_units
+from icdsel.stages.policy_check import require_fitting
 from icdsel.stages.prediction_row import PredictionRow, prediction_row, read_existing
 from icdsel.stages.selection_context import fingerprints_of, open_context
 from icdsel.stages.session import Session
 from icdsel.stages.threads import use_threads
-from icdsel.store.metadata import differences, read_metadata
 from icdsel.store.reading import why_no_file
 from icdsel.store.run_log import history
 from icdsel.store.slot import Result, State
@@ -82,7 +81,7 @@ def infer(
     policy_file = _policy_file(settings, run, checkpoint) if any(s.needs_policy for s in selectors) else None
     session = session.under(settings) if session else Session(settings)
     if policy_file:
-        _check_policy(settings, session, policy_file)
+        require_fitting(policy_file, session)
     examples = queries_to_answer(session)
     if (images := len({query.image_id for query in examples})) < len(examples):
         note(f"The {len(examples)} queries share {images} images; comparisons count an image's queries together.")
@@ -189,29 +188,6 @@ def _policy_file(settings: Settings, run: str | None, checkpoint: Path | None) -
         except OSError as error:  # a read-only folder, a full disk: inference does not need the conversion
             warn(f"not converted for Lever-Plus: {of_system(error)}")
     return path
-
-
-def _check_policy(settings: Settings, session: Session, policy_file: Path) -> None:
-    """Rejects a policy that was trained on another dataset, for another model or on other embeddings.
-
-    Raises:
-        CheckpointError: The policy does not fit; the message lists the differences. A checkpoint that is not in the
-            folder of a run cannot be checked.
-    """
-    metadata_file = policy_file.parent / METADATA_FILE
-    if not metadata_file.exists():
-        return
-    trained = read_metadata(metadata_file).inputs
-    now = identity(settings, "data") | session.identity
-    binding = ("data.dataset", "data.embed", "dataset", "model", "encoder", "train_embeddings")
-    if different := differences(*({name: inputs.get(name) for name in binding} for inputs in (trained, now))):
-        raise CheckpointError(
-            f"{policy_file} was trained with different settings:\n  "
-            + "\n  ".join(different)
-            + "\nUse those settings, or train another policy."
-        )
-    for line in differences(*({k: v for k, v in m.items() if k.startswith("data.")} for m in (trained, now))):
-        note(f"The policy was trained with a different setting: {line}")
 
 
 def queries_to_answer(session: Session) -> list[Example]:

@@ -34,6 +34,7 @@ from icdsel.settings.identity import identity
 from icdsel.settings.loading import Settings, on_training_queries
 from icdsel.settings.presets import RECIPES
 from icdsel.stages.generate import generate
+from icdsel.stages.policy_check import require_fitting, trained_for
 from icdsel.stages.session import Session
 from icdsel.stages.threads import use_threads
 from icdsel.stages.training.initial_policy import initial_policy
@@ -113,10 +114,11 @@ def train(
     device = resolve_device(settings.train.device, "--train-device")
     start = initial_policy(settings.train)
     session = session.under(settings) if session else Session(settings)
-    if settings.train.init and (foreign := foreign_warning(settings.train.init)):
+    if (start_file := settings.train.init) and (foreign := foreign_warning(start_file)):
         warn(foreign)
-    if start is not None:  # checked before hours of scoring
+    if start_file and start is not None:  # checked before hours of scoring
         require_width(start, session.embeddings.shape[1], settings.train.init)
+        require_fitting(start_file, session, same_data=False)
     files, failed = list(rl_data_files), 0
     if not files:
         exists = rl_data.rl_data_path(settings).exists()  # its failures were reported when it was generated
@@ -216,7 +218,7 @@ def _train(session: Session, data: _Data, device: torch.device, files: Sequence[
     steps += settings.train.warm_epochs * len(data.warm.query) if data.warm else 0
     events_folder = folder / EVENTS_FOLDER if settings.train.tensorboard else None
     with open_events(events_folder) as events, progress("Training", steps) as advance:
-        journal = RunJournal(folder, network, events, advance)
+        journal = RunJournal(folder, network, events, advance, trained_for(session, files))
         resume = journal.resume()
         advance(journal.queries)
         rollouts = _rollouts(session, data, seed, journal, resume, advance) if settings.train.online else None

@@ -6,12 +6,16 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from heapq import nsmallest
 from pathlib import Path
 
 from icdsel.errors import RunError
 from icdsel.records import Example
 from icdsel.store.files import size_of
 from icdsel.store.reading import open_file
+
+_SKETCH = 64
+"""Examples in a sample."""
 
 
 def fingerprint_examples(examples: Iterable[Example]) -> str:
@@ -21,6 +25,26 @@ def fingerprint_examples(examples: Iterable[Example]) -> str:
         row = [e.question_id, e.image_id, e.image.name, size(e.image), e.question, e.answer, e.answers, e.raw_answers]
         digest.update(json.dumps(row).encode())
     return digest.hexdigest()[:16]
+
+
+def sketch_examples(examples: Iterable[Example]) -> list[str]:
+    """A sample of examples that is the same whatever is added to them later: the smallest of their digests, sorted.
+
+    An example is what a policy sees of it, its image (name and size) and question.
+    """
+    return nsmallest(_SKETCH, set(_digests(examples)))
+
+
+def known_share(sketch: Iterable[str], examples: Iterable[Example]) -> float:
+    """The share of a `sketch_examples` that is among these examples: 1 if they only grew, 0 for another dataset."""
+    sample, known = set(sketch), set(_digests(examples))
+    return len(sample & known) / max(1, len(sample))
+
+
+def _digests(examples: Iterable[Example]) -> Iterator[str]:
+    size = cache(size_of)
+    for e in examples:
+        yield hashlib.sha256(json.dumps([e.image.name, size(e.image), e.question]).encode()).hexdigest()[:16]
 
 
 def fingerprint_file(path: Path) -> str:

@@ -62,7 +62,7 @@ def train(*words: object) -> str:
 def test_the_preset_asks_and_trains_as_the_original_and_both_metrics_are_shown(folder):
     preset = ("--preset", "lever-plus")
     icdsel("train", *ON, *PROPOSE, *preset, "--rce-epochs", 1)
-    run = folder / "results/okvqa/model_cpk/v3_RandSampler_tiny-vlm_lever-plus_rce-epochs-1"
+    run = folder / "results/okvqa/model_cpk/v3_RandSampler_tiny-vlm_pool-size-20_lever-plus_rce-epochs-1"
     settings = json.loads((run / "run.json").read_text())["settings"]
     assert settings["vlm"]["num_beams"] == 3 and settings["train"]["recipe"] == "lever-plus"
     output = icdsel("infer", *ON[:6], *preset, "--n", 10, "--shots", 1)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from command_line import icdsel
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -115,7 +116,7 @@ def test_overwrite_renames_it_to_backup_and_creates_it_again(copy: Path):
     repaint(3)
     before = predictions()
     icdsel(*SCORE, "--overwrite")
-    name = "rl_data_RandSampler_my-model"
+    name = "rl_data_RandSampler_my-model_pool-size-8"
     folder = copy / "results/set/generated_data"
     assert (folder / f"{name}.jsonl.old-1").read_bytes() == before[f"{name}.jsonl"]
     assert (folder / f"{name}.meta.json.old-1").is_file()
@@ -139,7 +140,7 @@ def test_scores_for_queries_of_another_split_are_rejected(copy: Path):
     for path in Path("results/set/infer").glob("*/oracle*"):
         path.unlink()
     assert "queries (the queries' split" in icdsel(*ANSWER[:-2], "--selector", "oracle", code=2)
-    path = "results/set/generated_data/rl_data_RandSampler_my-model_validation.jsonl"
+    path = "results/set/generated_data/rl_data_RandSampler_my-model_pool-size-8_validation.jsonl"
     assert "the dataset has changed since" in icdsel("check", path, *SMALL, code=1)
 
 
@@ -176,13 +177,73 @@ def test_an_unfinished_run_is_reported(copy: Path):
     assert "the training of run mine is not finished" in icdsel(*ANSWER[:-2], "--selector", "policy", "--run", "mine")
 
 
+def record(path: Path, **values: object) -> None:
+    """Changes what a checkpoint says that it was trained for."""
+    content = torch.load(path, weights_only=True)
+    content["trained_for"] |= values
+    torch.save(content, path)
+
+
+POLICY = (*ANSWER[:-2], "--selector", "policy", "--run", "mine")
+CHECKPOINT = Path("results/set/model_cpk/mine/rce_epoch1.pt")
+
+
 def test_policies_are_answered_with_the_embeddings_that_they_were_trained_on(copy: Path):
-    side = Path("results/set/model_cpk/mine/run.json")
-    content = json.loads(side.read_text())
-    content["identity"]["train_embeddings"] = "0123456789abcdef"
-    side.write_text(json.dumps(content))
-    output = icdsel(*ANSWER[:-2], "--selector", "policy", "--run", "mine", code=2)
+    record(CHECKPOINT, train_embeddings="0123456789abcdef")
+    output = icdsel(*POLICY, code=2)
     assert "train_embeddings (the file of --train-embeddings): '0123456789abcdef' then, None now" in output
+
+
+def test_a_policy_is_checked_wherever_its_checkpoint_lies(copy: Path):
+    shutil.copy(CHECKPOINT, "mine.pt")
+    bare = (*ANSWER[:-2], "--selector", "policy", "--checkpoint", "mine.pt")
+    assert "does not say what it was trained for" not in icdsel(*bare)
+    icdsel("convert", "mine.pt", "--output", "converted.ckpt")
+    record(Path("mine.pt"), encoder="other")
+    for words in (bare, (*SCORE, "--init", "mine.pt", "-o", "x.jsonl"), ("train", *SMALL, "--init", "mine.pt")):
+        assert "encoder (the encoder's files" in icdsel(*words, code=2)
+    assert "encoder (the encoder's files" not in icdsel(*bare[:-1], "converted.ckpt")  # as it was converted
+    record(Path("converted.ckpt"), **{"data.embed": "image"})
+    assert "data.embed: 'image' then, 'both' now" in icdsel(*bare[:-1], "converted.ckpt", code=2)
+
+
+def test_a_policy_for_another_prompt_is_reported(copy: Path):
+    output = " ".join(icdsel(*POLICY, "--system-prompt", "Be brief.").split())
+    assert "trained with a different setting: vlm.system_prompt" in output
+
+
+def test_a_training_set_that_grew_or_was_renamed_is_no_other_dataset(copy: Path):
+    lines = Path("set.jsonl").read_text().splitlines()
+    more = json.loads(lines[0]) | {"question_id": 99, "image": "images/29.png", "question": "how many?"}
+    Path("renamed.jsonl").write_text("\n".join(lines) + "\n")
+    policy = ("infer", "--dataset", "renamed.jsonl", *SMALL[2:], "--n", 4, "--shots", 1, "--checkpoint", CHECKPOINT)
+    assert "has changed since" not in icdsel(*policy)
+    Path("renamed.jsonl").write_text("\n".join([*lines, json.dumps(more)]) + "\n")
+    said = " ".join(icdsel(*policy, "--results-dir", "grown").split())
+    assert "the training split has changed since" in said and "24 examples then, 25 now" in said
+    assert "the old ones are still there" in said
+
+
+def test_another_dataset_is_rejected_whatever_its_name(copy: Path):
+    lines = [json.loads(line) for line in Path("set.jsonl").read_text().splitlines()]
+    Path("set.jsonl").write_text("".join(json.dumps(line | {"question": "which size?"}) + "\n" for line in lines))
+    output = " ".join(icdsel(*POLICY, code=2).split())
+    assert "0% of the examples that it was trained on are in the training split of 'set'" in output
+
+
+def test_a_checkpoint_of_an_earlier_version_is_checked_by_its_run_else_not_at_all(copy: Path):
+    content = torch.load(CHECKPOINT, weights_only=True)
+    del content["trained_for"]
+    torch.save(content, CHECKPOINT)
+    torch.save(content, "bare.pt")
+    side = CHECKPOINT.with_name("run.json")
+    recorded = json.loads(side.read_text())
+    side.write_text(json.dumps(recorded | {"identity": recorded["identity"] | {"encoder": "other"}}))
+    assert "encoder (the encoder's files" in icdsel(*POLICY, code=2)
+    side.write_text(json.dumps(recorded | {"identity": recorded["identity"] | {"dataset": "other"}}))
+    assert "images have changed since" in " ".join(icdsel(*POLICY).split())
+    bare = icdsel(*ANSWER[:-2], "--selector", "policy", "--checkpoint", "bare.pt")
+    assert "bare.pt does not say what it was trained for" in " ".join(bare.split())
 
 
 def test_long_names_of_runs(copy: Path):
@@ -240,7 +301,7 @@ def test_an_interrupted_online_training_misses_its_journal(copy: Path, monkeypat
 
 
 def test_a_half_made_file_is_not_completed_with_something_else(copy: Path):
-    whole = copy / "results/set/generated_data/rl_data_RandSampler_my-model.jsonl"
+    whole = copy / "results/set/generated_data/rl_data_RandSampler_my-model_pool-size-8.jsonl"
     whole.rename(whole.with_name(whole.name + ".part"))
     repaint(3)
     assert "dataset (the training examples" in icdsel(*SCORE, code=2)
@@ -248,7 +309,7 @@ def test_a_half_made_file_is_not_completed_with_something_else(copy: Path):
 
 def test_damaged_data_are_repaired_by_the_documented_remedy(copy: Path):
     """What hours of scoring have made is not lost with the end of a file."""
-    path = copy / "results/set/generated_data/rl_data_RandSampler_my-model.jsonl"
+    path = copy / "results/set/generated_data/rl_data_RandSampler_my-model_pool-size-8.jsonl"
     whole = path.read_bytes()
     path.write_bytes(whole[:-20])
     count = len(whole.splitlines())
@@ -317,7 +378,7 @@ def test_a_finished_run_without_its_last_checkpoint_is_trained_again(copy: Path)
 
 
 def test_a_finished_file_that_was_truncated_is_rejected(copy: Path):
-    path = Path("results/set/generated_data/rl_data_RandSampler_my-model.jsonl")
+    path = Path("results/set/generated_data/rl_data_RandSampler_my-model_pool-size-8.jsonl")
     whole = path.read_bytes()
     path.write_bytes(b"".join(whole.splitlines(keepends=True)[:3]))
     for command in (SCORE, (*TRAIN, "--run", "new"), ("train", *SMALL, "--rl-data", path, "--run", "newer")):
@@ -351,7 +412,7 @@ def test_a_finished_file_that_was_truncated_is_rejected(copy: Path):
 
 
 def test_a_record_that_no_score_can_be_read_of_is_made_again(copy: Path):
-    path = Path("results/set/generated_data/rl_data_RandSampler_my-model.jsonl")
+    path = Path("results/set/generated_data/rl_data_RandSampler_my-model_pool-size-8.jsonl")
     whole = path.read_bytes()
     lines = whole.splitlines(keepends=True)
     lines[1] = lines[1].replace(b"vqa_acc_score", b"vqa_Acc_score", 1)
@@ -364,11 +425,11 @@ def test_a_record_that_no_score_can_be_read_of_is_made_again(copy: Path):
 
 
 def test_a_shard_with_damaged_metadata_is_not_merged(copy: Path):
-    path = Path("results/set/generated_data/rl_data_RandSampler_my-model.jsonl")
+    path = Path("results/set/generated_data/rl_data_RandSampler_my-model_pool-size-8.jsonl")
     whole = path.read_bytes()
     path.unlink()
     icdsel(*SCORE, "--shard", "1/1")
-    side = path.with_name("rl_data_RandSampler_my-model.shard-1-of-1.meta.json")
+    side = path.with_name("rl_data_RandSampler_my-model_pool-size-8.shard-1-of-1.meta.json")
     side.write_text(side.read_text()[:40])
     assert "is skipped, its queries are scored again" in icdsel(*SCORE)
     assert path.read_bytes() == whole

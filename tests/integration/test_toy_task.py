@@ -16,7 +16,7 @@ from icdsel.data.world import CODE_QUESTIONS, all_scenes, draw, world_codes
 
 FEW = ("--dataset", "codes.jsonl", "--task", "letters", "--model", "tiny-vlm", "--pool-size", "16")
 PROPOSE = ("--queries", "24", "--beam", "2", "--samples", "1", "--retrieval", "2", "--random", "2")
-RL_DATA = "results/codes/generated_data/rl_data_RandSampler_tiny-vlm.jsonl"
+RL_DATA = "results/codes/generated_data/rl_data_RandSampler_tiny-vlm_pool-size-16.jsonl"
 
 
 def write_codes(folder: Path) -> None:

@@ -35,9 +35,18 @@ class RunJournal:
         network: The policy, on its device.
         events: The writer of TensorBoard metrics.
         advance: The progress bar.
+        trained_for: What checkpoints record of data, model, encoder and prompt.
     """
 
-    def __init__(self, folder: Path, network: PointerNetwork, events: Events, advance: Advance) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        network: PointerNetwork,
+        events: Events,
+        advance: Advance,
+        trained_for: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._trained_for = trained_for
         self.folder = folder
         self._network, self._events, self._advance = network, events, advance
         self._metrics = Journal(folder / METRICS_FILE)
@@ -102,7 +111,7 @@ class RunJournal:
                 f"Try a smaller --{epoch.phase}-lr"
             )
         save = partial(save_policy, network=self._network, epoch=epoch.number, phase=epoch.phase, kl_beta=epoch.kl_beta)
-        save(self.folder / f"{epoch.phase}_epoch{number}.pt", metrics=metrics)
+        save(self.folder / f"{epoch.phase}_epoch{number}.pt", metrics=metrics, trained_for=self._trained_for)
         line = {"phase": epoch.phase, "epoch": number, "kl_beta": epoch.kl_beta, **metrics}
         self._metrics.append([line])
         self.epochs.append(line)

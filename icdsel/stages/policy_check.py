@@ -1,0 +1,115 @@
+"""What a policy was trained for, which its checkpoint records, and whether it fits the present settings."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from icdsel.artefacts.checkpoint import load_checkpoint
+from icdsel.artefacts.rl_data import metadata_path
+from icdsel.artefacts.run_folder import METADATA_FILE
+from icdsel.console import note, warn
+from icdsel.errors import CheckpointError, RunError
+from icdsel.settings.identity import identity
+from icdsel.stages.session import Session
+from icdsel.store.fingerprints import known_share, sketch_examples
+from icdsel.store.metadata import Inputs, differences, read_metadata
+
+_EMBEDDINGS = ("data.embed", "encoder", "train_embeddings")
+_EXAMPLES, _COUNT = "examples", "count"
+_SAME_DATASET = 0.5  # the share of the examples trained on that must exist for a dataset to count as the same one
+
+
+def trained_for(session: Session, rl_data: Iterable[Path]) -> Inputs:
+    """What checkpoints record: data, model, encoder, prompt, and a sample of the training examples.
+
+    Args:
+        session: The settings, and the training split.
+        rl_data: What is trained on; if their metadata name another prompt than the settings, theirs is recorded.
+    """
+    train = session.train
+    return _now(session) | _prompt(rl_data) | {_EXAMPLES: sketch_examples(train), _COUNT: len(train)}
+
+
+def require_fitting(path: Path, session: Session, same_data: bool = True) -> None:
+    """Checks that a policy was trained on embeddings like those of the session; warns of other differences.
+
+    Args:
+        path: The checkpoint.
+        session: The settings, and the training split.
+        same_data: Whether the dataset and the model must be the same too. A training set that has grown is.
+
+    Raises:
+        CheckpointError: The policy does not fit; the message lists the differences.
+    """
+    trained, now = load_checkpoint(path).trained_for or _inputs_of_run(path), _now(session)
+    if not trained:
+        warn(
+            f"{path} does not say what it was trained for (Lever-Plus and earlier versions of icdsel record nothing in "
+            "it): make sure that --encoder, --model and the dataset are the same"
+        )
+        return
+    binding = (*_EMBEDDINGS, "model") if same_data else _EMBEDDINGS
+    if different := _differences(trained, now, binding):
+        raise _unfitting(path, different)
+    if same_data and trained.get("dataset") != now["dataset"]:
+        _check_data(path, trained, now, session)
+    noted = [name for name in trained if name.startswith(("data.", "vlm.")) and name not in (*binding, "data.dataset")]
+    for line in _differences(trained, now, noted):
+        note(f"The policy was trained with a different setting: {line}")
+
+
+def _check_data(path: Path, trained: Inputs, now: Inputs, session: Session) -> None:
+    """Warns of a training split that has changed.
+
+    Raises:
+        CheckpointError: It is another dataset.
+    """
+    sample = trained.get(_EXAMPLES)
+    if not isinstance(sample, list) or not sample:  # the metadata of a run of an earlier version
+        if trained.get("data.dataset") != now["data.dataset"]:
+            raise _unfitting(path, _differences(trained, now, ("data.dataset", "dataset")))
+        warn(f"the training examples or their images have changed since {path} was trained")
+        return
+    share = known_share(sample, session.train)
+    if share < _SAME_DATASET:
+        raise _unfitting(
+            path,
+            [
+                f"the dataset {trained.get('data.dataset')!r}: {share:.0%} of the examples that it was trained on are "
+                f"in the training split of {now['data.dataset']!r}"
+            ],
+        )
+    gone = f"about {1 - share:.0%} of the old ones are gone or changed" if share < 1 else "the old ones are still there"
+    sizes = f"{trained.get(_COUNT)} examples then, {len(session.train)} now"
+    warn(f"the training split has changed since {path} was trained ({sizes}): {gone}")
+
+
+def _differences(trained: Inputs, now: Inputs, names: Iterable[str]) -> list[str]:
+    return differences(*({name: inputs.get(name) for name in names} for inputs in (trained, now)))
+
+
+def _unfitting(path: Path, different: Sequence[str]) -> CheckpointError:
+    lines = "\n  ".join(different)
+    return CheckpointError(
+        f"{path} was trained with different settings:\n  {lines}\nUse those settings, or train another policy."
+    )
+
+
+def _now(session: Session) -> Inputs:
+    return identity(session.settings, "data", "vlm") | session.identity
+
+
+def _prompt(rl_data: Iterable[Path]) -> Inputs:
+    """The settings of the VLM that RL data were scored with, by their metadata; empty if they have none."""
+    for path in rl_data:
+        try:
+            inputs = read_metadata(metadata_path(path)).inputs
+        except RunError:
+            continue
+        return {name: value for name, value in inputs.items() if name.startswith("vlm.")}
+    return {}
+
+
+def _inputs_of_run(checkpoint: Path) -> Inputs:
+    """What a run's metadata record; checkpoints of earlier versions hold nothing themselves."""
+    path = checkpoint.parent / METADATA_FILE
+    return read_metadata(path).inputs if path.exists() else {}
