@@ -35,7 +35,7 @@ RlData = Annotated[list[Path] | None, typer.Option("--rl-data", help="RL data to
 
 
 def with_settings(
-    *tables: str, leave_out: Iterable[str] = (), hidden: Iterable[str] = ()
+    *tables: str, leave_out: Iterable[str] = (), hidden: Iterable[str] = (), varied: Iterable[str] = ()
 ) -> Callable[[Command], Command]:
     """Gives a command a flag for every setting of `tables`, and calls it with the resolved `settings`.
 
@@ -46,7 +46,9 @@ def with_settings(
         tables: The tables of settings.
         leave_out: Settings without a flag, as "table.name".
         hidden: Tables whose flags `--help` does not show.
+        varied: Tables whose settings the command changes itself, so that it also warns of those without effect.
     """
+    final = [table for table in tables if table not in set(varied)]
     skipped, unseen = set(leave_out), set(hidden)
     fields = [
         (table, name) for table in tables for name in TABLES[table].model_fields if f"{table}.{name}" not in skipped
@@ -65,7 +67,7 @@ def with_settings(
                 given.setdefault(table, {})[name] = values.pop(f"{table}__{name}")
             settings = load_settings(given)
             require_known(settings)
-            for warning in (*stray_variables(), *without_effect(settings, tables), *ignored_settings(settings, tables)):
+            for warning in (*stray_variables(), *without_effect(settings, final), *ignored_settings(settings, final)):
                 warn(warning)
             for group, kind in groups.items():
                 values[group] = kind(**{field.name: values.pop(field.name) for field in dataclasses.fields(kind)})

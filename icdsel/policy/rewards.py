@@ -59,7 +59,8 @@ class RewardMode:
     @property
     def ignores(self) -> tuple[str, ...]:
         """Settings that have no effect with this mode."""
-        return () if self.relevance else ("reward.rel_weight",)
+        weighs = {"hard": self.hard, "soft": self.graded is not None, "rel": self.relevance}
+        return tuple(f"reward.{term}_weight" for term, does in weighs.items() if not does)
 
 
 REWARD_MODES: Registry[RewardMode] = Registry(
@@ -171,11 +172,13 @@ class Normalization:
         name: Its name in `--reward-normalization`.
         normalize: Maps the rewards [P] and the clamp, which some methods ignore, to the normalised rewards [P].
         rescales: Whether groups of any spread get the same scale, so that `std_floor` is needed.
+        ignores: Settings that have no effect with this method.
     """
 
     name: str
     normalize: "Callable[[Tensor, float], Tensor]"
     rescales: bool = True
+    ignores: tuple[str, ...] = ("reward.clamp",)
 
 
 def _z_scores(group: "Tensor") -> "Tensor":
@@ -195,7 +198,7 @@ def _centred_ranks(group: "Tensor") -> "Tensor":
 NORMALIZATIONS: Registry[Normalization] = Registry(
     "normalization",
     [
-        Normalization("z_score_clamp", lambda group, clamp: _z_scores(group).clamp(-clamp, clamp)),
+        Normalization("z_score_clamp", lambda group, clamp: _z_scores(group).clamp(-clamp, clamp), ignores=()),
         Normalization("z_score", lambda group, _: _z_scores(group)),
         Normalization("rank", lambda group, _: _centred_ranks(group)),
         Normalization("none", lambda group, _: group.clone(), rescales=False),

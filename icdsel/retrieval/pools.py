@@ -16,7 +16,7 @@ from icdsel.errors import DataError
 from icdsel.records import Example
 from icdsel.retrieval.embeddings import Embeddings
 from icdsel.retrieval.pool_rules import POOL_RULES, PoolRequest
-from icdsel.retrieval.samplers import SAMPLERS
+from icdsel.retrieval.samplers import SAMPLERS, Sampler
 from icdsel.settings.tables import DataSettings
 
 
@@ -93,7 +93,8 @@ def build_pools(
     Raises:
         DataError: The training split is too small for the pool.
         SettingsError: There is no sampler of this name.
-        ValueError: The sampler returned too few pools, or one that repeats a row or contains its query.
+        ValueError: The sampler returned too few pools, or one that repeats a row or contains its query, or it uses
+            similarity without `needs_embeddings`.
     """
     sampler, rules = SAMPLERS.named(settings.sampler), POOL_RULES.named(settings.pool_rules)
     own_rows = [_own_row(query, train) for query in queries]
@@ -112,6 +113,7 @@ def build_pools(
         )
     if settings.pool_size == "all":
         return Pools(len(train), excluded, None)
+    similar = similar if sampler.needs_embeddings else _undeclared(sampler)
     request = PoolRequest(queries, own_rows, len(train), size, excluded, similar, settings.seed)
     pools = list(rules.pools(sampler, request))
     if len(pools) != len(queries):
@@ -122,6 +124,15 @@ def build_pools(
                 f"the sampler {sampler.name} gave query {query.question_id} a pool with a row twice, or the query's own"
             )
     return Pools(len(train), excluded, pools)
+
+
+def _undeclared(sampler: Sampler) -> Callable[[], tuple[Embeddings, Embeddings]]:
+    """In place of embeddings that a sampler says it does not need: the inputs of results would lack their encoder."""
+
+    def similar() -> tuple[Embeddings, Embeddings]:
+        raise ValueError(f"the sampler {sampler.name} uses similarity (`nearest`): give it needs_embeddings=True")
+
+    return similar
 
 
 def _own_row(query: Example, train: Split) -> int | None:

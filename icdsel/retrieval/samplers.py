@@ -104,7 +104,7 @@ To add one, write a file such as `my_sampler.py`, and run `python my_sampler.py 
   the query itself, examples of its image (unless the setting allows them), unreadable images.
 * The order of rows matters: it is the order of `candidate_pool_ids` in the RL data, and breaks ties between equal
   similarities.
-* With `needs_embeddings=False` it may call only `draws.random`.
+* With `needs_embeddings=False` it may call only `draws.random`; `draws.nearest` raises a ValueError.
 * A name consists of lower-case words joined by dashes. Files are named after it: the RL data of `near-and-far` is
   `rl_data_NearAndFarSampler_<Model>.jsonl`.
 """

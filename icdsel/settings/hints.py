@@ -2,25 +2,44 @@
 
 import difflib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from icdsel.settings.loading import Settings
 from icdsel.settings.names import ENV_PREFIX, flag, variable_names
 from icdsel.settings.tables import TABLES
 
 
+def _idle(settings: Settings) -> Iterator[tuple[bool, str, str]]:
+    """Every setting that another one makes ineffective: whether it does now, `table.names`, and why.
+
+    What an entry of a registry ignores (a layout, a reward mode) is named there, as `ignores`; together they are all.
+    """
+    data, vlm, proposals, train = settings.data, settings.vlm, settings.proposals, settings.train
+    raw = not train.grpo_epochs and not train.rce_normalized_reward
+    yield data.pool_size == "all", "data.sampler", "with --pool-size all, except on file names"
+    yield data.pool_size == "all", "data.pool_rules", "with --pool-size all"
+    yield vlm.num_beams == 1, "vlm.length_penalty", "with one beam (--num-beams)"
+    yield vlm.image_cache_dir is None, "vlm.image_cache_disk_mb", "without --image-cache-dir"
+    yield not proposals.samples, "proposals.temperatures", "with --samples 0"
+    yield not proposals.temperatures, "proposals.samples", "without --temperatures"
+    yield raw, "reward.normalization reward.clamp", "on RCE with raw rewards: add --rce-normalized-reward or GRPO"
+    yield train.warm_start is None, "train.warm_epochs", "without --warm-start"
+    yield not train.rce_epochs, "train.rce_normalized_reward train.rce_over", "with --rce-epochs 0"
+    yield not train.rce_epochs, "train.rce_temp_start train.rce_temp_end train.label_smoothing", "with --rce-epochs 0"
+    yield not train.rce_epochs and train.warm_start is None, "train.rce_lr", "with --rce-epochs 0"
+    grpo = "train.freeze_backbone train.grpo_lr train.kl_beta train.clip_epsilon"
+    yield not train.grpo_epochs, grpo, "without GRPO, such as --grpo-epochs 3"
+    yield not train.online, "train.online_samples train.vlm_budget", "without --online"
+    yield settings.infer.n == -1, "infer.subset", "with --n -1, which takes all queries"
+
+
 def without_effect(settings: Settings, tables: Iterable[str]) -> list[str]:
     """A warning for each given setting of `tables` that has no effect because of another setting."""
-    idle = {
-        ("train", "warm_epochs"): "without --warm-start" if settings.train.warm_start is None else "",
-        ("train", "freeze_backbone"): "without GRPO, such as --grpo-epochs 3" if not settings.train.grpo_epochs else "",
-        ("vlm", "length_penalty"): "with one beam (--num-beams)" if settings.vlm.num_beams == 1 else "",
-        ("data", "sampler"): "with --pool-size all, except on file names" if settings.data.pool_size == "all" else "",
-    }
+    idle = [(*place.split("."), why) for does, places, why in _idle(settings) if does for place in places.split()]
     return [
         f"{flag(name, TABLES[table].model_fields[name])} has no effect {why}"
-        for (table, name), why in idle.items()
-        if why and table in tables and name in getattr(settings, table).model_fields_set
+        for table, name, why in idle
+        if table in tables and name in getattr(settings, table).model_fields_set
     ]
 
 

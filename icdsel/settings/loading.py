@@ -17,6 +17,7 @@ from icdsel.settings.tables import (
     TrainSettings,
     VlmSettings,
 )
+from icdsel.settings.values import unescaped
 
 
 class Settings(BaseModel):
@@ -89,7 +90,17 @@ def load_settings(given: Given) -> Settings:
             which and why.
     """
     with explained():
-        return resolve(read_sources(given))
+        return resolve(_unescaped(read_sources(given)))
+
+
+def _unescaped(raw: RawSettings) -> RawSettings:
+    """The same settings, with what was typed for line breaks and tabs replaced; recorded values are not touched."""
+    tables = {}
+    for table, kind in TABLES.items():
+        values = {name: getattr(getattr(raw, table), name) for name in kind.ESCAPED}
+        texts = {name: unescaped(text) for name, text in values.items() if text is not None}
+        tables[table] = getattr(raw, table).model_copy(update=texts)
+    return raw.model_copy(update=tables)
 
 
 def settings_from(given: Given) -> Settings:

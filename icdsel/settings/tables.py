@@ -122,6 +122,8 @@ class Table(BaseModel):
     """Settings that do not change results: the device, limits of resources, what is shown."""
     MAY_BE_EMPTY: ClassVar[tuple[str, ...]] = ()
     """Settings whose text may be empty."""
+    ESCAPED: ClassVar[tuple[str, ...]] = ()
+    """Settings in which `\\n`, `\\t` and `\\\\` are typed for a line break, a tab and a backslash."""
 
     @field_validator("*", mode="before")
     @classmethod
@@ -228,6 +230,7 @@ class VlmSettings(Table):
         *("image_cache_mb", "image_cache_dir", "image_cache_disk_mb", "reuse_answers"),
     )
     MAY_BE_EMPTY: ClassVar = ("system_prompt",)
+    ESCAPED: ClassVar = ("system_prompt", "icd_template", "query_template")
 
     model: Annotated[NameOrPlace, alias(MODEL_ALIASES), BeforeValidator(_not_flamingo)] = TINY_VLM
     """`tiny-vlm`, a short name such as `qwen2.5-vl-3b`, a Hugging Face name, or a folder.
@@ -241,7 +244,8 @@ class VlmSettings(Table):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Data type of the VLM; `auto` is bfloat16 on a GPU and float32 on a CPU."""
     system_prompt: str = "Answer the last question with one word or a short phrase, like any answers shown before it."
-    """System message; if empty, the model's chat template decides."""
+    """System message; if empty, the model's chat template decides. Here and in both templates, `\\n` is a line break,
+    `\\t` a tab and `\\\\` a backslash."""
     icd_template: str = "Question:{question} Short answer:{answer}"
     """Text of a demonstration."""
     query_template: str = "Question:{question} Short answer:"

@@ -1,5 +1,6 @@
 """Types of values that several settings share."""
 
+import re
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -66,6 +67,14 @@ def path_of(text: str) -> Path:
         return Path(text).expanduser()
     except RuntimeError:
         raise ValueError(f"no home folder is known for {Path(text).parts[0]}: write ./{text} for a file here") from None
+
+
+_ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
+
+
+def unescaped(text: str) -> str:
+    r"""Text with `\n`, `\t` and `\\`, as people type them, replaced by a line break, a tab and a backslash."""
+    return re.sub(r"\\[nt\\]", lambda typed: _ESCAPES[typed[0]], text)
 
 
 def _expanded(value: object) -> object:

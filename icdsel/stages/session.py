@@ -18,7 +18,7 @@ from icdsel.retrieval.pools import Pools, build_pools
 from icdsel.retrieval.samplers import SAMPLERS
 from icdsel.settings.identity import identity
 from icdsel.settings.loading import Settings
-from icdsel.settings.presets import CLIP_B32, VLM_ENCODER
+from icdsel.settings.presets import CLIP_B32, VLM_ENCODER, WORLD
 from icdsel.settings.tables import VlmSettings
 from icdsel.stages.answer_cache import AnswerCache
 from icdsel.stages.threads import use_threads
@@ -126,7 +126,7 @@ class Session:
         Raises:
             VlmError: The model does not exist or cannot be used, or its files changed since they were identified.
         """
-        known = identify_engine(self.settings.vlm)
+        known = self._identified
         vlm = self._open_vlm(self.settings.vlm, self.settings.data.max_image_pixels)
         if known and vlm.fingerprint != known.fingerprint:
             raise VlmError(f"the files of {vlm.name} changed while they were read: run the same command again")
@@ -141,7 +141,18 @@ class Session:
         Raises:
             VlmError: The model does not exist.
         """
-        return identify_engine(self.settings.vlm) or EngineIdentity(self.vlm.fingerprint, self.vlm.dtype)
+        return self._identified or EngineIdentity(self.vlm.fingerprint, self.vlm.dtype)
+
+    @_shared
+    def _identified(self) -> EngineIdentity | None:
+        """The engine's identity by its files as they are now, read once; None if it is known only after opening.
+
+        Results are recorded with it, and a model whose files have changed by the time it is opened is rejected.
+        """
+        settings = self.settings
+        if settings.data.dataset != WORLD and "model" not in settings.vlm.model_fields_set:
+            note(f"No --model is given: using {settings.vlm.model}, the default for all data but the bundled world.")
+        return identify_engine(settings.vlm)
 
     @_shared
     def answers(self) -> AnswerCache | None:

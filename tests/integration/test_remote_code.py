@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -273,7 +274,7 @@ def test_code_is_downloaded_only_if_it_is_trusted(tmp_path: Path, surprise: Path
         return str(surprise)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: None)
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: SimpleNamespace(siblings=None))
     assert model_folder("some/one") == tmp_path / "known" and wanted == []
     assert model_folder("some/one", code=True) == surprise
     assert [("*.py" in patterns) for patterns in wanted] == [True]

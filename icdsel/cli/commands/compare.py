@@ -20,6 +20,7 @@ _EXPERIMENTS = ("proposals", "reward", "train", "infer")
     *("data", "vlm", *_EXPERIMENTS),
     leave_out=["proposals.init", "proposals.query_split", "infer.n", "infer.shots"],
     hidden=_EXPERIMENTS,
+    varied=_EXPERIMENTS,
 )
 def compare(
     context: typer.Context,

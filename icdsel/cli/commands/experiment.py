@@ -18,7 +18,9 @@ from icdsel.settings.hints import without_effect
 
 
 @with_settings(
-    *("data", "vlm", "proposals", "reward", "train", "infer"), leave_out=["proposals.init", "proposals.query_split"]
+    *("data", "vlm", "proposals", "reward", "train", "infer"),
+    leave_out=["proposals.init", "proposals.query_split"],
+    varied=VARIED,
 )
 def experiment(
     context: typer.Context,

@@ -5,15 +5,16 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import torch
+from huggingface_hub.utils import filter_repo_objects
 
-from icdsel.console import note
+from icdsel.console import err, note
 from icdsel.errors import reason_of
 from icdsel.store.json_reading import parsed
 from icdsel.store.reading import open_file, read_whole
@@ -60,16 +61,26 @@ def model_folder(name: str, old_weights: bool = False, code: bool = False) -> Pa
                 return cached
         except Exception:  # noqa: BLE001 - whatever is wrong with the cache, the hub is queried next
             pass
+    with quiet(bars=err.is_terminal):
         try:
-            huggingface_hub.HfApi().model_info(name, timeout=10)  # fails early, a download would keep retrying
-            for weights in wanted:
-                patterns = [*DESCRIPTIONS, weights, *([CODE] if code else [])]
-                folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
+            # It fails early, where a download would keep retrying.
+            files = huggingface_hub.HfApi().model_info(name, timeout=10, files_metadata=True).siblings or []
+            patterns = [[*DESCRIPTIONS, weights, *([CODE] if code else [])] for weights in wanted]
+            size = next(filter(None, (_size(files, [weights]) for weights in wanted)), 0) + _size(files, DESCRIPTIONS)
+            note(f"Downloading {name} ({size / 1e9:.1f} GB), once, to {huggingface_hub.constants.HF_HUB_CACHE}")
+            for weights, allowed in zip(wanted, patterns, strict=True):
+                folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=allowed))
                 if _is_complete(folder, weights):
                     break
         except Exception as error:  # noqa: BLE001 - errors depend on the version of the hub's library
             raise OSError(reason_of(error)) from None
     return folder
+
+
+def _size(files: Sequence[Any], patterns: Sequence[str]) -> int:
+    """The size in bytes of those files on the hub whose names match a pattern."""
+    matching = filter_repo_objects(files, allow_patterns=list(patterns), key=lambda file: str(file.rfilename))
+    return sum(file.size or 0 for file in matching)
 
 
 def _is_complete(folder: Path, weights: str) -> bool:
@@ -270,18 +281,21 @@ def fingerprint(folder: Path, code: bool = False) -> str:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def quiet(bars: bool = False) -> Iterator[None]:
     """Hides the logs, warnings and progress bars of the libraries that load models; failures are raised as exceptions.
 
-    The levels of their loggers are restored afterwards.
+    What was shown before is shown again afterwards.
+
+    Args:
+        bars: Whether progress bars are shown.
     """
     from transformers.utils import logging as transformers_logging
 
-    bars = transformers_logging.is_progress_bar_enabled()
+    had_bars = transformers_logging.is_progress_bar_enabled()
     hidden = {transformers_logging.get_logger("transformers"): logging.ERROR}
     hidden[logging.getLogger("huggingface_hub")] = logging.CRITICAL
     before = {logger: logger.level for logger in hidden}
-    transformers_logging.disable_progress_bar()
+    _show_bars(bars)
     for logger, level in hidden.items():
         logger.setLevel(level)
     try:
@@ -293,5 +307,11 @@ def quiet() -> Iterator[None]:
     finally:
         for logger, level in before.items():
             logger.setLevel(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
+        _show_bars(had_bars)
+
+
+def _show_bars(shown: bool) -> None:
+    """Shows or hides the progress bars of transformers and of the hub's library."""
+    from transformers.utils import logging as transformers_logging
+
+    (transformers_logging.enable_progress_bar if shown else transformers_logging.disable_progress_bar)()

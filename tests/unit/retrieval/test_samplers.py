@@ -221,3 +221,13 @@ def test_an_added_sampler_draws_by_both_rules(added: None, rules: str) -> None:
         # Image and question together point halfway between the two: at 22.5°, 25° and 40° for rows 0, 5 and 4.
         assert pool[:2] == [0, 5]
         assert len(pool) == 4
+
+
+@pytest.mark.parametrize("rules", POOL_RULES)
+def test_a_sampler_that_uses_similarity_without_saying_so_is_rejected(
+    monkeypatch: pytest.MonkeyPatch, rules: str
+) -> None:
+    """The inputs of its results would lack the encoder that they depend on."""
+    monkeypatch.setitem(SAMPLERS, "sneaky", Sampler("sneaky", near_and_far, needs_embeddings=False))
+    with pytest.raises(ValueError, match=r"sampler sneaky uses similarity .*needs_embeddings=True"):
+        pools("sneaky", 4, QUERIES[:1], pool_rules=rules)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from icdsel.errors import SettingsError
-from icdsel.settings import load_settings
+from icdsel.settings import load_settings, settings_from, with_values
 from icdsel.settings.names import every_setting
 from icdsel.settings.tables import TABLES
 
@@ -95,3 +95,27 @@ def test_a_tilde_elsewhere_is_kept() -> None:
         {"data": {"results_dir": "./~"}, "vlm": {"icd_template": "~ {question} {answer}", "model": "a/~b"}}
     )
     assert (str(settings.data.results_dir), settings.vlm.icd_template[0], settings.vlm.model) == ("~", "~", "a/~b")
+
+
+# ---- line breaks in prompts ----
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("name", TABLES["vlm"].ESCAPED)
+def test_a_line_break_is_typed_as_in_a_program(name: str, source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = r"Q:{question}\n\tA:{answer} C:\\new \d"
+    settings = load_settings(source(f"vlm.{name}", typed, monkeypatch))
+    assert getattr(settings.vlm, name) == "Q:{question}\n\tA:{answer} C:\\new \\d"
+
+
+def test_a_recorded_prompt_and_one_with_real_line_breaks_stay_as_they_are() -> None:
+    recorded = load_settings({"vlm": {"system_prompt": r"a\\n"}}).model_dump(exclude_unset=True)
+    assert recorded["vlm"]["system_prompt"] == r"a\n"
+    assert settings_from(recorded).vlm.system_prompt == r"a\n"
+    assert with_values(settings_from(recorded), {"data": {"seed": 1}}).vlm.system_prompt == r"a\n"
+    Path("icdsel.toml").write_text('[vlm]\nsystem_prompt = "a\\nb"\n')
+    assert load_settings({}).vlm.system_prompt == "a\nb"
+
+
+def test_escapes_are_for_prompts_only() -> None:
+    assert load_settings({"vlm": {"model": r"C:\new"}}).vlm.model == r"C:\new"

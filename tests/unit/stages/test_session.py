@@ -1,6 +1,7 @@
 """A session opens what is needed, when it is needed, and the same inputs result whatever was opened before."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from icdsel.stages.generate import rl_data_inputs
 from icdsel.stages.infer import infer
 from icdsel.stages.session import Session
 from icdsel.stages.train import train
-from icdsel.vlm.engines import open_engine
+from icdsel.vlm.engines import EngineIdentity, identify_engine, open_engine
+from icdsel.vlm.local.loading import TINY_VLM_DIR
 from icdsel.vlm.supervision import SupervisedEngine
 
 TRAIN = 40
@@ -149,6 +151,45 @@ def test_files_that_change_between_fingerprint_and_load_are_an_error(folder, cli
     assert session.identity
     with pytest.raises(VlmError, match="changed while they were read"):
         _ = session.vlm
+
+
+def test_files_that_change_after_the_inputs_were_read_are_an_error(folder, clip):
+    shutil.copytree(TINY_VLM_DIR, folder / "vlm")
+    vlm = {"model": str(folder / "vlm"), "device": "cpu"}
+    session = Session(make_settings(folder, {"encoder": str(clip)}, vlm=vlm))
+    before = session.identity["model"]
+    path = folder / "vlm" / "generation_config.json"
+    path.write_text(path.read_text().replace("{", '{"repetition_penalty": 1.5,', 1))
+    with pytest.raises(VlmError, match="changed while they were read"):
+        _ = session.vlm
+    assert Session(session.settings).identity["model"] != before
+
+
+def test_the_files_of_the_model_are_fingerprinted_once_before_it_is_opened(folder, clip, monkeypatch):
+    calls = []
+
+    def identify(settings: VlmSettings) -> EngineIdentity | None:
+        calls.append(settings.model)
+        return identify_engine(settings)
+
+    monkeypatch.setattr("icdsel.stages.session.identify_engine", identify)
+    session = Session(make_settings(folder, {"encoder": str(clip)}))
+    _ = session.identity, session.vlm, session.vlm_identity
+    assert calls == ["tiny-vlm"]
+
+
+@pytest.mark.parametrize("given", [{}, {"model": "no/model"}])
+def test_the_default_model_is_named_before_it_is_looked_for(folder, clip, monkeypatch, capsys, given):
+    looked = []
+    monkeypatch.setattr(
+        "icdsel.stages.session.identify_engine", lambda vlm: looked.append(capsys.readouterr().err) or None
+    )
+    session = Session(make_settings(folder, {"encoder": str(clip)}, vlm=given), no_vlm)
+    with pytest.raises(AssertionError):
+        _ = session.vlm
+    (message,) = looked
+    wanted = "No --model is given: using Qwen/Qwen2.5-VL-3B-Instruct"
+    assert (wanted in " ".join(message.split())) == (not given)
 
 
 # --- sharing ----------------------------------------------------------------------------------------------

@@ -8,15 +8,18 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import qwen_vl_utils
 import torch
+from huggingface_hub.utils import are_progress_bars_disabled
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from vlm_families import sentencepiece_tokenizer
 
+from icdsel.console import err
 from icdsel.data import world
 from icdsel.errors import CallsError, SettingsError, VlmError
 from icdsel.records import Answer, Example
@@ -483,6 +486,29 @@ def test_a_model_that_was_downloaded_needs_no_network(no_network, monkeypatch, t
     (kept / "snapshots" / commit / "model.safetensors").unlink()  # an incomplete download
     with pytest.raises(VlmError, match="the network is down"):
         load("owner/tiny")
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_download_is_announced_with_its_size_and_a_terminal_gets_bars(monkeypatch, tmp_path, capsys, terminal):
+    files = {"model.safetensors": 7_400_000_000, "config.json": 30_000_000, "old.bin": 10**12, "code.py": 10**12}
+    siblings = [SimpleNamespace(rfilename=name, size=size) for name, size in files.items()]
+    seen: list[tuple[bool, str]] = []
+
+    def download(name: str, local_files_only: bool = False, **_: Any) -> str:
+        if local_files_only:
+            raise FileNotFoundError
+        seen.append((are_progress_bars_disabled(), " ".join(capsys.readouterr().err.split())))
+        return str(TINY_VLM_DIR)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: SimpleNamespace(siblings=siblings))
+    monkeypatch.setattr(type(err), "is_terminal", terminal)
+    before = are_progress_bars_disabled()
+    assert load("owner/name").fingerprint == load("tiny-vlm").fingerprint
+    [(hidden, message)] = seen
+    assert hidden is not terminal
+    assert "Downloading owner/name (7.4 GB), once, to " in message
+    assert are_progress_bars_disabled() == before
 
 
 def test_a_hub_that_cannot_be_reached_is_queried_once_and_without_logs(no_network, caplog):
