@@ -8,12 +8,14 @@ copy of the tables on stdout.
 import io
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, Protocol
 
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.measure import Measurement
+from rich.padding import Padding
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -24,12 +26,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.segment import Segment
-from rich.table import Column
+from rich.table import Column, Table
 from rich.text import Text
 
 LOG_WIDTH = 120
 SECONDS_BETWEEN_LINES = 60.0
 """How often the progress of long work is logged."""
+_WIDE, _NARROW, _ANY_WIDTH = 100, 70, 10_000  # columns
 
 logger = logging.getLogger("icdsel")
 
@@ -123,6 +126,35 @@ def tell_error(message: str) -> None:
     logger.error(message)
 
 
+class Fitted:
+    """A table that leaves out its least important columns where the terminal is too narrow for all of them.
+
+    Columns that wrap need as much as their longest word.
+
+    Args:
+        table: Makes the table, without the columns of these names.
+        optional: The names of columns that may be left out, the least important first.
+        elsewhere: Where they can be seen, for a note below the table.
+    """
+
+    def __init__(self, table: Callable[[Collection[str]], Table], optional: Sequence[str], elsewhere: str = "") -> None:
+        self._table, self._optional, self._elsewhere = table, optional, elsewhere
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The widest version that fits, and a note about what it lacks."""
+        left_out: list[str] = []
+        table = self._table(left_out)
+        for name in self._optional:
+            if Measurement.get(console, options.update(width=_ANY_WIDTH), table).minimum <= options.max_width:
+                break
+            left_out.append(name)
+            table = self._table(left_out)
+        yield table
+        if left_out and self._elsewhere:
+            note = f"Not shown at this width: {', '.join(left_out)} ({self._elsewhere})."
+            yield Padding(Text(note, style="dim"), (0, 0, 0, 1))
+
+
 class Advance(Protocol):
     """Advances a progress bar."""
 
@@ -137,20 +169,20 @@ def progress(what: str, total: int) -> Iterator[Advance]:
     Without a terminal, a line is logged instead, once a minute, so that short work stays silent. A log file gets that
     line in any case.
     """
-    wide = err.width >= 100
+    # A narrow terminal shows less, rather than a bar of a few characters and half a description.
+    wide, narrow = err.width >= _WIDE, err.width < _NARROW
     columns = (
         TextColumn(
             "{task.description}",
             markup=False,
-            table_column=Column(no_wrap=True, max_width=err.width // (3 if wide else 5)),
+            table_column=Column(no_wrap=True, max_width=err.width // (4 if narrow else 3)),
         ),
-        BarColumn(bar_width=20 if wide else 4),
+        BarColumn(bar_width=20 if wide else 10),
         MofNCompleteColumn(),
-        _Rate(),
-        *([TimeElapsedColumn()] if wide else []),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[status]}", markup=False),
+        *([_Rate(), TimeElapsedColumn()] if wide else []),
+        *([] if narrow else [TextColumn("ETA")]),
+        TimeRemainingColumn(compact=not wide),
+        TextColumn("{task.fields[status]}", markup=False, table_column=Column(no_wrap=True)),
     )
     with Progress(*columns, console=err, disable=not err.is_terminal) as bar:
         bar.add_task(what, total=total, status="")

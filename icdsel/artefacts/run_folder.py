@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ JOURNAL = "online.jsonl"
 LOG_FILE = "log.txt"
 EVENTS_FOLDER = "tensorboard"
 LONGEST_NAME = 120  # characters of a run's name
+_LONGEST_SHOWN = 20  # characters of a run's name in tables
 EPOCH_FILE = re.compile(r"(warm|rce|grpo)_epoch([1-9][0-9]{0,8})\.pt")
 """Names of a run's checkpoints: phase and epoch."""
 
@@ -83,13 +85,27 @@ def _shortened(name: str) -> str:
     return name if len(name) <= LONGEST_NAME else f"{name[:100]}-{digest_of(name)[:16]}"
 
 
+def shown_name(folder: Path) -> str:
+    """A run's name in tables: its own if it is short, else its number, as in `run 3`; `find_run` takes the number too.
+
+    The number is its rank among the finished runs of its dataset. A run without one is shown by the ends of its name.
+    """
+    name = folder.name
+    if len(name) <= _LONGEST_SHOWN:
+        return name
+    with suppress(RunError):
+        if number := read_metadata(folder / METADATA_FILE).finished:
+            return f"run {number}"
+    return f"{name[:8]}…{name[-11:]}"
+
+
 def is_run(folder: Path) -> bool:
     """Whether a folder is a run's, complete or not."""
     return (folder / METADATA_FILE).exists() or any(EPOCH_FILE.fullmatch(path.name) for path in folder.iterdir())
 
 
 def find_run(settings: Settings, name: str | None = None) -> Run:
-    """The run of that name, else the one trained last for this dataset, sampler and model.
+    """The run of that name or number, else the one trained last for this dataset, sampler and model.
 
     Raises:
         RunError: There is none; the message lists those that exist.
@@ -99,6 +115,10 @@ def find_run(settings: Settings, name: str | None = None) -> Run:
     if name is not None:
         if name in known:
             return Run(folder / name)
+        if number := re.fullmatch(r"(?:run )?([1-9][0-9]{0,8})", name):
+            for path, metadata in read_metadata_files(known.values()):
+                if metadata.finished == int(number[1]):
+                    return Run(path.parent)
         existing = f"there are: {', '.join(sorted(known))}" if known else "there are none"
         raise RunError(f"no run {name!r} in {folder} ({existing}). Train it with `icdsel train --run {name}`.")
     fitting = []

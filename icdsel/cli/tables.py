@@ -1,6 +1,6 @@
 """Tables for the screen. Does not import the stages whose results it shows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from rich.text import Text
 
 from icdsel.check.findings import Checked
 from icdsel.comparison.runs import RunSummary, age
-from icdsel.console import plain
+from icdsel.console import Fitted, plain
 from icdsel.tasks.base import TASKS
 
 if TYPE_CHECKING:
@@ -20,18 +20,21 @@ if TYPE_CHECKING:
     from icdsel.stages.infer import Row
 
 
+_WIDEST = 21  # characters of a line of a run's name or changed settings
+
+
 def inference_table(rows: "Sequence[Row]", task_name: str) -> Table:
     """Scores by number of shots; `icdsel compare` adds the intervals."""
     task = TASKS.named(task_name)
     shots = sorted({count for row in rows for count in row.score})
     unit = f" in {task.unit}" if task.unit else ""
-    table = Table(title=f"{task.score_name}{unit} by number of shots", title_justify="left")
+    table = Table(title=f"{task.score_name}{unit} by number of shots", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("selector", overflow="fold")
     for count in shots:
         table.add_column(str(count), justify="right")
     for row in rows:
         cells = [task.text(row.score[count]) if count in row.score else "" for count in shots]
-        table.add_row(row.name + (f" ({row.failed} failed)" if row.failed else ""), *cells)
+        table.add_row(row.shown + (f" ({row.failed} failed)" if row.failed else ""), *cells)
     return table
 
 
@@ -61,42 +64,54 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def runs_table(runs: Sequence[RunSummary], now: datetime) -> Table:
-    """One row per run, in columns that fit into 80 characters.
+def runs_table(runs: Sequence[RunSummary], now: datetime) -> Fitted:
+    """One row per run; below 100 columns its least important columns are left out.
 
     Args:
         runs: The runs, the newest last.
         now: The time that ages are relative to.
     """
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, leading=1)
-    table.add_column("run", overflow="fold")
-    table.add_column("changed settings", overflow="fold")
-    table.add_column("policy", no_wrap=True)
-    table.add_column("reward", justify="right", no_wrap=True)
     scores = {TASKS.named(run.task).short_name for run in runs}
-    table.add_column("score" if len(scores) > 1 else scores.pop(), no_wrap=True)
-    table.add_column("age, size", justify="right", no_wrap=True)
-    several = len({run.dataset for run in runs}) > 1
-    for run in runs:
-        name = Text(run.name)
-        if several:
-            name.append(f"\n{run.dataset}", style="dim")
-        if run.state != "finished":
-            why = f": {run.problem}".replace(f"{run.folder}/", "") if run.problem else ""
-            name.append(f"\n{run.state}{why}", style="yellow")
-        policy = "" if run.phase is None else f"{run.phase} {run.epoch}"
-        reward = ""
-        if run.expected_reward is not None and run.oracle_share is not None:
-            reward = f"{run.expected_reward:.3f}\n{run.oracle_share:.0%} of\noracle"
-        table.add_row(
-            name,
-            Text(", ".join(run.settings)),
-            policy,
-            reward,
-            _accuracies(run),
-            f"{age(run, now)}\n{decimal(run.bytes)}".strip(),
-        )
-    return table
+    score = "score" if len(scores) > 1 else scores.pop()
+    cells: dict[str, Callable[[RunSummary], str | Text]] = {
+        "run": _run_name,
+        "dataset": lambda run: run.dataset,
+        "changed settings": lambda run: Text(", ".join(run.settings)),
+        "policy": lambda run: "" if run.phase is None else f"{run.phase} {run.epoch}",
+        "reward": _reward,
+        score: _accuracies,
+        "age, size": lambda run: f"{age(run, now)}\n{decimal(run.bytes)}".strip(),
+    }
+    if len({run.dataset for run in runs}) == 1:
+        del cells["dataset"]
+
+    def table(left_out: Collection[str]) -> Table:
+        shown = {name: cell for name, cell in cells.items() if name not in left_out}
+        made = Table(box=SIMPLE_HEAD, pad_edge=False, leading=1)
+        for name in shown:
+            folds = name in ("run", "changed settings")
+            made.add_column(name, no_wrap=not folds, max_width=_WIDEST if folds else None, overflow="fold")
+        for run in runs:
+            made.add_row(*(cell(run) for cell in shown.values()))
+        return made
+
+    return Fitted(table, ["age, size", "reward"], "in a wider terminal, or with --json")
+
+
+def _run_name(run: RunSummary) -> Text:
+    """A run's number, its name unless that only repeats the settings, and its state if that is not finished."""
+    parts = [str(run.number)] * bool(run.number) + [run.name] * run.named
+    name = Text(" ".join(parts))
+    if run.state != "finished":
+        why = f": {run.problem}".replace(f"{run.folder}/", "") if run.problem else ""
+        name.append(f"{chr(10) * bool(parts)}{run.state}{why}", style="yellow")
+    return name
+
+
+def _reward(run: RunSummary) -> str:
+    if run.expected_reward is None or run.oracle_share is None:
+        return ""
+    return f"{run.expected_reward:.3f}\n{run.oracle_share:.0%} of\noracle"
 
 
 def _accuracies(run: RunSummary) -> str:

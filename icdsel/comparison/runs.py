@@ -10,7 +10,15 @@ from typing import Any, Literal
 import numpy as np
 
 from icdsel.artefacts.predictions import read_predictions
-from icdsel.artefacts.run_folder import METADATA_FILE, METRICS_FILE, Run, find_checkpoint, is_finished, read_metrics
+from icdsel.artefacts.run_folder import (
+    METADATA_FILE,
+    METRICS_FILE,
+    Run,
+    find_checkpoint,
+    is_finished,
+    read_metrics,
+    run_name,
+)
 from icdsel.console import warn
 from icdsel.errors import CheckpointError, RunError, SettingsError
 from icdsel.records import DEFAULT_TASK
@@ -70,6 +78,8 @@ class RunSummary:
         written: When its training began, as ISO 8601.
         bytes: Its size on disk.
         task: The task.
+        number: Its rank among the finished runs of its dataset; `--run` takes it in place of the name.
+        named: Whether it has a name of its own, and not the one that is made from its settings.
     """
 
     name: str
@@ -89,6 +99,8 @@ class RunSummary:
     written: str | None = None
     bytes: int = 0
     task: str = DEFAULT_TASK
+    number: int | None = None
+    named: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """The run as plain values; the task only if it is not VQA."""
@@ -148,7 +160,7 @@ def _summary(folder: Path, rows: Iterable[tuple[Path, Metadata]]) -> RunSummary:
     try:
         metadata = read_metadata(folder / METADATA_FILE)
         state = "finished" if metadata.finished else "unfinished"
-        found |= _settings_of(metadata)
+        found |= _settings_of(metadata, folder.name)
         found |= _progress_of(folder)
         found["answered"] = tuple(_answered(folder, rows))
         if state == "finished" and not is_finished(Run(folder)):
@@ -169,8 +181,8 @@ def _size(folder: Path) -> int:
     return size
 
 
-def _settings_of(metadata: Metadata) -> dict[str, Any]:
-    """Settings and time of a run's metadata.
+def _settings_of(metadata: Metadata, name: str) -> dict[str, Any]:
+    """Settings, number and time of a run's metadata, and whether this name is its own.
 
     Raises:
         RunError: They are missing or damaged.
@@ -185,6 +197,8 @@ def _settings_of(metadata: Metadata) -> dict[str, Any]:
         "sampler": settings.data.sampler,
         "model": settings.vlm.model,
         "settings": _differing(settings),
+        "number": metadata.finished,
+        "named": name != run_name(settings),
         "written": started.isoformat(),
         "task": settings.data.task,
     }
@@ -257,5 +271,5 @@ def _answered(folder: Path, rows: Iterable[tuple[Path, Metadata]]) -> Iterable[A
             checkpoint=checkpoint.name,
             set=str(metadata.set),
             n=len({record.question_id for record in records}),
-            accuracy={shots: round(task.factor * value, 4) for shots, value in score.items()},
+            accuracy={shots: task.in_unit(value) for shots, value in score.items()},
         )

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from icdsel.artefacts.run_folder import shown_name
 from icdsel.records import Pointer
 from icdsel.selection.selector import Selector
 from icdsel.settings.loading import Settings
@@ -29,6 +30,12 @@ class Policy(Selector):
     def row_of(self, run: str, checkpoint: str) -> str:
         """What the row of a run's checkpoint is called, such as `policy-demo-grpo_epoch3`."""
         return f"{self.name}-{run}-{checkpoint}"
+
+    def short_name(self, row_name: str, policy: Path | None) -> str:
+        """`policy <run>`, with the run's number if its name is long; names that users gave stay."""
+        if policy is None or row_name != self.row_of(policy.absolute().parent.name, policy.stem):
+            return row_name
+        return f"{self.name} {shown_name(policy.absolute().parent)}"
 
     def without_seed(self, row_name: str) -> str:
         """The row's name without the run's training seed."""

@@ -82,6 +82,15 @@ class Selector(ABC):
         seed = self.seed(settings)
         return self.name if seed is None else f"{self.name}-{seed}"
 
+    def short_name(self, row_name: str, policy: Path | None) -> str:  # noqa: ARG002
+        """What tables call a row: its name, unless that is long.
+
+        Args:
+            row_name: The name of the row.
+            policy: The checkpoint of a selector that needs one.
+        """
+        return row_name
+
     def without_seed(self, row_name: str) -> str:
         """The name of a row without its seed: rows that differ in nothing else are averaged."""
         return self.name if re.fullmatch(rf"{re.escape(self.name)}-\d+", row_name) else row_name

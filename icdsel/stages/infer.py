@@ -39,12 +39,14 @@ class Row:
 
     Attributes:
         name: The name of the row.
+        shown: Its short name, for tables.
         path: The file.
         score: The task's score of all queries together by number of shots.
         failed: How many VLM calls failed.
     """
 
     name: str
+    shown: str
     path: Path
     score: dict[int, float]
     failed: int
@@ -124,13 +126,13 @@ def _row(
         if missing := row.missing(records):
             checkpoint = {"checkpoint": str(policy_file)} if selector.needs_policy else {}
             # A VLM that cannot be loaded ends the command here, before anything is renamed or written.
-            prompts = Prompts(session, context, selector, row.label, missing)
+            prompts = Prompts(session, context, selector, row.shown, missing)
             device = session.vlm.device if prompts.needs_vlm else session.vlm_device
             settings, threads = session.settings.model_dump(mode="json"), use_threads(session.settings.data, result)
             result.begin(settings, device, threads, name=row.label, set=row.subset, **checkpoint)
             records = _answer(session, prompts, records, result)
         else:
-            note(f"{row.label}: answered already, {row.slot.path}")
+            note(f"{row.shown}: answered already, {row.slot.path}")
         # Prompts for numbers of shots that were not requested this time stay in the journal.
         if result.journal.path.exists() and complete_units(result.journal).keys() <= {
             record.prompt for record in records
@@ -164,7 +166,7 @@ def _summary(task: Task, row: PredictionRow, records: Sequence[Prediction]) -> R
     score = {shots: float(task.aggregate(np.array(values))) for shots, values in scores.items()}
     figures = ", ".join(f"{shots}: {task.text(value)}" for shots, value in score.items())
     logger.debug(f"{row.label}: {task.score_name} by shots {figures}; {failed} calls failed")
-    return Row(row.label, row.slot.path, score, failed)
+    return Row(row.label, row.shown, row.slot.path, score, failed)
 
 
 def _policy_file(settings: Settings, run: str | None, checkpoint: Path | None) -> Path:

@@ -27,12 +27,14 @@ class PredictionRow:
 
     Attributes:
         label: The name of the row: that of the selector, with the run and epoch of a policy, or the seed of `random`.
+        shown: Its short name, for tables and progress bars.
         subset: The name of the set of queries.
         shots: The requested numbers of shots.
         slot: The place of the predictions.
     """
 
     label: str
+    shown: str
     subset: str
     shots: tuple[int, ...]
     slot: Slot
@@ -59,7 +61,8 @@ def prediction_row(
     shots = selector.shot_counts(settings.infer.shots)
     path = predictions_dir(settings) / f"{label}_{subset}.jsonl"
     inputs = _inputs(settings, session, selector, fingerprints)
-    return PredictionRow(label, subset, shots, Slot(path, inputs, partial(_is_complete, path, shots), RunError, REMEDY))
+    slot = Slot(path, inputs, partial(_is_complete, path, shots), RunError, REMEDY)
+    return PredictionRow(label, selector.short_name(label, policy_file), subset, shots, slot)
 
 
 def unanswered(

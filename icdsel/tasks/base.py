@@ -109,9 +109,13 @@ class Task(ABC):
         """Whether a score counts as correct; None if the task does not define correctness."""
         return None if self.correctness is None else self.correctness.is_correct(score)
 
+    def in_unit(self, score: float) -> float:
+        """A score in the unit of display, such as 53.1 for 0.531; rounded, so that no sum decides a last digit."""
+        return round(self.factor * score, 4)
+
     def text(self, score: float) -> str:
         """Formats a score for display, such as "53.1" for 0.531."""
-        return f"{self.factor * score:.{self.digits}f}"
+        return f"{self.in_unit(score):.{self.digits}f}"
 
 
 TASKS: Registry[Task] = Registry("task")

@@ -103,7 +103,7 @@ def run_variants(
         from icdsel.cli.tables import plan_table
         from icdsel.experiments.plan import dry_run as estimate
 
-        out.print(plan_table(estimate(settings, experiments, overwrite, rl_data)))
+        out.print(plan_table(estimate(settings, experiments, overwrite, rl_data)), soft_wrap=False)
         note(f"Nothing was written but caches: embeddings in {settings.dataset_dir / 'cache'}, the bundled world")
         return
     from icdsel.experiments.run import run_experiments

@@ -42,7 +42,7 @@ def infer(
     from icdsel.stages.infer import infer as infer_stage
 
     rows = infer_stage(settings, run, checkpoint, overwrite)
-    out.print(inference_table(rows, settings.data.task))
+    out.print(inference_table(rows, settings.data.task), soft_wrap=False)
     scored = any(row.score for row in rows)
     then = "`icdsel compare` adds confidence intervals." if scored else "Nothing is scored, so there is no comparison."
     note(f"Predictions: {rows[0].path.parent}. {then}")

@@ -21,6 +21,8 @@ def runs(
 ) -> None:
     """Lists the training runs with their changed settings, quality, age and size; the newest is last.
 
+    Tables name a run by its number, or by its name if that is short. `--run` takes either.
+
     The expected reward, and its share of the oracle's, is that of the recommended checkpoint on held-out training
     queries. The accuracies, by number of shots, are those that `icdsel infer` measured with that checkpoint.
 
@@ -39,7 +41,7 @@ def runs(
     folder = settings.data.results_dir
     found = list_runs(folder, dataset)
     if found:
-        out.print(runs_table(found, datetime.now().astimezone()))
+        out.print(runs_table(found, datetime.now().astimezone()), soft_wrap=False)
     else:
         of, flags = (f" of {dataset}", f" --dataset {dataset}") if dataset else ("", "")
         out.print(f"No runs{of} in {folder}. Train one with `icdsel train{flags}`.")

@@ -1,14 +1,16 @@
 import io
 import logging
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import pytest
+from rich.console import Console
 from rich.table import Table
 
 from icdsel import console
-from icdsel.console import err, logger, note, out, progress, show_messages, tell_error, warn
+from icdsel.console import Fitted, err, logger, note, out, progress, show_messages, tell_error, warn
 
 HOSTILE = "[red]a[/] :apple: %s \x1b[31m\x1b]0;title\x07\x9b2J \u202eturned \ud800 \r\x08"
 
@@ -119,3 +121,34 @@ def test_with_a_terminal_it_goes_to_logs_only(monkeypatch, caplog, capsys) -> No
         advance(500)
     assert [record.levelname for record in caplog.records] == ["DEBUG"] and "500 of 900" in caplog.text
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_bar_is_useful_at_every_width(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(console, "err", console._Plain(file=stream, force_terminal=True, width=width))
+    with progress("policy run 12", 3200) as advance:
+        advance(1600, "accuracy 41.6")
+    frames = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue()).replace("\r", "\n").splitlines()
+    shown = next(frame for frame in frames if "1600/3200" in frame)
+    assert max(map(len, frames)) <= width
+    assert shown.startswith("policy run 12 ") and "accuracy 41.6" in shown
+    assert len(re.findall(r"[━╸╺]", shown)) >= 10
+
+
+@pytest.mark.parametrize(("width", "columns"), [(100, ["a", "b", "c"]), (20, ["a", "c"]), (9, ["a"])])
+def test_a_table_leaves_out_its_least_important_columns(width: int, columns: list[str]) -> None:
+    def table(left_out: Collection[str]) -> Table:
+        made = Table(box=None, padding=0)
+        for name in "abc":
+            if name not in left_out:
+                made.add_column(name, no_wrap=True)
+        made.add_row(*["x" * 9] * len(made.columns))
+        return made
+
+    screen = Console(width=width, file=io.StringIO())
+    screen.print(Fitted(table, ["b", "c"], "in the file"))
+    text = screen.file.getvalue()  # type: ignore[attr-defined]
+    assert text.splitlines()[0].split() == columns
+    missing = [name for name in "bc" if name not in columns]
+    assert (f"Not shown at this width: {', '.join(missing)} (in the file)." in " ".join(text.split())) == bool(missing)

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from icdsel.artefacts.run_folder import find_run, shown_name
 from icdsel.cli.tables import runs_table
 from icdsel.comparison.runs import RunSummary, age, list_runs
-from icdsel.settings.loading import settings_from
+from icdsel.errors import RunError
+from icdsel.settings.loading import load_settings, settings_from
 from icdsel.store.fingerprints import fingerprint_file
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -59,7 +61,7 @@ def write_answers(run: Path, epoch: int, accuracies: dict[int, list[float]], siz
 
 
 def shown(runs: list[RunSummary], width: int) -> str:
-    console = Console(file=io.StringIO(), width=width, soft_wrap=True)
+    console = Console(file=io.StringIO(), width=width)
     console.print(runs_table(runs, NOON))
     return console.file.getvalue()  # type: ignore[attr-defined]
 
@@ -230,16 +232,44 @@ def test_an_age_has_one_unit(ago, text):
     assert age(RunSummary("a", "world", "a", "damaged"), NOON) == ""
 
 
-@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("width", [60, 80, 120])
 def test_the_table_fits_the_screen_without_cutting_figures(tmp_path, width):
     name = "v3_RandSampler_tiny-vlm_grpo-epochs-3_freeze-backbone_rce-normalized-reward"
-    run = write_run(tmp_path, name, train={"rce_normalized_reward": True, "num_layers": 2}, dataset="okvqa")
+    run = write_run(tmp_path, name, train={"rce_normalized_reward": True, "num_layers": 2})
     write_run(tmp_path, "other")
     write_answers(run, 5, {1: [1.0, 0.0], 4: [1.0, 1.0]})
     table = shown(list_runs(tmp_path), width)
     lines = table.splitlines()
     assert max(map(len, lines)) <= width
     assert "…" not in table
-    for figure in ("rce 5", "0.500", "100% of", "1: 50.0", "4: 100.0", "n = 2", "1 h ago", "num-layers-2"):
+    for figure in ("rce 5", "1: 50.0", "4: 100.0", "n = 2", "num-layers-2"):
         assert figure in table
+    if width >= 80:
+        assert "0.500" in table and "100% of" in table
+        assert "1 h ago" in table or "Not shown at this width: age, size" in table
     assert name[:16] in table  # it goes on in the next lines
+
+
+def test_a_run_whose_name_only_repeats_its_settings_is_shown_by_its_number(tmp_path):
+    write_run(tmp_path, "v3_RandSampler_tiny-vlm_rce-lr-0.001", train={"rce_lr": 0.001})
+    own = write_run(tmp_path, "mine")
+    side = json.loads((own / "run.json").read_text())
+    (own / "run.json").write_text(json.dumps(side | {"finished": 2}))
+    runs = {run.name: (run.number, run.named) for run in list_runs(tmp_path)}
+    assert runs == {"v3_RandSampler_tiny-vlm_rce-lr-0.001": (1, False), "mine": (2, True)}
+    table = shown(list_runs(tmp_path), 80)
+    assert "v3_" not in table and "2 mine" in table and "rce-lr-0.001" in table
+
+
+def test_a_run_is_found_by_its_number_and_named_in_short(tmp_path):
+    long = write_run(tmp_path, "v3_RandSampler_tiny-vlm_rce-lr-0.001", train={"rce_lr": 0.001})
+    short = write_run(tmp_path, "mine", finished=False)
+    named_like_a_number = write_run(tmp_path, "7", finished=False)
+    settings = load_settings({"data": {"results_dir": str(tmp_path)}})
+    assert find_run(settings, "1").folder == find_run(settings, "run 1").folder == long
+    assert find_run(settings, "7").folder == named_like_a_number
+    assert (shown_name(long), shown_name(short)) == ("run 1", "mine")
+    unfinished = write_run(tmp_path, "v3_RandSampler_tiny-vlm_rce-lr-0.002", finished=False)
+    assert shown_name(unfinished) == "v3_RandS…ce-lr-0.002"
+    with pytest.raises(RunError, match="no run '3'"):
+        find_run(settings, "3")
