@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from icdsel.data.grey_levels import has_levels, levels_of
+from icdsel.data.png_metadata import without_metadata
 from icdsel.store.reading import read_whole
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
@@ -45,9 +47,10 @@ def open_image(path: Path, max_pixels: int) -> Image.Image:
     """Reads an image file as an RGB picture, rotated according to its EXIF orientation.
 
     Of an animation or a file with several pages, the first picture is read. Transparent pixels are blended with white.
-    Of 16-bit grey the upper eight bits are kept (65,535 becomes 255), as for 16-bit colour. CMYK is converted by the
-    simple formula; colour profiles are not applied. The picture has none of the file's metadata, so nothing rotates it
-    a second time.
+    Of 16-bit grey the upper eight bits are kept (65,535 becomes 255), as for 16-bit colour; grey of 16 or 32 bits that
+    holds nothing above 255 is taken for 8-bit values, and real numbers are scaled by their range (`grey_levels`). CMYK
+    is converted by the simple formula; colour profiles are not applied. The picture has none of the file's metadata,
+    so nothing rotates it a second time.
 
     Pillow warns about damaged metadata; a program that reads many files may want to filter its warnings.
 
@@ -84,7 +87,7 @@ def open_image(path: Path, max_pixels: int) -> Image.Image:
 
 def _decoded(path: Path, most: int, max_pixels: int) -> Image.Image:
     """Decodes the picture in a file of at most `most` bytes."""
-    content = read_whole(path, most)
+    content = without_metadata(read_whole(path, most))
     above = f"pixels, above the limit of {max_pixels}: make the image smaller, or raise --max-image-pixels"
     try:
         # Decoded from memory: reading from a file, Pillow would allocate whatever size a chunk of the file declares.
@@ -135,19 +138,14 @@ def _rgb(image: Image.Image) -> Image.Image:
         ValueError: Its pixel values have no agreed meaning as colours.
     """
     rgb = Image.new("RGB", image.size)
+    levels = levels_of(image, (band for _, band in bands(image))) if has_levels(image) else None
     for top, band in bands(image):
-        rgb.paste(_band_in_rgb(band), (0, top))
+        eight_bits = band if levels is None else Image.fromarray(levels(np.asarray(band)))
+        rgb.paste(_band_in_rgb(eight_bits), (0, top))
     return rgb
 
 
 def _band_in_rgb(band: Image.Image) -> Image.Image:
-    if band.mode.startswith("I"):  # 16 bits, or 32 bits that hold 16-bit values
-        values = np.asarray(band)
-        if values.min() < 0 or values.max() > 0xFFFF:
-            raise ValueError("its pixels are 32-bit integers, which have no agreed range; save it with 8 or 16 bits")
-        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
-    if band.mode == "F":
-        raise ValueError("its pixels are real numbers, which have no agreed range; save it with 8 or 16 bits")
     if band.has_transparency_data:
         band = band.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", band.size, "white"), band).convert("RGB")

@@ -1,4 +1,5 @@
 import io
+import math
 import struct
 import subprocess
 import sys
@@ -96,8 +97,67 @@ def test_grey_of_16_bits_keeps_its_upper_eight(tmp_path: Path) -> None:
 def test_numbers_without_an_agreed_range_are_rejected(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 70_000]], dtype=np.int32)).save(tmp_path / "wide.tiff")
     assert "32-bit integers" in refusal(tmp_path / "wide.tiff")
-    Image.fromarray(np.array([[0.5]], dtype=np.float32)).save(tmp_path / "real.tiff")
-    assert "real numbers" in refusal(tmp_path / "real.tiff")
+    Image.fromarray(np.array([[-1, 70]], dtype=np.int32)).save(tmp_path / "negative.tiff")
+    assert "32-bit integers" in refusal(tmp_path / "negative.tiff")
+    for number in (-0.5, 255.5, 1e30, math.nan, math.inf):
+        Image.fromarray(np.array([[0.5, number]], dtype=np.float32)).save(tmp_path / "real.tiff")
+        assert "real numbers" in refusal(tmp_path / "real.tiff")
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float32])
+def test_8_bit_values_in_wider_numbers_are_not_black(tmp_path: Path, kind: type) -> None:
+    values = np.array([[0, 1, 7, 128, 255]], dtype=kind)
+    names = ["a.tiff", "a.png"] if kind is np.uint16 else ["a.tiff"]
+    for name in names:
+        Image.fromarray(values).save(tmp_path / name)
+        assert [pixel[0] for pixel in pixels(tmp_path / name)[0]] == [0, 1, 7, 128, 255]
+
+
+def test_real_numbers_up_to_1_are_shares_of_white(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 0.5, 1]], dtype=np.float32)).save(tmp_path / "a.tiff")
+    assert [pixel[0] for pixel in pixels(tmp_path / "a.tiff")[0]] == [0, 128, 255]
+
+
+def test_the_range_is_that_of_the_whole_picture_not_of_its_first_rows(tmp_path: Path) -> None:
+    values = np.full((1100, 1000), 200, dtype=np.uint16)  # two bands
+    values[-1, -1] = 0xFFFF
+    Image.fromarray(values).save(tmp_path / "a.png")
+    shown = np.asarray(open_image(tmp_path / "a.png", 2_000_000))
+    assert (shown[0, 0].tolist(), shown[-1, -1].tolist()) == ([0, 0, 0], [255, 255, 255])
+
+
+@pytest.mark.parametrize("kind", ["zTXt", "iTXt", "tEXt", "iCCP", "XMP"])
+def test_pngs_with_much_metadata_are_read(tmp_path: Path, kind: str) -> None:
+    much = "x" * (3 * 2**20)
+    info = PngImagePlugin.PngInfo()
+    if kind == "iTXt":
+        info.add_itxt("a", much, zip=True)
+    elif kind == "XMP":
+        info.add_itxt("XML:com.adobe.xmp", much, zip=True)
+    elif kind == "tEXt":
+        for number in range(30):  # more than Pillow's limit of 64 MB in all
+            info.add_text(f"a{number}", much)
+    elif kind == "zTXt":
+        info.add_text("a", much, zip=True)
+    profile = {"icc_profile": much.encode()} if kind == "iCCP" else {}
+    image = Image.new("RGB", (2, 1), RED)
+    image.putpixel((1, 0), BLUE)
+    image.save(tmp_path / "a.png", pnginfo=info, **profile)
+    if kind != "tEXt":  # which Pillow reads up to 64 MB
+        with pytest.raises(ValueError, match="too large"):
+            Image.open(tmp_path / "a.png").load()
+    limit = 10_000_000 if kind == "tEXt" else LIMIT
+    assert np.asarray(open_image(tmp_path / "a.png", limit)).tolist() == [[list(RED), list(BLUE)]]
+
+
+def test_the_orientation_in_a_png_s_xmp_is_kept(tmp_path: Path) -> None:
+    xmp = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="6"/></x:xmpmeta>'
+    for zipped in (False, True):
+        info = PngImagePlugin.PngInfo()
+        info.add_itxt("XML:com.adobe.xmp", xmp, zip=zipped)
+        info.add_itxt("other", "x" * 2**21, zip=True)
+        Image.new("RGB", (3, 1), RED).save(tmp_path / "a.png", pnginfo=info)
+        assert open_image(tmp_path / "a.png", LIMIT).size == (1, 3)
 
 
 def test_cmyk(tmp_path: Path) -> None:
