@@ -213,9 +213,11 @@ def _places(table: Table, path: Path, settings: DataSettings) -> ImagePlaces:
     own = (table.images, path if path.is_dir() else path.parent)
     if table.stored:
         return ImagePlaces(table.images)
+    name = path.stem if path.is_file() else path.name
+    copies = settings.data_dir / "imported" / name / "images"
     if settings.image_dir is not None:
-        return ImagePlaces(settings.image_dir, own, search=settings.image_dir)
-    return ImagePlaces(table.images, own, search=own[-1])
+        return ImagePlaces(settings.image_dir, own, settings.image_dir, copies)
+    return ImagePlaces(table.images, own, own[-1], copies)
 
 
 def _path(settings: DataSettings) -> Path:

@@ -7,11 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from icdsel.data.parsing import quoted
+from icdsel.data.stored_images import ENDINGS, store_image
 from icdsel.records import QuestionId
 from icdsel.store.reading import is_path
-
-ENDINGS = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
-"""Endings of image files."""
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|data:")
 _MOST_FILES = 1_000_000  # that are looked through, as a dataset may be in a home folder; COCO has 330,000
@@ -24,13 +22,17 @@ class ImagePlaces:
     Args:
         folder: What relative paths are relative to.
         roots: More folders that hold images: relative paths are looked up there too, and absolute paths may lead there.
-        search: The folder below which images may be anywhere, in subfolders that a path does not name; None for none.
+        search: That of these folders below which images may be anywhere, in subfolders that a path does not name; None
+            for none.
+        copies: The folder for copies of images that records contain; None if they contain none.
     """
 
-    def __init__(self, folder: Path, roots: Iterable[Path] = (), search: Path | None = None) -> None:
+    def __init__(
+        self, folder: Path, roots: Iterable[Path] = (), search: Path | None = None, copies: Path | None = None
+    ) -> None:
         self.folder = folder
         self._roots = tuple(dict.fromkeys((folder, *roots)))
-        self._search = search
+        self._search, self._copies = search, copies
         self._listed: dict[Path, frozenset[str]] = {}
         self._below: dict[str, list[Path]] | None = None
         self._by_number: dict[int, list[Path]] | None = None
@@ -50,6 +52,17 @@ class ImagePlaces:
         if name not in self._known:
             self._known[name] = self._placed(name)
         return self._known[name]
+
+    def contained(self, content: bytes) -> tuple[Path, int]:
+        """A copy of an image that a record contains, which is written if it does not exist.
+
+        Raises:
+            ValueError: There is no folder for copies.
+        """
+        if self._copies is None:
+            raise ValueError("its image is not a path")
+        name = store_image(content, self._copies, Path())
+        return self._copies / name, _hashed(name)
 
     def with_id(self, image_id: QuestionId, hint: str = "") -> Path | None:
         """The image whose file name is this id, or ends with this number, as `COCO_val2014_000000000042.jpg` does.
@@ -120,13 +133,17 @@ class ImagePlaces:
                 place = root.joinpath(*path.parts[start:])
                 if own[len(own) - start :] == path.parts[:start] and place.name in self._names(place.parent):
                     return place
-        if len(path.parts) == 1 or not any(path.parts[0] in self._names(root) for root in self._roots):
-            found = [place for place in self._files().get(path.name, []) if _shares_folder(place, path)]
-            longest = max((_shared_end(place, path) for place in found), default=0)
-            nearest = [place for place in found if _shared_end(place, path) == longest]
-            if len(nearest) == 1:
-                return nearest[0]
+            if root == self._search and (found := self._searched(path, root)) is not None:
+                return found
         return self.folder / path
+
+    def _searched(self, path: PurePosixPath, root: Path) -> Path | None:
+        if len(path.parts) > 1 and path.parts[0] in self._names(root):
+            return None  # the folder that the path means exists, and lacks the file
+        found = [place for place in self._files().get(path.name, []) if _shares_folder(place, path)]
+        longest = max((_shared_end(place, path) for place in found), default=0)
+        nearest = [place for place in found if _shared_end(place, path) == longest]
+        return nearest[0] if len(nearest) == 1 else None
 
     def _names(self, folder: Path) -> frozenset[str]:
         """The names in a folder. It is listed once, because looking up every file takes minutes on a network disk."""

@@ -21,6 +21,7 @@ from icdsel.data.parsing import (
 )
 from icdsel.data.question_types import types_of
 from icdsel.data.split_names import standard_split
+from icdsel.data.stored_images import content_of
 from icdsel.errors import DataError, Refuse
 from icdsel.records import Example, QuestionId
 
@@ -203,9 +204,12 @@ class _RowReader:
             if len(given) != 1:
                 raise ValueError(f"it has {len(given)} images: icdsel shows one image per question")
             given = given[0]
-        if isinstance(given, dict) and not given.get("bytes"):  # {"bytes": null, "path": "a.jpg"}
-            given = given.get("path", given)
-        image, image_id = images.named(text_of({"image": given}, "image", self._texts))
+        if (content := content_of(given)) is not None:
+            image, image_id = images.contained(content)
+        else:
+            if isinstance(given, dict) and not given.get("bytes"):  # {"bytes": null, "path": "a.jpg"}
+                given = given.get("path", given)
+            image, image_id = images.named(text_of({"image": given}, "image", self._texts))
         return image, image_id if mapped.get("image_id") is None else id_of(mapped, "image_id")
 
     def _answers(self, mapped: Record, split: str, record: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:

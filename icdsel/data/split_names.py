@@ -13,7 +13,7 @@ _NAMES = {
 }
 _STANDARD = {name: standard for standard, names in _NAMES.items() for name in names}
 _YEAR = re.compile(r"[-_]?(?:19|20)\d\d$")
-_WORD = re.compile(r"[A-Za-z]+(?:[-_]dev)?(?:(?:19|20)\d\d)?")
+_WORD = re.compile(r"test[-_]dev(?:(?:19|20)\d\d)?|[A-Za-z]+(?:(?:19|20)\d\d)?", re.IGNORECASE)
 
 
 def standard_split(name: str) -> str:

@@ -15,9 +15,11 @@ from typing import Any
 
 from icdsel.console import progress
 from icdsel.data.columns import Columns
-from icdsel.data.image_places import ENDINGS
 from icdsel.errors import DataError
 from icdsel.store.files import write_bytes, write_text
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
+"""Endings of image files."""
 
 Find = Callable[[str], Path | None]
 """Returns the image of a path that a row names, if the dataset may read it; None if not, or if there is none."""
