@@ -23,7 +23,6 @@ __all__ = [
     "Split",
     "files_of",
     "image_hint",
-    "is_copied",
     "is_dataset",
     "load_split",
     "read_dataset",
@@ -121,11 +120,6 @@ def read_dataset(settings: DataSettings, wanted: str | None = None, refuse: Refu
 def is_dataset(path: Path) -> bool:
     """Whether an existing path is a dataset that a reader recognises."""
     return reader_of(path) is not None
-
-
-def is_copied(dataset: str) -> bool:
-    """Whether a dataset of this name or path may contain its images, so that reading it writes copies of them."""
-    return dataset not in DATASETS and Path(dataset).suffix.lower() != ".jsonl"
 
 
 def image_hint(settings: DataSettings) -> str:

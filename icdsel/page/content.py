@@ -8,7 +8,7 @@ from pathlib import Path
 from icdsel.comparison.compare import Comparison, ComparisonRow
 from icdsel.comparison.headline import Headline, headlines
 from icdsel.comparison.sources import Source, read_source
-from icdsel.data.datasets import is_copied, load_split
+from icdsel.data.datasets import DATASETS, load_split
 from icdsel.data.hub import PREFIX
 from icdsel.errors import DataError, SettingsError
 from icdsel.page.charts.landscape import Landscape
@@ -205,13 +205,15 @@ def _settings_of(settings: Settings, sources: Iterable[Source]) -> list[Settings
 def _read_only(recorded: Settings, settings: Settings) -> Settings:
     """Settings from untrusted files, with the user's own limits and output paths.
 
-    A dataset in another folder is read from there. Datasets of which files are written (the world, those of the hub,
-    those that contain their images) are read only from the user's own folder. Image folders named by the files are
-    ignored: otherwise a page that is passed on could show the user's private pictures.
+    A dataset in another folder is read from there. Datasets that are created if they are missing (the world, those of
+    the hub) are read only from the user's own folder, and copies of images that a dataset contains are written only to
+    that folder, or to one that holds the dataset. Image folders named by the files are ignored: otherwise a page that
+    is passed on could show the user's private pictures.
     """
     name = recorded.data.dataset
-    created = name == WORLD or name.startswith(PREFIX) or is_copied(name)
-    kept = ["results_dir", "max_image_pixels", *(["data_dir"] if created else [])]
+    created = name == WORLD or name.startswith(PREFIX)
+    here = name not in DATASETS and Path(name).exists()  # the data folder is not needed to find it
+    kept = ["results_dir", "max_image_pixels", *(["data_dir"] if created or here else [])]
     images = recorded.data.image_dir
     if created or (images is not None and not images.resolve().is_relative_to(Path.cwd())):
         kept.append("image_dir")
