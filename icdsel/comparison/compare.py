@@ -1,132 +1,31 @@
 """Compares runs and baselines, paired by query, with the uncertainty of every figure. Uses no VLM."""
 
-import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from icdsel.comparison.estimates import PERMUTATIONS, RESAMPLES, Estimator
 from icdsel.comparison.rows import Comparable, read_comparable
-from icdsel.comparison.scores import Scores, mean_over_seeds, shared_metrics, values_of
+from icdsel.comparison.scores import Scores, mean_over_seeds, shared_metrics
 from icdsel.comparison.sources import own_files
-from icdsel.comparison.statistics import (
-    Floats,
-    Interval,
-    bootstrap_aggregate,
-    bootstrap_mean,
-    holm,
-    mcnemar,
-    permutation_pvalue,
-    smallest_detectable_difference,
-    swap_pvalue,
-    wins_losses_ties,
-)
+from icdsel.comparison.statistics import holm
+from icdsel.comparison.table_row import ComparisonRow
 from icdsel.console import warn
 from icdsel.errors import RunError
-from icdsel.records import DEFAULT_TASK, QuestionId, id_order
-from icdsel.records.values import task_entry
+from icdsel.records import QuestionId, id_order
 from icdsel.selection import SELECTORS, always_shown, selector_named
 from icdsel.settings.flags import infer_command
 from icdsel.settings.loading import Settings
 from icdsel.store.files import write_json
 from icdsel.store.fingerprints import has_fingerprint
-from icdsel.tasks.base import TASKS, Task, mean
+
+__all__ = ["MEAN", "Comparison", "ComparisonRow", "compare", "comparison_rows", "learned_and_worse", "write_rows"]
 
 MEAN = " (mean over seeds)"
-RESAMPLES = 10_000
 # Random p-values are at least 1/(permutations + 1). With _PERMUTATIONS_EACH for each difference of the table,
 # the smallest possible p-value after Holm's correction is 0.001, whatever the size of the table.
-PERMUTATIONS, _PERMUTATIONS_EACH = 10_000, 1_000
-_CLEAR = 0.01  # a p-value above it is precise enough with PERMUTATIONS
-
-
-@dataclass(frozen=True)
-class ComparisonRow:
-    """One line of the table; scores and differences in the unit of the task (of the VQA accuracy: points, 0 to 100).
-
-    Attributes:
-        name: The run and checkpoint, or the selector.
-        selector: The selector.
-        shots: The number of shots.
-        n: Queries that count: those that every row has an answer to.
-        accuracy: The score of these queries together.
-        low: Lower bound of its 95 % interval (bootstrap over queries; of a mean over seeds: over these seeds).
-        high: Upper bound.
-        reference: The row that differences are relative to.
-        difference: To the reference at the same number of shots (zero-shot: at 0 shots), paired by query; for the
-            reference itself it is None, as is everything below that depends on it.
-        difference_low: Lower bound of its 95 % interval.
-        difference_high: Upper bound.
-        metric: The metric of the score.
-        other_metrics: Scores by the task's other metrics, if they differ for any row of the table.
-        correct: Share of the queries with a correct prediction, in percent; None if the task has no notion of correct.
-        seeds: How many seeds the row is the mean of.
-        seed_low: Score of the lowest seed; None if the row is not a mean.
-        seed_high: Score of the highest seed.
-        part_of: The mean that the row is a seed of. Such a row is not tested separately and has no p-values.
-        p_value: Of no difference to the reference, by random sign flips (two-sided).
-        p_holm: The same, corrected for all the differences of the table that have a p-value (Holm).
-        detectable: The smallest true difference that this number of queries shows with 80 % power at the 5 % level,
-            before correction; None if the differences do not vary.
-        wins: Queries on which the row is better than the reference.
-        losses: Queries on which it is worse.
-        ties: Queries on which it is the same.
-        mcnemar_p: Of no difference in correctness, by McNemar's exact test, uncorrected. If the row or the reference
-            is a mean over seeds, by the sign flips of the shares of correct seeds, which for one seed is McNemar's
-            test. None if the task has no notion of correct.
-        asked: Queries of every row; those whose call failed in any row are left out of `n`.
-        differing: Differences between the rows of the table that were allowed.
-        files: The files of predictions; of a mean those of its seeds.
-        task: The task.
-        pool: What the selector chose from: `64`, a candidate pool of that size, or `all`, the whole training split;
-            None if it chose nothing.
-    """
-
-    name: str
-    selector: str
-    shots: int
-    n: int
-    accuracy: float
-    low: float
-    high: float
-    reference: str
-    difference: float | None
-    difference_low: float | None
-    difference_high: float | None
-    metric: str
-    other_metrics: dict[str, float] = field(default_factory=dict)
-    correct: float | None = None
-    seeds: int = 1
-    seed_low: float | None = None
-    seed_high: float | None = None
-    part_of: str | None = None
-    p_value: float | None = None
-    p_holm: float | None = None
-    detectable: float | None = None
-    wins: int | None = None
-    losses: int | None = None
-    ties: int | None = None
-    mcnemar_p: float | None = None
-    asked: int = 0
-    differing: tuple[str, ...] = ()
-    files: tuple[str, ...] = ()
-    task: str = DEFAULT_TASK
-    pool: str | None = None
-
-    def text(self, value: float | None, sign: str = "") -> str:
-        """A score or difference with the decimals of the task, with its sign if `sign` is "+"; empty for None."""
-        return "" if value is None else f"{value:{sign}.{TASKS.named(self.task).digits}f}"
-
-    def to_json(self) -> dict[str, Any]:
-        """The row as plain values; the task only if it is not VQA."""
-        values = asdict(self)
-        task = values.pop("task")
-        return values | task_entry(task)
-
-    @property
-    def learned(self) -> bool:
-        """Whether a policy chose."""
-        return selector_named(self.selector).needs_policy
+_PERMUTATIONS_EACH = 1_000
 
 
 @dataclass(frozen=True)
@@ -153,7 +52,7 @@ class Comparison(Sequence[ComparisonRow]):
         """`row` with its difference to any other row, also at another number of shots; `p_holm` is not filled in."""
         one, other = (self.scores[each.name, each.shots] for each in (row, reference))
         line = replace(row, reference=other.title, part_of=None, p_holm=None)
-        return _with_difference(line, one, other, self.seed, RESAMPLES, PERMUTATIONS, PERMUTATIONS)
+        return Estimator.of(self.scores.values(), self.seed).with_difference(line, one, other)
 
     @property
     def query_ids(self) -> list[QuestionId]:
@@ -172,7 +71,8 @@ class Comparison(Sequence[ComparisonRow]):
         """
         wanted = frozenset(queries)
         scores = {(row.name, row.shots): self.scores[row.name, row.shots].among(wanted) for row in (reference, *rows)}
-        lines = [_line(own, reference.name, (), None, self.seed, RESAMPLES) for own in scores.values()]
+        estimator = Estimator.of(scores.values(), self.seed)
+        lines = [estimator.line(own, reference.name, (), None) for own in scores.values()]
         part = Comparison(lines, scores, self.seed)
         return [lines[0], *(part.difference(line, lines[0]) for line in lines[1:])]
 
@@ -233,7 +133,7 @@ def comparison_rows(
         scores: The rows, with distinct titles at each number of shots.
         reference: As for `compare`; a name, with its place if there are several.
         seed: Seed of the resampling.
-        resamples: Bootstrap samples for an interval.
+        resamples: Bootstrap samples for an interval of a score that is no mean.
         permutations: Sign flips for a p-value; a small p-value is computed with as many as Holm's correction needs.
 
     Raises:
@@ -253,15 +153,16 @@ def comparison_rows(
     pairs = [(row, references.get(row.shots, references.get(0))) for row in rows]
     tested = sum(other not in (None, row) and (row.title, row.shots) not in mean_of for row, other in pairs)
     max_permutations = max(permutations, _PERMUTATIONS_EACH * tested)
+    estimator = Estimator.of(
+        scores, seed, resamples=resamples, permutations=permutations, max_permutations=max_permutations
+    )
     metrics = _differing_metrics(rows)
     lines = []
     for row, other in pairs:
         combined = mean_of.get((row.title, row.shots))
-        line = _line(
-            row, other.title if other else chosen, metrics, combined.title if combined else None, seed, resamples
-        )
+        line = estimator.line(row, other.title if other else chosen, metrics, combined.title if combined else None)
         if other is not None and other is not row:
-            line = _with_difference(line, row, other, seed, resamples, permutations, max_permutations)
+            line = estimator.with_difference(line, row, other)
         lines.append(line)
     return _corrected(lines)
 
@@ -334,93 +235,6 @@ def _differing_metrics(rows: Sequence[Scores]) -> list[str]:
     return [metric for metric in shared_metrics(rows) if any(r.by_query != r.by_other_metric[metric] for r in rows)]
 
 
-def _line(
-    row: Scores, reference: str, metrics: Sequence[str], part_of: str | None, seed: int, resamples: int
-) -> ComparisonRow:
-    """The row without its difference to the reference."""
-    task, correct = TASKS.named(row.task), row.correct
-    score = _interval(task, values_of(row.by_query), seed=seed, resamples=resamples)
-    by_seed = [part.score for part in row.seeds]
-    others = {metric: task.aggregate(values_of(row.by_other_metric[metric])) for metric in metrics}
-    return ComparisonRow(
-        name=row.title,
-        selector=row.selector,
-        shots=row.shots,
-        n=len(row.by_query),
-        accuracy=_in_unit(task, score.mean),
-        low=_in_unit(task, score.low),
-        high=_in_unit(task, score.high),
-        reference=reference,
-        difference=None,
-        difference_low=None,
-        difference_high=None,
-        metric=row.metric,
-        other_metrics={metric: _in_unit(task, float(value)) for metric, value in others.items()},
-        correct=None if correct is None else round(100 * float(values_of(correct).mean()), 4),
-        seeds=len(row.seeds) or 1,
-        seed_low=_in_unit(task, min(by_seed)) if by_seed else None,
-        seed_high=_in_unit(task, max(by_seed)) if by_seed else None,
-        part_of=part_of,
-        files=tuple(map(str, row.files)),
-        task=row.task,
-        pool=row.pool,
-    )
-
-
-def _with_difference(
-    line: ComparisonRow,
-    row: Scores,
-    reference: Scores,
-    seed: int,
-    resamples: int,
-    permutations: int,
-    max_permutations: int,
-) -> ComparisonRow:
-    """The line with the difference between the row and the reference, paired by query."""
-    task = TASKS.named(row.task)
-    scores, baseline = values_of(row.by_query), values_of(reference.by_query)
-    difference = _interval(task, scores, baseline, seed=seed, resamples=resamples)
-    tally = wins_losses_ties(scores, baseline)
-    detectable = smallest_detectable_difference(scores - baseline) if task.aggregate is mean else math.inf
-    line = replace(
-        line,
-        difference=_in_unit(task, difference.mean),
-        difference_low=_in_unit(task, difference.low),
-        difference_high=_in_unit(task, difference.high),
-        detectable=_in_unit(task, detectable) if 0 < detectable < math.inf else None,
-        wins=tally.wins,
-        losses=tally.losses,
-        ties=tally.ties,
-    )
-    if line.part_of is not None:
-        return line
-    p_value = _p_value(task, scores, baseline, seed=seed, permutations=permutations)
-    # Each draw gives a valid p-value; the second one makes a small p-value more precise.
-    if p_value < _CLEAR and max_permutations > permutations:
-        p_value = _p_value(task, scores, baseline, seed=seed + 1, permutations=max_permutations)
-    line = replace(line, p_value=p_value)
-    if row.correct is None or reference.correct is None:
-        return line
-    correct, other = values_of(row.correct), values_of(reference.correct)
-    if row.seeds or reference.seeds:
-        return replace(line, mcnemar_p=permutation_pvalue(correct - other, seed=seed, permutations=permutations))
-    return replace(line, mcnemar_p=mcnemar(correct, other))
-
-
-def _interval(task: Task, scores: Floats, baseline: Floats | None = None, *, seed: int, resamples: int) -> Interval:
-    """The score of a row, or its difference to another one, with the interval."""
-    if task.aggregate is mean:
-        return bootstrap_mean(scores if baseline is None else scores - baseline, seed=seed, resamples=resamples)
-    samples = (scores,) if baseline is None else (scores, baseline)
-    return bootstrap_aggregate(task.aggregate, *samples, seed=seed, resamples=resamples)
-
-
-def _p_value(task: Task, scores: Floats, baseline: Floats, *, seed: int, permutations: int) -> float:
-    if task.aggregate is mean:
-        return permutation_pvalue(scores - baseline, seed=seed, permutations=permutations)
-    return swap_pvalue(task.aggregate, scores, baseline, seed=seed, permutations=permutations)
-
-
 def _corrected(lines: Sequence[ComparisonRow]) -> list[ComparisonRow]:
     """The lines with p-values corrected for one another."""
     adjusted = iter(holm([line.p_value for line in lines if line.p_value is not None]))
@@ -429,7 +243,3 @@ def _corrected(lines: Sequence[ComparisonRow]) -> list[ComparisonRow]:
 
 def _rank(row: Scores) -> tuple[float, str]:
     return -row.score, row.title
-
-
-def _in_unit(task: Task, score: float) -> float:
-    return round(task.factor * score, 4)

@@ -2,12 +2,14 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from icdsel.comparison.statistics import Floats, mean_by_query
 from icdsel.records import DEFAULT_TASK, QuestionId, id_order
+from icdsel.selection import selector_named
 from icdsel.tasks.base import TASKS
 
 
@@ -25,6 +27,9 @@ class Scores:
         place: What distinguishes the row from others of its name, such as the model.
         pool: What the selector chose from, such as `64` or `all` (`Selector.pool`); None if it chose nothing.
         seeds: The rows of which this one is the mean, if it is a mean over seeds.
+        seed: What identifies the row's own seed: rows of one selector with the same one share it. By default it is
+            taken from the name.
+        images: The image of each query, as far as it is known.
         path: The file of predictions; None for a mean.
         task: The task.
     """
@@ -38,6 +43,8 @@ class Scores:
     place: str = ""
     pool: str | None = None
     seeds: tuple["Scores", ...] = ()
+    seed: str | None = None
+    images: Mapping[QuestionId, QuestionId] = field(default_factory=dict)
     path: Path | None = None
     task: str = DEFAULT_TASK
 
@@ -53,12 +60,30 @@ class Scores:
             return tuple(path for row in self.seeds for path in row.files)
         return (self.path,) if self.path else ()
 
-    @property
+    @cached_property
+    def values(self) -> Floats:
+        """The scores [n], by ascending question_id."""
+        return values_of(self.by_query)
+
+    @cached_property
     def score(self) -> float:
-        """The score of all queries together."""
-        return float(TASKS.named(self.task).aggregate(values_of(self.by_query)))
+        """The score of all queries together; of a mean, the mean of its seeds' scores."""
+        if self.seeds:
+            return float(np.mean([row.score for row in self.seeds]))
+        return float(TASKS.named(self.task).aggregate(self.values))
+
+    def other_score(self, metric: str) -> float:
+        """The same by another metric."""
+        if self.seeds:
+            return float(np.mean([row.other_score(metric) for row in self.seeds]))
+        return float(TASKS.named(self.task).aggregate(values_of(self.by_other_metric[metric])))
 
     @property
+    def seed_label(self) -> str:
+        """What identifies the row's own seed, such as `43`; empty if it has none, or the default."""
+        return selector_named(self.selector).seed_of(self.name) if self.seed is None else self.seed
+
+    @cached_property
     def correct(self) -> dict[QuestionId, float] | None:
         """1 for correct predictions, else 0, by question_id; None if the task has no notion of correct.
 

@@ -43,6 +43,7 @@ class Source:
         identity: Everything that decided its content.
         settings: The resolved settings of the `infer` that wrote it, by table; empty if unknown.
         checkpoint: The policy's checkpoint, if known.
+        seed: The seed of the selector (of a policy, of its training); empty if it has none, or the default.
     """
 
     path: Path
@@ -52,6 +53,7 @@ class Source:
     identity: Mapping[str, Any]
     settings: Mapping[str, Any]
     checkpoint: Path | None = None
+    seed: str = ""
 
     @property
     def split(self) -> str:
@@ -100,15 +102,16 @@ def read_source(path: Path, name: str | None = None) -> Source:
         RunError: The metadata file is missing or damaged.
     """
     metadata = read_metadata(path.with_suffix(".meta.json"))
-    identity = metadata.inputs
+    identity, selector = metadata.inputs, str(metadata.inputs.get("selector"))
     return Source(
         path=path,
         name=name or metadata.name or path.stem,
-        selector=str(identity.get("selector")),
+        selector=selector,
         subset=metadata.set or "unnamed",
         identity=identity,
         settings=metadata.settings,
         checkpoint=Path(metadata.checkpoint) if metadata.checkpoint else None,
+        seed=selector_named(selector).seed_of(metadata.name or path.stem),
     )
 
 
@@ -127,12 +130,15 @@ def read_answers(path: Path, name: str | None = None) -> list[Answered]:
     asked: dict[int, set[QuestionId]] = {}
     answered: dict[int, dict[QuestionId, float]] = {}
     others: dict[int, dict[str, dict[QuestionId, float]]] = {}
+    images: dict[QuestionId, QuestionId] = {}
     for record in read_predictions(path):
         if record.task != task.name:
             raise RunError(f"{path} holds predictions of the task {record.task}, its metadata are of {task.name}")
         if record.unscored:
             continue
         asked.setdefault(record.shots, set()).add(record.question_id)
+        if record.image is not None:
+            images[record.question_id] = record.image
         if record.score is not None:
             answered.setdefault(record.shots, {})[record.question_id] = float(record.score)
             for metric in record.other_scores.keys() & task.metrics.keys():
@@ -152,6 +158,8 @@ def read_answers(path: Path, name: str | None = None) -> list[Answered]:
             metric=str(source.identity.get("data.metric", task.default_metric)),
             by_other_metric=others.get(shots, {}),
             pool=source.pool,
+            seed=source.seed,
+            images=images,
             path=path,
             task=task.name,
         )

@@ -16,7 +16,7 @@ from rich.text import Text
 from icdsel.comparison.compare import ComparisonRow
 from icdsel.console import shown
 from icdsel.store.files import write_text
-from icdsel.tasks.base import TASKS
+from icdsel.tasks.base import TASKS, mean
 
 _STARS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
 _FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # characters that start a formula in spreadsheets
@@ -65,20 +65,21 @@ def screen_tables(rows: Sequence[ComparisonRow], lead: Sequence[str] = ()) -> Gr
 
 
 def explanations(rows: Sequence[ComparisonRow]) -> list[str]:
-    """How to read the figures: a sentence or two for each kind of figure in the table."""
+    """How to read the figures: which source of chance each covers, a sentence or two for each kind of figure."""
     task, seeded = TASKS.named(rows[0].task), any(row.seeds > 1 for row in rows)
-    lines = ["Intervals: 95 %, bootstrap over the queries."]
+    queries = "queries" if not _images_shared(rows) else f"queries (drawn by image: {rows[0].n} on {rows[0].images})"
+    lines = [f"Intervals: 95 %, for other {queries}"]
+    lines[0] += " and, of a mean over seeds, other seeds; seeds that two rows share are paired." if seeded else "."
     if task.correctness is not None:
         lines[0] += f" correct: queries with {task.correctness.meaning}."
     if seeded:
-        lines[0] += (
-            " Of a mean over seeds they are the uncertainty of the mean of these seeds; over seeds: the lowest and the "
-            f"highest seed's {task.short_name}."
-        )
+        lines[0] += f" over seeds: the lowest and the highest seed's {task.short_name}."
+    if any(row.learned and row.seeds == 1 and row.part_of is None for row in rows):
+        lines.append("A policy of one training seed stands for itself: no figure covers what another seed would learn.")
     questions = sum(row.p_value is not None for row in rows)
     if questions:
         lines.append(
-            f"p: permutation test, two-sided, corrected by Holm for the table's {questions} "
+            f"p: two-sided, by {_test_of(rows)}, corrected by Holm for the table's {questions} "
             f"difference{'s' * (questions > 1)} (* < 0.05, ** < 0.01, *** < 0.001)."
             + (" The seeds of a mean are not tested separately and have none." if any(r.part_of for r in rows) else "")
         )
@@ -88,10 +89,24 @@ def explanations(rows: Sequence[ComparisonRow]) -> list[str]:
             + "+ / − / =: queries on which the row is better, worse, the same."
         )
     if any(row.mcnemar_p is not None for row in rows):
-        exact = "McNemar: exact test of correctness, not corrected"
-        exact += "; for a mean over seeds, its permutation form on the share of correct seeds" if seeded else ""
-        lines.append(f"{exact}.")
+        exact = "sign flips by image" if _images_shared(rows) else "exact test"
+        lines.append(f"McNemar: {exact} of correctness, not corrected{'; of a mean over seeds as p' * seeded}.")
     return lines
+
+
+def _images_shared(rows: Sequence[ComparisonRow]) -> bool:
+    images = rows[0].images
+    return images is not None and images < rows[0].n
+
+
+def _test_of(rows: Sequence[ComparisonRow]) -> str:
+    """The tests behind the p-values of a table."""
+    exact = "sign flips" if TASKS.named(rows[0].task).aggregate is mean else "swapping scores"
+    exact += " by image" if _images_shared(rows) else ""
+    tested = [row for row in rows if row.p_value is not None]
+    kinds = [exact] * any(row.seed_share is None for row in tested)
+    kinds += ["Student's t over queries and seeds"] * any(row.seed_share is not None for row in tested)
+    return " or, with a mean over seeds, ".join(kinds)
 
 
 def cautions(rows: Sequence[ComparisonRow]) -> list[str]:
@@ -99,6 +114,11 @@ def cautions(rows: Sequence[ComparisonRow]) -> list[str]:
     lines = [f"Compared although they differ: {line}" for line in rows[0].differing]
     if left_out := rows[0].asked - rows[0].n if rows[0].asked else 0:
         lines.append(f"{left_out} of {rows[0].asked} queries left out of all rows: in some row the VLM call failed")
+    if rows[0].images is None:
+        lines.append(
+            "The files do not say which queries share an image, so all count as independent. If some share one, the "
+            "intervals are too narrow: move the files away and repeat `icdsel infer`, which records it"
+        )
     return lines
 
 
@@ -161,11 +181,12 @@ def write_markdown(rows: Sequence[ComparisonRow], path: Path, lead: Sequence[str
         "p": lambda row: p_text(row.p_value),
         "p (Holm)": lambda row: p_text(row.p_holm) + stars(row.p_holm).replace("*", "\\*"),
         "detect": lambda row: row.text(row.detectable),
+        "seeds' share": lambda row: "" if row.seed_share is None else f"{row.seed_share:.0%}",
         "+ / − / =": lambda row: "" if row.wins is None else f"{row.wins} / {row.losses} / {row.ties}",
         "McNemar": lambda row: p_text(row.mcnemar_p),
     }
     if all(row.seeds == 1 for row in rows):
-        del columns["over seeds"]
+        del columns["over seeds"], columns["seeds' share"]
     if task.correctness is None:
         del columns["correct"], columns["McNemar"]
     lines = [

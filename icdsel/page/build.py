@@ -176,8 +176,8 @@ def _position(rows: Sequence[ComparisonRow]) -> Callable[[float], float]:
     """
     task = TASKS.named(rows[0].task)
     lowest, highest = (task.factor * bound for bound in task.bounds)
-    lowest = lowest if math.isfinite(lowest) else min(row.low for row in rows)
-    highest = highest if math.isfinite(highest) else max(row.high for row in rows)
+    lowest = lowest if math.isfinite(lowest) else min(row.drawn_interval[0] for row in rows)
+    highest = highest if math.isfinite(highest) else max(row.drawn_interval[1] for row in rows)
     return lambda value: 100 * (value - lowest) / ((highest - lowest) or 1.0)
 
 

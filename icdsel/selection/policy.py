@@ -39,5 +39,13 @@ class Policy(Selector):
 
     def without_seed(self, row_name: str) -> str:
         """The row's name without the run's training seed."""
-        match = re.fullmatch(rf"({self.name}-.+)_train-seed-\d+(.*)", row_name)
-        return f"{match[1]}{match[2]}" if match else row_name
+        match = self._seeded(row_name)
+        return f"{match[1]}{match[3]}" if match else row_name
+
+    def seed_of(self, row_name: str) -> str:
+        """The run's training seed; empty for the default, which is not in the name."""
+        match = self._seeded(row_name)
+        return match[2] if match else ""
+
+    def _seeded(self, row_name: str) -> re.Match[str] | None:
+        return re.fullmatch(rf"({self.name}-.+)_train-seed-(\d+)(.*)", row_name)

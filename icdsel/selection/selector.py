@@ -95,6 +95,11 @@ class Selector(ABC):
         """The name of a row without its seed: rows that differ in nothing else are averaged."""
         return self.name if re.fullmatch(rf"{re.escape(self.name)}-\d+", row_name) else row_name
 
+    def seed_of(self, row_name: str) -> str:
+        """The seed in the name of a row; empty if there is none. Rows of two settings with one seed share it."""
+        seedless = self.without_seed(row_name)
+        return "" if seedless == row_name else row_name.removeprefix(f"{seedless}-")
+
     def inputs(self, fingerprints: "Fingerprints") -> Inputs:
         """The inputs that decide its choice, in addition to those of every row (settings, data, VLM, queries)."""
         found = {

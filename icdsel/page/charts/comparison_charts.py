@@ -32,7 +32,8 @@ def accuracy_chart(rows: Sequence[ComparisonRow], labels: Mapping[str, str], ord
             continue
         offset = (place - (len(names) - 1) / 2) * min(0.05, 0.5 / len(names))
         points = [row.shots + offset for row in series]
-        errors = [[row.accuracy - row.low for row in series], [row.high - row.accuracy for row in series]]
+        bounds = [row.drawn_interval for row in series]
+        errors = [[abs(row.accuracy - pair[side]) for row, pair in zip(series, bounds, strict=True)] for side in (0, 1)]
         axes.errorbar(points, [row.accuracy for row in series], yerr=errors, capsize=3, elinewidth=1.2, **look)
         for x, row in zip(points, series, strict=True):
             axes.plot([x, x], _range(row), color=look["color"], alpha=0.3, linewidth=6, solid_capstyle="butt")

@@ -18,7 +18,7 @@ from icdsel.artefacts.predictions import predictions_dir
 from icdsel.cli.app import app
 from icdsel.comparison.compare import ComparisonRow, compare, learned_and_worse, write_rows
 from icdsel.comparison.headline import headlines
-from icdsel.comparison.tables import screen_tables, write_csv, write_markdown
+from icdsel.comparison.tables import p_text, screen_tables, stars, write_csv, write_markdown
 from icdsel.errors import RunError
 from icdsel.settings.loading import Settings, load_settings, with_values
 from icdsel.tasks.base import TASKS
@@ -41,9 +41,13 @@ def write(
     failed: Collection[int] = (),
     folder: Path | None = None,
     asked_with: Mapping[str, Mapping[str, Any]] | None = None,
+    per_image: int | None = 1,
     **inputs: Any,
 ) -> Path:
-    """Predictions as `infer` leaves them: for each number of shots one accuracy a query, or a failure."""
+    """Predictions as `infer` leaves them: for each number of shots one accuracy a query, or a failure.
+
+    `per_image` neighbouring queries are on one image; None for files from before images were recorded.
+    """
     folder = folder or predictions_dir(settings)
     folder.mkdir(parents=True, exist_ok=True)
     count = len(next(iter(scores.values())))
@@ -52,7 +56,8 @@ def write(
     for shots, accuracies in scores.items():
         for question_id, accuracy in zip(ids or range(100, 100 + count), accuracies, strict=True):
             made = {"error": "out of memory"} if question_id in failed else {"prediction": "yes", "accuracy": accuracy}
-            lines.append({"question_id": question_id, "shots": shots, "icds": [], **made})
+            image = {} if per_image is None else {"image_id": question_id // per_image}
+            lines.append({"question_id": question_id, **image, "shots": shots, "icds": [], **made})
     path = folder / f"{name}_{subset}.jsonl"
     path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     selector = name.split("-")[0] if name.startswith(("random", "policy")) else name
@@ -79,8 +84,7 @@ def by_name(rows: list[ComparisonRow]) -> dict[tuple[str, int], ComparisonRow]:
 
 
 def test_rows_by_hand(settings: Settings) -> None:
-    # The policy is better by 0.3 on each of the four queries, so every resample of the differences has the mean
-    # 0.3: its interval has no width. The same holds for an accuracy that all queries have.
+    # The policy is better by 0.3 on each of the four queries at 1 shot, by 0.6 at 2.
     write(settings, "random-42", {1: [0.0, 0.3, 0.6, 0.3], 2: [0.3] * 4})
     write(settings, "policy-run-rce_epoch5", {1: [0.3, 0.6, 0.9, 0.6], 2: [0.9] * 4}, checkpoint="f00")
     write(settings, "zero-shot", {0: [0.6] * 4})
@@ -99,32 +103,36 @@ def test_rows_by_hand(settings: Settings) -> None:
         shots=2,
         n=4,
         accuracy=90.0,
-        low=90.0,
-        high=90.0,
+        low=rows[3].low,
+        high=rows[3].high,
         reference="random-42",
         difference=60.0,
-        difference_low=60.0,
-        difference_high=60.0,
+        # Around 4/5 of 60, as if half a query were won and half lost by √((4·0.6² + 1)/5) = 0.6986, with Student's
+        # quantile for 3 degrees of freedom: 48 ± 3.1824·69.86/5.
+        difference_low=pytest.approx(48 - 44.46, abs=0.01),
+        difference_high=pytest.approx(48 + 44.46, abs=0.01),
         metric="normalised",
         correct=100.0,
         p_value=rows[3].p_value,
         p_holm=rows[3].p_holm,
-        detectable=None,  # the differences do not vary
+        detectable=None,  # of four queries nothing is detected
         wins=4,
         losses=0,
         ties=0,
         mcnemar_p=1.0,  # both are right on all queries
         asked=4,
         files=(str(predictions_dir(settings) / "policy-run-rce_epoch5_validation-4.jsonl"),),
+        images=4,
     )
+    # Four equal scores leave an interval of their own: a fifth query may be wrong.
+    assert 0 < rows[3].low < 60 and 90 < rows[3].high <= 100
     # Two of the 16 ways to flip four signs are as extreme, at 1 shot and at 2: Holm doubles the smaller.
     assert rows[1].p_value == rows[3].p_value == pytest.approx(2 / 16, abs=0.01)
     assert rows[1].p_holm == rows[3].p_holm == 2 * rows[1].p_value
     one = rows[1]
     assert (one.accuracy, one.n) == (60.0, 4)
-    assert (one.difference, one.difference_low, one.difference_high) == (30.0, 30.0, 30.0)
-    # Of four values 30, 60, 90, 60 a resample's mean may lie anywhere from 30 to 90; 95 % of them lie nearer.
-    assert 30 <= one.low < 60 < one.high <= 90
+    assert one.difference == 30.0 and one.difference_low < 0 < one.difference_high
+    assert 0 < one.low < 60 < one.high < 100
     # The reference has no difference to itself, and none of no shots to compare with.
     for row in (rows[0], rows[2], rows[4]):
         assert (row.difference, row.difference_low, row.difference_high) == (None, None, None)
@@ -132,16 +140,54 @@ def test_rows_by_hand(settings: Settings) -> None:
     assert {row.reference for row in rows} == {"random-42"}
 
 
-def test_intervals_are_those_of_the_bootstrap_over_queries(settings: Settings) -> None:
-    # A selector right on 50 of 100 queries: a resample's accuracy is Binomial(100, 1/2)/100. Against one that
-    # is right on none the difference is the same.
+def test_intervals_of_right_and_wrong_answers_are_wilsons(settings: Settings) -> None:
     write(settings, "random-42", {2: [0.0] * 100})
     write(settings, "nearest-both", {2: [0.0, 1.0] * 50})
-    row = by_name(compare(settings))["nearest-both", 2]
-    low, high = stats.binom.ppf([0.025, 0.975], 100, 0.5)
-    assert row.accuracy == row.difference == 50.0
-    assert (row.low, row.high) == pytest.approx((low, high), abs=1)  # 10,000 resamples, steps of one point
-    assert (row.difference_low, row.difference_high) == pytest.approx((low, high), abs=1)
+    rows = by_name(compare(settings))
+    for name, right in (("nearest-both", 50), ("random-42", 0)):
+        row = rows[name, 2]
+        wilson = stats.binomtest(right, 100).proportion_ci(method="wilson")
+        # With the unbiased variance, so by about a two-hundredth wider.
+        assert (row.low, row.high) == pytest.approx((100 * wilson.low, 100 * wilson.high), abs=0.06)
+    # Against a selector that is right on none, the difference has Student's interval, nearly.
+    row = rows["nearest-both", 2]
+    width = stats.t.ppf(0.975, 99) * np.sqrt(0.25 / 99) * 100
+    assert (row.difference_low, row.difference_high) == pytest.approx((50 - width, 50 + width), abs=0.6)
+
+
+def test_questions_on_one_image_count_together(settings: Settings) -> None:
+    # Ten images with five questions each, all of them right or none: as much is known as from ten queries.
+    rng = np.random.default_rng(1)
+    by_image = {name: rng.random(10) < share for name, share in (("random-42", 0.4), ("nearest-both", 0.7))}
+    for count, per_image in ((10, 1), (50, 5)):
+        for name, right in by_image.items():
+            scores = np.repeat(right, count // 10).astype(float).tolist()
+            write(settings, name, {1: scores}, ids=list(range(100, 100 + count)), per_image=per_image)
+    few, many = (by_name(compare(settings, n=count))["nearest-both", 1] for count in (10, 50))
+    assert (few.images, many.images, many.n) == (10, 10, 50)
+    assert (many.accuracy, many.difference) == (few.accuracy, few.difference)
+    assert many.p_value == pytest.approx(few.p_value, abs=0.02)
+    assert many.mcnemar_p == pytest.approx(few.mcnemar_p, abs=0.02)
+    assert many.difference_high - many.difference_low == pytest.approx(
+        few.difference_high - few.difference_low, rel=0.1
+    )
+    assert many.high - many.low == pytest.approx(few.high - few.low, rel=0.2)
+    assert "drawn by image: 50 on 10" in printed([many]).replace("\n ", " ")
+
+
+def test_files_without_images_count_their_queries_as_independent_and_the_table_says_so(settings: Settings) -> None:
+    scores = np.random.default_rng(0).choice([0.0, 1.0], 40).tolist()
+    write(settings, "random-42", {1: scores}, per_image=None)
+    write(settings, "nearest-both", {1: scores[::-1]}, per_image=None)
+    unknown = compare(settings)
+    assert {row.images for row in unknown} == {None}
+    assert "do not say which queries share an image" in " ".join(printed(list(unknown)).split())
+    # One file that says it is enough: the image is that of the query.
+    write(settings, "nearest-both", {1: scores[::-1]}, per_image=1)
+    known = compare(settings)
+    assert {row.images for row in known} == {40}
+    assert "share an image" not in printed(list(known))
+    assert [(row.low, row.p_value) for row in known] == [(row.low, row.p_value) for row in unknown]
 
 
 def test_differences_are_paired_by_query_whatever_the_order_in_the_files(settings: Settings) -> None:
@@ -149,7 +195,7 @@ def test_differences_are_paired_by_query_whatever_the_order_in_the_files(setting
     write(settings, "random-42", {1: [0.3, 0.0, 0.9]}, ids=[2, 1, 3])
     write(settings, "nearest-both", {1: [1.0, 0.4, 0.1]}, ids=[3, 2, 1])
     row = by_name(compare(settings))["nearest-both", 1]
-    assert (row.difference, row.difference_low, row.difference_high) == (10.0, 10.0, 10.0)
+    assert (row.difference, row.wins, row.losses) == (10.0, 3, 0)
 
 
 def test_the_same_files_give_the_same_rows(settings: Settings) -> None:
@@ -218,15 +264,16 @@ def test_seeds_get_a_row_of_their_mean_query_by_query(settings: Settings) -> Non
     write(settings, "policy-v3_Run-grpo_epoch3", {1: [0.3, 0.3, 0.6]}, checkpoint="a")
     write(settings, "policy-v3_Run_train-seed-1-grpo_epoch3", {1: [0.9, 0.9, 0.6]}, checkpoint="b")
     rows = by_name(compare(settings))
-    # The means by query are 0.3, 0.3, 0.3 and 0.6, 0.6, 0.6: neither interval has any width left.
+    # The means by query are 0.3, 0.3, 0.3 and 0.6, 0.6, 0.6; but other seeds would give other means.
     random_mean = rows["random (mean over seeds)", 1]
     assert (random_mean.selector, random_mean.n) == ("random", 3)
-    assert (random_mean.accuracy, random_mean.low, random_mean.high) == (30.0, 30.0, 30.0)
+    assert random_mean.accuracy == 30.0 and random_mean.low < 20 and random_mean.high > 40
     policy_mean = rows["policy-v3_Run-grpo_epoch3 (mean over seeds)", 1]
-    assert (policy_mean.accuracy, policy_mean.low, policy_mean.high) == (60.0, 60.0, 60.0)
+    assert policy_mean.accuracy == 60.0 and policy_mean.low < 40 and policy_mean.high > 80
     # Where there is a mean over random seeds, differences are to it.
     assert policy_mean.reference == "random (mean over seeds)"
-    assert (policy_mean.difference, policy_mean.difference_low, policy_mean.difference_high) == (30.0, 30.0, 30.0)
+    assert policy_mean.difference == 30.0 and policy_mean.difference_low < 0 < policy_mean.difference_high
+    assert policy_mean.seed_share is not None and 0 < policy_mean.seed_share <= 1
     assert random_mean.difference is None
     # The range over the seeds: 0.2, 0.3 and 0.4; 0.4 and 0.8.
     assert (random_mean.seeds, random_mean.seed_low, random_mean.seed_high) == (3, 20.0, 40.0)
@@ -234,8 +281,8 @@ def test_seeds_get_a_row_of_their_mean_query_by_query(settings: Settings) -> Non
     # Every policy seed is right on all three queries, the random ones each on two: hard correctness is 2/3.
     assert (policy_mean.correct, random_mean.correct) == (100.0, pytest.approx(66.6667))
     # One question is asked: the means. Seeds are no questions of their own.
-    assert policy_mean.p_holm == policy_mean.p_value == pytest.approx(2 / 8, abs=0.02)
-    assert policy_mean.mcnemar_p == pytest.approx(2 / 8, abs=0.02)  # a third of the seeds on each of three queries
+    assert policy_mean.p_holm == policy_mean.p_value and 0.05 < policy_mean.p_value < 1
+    assert 0.05 < policy_mean.mcnemar_p < 1
     for name, mean_row in (("random-1", random_mean), ("policy-v3_Run-grpo_epoch3", policy_mean)):
         seed = rows[name, 1]
         assert (seed.part_of, seed.seeds, seed.seed_low) == (mean_row.name, 1, None)
@@ -390,12 +437,12 @@ def test_the_json_file_is_a_list_of_rows(settings: Settings, tmp_path: Path) -> 
         "shots": 1,
         "n": 4,
         "accuracy": 60.0,
-        "low": 60.0,
-        "high": 60.0,
+        "low": rows[0].low,
+        "high": rows[0].high,
         "reference": "random-42",
         "difference": 30.0,
-        "difference_low": 30.0,
-        "difference_high": 30.0,
+        "difference_low": rows[0].difference_low,
+        "difference_high": rows[0].difference_high,
         "metric": "normalised",
         "other_metrics": {},
         "correct": 100.0,
@@ -414,6 +461,8 @@ def test_the_json_file_is_a_list_of_rows(settings: Settings, tmp_path: Path) -> 
         "differing": [],
         "files": [str(predictions_dir(settings) / "nearest-both_validation-4.jsonl")],
         "pool": None,
+        "images": 4,
+        "seed_share": None,
     }
     assert second.keys() == first.keys()
     assert (second["name"], second["difference"]) == ("random-42", None)
@@ -481,7 +530,7 @@ def test_the_screen_shows_whole_figures_at_every_width(rows: list[ComparisonRow]
     figures = (
         f"{policy.low:.1f} … {policy.high:.1f}",
         f"{policy.difference:+.1f}",
-        "<0.001***",
+        f"{p_text(policy.p_holm)}{stars(policy.p_holm)}",
         f"{policy.detectable:.1f}",
     )
     for shown in (*figures, f"{policy.wins} / {policy.losses} / {policy.ties}", "Compared although they differ"):
@@ -714,14 +763,14 @@ def test_a_warning_shows_the_command_for_missing_baselines(
 
 
 def test_only_learned_policies_with_an_interval_below_0_count_as_worse(settings: Settings) -> None:
-    write(settings, "random-42", {1: [0.6] * 4})
-    write(settings, "oracle", {1: [0.0] * 4})  # worse, but not learned
-    write(settings, "policy-a-rce_epoch1", {1: [0.3] * 4}, checkpoint="a")
-    write(settings, "policy-b-rce_epoch1", {1: [0.0, 0.9, 0.9, 0.3]}, checkpoint="b")  # its interval holds 0
-    write(settings, "policy-c-rce_epoch1", {1: [0.9] * 4}, checkpoint="c")
+    write(settings, "random-42", {1: [0.6] * 40})
+    write(settings, "oracle", {1: [0.0] * 40})  # worse, but not learned
+    write(settings, "policy-a-rce_epoch1", {1: [0.3] * 40}, checkpoint="a")
+    write(settings, "policy-b-rce_epoch1", {1: [0.0, 0.9, 0.9, 0.3] * 10}, checkpoint="b")  # its interval holds 0
+    write(settings, "policy-c-rce_epoch1", {1: [0.9] * 40}, checkpoint="c")
     # One seed of two is worse, their mean is not.
-    write(settings, "policy-d_train-seed-1-rce_epoch1", {1: [0.3] * 4}, checkpoint="d")
-    write(settings, "policy-d_train-seed-2-rce_epoch1", {1: [0.9] * 4}, checkpoint="e")
+    write(settings, "policy-d_train-seed-1-rce_epoch1", {1: [0.3] * 40}, checkpoint="d")
+    write(settings, "policy-d_train-seed-2-rce_epoch1", {1: [0.9] * 40}, checkpoint="e")
     assert [row.name for row in learned_and_worse(compare(settings))] == ["policy-a-rce_epoch1"]
 
 
