@@ -58,14 +58,15 @@ class Cost:
         calls: Prompts that the VLM answered; 0 if none.
         images: Images that these prompts showed; None if unknown.
         seconds: How long it took, as far as it was recorded; None if it was not.
-        partly: Whether the time is that of a part of the work, because the rest was done earlier.
+        timed: The images that `seconds` covers, if not all: other answers were reused, or added by another command.
+            Then `calls` and `images` are upper bounds.
     """
 
     step: str
     calls: int
     images: int | None
     seconds: float | None
-    partly: bool = False
+    timed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -195,11 +196,21 @@ def costs(chosen: Sequence[Chosen], runs: Sequence[ShownRun], pointers: Mapping[
         counts = counts or {row.shots: len(row.by_query) for row in rows}
         shown = sum((shots + 1) * count for shots, count in counts.items())
         work = metadata.work.get("answering")
-        seconds, partly = (work.seconds, work.count < shown) if work else (None, False)
-        found.append(Cost(f"Answers of {rows[0].label}", sum(counts.values()), shown, seconds, partly))
+        timed = work.count if work else 0
+        found.append(
+            Cost(
+                step=f"Answers of {rows[0].label}",
+                calls=sum(counts.values()),
+                images=shown,
+                seconds=work.seconds if work else None,
+                timed=timed if timed < shown else None,
+            )
+        )
     known = [cost.seconds for cost in found if cost.seconds is not None]
     images = None if any(cost.images is None for cost in found) else sum(cost.images or 0 for cost in found)
-    total = Cost("Total", sum(cost.calls for cost in found), images, sum(known) if known else None)
+    covered = sum(cost.timed if cost.timed is not None else cost.images or 0 for cost in found)
+    partly = covered if any(cost.timed is not None for cost in found) else None
+    total = Cost("Total", sum(cost.calls for cost in found), images, sum(known) if known else None, partly)
     return [*found, total] if len(found) > 1 else found
 
 

@@ -119,13 +119,13 @@ def test_costs_are_those_that_were_recorded(content):
     training = found["Training of policy: grpo-epochs-1"]
     assert (training.calls, training.images, training.seconds) == (0, 0, 5.5)
     nearest, image = found["Answers of nearest-both"], found["Answers of nearest-image"]
-    assert (nearest.calls, nearest.images, nearest.seconds, nearest.partly) == (24, 12 * (2 + 3), 3.0, False)
-    assert image.partly
+    assert (nearest.calls, nearest.images, nearest.seconds, nearest.timed) == (24, 12 * (2 + 3), 3.0, None)
+    assert (image.images, image.timed) == (60, 30)  # the rest was answered by another command
     assert (found["Answers of zero-shot"].calls, found["Answers of zero-shot"].images) == (12, 12)
     assert "Answers of majority" not in found  # it copies answers
     total = found["Total"]
     assert total.calls == 11 + 5 * 24 + 12
-    assert total.images == 33 + 5 * 60 + 12
+    assert (total.images, total.timed) == (33 + 5 * 60 + 12, 33 + 4 * 60 + 30 + 12)
     assert total.seconds == 10 + 5.5 + 6 * 3
 
 
