@@ -289,6 +289,7 @@ def _grpo(loop: _Loop) -> None:
                 kl=recipe.kl,
                 ref_log_prob=reference[rows],
                 raw_rewards=batch.raw if recipe.std_floor else None,
+                by_old_policy=loop.rollouts is not None,
             )
             reports.append(report | {"grpo_loss": _update(loss, optimizer, network)})
             if recipe.adapt_beta == "batch":

@@ -151,6 +151,7 @@ def grpo_loss(
     kl: Literal["seed", "k3"] = "seed",
     ref_log_prob: Tensor | None = None,
     raw_rewards: Tensor | None = None,
+    by_old_policy: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Computes GRPO's loss on scored pointers: the clipped policy term plus `kl_beta` times a KL penalty.
 
@@ -159,8 +160,12 @@ def grpo_loss(
     so that the others do not dilute it. The KL term is averaged over the pointers of each group, then over all groups.
     With one query per step, as in Lever-Plus, both terms equal Lever-Plus's.
 
-    The pointers are a fixed, scored set, not samples from the policy, so neither KL term is an unbiased estimate
-    here. Both are 0 if the two policies agree on the set, and positive otherwise:
+    With `by_old_policy`, a pointer counts in proportion to its probability under π_old instead of as one of P. The mean
+    over distinct pointers, of which some are samples of π_old and some are not, then is an expectation under π_old
+    restricted to them, and its gradient at ρ = 1 is close to that of the expected reward (docs/selectors.md). The ratio
+    is that of a whole pointer; in the paper, it is that of a token.
+
+    The pointers are not samples from the policy, so neither KL term is an unbiased estimate here. Both are 0 if the two policies agree on the set, and positive otherwise:
 
     * ``seed``: x - 1 - log x with x = π_new / π_ref, as in Lever-Plus. It grows exponentially with the log-ratio of
       pointers that the policy comes to favour; on samples from π_ref it would be unbiased for KL(π_ref ‖ π_new).
@@ -178,6 +183,7 @@ def grpo_loss(
         kl: The KL term to use.
         ref_log_prob: Log-probs under the reference policy [B, P]; None uses `old_log_prob`, as Lever-Plus does.
         raw_rewards: The rewards before they were normalized [B, P], see `advantages`; None does as Lever-Plus does.
+        by_old_policy: Weigh pointers by π_old within their group, for groups that hold samples of it.
 
     Returns:
         The loss, a scalar, and detached scalars: `ppo_loss` and `kl_loss` (its two terms), `kl` (unweighted),
@@ -208,13 +214,14 @@ def grpo_loss(
     ratio = _exp(torch.where(real, log_prob - old_log_prob, 0.0))  # (B, P)
     clipped = ratio.clamp(1 - clip_epsilon, 1 + clip_epsilon)
     surrogate = torch.minimum(ratio * advantage, clipped * advantage)
-    ppo_loss = -_mean(_mean(surrogate, real), signal)
+    weights = _softmax(old_log_prob.detach(), real) if by_old_policy else None  # (B, P)
+    ppo_loss = -_mean(_mean(surrogate, real, weights), signal)
 
     penalised = isinstance(kl_beta, Tensor) or kl_beta != 0
     drift = torch.where(real, log_prob - reference, 0.0)  # (B, P)
     drift = drift if penalised else drift.detach()  # measured all the same
     drift = drift if kl == "seed" else -drift
-    divergence = _mean(_mean(_exp(drift) - 1 - drift, real), groups)
+    divergence = _mean(_mean(_exp(drift) - 1 - drift, real, weights), groups)
     kl_loss = kl_beta * divergence
 
     with torch.no_grad():
@@ -305,6 +312,8 @@ def _has_signal(rewards: Tensor, real: Tensor) -> Tensor:
     return torch.where(real, rewards, -torch.inf).amax(-1) > least
 
 
-def _mean(values: Tensor, counted: Tensor) -> Tensor:
-    """The mean over the counted entries of the last dimension; 0 if there are none."""
+def _mean(values: Tensor, counted: Tensor, weights: Tensor | None = None) -> Tensor:
+    """The mean over the counted entries of the last dimension; 0 if there are none. The sum of `weights` must be 1."""
+    if weights is not None:
+        return torch.where(counted, values * weights, 0.0).sum(-1)
     return torch.where(counted, values, 0.0).sum(-1) / counted.sum(-1).clamp(min=1)
