@@ -39,6 +39,12 @@ class Groups:
     def __len__(self) -> int:
         return len(self.query)
 
+    @property
+    def coverage(self) -> float:
+        """The share of a pool's candidates that are in a scored pointer, the mean over the queries."""
+        scored = torch.tensor([len({*places, -1}) - 1 for places in self.pointers.flatten(1).tolist()])
+        return float((scored / self.mask.sum(-1).cpu()).mean())
+
     def to(self, device: torch.device) -> Self:
         """Returns a copy on `device`."""
         return type(self)(*(getattr(self, field.name).to(device) for field in fields(self)))

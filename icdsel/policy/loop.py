@@ -16,15 +16,17 @@ from torch.nn.utils import clip_grad_norm_
 from icdsel.errors import RunError
 from icdsel.policy.groups import Groups
 from icdsel.policy.losses import adapt_kl_beta, grpo_loss, rce_loss, rce_temperature
-from icdsel.policy.network import PointerConfig, PointerNetwork, pointer_log_prob
+from icdsel.policy.measures import evaluate, log_probs
+from icdsel.policy.network import PointerConfig, PointerNetwork
 from icdsel.settings.presets import RECIPES
 from icdsel.settings.tables import TrainSettings
 
 PHASES = ("warm", "rce", "grpo")
 """The phases of a training, in order."""
 MAX_GRAD_NORM = 1.0
+LOW_COVERAGE = 0.05
+"""RCE over the group looks beyond the scored pointers if these hold a smaller share of a pool's candidates."""
 FROZEN = ("input_proj", "tower", "query_proj", "cand_proj")
-EVAL_BATCH = 256
 ALL = 1_000_000_000  # the number of completed epochs reported for a phase that was finished before the resumed one
 
 Rollouts = Callable[[PointerNetwork, Tensor, int], tuple[Groups, dict[str, float]]]
@@ -219,6 +221,7 @@ def _rce(loop: _Loop) -> None:
         loop.settings.rce_epochs,
         lambda batch: batch.normalized if normalized else batch.raw,
         over=over,
+        pool_weight=loop.settings.rce_pool_weight if loop.train.coverage < LOW_COVERAGE else 0.0,
     )
 
 
@@ -229,6 +232,7 @@ def _weighted_cross_entropy(
     epochs: int,
     rewards_of: Callable[[Groups], Tensor],
     over: Literal["pool", "group"],
+    pool_weight: float = 0.0,
 ) -> None:
     """Trains with RCE on `groups`. Equal rewards give all pointers of a query the same weight at any temperature."""
     network, settings = loop.network, loop.settings
@@ -241,7 +245,7 @@ def _weighted_cross_entropy(
         for _, batch in loop.batches(groups):
             tau = rce_temperature(step, total, settings.rce_temp_start, settings.rce_temp_end)
             logits = network.step_logits(loop.table[batch.query], loop.table[batch.pool], batch.pointers, batch.mask)
-            loss = rce_loss(logits, batch.pointers, rewards_of(batch), tau, settings.label_smoothing, over)
+            loss = rce_loss(logits, batch.pointers, rewards_of(batch), tau, settings.label_smoothing, over, pool_weight)
             losses.append(_update(loss, optimizer, network))
             step += 1
         metrics = {f"{phase}_loss": _mean(losses)} | evaluate(network, loop.table, loop.validation)
@@ -318,68 +322,7 @@ def _update(loss: Tensor, optimizer: torch.optim.Optimizer, network: PointerNetw
 
 
 def _mean(values: list[Tensor]) -> float:
-    return float(torch.stack(values).double().mean())
-
-
-@torch.no_grad()
-def log_probs(network: PointerNetwork, table: Tensor, groups: Groups) -> Tensor:
-    """Computes the log-probs (Q, P) of all pointers, without dropout; 0 where padded."""
-    training = network.training
-    network.eval()
-    parts = [
-        network.log_prob(table[batch.query], table[batch.pool], batch.pointers, batch.mask) for batch in _chunks(groups)
-    ]
-    network.train(training)
-    return torch.cat(parts)
-
-
-def _chunks(groups: Groups) -> Iterator[Groups]:
-    for at in range(0, len(groups), EVAL_BATCH):
-        yield groups[at : at + EVAL_BATCH]
-
-
-@torch.no_grad()
-def evaluate(network: PointerNetwork, table: Tensor, groups: Groups) -> dict[str, float]:
-    """Computes metrics of the policy on scored pointers, without dropout.
-
-    * `val_loss`: RCE at τ = 1 on raw rewards, as in Lever-Plus
-    * `expected_reward`: the mean over queries of Σ π(i) r_i / Σ π(i), summed over the query's scored pointers
-    * `oracle_reward`: the mean over queries of the query's highest reward
-    * `oracle_share`: `expected_reward` / `oracle_reward`
-    * `greedy_known`: the share of queries whose greedy pointer is among the scored ones
-    * `greedy_reward`: the mean reward of the greedy pointer over these queries
-    """
-    network.eval()
-    sums: dict[str, Tensor] = {}
-    for batch in _chunks(groups):
-        query, candidates = table[batch.query], table[batch.pool]
-        logits = network.step_logits(query, candidates, batch.pointers, batch.mask)
-        real = ~batch.raw.isnan()  # (B, P)
-        rewards = batch.raw.nan_to_num(0.0)
-        scores = pointer_log_prob(logits, batch.pointers).masked_fill(~real, -torch.inf)  # (B, P)
-        greedy = network.greedy(query, candidates, batch.pointers.shape[-1], batch.mask)  # (B, S)
-        same = (batch.pointers == greedy[:, None]).all(-1) & real  # (B, P)
-        known = same.any(-1)
-        parts = {
-            "val_loss": rce_loss(logits, batch.pointers, batch.raw, 1.0) * len(batch),
-            "expected_reward": (scores.softmax(-1) * rewards).sum(),
-            "oracle_reward": rewards.masked_fill(~real, -torch.inf).amax(-1).sum(),
-            "greedy_reward": (rewards * same).sum(),
-            "greedy_known": known.sum(),
-        }
-        for name, value in parts.items():
-            sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value
-    total = {name: float(value) for name, value in sums.items()}
-    count = len(groups)
-    known_count = total["greedy_known"]
-    return {
-        "val_loss": total["val_loss"] / count,
-        "expected_reward": total["expected_reward"] / count,
-        "oracle_reward": total["oracle_reward"] / count,
-        "oracle_share": total["expected_reward"] / total["oracle_reward"] if total["oracle_reward"] else 0.0,
-        "greedy_reward": total["greedy_reward"] / known_count if known_count else 0.0,
-        "greedy_known": known_count / count,
-    }
+    return float(torch.stack(values).cpu().double().mean())  # Apple's GPUs have no float64
 
 
 def _drift(loop: _Loop, groups: Groups, reference: Tensor) -> float:

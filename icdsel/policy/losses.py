@@ -19,7 +19,7 @@ from torch import Tensor
 
 from icdsel.settings.presets import STD_FLOOR
 
-__all__ = ["adapt_kl_beta", "advantages", "grpo_loss", "rce_loss", "rce_temperature"]
+__all__ = ["adapt_kl_beta", "advantages", "grpo_loss", "rce_loss", "rce_temperature", "signal_strength"]
 
 _LARGEST_LOG_RATIO = 20.0
 """Above it, ratios of probabilities grow linearly: exp overflows in float32 at 88.7, and inf · 0 is NaN."""
@@ -32,6 +32,7 @@ def rce_loss(
     temperature: float | Tensor,
     label_smoothing: float = 0.0,
     over: Literal["pool", "group"] = "pool",
+    pool_weight: float = 0.0,
 ) -> Tensor:
     """Reward-weighted cross-entropy: mean_B Σ_i w_i · -log q_i, w = softmax(r / τ) over a query's pointers.
 
@@ -43,6 +44,10 @@ def rce_loss(
     pairwise approach to listwise approach"). A group of equal rewards carries no information and is left out; one whose
     rewards hardly differ counts little, by min(1, std / `STD_FLOOR`).
 
+    The order within the group says nothing about the rest of the pool. `pool_weight` adds, for each group, that much of
+    -log Σ_i v_i π_i with v = (r - min) / (max - min): the policy's expected reward over its pool, if pointers without a
+    score are worth no more than the group's worst. It keeps the policy near what was scored and good.
+
     Args:
         step_logits: Teacher-forced logits [B, P, S, K]; -inf where a candidate may not be chosen.
         pointers: Positions in the pool [B, P, S]; -1 is padding.
@@ -52,6 +57,7 @@ def rce_loss(
             `torch.nn.functional.cross_entropy`. As in Lever-Plus, candidates chosen earlier (whose logit is -100) are
             included. With `over="group"` it is spread over the group's pointers.
         over: Whether the policy is normalised over the pool or the group.
+        pool_weight: With `over="group"`, the weight of the expected reward over the pool.
 
     Returns:
         The loss, a scalar: the mean over the queries that have a pointer, or, with `over="group"`, over those with a
@@ -74,7 +80,7 @@ def rce_loss(
     cross_entropy = -log_probs.gather(-1, pointers.clamp(min=0).unsqueeze(-1)).squeeze(-1)  # (B, P, S)
     if over == "group":
         log_prob = -cross_entropy.masked_fill(padding, 0.0).sum(-1)  # (B, P)
-        return _rce_over_group(log_prob, rewards, real, temperature, label_smoothing)
+        return _rce_over_group(log_prob, rewards, real, temperature, label_smoothing, pool_weight)
     if label_smoothing:
         allowed = logits > -torch.inf
         spread = -torch.where(allowed, log_probs, 0.0).sum(-1) / allowed.sum(-1)  # (B, P, S)
@@ -85,16 +91,33 @@ def rce_loss(
 
 
 def _rce_over_group(
-    log_prob: Tensor, rewards: Tensor, real: Tensor, temperature: float | Tensor, label_smoothing: float
+    log_prob: Tensor,
+    rewards: Tensor,
+    real: Tensor,
+    temperature: float | Tensor,
+    label_smoothing: float,
+    pool_weight: float,
 ) -> Tensor:
     """The mean cross-entropy within the groups (B, P) that have a signal; 0 if none has."""
     target = _softmax(rewards.to(log_prob.dtype) / temperature, real)  # (B, P)
     target = (1 - label_smoothing) * target + label_smoothing * _softmax(torch.zeros_like(log_prob), real)
     restricted = log_prob.masked_fill(~real, torch.finfo(log_prob.dtype).min).log_softmax(-1)  # (B, P)
     cross_entropy = -(target * restricted.masked_fill(~real, 0.0)).sum(-1)  # (B,)
+    if pool_weight:
+        cross_entropy = cross_entropy - pool_weight * _log_expected_reward(log_prob, rewards, real)
     signal = _has_signal(torch.where(real, rewards, 0.0), real)  # (B,)
     strength = _strength(rewards.to(log_prob.dtype), real).squeeze(-1)  # (B,)
     return (cross_entropy * strength * signal).sum() / signal.sum().clamp(min=1)
+
+
+def _log_expected_reward(log_prob: Tensor, rewards: Tensor, real: Tensor) -> Tensor:
+    """The log of Σ_i v_i π_i for each group [B], with rewards scaled to v in [0, 1]; finite even without a signal."""
+    tiny = torch.finfo(log_prob.dtype).tiny
+    least = torch.where(real, rewards, torch.inf).amin(-1, keepdim=True)
+    most = torch.where(real, rewards, -torch.inf).amax(-1, keepdim=True)
+    value = torch.where(real, (rewards - least) / (most - least).clamp(min=tiny), 0.0).to(log_prob.dtype)  # (B, P)
+    weighted = log_prob + value.clamp(min=tiny).log()
+    return torch.where(value > 0, weighted, torch.finfo(log_prob.dtype).min).logsumexp(-1)
 
 
 def _softmax(scores: Tensor, real: Tensor) -> Tensor:
@@ -165,7 +188,8 @@ def grpo_loss(
     restricted to them, and its gradient at ρ = 1 is close to that of the expected reward (docs/selectors.md). The ratio
     is that of a whole pointer; in the paper, it is that of a token.
 
-    The pointers are not samples from the policy, so neither KL term is an unbiased estimate here. Both are 0 if the two policies agree on the set, and positive otherwise:
+    The pointers are not samples from the policy, so neither KL term is an unbiased estimate here. Both are 0 if the two
+    policies agree on the set, and positive otherwise:
 
     * ``seed``: x - 1 - log x with x = π_new / π_ref, as in Lever-Plus. It grows exponentially with the log-ratio of
       pointers that the policy comes to favour; on samples from π_ref it would be unbiased for KL(π_ref ‖ π_new).
@@ -247,6 +271,15 @@ def rce_temperature(step: int, total: int, start: float = 2.0, end: float = 0.5)
     if total <= 1:
         return end
     return start + (end - start) * step / (total - 1)
+
+
+def signal_strength(rewards: Tensor) -> Tensor:
+    """How much there is to learn from each group [B]: min(1, std / `STD_FLOOR`) of its rewards [B, P]; NaN is padding.
+
+    Exactly 0 for fewer than two rewards, and for equal ones.
+    """
+    real = ~rewards.isnan()
+    return _strength(rewards, real).squeeze(-1) * _has_signal(rewards, real)
 
 
 def adapt_kl_beta(

@@ -427,6 +427,8 @@ def _drawn(log_probs: Tensor, count: int, generator: torch.Generator | None) -> 
     Each draw uses one uniform number, drawn on the generator's device. A position of probability 0 is never drawn: the
     result is the first position at which the cumulative distribution exceeds the number.
     """
+    if log_probs.device.type == "mps":  # Apple's GPUs have no float64
+        return _drawn(log_probs.cpu(), count, generator).to(log_probs.device)
     cumulative = log_probs.exp().cumsum(-1, dtype=torch.float64)  # (B, P, K) or (B, 1, K)
     total = cumulative[..., -1:]
     device = log_probs.device if generator is None else generator.device

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from icdsel.records import DEFAULT_TASK
 from icdsel.settings.loading import Settings
+from icdsel.settings.presets import RECIPES
 from icdsel.settings.tables import TABLES
 from icdsel.store.metadata import Inputs
 
@@ -26,6 +27,9 @@ def identity(settings: Settings, *tables: str, leave_out: Iterable[str] = ()) ->
         silent.add("data.task")
     if settings.vlm.engine == TABLES["vlm"].model_fields["engine"].default:
         silent.add("vlm.engine")
+    default = RECIPES[settings.train.recipe].rce_pool_weight
+    if settings.train.rce_pool_weight == default and settings.data.pool_size != "all":
+        silent.add("train.rce_pool_weight")
     values = settings.model_dump(mode="json", include=set(tables))
     if "data" in values:
         values["data"]["dataset"] = settings.dataset_dir.name

@@ -109,6 +109,7 @@ class Recipe(BaseModel):
     dropout: float
     attn_dropout: float
     rce_over: Literal["group", "pool"]
+    rce_pool_weight: float
     old_log_probs: Literal["before-rce", "before-grpo"]
     """When GRPO's old log-probs are computed."""
     advantage_over: Literal["group", "top-k"]
@@ -125,12 +126,12 @@ class Recipe(BaseModel):
 
 RECIPES: dict[str, Recipe] = {
     "icdsel": Recipe(
-        gate=True, tower=512, num_heads=4, dropout=0.1, attn_dropout=0.1, rce_over="group",
+        gate=True, tower=512, num_heads=4, dropout=0.1, attn_dropout=0.1, rce_over="group", rce_pool_weight=1.0,
         old_log_probs="before-grpo", advantage_over="group", dropout_in_ratio=False, adapt_beta="epoch", kl="k3",
         std_floor=STD_FLOOR,
     ),
     "lever-plus": Recipe(
-        gate=False, tower=0, num_heads=1, dropout=0.5, attn_dropout=0.1, rce_over="pool",
+        gate=False, tower=0, num_heads=1, dropout=0.5, attn_dropout=0.1, rce_over="pool", rce_pool_weight=0.0,
         old_log_probs="before-rce", advantage_over="top-k", dropout_in_ratio=True, adapt_beta="batch", kl="seed",
         std_floor=0.0,
     ),

@@ -388,6 +388,9 @@ class TrainSettings(Table):
     """In GRPO, train only the pointer head and keep the projections fixed."""
     rce_over: Literal["group", "pool"] = Field(default_factory=_by_recipe("rce_over"))
     """What RCE normalizes the policy over: a query's scored pointers, or its whole pool."""
+    rce_pool_weight: float = Field(default_factory=_by_recipe("rce_pool_weight"), ge=0)
+    """In RCE over the group, weight of the expected reward over the whole pool. It has an effect only where scored
+    pointers hold less than 5 % of a pool's candidates, as with `--pool-size all`."""
     rce_temp_start: float = Field(2.0, gt=0)
     """Temperature of RCE at the first step."""
     rce_temp_end: float = Field(0.5, gt=0)

@@ -30,6 +30,12 @@ SMALL = group(10, (50, 30, 70), {(30, 50): 0.6, (70, 30): 0.0})
 LARGE = group(20, (90, 10, 60, 30, 80), {(10, 60): 1.0, (90, 80): 0.3, (30, 90): 0.0, (60, 10): 0.9})
 
 
+def test_the_coverage_is_the_share_of_candidates_in_a_scored_pointer() -> None:
+    assert make_groups([SMALL, LARGE], ROWS, RewardSettings()).coverage == 1.0
+    few = group(20, (90, 10, 60, 30, 80), {(10, 60): 1.0, (60, 10): 0.9})
+    assert make_groups([SMALL, few], ROWS, RewardSettings()).coverage == pytest.approx((1 + 2 / 5) / 2)
+
+
 # --- rewards that hardly differ ---------------------------------------------------------------------------
 
 

@@ -13,8 +13,9 @@ from torch import Tensor
 from icdsel.artefacts.checkpoint import load_checkpoint
 from icdsel.artefacts.checkpoint_writing import save_policy
 from icdsel.policy.groups import Groups
-from icdsel.policy.loop import Epoch, Resume, evaluate, log_probs, train_policy
+from icdsel.policy.loop import Epoch, Resume, train_policy
 from icdsel.policy.losses import advantages
+from icdsel.policy.measures import evaluate, log_probs
 from icdsel.policy.network import CosineNetwork, PointerConfig, PointerNetwork
 from icdsel.policy.rewards import normalize_rewards
 from icdsel.settings.tables import TrainSettings
@@ -312,6 +313,25 @@ def test_rce_learns_what_was_rewarded(over: str) -> None:
     assert shares[-1] > 0.9
     assert result.metrics("oracle_reward") == [2.0] * 100
     assert result.metrics("rce_loss")[-1] < 0.5 * result.metrics("rce_loss")[0]
+
+
+@pytest.mark.parametrize(("size", "has_effect"), [(20, False), (200, True)])
+def test_rce_over_the_group_looks_at_the_pool_only_where_little_of_it_was_scored(size: int, has_effect: bool) -> None:
+    generator = torch.Generator().manual_seed(3)
+    table = torch.nn.functional.normalize(torch.randn(size, 6, generator=generator), dim=-1)
+    pointers = torch.randperm(size, generator=generator)[:12].view(6, 2, 1)  # (Q, P, S)
+    rewards = torch.tensor([[2.0, 0.0]] * 6)
+    groups = Groups(
+        torch.arange(6), torch.arange(size)[None], torch.ones(6, size, dtype=torch.bool), pointers, rewards, rewards
+    )
+    assert (groups.coverage < 0.05) == has_effect
+    shares, states = [], []
+    for weight in (0.0, 1.0):
+        network, settings = made_network(), TrainSettings(rce_epochs=8, rce_lr=1e-2, rce_pool_weight=weight)
+        states.append(run(network, table, groups, settings, groups).state)
+        shares.append(log_probs(network, table, groups)[:, 0].exp().mean())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0]) != has_effect
+    assert (shares[1] > 2 * shares[0]) == has_effect  # the probability of the good pointers over the whole pool
 
 
 def test_rce_weighs_by_raw_or_by_normalised_rewards() -> None:

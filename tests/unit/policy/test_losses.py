@@ -239,6 +239,41 @@ def test_rce_over_the_group_hardly_learns_from_rounding_errors() -> None:
     assert logits.grad[1].abs().max() < 1e-5 < logits.grad[0].abs().max()
 
 
+def test_the_pool_term_by_hand() -> None:
+    # Three candidates, two scored pointers of one ICD: v = (1, 0). The term is -log of the first one's probability.
+    logits = torch.tensor([0.5, 1.0, 3.0]).repeat(1, 2, 1, 1).requires_grad_(True)  # (B, P, S, K)
+    pointers, rewards = torch.tensor([[[0], [1]]]), torch.tensor([[1.6, 0.3]])
+    without = rce_loss(logits, pointers, rewards, 1.0, over="group")
+    with_term = rce_loss(logits, pointers, rewards, 1.0, over="group", pool_weight=0.5)
+    expected = -0.5 * logits.detach()[0, 0, 0].log_softmax(-1)[0]
+    assert (with_term - without).item() == pytest.approx(expected.item(), rel=1e-5)
+    # The group alone says nothing about the third candidate, the most probable one. The term does.
+    assert torch.autograd.grad(without, logits, retain_graph=True)[0].sum((1, 2))[0, 2].abs() < 1e-6
+    assert torch.autograd.grad(with_term, logits)[0].sum((1, 2))[0, 2] > 0.1
+
+
+def test_the_pool_term_counts_rewards_between_the_worst_and_the_best() -> None:
+    logits = torch.randn(1, 3, 2, 5, generator=torch.Generator().manual_seed(0))
+    pointers, rewards = torch.tensor([[[0, 1], [1, 2], [3, 0]]]), torch.tensor([[0.0, 1.0, 2.0]])
+    log_prob = logits.log_softmax(-1).gather(-1, pointers.unsqueeze(-1)).squeeze(-1).sum(-1)[0]
+    term = rce_loss(logits, pointers, rewards, 1.0, over="group", pool_weight=1.0) - rce_loss(
+        logits, pointers, rewards, 1.0, over="group"
+    )
+    torch.testing.assert_close(term, -(0.5 * log_prob[1].exp() + log_prob[2].exp()).log())
+
+
+def test_the_pool_term_ignores_padding_and_groups_without_a_signal() -> None:
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(3, 3, 2, 5, generator=generator).requires_grad_(True)
+    pointers = torch.tensor([[[0, 1], [1, 2], [-1, -1]], [[0, 1], [1, 2], [2, 0]], [[-1, -1]] * 3])
+    rewards = torch.tensor([[0.0, 2.0, NAN], [1.6, 1.6, 1.6], [NAN, NAN, NAN]])
+    loss = rce_loss(logits, pointers, rewards, 1.0, over="group", pool_weight=1.0)
+    loss.backward()
+    alone = rce_loss(logits[:1, :2], pointers[:1, :2], rewards[:1, :2], 1.0, over="group", pool_weight=1.0)
+    torch.testing.assert_close(loss, alone)
+    assert not logits.grad[1:].any() and not logits.grad[0, 2].any() and logits.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("kl", ["seed", "k3"])
 @pytest.mark.parametrize("kl_beta", [0.0, 0.15, torch.tensor(0.0)])
 @pytest.mark.parametrize("moved", [119.0, -119.0])

@@ -44,12 +44,15 @@ def test_the_defaults_of_the_losses_are_those_of_the_settings() -> None:
     assert defaults_of(rce_loss) == {
         "label_smoothing": default(TrainSettings, "label_smoothing"),
         "over": RECIPES["lever-plus"].rce_over,
+        "pool_weight": RECIPES["lever-plus"].rce_pool_weight,
     }
     assert defaults_of(grpo_loss) == {
         "clip_epsilon": default(TrainSettings, "clip_epsilon"),
         "top_k": None,
         "kl": RECIPES["lever-plus"].kl,
         "ref_log_prob": None,
+        "raw_rewards": None,
+        "by_old_policy": False,
     }
     assert defaults_of(rce_temperature) == {
         "start": default(TrainSettings, "rce_temp_start"),
@@ -65,6 +68,7 @@ def test_the_defaults_of_the_rewards_are_those_of_the_settings() -> None:
         "method": default(RewardSettings, "normalization"),
         "clamp": default(RewardSettings, "clamp"),
         "mask": None,
+        "std_floor": RECIPES["lever-plus"].std_floor,
     }
     assert defaults_of(vqa_accuracy) == {"variant": "official"}
 

@@ -116,6 +116,7 @@ def test_runs_with_different_training_settings_have_different_names() -> None:
             "rce_normalized_reward": True,
             "freeze_backbone": True,
             "rce_over": "pool",
+            "rce_pool_weight": 0.5,
             "rce_temp_start": 1,
             "rce_temp_end": 1,
             "label_smoothing": 0.1,

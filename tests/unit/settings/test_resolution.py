@@ -94,7 +94,7 @@ def test_the_recipe_decides_the_network() -> None:
     for recipe, rules in RECIPES.items():
         settings = TrainSettings(recipe=recipe)
         shared = [name for name in Recipe.model_fields if name in TrainSettings.model_fields]
-        assert len(shared) == 6
+        assert len(shared) == 7
         assert {name: getattr(settings, name) for name in shared} == {name: getattr(rules, name) for name in shared}
     lever_plus = TrainSettings(recipe="lever-plus")
     assert (lever_plus.gate, lever_plus.tower, lever_plus.num_heads, lever_plus.dropout) == (False, 0, 1, 0.5)
