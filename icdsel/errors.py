@@ -34,6 +34,10 @@ class RlDataError(UserError):
     """RL data are missing, damaged, empty, or were created with different settings."""
 
 
+class NoSignalError(RlDataError):
+    """Nothing can be learnt from RL data: the pointers of a query earned the same reward. The user's input is valid."""
+
+
 class RunError(UserError):
     """A run or its results are missing, or were created with different settings."""
 

@@ -37,7 +37,7 @@ class Selector:
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu") -> Self:
-        """Loads the policy of a checkpoint, or the recommended one of a run's folder (the last epoch).
+        """Loads the policy of a checkpoint, or the recommended one of a run's folder.
 
         Raises:
             CheckpointError: There is no checkpoint, or it cannot be used.

@@ -51,7 +51,7 @@ class Run:
 
     @property
     def checkpoint(self) -> Path:
-        """The recommended checkpoint: the last GRPO epoch, else the last RCE epoch."""
+        """The recommended checkpoint; see `find_checkpoint`."""
         return find_checkpoint(self.folder)
 
 
@@ -187,7 +187,27 @@ def trained_on(metadata: Metadata) -> Iterator[tuple[Path, str]]:
 
 
 def find_checkpoint(run_dir: str | Path) -> Path:
-    """The recommended checkpoint of a run: the last GRPO epoch if there is one, else the last RCE epoch.
+    """The recommended checkpoint of a run: the one that its metadata name, else the last one.
+
+    Metadata name the last one too, unless an earlier one was better on the held-out queries. Those of unfinished runs
+    and of earlier versions name none.
+
+    Raises:
+        CheckpointError: As for `last_checkpoint`.
+    """
+    run_dir = Path(run_dir)
+    last = last_checkpoint(run_dir)
+    try:
+        named = read_metadata(run_dir / METADATA_FILE).recommended
+    except RunError:
+        return last
+    if named is None or EPOCH_FILE.fullmatch(named) is None or not (run_dir / named).exists():
+        return last
+    return _usable(run_dir / named)
+
+
+def last_checkpoint(run_dir: Path) -> Path:
+    """The last checkpoint of a run: the last GRPO epoch if there is one, else the last RCE epoch.
 
     The last epoch is the one with the highest number, whatever the times of the files.
 
@@ -195,7 +215,6 @@ def find_checkpoint(run_dir: str | Path) -> Path:
         CheckpointError: The folder or a checkpoint in it is missing, or the checkpoint is not a
             file, or is a link to another folder.
     """
-    run_dir = Path(run_dir)
     if not run_dir.is_dir():
         raise CheckpointError(f"No run at {run_dir}: there is no such folder. Train one (icdsel train).")
     named = filter(None, (EPOCH_FILE.fullmatch(file.name) for file in run_dir.iterdir()))
@@ -207,7 +226,10 @@ def find_checkpoint(run_dir: str | Path) -> Path:
             "Train the run (icdsel train), or name a checkpoint file."
         )
     best = max(found, key=lambda match: (match[1] == "grpo", int(match[2])))
-    path = run_dir / best[0]
+    return _usable(run_dir / best[0])
+
+
+def _usable(path: Path) -> Path:
     if target := outside_of_run(path):
         raise CheckpointError(
             f"{path} is a link that leads out of its run, to {target}. If that is the policy that you want, "

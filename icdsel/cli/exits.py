@@ -10,7 +10,7 @@ import typer
 
 from icdsel.cli.interruption import KEPT, raised
 from icdsel.console import err, note, show_messages, tell_error, warn
-from icdsel.errors import CallsError, UserError, is_mistake, lacks_memory, of_system
+from icdsel.errors import CallsError, NoSignalError, UserError, is_mistake, lacks_memory, of_system
 from icdsel.settings import Settings
 from icdsel.settings.presets import WORLD
 from icdsel.store.run_log import history
@@ -19,7 +19,7 @@ Command = Callable[..., None]
 
 
 def with_exit_codes(command: Command) -> Command:
-    """Ends a command that fails with one message: code 2 for a user's mistake, 1 if the machine or the VLM failed.
+    """Ends a command that fails with one message: code 2 for a user's mistake, 1 if machine, VLM or data fail.
 
     An interruption ends it with 130 (Ctrl-C) or 143 (SIGTERM).
     """
@@ -33,7 +33,7 @@ def with_exit_codes(command: Command) -> Command:
                 command(*args, **values)
         except UserError as error:
             tell_error(str(error))
-            raise typer.Exit(1 if isinstance(error, CallsError) else 2) from None
+            raise typer.Exit(1 if isinstance(error, CallsError | NoSignalError) else 2) from None
         except KeyboardInterrupt as stopped:
             err.print(f"interrupted; {KEPT}")
             raise typer.Exit(128 + (stopped.args or (signal.SIGINT,))[0]) from None

@@ -21,6 +21,7 @@ from icdsel.artefacts.run_folder import (
     METADATA_FILE,
     Run,
     is_finished,
+    last_checkpoint,
     run_name,
     runs_dir,
 )
@@ -39,9 +40,11 @@ from icdsel.stages.session import Session
 from icdsel.stages.threads import use_threads
 from icdsel.stages.training.initial_policy import initial_policy
 from icdsel.stages.training.online import Rollouts, most_calls
+from icdsel.stages.training.proposer_check import compare_with_proposer
+from icdsel.stages.training.recommendation import recommend
 from icdsel.stages.training.run_journal import RESTART, RESUME_FILE, RunJournal
 from icdsel.stages.training.tensorboard import open_events, require_tensorboard
-from icdsel.stages.training.training_data import read_groups, require_files
+from icdsel.stages.training.training_data import read_groups, require_files, require_signal
 from icdsel.stages.training.warm_start import warm_groups
 from icdsel.store.backup import BACKUP
 from icdsel.store.fingerprints import fingerprint_file, unchanged
@@ -75,12 +78,14 @@ class _Data:
         train: The queries to train on.
         validation: The queries to measure on.
         warm: The beams of `--warm-start`.
+        vlm_known: Whether it is the VLM of the settings that scored the pointers, so that it may score more.
     """
 
     start: PointerNetwork | None
     train: list[QueryGroup]
     validation: list[QueryGroup]
     warm: Groups | None
+    vlm_known: bool
 
 
 @history()
@@ -134,7 +139,9 @@ def train(
         if result.complete:
             note(f"run {trained.name} is trained already with these settings")
         else:
-            failed += _train(session, _Data(start, train_part, validation, warm), device, files, result)
+            vlm_known = not rl_data_files or settings.train.online
+            data = _Data(start, train_part, validation, warm, vlm_known)
+            failed += _train(session, data, device, files, result)
             logger.debug(f"recommended checkpoint {trained.checkpoint.name}")
     return replace(trained, failed=failed)
 
@@ -178,11 +185,12 @@ def _require_name(name: str, given: str | None) -> str:
 
 
 def _is_complete(run: Run) -> bool:
-    """Whether the run is finished, and its last checkpoint can be read."""
+    """Whether the run is finished, and its last checkpoint and the recommended one can be read."""
     if not is_finished(run):
         return False
     try:
-        load_policy(run.checkpoint)
+        for path in {run.checkpoint, last_checkpoint(run.folder)}:
+            load_policy(path)
     except CheckpointError:
         return False
     return True
@@ -201,6 +209,9 @@ def _train(session: Session, data: _Data, device: torch.device, files: Sequence[
         make_groups(part, session.train.row, settings.reward, RECIPES[settings.train.recipe].std_floor).to(table.device)
         for part in (data.train, data.validation)
     )
+    little = require_signal(train_groups, settings.train)
+    if little:
+        warn(little)
     if result.metadata and result.metadata.finished:
         warn(f"run {folder.name} was finished, but its last checkpoint is missing or damaged: it is trained again")
     if settings.train.online:
@@ -235,9 +246,14 @@ def _train(session: Session, data: _Data, device: torch.device, files: Sequence[
             rollouts=rollouts,
             resume=resume,
         )
-    commit_run(result, journal.work)
+    recommended = recommend(folder, journal.epochs, table, validation_groups)
+    policy = load_policy(recommended).to(table.device)
+    compared = compare_with_proposer(session, data.validation, validation_groups, table, policy, data.vlm_known)
+    commit_run(result, journal.work, recommended.name, compared.to_json() if compared else None)
+    if little:
+        warn(little)  # again, next to the figures that it makes worthless
     out.print(_table(journal.epochs))  # last, because stdout may be closed
-    return rollouts.failed if rollouts else 0
+    return (rollouts.failed if rollouts else 0) + (compared.failed if compared else 0)
 
 
 def _rollouts(
@@ -259,12 +275,18 @@ def _rollouts(
     return rollouts
 
 
-def commit_run(result: Result, work: Mapping[str, Mapping[str, float]]) -> None:
+def commit_run(
+    result: Result,
+    work: Mapping[str, Mapping[str, float]],
+    recommended: str | None = None,
+    held_out: Mapping[str, float] | None = None,
+) -> None:
     """Completes a run as the last one of its dataset: `finished` is larger than that of every other run."""
     runs = result.slot.path.parent
     with locked(runs, "the order of runs"):
         numbers = [metadata.finished or 0 for _, metadata in read_metadata_files(runs.glob(f"*/{METADATA_FILE}"))]
-        result.commit(work=work, finished=max(numbers, default=0) + 1)
+        finished = max(numbers, default=0) + 1
+        result.commit(work=work, recommended=recommended, held_out=held_out, finished=finished)
 
 
 def _table(epochs: Sequence[Mapping[str, Any]]) -> Table:

@@ -80,6 +80,8 @@ class Metadata(BaseModel):
         checkpoint: Of a policy's predictions: the file.
         answers: Of predictions: how many there are at each number of shots.
         work: How long each kind of work took; `icdsel.experiments.rates` reads it.
+        recommended: Of a finished run: the name of its recommended checkpoint.
+        held_out: Of a finished run: its policy against its proposer on the held-out queries.
         finished: Of a finished run: its rank, from 1, in the order in which the runs of its dataset were finished.
     """
 
@@ -96,6 +98,8 @@ class Metadata(BaseModel):
     checkpoint: _Path | None = None
     answers: dict[str, _Count] = {}
     work: dict[str, Work] = {}
+    recommended: _Path | None = None
+    held_out: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = {}
     finished: Annotated[int, Field(strict=True, gt=0, lt=2**63)] | None = None
 
     def updated(self, **values: Any) -> "Metadata":

@@ -32,6 +32,14 @@ def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Fa
     yield opened
 
 
+def test_training_on_answers_that_are_all_alike_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(ENGINES, "fake", fake_kind(lambda name: FakeEngine(name, lambda request: "nonsense")))
+    said = icdsel("train", *ON, *FEW, code=1)
+    assert "nothing to learn" in said and "mean reward is 0.00" in said and "--queries" in said
+    assert not list(Path("results/world/model_cpk").glob("*/*.pt"))
+
+
 def test_rl_data_training_and_inference(engines: list[FakeEngine]):
     icdsel("gen-rl-data", *ON, *FEW)
     records = [json.loads(line) for line in RL_DATA.read_text().splitlines()]
@@ -50,7 +58,14 @@ def test_rl_data_training_and_inference(engines: list[FakeEngine]):
         assert candidate["vqa_pred_answer"] == copied_answer(request)
         assert (candidate["vqa_acc_score"] > 0) == (copied_answer(request) in record["answers"])
     assert {candidate["vqa_correct"] for _, candidate in candidates} == {0, 1}
-    icdsel("train", *ON, *FEW, "--rce-epochs", 1, "--grpo-epochs", 1)
+    said = icdsel("train", *ON, *FEW, "--rce-epochs", 1, "--grpo-epochs", 1)
+    run = json.loads(next(Path("results/world/model_cpk").glob("*/run.json")).read_text())
+    assert run["recommended"] == "grpo_epoch1.pt" and run["recommended"] in said
+    assert run["held_out"]["queries"] == 5 and run["held_out"]["known"] == 1
+    assert "On 5 held-out queries, the policy's choice" in said
+    asked = sum(len(engine.calls) for engine in engines)
+    icdsel("train", *ON, "--rl-data", RL_DATA, "--rce-epochs", 1, "--run", "again")
+    assert sum(len(engine.calls) for engine in engines) == asked  # other RL data: the VLM is not queried
     icdsel("infer", *ON, "--n", 20, "--shots", "1,2", "--selector", "policy,random,nearest-both")
     files = list(ANSWERS.glob("*.jsonl"))
     assert len(files) == 5

@@ -15,8 +15,12 @@ from icdsel.settings import Settings
 def convert(
     settings: Settings,
     file: Annotated[
-        Path, typer.Argument(help="A checkpoint (a bare name is also searched in the last run), or RL data (.jsonl).")
-    ],
+        Path | None,
+        typer.Argument(
+            help="A checkpoint (a bare name is also searched in the last run), or RL data (.jsonl). [default: the "
+            "recommended checkpoint of the run]"
+        ),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write to this file.", parser=written_file)
     ] = None,
@@ -31,6 +35,7 @@ def convert(
     For example:
 
     ```
+    icdsel convert
     icdsel convert rce_epoch5.pt
     icdsel convert results/okvqa/generated_data/rl_data_RandSampler_Qwen2_5-VL-3B-Instruct.jsonl --dataset okvqa
     icdsel convert results/okvqa/model_cpk/my-run/grpo_epoch3.pt --output policy.ckpt
@@ -44,6 +49,8 @@ def convert(
     from icdsel.errors import RlDataError
     from icdsel.stages.convert_rl_data import convert as convert_rl_data
 
+    if file is None:
+        file = find_run(settings, run).checkpoint
     if file.suffix == ".jsonl":
         out.print(f"{file} → {convert_rl_data(settings, file, output, overwrite)}")
         finish(settings)

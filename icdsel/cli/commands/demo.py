@@ -10,7 +10,7 @@ import typer
 from icdsel.cli.options import with_settings
 from icdsel.console import note, out
 from icdsel.errors import SettingsError
-from icdsel.settings import Settings, TrainSettings
+from icdsel.settings import Settings
 from icdsel.settings.flags import flags
 from icdsel.settings.presets import WORLD
 
@@ -45,6 +45,7 @@ def demo(
     ```
     """
     from icdsel.artefacts.rl_data import rl_data_path
+    from icdsel.artefacts.run_folder import find_run
 
     if settings.data.dataset != WORLD:
         raise SettingsError(f"demo runs on the bundled world, not on {settings.data.dataset!r}: leave --dataset out")
@@ -55,7 +56,7 @@ def demo(
     # Round 1: pointers proposed by the cosine of the embeddings. Round 2: by the policy trained on them.
     run("gen-rl-data")
     run("train", "--run", "demo-round1")
-    proposer = settings.dataset_dir / "model_cpk" / "demo-round1" / f"rce_epoch{TrainSettings().rce_epochs}.pt"
+    proposer = find_run(settings, "demo-round1").checkpoint
     run("gen-rl-data", "--init", proposer, *BY_POLICY, "--output", second)
     names = []
     for k in range(seeds):
@@ -63,7 +64,7 @@ def demo(
         names.append("_".join(["demo", *(f"train-seed-{value}" for value in seed[1:])]))
         both = ["--rl-data", str(first), "--rl-data", str(second)]
         run("train", *both, "--grpo-epochs", 3, "--freeze-backbone", "--run", names[k], *seed)
-    run("convert", "grpo_epoch3.pt", "--run", "demo")
+    run("convert", "--run", "demo")
     # What the best of many pointers would reach.
     run("gen-rl-data", "--split", "validation", "--queries", HELD_OUT, "--init", proposer, "--samples", 4)
     # Within the pools that it was trained on, and from the whole training set, as one would use it.

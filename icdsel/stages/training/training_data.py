@@ -6,13 +6,20 @@ from pathlib import Path
 from icdsel.artefacts import rl_data
 from icdsel.artefacts.lever_plus_rl_data import GT_PROB_NOTE
 from icdsel.console import note, warn
-from icdsel.errors import RlDataError
+from icdsel.errors import NoSignalError, RlDataError
+from icdsel.policy.groups import Groups
+from icdsel.policy.losses import signal_strength
 from icdsel.policy.rewards import is_correct
 from icdsel.records import QueryGroup
 from icdsel.settings.loading import Settings
-from icdsel.settings.tables import RewardSettings
+from icdsel.settings.tables import RewardSettings, TrainSettings
 from icdsel.stages.session import Session
 from icdsel.store.reading import why_no_file
+
+_SIGNAL = 0.01
+"""The least strength of a query's signal: a standard deviation of its rewards of 0.001."""
+_FEW_SHARE, _FEW_QUERIES = 0.1, 20
+"""With a smaller share of queries that have a signal, or fewer of them and less than a quarter, a warning says so."""
 
 
 def require_files(settings: Settings, rl_data_files: Sequence[Path]) -> None:
@@ -52,3 +59,32 @@ def read_groups(files: Sequence[Path], session: Session, reward: RewardSettings)
     if not correct:
         raise RlDataError("no query has a correct pointer: train without --require-correct, or score more queries")
     return correct
+
+
+def require_signal(groups: Groups, train: TrainSettings) -> str | None:
+    """Checks that there is something to learn: queries whose pointers earned different rewards.
+
+    Returns:
+        A warning if few queries have such a signal, else None.
+
+    Raises:
+        NoSignalError: None has one, and nothing is imitated (`--rce-over pool`) or sampled (`--online`) either.
+    """
+    count, with_signal = len(groups), int((signal_strength(groups.raw) >= _SIGNAL).sum())
+    mean = float(groups.raw.nanmean())
+    look = (
+        f"Their mean reward is {mean:.2f}. Look at the answers in the RL data: if all are wrong, check the prompt, "
+        "--max-new-tokens, --clean-answers and --metric; if all are right, the demonstrations do not matter. More "
+        "queries (--queries) and more varied pointers (--random, --samples) can help"
+    )
+    if not with_signal:
+        nothing = f"all pointers of a query earned the same reward, for each of the {count:,} training queries"
+        if not (train.online or (train.rce_over == "pool" and train.rce_epochs)):
+            raise NoSignalError(f"there is nothing to learn: {nothing}. {look}.")
+        return f"{nothing}: the RL data say nothing about which pointers are better. {look}."
+    if with_signal < max(_FEW_SHARE * count, min(_FEW_QUERIES, count / 4)):
+        return (
+            f"only {with_signal:,} of {count:,} training queries have pointers of different rewards; from the others "
+            f"nothing is learnt, and the policy may not be better than chance. {look}."
+        )
+    return None
