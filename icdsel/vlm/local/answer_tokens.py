@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 from icdsel.errors import VlmError
@@ -33,7 +34,7 @@ def continuation(encode: Encode, prompt: str, text: str) -> tuple[int, ...]:
 
 
 class AnswerTokens:
-    """Tokenizes answers as they stand in the assistant's turn.
+    """Tokenizes prompts, and answers as they stand behind them in the assistant's turn.
 
     An answer ends with the first token that ends a text or is special where the template goes on to the next user
     turn. For most models it is the end of the turn, for GLM-4V the next user's marker; if there is none, it is the end
@@ -70,7 +71,20 @@ class AnswerTokens:
             eos_token = tokenizer.eos_token_id
             self.stop = min(known) if eos_token is None else eos_token
         self.stops = tuple(sorted(known | {self.stop}))
+        self._begin = tokenizer.bos_token
+        # Markers separate texts, unless they take the spaces before them; the parts recur in thousands of prompts.
+        takes_spaces = any(token.lstrip for token in tokenizer.added_tokens_decoder.values())
+        self._separate = not takes_spaces and not tokenizer.encode("", add_special_tokens=True)
+        self._encode = lru_cache(65_536)(lambda part: tuple(tokenizer.encode(part, add_special_tokens=False)))
         self._behind = lru_cache(65_536)(self._tokens)  # few prompts end differently, and references recur
+
+    def of_prompt(self, prompt: str) -> tuple[int, ...]:
+        """The tokens of a prompt as the model's processor gives them, images aside."""
+        if not self._separate:
+            begins_bare = not (self._begin and prompt.startswith(self._begin))
+            return tuple(self._tokenizer.encode(prompt, add_special_tokens=begins_bare))
+        starts = [0, *(mark.start() for mark in self.markers.finditer(prompt)), len(prompt)]
+        return tuple(token for a, b in pairwise(starts) if b > a for token in self._encode(prompt[a:b]))
 
     def of(self, prompt: str, answer: str) -> tuple[int, ...]:
         """The tokens of `answer` behind the text of a prompt, with the one that ends it."""
@@ -79,8 +93,7 @@ class AnswerTokens:
         return self._behind(prompt[last:], answer)
 
     def _tokens(self, prompt: str, answer: str) -> tuple[int, ...]:
-        encode = lambda text: self._tokenizer.encode(text, add_special_tokens=False)  # noqa: E731
-        return (*continuation(encode, prompt, f"{self._before}{answer}{self._gap}"), self.stop)
+        return (*continuation(self._encode, prompt, f"{self._before}{answer}{self._gap}"), self.stop)
 
 
 def is_marker(token: str) -> bool:

@@ -153,7 +153,8 @@ class AnyVlm(LocalModel[TextPrompt]):
 
     def _processed(self, texts: Sequence[str], pictures: Sequence[Sequence[Image.Image]]) -> Any:
         """What the processor makes of prompts and their images: it also tells the image processor how to cut them."""
-        no_second_begin = {} if self.begins_bare(texts[0]) else {"add_special_tokens": False}
+        begin = self.processor.tokenizer.bos_token
+        no_second_begin = {"add_special_tokens": False} if begin and texts[0].startswith(begin) else {}
         shown = [list(row) for row in pictures]
         return self.processor(text=list(texts), images=shown, padding=True, return_tensors="pt", **no_second_begin)
 

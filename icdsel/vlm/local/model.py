@@ -149,15 +149,6 @@ class LocalModel(Engine, Generic[Prompt]):
 
     # ---- answers ----
 
-    def tokens(self, prompt: str) -> list[int]:
-        """The tokens of a prompt as the model's processor gives them, images aside."""
-        return list(self.processor.tokenizer.encode(prompt, add_special_tokens=self.begins_bare(prompt)))
-
-    def begins_bare(self, prompt: str) -> bool:
-        """Whether a prompt lacks the token that begins a text, so that the tokenizer has to add it."""
-        begin = self.processor.tokenizer.bos_token
-        return not (begin and prompt.startswith(begin))
-
     @abstractmethod
     def prompt(self, request: Request) -> Prompt:
         """The prompt of a request whose images are open."""

@@ -161,7 +161,7 @@ class QwenVl(LocalModel[Prompt]):
         messages = chat_messages(request.icds, request.query, self.style)
         images = [part["image"] for part in extract_vision_info(messages)]
         text = self.chat.prompt(messages)
-        tokens = self.tokens(text)
+        tokens = self.answers.of_prompt(text)
         if (count := tokens.count(self._image_token)) != len(images):
             raise ValueError(f"the chat template shows {count} of {len(images)} images")
         blocks: list[Block] = []

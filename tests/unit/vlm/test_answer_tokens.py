@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import AddedToken, PreTrainedTokenizerFast
 from vlm_families import byte_tokenizer, sentencepiece_tokenizer
 
 from icdsel.errors import VlmError
@@ -109,6 +109,27 @@ def test_without_any_stop_there_is_no_answer():
     tokenizer = byte_tokenizer(["<image>"])
     with pytest.raises(VlmError, match="no token that ends an answer"):
         AnswerTokens(tokenizer, template(after=" USER: "), (), "m")
+
+
+@pytest.mark.parametrize("name", ["SentencePiece", "bytes", "with a beginning", "marks that take spaces"])
+def test_a_prompt_has_the_tokens_of_the_whole_text(name):
+    if name == "SentencePiece":
+        tokenizer = sentencepiece_tokenizer(MARKS, eos_token="<|endoftext|>")
+    else:
+        begin = {"bos_token": "<s>"} if name == "with a beginning" else {}
+        tokenizer = byte_tokenizer(MARKS, eos_token="<|endoftext|>", **begin)
+    if name == "marks that take spaces":
+        tokenizer.add_tokens([AddedToken("<greedy>", lstrip=True, rstrip=True, special=True)])
+    answers = AnswerTokens(tokenizer, template(), {tokenizer.eos_token_id}, "m")
+    for text in (
+        "plain text",
+        "<|im_start|>user\nWhat  is it? <greedy> yes<|im_end|>\n<|im_start|>assistant\n",
+        "before <|user|><|user|>  <|im_end|>",
+        "<s>begun <|user|>",
+        "",
+    ):
+        begun = text.startswith("<s>") and name == "with a beginning"
+        assert list(answers.of_prompt(text)) == tokenizer.encode(text, add_special_tokens=not begun)
 
 
 def test_texts_before_the_last_marker_do_not_matter():

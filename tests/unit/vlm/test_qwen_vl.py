@@ -303,6 +303,19 @@ def test_an_answer_ends_with_its_turn_even_if_the_files_name_only_the_end_of_a_t
     assert min(len(answer.text) for answer in answers) < 20
 
 
+def test_the_fast_scorer_answers_behind_a_closed_thought(examples):
+    """As if the template closed the thought that it opens."""
+    answers = []
+    for thought in ("<think>\\n", "<think>\\n\\n</think>\\n\\n", ""):
+        processor = build_processor()
+        start = "{{- '<|im_start|>assistant\\n" + thought + "' -}}"
+        processor.chat_template = processor.chat_template.replace("{{- '<|im_start|>assistant\n' -}}", start)
+        processor.chat_template += "{# it removes thoughts up to </think> #}"
+        vlm = QwenVl(small_random_model(processor), processor, VlmSettings(device="cpu"), "", "", MAX_IMAGE_PIXELS)
+        answers.append(answers_of(vlm, requests_of(examples, seed=8, count=4)))
+    assert answers[0] == answers[1] != answers[2]
+
+
 def test_a_tokenizer_with_spaces_in_its_words_reads_prompts_and_references_as_transformers_does(examples):
     """ChatML on a tokenizer like Llama's."""
     processor = build_processor()
