@@ -11,6 +11,7 @@ from made_up import POLICY, RUN, by_checkpoint, choose, make_settings, write_dat
 from typer.testing import CliRunner
 
 from icdsel.cli.app import app
+from icdsel.cli.outputs import _messages
 from icdsel.comparison.compare import compare
 from icdsel.page.build import write_page
 from icdsel.page.content import Content, collect
@@ -21,7 +22,7 @@ from icdsel.settings.loading import Settings, settings_from, with_values
 VLM = {
     "trust_remote_code": True,
     "layout": "turns",
-    "system_prompt": 'it\'s "quoted"; $(rm -rf ~)',
+    "system_prompt": 'it\'s "quoted"; $(rm -rf ~)<script>window.hacked = 5</script>',
     "max_new_tokens": 7,
 }
 
@@ -130,8 +131,6 @@ def test_costs_are_those_that_were_recorded(content):
 
 
 def test_the_prompt_is_that_of_the_vlm(content, tmp_path):
-    from icdsel.cli.outputs import _messages
-
     icds, query = [content.train[1], content.train[2]], content.queries[9000]
     (prompt,) = prompts(content.chosen, _messages, (icds, query))
     assert prompt.turns == [
@@ -155,8 +154,6 @@ def test_a_layout_that_is_not_installed_leaves_out_the_example(tmp_path):
     write_predictions(settings, "nearest-both", choose("nearest-both", 2, (1,)), **side)
     write_predictions(settings, "random-42", choose("random-42", 2, (1,)), **side)
     content = collect(settings, compare(settings))
-    from icdsel.cli.outputs import _messages
-
     example: Any = ([content.train[1]], next(iter(content.queries.values())))
     assert isinstance(example[1], Example)
     (prompt,) = prompts(content.chosen, _messages, example)
@@ -180,8 +177,19 @@ def test_the_page_names_all_of_it_and_no_date(content, tmp_path):
     text = (tmp_path / "report.html").read_text()
     for part in ("<code>icdsel compare --html FILE.html</code>", "<code>icdsel gen-rl-data", "<h3>Seeds</h3>"):
         assert part in text
-    assert "it&#39;s &#34;quoted&#34;; $(rm -rf ~)" in text
+    assert "it&#39;s &#34;quoted&#34;; $(rm -rf ~)&lt;script&gt;" in text
+    assert "<script>window" not in text
     assert "<time" not in text
+
+
+def test_a_long_prompt_of_somebody_else_does_not_swell_the_page(tmp_path):
+    settings = with_values(make_settings(tmp_path), {"vlm": {"system_prompt": "long " * 200_000}})
+    write_dataset(tmp_path, 2)
+    for name in (POLICY, "random-42"):
+        write_predictions(settings, name, choose(name, 2, (1,)), settings=settings.model_dump(mode="json"))
+    content = collect(settings, compare(settings), Origin(prompter=_messages))
+    assert write_page(content, tmp_path / "report.html") < 300_000
+    assert "long long…" in (tmp_path / "report.html").read_text()
 
 
 def test_two_pages_of_the_same_results_are_the_same(content, tmp_path, monkeypatch):
