@@ -624,3 +624,34 @@ def test_foreign_objects_are_named_when_a_checkpoint_is_converted(tmp_path: Path
         warnings.simplefilter("error")
         assert same(load_policy(written), load_policy(DATA / "rce_epoch2.pt"))
         convert_checkpoint(DATA / "rce_epoch2.pt", tmp_path / "plain.ckpt")
+
+
+def test_a_checkpoint_says_what_it_was_trained_for(tmp_path: Path) -> None:
+    trained_for = {
+        "encoder": "abc",
+        "data.pool_size": 64,
+        "vlm.length_penalty": 0.5,
+        "init": None,
+        "examples": ["x", "y"],
+    }
+    path = save(tmp_path / "a.pt", network(), trained_for=trained_for)
+    assert load_checkpoint(path).trained_for == trained_for
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConversionWarning)
+        assert load_checkpoint(convert_checkpoint(path)).trained_for == trained_for
+    assert load_checkpoint(save(tmp_path / "b.pt", network())).trained_for == {}
+    assert b"trained_for" not in (tmp_path / "b.pt").read_bytes()  # the bytes of earlier versions
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        (["x"], {}),
+        ({str(n): n for n in range(1001)}, {}),
+        ({"a": 1, 2: "b", "c": {"d": 1}, "e": [1], "f": ("x",), "g": torch.zeros(2)}, {"a": 1}),
+        ({"a": ["x"] * 1001, "b": os.system, "c": True}, {"c": True}),
+    ],
+)
+def test_damaged_parts_of_what_it_was_trained_for_are_ignored(value: object, kept: dict, tmp_path: Path) -> None:
+    content = torch.load(save(tmp_path / "a.pt", network()), weights_only=True)
+    assert load_checkpoint(torch_save(tmp_path / "b.pt", content | {"trained_for": value})).trained_for == kept
