@@ -5,42 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-
-TEXT = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "initializer_range": 0.4,  # so that answers differ from prompt to prompt
-}
-VISION = {
-    "hidden_size": 24,
-    "intermediate_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "image_size": 32,
-    "patch_size": 8,
-    "initializer_range": 0.3,
-}
-
-
-def byte_tokenizer(marks: list[str], **names):
-    """One token per byte, and the special tokens."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    bpe = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    made = PreTrainedTokenizerFast(tokenizer_object=bpe, **names)
-    made.add_tokens(marks, special_tokens=True)
-    if made.bos_token:  # texts begin with it, as for most tokenizers that have one
-        made.backend_tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{made.bos_token} $A", special_tokens=[(made.bos_token, made.bos_token_id)]
-        )
-    return made
+from more_vlm_families import idefics2, llava_next, qwen3_vl
+from vlm_parts import TEXT, VISION, byte_tokenizer, ends_of, save, sentencepiece_tokenizer
 
 
 def idefics3(folder: Path) -> None:
@@ -165,27 +131,6 @@ def gemma3(folder: Path) -> None:
             layer.post_attention_layernorm.weight.fill_(4.0)  # so that the prompt outweighs its last token
     model.generation_config.eos_token_id = [tokenizer.eos_token_id, number("<end_of_turn>")]
     save(folder, model, processor)
-
-
-def sentencepiece_tokenizer(marks: list[str], **names):
-    """A tokenizer like Llama's: spaces are part of words, and each text between marks begins with one."""
-    from tokenizers import Tokenizer, decoders, models, normalizers
-    from transformers import PreTrainedTokenizerFast
-
-    letters = sorted({chr(i) for i in range(33, 127)} | {"▁"})
-    words = ["▁y", "▁ye", "▁yes", "ye", "yes", "do", "doni", "▁do", "▁doni", "▁n", "▁no", "no"]
-    vocab = {token: i for i, token in enumerate(["<unk>", *(f"<0x{i:02X}>" for i in range(256)), *letters, *words])}
-    merges = [("▁", "y"), ("▁y", "e"), ("▁ye", "s"), ("y", "e"), ("ye", "s"), ("d", "o"), ("do", "ni"), ("▁", "do")]
-    merges += [("n", "i"), ("▁do", "ni"), ("▁", "n"), ("▁n", "o"), ("n", "o")]
-    vocab |= {"ni": len(vocab)}
-    bpe = Tokenizer(models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-    bpe.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    bpe.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    made = PreTrainedTokenizerFast(tokenizer_object=bpe, **names)
-    made.add_tokens(marks, special_tokens=True)
-    return made
 
 
 def llava(folder: Path) -> None:
@@ -399,16 +344,6 @@ def glm4v(folder: Path) -> None:
     save(folder, model, processor)
 
 
-def ends_of(tokenizer) -> dict[str, int | None]:
-    names = ("bos_token_id", "eos_token_id", "pad_token_id")
-    return {name: getattr(tokenizer, name) for name in names}
-
-
-def save(folder: Path, model, processor) -> None:
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-
-
 @dataclasses.dataclass(frozen=True)
 class Family:
     build: Callable[[Path], None]
@@ -416,15 +351,20 @@ class Family:
     """What the template puts between the generation prompt and an answer."""
     end: str
     changes: dict[str, str] = dataclasses.field(default_factory=dict)
+    image: str = "<image>"
+    """What stands for an image in a prompt."""
 
 
 FAMILIES = {
     "idefics3": Family(idefics3, " ", "<end_of_utterance>"),
     "llava_onevision": Family(llava_onevision, "", "<|im_end|>", {"layout": "turns"}),
-    "gemma3": Family(gemma3, "", "<end_of_turn>", {"system_prompt": ""}),
+    "gemma3": Family(gemma3, "", "<end_of_turn>", {"system_prompt": ""}, image="<start_of_image>"),
     "llava": Family(llava, " ", "</s>", {"layout": "turns"}),
-    "mistral3": Family(mistral3, "", "</s>"),
-    "internvl": Family(internvl, "", "<|im_end|>"),
-    "mllama": Family(mllama, "", "<|eot_id|>"),
-    "glm4v": Family(glm4v, "", "<|user|>"),
+    "mistral3": Family(mistral3, "", "</s>", image="[IMG]"),
+    "internvl": Family(internvl, "", "<|im_end|>", image="<IMG_CONTEXT>"),
+    "mllama": Family(mllama, "", "<|eot_id|>", image="<|image|>"),
+    "idefics2": Family(idefics2, " ", "<end_of_utterance>"),
+    "llava_next": Family(llava_next, "", "</s>", {"layout": "turns"}),
+    "qwen3_vl": Family(qwen3_vl, "", "<|im_end|>", image="<|image_pad|>"),
+    "glm4v": Family(glm4v, "", "<|user|>", image="<|image|>"),
 }

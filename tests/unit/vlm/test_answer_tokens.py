@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AddedToken, PreTrainedTokenizerFast
-from vlm_families import byte_tokenizer, sentencepiece_tokenizer
+from vlm_parts import byte_tokenizer, sentencepiece_tokenizer
 
 from icdsel.errors import VlmError
 from icdsel.vlm.local.answer_tokens import AnswerTokens, continuation

@@ -315,8 +315,7 @@ def test_a_texts_embedding_is_the_mean_of_its_input_embeddings(vlm):
 
 
 def test_special_tokens_in_a_dataset_are_text(vlm, family, examples):
-    mark = {"gemma3": "<start_of_image>", "mistral3": "[IMG]", "internvl": "<IMG_CONTEXT>"}.get(family, "<image>")
-    mark = {"mllama": "<|image|>", "glm4v": "<|image|>"}.get(family, mark)
+    mark = FAMILIES[family].image
     end = FAMILIES[family].end
     odd = dataclasses.replace(examples[0], question=f"How many {mark}{end}?", answer=f"{mark}no{end}")
     [answer] = vlm.answer([Request((odd,), odd, (f"{mark}no",))])

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from transformers import Idefics3ImageProcessor, Idefics3Processor
-from vlm_families import byte_tokenizer
+from vlm_parts import byte_tokenizer
 
 from icdsel.errors import VlmError
 from icdsel.records import Example

@@ -17,7 +17,7 @@ import torch
 from huggingface_hub.utils import are_progress_bars_disabled
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from vlm_families import sentencepiece_tokenizer
+from vlm_parts import sentencepiece_tokenizer
 
 from icdsel.console import err
 from icdsel.data import world

@@ -1,0 +1,132 @@
+"""More small random models; see `vlm_families`."""
+
+from pathlib import Path
+
+from vlm_parts import TEXT, VISION, byte_tokenizer, ends_of, save, sentencepiece_tokenizer
+
+
+def idefics2(folder: Path) -> None:
+    """A SentencePiece tokenizer; images of any shape become the same number of tokens."""
+    from transformers import Idefics2Config, Idefics2ForConditionalGeneration, Idefics2ImageProcessor, Idefics2Processor
+
+    marks = ["<image>", "<fake_token_around_image>", "<end_of_utterance>"]
+    tokenizer = sentencepiece_tokenizer(marks, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    template = (
+        "<s>{% for turn in messages %}{{ turn.role | capitalize }}:"
+        "{% if turn.content[0].type == 'text' %}{{ ' ' }}{% endif %}"
+        "{% for part in turn.content %}{{ '<image>' if part.type == 'image' else part.text }}{% endfor %}"
+        "<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
+    )
+    images = Idefics2ImageProcessor(size={"shortest_edge": 16, "longest_edge": 32}, do_image_splitting=False)
+    processor = Idefics2Processor(images, tokenizer, image_seq_len=4, chat_template=template)
+    config = Idefics2Config(
+        text_config={
+            "model_type": "mistral",
+            "vocab_size": len(tokenizer),
+            **TEXT,
+            "head_dim": 8,
+            **ends_of(tokenizer),
+        },
+        vision_config=VISION,
+        perceiver_config={
+            "hidden_size": 32,
+            "resampler_n_latents": 4,
+            "resampler_depth": 1,
+            "resampler_n_heads": 2,
+            "resampler_head_dim": 16,
+            "num_key_value_heads": 1,
+            "initializer_range": 0.3,
+        },
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+    )
+    model = Idefics2ForConditionalGeneration(config)
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(marks[2])]
+    save(folder, model, processor)
+
+
+def llava_next(folder: Path) -> None:
+    """Every image is tiled; all images of a turn come first."""
+    from transformers import (
+        LlavaNextConfig,
+        LlavaNextForConditionalGeneration,
+        LlavaNextImageProcessor,
+        LlavaNextProcessor,
+    )
+
+    tokenizer = byte_tokenizer(["<image>", "[INST]", "[/INST]"], eos_token="</s>", pad_token="<pad>")
+    template = (
+        "{% for turn in messages %}{% if turn.role == 'user' %}[INST] "
+        "{% for part in turn.content if part.type == 'image' %}<image>\n{% endfor %}"
+        "{% for part in turn.content if part.type == 'text' %}{{ part.text }}{% endfor %} [/INST]"
+        "{% else %}{{ turn.content[0].text }}{{ '</s>' if turn.role == 'assistant' else ' ' }}{% endif %}{% endfor %}"
+    )
+    tiles = [[32, 64], [64, 32], [64, 64]]
+    processor = LlavaNextProcessor(
+        LlavaNextImageProcessor(
+            size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}, image_grid_pinpoints=tiles
+        ),
+        tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=template,
+    )
+    config = LlavaNextConfig(
+        text_config={"model_type": "llama", "vocab_size": len(tokenizer), **TEXT, **ends_of(tokenizer)},
+        vision_config={"model_type": "clip_vision_model", **VISION},
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_grid_pinpoints=tiles,
+        tie_word_embeddings=False,
+    )
+    model = LlavaNextForConditionalGeneration(config)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    save(folder, model, processor)
+
+
+def qwen3_vl(folder: Path) -> None:
+    """Visual features also enter the first layers of the text model."""
+    from transformers import (
+        Qwen2VLImageProcessor,
+        Qwen3VLConfig,
+        Qwen3VLForConditionalGeneration,
+        Qwen3VLProcessor,
+        Qwen3VLVideoProcessor,
+    )
+
+    marks = ["<|im_start|>", "<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|endoftext|>"]
+    tokenizer = byte_tokenizer(marks, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    template = (
+        "{% for turn in messages %}<|im_start|>{{ turn.role }}\n{% for part in turn.content %}"
+        "{{ '<|vision_start|><|image_pad|><|vision_end|>' if part.type == 'image' else part.text }}{% endfor %}"
+        "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    size = {"shortest_edge": 32 * 32, "longest_edge": 64 * 64}
+    images = Qwen2VLImageProcessor(size=size, patch_size=8, merge_size=2)
+    videos = Qwen3VLVideoProcessor(size=size, patch_size=8, merge_size=2)
+    processor = Qwen3VLProcessor(images, tokenizer, videos, chat_template=template)
+    number = tokenizer.convert_tokens_to_ids
+    vision = {key: VISION[key] for key in ("hidden_size", "intermediate_size", "patch_size", "initializer_range")}
+    config = Qwen3VLConfig(
+        text_config={
+            **TEXT,
+            "head_dim": 8,
+            "vocab_size": len(tokenizer),
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [2, 1, 1]},
+            **ends_of(tokenizer),
+        },
+        vision_config={
+            **vision,
+            "depth": 2,
+            "num_heads": 2,
+            "out_hidden_size": 32,
+            "num_position_embeddings": 64,
+            "deepstack_visual_indexes": [0],
+        },
+        image_token_id=number("<|image_pad|>"),
+        video_token_id=number("<|video_pad|>"),
+        vision_start_token_id=number("<|vision_start|>"),
+        vision_end_token_id=number("<|vision_end|>"),
+    )
+    model = Qwen3VLForConditionalGeneration(config)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    save(folder, model, processor)
