@@ -24,10 +24,14 @@ def standard_split(name: str) -> str:
     return _STANDARD.get(_YEAR.sub("", name.strip()).lower(), name)
 
 
-def split_in(text: str) -> str:
-    """The split that a file's or folder's name contains as a word, as in "my_val2014-00000-of-00002"; "" without one.
+def split_word(text: str) -> str:
+    """The word that names a split in a file's or folder's name, as "val2014" in "my_val2014-00000-of-00002".
 
-    The last such word counts: "test_set_train.csv" is "train".
+    The last such word counts: "test_set_train.csv" has "train". It is "" if there is none.
     """
-    found = [standard_split(word) for word in _WORD.findall(text)]
-    return next((name for name in reversed(found) if name in SPLITS), "")
+    return next((word for word in reversed(_WORD.findall(text)) if standard_split(word) in SPLITS), "")
+
+
+def split_in(text: str) -> str:
+    """The split that a file's or folder's name contains as a word; "" without one."""
+    return standard_split(split_word(text))

@@ -41,7 +41,7 @@ def parquet_table(
     shards: Sequence[Path], path: Path, files: Sequence[Path], settings: DataSettings, split: str = ""
 ) -> Table:
     """The table of the shards of one split; `files` are those of all splits of the dataset at `path`."""
-    return stored_or_direct(_Parquet(shards), path, files, settings, split, split)
+    return stored_or_direct(_Parquet(shards), path, files, settings, split)
 
 
 class SavedDataset(Reader):

@@ -12,7 +12,7 @@ from icdsel.data.readers.base import FileReader, Reader
 from icdsel.data.readers.json_files import JsonFile
 from icdsel.data.readers.text_files import JsonLines, SeparatedValues
 from icdsel.data.rows import Table
-from icdsel.data.split_names import split_in
+from icdsel.data.split_names import split_in, split_word, standard_split
 from icdsel.errors import DataError, Refuse
 from icdsel.settings.tables import DataSettings
 from icdsel.store.json_reading import read_list
@@ -61,7 +61,7 @@ class VqaFolder(Reader):
             _require_one_each(path, files, f"files of {key}")
         paired = {split_in(file.stem): file for file in annotations}
         return [
-            Table(file, _joined(file, paired.get(split)), path, split, split)
+            Table(file, _joined(file, paired.get(split)), path, split, split_word(file.stem))
             for file in questions
             for split in (split_in(file.stem),)
         ]
@@ -104,18 +104,26 @@ def _tables(path: Path, files: Sequence[Path], settings: DataSettings) -> list[T
     tables = []
     for split, own in by_split.items():
         if all(file.suffix.lower() == ".parquet" for file in own):
-            tables.append(parquet_table(own, path, files, settings, split))
+            table = parquet_table(own, path, files, settings, split)
+            tables.append(replace(table, named=_word_of(own[0], path)))
             continue
         for file in own:
             reader = next(reader for reader in FILES if reader.recognises(file))
-            tables += [replace(table, split=split, named=split) for table in reader.tables(file, settings)]
+            tables += [
+                replace(table, split=split, named=_word_of(file, path)) for table in reader.tables(file, settings)
+            ]
     return tables
 
 
 def _split_of(file: Path, folder: Path) -> str:
     """The split in a file's name, else in that of its folders below `folder`, the nearest first."""
+    return standard_split(_word_of(file, folder))
+
+
+def _word_of(file: Path, folder: Path) -> str:
+    """The word that names that split."""
     parts = file.relative_to(folder).with_suffix("").parts
-    return next((split for part in reversed(parts) if (split := split_in(part))), "")
+    return next((word for part in reversed(parts) if (word := split_word(part))), "")
 
 
 def _data_files(folder: Path) -> list[Path]:

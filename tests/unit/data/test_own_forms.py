@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image, ImageColor
 
 from icdsel.data.datasets import Split, load_split, read_dataset
+from icdsel.data.readers import READERS
 from icdsel.errors import DataError, SettingsError
 from icdsel.records import Example
 from icdsel.settings.loading import settings_from
@@ -443,3 +445,17 @@ def test_the_error_of_a_missing_validation_split_names_the_setting(tmp_path: Pat
     own = lines(tmp_path / "own.jsonl", row("q1"), row("v1", split="val"))
     for split in ("train", "validation"):
         assert "has a validation split of its own" in refusal(own, split, validation_fraction=0.5)
+
+
+def test_the_reader_of_the_documentation_is_complete(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs/architecture.md").read_text(encoding="utf-8")
+    [block] = [
+        block for block in re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE) if "Quads" in block
+    ]
+    (tmp_path / "a.quads").write_text("q1;q1.png;What?;red\n007;q2.png;What?;green\n")
+    assert "is no dataset that is known" in refusal(tmp_path / "a.quads")
+    try:
+        exec(block, {})
+        assert [(e.question_id, e.answer) for e in load(tmp_path / "a.quads")] == [("007", "green"), ("q1", "red")]
+    finally:
+        READERS.pop("quads", None)
