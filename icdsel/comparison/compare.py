@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from icdsel.comparison.estimates import PERMUTATIONS, RESAMPLES, Estimator
+from icdsel.comparison.labels import row_labels
 from icdsel.comparison.rows import Comparable, read_comparable
 from icdsel.comparison.scores import Scores, mean_over_seeds, shared_metrics
 from icdsel.comparison.sources import own_files
@@ -114,9 +115,20 @@ def compare(
         if policy and policy.is_file() and not has_fingerprint(policy, source.identity.get("checkpoint")):
             warn(f"{source.path} is from another policy than {policy} is now: `icdsel infer --overwrite`")
     seed = settings.data.seed
-    rows = comparison_rows(found.scores, reference, seed=seed)
-    scores = {(row.title, row.shots): row for row in (*found.scores, *_means_over_seeds(found.scores))}
-    return Comparison([replace(row, asked=found.asked, differing=tuple(found.differing)) for row in rows], scores, seed)
+    every = (*found.scores, *_means_over_seeds(found.scores))
+    labels = row_labels(every, found.sources)
+    rows = comparison_rows(found.scores, _title_of(reference, labels), seed=seed)
+    scores = {(row.title, row.shots): row for row in every}
+    asked, differing = found.asked, tuple(found.differing)
+    return Comparison(
+        [replace(row, label=labels[row.name], asked=asked, differing=differing) for row in rows], scores, seed
+    )
+
+
+def _title_of(reference: str | None, labels: Mapping[str, str]) -> str | None:
+    """The title of the row with this short name, if there is just one; else `reference` as it is."""
+    titles = [title for title, label in labels.items() if label == reference]
+    return titles[0] if len(titles) == 1 else reference
 
 
 def comparison_rows(

@@ -124,4 +124,4 @@ def _by_size(pool: str) -> tuple[bool, int]:
 
 def _described(row: ComparisonRow) -> str:
     pool = f"pool {row.pool}, " if row.pool else ""
-    return f"{row.name} ({pool}{row.shots} shot{'s' * (row.shots != 1)})"
+    return f"{row.shown} ({pool}{row.shots} shot{'s' * (row.shots != 1)})"

@@ -53,6 +53,7 @@ class ComparisonRow:
         task: The task.
         pool: What the selector chose from: `64`, a candidate pool of that size, or `all`, the whole training split;
             None if it chose nothing.
+        label: The short name that tables show; empty if it is the name.
         images: How many images the queries are on; None if that is unknown for some of them, which then count as
             independent.
         seed_share: The share of the variance of `difference` that comes from the choice of seeds, 0 to 1; None if
@@ -90,8 +91,14 @@ class ComparisonRow:
     files: tuple[str, ...] = ()
     task: str = DEFAULT_TASK
     pool: str | None = None
+    label: str = ""
     images: int | None = None
     seed_share: float | None = None
+
+    @property
+    def shown(self) -> str:
+        """What tables call the row."""
+        return self.label or self.name
 
     def text(self, value: float | None, sign: str = "") -> str:
         """A score or difference with the decimals of the task, with its sign if `sign` is "+"; empty for None."""

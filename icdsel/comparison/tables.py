@@ -4,7 +4,7 @@ import csv
 import html
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from icdsel.comparison.compare import ComparisonRow
-from icdsel.console import shown
+from icdsel.console import Fitted, shown
 from icdsel.store.files import write_text
 from icdsel.tasks.base import TASKS, mean
 
 _STARS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
+_NAMES = 30  # characters of a name that stay in one line
 _FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # characters that start a formula in spreadsheets
 
 Cell = Callable[[ComparisonRow], str]
@@ -43,6 +44,7 @@ def screen_tables(rows: Sequence[ComparisonRow], lead: Sequence[str] = ()) -> Gr
             "correct": _correct,
             **{name: _other_metric(name) for name in rows[0].other_metrics},
         },
+        [*reversed(list(rows[0].other_metrics)), "correct", "over seeds"],
     )
     compared = [row for row in rows if row.difference is not None and row.part_of is None]
     differences = _table(
@@ -57,6 +59,7 @@ def screen_tables(rows: Sequence[ComparisonRow], lead: Sequence[str] = ()) -> Gr
             "+ / − / =": lambda row: f"{row.wins} / {row.losses} / {row.ties}",
             "McNemar": lambda row: p_text(row.mcnemar_p),
         },
+        ["McNemar", "detect", "+ / − / =", "p (Holm)"],
     )
     notes = [Padding(Text(note, style="dim"), (0, 0, 0, 1)) for note in explanations(rows)]
     warnings = [Padding(Text(line, style="yellow"), (0, 0, 0, 1)) for line in cautions(rows)]
@@ -126,7 +129,7 @@ def worse_text(row: ComparisonRow) -> str:
     """How much worse than the reference a row is, in a sentence."""
     unit = TASKS.named(row.task).unit
     return (
-        f"{row.name} at {row.shots} shots is worse than {row.reference}: the difference is {row.text(row.difference)}"
+        f"{row.shown} at {row.shots} shots is worse than {row.reference}: the difference is {row.text(row.difference)}"
         f"{f' {unit}' * bool(unit)}, its whole interval ({row.text(row.difference_low)} … "
         f"{row.text(row.difference_high)}) below 0"
     )
@@ -169,7 +172,7 @@ def write_markdown(rows: Sequence[ComparisonRow], path: Path, lead: Sequence[str
     task = TASKS.named(rows[0].task)
     columns: dict[str, Cell] = {
         "shots": lambda row: str(row.shots),
-        "selector": lambda row: _in_markdown(row.name),
+        "selector": lambda row: _in_markdown(row.shown),
         "pool": _pool,
         task.short_name: lambda row: row.text(row.accuracy),
         "interval": lambda row: span(row, row.low, row.high),
@@ -211,25 +214,40 @@ def _title(rows: Sequence[ComparisonRow]) -> str:
 def _references(rows: Sequence[ComparisonRow]) -> str:
     """Usually one; if only one seed of a mean was answered at some number of shots, that seed too."""
     compared = [row for row in rows if row.difference is not None] or rows[:1]
-    return " or ".join(dict.fromkeys(row.reference for row in compared))
+    shown = {row.name: row.shown for row in rows}
+    return " or ".join(dict.fromkeys(shown.get(row.reference, row.reference) for row in compared))
 
 
-def _table(title: str, rows: Sequence[ComparisonRow], columns: dict[str, Cell]) -> Table:
-    """A section for each number of shots; empty columns are left out, seeds of a mean are dim."""
+def _table(title: str, rows: Sequence[ComparisonRow], columns: dict[str, Cell], optional: Sequence[str]) -> Fitted:
+    """A section for each number of shots; empty columns are left out, seeds of a mean are dim.
+
+    Args:
+        title: Its title.
+        rows: Its rows.
+        columns: Its columns by name.
+        optional: Those that a narrow terminal does without, the least important first.
+    """
     cells = {name: [cell(row) for row in rows] for name, cell in columns.items()}
     cells = {name: values for name, values in cells.items() if any(values)}
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    table.add_column("selector", overflow="fold")
-    for name in cells:
-        table.add_column(name, justify="right", no_wrap=True)
-    before = None
-    for row, *values in zip(rows, *cells.values(), strict=True):
-        if row.shots != before:
-            table.add_row(Text(f"{row.shots} shot{'s' * (row.shots != 1)}", style="underline"))
-            before = row.shots
-        style = "dim" if row.part_of else "bold" if row.learned and (row.difference_low or 0) > 0 else None
-        table.add_row(Text(f"  {row.name}" if row.part_of else row.name), *values, style=style)
-    return table
+
+    def table(left_out: Collection[str]) -> Table:
+        shown = {name: values for name, values in cells.items() if name not in left_out}
+        made = Table(
+            title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0), pad_edge=False
+        )
+        made.add_column("selector", overflow="fold", min_width=min(_NAMES, max(len(row.shown) for row in rows)))
+        for name in shown:
+            made.add_column(name, justify="right", no_wrap=True)
+        before = None
+        for row, *values in zip(rows, *shown.values(), strict=True):
+            if row.shots != before:
+                made.add_row(Text(f"{row.shots} shot{'s' * (row.shots != 1)}", style="underline"))
+                before = row.shots
+            style = "dim" if row.part_of else "bold" if row.learned and (row.difference_low or 0) > 0 else None
+            made.add_row(Text(f"  {row.shown}" if row.part_of else row.shown), *values, style=style)
+        return made
+
+    return Fitted(table, [name for name in optional if name in cells], "in a wider terminal, or with --csv")
 
 
 def _pool(row: ComparisonRow) -> str:

@@ -86,7 +86,7 @@ class Content:
         """The headlines with the names that the page shows, and their verdicts."""
 
         def named(row: ComparisonRow) -> ComparisonRow:
-            return replace(row, name=self.labels[row.name])
+            return replace(row, label=self.labels[row.name])
 
         return [
             (str(replace(own, baseline=named(own.baseline), policy=own.policy and named(own.policy))), own.verdict)

@@ -122,6 +122,7 @@ def test_rows_by_hand(settings: Settings) -> None:
         mcnemar_p=1.0,  # both are right on all queries
         asked=4,
         files=(str(predictions_dir(settings) / "policy-run-rce_epoch5_validation-4.jsonl"),),
+        label="policy-run-rce_epoch5",
         images=4,
     )
     # Four equal scores leave an interval of their own: a fifth query may be wrong.
@@ -461,6 +462,7 @@ def test_the_json_file_is_a_list_of_rows(settings: Settings, tmp_path: Path) -> 
         "differing": [],
         "files": [str(predictions_dir(settings) / "nearest-both_validation-4.jsonl")],
         "pool": None,
+        "label": "nearest-both",
         "images": 4,
         "seed_share": None,
     }
@@ -516,7 +518,9 @@ def test_a_name_in_the_csv_file_is_not_a_formula(rows: list[ComparisonRow], tmp_
 def test_texts_in_the_markdown_file_are_not_markup(rows: list[ComparisonRow], tmp_path: Path) -> None:
     name = "a\\|b<img src=x>&amp;\n| ![c](http://d) \x1b`*\u202e"
     safe = r"a\\\|b&lt;img src=x&gt;&amp;amp; \| !\[c\](http://d) �\`\*�"
-    write_markdown([replace(row, name=name, reference=name, differing=(name,)) for row in rows], tmp_path / "table.md")
+    write_markdown(
+        [replace(row, name=name, label="", reference=name, differing=(name,)) for row in rows], tmp_path / "table.md"
+    )
     text = (tmp_path / "table.md").read_text()
     assert f"| {safe} |" in text and f"to {safe}**" in text and f"- **Compared although they differ: {safe}**" in text
     assert "<img" not in text and "\n| !" not in text
