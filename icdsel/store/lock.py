@@ -24,7 +24,7 @@ def locked(path: Path, name: str, error: type[UserError] | None = None, quiet: b
         path: The result, a file or folder that need not exist.
         name: What it is called in messages.
         error: Raised if another process holds the lock; None waits for that process instead.
-        quiet: Wait without a note; for locks that are held for milliseconds.
+        quiet: Show neither note nor warning; for caches, whose locks are held for milliseconds.
 
     Raises:
         UserError: of the class `error`; the message names the owner.
@@ -35,10 +35,11 @@ def locked(path: Path, name: str, error: type[UserError] | None = None, quiet: b
         try:
             acquired = lock_descriptor(file.fileno(), blocking=False)
         except OSError as problem:
-            warn(
-                f"{path.parent} does not support locks ({problem.strerror}): make sure that no other process writes "
-                f"{name}"
-            )
+            if not quiet:
+                warn(
+                    f"{path.parent} does not support locks ({problem.strerror}): make sure that no other process "
+                    f"writes {name}"
+                )
             acquired = True
         if not acquired:
             file.seek(0)

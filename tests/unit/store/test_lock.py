@@ -74,6 +74,9 @@ def test_there_is_a_warning_on_a_file_system_without_locks(tmp_path, monkeypatch
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(lock, "lock_descriptor", rejected)
+    with locked(tmp_path / "cache", "answers", quiet=True):
+        pass
+    assert not caplog.text
     with locked(tmp_path / "run", "run x", RunError):
         pass
     assert f"{tmp_path} does not support locks (No locks available)" in caplog.text
