@@ -7,6 +7,7 @@ copy of the tables on stdout.
 
 import io
 import logging
+import textwrap
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -58,11 +59,31 @@ def plain(value: object) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
+def at_words(text: str, width: int) -> str:
+    """A text broken into lines of this width at spaces, where a terminal would break words.
+
+    A longer word, such as a path, is left whole, so that it can still be copied from the terminal.
+    """
+    return "\n".join(
+        textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False, replace_whitespace=False)
+        for line in text.split("\n")
+    )
+
+
 class _Plain(Console):
-    """A console that prints texts as they are: without markup, and without characters that control the terminal."""
+    """A console that prints texts as they are: without markup, and without characters that control the terminal.
+
+    On a terminal, texts are broken at words.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, soft_wrap=True, **options)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Prints `objects` as `rich.console.Console` does."""
+        if self.is_terminal:
+            objects = tuple(at_words(one, self.width) if isinstance(one, str) else one for one in objects)
+        super().print(*objects, **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """The segments to print; only those of the console itself (colours, bars) control the terminal."""
@@ -94,7 +115,10 @@ class _ConsoleHandler(logging.Handler):
         colour = "red" if record.levelno >= logging.ERROR else "yellow"
         style = "dim" if record.levelno < logging.WARNING else ""
         with suppress(OSError):
-            err.print(Text.assemble((prefix(record), colour), (record.getMessage(), style)))
+            start = prefix(record)
+            text = f"{start}{record.getMessage()}"
+            text = at_words(text, err.width) if err.is_terminal else text
+            err.print(Text.assemble((start, colour), (text[len(start) :], style)))
 
 
 _console = _ConsoleHandler(logging.INFO)

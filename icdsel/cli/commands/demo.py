@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from icdsel.cli.options import with_settings
 from icdsel.console import note, out
@@ -88,7 +89,7 @@ class _Runner:
     def __call__(self, *arguments: str | float | Path) -> None:
         name, *more = map(str, arguments)
         line = [name, *self.common, *more]
-        out.print(f"\n$ icdsel {shlex.join(line)}", style="bold")
+        out.print(Text(f"\n$ icdsel {shlex.join(line)}", style="bold"))  # not broken into lines: it may be copied
         code = self.command.main(args=line, prog_name="icdsel", standalone_mode=False)
         if code:
             raise typer.Exit(int(code))

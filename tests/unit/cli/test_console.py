@@ -152,3 +152,22 @@ def test_a_table_leaves_out_its_least_important_columns(width: int, columns: lis
     assert text.splitlines()[0].split() == columns
     missing = [name for name in "bc" if name not in columns]
     assert (f"Not shown at this width: {', '.join(missing)} (in the file)." in " ".join(text.split())) == bool(missing)
+
+
+def test_messages_are_broken_at_words_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch, no_handlers: None) -> None:
+    message = (
+        "RL data: 9,600 scored pointers of 800 queries, in results/world/generated_data/" + "x" * 60 + ".jsonl now"
+    )
+    screens = {}
+    for terminal in (True, False):
+        stream = io.StringIO()
+        screen = console._Plain(file=stream, force_terminal=terminal, width=40)
+        monkeypatch.setattr(console, "err", screen)
+        show_messages()
+        warn(message)
+        screen.print(message)
+        screens[terminal] = re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue()).splitlines()
+    assert screens[False] == [f"warning: {message}", message]
+    assert screens[True][:2] == ["warning: RL data: 9,600 scored pointers", "of 800 queries, in"]
+    path = next(line for line in screens[True] if "generated_data" in line)
+    assert path.endswith(".jsonl") and " ".join(screens[True]) == f"warning: {message} {message}"
