@@ -34,11 +34,12 @@ def answer(vlm: LocalModel[Any], request: Request) -> tuple[str, list[float]]:
         length_penalty=search.length_penalty,
         repetition_penalty=search.repetition_penalty,
         max_new_tokens=search.max_new_tokens,
+        eos_token_id=list(search.stops),
         pad_token_id=tokenizer.eos_token_id,
     )
     scores = []
     for reference in request.references:
-        extended = inputs(vlm, request, text + reference + tokenizer.eos_token)
+        extended = inputs(vlm, request, text + reference + tokenizer.decode([vlm.answers.stop]))
         logits = vlm.model(**extended).logits[0, length - 1 : -1].float()  # (n, V)
         wanted = extended["input_ids"][0, length:]
         scores.append(float(logits.log_softmax(-1).gather(1, wanted[:, None]).sum()))
@@ -47,9 +48,7 @@ def answer(vlm: LocalModel[Any], request: Request) -> tuple[str, list[float]]:
 
 def rendered(vlm: LocalModel[Any], request: Request) -> str:
     """Renders the prompt as text."""
-    messages = chat_messages(request.icds, request.query, vlm.style)
-    text: str = vlm.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return text
+    return vlm.chat.prompt(chat_messages(request.icds, request.query, vlm.style))
 
 
 def inputs(vlm: LocalModel[Any], request: Request, text: str) -> Any:

@@ -231,7 +231,7 @@ class ChatTemplate:
             if not found:
                 raise _LostError(wanted)
             pieces.append(piece)
-        return [*pieces, rendered]
+        return [*pieces, rendered + self._thought]
 
     def _moves_images(self, messages: Sequence[Message], pieces: Sequence[str]) -> bool:
         """Whether some image, if it is left out, changes nothing in the place where it should stand."""

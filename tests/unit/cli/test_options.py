@@ -54,7 +54,7 @@ def options(command: str) -> dict[str, Any]:
 class Command:
     """A command with the flags of some tables, which keeps the settings that it was called with."""
 
-    def __init__(self, *tables: str) -> None:
+    def __init__(self, *tables: str, varied: tuple[str, ...] = ()) -> None:
         self.app = typer.Typer()
         self.output = ""
         self.settings: Settings | None = None
@@ -62,7 +62,7 @@ class Command:
         def command(settings: Settings) -> None:
             self.settings = settings
 
-        self.app.command()(with_settings(*tables)(command))
+        self.app.command()(with_settings(*tables, varied=varied)(command))
 
     def __call__(self, *arguments: str, code: int = 0) -> Settings:
         result = CliRunner().invoke(self.app, arguments)
@@ -216,6 +216,15 @@ def test_a_given_setting_without_effect_is_warned_about(train: Command) -> None:
     train("--freeze-backbone", "--rel-weight", "0.1")
     assert "--freeze-backbone has no effect without GRPO" in " ".join(train.output.split())
     assert "--rel-weight has no effect with the reward mode hard_plus_soft" in " ".join(train.output.split())
+
+
+def test_settings_that_the_command_varies_are_left_to_its_own_warnings() -> None:
+    """`icdsel experiment rce,grpo --kl-beta 0.3` trains one variant with GRPO."""
+    experiment = Command("data", "vlm", "reward", "train", varied=("train", "reward"))
+    experiment("--kl-beta", "0.3", "--rel-weight", "0.1", "--length-penalty", "0.5")
+    shown = " ".join(experiment.output.split())
+    assert "--length-penalty has no effect" in shown
+    assert "--kl-beta" not in shown and "--rel-weight" not in shown
 
 
 # --- help -------------------------------------------------------------------------------------------------

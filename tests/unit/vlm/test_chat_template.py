@@ -170,6 +170,12 @@ THINKERS = {
         (HISTORY + START + "<|begin_of_thought|>{% endif %}").replace("</think>", "<|end_of_thought|>"),
         "<|begin_of_thought|><|end_of_thought|>",
     ),
+    "as all answers show": (
+        CHATML.replace(
+            "{{ turn.role }}\n", "{{ turn.role }}\n{% if turn.role == 'assistant' %}<think></think>{% endif %}"
+        ),
+        "<think></think>",
+    ),
     "as its answers show": (
         CHATML.replace(
             "{{ turn.role }}\n",
