@@ -8,6 +8,7 @@ from icdsel.comparison.scores import Scores
 from icdsel.comparison.sources import Source
 from icdsel.selection import selector_named
 
+_SEED = re.compile(r"(?:_train-|, )seed[- ]([0-9]+)")  # in a run's name, and as it is shown
 _MOST_LISTED = 3  # numbers of runs
 
 
@@ -44,7 +45,7 @@ def _label(row: Scores, checkpoints: dict[Path, Path | None], with_checkpoint: b
         runs = ", ".join(listed) if len(listed) <= _MOST_LISTED else f"{listed[0]} to {listed[-1]}"
         name = f"{selector.name} runs {runs}, mean of {len(parts)}"
     else:
-        name = f"{re.sub(r'_train-seed-[0-9]+', '', selector.without_seed(parts[0]))}, mean of {len(parts)}"
+        name = f"{_SEED.sub('', selector.without_seed(parts[0]))}, mean of {len(parts)}"
     place = ", ".join(part for part in row.place.split(", ") if part != f"pool {row.pool}")
     return f"{name} @ {place}" if place else name
 
@@ -53,6 +54,7 @@ def _part(row: Scores, checkpoints: dict[Path, Path | None], with_checkpoint: bo
     """The short name of a row that is no mean."""
     policy = checkpoints.get(row.path) if row.path else None
     name = selector_named(row.selector).short_name(row.name, policy)
-    if name == row.name or policy is None or not with_checkpoint:
+    if name == row.name or policy is None:
         return name
-    return f"{name} {policy.stem.replace('_epoch', ' ')}"
+    name = _SEED.sub(r", seed \1", name)
+    return f"{name} {policy.stem.replace('_epoch', ' ')}" if with_checkpoint else name

@@ -235,16 +235,17 @@ def _table(title: str, rows: Sequence[ComparisonRow], columns: dict[str, Cell], 
         made = Table(
             title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0), pad_edge=False
         )
-        made.add_column("selector", overflow="fold", min_width=min(_NAMES, max(len(row.shown) for row in rows)))
+        names = [f"  {row.shown}" if row.part_of else row.shown for row in rows]
+        made.add_column("selector", overflow="fold", min_width=min(_NAMES, max(map(len, names))))
         for name in shown:
             made.add_column(name, justify="right", no_wrap=True)
         before = None
-        for row, *values in zip(rows, *shown.values(), strict=True):
+        for row, name, *values in zip(rows, names, *shown.values(), strict=True):
             if row.shots != before:
                 made.add_row(Text(f"{row.shots} shot{'s' * (row.shots != 1)}", style="underline"))
                 before = row.shots
             style = "dim" if row.part_of else "bold" if row.learned and (row.difference_low or 0) > 0 else None
-            made.add_row(Text(f"  {row.shown}" if row.part_of else row.shown), *values, style=style)
+            made.add_row(Text(name), *values, style=style)
         return made
 
     return Fitted(table, [name for name in optional if name in cells], "in a wider terminal, or with --csv")

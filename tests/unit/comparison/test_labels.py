@@ -92,7 +92,7 @@ def test_seeds_are_shown_by_their_runs(settings: Settings) -> None:
     answer(settings, "random", [0.3, 0.0], name="random-43")
     assert labels(compare(settings)) == {
         *("policy runs 5, 6, 7, mean of 3", "policy run 5", "policy run 6", "policy run 7"),
-        *("policy demo, mean of 3", "policy demo", "policy demo_train-seed-43", "policy demo_train-seed-44"),
+        *("policy demo, mean of 3", "policy demo", "policy demo, seed 43", "policy demo, seed 44"),
         *("random, mean of 2", "random-42", "random-43"),
     }
 
