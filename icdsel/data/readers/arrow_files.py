@@ -16,6 +16,7 @@ from icdsel.data.stored_images import store_split
 from icdsel.errors import DataError, Refuse
 from icdsel.settings.tables import DataSettings
 from icdsel.store.json_reading import read_lines
+from icdsel.store.slot import find_or_make
 
 _BATCH = 64  # rows, each with an image
 _EXTRA = ("question_type", "answer_type", "conversations", "messages")  # columns besides those of the fields
@@ -96,7 +97,7 @@ class _Arrow:
         """The rows, with the columns `used` alone; classes by name."""
         classes = {name: names for name, names in self.classes().items() if name in used}
         for batch in self.batches():
-            for row in batch.select(used).to_pylist():
+            for row in _values(batch.select(used)):
                 for name, names in classes.items():
                     if isinstance(row[name], int) and 0 <= row[name] < len(names):
                         row[name] = names[row[name]]
@@ -121,8 +122,8 @@ class _Parquet(_Arrow):
         for path in self._shards:
             try:
                 yield from self._opened(path).iter_batches(batch_size=_BATCH)
-            except OSError as error:
-                raise DataError(f"{path} is damaged: {error}") from None
+            except Exception as error:  # the library raises many kinds of errors
+                raise DataError(f"{path} is damaged: {error}") from error
 
     def kind(self, name: str) -> Any:
         return self._schema.field(name).type
@@ -142,7 +143,10 @@ class _Saved(_Arrow):
         self.names, self.count = tuple(table.features), len(table)
 
     def batches(self) -> Iterator[Any]:
-        yield from self._table.with_format("arrow").iter(batch_size=_BATCH)
+        try:
+            yield from self._table.with_format("arrow").iter(batch_size=_BATCH)
+        except Exception as error:  # as above
+            raise DataError(f"the saved dataset is damaged: {error}") from error
 
     def kind(self, name: str) -> Any:
         return self._table.features.arrow_schema.field(name).type
@@ -150,6 +154,16 @@ class _Saved(_Arrow):
     def classes(self) -> Mapping[str, Sequence[str]]:
         features = self._table.features.items()
         return {name: kind.names for name, kind in features if type(kind).__name__ == "ClassLabel"}
+
+
+def _values(batch: Any) -> list[dict[str, Any]]:
+    """The rows of a batch. It is validated first, because the library trusts the lengths in a damaged file."""
+    try:
+        batch.validate(full=True)
+        values: list[dict[str, Any]] = batch.to_pylist()
+    except Exception as error:  # the library raises many kinds of errors
+        raise DataError(f"a row is damaged: {str(error) or type(error).__name__}") from error
+    return values
 
 
 def saved_rows(table: Any, used: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -177,11 +191,13 @@ def stored_or_direct(
     lines = own / f"{split or 'all'}.jsonl"
     places = ImagePlaces(settings.image_dir or folder, [folder], search=settings.image_dir)
 
+    def store() -> bool:
+        columns, name = Columns(settings.columns_by_field), f"{path.name}, {split or 'all'}"
+        store_split(lines, Path("images"), name, arrow.rows(used), arrow.count, columns, _finder(places))
+        return True
+
     def rows(refuse: Refuse) -> Iterator[tuple[str, Any]]:
-        if not lines.exists():
-            columns = Columns(settings.columns_by_field)
-            name = f"{path.name}, {split or 'all'}"
-            store_split(lines, Path("images"), name, arrow.rows(used), arrow.count, columns, _finder(places))
+        find_or_make(lines, f"the copy of {path.name}", lambda: lines.exists() or None, store)
         return read_lines(lines, refuse)
 
     return Table(lines, rows, own, split, named, stored=True)

@@ -530,3 +530,34 @@ def test_splits_are_disjoint() -> None:
         [record[1]["scene"] for record in itertools.islice(world._records(name, 1), 20)] for name in world.SPLIT_SIZES
     ]
     assert firsts[0] != firsts[1] != firsts[2] != firsts[0]
+
+
+# --- other layouts of COCO --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("folder", ["train2017", "images/val2017", "a/b/c"])
+def test_images_in_cocos_layout_of_2017_are_found_by_their_number(tmp_path: Path, folder: str) -> None:
+    write(tmp_path / "vqa")
+    images = tmp_path / "coco" / folder
+    images.mkdir(parents=True)
+    for image_id in (10, 30):
+        (images / f"{image_id:012d}.jpg").write_bytes(b"x")
+    split = load(tmp_path / "vqa", image_dir=tmp_path / "coco")
+    assert {example.image for example in split} == {images / "000000000010.jpg", images / "000000000030.jpg"}
+
+
+def test_the_usual_layout_of_coco_comes_first(tmp_path: Path) -> None:
+    write(tmp_path / "vqa")
+    for folder, name in (("train2014", "COCO_train2014_000000000010.jpg"), ("train2017", "000000000010.jpg")):
+        (tmp_path / "coco" / folder).mkdir(parents=True)
+        (tmp_path / "coco" / folder / name).write_bytes(b"x")
+    assert load(tmp_path / "vqa", image_dir=tmp_path / "coco")[0].image.parent.name == "train2014"
+
+
+def test_questions_of_vqav2_without_annotations_are_its_test_split(tmp_path: Path) -> None:
+    path = tmp_path / "v2_OpenEnded_mscoco_test2015_questions.json"
+    path.write_text(json.dumps({"questions": [question(5, 7)]}))
+    [query] = load(tmp_path, "vqav2", "test")
+    assert (query.question_id, query.answers, query.answer) == (5, (), "")
+    assert query.image.name == "COCO_test2015_000000000007.jpg"
+    assert "no split 'test'" in refusal(tmp_path, split="test")

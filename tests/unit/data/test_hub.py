@@ -274,3 +274,23 @@ def test_a_local_dataset_is_loaded_by_the_real_library(tmp_path: Path, monkeypat
     lines = (tmp_path / "data/hub/owner--name/validation.jsonl").read_text().splitlines()
     assert {json.loads(text)["split"] for text in lines} == {"validation"}
     assert "only validation" in refusal(tmp_path / "data")
+
+
+def test_columns_of_the_hub_can_be_named(tmp_path: Path, hub: Any) -> None:
+    renamed = table(SIMPLE, answers=ANSWERS).rename_columns(
+        {"question": "ask", "image": "picture_of", "answers": "said"}
+    )
+    hub["owner/name", None] = {"train": renamed}
+    assert "--columns question=COLUMN" in refusal(tmp_path)
+    columns = ("question=ask", "image=picture_of", "answers=said")
+    split = load_split(DataSettings(dataset="hub:owner/name", data_dir=tmp_path, columns=columns), "train")
+    assert [(e.question, list(e.answers)) for e in split] == list(zip(("a?", "b?", "c?"), ANSWERS, strict=True))
+    assert all(example.image.is_file() for example in split)
+
+
+def test_a_validation_part_of_a_dataset_of_the_hub(tmp_path: Path, hub: Any) -> None:
+    hub["owner/name", None] = {"train": table(SIMPLE, answers=ANSWERS)}  # about two images
+    assert "--validation-fraction" in refusal(tmp_path, "validation")
+    settings = DataSettings(dataset="hub:owner/name", data_dir=tmp_path, validation_fraction=0.3)
+    train, validation = load_split(settings, "train"), load_split(settings, "validation")
+    assert len(train) + len(validation) == 3 and {e.image for e in train}.isdisjoint(e.image for e in validation)

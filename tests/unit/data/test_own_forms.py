@@ -4,7 +4,9 @@ import base64
 import csv
 import io
 import json
+import random
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -459,3 +461,24 @@ def test_the_reader_of_the_documentation_is_complete(tmp_path: Path) -> None:
         assert [(e.question_id, e.answer) for e in load(tmp_path / "a.quads")] == [("007", "green"), ("q1", "red")]
     finally:
         READERS.pop("quads", None)
+
+
+@pytest.mark.parametrize("form", ["Parquet shards", "save_to_disk"])
+def test_damaged_tables_give_an_error_that_names_the_place(tmp_path: Path, form: str) -> None:
+    dataset = FORMS[form](tmp_path)
+    files = [path for path in dataset.rglob("*") if path.is_file() and "train" in str(path)]
+    rng = random.Random(5)
+    outcomes = set()
+    for case in range(30):
+        damaged = tmp_path / f"case-{case}/set"
+        shutil.copytree(dataset, damaged)
+        file = damaged / rng.choice(files).relative_to(dataset)
+        content = bytearray(file.read_bytes())
+        for _ in range(8):
+            content[rng.randrange(len(content))] = rng.randrange(256)
+        file.write_bytes(content if case % 3 else content[: len(content) // 2])
+        try:
+            outcomes.add(len(load(damaged)))
+        except DataError as error:
+            outcomes.add("damaged" in str(error) or str(damaged) in str(error))
+    assert True in outcomes and outcomes <= {True, 3, 2}
