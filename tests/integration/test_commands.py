@@ -172,7 +172,7 @@ def test_the_page_finds_the_run_behind_a_policy_and_the_pictures(folder):
     assert "Page: report.html" in output
     page = Path("report.html").read_text()
     assert 'class="missing"' not in page.split("<noscript>")[0]  # training curves and RL data are there
-    assert "Share of the oracle" in page
+    assert "Share of the best reward" in page
     assert page.count("<article") == 40
     assert Path("plots/training-kl.svg").is_file()
 

@@ -104,10 +104,10 @@ def test_the_page_speaks_of_letters(folder: Path) -> None:
     page = Path("page.html").read_text()
     text = page[page.index("<body") : page.rindex("</main>")]
     assert "Letters in common" in text and '<h2 id="accuracy-heading">Letters</h2>' in text
-    for absent in ("VQA", "McNemar", ">Correct<", "None right", "✓ right", "no pointer correct", "Accuracy"):
+    for absent in ("VQA", "McNemar", ">Correct<", "No selector is right", "✓ right", "no pointer correct", "Accuracy"):
         assert absent not in text
     assert re.search(r'class="verdict scored">letters \d\.\d\d<', text)
-    assert "queries where it finds the best" in text and "<dt>Task</dt><dd>letters</dd>" in text
+    assert "queries for which it finds a best pointer" in text and "<dt>Task</dt><dd>letters</dd>" in text
     assert Path("plots/accuracy.svg").is_file() and Path("plots/landscape.svg").is_file()
 
 
