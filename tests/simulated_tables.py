@@ -161,24 +161,25 @@ def power_of(detectable: Callable[[Floats], float], ties: float, n: int, tables:
 
 
 LINES: list[tuple[str, World, bool]] = [
-    ("independent queries, n = 200, accuracy 45", World(200), True),
-    ("n = 800", World(800), True),
+    ("accuracy 45, n = 200", World(200), True),
+    ("accuracy 45, n = 800", World(800), True),
     ("accuracy 90, n = 20", World(20, 90), True),
-    ("n = 50", World(50, 90), True),
-    ("n = 200", World(200, 90), True),
+    ("accuracy 90, n = 50", World(50, 90), True),
+    ("accuracy 90, n = 200", World(200, 90), True),
     ("accuracy 97.8, n = 20", World(20, 97.8), True),
-    ("n = 50", World(50, 97.8), True),
-    ("n = 200", World(200, 97.8), True),
-    ("5 questions on an image, correlation 0.2, n = 200", World(200, 45, 5, 0.2), True),
-    ("correlation 0.5", World(200, 45, 5, 0.5), True),
-    ("correlation 0.5, n = 800, accuracy 90", World(800, 90, 5, 0.5), True),
+    ("accuracy 97.8, n = 50", World(50, 97.8), True),
+    ("accuracy 97.8, n = 200", World(200, 97.8), True),
+    ("5 questions an image, correlation 0.2, accuracy 45, n = 200", World(200, 45, 5, 0.2), True),
+    ("5 questions an image, correlation 0.5, accuracy 45, n = 200", World(200, 45, 5, 0.5), True),
+    ("5 questions an image, correlation 0.5, accuracy 90, n = 800", World(800, 90, 5, 0.5), True),
     ("3 seeds against 3 others, SD 1.3, n = 800", World(800, 86, seeds=3, seed_sd=1.3), False),
-    ("SD 1.65", World(800, 86, seeds=3, seed_sd=1.65), False),
-    ("SD 1.65, n = 5,000", World(5000, 86, seeds=3, seed_sd=1.65), False),
+    ("3 seeds against 3 others, SD 1.65, n = 800", World(800, 86, seeds=3, seed_sd=1.65), False),
+    ("3 seeds against 3 others, SD 1.65, n = 5,000", World(5000, 86, seeds=3, seed_sd=1.65), False),
     ("5 seeds against 5 others, SD 1.65, n = 800", World(800, 86, seeds=5, seed_sd=1.65), False),
-    ("3 shared seeds, correlation −0.23", World(800, 86, seeds=3, seed_sd=1.5, seed_correlation=-0.23), True),
-    ("correlation 0.88", World(800, 86, seeds=3, seed_sd=1.5, seed_correlation=0.88), True),
-    ("no effect of the seed, as of random", World(800, 45, seeds=3, shared=0.5), False),
+    ("the same 3 seeds, SD 1.5, correlation −0.23", World(800, 86, seeds=3, seed_sd=1.5, seed_correlation=-0.23), True),
+    ("the same 3 seeds, SD 1.5, correlation 0", World(800, 86, seeds=3, seed_sd=1.5), True),
+    ("the same 3 seeds, SD 1.5, correlation 0.88", World(800, 86, seeds=3, seed_sd=1.5, seed_correlation=0.88), True),
+    ("3 seeds without an effect, as of `random`, n = 800", World(800, 45, seeds=3, shared=0.5), False),
 ]
 
 
@@ -186,7 +187,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tables", type=int, default=1000)
     tables = parser.parse_args().tables
-    print("| simulated | score covered | difference covered | p < 0.05 | worse |\n|---|---|---|---|---|")
+    print("| simulated | interval covers | interval of Δ covers | p < 0.05 | worse |\n|---|---:|---:|---:|---:|")
     for name, world, same_seeds in LINES:
         counts = simulate(world, tables, same_seeds=same_seeds)
         false = np.mean(np.array(counts.p_values) < 0.05)
