@@ -22,7 +22,7 @@ from icdsel.vlm.devices import resolve_device
 from icdsel.vlm.local.any_vlm import AnyVlm
 from icdsel.vlm.local.loading import TINY_VLM_DIR, load_local
 from icdsel.vlm.local.model import LocalModel
-from icdsel.vlm.local.pretrained import fingerprint, missing_package, model_folder, uses_kernel
+from icdsel.vlm.local.pretrained import fingerprint, missing_package, model_folder, replace_flash_attention, uses_kernel
 from icdsel.vlm.local.qwen_vl import QwenVl
 
 PIXELS = 1_000_000
@@ -141,6 +141,25 @@ def test_flash_attention_that_is_not_installed_is_replaced_with_a_note(tmp_path,
     assert re.search(
         r"asks for flash_attention_\d, which is not installed.*PyTorch's attention \(sdpa\) instead", message
     )
+
+
+@pytest.mark.parametrize(
+    ("installed", "device", "dtype", "sdpa", "used", "reason"),
+    [
+        (True, "cuda", torch.bfloat16, True, "flash_attention_2", None),
+        (True, "cuda", torch.float32, True, "sdpa", "needs a GPU and --dtype bfloat16"),
+        (True, "cpu", torch.bfloat16, True, "sdpa", "needs a GPU and --dtype bfloat16"),
+        (False, "cuda", torch.bfloat16, False, "eager", "pip install flash-attn"),
+    ],
+)
+def test_flash_attention_is_used_where_it_can_be(monkeypatch, capsys, installed, device, dtype, sdpa, used, reason):
+    """Only the choice: no GPU is needed."""
+    monkeypatch.setattr("transformers.utils.import_utils.is_flash_attn_2_available", lambda: installed)
+    config = CLIPConfig(attn_implementation="flash_attention_2")
+    replace_flash_attention(config, SimpleNamespace(_supports_sdpa=sdpa), "m", torch.device(device), dtype)
+    assert {config._attn_implementation, config.text_config._attn_implementation} == {used}
+    message = " ".join(capsys.readouterr().err.split())
+    assert reason in message if reason else message == ""
 
 
 RENAMED = {"attribute_map": {"foo": "_attn_implementation"}, "foo": "some-one/attention"}

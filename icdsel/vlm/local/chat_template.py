@@ -23,6 +23,7 @@ TODAY = datetime(2024, 7, 26)
 _SWITCHES = ("enable_thinking", "thinking")
 """Variables by which templates let the caller turn thinking off."""
 _THOUGHT = re.compile(r"[<\[◁][^<>\[\]◁▷\s]*(?:think|thought|reason)[^<>\[\]◁▷\s]*[>\]▷]", re.IGNORECASE)
+_THINKS = re.compile(r"[<\[◁]\|?(?:\w+[:_])*(?:think|thinking|thought|reasoning)\|?[>\]▷]", re.IGNORECASE)
 _CLOSES = re.compile(r"/|(?<![a-z])end", re.IGNORECASE)
 _REFUSALS = (TemplateError, TypeError, ValueError)
 """What rendering raises if a template does not accept a conversation."""
@@ -297,7 +298,7 @@ def _variables(source: str) -> set[str]:
 
 def thinks(answer: str) -> bool:
     """Whether an answer begins with a thought."""
-    return _THOUGHT.match(answer.lstrip()) is not None
+    return _THINKS.match(answer.lstrip()) is not None
 
 
 def _fixed_date() -> str:

@@ -67,7 +67,8 @@ def model_folder(name: str, old_weights: bool = False, code: bool = False) -> Pa
             files = huggingface_hub.HfApi().model_info(name, timeout=10, files_metadata=True).siblings or []
             patterns = [[*DESCRIPTIONS, weights, *([CODE] if code else [])] for weights in wanted]
             size = next(filter(None, (_size(files, [weights]) for weights in wanted)), 0) + _size(files, DESCRIPTIONS)
-            note(f"Downloading {name} ({size / 1e9:.1f} GB), once, to {huggingface_hub.constants.HF_HUB_CACHE}")
+            shown = f"{size / 1e9:.1f} GB" if size else "of unknown size"
+            note(f"Downloading {name} ({shown}), once, to {huggingface_hub.constants.HF_HUB_CACHE}")
             for weights, allowed in zip(wanted, patterns, strict=True):
                 folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=allowed))
                 if _is_complete(folder, weights):

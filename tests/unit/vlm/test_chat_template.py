@@ -205,8 +205,9 @@ def test_a_template_that_only_mentions_thoughts_is_left_as_it_is(processor):
 
 
 def test_an_answer_that_begins_with_a_thought_is_recognised():
-    assert all(map(thinks, ["<think>\nThe image", " ◁think▷", "[THINK]So", "<|begin_of_thought|>", "<thinking>"]))
-    assert not any(map(thinks, ["think", "<red>", "a <think>", "", "[2]"]))
+    thoughts = ["<think>\nThe image", " ◁think▷", "[THINK]So", "<|begin_of_thought|>", "<thinking>", "<seed:think>"]
+    assert all(map(thinks, [*thoughts, "<|START_THINKING|>"]))
+    assert not any(map(thinks, ["think", "<red>", "a <think>", "", "[2]", "[thoughtful]", "[unreasonable]"]))
 
 
 # ---- dates ----
