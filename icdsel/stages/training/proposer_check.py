@@ -23,9 +23,11 @@ from icdsel.records import Pointer, PoolIds, Proposal, QueryGroup
 from icdsel.settings.tables import RewardSettings
 from icdsel.stages.scored_unit import UNIT, score_unit
 from icdsel.stages.session import Session
-from icdsel.stages.training.recommendation import STANDARD_ERRORS, paired
+from icdsel.stages.training.recommendation import paired
 
 METHOD = "held-out-choice"
+STANDARD_ERRORS = 2.0
+"""How many of its standard errors a mean difference must be below 0, not to be explained by chance."""
 _BEAM = "beam"  # "cosine-beam", "policy-beam"; Lever-Plus's is "beam"
 
 

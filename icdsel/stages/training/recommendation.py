@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from scipy import special
 from torch import Tensor
 
 from icdsel.artefacts.checkpoint import load_policy
@@ -12,15 +13,16 @@ from icdsel.console import warn
 from icdsel.policy.groups import Groups
 from icdsel.policy.measures import measure
 
-STANDARD_ERRORS = 2.0
-"""How many of its standard errors a mean difference must be away from 0, not to be explained by chance."""
+_ALPHA = 0.01
+"""The probability that an earlier epoch that is no better is recommended nevertheless, over all epochs together."""
 
 
 def recommend(folder: Path, epochs: Sequence[Mapping[str, Any]], table: Tensor, held_out: Groups) -> Path:
     """The checkpoint that inference should use.
 
     It is the last epoch of GRPO, else of RCE, as long as no earlier one has a higher expected reward on the held-out
-    queries: higher by more than chance explains, since with few queries some epoch always looks best.
+    queries, by more than chance explains: a paired t-test, corrected for the number of epochs, of which the best one is
+    tested.
 
     Args:
         folder: The folder of the run, with the checkpoints of all epochs.
@@ -37,12 +39,12 @@ def recommend(folder: Path, epochs: Sequence[Mapping[str, Any]], table: Tensor, 
         measure(load_policy(_file(folder, epoch)).to(table.device), table, held_out).expected for epoch in (best, last)
     ]
     gain, error = paired(rewards[0] - rewards[1])
-    if gain <= STANDARD_ERRORS * error:
+    if gain <= error * float(special.stdtrit(max(1, len(held_out) - 1), 1 - _ALPHA / (len(learned) - 1))):
         return _file(folder, last)
     warn(
         f"the policy became worse in training: expected reward {best['expected_reward']:.3f} after {_name(best)}, "
         f"{last['expected_reward']:.3f} after {_name(last)}, on {len(held_out)} held-out queries. "
-        f"{_file(folder, best).name} is recommended; try a smaller --{last['phase']}-lr or fewer epochs"
+        f"{_file(folder, best).name} is recommended; try fewer epochs, or a smaller learning rate (--rce-lr, --grpo-lr)"
     )
     return _file(folder, best)
 
