@@ -13,7 +13,7 @@ from PIL import Image
 
 COMMANDS = (
     "gen-rl-data --queries 8 --samples 2 --retrieval 1 --random 2",
-    "train --queries 8 --samples 2 --retrieval 1 --random 2 --rce-epochs 2 --grpo-epochs 1 --run mine",
+    "train --queries 8 --samples 2 --retrieval 1 --random 2 --rce-epochs 2 --rce-over pool --grpo-epochs 1 --run mine",
     "convert results/set/model_cpk/mine/grpo_epoch1.pt --output mine.ckpt",
     "infer --selector policy,random,nearest-both,majority --checkpoint mine.ckpt --n 6 --shots 1,2",
     "compare --json table.json --csv table.csv --markdown table.md",

@@ -48,7 +48,7 @@ def made(tmp_path_factory):
     shutil.copytree(TINY_VLM_DIR, "my-model", ignore=shutil.ignore_patterns("__pycache__"))
     try:
         icdsel(*SCORE)
-        icdsel("train", *SMALL, *SCORE[-10:], "--rce-epochs", 1, "--run", "mine")
+        icdsel("train", "--rce-over", "pool", *SMALL, *SCORE[-10:], "--rce-epochs", 1, "--run", "mine")
         icdsel(*ANSWER)
         yield folder
     finally:
@@ -104,7 +104,11 @@ def test_results_of_other_data_or_another_model_are_rejected(copy: Path, what: s
     change, named = CHANGES[what]
     change()
     before = predictions()
-    for command in (SCORE, ANSWER, ("train", *SMALL, *SCORE[-10:], "--rce-epochs", 1, "--run", "mine")):
+    for command in (
+        SCORE,
+        ANSWER,
+        ("train", "--rce-over", "pool", *SMALL, *SCORE[-10:], "--rce-epochs", 1, "--run", "mine"),
+    ):
         output = icdsel(*command, code=2)
         assert "created with different settings" in output and "--overwrite" in output
         for words in named:
@@ -156,14 +160,27 @@ def test_a_prompt_is_named_by_its_setting(copy: Path):
 
 
 def test_online_training_depends_on_the_scorer(copy: Path, monkeypatch: pytest.MonkeyPatch):
-    online = ("train", *SMALL, *SCORE[-10:], "--rce-epochs", 1, "--grpo-epochs", 1, "--online", "--run", "online")
+    online = (
+        "train",
+        "--rce-over",
+        "pool",
+        *SMALL,
+        *SCORE[-10:],
+        "--rce-epochs",
+        1,
+        "--grpo-epochs",
+        1,
+        "--online",
+        "--run",
+        "online",
+    )
     icdsel(*online)
     monkeypatch.setattr(training, "SCORER_VERSION", 0)
     assert "scorer (the version" in icdsel(*online, code=2)
 
 
 def test_predictions_of_a_policy_that_was_replaced_are_reported(copy: Path):
-    train = ("train", *SMALL, *SCORE[-10:], "--rce-epochs", 1, "--run", "mine")
+    train = ("train", "--rce-over", "pool", *SMALL, *SCORE[-10:], "--rce-epochs", 1, "--run", "mine")
     answers = icdsel(*ANSWER[:-2], "--selector", "policy,random", "--run", "mine")
     assert "is not finished" not in answers
     assert "another policy" not in icdsel("compare", *SMALL)
@@ -200,7 +217,11 @@ def test_a_policy_is_checked_wherever_its_checkpoint_lies(copy: Path):
     assert "does not say what it was trained for" not in icdsel(*bare)
     icdsel("convert", "mine.pt", "--output", "converted.ckpt")
     record(Path("mine.pt"), encoder="other")
-    for words in (bare, (*SCORE, "--init", "mine.pt", "-o", "x.jsonl"), ("train", *SMALL, "--init", "mine.pt")):
+    for words in (
+        bare,
+        (*SCORE, "--init", "mine.pt", "-o", "x.jsonl"),
+        ("train", "--rce-over", "pool", *SMALL, "--init", "mine.pt"),
+    ):
         assert "encoder (the encoder's files" in icdsel(*words, code=2)
     assert "encoder (the encoder's files" not in icdsel(*bare[:-1], "converted.ckpt")  # as it was converted
     record(Path("converted.ckpt"), **{"data.embed": "image"})
@@ -247,9 +268,24 @@ def test_a_checkpoint_of_an_earlier_version_is_checked_by_its_run_else_not_at_al
 
 
 def test_long_names_of_runs(copy: Path):
-    assert "the maximum is 120 bytes" in icdsel("train", *SMALL, *SCORE[-10:], "--run", "x" * 121, code=2)
+    assert "the maximum is 120 bytes" in icdsel(
+        "train", "--rce-over", "pool", *SMALL, *SCORE[-10:], "--run", "x" * 121, code=2
+    )
     more = ("--rce-epochs", 1, "--rce-lr", 1.23456e-3, "--rce-temp-start", 1.23456, "--rce-temp-end", 0.123456)
-    icdsel("train", *SMALL, *SCORE[-10:], *more, "--hidden-dim", 64, "--grpo-lr", 1.23456e-5, "--dropout", 0.123456)
+    icdsel(
+        "train",
+        "--rce-over",
+        "pool",
+        *SMALL,
+        *SCORE[-10:],
+        *more,
+        "--hidden-dim",
+        64,
+        "--grpo-lr",
+        1.23456e-5,
+        "--dropout",
+        0.123456,
+    )
     assert max(len(path.name) for path in Path("results/set/model_cpk").iterdir() if path.is_dir()) <= 120
     icdsel(*ANSWER[:-2], "--selector", "policy")
 
@@ -272,7 +308,9 @@ def test_a_damaged_run_beside_it_stops_no_training(copy: Path):
     other = Path("results/set/model_cpk/other/run.json")
     other.parent.mkdir()
     other.write_bytes(b"")
-    output = icdsel("train", *SMALL, *SCORE[-10:], "--rce-epochs", 1, "--run", "new", "--train-seed", 1)
+    output = icdsel(
+        "train", "--rce-over", "pool", *SMALL, *SCORE[-10:], "--rce-epochs", 1, "--run", "new", "--train-seed", 1
+    )
     assert "other/run.json" in output
     icdsel(*ANSWER[:-2], "--selector", "policy")
 
@@ -287,7 +325,20 @@ def test_shards_without_metadata_files_are_reported(copy: Path):
 
 
 def test_an_interrupted_online_training_misses_its_journal(copy: Path, monkeypatch: pytest.MonkeyPatch):
-    online = ("train", *SMALL, *SCORE[-10:], "--rce-epochs", 1, "--grpo-epochs", 1, "--online", "--run", "online")
+    online = (
+        "train",
+        "--rce-over",
+        "pool",
+        *SMALL,
+        *SCORE[-10:],
+        "--rce-epochs",
+        1,
+        "--grpo-epochs",
+        1,
+        "--online",
+        "--run",
+        "online",
+    )
     with monkeypatch.context() as patch:  # as if it had been killed after its last epoch
         patch.setattr(training, "commit_run", lambda result, work: None)
         icdsel(*online)
@@ -313,14 +364,16 @@ def test_damaged_data_are_repaired_by_the_documented_remedy(copy: Path):
     whole = path.read_bytes()
     path.write_bytes(whole[:-20])
     count = len(whole.splitlines())
-    output = icdsel("train", *SMALL, "--rl-data", path, "--rce-epochs", 1, "--run", "mine", code=2)
+    output = icdsel(
+        "train", "--rce-over", "pool", *SMALL, "--rl-data", path, "--rce-epochs", 1, "--run", "mine", code=2
+    )
     assert f"line {count} is damaged" in output and f"Rename it to {path.name}.part" in output
     path.rename(path.with_name(path.name + ".part"))
     icdsel(*SCORE)
     assert path.read_bytes() == whole
 
 
-TRAIN = ("train", *SMALL, *SCORE[-10:], "--rce-epochs", 1)
+TRAIN = ("train", "--rce-over", "pool", *SMALL, *SCORE[-10:], "--rce-epochs", 1)
 
 
 def test_a_policy_that_is_replaced_while_other_rows_are_answered(copy: Path, monkeypatch: pytest.MonkeyPatch):
@@ -374,14 +427,18 @@ def test_a_finished_run_without_its_last_checkpoint_is_trained_again(copy: Path)
         assert {path.name: path.read_bytes() for path in run.glob("*epoch?.pt")} == {
             name: content for name, content in before.items() if name.endswith(".pt")
         }
-    assert "is the name of a backup" in icdsel("train", *SMALL, "--run", "my.old-test", code=2)
+    assert "is the name of a backup" in icdsel("train", "--rce-over", "pool", *SMALL, "--run", "my.old-test", code=2)
 
 
 def test_a_finished_file_that_was_truncated_is_rejected(copy: Path):
     path = Path("results/set/generated_data/rl_data_RandSampler_my-model_pool-size-8.jsonl")
     whole = path.read_bytes()
     path.write_bytes(b"".join(whole.splitlines(keepends=True)[:3]))
-    for command in (SCORE, (*TRAIN, "--run", "new"), ("train", *SMALL, "--rl-data", path, "--run", "newer")):
+    for command in (
+        SCORE,
+        (*TRAIN, "--run", "new"),
+        ("train", "--rce-over", "pool", *SMALL, "--rl-data", path, "--run", "newer"),
+    ):
         assert "holds 3 of 4 queries: it was cut. Rename it to" in " ".join(icdsel(*command, code=2).split())
     assert "holds 3 of 4 queries: it was cut." in " ".join(icdsel("convert", path, *SMALL[:2], code=2).split())
     path.write_bytes(whole + whole.splitlines(keepends=True)[-1])
