@@ -62,8 +62,9 @@ def compare(
 
     Results over different queries are compared on those that all share; the table says how many.
 
-    Every accuracy and difference has its 95 % confidence interval. Differences also have p-values, corrected for the
-    number of comparisons, and the smallest difference that this number of queries can detect.
+    Every accuracy and difference has its 95 % confidence interval, for other queries (drawn by image) and, for means
+    over seeds, other seeds. Differences also have p-values, corrected for the number of comparisons, and the smallest
+    difference that this number of queries can detect.
 
     To train variants of a policy and compare them in one command, use `icdsel experiment`.
 
