@@ -43,7 +43,7 @@ class Source:
         identity: Everything that decided its content.
         settings: The resolved settings of the `infer` that wrote it, by table; empty if unknown.
         checkpoint: The policy's checkpoint, if known.
-        seed: The seed of the selector (of a policy, of its training); empty if it has none, or the default.
+        seed: The seed of the selector (of a policy, of its training); the general one if its name has none.
     """
 
     path: Path
@@ -111,7 +111,9 @@ def read_source(path: Path, name: str | None = None) -> Source:
         identity=identity,
         settings=metadata.settings,
         checkpoint=Path(metadata.checkpoint) if metadata.checkpoint else None,
-        seed=selector_named(selector).seed_of(metadata.name or path.stem),
+        # The default seed of a training is not in the name; it is the general seed.
+        seed=selector_named(selector).seed_of(metadata.name or path.stem)
+        or str(metadata.settings.get("data", {}).get("seed", "")),
     )
 
 

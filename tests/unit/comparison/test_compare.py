@@ -293,6 +293,33 @@ def test_seeds_get_a_row_of_their_mean_query_by_query(settings: Settings) -> Non
     assert len(rows) == 7
 
 
+def test_seeds_of_two_variants_are_paired_by_their_number_also_if_it_is_the_default(settings: Settings) -> None:
+    # Each seed is as far above its namesake, and as far from the other seeds: pairs cancel what they share.
+    asked_with = {"data": {"seed": 42}}
+    rng = np.random.default_rng(0)
+    effects = {"42": 0.0, "43": 0.3, "44": -0.2}
+    luck = {seed: rng.choice([0.0, 0.05], 40) for seed in effects}
+    for variant, by in (("a", 0.4), ("b", 0.45)):
+        for seed, effect in effects.items():
+            # Variant a leaves the default seed out of the name, b gives it.
+            suffix = "" if (variant, seed) == ("a", "42") else f"_train-seed-{seed}"
+            scores = (by + effect + luck[seed] + rng.choice([0.0, 0.01], 40)).round(6).tolist()
+            name = f"policy-{variant}{suffix}-rce_epoch1"
+            write(settings, name, {1: scores}, asked_with=asked_with, checkpoint=name)
+    mean = "policy-a-rce_epoch1 (mean over seeds)"
+    row = by_name(compare(settings, reference=mean))["policy-b-rce_epoch1 (mean over seeds)", 1]
+    assert row.difference == pytest.approx(5, abs=0.5) and row.p_value is not None and row.p_value < 0.05
+    assert row.detectable is None  # three seeds do not tell what they would detect
+    # Other seeds in place of the same: the spread between seeds counts in full, and nothing is shown.
+    for seed in effects:
+        path = predictions_dir(settings) / f"policy-b_train-seed-{seed}-rce_epoch1_validation-40.jsonl"
+        new = f"policy-b_train-seed-9{seed}-rce_epoch1"
+        side = json.loads(path.with_suffix(".meta.json").read_text()) | {"name": new}
+        path.with_suffix(".meta.json").write_text(json.dumps(side))
+    other = by_name(compare(settings, reference=mean))["policy-b-rce_epoch1 (mean over seeds)", 1]
+    assert other.difference == row.difference and other.p_value is not None and other.p_value > 0.5
+
+
 def test_a_single_answered_seed_takes_the_place_of_the_mean(settings: Settings) -> None:
     write(settings, "random-1", {1: [0.0, 0.6], 2: [0.3, 0.3]})
     write(settings, "random-2", {1: [0.6, 0.0]})
