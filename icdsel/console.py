@@ -167,16 +167,22 @@ class Fitted:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The widest version that fits, and a note about what it lacks."""
         left_out: list[str] = []
-        table, wide = self._table(left_out), options.update(width=_ANY_WIDTH)
-        for name in self._optional:
+        wide = options.update(width=_ANY_WIDTH)
+
+        def made() -> Table:
+            table = self._table(left_out)
             for column in table.columns:
                 if column.no_wrap:  # without this, rich would cut it
                     cells = (column.header, *column.cells)
                     column.min_width = max(Measurement.get(console, wide, cell).maximum for cell in cells)
+            return table
+
+        table = made()
+        for name in self._optional:
             if Measurement.get(console, wide, table).minimum <= options.max_width:
                 break
             left_out.append(name)
-            table = self._table(left_out)
+            table = made()
         yield table
         if left_out and self._elsewhere:
             note = f"Not shown at this width: {', '.join(left_out)} ({self._elsewhere})."

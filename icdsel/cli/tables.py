@@ -38,22 +38,30 @@ def inference_table(rows: "Sequence[Row]", task_name: str) -> Table:
     return table
 
 
-def plan_table(estimates: "Sequence[Estimate]") -> Table:
+def plan_table(estimates: "Sequence[Estimate]") -> Fitted:
     """The steps of an experiment: what is left to do, and how long it should take."""
-    table = Table(title="Plan", title_justify="left")
-    table.add_column("step", overflow="fold")
-    table.add_column("to do", overflow="fold")
-    table.add_column("time", justify="right", no_wrap=True)
-    table.add_column("measured")
-    for estimate in estimates:
-        step = estimate.step
-        took = duration(estimate.seconds) if estimate.measured else ""
-        table.add_row(step.what, step.todo or "nothing: it exists", took, estimate.measured)
-    table.add_section()
     todo = sum(bool(estimate.step.todo) for estimate in estimates[1:])
     summary = f"{todo} of {len(estimates) - 1} steps to do" if todo else "nothing to do"
-    table.add_row("total", summary, duration(sum(estimate.seconds for estimate in estimates)), "")
-    return table
+
+    def table(left_out: Collection[str]) -> Table:
+        made = Table(title="Plan", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+        # A step is as wide as its longest word, the name of a variant, so that no word is cut.
+        words = [word for estimate in estimates for word in estimate.step.what.split()]
+        made.add_column("step", width=max(map(len, words)))
+        made.add_column("to do")
+        made.add_column("time", justify="right", no_wrap=True)
+        measured = "measured" not in left_out
+        if measured:
+            made.add_column("measured", no_wrap=True)
+        for estimate in estimates:
+            step = estimate.step
+            took = duration(estimate.seconds) if estimate.measured else ""
+            made.add_row(step.what, step.todo or "nothing: it exists", took, *[estimate.measured] * measured)
+        made.add_section()
+        made.add_row("total", summary, duration(sum(estimate.seconds for estimate in estimates)), *[""] * measured)
+        return made
+
+    return Fitted(table, ["measured"])
 
 
 def duration(seconds: float) -> str:
