@@ -149,10 +149,9 @@ def _read(settings: DataSettings, wanted: str | None, refuse: Refuse) -> Reading
             places[table.images] = _places(table, path, settings)
         return places[table.images]
 
-    columns = {} if settings.dataset.startswith(hub_data.PREFIX) else settings.columns_by_field
     reading = Reading()
     try:
-        reading = read_tables(tables, wanted, columns, settings.shown_answer, places_of, refuse)
+        reading = read_tables(tables, wanted, settings.columns_by_field, settings.shown_answer, places_of, refuse)
     except DataError as error:
         refuse(error)
     return _sorted(reading)

@@ -39,8 +39,9 @@ class Table:
         images: The folder that relative paths of images are relative to.
         split: The split that all of them belong to, by the file's name; "" if the rows say it (the default is "train").
         named: What the file calls that split.
-        stored: Whether the images are copies below `images` that only this dataset has, so that `--image-dir` does not
-            apply.
+        stored: Whether rows and images are copies below `images`, so that the rows have the usual names and
+            `--image-dir` does not apply.
+        columns: Of copies, the column of each field that had another name.
     """
 
     path: Path
@@ -49,6 +50,7 @@ class Table:
     split: str = ""
     named: str = ""
     stored: bool = False
+    columns: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -68,7 +70,7 @@ class Reading:
     sizes: Counter[str] = field(default_factory=Counter)
     numbered: Counter[str] = field(default_factory=Counter)
     unlabelled: Counter[str] = field(default_factory=Counter)
-    columns: Mapping[str, str] = field(default_factory=dict)
+    columns: dict[str, str] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
 
 
@@ -107,9 +109,9 @@ def read_tables(
     Raises:
         DataError: A row is invalid, or a file is damaged.
     """
-    columns = Columns(chosen)
-    reading = Reading(columns=columns.used)
-    rows = _RowReader(reading, columns, shown)
+    own, usual = Columns(chosen), Columns({})
+    reading = Reading()
+    rows = _RowReader(reading, own, shown)
     for table in tables:
         if table.named and table.named != table.split:
             reading.names[table.named] = table.split
@@ -117,6 +119,7 @@ def read_tables(
             reading.sizes[table.split] += 0
             continue
         images = places(table)
+        columns = rows.columns = usual if table.stored else own
         for place, record in table.rows(refuse):
             question_id: QuestionId | None = None
             try:
@@ -129,6 +132,7 @@ def read_tables(
             except ValueError as error:
                 named = "" if question_id is None else f" (question {question_id})"
                 refuse(DataError(f"{table.path}: {place}{named}: {error}"))
+        reading.columns |= table.columns if table.stored else own.used
     for split, examples in reading.splits.items():
         path = tables[0].path if len(tables) == 1 else tables[0].images
         where = path if wanted else f"{path} ({split})"
@@ -140,7 +144,8 @@ class _RowReader:
     """Makes examples of rows, and counts in a `Reading` what it had to make up."""
 
     def __init__(self, reading: Reading, columns: Columns, shown: ShownAnswer) -> None:
-        self._reading, self._columns, self._shown = reading, columns, shown
+        self._reading, self._shown = reading, shown
+        self.columns = columns  # of the table that is being read
         self._texts = Texts()
         self._numbers: Counter[str] = Counter()
         self._first: dict[str, tuple[bool, str]] = {}  # by split of the table: whether the first row has an id, where
@@ -152,7 +157,7 @@ class _RowReader:
         has_id = mapped.get("question_id") is not None
         first, where = self._first.setdefault(table.split, (has_id, place))
         if has_id != first:
-            difference = f"{self._columns.missing('question_id', record)}; {where} has one"
+            difference = f"{self.columns.missing('question_id', record)}; {where} has one"
             if has_id:
                 difference = f'it has a "question_id", and {where} has none'
             raise ValueError(f"{difference}. Give every row an id, or none: rows are numbered then (--columns id=)")
@@ -173,7 +178,7 @@ class _RowReader:
         """The row as an example of a split."""
         for name in ("question", "image"):
             if mapped.get(name) is None and not (name == "image" and mapped.get("image_id") is not None):
-                raise ValueError(self._columns.missing(name, record))
+                raise ValueError(self.columns.missing(name, record))
         answers, raw_answers = self._answers(mapped, split, record)
         answer = _as_text(mapped.get("answer"))
         if answer is not None:
@@ -217,7 +222,7 @@ class _RowReader:
         if listed := _listed(given) or _listed(mapped.get("answer")):
             return answers_of({"answers": listed}, self._texts)
         if split == "train":
-            wrong = self._columns.missing("answers", record) if given is None else f'its "answers" are {quoted(given)}'
+            wrong = self.columns.missing("answers", record) if given is None else f'its "answers" are {quoted(given)}'
             raise ValueError(
                 f"{wrong}: at least one is needed in the training split. A question that is only to be answered "
                 'belongs to another split, such as "split": "test"'

@@ -200,7 +200,8 @@ def stored_or_direct(
         find_or_make(lines, f"the copy of {path.name}", lambda: lines.exists() or None, store)
         return read_lines(lines, refuse)
 
-    return Table(lines, rows, own, split, named, stored=True)
+    renamed = {field: name for field, name in plan.items() if field != name}
+    return Table(lines, rows, own, split, named, stored=True, columns=renamed)
 
 
 def _direct(arrow: _Arrow, used: Sequence[str], refuse: Refuse) -> Iterator[tuple[str, Any]]:  # noqa: ARG001

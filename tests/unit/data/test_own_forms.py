@@ -277,6 +277,20 @@ def test_images_of_parquet_are_shared_by_all_splits_and_copied_again_if_a_file_c
     assert "occur more than once" in refusal(dataset)
 
 
+def test_columns_of_parquet_can_be_named(tmp_path: Path) -> None:
+    names = {"img": "pic", "question": "ask", "answers": "said", "qid": "key"}
+    table(*TRAIN).rename_columns(names).to_parquet(tmp_path / "a.parquet")
+    columns = "question=ask,answers=said,image=pic,id=key"
+    assert [e.question_id for e in load(tmp_path / "a.parquet", columns=columns)] == sorted(TRAIN)
+    columns = "question=ask,answers=said,image=pic,id="
+    assert [e.question_id for e in load(tmp_path / "a.parquet", columns=columns)] == [0, 1, 2]
+    reading = read_dataset(
+        settings_from({"data": {"dataset": str(tmp_path / "a.parquet"), "columns": columns, "data_dir": tmp_path}}).data
+    )
+    assert reading.columns == {"question": "ask", "answers": "said", "image": "pic"}
+    assert reading.numbered == {"train": 3}
+
+
 def test_what_reads_parquet_is_named_if_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = as_parquet_shards(tmp_path)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
