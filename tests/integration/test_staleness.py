@@ -340,7 +340,7 @@ def test_an_interrupted_online_training_misses_its_journal(copy: Path, monkeypat
         "online",
     )
     with monkeypatch.context() as patch:  # as if it had been killed after its last epoch
-        patch.setattr(training, "commit_run", lambda result, work: None)
+        patch.setattr(training, "commit_run", lambda *_: None)
         icdsel(*online)
     journal = Path("results/set/model_cpk/online/online.jsonl")
     kept = journal.read_bytes()
