@@ -16,6 +16,7 @@ from torch import Tensor
 from icdsel.console import note, warn
 from icdsel.errors import VlmError
 from icdsel.policy.groups import Groups
+from icdsel.policy.loop import LOW_COVERAGE
 from icdsel.policy.measures import measure
 from icdsel.policy.network import PointerNetwork
 from icdsel.policy.rewards import reward_of
@@ -28,6 +29,7 @@ from icdsel.stages.training.recommendation import paired
 METHOD = "held-out-choice"
 STANDARD_ERRORS = 2.0
 """How many of its standard errors a mean difference must be below 0, not to be explained by chance."""
+_MOSTLY = 0.5
 _BEAM = "beam"  # "cosine-beam", "policy-beam"; Lever-Plus's is "beam"
 
 
@@ -110,7 +112,7 @@ def compare_with_proposer(
         known=float(known.double().mean()),
         failed=failed,
     )
-    _report(found)
+    _report(found, found.known < _MOSTLY and tensors.coverage < LOW_COVERAGE)
     return found
 
 
@@ -158,7 +160,8 @@ def _scored(session: Session, groups: Sequence[QueryGroup], pointers: Sequence[P
     return rewards
 
 
-def _report(found: Comparison) -> None:
+def _report(found: Comparison, blind: bool) -> None:
+    """Logs the comparison; `blind`: the policy mostly chooses what was never scored, from a pool that hardly was."""
     figures = f"reward {found.policy:.3f}, the proposer's first choice {found.proposer:.3f}"
     interval = "" if found.error == torch.inf else f" (difference {found.policy - found.proposer:+.3f}, "
     interval += "" if found.error == torch.inf else f"95 % interval ± {STANDARD_ERRORS * found.error:.3f})"
@@ -172,6 +175,12 @@ def _report(found: Comparison) -> None:
         warn(
             f"the policy is worse than the proposals that it learnt from. {text}. Try more RL data (--queries), a "
             "smaller --rce-lr, fewer epochs, or a second round of RL data, proposed by this policy (gen-rl-data --init)"
+        )
+    elif blind:
+        warn(
+            f"whether the policy is as good as the proposals that it learnt from cannot be told. {text}. Compare both "
+            "(icdsel infer --split tuning --selector policy,nearest-both), or train without --rl-data: then the VLM is "
+            "queried"
         )
     else:
         note(text)

@@ -92,6 +92,12 @@ def test_without_the_vlm_the_most_probable_scored_pointer_counts(caplog: pytest.
     assert found.is_worse and "has a score for 0%" in caplog.text
 
 
+def test_a_choice_that_was_never_scored_from_a_large_pool_cannot_be_judged(caplog: pytest.LogCaptureFixture) -> None:
+    found = compare([group(q, 1.0) for q in range(10)], None)  # one of 29 candidates is scored, and it is not chosen
+    assert found is not None and (found.policy, found.known) == (2.0, 0.0) and not found.is_worse
+    assert "cannot be told" in caplog.text
+
+
 def test_the_best_proposer_of_several_rounds_counts() -> None:
     second = [ScoredPointer((100 + (q + 9) % SIZE,), "policy-beam", rank=0, correct=1, score=1.0) for q in range(4)]
     found = compare([group(q, 0.0, second[q]) for q in range(4)], None)
