@@ -153,7 +153,7 @@ def test_every_selector_chooses_from_the_same_pool_and_compare_shows_it(folder):
             if not path.name.startswith("nearest-both-all"):
                 assert set(record["icds"]) <= pools[record["question_id"]]
     output = icdsel("compare", "--json", "table.json", "--csv", "table.csv", "--markdown", "table.md", "--shots", "2")
-    assert "random (mean over seeds)" in output
+    assert "random, mean of 3" in output
     assert "should be in the table" not in output  # zero-shot and majority were answered beside the others
     rows = json.loads(Path("table.json").read_text())
     assert len(Path("table.csv").read_text().splitlines()) == 1 + len(rows)
@@ -187,17 +187,17 @@ def test_a_worse_policy_fails_only_with_fail_if_worse(folder, tmp_path):
     words = ("compare", ours, "--reference", "majority", "--shots", "2")
     assert "is worse than" not in icdsel(*words)
     output = " ".join(icdsel(*words, "--fail-if-worse", code=1).split())
-    assert "grpo_epoch3 at 2 shots is worse than majority: the difference is -" in output
+    assert "policy run 1 at 2 shots is worse than majority: the difference is -" in output
     assert "below 0" in output
     icdsel("compare", "--reference", "zero-shot", "--shots", "2", "--fail-if-worse")
 
 
 def test_every_comparison_has_zero_shot_and_majority(folder, tmp_path):
-    words = ("--selector", "random", "--random-seed", 43, "--shots", 1, "--results-dir", tmp_path)
+    words = ("--selector", "random", "--random-seed", 45, "--shots", 1, "--results-dir", tmp_path)
     icdsel("infer", "--n", 5, *words)
     predictions = tmp_path / "world/infer/RandSampler_tiny-vlm"
     names = {path.name.removesuffix("_validation-5.jsonl") for path in predictions.glob("*.jsonl")}
-    assert names == {"random-43", "zero-shot", "majority"}
+    assert names == {"random-45", "zero-shot", "majority"}
     ours = folder / "results/world/infer/RandSampler_tiny-vlm"
     output = " ".join(icdsel("compare", predictions, ours, "--json", "five.json").split())
     assert "different queries: 2 sets of 5 to 40, of which all rows share 5" in output
