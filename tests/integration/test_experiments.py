@@ -10,7 +10,6 @@ import pytest
 from command_line import icdsel
 
 from icdsel.comparison import compare
-from icdsel.comparison.compare import ComparisonRow
 from icdsel.experiments import rates
 from icdsel.experiments.plan import dry_run, missing
 from icdsel.experiments.variants import plan_experiments
@@ -25,7 +24,8 @@ VARIANTS = "rce,grpo-frozen"
 COMMAND = ("experiment", VARIANTS, "--seeds", "2", "--n", "30", "--shots", "1,2")
 RUNS = Path("results/world/model_cpk")
 ANSWERS = Path("results/world/infer/RandSampler_tiny-vlm")
-BASELINES = ["zero-shot", "majority", "random, seed 42", "random, seed 43", "random, seed 44"]
+NEAREST = ["nearest-image", "nearest-both", "nearest-both-all"]
+BASELINES = ["zero-shot", "majority", *NEAREST, "random, seed 42", "random, seed 43", "random, seed 44"]
 EXPERIMENTS = ["rce, seed 42", "grpo-frozen, seed 42", "rce, seed 43", "grpo-frozen, seed 43"]
 STEPS = [
     "RL data",
@@ -76,7 +76,7 @@ def recorded(tmp_path_factory):
         said["made then"] = made()
         said["missing then"] = still_to_do(here)
     with pytest.MonkeyPatch.context() as patch:
-        icdsel("infer", "--n", "30", "--shots", "1,2", "--selector", "nearest-image")  # nobody compared it
+        icdsel("infer", "--n", "30", "--shots", "1,2", "--selector", "nearest-question")  # nobody compared it
         opened: list[object] = []
         auto = ENGINES["auto"]
         counted = replace(auto, open=lambda *given: opened.append(given) or auto.open(*given))
@@ -147,14 +147,14 @@ def test_it_resumes_after_the_last_finished_step(recorded):
 def test_the_second_time_nothing_is_done(recorded):
     assert recorded["missing at last"] == {}
     assert recorded["made again"] == recorded["made at last"]
-    assert "14 of 14 steps are done already" in recorded["again"]
+    assert "17 of 17 steps are done already" in recorded["again"]
     assert recorded["again"].count("trained already") == 4
     assert "nothing to do" in recorded["tried again"]
 
 
 def test_the_table_holds_the_experiments_and_their_baselines_alone_each_the_mean_over_its_seeds(recorded):
     rows = {(row["name"], row["shots"]): row for row in json.loads(Path("table.json").read_text())}
-    names = ("rce", "grpo-frozen", "random", "majority")
+    names = ("rce", "grpo-frozen", "random", "majority", *NEAREST)
     assert set(rows) == {(name, shots) for name in names for shots in (1, 2)} | {("zero-shot", 0)}
     assert {row["reference"] for row in rows.values()} == {"random"}
     assert {row["n"] for row in rows.values()} == {30}
@@ -163,7 +163,7 @@ def test_the_table_holds_the_experiments_and_their_baselines_alone_each_the_mean
         "rce": [f"{run}{seed}-rce_epoch1" for seed in ("", "_train-seed-43")],
         "grpo-frozen": [f"{run}_grpo-epochs-3_freeze-backbone{s}-grpo_epoch3" for s in ("", "_train-seed-43")],
         "random": [f"random-{seed}" for seed in (42, 43, 44)],
-        "majority": ["majority"],
+        **{name: [name] for name in ("majority", *NEAREST)},
     }
     for name, own in files.items():
         for shots in (1, 2):
@@ -176,25 +176,26 @@ def test_the_table_goes_wherever_that_of_any_comparison_does(recorded):
     words = ["--csv", "t.csv", "--markdown", "t.md", "--html", page, "--plots", charts, "--gallery", "3"]
     icdsel(*COMMAND, *map(str, words))
     assert "\nrce,policy,1,30," in Path("t.csv").read_text()
-    assert "| rce |" in Path("t.md").read_text()
+    assert "| rce, mean of 2 |" in Path("t.md").read_text()
     assert list(charts.glob("*.png"))
     shown = page.read_text()
     assert "grpo-frozen" in shown
-    assert "nearest-image" not in shown  # lies there too, but was not compared
+    assert "nearest-question" not in shown  # lies there too, but was not compared
 
 
 @pytest.mark.parametrize("lowered", [0.0, 200.0])
 def test_a_worse_variant_fails_only_with_fail_if_worse(recorded, monkeypatch, lowered):
     compared = compare.compare
 
-    def compare_lowered(*given: Any, **more: Any) -> list[ComparisonRow]:
+    def compare_lowered(*given: Any, **more: Any) -> compare.Comparison:
         rows = compared(*given, **more)
         assert {row.seeds for row in rows if row.selector == "policy"} == {2}
         # As if every policy were better than it is by 100 points, or worse.
-        return [
+        lines = [
             row if row.difference_high is None else replace(row, difference_high=row.difference_high + 100 - lowered)
             for row in rows
         ]
+        return replace(rows, rows=lines)
 
     monkeypatch.setattr(compare, "compare", compare_lowered)
     said = icdsel(*COMMAND, "--fail-if-worse", code=1 if lowered else 0)
