@@ -93,9 +93,9 @@ def check_dataset(settings: Settings, name: str, images: bool) -> Checked:
     if not splits and not found.listed():
         found.add(EMPTY)
     if splits and "train" not in splits and not found.found(UNREADABLE):
-        found.add(NO_SPLIT, f"there are {', '.join(splits)}")
+        found.add(NO_SPLIT, f"found: {', '.join(splits)}")
     if splits and "validation" not in splits and not found.found(UNREADABLE):
-        found.add(NO_VALIDATION, f"there are {', '.join(splits)}")
+        found.add(NO_VALIDATION, f"found: {', '.join(splits)}")
     check_reading(found, reading)
     check_questions(found, splits)
     _check_answers(found, splits, settings)

@@ -203,14 +203,14 @@ def _tables(settings: DataSettings, wanted: str | None, refuse: Refuse) -> tuple
 
 
 def _places(table: Table, path: Path, settings: DataSettings) -> ImagePlaces:
-    own = (table.images, path if path.is_dir() else path.parent)
-    if table.stored:
+    if settings.dataset.startswith(hub_data.PREFIX):
         return ImagePlaces(table.images)
+    folder = path if path.is_dir() else path.parent
     name = path.stem if path.is_file() else path.name
-    copies = settings.data_dir / "imported" / name / "images"
+    copies = table.images if table.stored else settings.data_dir / "imported" / name / "images"
     if settings.image_dir is not None:
-        return ImagePlaces(settings.image_dir, own, settings.image_dir, copies)
-    return ImagePlaces(table.images, own, own[-1], copies)
+        return ImagePlaces(settings.image_dir, (table.images, folder), settings.image_dir, copies)
+    return ImagePlaces(folder if table.stored else table.images, (table.images, folder), folder, copies)
 
 
 def _path(settings: DataSettings) -> Path:

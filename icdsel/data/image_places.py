@@ -24,7 +24,8 @@ class ImagePlaces:
         roots: More folders that hold images: relative paths are looked up there too, and absolute paths may lead there.
         search: That of these folders below which images may be anywhere, in subfolders that a path does not name; None
             for none.
-        copies: The folder for copies of images that records contain; None if they contain none.
+        copies: The folder for copies of images that records contain, where relative paths are looked up first; None if
+            they contain none.
     """
 
     def __init__(
@@ -127,6 +128,8 @@ class ImagePlaces:
         )
 
     def _found(self, path: PurePosixPath) -> Path:
+        if self._copies is not None and path.name in self._names((self._copies / path).parent):
+            return self._copies / path
         for root in self._roots:
             own = root.absolute().parts
             for start in range(len(path.parts)):

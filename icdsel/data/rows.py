@@ -39,8 +39,7 @@ class Table:
         images: The folder that relative paths of images are relative to.
         split: The split that all of them belong to, by the file's name; "" if the rows say it (the default is "train").
         named: What the file calls that split.
-        stored: Whether rows and images are copies below `images`, so that the rows have the usual names and
-            `--image-dir` does not apply.
+        stored: Whether rows and the images in them are copies below `images`, so that the rows have the usual names.
         columns: Of copies, the column of each field that had another name.
     """
 

@@ -26,7 +26,13 @@ Find = Callable[[str], Path | None]
 
 
 def store_split(
-    path: Path, below: Path, name: str, rows: Iterable[Mapping[str, Any]], count: int, columns: Columns, find: Find
+    path: Path,
+    below: Path,
+    name: str,
+    rows: Iterable[Mapping[str, Any]],
+    count: int,
+    columns: Columns,
+    find: Find | None = None,
 ) -> None:
     """Writes rows as JSON lines with the usual names of fields, and their images as files below the same folder.
 
@@ -39,10 +45,10 @@ def store_split(
         rows: The rows, with images as `{"bytes": ..., "path": ...}`, bytes or base64.
         count: How many there are.
         columns: The columns of the fields.
-        find: Finds images that are not in the rows.
+        find: Finds images that are not in the rows, which are copied too; by default their paths stay as they are.
 
     Raises:
-        DataError: A value cannot be written as JSON.
+        DataError: A row has several images or an unknown form, or a value cannot be written as JSON.
     """
     lines: list[str] = []
     with progress(f"Writing {name}", count) as advance:
@@ -53,8 +59,10 @@ def store_split(
                     if record.get("answer") in ("", None):  # then the most common answer is shown
                         record.pop("answer", None)
                     lines.append(json.dumps(record, ensure_ascii=False) + "\n")
-            except (TypeError, ValueError) as error:  # dates, bytes
+            except TypeError as error:  # dates, bytes
                 raise DataError(f"{name}, row {number}: a value is not text: {error}") from None
+            except ValueError as error:
+                raise DataError(f"{name}, row {number}: {error}") from None
             advance(1)
     os.sync()  # the images, before writing the file whose existence marks the split as complete
     write_text(path, "".join(lines))
@@ -90,7 +98,7 @@ def store_image(content: bytes, folder: Path, below: Path, ending: str = "") -> 
     return place.as_posix()
 
 
-def _stored(image: Any, folder: Path, below: Path, number: int, find: Find) -> str:
+def _stored(image: Any, folder: Path, below: Path, number: int, find: Find | None) -> str:
     if isinstance(image, list) and len(image) == 1:
         image = image[0]
     elif isinstance(image, list) and image:
@@ -98,8 +106,10 @@ def _stored(image: Any, folder: Path, below: Path, number: int, find: Find) -> s
     named = image.get("path") if isinstance(image, Mapping) else image
     content = content_of(image)
     source = Path(named) if isinstance(named, str) and (content is None or len(named) < 1024) else Path()
-    if content is None and isinstance(named, str) and named and (found := find(named)) is not None:
-        content = found.read_bytes()
+    if content is None and isinstance(named, str) and named:
+        if find is None:
+            return named
+        content = found.read_bytes() if (found := find(named)) else None
     if content is None:
         return (below / f"row-{number}-has-no-image").as_posix()
     return store_image(content, folder, below, source.suffix.lower())

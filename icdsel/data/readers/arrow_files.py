@@ -2,13 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from icdsel.data.columns import Columns
-from icdsel.data.image_places import ImagePlaces
 from icdsel.data.readers.base import FileReader, Reader
 from icdsel.data.rows import Rows, Table
 from icdsel.data.split_names import standard_split
@@ -174,7 +173,7 @@ def saved_rows(table: Any, used: Sequence[str]) -> Iterator[dict[str, Any]]:
 def stored_or_direct(
     arrow: _Arrow, path: Path, files: Sequence[Path], settings: DataSettings, split: str = "", named: str = ""
 ) -> Table:
-    """A table of Arrow's columns: read directly if images are paths, else from a copy of rows and images.
+    """A table of Arrow's columns: read directly if images are paths, else from a copy of rows and encoded images.
 
     The copy is made when the table is first read. It goes to `data/imported/<name>-<digest>/`, whose digest covers the
     names, sizes and times of the files, so that changed files are copied again.
@@ -189,11 +188,10 @@ def stored_or_direct(
     digest = hashlib.sha256(repr([states, sorted(settings.columns_by_field.items())]).encode()).hexdigest()[:12]
     own = settings.data_dir / "imported" / f"{path.stem if path.is_file() else path.name}-{digest}"
     lines = own / f"{split or 'all'}.jsonl"
-    places = ImagePlaces(settings.image_dir or folder, [folder], search=settings.image_dir)
 
     def store() -> bool:
         columns, name = Columns(settings.columns_by_field), f"{path.name}, {split or 'all'}"
-        store_split(lines, Path("images"), name, arrow.rows(used), arrow.count, columns, _finder(places))
+        store_split(lines, Path("images"), name, arrow.rows(used), arrow.count, columns)
         return True
 
     def rows(refuse: Refuse) -> Iterator[tuple[str, Any]]:
@@ -213,17 +211,6 @@ def _holds_bytes(kind: Any) -> bool:
     """Whether a column holds encoded images, alone or in lists."""
     text = str(kind)
     return "bytes: binary" in text or text in ("binary", "large_binary")
-
-
-def _finder(places: ImagePlaces) -> Callable[[str], Path | None]:
-    def find(name: str) -> Path | None:
-        try:
-            path, _ = places.named(name)
-        except ValueError:  # outside of the dataset's folders
-            return None
-        return path if path.is_file() else None
-
-    return find
 
 
 def _library(name: str, what: str) -> Any:

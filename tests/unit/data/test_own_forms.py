@@ -291,6 +291,33 @@ def test_columns_of_parquet_can_be_named(tmp_path: Path) -> None:
     assert reading.numbered == {"train": 3}
 
 
+def test_paths_in_the_image_column_of_parquet_stay_paths(tmp_path: Path) -> None:
+    """As `Image` columns that were made of files have them: `{"bytes": None, "path": ...}`."""
+    datasets = pytest.importorskip("datasets")
+    folder = images(tmp_path / "photos")
+    rows = [row(name, image={"bytes": None, "path": str(folder / f"{name}.png")}) for name in TRAIN]
+    rows.append(row("v1", image={"bytes": png("white"), "path": "v1.png"}))
+    (tmp_path / "set").mkdir()
+    kinds = {"image": datasets.Image(), "question_id": datasets.Value("string"), "question": datasets.Value("string")}
+    features = datasets.Features(kinds | {"answers": datasets.List(datasets.Value("string"))})
+    dataset = tmp_path / "set/a.parquet"
+    datasets.Dataset.from_list(rows, features=features).to_parquet(dataset)
+    assert f"--image-dir {folder}" in refusal(dataset)
+    examples = {e.question_id: e.image for e in load(dataset, image_dir=str(folder))}
+    assert {name: examples[name] for name in TRAIN} == {name: folder / f"{name}.png" for name in TRAIN}
+    assert examples["v1"].read_bytes() == png("white")
+
+
+def test_a_row_with_two_images_is_described_as_such(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"images": datasets.List(datasets.Image()), "question": datasets.Value("string")})
+    two = {"images": [{"bytes": png("red"), "path": "a.png"}] * 2, "question": "?"}
+    datasets.Dataset.from_list([two], features=features).to_parquet(tmp_path / "a.parquet")
+    message = refusal(tmp_path / "a.parquet")
+    assert "row 0: it has 2 images" in message
+    assert "not text" not in message
+
+
 def test_what_reads_parquet_is_named_if_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = as_parquet_shards(tmp_path)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
