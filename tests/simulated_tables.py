@@ -2,8 +2,9 @@
 
 `python -m tests.simulated_tables` prints the table of docs/guide.md (1,000 tables a line; 20 seconds of one core).
 
-Answers are VQA scores, most of them 0 or 1. Behind each is a normal variable with parts for the query's image, the
-query, the seed, and luck. Thresholds turn it into scores of the wanted distribution, so rows agree on many queries.
+Answers are VQA scores, most of them 0 or 1. Behind each is a normal variable with parts for the difficulty of the
+query, luck, and the seed; difficulty and luck are alike within an image. Thresholds turn it into scores of the wanted
+distribution, so rows agree on many queries.
 """
 
 import argparse
@@ -58,8 +59,9 @@ class World:
         n: Queries.
         accuracy: A key of `ACCURACIES`.
         per_image: Questions on one image.
-        within_image: Correlation of the answers' variables within an image.
-        shared: Share of the rest that rows have in common: the difficulty of queries.
+        on_first: Questions on the first image, if it has more than the others.
+        within_image: Correlation of the answers' variables within an image, and of what distinguishes two rows there.
+        shared: Share that rows have in common: the difficulty of queries.
         seeds: Seeds of each row.
         seed_sd: Standard deviation between seeds, in points.
         seed_correlation: Between two rows with the same seeds.
@@ -68,6 +70,7 @@ class World:
     n: int
     accuracy: float = 45
     per_image: int = 1
+    on_first: int = 0
     within_image: float = 0.0
     shared: float = 0.7
     seeds: int = 1
@@ -76,21 +79,25 @@ class World:
 
     @property
     def clusters(self) -> Clusters:
-        return Clusters([i // self.per_image for i in range(self.n)])
+        return Clusters([max(0, i - self.on_first + self.per_image) // self.per_image for i in range(self.n)])
 
     def rows(self, rng: np.random.Generator, count: int, same_seeds: bool = True) -> list[SeedScores]:
         """`count` rows over the same queries, equally good on average over seeds."""
-        images = np.repeat(rng.normal(size=-(-self.n // self.per_image)), self.per_image)[: self.n]
-        difficulty = rng.normal(size=self.n)
+        image_of = self.clusters.of_query
+
+        def by_query(*rows: int) -> Floats:  # (…, n), alike within an image
+            images = rng.normal(size=(*rows, image_of[-1] + 1))[..., image_of]
+            own = rng.normal(size=(*rows, self.n))
+            return np.sqrt(self.within_image) * images + np.sqrt(1 - self.within_image) * own
+
+        difficulty = by_query()
         common = rng.normal(size=self.seeds)
         rho, found = self.seed_correlation, []
         for k in range(count):
             own = rng.normal(size=self.seeds)
             sign = -1 if rho < 0 and k % 2 else 1
             effect = sign * np.sqrt(abs(rho)) * common + np.sqrt(1 - abs(rho)) * own if same_seeds else own
-            luck = rng.normal(size=(self.seeds, self.n))
-            query = np.sqrt(self.shared) * difficulty + np.sqrt(1 - self.shared) * luck
-            latent = np.sqrt(self.within_image) * images + np.sqrt(1 - self.within_image) * query
+            latent = np.sqrt(self.shared) * difficulty + np.sqrt(1 - self.shared) * by_query(self.seeds)
             shift = self.seed_sd / 100 / slope(self.accuracy) * effect
             labels = [(0 if same_seeds else k, s) for s in range(self.seeds)]
             found.append(SeedScores(scores(latent + shift[:, None], self.accuracy), labels))
@@ -169,9 +176,12 @@ LINES: list[tuple[str, World, bool]] = [
     ("accuracy 97.8, n = 20", World(20, 97.8), True),
     ("accuracy 97.8, n = 50", World(50, 97.8), True),
     ("accuracy 97.8, n = 200", World(200, 97.8), True),
-    ("5 questions an image, correlation 0.2, accuracy 45, n = 200", World(200, 45, 5, 0.2), True),
-    ("5 questions an image, correlation 0.5, accuracy 45, n = 200", World(200, 45, 5, 0.5), True),
-    ("5 questions an image, correlation 0.5, accuracy 90, n = 800", World(800, 90, 5, 0.5), True),
+    ("5 questions an image, correlation 0.2, accuracy 45, n = 200", World(200, 45, 5, within_image=0.2), True),
+    ("5 questions an image, correlation 0.5, accuracy 45, n = 200", World(200, 45, 5, within_image=0.5), True),
+    ("5 questions an image, correlation 0.5, accuracy 90, n = 800", World(800, 90, 5, within_image=0.5), True),
+    ("one image with 50 of 200 questions, correlation 0.2", World(200, on_first=50, within_image=0.2), True),
+    ("one image with 100 of 800 questions, correlation 0.5", World(800, 90, on_first=100, within_image=0.5), True),
+    ("the same 2 seeds, SD 1.5, correlation 0", World(800, 86, seeds=2, seed_sd=1.5), True),
     ("3 seeds against 3 others, SD 1.3, n = 800", World(800, 86, seeds=3, seed_sd=1.3), False),
     ("3 seeds against 3 others, SD 1.65, n = 800", World(800, 86, seeds=3, seed_sd=1.65), False),
     ("3 seeds against 3 others, SD 1.65, n = 5,000", World(5000, 86, seeds=3, seed_sd=1.65), False),

@@ -32,7 +32,8 @@ class Headline:
         baseline: The strongest row that learns nothing.
         policy: The best learned row, with its difference to `baseline` (`difference`, `difference_low`,
             `difference_high`, `p_value`, `wins`, …, in the unit of the task); None if no row is learned. Its `p_holm`
-            is corrected for the number of learned rows that it is the best of.
+            is corrected for the number of learned rows that it is the best of; if it scores lower than the baseline,
+            also for the number of rows that this one is the best of, since the best of many is best by luck too.
         pool: The pool that both are restricted to, such as `64`; None for all rows of the table.
     """
 
@@ -71,7 +72,8 @@ class Headline:
 def headlines(comparison: Comparison) -> list[Headline]:
     """The headline of a table; then, if its rows choose from several pools, one for each pool with a learned policy.
 
-    Rows that choose nothing, such as zero-shot, compete in every pool. Upper bounds such as the oracle do not compete.
+    Rows that choose nothing, such as zero-shot, compete in every pool; rows of an unknown pool only in the first
+    headline. Upper bounds such as the oracle do not compete.
 
     Args:
         comparison: The table.
@@ -83,7 +85,7 @@ def headlines(comparison: Comparison) -> list[Headline]:
     found = [headline] if (headline := _headline(comparison, rows)) else []
     pools = {row.pool for row in rows if row.pool}
     for pool in sorted({row.pool for row in rows if row.learned and row.pool}, key=_by_size):
-        within = _headline(comparison, [row for row in rows if row.pool in (pool, None)], pool)
+        within = _headline(comparison, [row for row in rows if row.pool == pool or row.chooses_nothing], pool)
         if len(pools) > 1 and within and not any(within.same_rows(other) for other in found):
             found.append(within)
     return found
@@ -105,12 +107,18 @@ def _headline(comparison: Comparison, rows: Sequence[ComparisonRow], pool: str |
     if not learned:
         return Headline(baseline, None, pool)
     compared = [comparison.difference(row, baseline) for row in learned]
-    corrected = iter(holm([row.p_value for row in compared if row.p_value is not None]))
+    corrected = iter(holm([_p_value(row, len(baselines)) for row in compared if row.p_value is not None]))
     return Headline(
         baseline,
         _best([row if row.p_value is None else replace(row, p_holm=float(next(corrected))) for row in compared]),
         pool,
     )
+
+
+def _p_value(row: ComparisonRow, baselines: int) -> float:
+    """The p-value of the difference to the best of so many baselines; what beats the best of them beats each."""
+    p_value, difference = row.p_value or 0.0, row.difference or 0.0
+    return min(1.0, p_value * baselines) if difference < 0 else p_value
 
 
 def _best(rows: Sequence[ComparisonRow]) -> ComparisonRow:

@@ -120,3 +120,8 @@ class ComparisonRow:
     def learned(self) -> bool:
         """Whether a policy chose."""
         return selector_named(self.selector).needs_policy
+
+    @property
+    def chooses_nothing(self) -> bool:
+        """Whether the selector shows no ICDs, so that its pool does not matter."""
+        return not selector_named(self.selector).shows_icds

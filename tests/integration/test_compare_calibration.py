@@ -32,6 +32,7 @@ FALSE_POSITIVES = 0.065  # 5 %, and twice the standard error
         World(200, 45, per_image=5, within_image=0.2),
         World(200, 45, per_image=5, within_image=0.5),
         World(800, 90, per_image=5, within_image=0.5),
+        World(200, on_first=50, within_image=0.2),
     ],
     ids=str,
 )
@@ -98,6 +99,12 @@ def test_variants_that_share_seeds_are_rarely_different(correlation):
     counts = simulate(World(800, 86, seeds=3, seed_sd=1.5, seed_correlation=correlation), TABLES)
     assert np.mean(np.array(counts.p_values) < 0.05) <= FALSE_POSITIVES
     assert 0.93 <= np.mean(counts.difference_covered) <= 0.985
+
+
+def test_two_seeds_that_rows_share_are_rarely_different():
+    counts = simulate(World(800, 86, seeds=2, seed_sd=1.5), 2 * TABLES)
+    assert np.mean(np.array(counts.p_values) < 0.05) <= FALSE_POSITIVES
+    assert 0.93 <= np.mean(counts.difference_covered) <= 0.99
 
 
 def test_seeds_that_do_not_matter_as_of_random_cost_little():

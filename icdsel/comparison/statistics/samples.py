@@ -113,14 +113,16 @@ class Clusters:
         return totals
 
     def variance(self, contributions: Floats) -> float:
-        """The variance of a sum of contributions [n] over drawing clusters (linearised, Cochran 1977, section 9A).
+        """The variance of a sum of contributions [n] over drawing clusters, by leaving out each in turn.
 
-        It is infinite for a single cluster.
+        It is the jackknife's (Efron 1981; for clusters, MacKinnon, Nielsen and Webb 2023). With clusters of one size it
+        is the usual variance. A cluster much larger than the others pulls the mean towards itself, which makes its own
+        deviation too small; leaving it out takes that into account. For a single cluster the variance is infinite.
         """
         if self.count == 1:
             return np.inf
-        sums = self.sums(contributions - contributions.mean())
-        return float(sums @ sums) * self.effective / (self.effective - 1)
+        sums = self.sums(contributions - contributions.mean()) / (1 - self.sizes / self.n)
+        return float(sums @ sums) * (self.count - 1) / self.count
 
 
 def mean_by_query(scores: Sequence[Mapping[_Query, float]]) -> dict[_Query, float]:

@@ -110,3 +110,31 @@ def test_a_table_without_policies_still_has_a_strongest_method() -> None:
     assert rows_of(only) == ("nearest-both", None)
     assert str(only).endswith("There is no learned policy to compare with it.")
     assert headlines(table(row("policy-a-rce_epoch1", "policy", 100))) == []
+
+
+def test_the_best_of_several_baselines_is_corrected_for_having_been_picked() -> None:
+    # Worse by what would be sure of a single baseline; but of 20 that are equally good, one is better by luck.
+    policy, best = row("policy-a-rce_epoch1", "policy", 200), row("nearest-both", "nearest-both", 208)
+    others = [row("nearest-both", "nearest-both", 207 - k % 2, shots=3 + k) for k in range(20)]
+    [one] = headlines(table(policy, best))
+    [many] = headlines(table(policy, best, *others))
+    assert one.verdict == "worse" and rows_of(many) == rows_of(one) and many.verdict == ""
+    assert one.policy is not None and many.policy is not None
+    assert many.policy.p_holm == pytest.approx(21 * float(one.policy.p_value or 0), rel=0.3)
+    # What beats the best of them beats each: that needs no correction.
+    better = row("policy-b-rce_epoch1", "policy", 216)
+    assert headlines(table(better, best, *others))[0].policy == headlines(table(better, best))[0].policy
+
+
+def test_rows_of_an_unknown_pool_are_in_no_pool_of_a_headline() -> None:
+    first, second = headlines(
+        table(
+            row("policy-a-rce_epoch1", "policy", 200),
+            row("nearest-image", "nearest-image", 100),
+            row("nearest-both", "nearest-both", 300, pool=None),
+            row("nearest-both-all", "nearest-both-all", 350, pool="all"),
+            row("zero-shot", "zero-shot", 50, pool=None, shots=0),
+        )
+    )
+    assert rows_of(first) == ("nearest-both-all", "policy-a-rce_epoch1")
+    assert rows_of(second) == ("nearest-image", "policy-a-rce_epoch1") and second.pool == "64"

@@ -24,6 +24,7 @@ from icdsel.comparison.statistics import (
     variance_of_means,
 )
 from icdsel.comparison.statistics.resampling import drawn_queries
+from icdsel.comparison.statistics.variance import crossed
 
 ACCURACIES = [0.0, 0.3, 0.6, 0.9, 1.0]
 UNBOUNDED = (-math.inf, math.inf)
@@ -65,6 +66,11 @@ def test_the_variance_over_clusters_is_that_of_their_sums():
     of_four = Clusters([i // 4 for i in range(40)])
     assert of_four.variance(values / 40) == pytest.approx(values.reshape(10, 4).mean(axis=1).var(ddof=1) / 10)
     assert Clusters(["a"] * 40).variance(values) == math.inf
+    # Of one image with 10 questions and 30 with one each: the mean, with each image left out in turn (jackknife).
+    uneven = Clusters([max(0, i - 9) for i in range(40)])
+    without = np.array([values[uneven.of_query != g].mean() for g in range(uneven.count)])
+    jackknife = ((without - values.mean()) ** 2).sum() * 30 / 31
+    assert uneven.variance(values / 40) == pytest.approx(jackknife)
 
 
 @pytest.mark.parametrize("values", [[], [0.5, math.nan], [[[0.5]]]])
@@ -95,6 +101,12 @@ def test_the_variance_is_that_of_a_crossed_analysis_of_variance():
     assert found.queries == pytest.approx(of_queries / (s * n))
     assert found.seeds == pytest.approx((of_seeds - 4 / 7 * of_luck) / (s * n))
     assert (found.queries_df, found.seeds_df) == (29, 4)
+
+
+def test_the_luck_of_two_seeds_is_hardly_subtracted():
+    # V_S of two seeds is too rough: with ν/(ν + 3) = 1/4 of V_I, as few as 92 % of intervals cover the truth.
+    kept = [1.0 - crossed(0.0, 9, between=1.0, luck=1.0, seeds_df=nu).seeds for nu in (1, 2, 3, 9)]
+    assert kept == pytest.approx([1 / 13, 2 / 5, 3 / 6, 9 / 12])
 
 
 def test_seeds_of_the_same_label_are_paired():
