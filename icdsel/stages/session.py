@@ -79,6 +79,7 @@ class Session:
         self.settings = settings
         self._open_vlm = open_vlm
         self._opened: dict[Any, Any] = {}
+        self._skipped: set[Path] = set()  # images that cannot be read, which the user has been told
 
     def under(self, settings: Settings) -> "Session":
         """A session with other settings for proposals, training or inference that shares everything opened.
@@ -130,6 +131,7 @@ class Session:
         vlm = self._open_vlm(self.settings.vlm, self.settings.data.max_image_pixels)
         if known and vlm.fingerprint != known.fingerprint:
             raise VlmError(f"the files of {vlm.name} changed while they were read: run the same command again")
+        vlm.skipped = self._skipped
         data = self.settings.data
         note(f"Dataset {data.dataset}, model {self.settings.vlm.model} on {vlm.device}, seed {data.seed}.")
         return vlm
@@ -275,6 +277,7 @@ class Session:
                 )
             pools = "Pools may contain them, and prompts that show them fail" if in_pools else "No pool contains them"
             warn(f"{message}\n{pools}; as queries they count as failed.")
+            self._skipped.update(examples[row].image for row in encoded.broken)
         return encoded
 
     # ---- pools ----

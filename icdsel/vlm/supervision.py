@@ -5,7 +5,7 @@ the reason; it never counts as a wrong answer.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,9 @@ class SupervisedEngine(Engine):
         engine: The engine, also available as an attribute.
         timer: Limits the time of calls.
         max_failed: The share of requests that may fail; if it is exceeded, the run stops.
+
+    Attributes:
+        skipped: Images that the user knows to be unreadable: calls that show one fail, but do not stop the run.
     """
 
     def __init__(self, engine: Engine, timer: CallTimer, max_failed: float) -> None:
@@ -37,6 +40,7 @@ class SupervisedEngine(Engine):
         self.name, self.fingerprint = engine.name, engine.fingerprint
         self.dtype, self.device, self.chunk = engine.dtype, engine.device, engine.chunk
         self.can_score_references, self.can_embed = engine.can_score_references, engine.can_embed
+        self.skipped: Set[Path] = frozenset()
         self._requests = 0  # so far
         self._cut = 0
         self._failures: list[str] = []
@@ -71,7 +75,8 @@ class SupervisedEngine(Engine):
             yield {start + i: answer for i, answer in new.items() if answer.error is None}
         for i in failed:  # retried alone: the cause may be another request of the batch, or temporary
             for new in self._answer_batches(chunk, [[i]]):
-                self._failures += [answer.error for answer in new.values() if answer.error is not None]
+                if self.skipped.isdisjoint(example.image for example in chunk[i].shown):
+                    self._failures += [answer.error for answer in new.values() if answer.error is not None]
                 yield {start + i: answer for i, answer in new.items()}
         self._requests += len(chunk)
 

@@ -159,6 +159,39 @@ def test_an_image_that_cannot_be_read_stops_the_run_or_is_left_out(folder, tmp_p
         assert not left_out & set(json.loads(line)["candidate_pool_ids"])
 
 
+@pytest.mark.parametrize(("number", "split"), [(5, "train"), (TRAIN + 3, "validation")])
+def test_one_bad_image_ends_no_command_otherwise_than_it_was_told_to(folder, tmp_path, number, split):
+    """Few queries, so that one image is more than `--max-failed` allows."""
+    lines = []
+    for name, count, part in (("train", TRAIN, "train"), ("val", VALIDATION, "validation")):
+        asked = json.loads(Path(f"OpenEnded_mscoco_{name}2014_questions.json").read_text())["questions"][:count]
+        annotations = json.loads(Path(f"mscoco_{name}2014_annotations.json").read_text())["annotations"]
+        answers = {annotation["question_id"]: annotation["answers"] for annotation in annotations}
+        for question in asked:
+            image = f"coco/{name}2014/COCO_{name}2014_{question['image_id']:012d}.jpg"
+            given = answers[question["question_id"]]
+            lines.append({"image": image, "question": question["question"], "answers": given, "split": part})
+    (tmp_path / "bad.jpg").write_bytes(b"")
+    lines[number]["image"] = "bad.jpg"
+    shutil.copytree(folder / "coco", tmp_path / "coco")
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    common = ("--dataset", tmp_path / "own.jsonl", "--image-dir", tmp_path, "--model", "tiny-vlm", "--pool-size", 20)
+    common += ("--results-dir", tmp_path / "results", "--max-failed", 0)
+    learn = ("--queries", 10, *PROPOSE)
+    asks = ("infer", *common, "--n", 6, "--shots", 1, "--selector", "nearest-both")
+    commands = [("gen-rl-data", *common, *learn), ("train", *common, *learn, "--rce-epochs", 1), asks]
+    for command in commands:
+        stops = split == "train" or command is asks
+        output = icdsel(*command, code=2 if stops else 0)
+        assert ("--on-image-error skip" in output) == stops
+    for command in commands:  # 1: a call failed, as an example of the image was a query
+        failed = split == "validation" and command is asks
+        output = icdsel(*command, "--on-image-error", "skip", "--results-dir", tmp_path / "skipped", code=int(failed))
+        assert "more than --max-failed" not in output
+    answered = list((tmp_path / "skipped/own/infer").rglob("nearest-both_validation-6.jsonl"))
+    assert len(answered[0].read_text().splitlines()) == 6
+
+
 def test_json_lines_of_ones_own(folder, tmp_path):
     asked = json.loads(Path("OpenEnded_mscoco_train2014_questions.json").read_text())["questions"]
     answers = json.loads(Path("mscoco_train2014_annotations.json").read_text())["annotations"]

@@ -195,3 +195,17 @@ def test_an_error_for_the_user_ends_the_command_at_once() -> None:
     with pytest.raises(VlmError, match="the key is wrong"):
         supervised(engine).answer(REQUESTS)
     assert len(engine.calls) <= 3
+
+
+def test_images_that_are_skipped_do_not_stop_a_run() -> None:
+    def fault(requests: Sequence[Request]) -> None:
+        if any(EXAMPLES[BAD] in request.shown for request in requests):
+            raise RuntimeError("7.png is missing")
+
+    requests = [REQUESTS[BAD]] * 8 + REQUESTS[10:14]
+    with pytest.raises(CallsError, match=r"8 of 12 VLM calls failed"):
+        supervised(FakeEngine(fault=fault)).answer(requests)
+    engine = supervised(FakeEngine(fault=fault))
+    engine.skipped = {EXAMPLES[BAD].image}
+    answers = engine.answer(requests)
+    assert [answer.error is not None for answer in answers] == [True] * 8 + [False] * 4
