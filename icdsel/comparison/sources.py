@@ -8,6 +8,7 @@ from typing import Any
 
 from icdsel.artefacts.predictions import predictions_dir, read_predictions
 from icdsel.comparison.scores import Scores
+from icdsel.console import warn
 from icdsel.errors import RunError, SettingsError
 from icdsel.records import DEFAULT_TASK, QuestionId
 from icdsel.selection import selector_named
@@ -216,6 +217,7 @@ def own_files(settings: Settings, any_split: bool = False) -> list[Path]:
         )
         with_flags = f" with {', '.join(given)}" if given else ""
         raise RunError(f"no predictions for {what}{with_flags}. {_existing(folder)}")
+    fitting = _of_dataset(fitting, settings)
     over_split = [source for source in fitting if source.split == settings.infer.split]
     return [source.path for source in (fitting if any_split else over_split or fitting)]
 
@@ -232,6 +234,31 @@ def _fits(source: Source, settings: Settings) -> bool:
         if any(recorded.get(name, value) != value for name, value in values.items()):
             return False
     return True
+
+
+def _of_dataset(sources: list[Source], settings: Settings) -> list[Source]:
+    """The sources of the dataset itself where another one of the same name, such as `b/vqa.csv`, shares its folder.
+
+    They were answered on the file that the settings name, or on another place of the same examples. If there are none,
+    all are returned, with a warning if they name another file that exists.
+    """
+    recorded = {source.path: source.settings.get("data", {}).get("dataset") for source in sources}
+    own = [source for source in sources if _is_same(recorded[source.path], settings.data.dataset)]
+    if own:
+        contents = {source.identity.get("dataset") for source in own}
+        return [source for source in sources if source in own or source.identity.get("dataset") in contents]
+    others = sorted({name for name in recorded.values() if name is not None and Path(name).exists()})
+    if others:
+        warn(
+            f"the predictions in {settings.dataset_dir} were answered on {', '.join(others)}, none on "
+            f"{settings.data.dataset}. Datasets of one name share a folder; --results-dir DIR keeps them apart"
+        )
+    return sources
+
+
+def _is_same(recorded: str | None, dataset: str) -> bool:
+    """Whether a recorded dataset is the given one; one that was not recorded counts as the same."""
+    return recorded is None or recorded == dataset or Path(recorded).resolve() == Path(dataset).resolve()
 
 
 def _existing(folder: Path) -> str:

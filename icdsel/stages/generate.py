@@ -34,7 +34,10 @@ from icdsel.store.run_log import history
 from icdsel.store.slot import Result, Slot, State
 from icdsel.tasks.scoring import SCORER_VERSION
 
-REMEDY = "Use the previous settings, --overwrite to rename the file to a backup, or another file (--output, --rl-data)."
+REMEDY = (
+    "Use the previous settings, another place (--results-dir, --output, --rl-data), or --overwrite to rename the file to "
+    "a backup."
+)
 
 
 @dataclass(frozen=True)

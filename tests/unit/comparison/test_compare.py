@@ -717,6 +717,24 @@ def test_folders_of_other_prompts_samplers_and_models_are_not_mixed_in(settings:
         assert [row.name for row in compare(other)] == ["nearest-both"]
 
 
+def test_of_datasets_of_one_name_only_that_of_the_settings_is_compared(
+    settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other, moved, third = (of(settings, dataset=str(tmp_path / name / "vqa.csv")) for name in "abcd")
+    for dataset in (one, other, third):
+        Path(dataset.data.dataset).parent.mkdir()
+        Path(dataset.data.dataset).touch()
+    write(one, "random-42", {1: [0.3] * 3}, **recorded(one))
+    write(moved, "zero-shot", {0: [0.0] * 3}, **recorded(moved))  # the same examples, at another place then
+    write(other, "nearest-both", {1: [0.6] * 3}, **recorded(other) | {"dataset": "def"})
+    assert {row.name for row in compare(one)} == {"random-42", "zero-shot"}
+    assert {row.name for row in compare(other)} == {"nearest-both"}
+    assert "share a folder" not in capsys.readouterr().err
+    with pytest.raises(RunError, match="different data"):
+        compare(third)
+    assert f"none on {third.data.dataset}. Datasets of one name share a folder" in capsys.readouterr().err
+
+
 def test_the_split_of_the_settings_is_compared_unless_a_set_is_named(settings: Settings) -> None:
     write(settings, "random-42", {1: [0.3] * 3}, split="tuning", subset="tuning-3")
     assert [row.n for row in compare(settings)] == [3]  # the only one that exists
