@@ -201,9 +201,7 @@ def _warn_of_missing_baselines(found: Comparable) -> None:
     if missing:
         names, shots = dict.fromkeys(name for name, _ in missing), {shots for _, shots in missing if shots}
         command = infer_command(found.sources[0].settings, names, sorted(shots))
-        warn(
-            f"{' and '.join(names)} should be in the table, to show what a gain is worth. Create what is missing: {command}"
-        )
+        warn(f"{' and '.join(names)} should be in the table, to show what a gain is worth. Answer them: {command}")
 
 
 def _reference_title(rows: Sequence[Scores], wanted: str | None) -> str:

@@ -35,8 +35,8 @@ from icdsel.store.slot import Result, Slot, State
 from icdsel.tasks.scoring import SCORER_VERSION
 
 REMEDY = (
-    "Use the previous settings, another place (--results-dir, --output, --rl-data), or --overwrite to rename the file to "
-    "a backup."
+    "Use the previous settings, another place (--results-dir, --output, --rl-data), or --overwrite to rename the file "
+    "to a backup."
 )
 
 

@@ -31,10 +31,10 @@ def use_threads(settings: DataSettings, unfinished: Result | None = None) -> int
         if settings.threads is not None:
             existing = (path for path in (unfinished.slot.path, unfinished.slot.unfinished_file) if path.exists())
             raise unfinished.slot.error(
-                f"{name} was started with {kept} threads, and their number decides the last digits: resume with "
+                f"{name} was started with --threads {kept}, and their number decides the last digits: resume with "
                 f"--threads {kept}, or move {next(existing, unfinished.slot.path)} away to start again."
             )
-        note(f"{name}: resuming with {kept} threads, as it was started (this machine would use {threads})")
+        note(f"{name}: resuming with --threads {kept}, as it was started (this machine would use {threads})")
         threads = kept
     torch.set_num_threads(threads)
     return threads
