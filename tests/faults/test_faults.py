@@ -178,9 +178,9 @@ def test_a_killed_training_keeps_its_number_of_threads(shop: Workshop, folder: P
     undisturbed = command(shop, "train")
     kill_at(shop, undisturbed, folder, 5, on="metrics.jsonl")
     code, output = run(shop, undisturbed, folder, "--threads", 2)
-    assert code == 2 and "was started with 1 threads" in output and "--threads 1" in output, output
+    assert code == 2 and "was started with --threads 1" in output and "--threads 1" in output, output
     assert shop.run(undisturbed.stage, undisturbed.words, folder, use_two_threads).wait(60) == 0
-    assert "resuming with 1 threads" in shop.output.read_text()
+    assert "resuming with --threads 1" in shop.output.read_text()
     assert differing(results(folder), undisturbed.results) == []
     recorded = json.loads((folder / "results/world/model_cpk/plain/run.json").read_text())
     assert recorded["environment"]["threads"] == 1

@@ -47,12 +47,12 @@ def test_unfinished_work_keeps_its_number(slot: Slot, monkeypatch: pytest.Monkey
     with slot.open() as result:
         assert use_threads(DataSettings(), result) == torch.get_num_threads() == 3
         assert use_threads(DataSettings(threads=3), result) == 3
-    assert "resuming with 3 threads" in capfd.readouterr().err
+    assert "resuming with --threads 3" in capfd.readouterr().err
 
 
 def test_another_number_is_rejected_for_unfinished_work(slot: Slot) -> None:
     interrupted(slot, threads=3)
-    with slot.open() as result, pytest.raises(RunError, match=r"started with 3 threads.*--threads 3") as raised:
+    with slot.open() as result, pytest.raises(RunError, match=r"started with --threads 3.*--threads 3") as raised:
         use_threads(DataSettings(threads=2), result)
     assert str(slot.unfinished_file) in str(raised.value)
 
