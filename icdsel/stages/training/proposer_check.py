@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from scipy import special
 from torch import Tensor
 
 from icdsel.console import note, warn
@@ -27,8 +28,6 @@ from icdsel.stages.session import Session
 from icdsel.stages.training.recommendation import paired
 
 METHOD = "held-out-choice"
-STANDARD_ERRORS = 2.0
-"""How many of its standard errors a mean difference must be below 0, not to be explained by chance."""
 _MOSTLY = 0.5
 _BEAM = "beam"  # "cosine-beam", "policy-beam"; Lever-Plus's is "beam"
 
@@ -41,7 +40,7 @@ class Comparison:
         queries: How many queries are compared.
         policy: The mean reward of the policy's choice.
         proposer: The mean reward of the proposer's first choice.
-        error: The standard error of the mean difference.
+        width: The half-width of the 95 % interval of the mean difference, Student's; infinite for a single query.
         known: The share of the held-out queries whose choice, that of the policy over its whole pool, has a score.
         failed: VLM calls that failed.
     """
@@ -49,14 +48,14 @@ class Comparison:
     queries: int
     policy: float
     proposer: float
-    error: float
+    width: float
     known: float
     failed: int = 0
 
     @property
     def is_worse(self) -> bool:
         """Whether the policy is worse by more than chance explains."""
-        return self.policy - self.proposer < -STANDARD_ERRORS * self.error
+        return self.policy - self.proposer < -self.width
 
     def to_json(self) -> dict[str, float]:
         """The figures for the run's metadata."""
@@ -104,11 +103,12 @@ def compare_with_proposer(
     if not counted.any():
         return None
     _, standard_error = paired((earned - proposed)[counted])
+    queries = int(counted.sum())
     found = Comparison(
-        queries=int(counted.sum()),
+        queries=queries,
         policy=float(earned[counted].double().mean()),
         proposer=float(proposed[counted].double().mean()),
-        error=standard_error,
+        width=standard_error * float(special.stdtrit(max(1, queries - 1), 0.975)),
         known=float(known.double().mean()),
         failed=failed,
     )
@@ -163,8 +163,9 @@ def _scored(session: Session, groups: Sequence[QueryGroup], pointers: Sequence[P
 def _report(found: Comparison, blind: bool) -> None:
     """Logs the comparison; `blind`: the policy mostly chooses what was never scored, from a pool that hardly was."""
     figures = f"reward {found.policy:.3f}, the proposer's first choice {found.proposer:.3f}"
-    interval = "" if found.error == torch.inf else f" (difference {found.policy - found.proposer:+.3f}, "
-    interval += "" if found.error == torch.inf else f"95 % interval ± {STANDARD_ERRORS * found.error:.3f})"
+    interval = ""
+    if found.width < torch.inf:
+        interval = f" (difference {found.policy - found.proposer:+.3f}, 95 % interval ± {found.width:.3f})"
     text = f"On {found.queries} held-out queries, the policy's choice has {figures}{interval}"
     if found.known < 1:
         text += (

@@ -74,6 +74,13 @@ def test_a_policy_that_is_as_good_is_not_warned_about(caplog: pytest.LogCaptureF
     assert "worse" not in caplog.text
 
 
+def test_a_few_queries_need_a_larger_difference() -> None:
+    # Differences of -2, -2, -2 and 0: three standard errors below 0, of which Student's interval with four needs 3.2.
+    found = compare([group(q, 1.0) for q in range(4)], Asked(lambda request: request.query.question_id > 102))
+    assert found is not None and (found.policy, found.proposer) == (0.5, 2.0)
+    assert found.width == pytest.approx(3.182 * 1.0 / 4**0.5, abs=1e-3) and not found.is_worse
+
+
 def test_choices_that_were_scored_are_not_answered_again() -> None:
     places = POLICY.greedy(TABLE[:1], TABLE[None], 1, (torch.arange(SIZE) != 0)[None])
     chosen = ScoredPointer((100 + int(places[0, 0]),), "retrieval", rank=0, correct=1, score=0.3)
