@@ -30,7 +30,7 @@ UNPAIRED = Kind(
     "questions have no annotation, or annotations no question",
     "every command stops at them: leave them out, or use two files that belong together",
 )
-EMPTY = Kind("it has no question", "every command stops at it: write one JSON object per line, or name another file")
+EMPTY = Kind("it has no question", "every command stops at it: write one row per question, or name another file")
 NO_SPLIT = Kind("the training split is missing", 'lines without "split" belong to it; other formats need its two files')
 NO_VALIDATION = Kind(
     "the validation split is missing",

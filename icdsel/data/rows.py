@@ -1,5 +1,6 @@
 """Rows of a dataset become examples, whatever kind of file they come from."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -180,6 +181,8 @@ class _RowReader:
                 raise ValueError(self.columns.missing(name, record))
         answers, raw_answers = self._answers(mapped, split, record)
         answer = _as_text(mapped.get("answer"))
+        if isinstance(answer, list) and not _listed(mapped.get("answers")):  # then these are the answers
+            answer = None
         if answer is not None:
             answer = text_of({"answer": answer}, "answer", self._texts)
         elif answers:
@@ -230,13 +233,15 @@ class _RowReader:
 
 
 def _as_text(value: Any) -> Any:
-    """A number as text, as an answer may be one; anything else as it is."""
+    """A number as text, as an answer may be one; None for NaN, as tables have where nothing is; the rest as it is."""
+    if isinstance(value, float) and math.isnan(value):
+        return None
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 def _listed(given: Any) -> list[Any]:
     """Answers as a list of texts or objects, from a single one, numbers, or objects that are stored by columns."""
-    if given is None or (isinstance(given, str) and not given.strip()):
+    if _as_text(given) is None or (isinstance(given, str) and not given.strip()):
         return []
     if isinstance(given, dict) and isinstance(texts := given.get("answer", given.get("text")), list):
         raw = given.get("raw_answer")

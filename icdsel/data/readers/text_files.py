@@ -49,10 +49,10 @@ def _rows(path: Path, refuse: Refuse) -> Iterator[tuple[str, Any]]:
     try:
         head = next(lines, "")
         separator = "\t" if path.suffix.lower() == ".tsv" else ";" if ";" in head and "," not in head else ","
-        names = next(csv.reader([head], delimiter=separator, strict=True), [])
+        names = next(csv.reader([head], delimiter=separator, strict=True, skipinitialspace=separator != "\t"), [])
         if len(set(names)) < len(names):
             raise DataError(f"{path}: line 1: a column name occurs twice: {', '.join(names)}")
-        reader = csv.reader(lines, delimiter=separator, strict=True)
+        reader = csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=separator != "\t")
         for cells in reader:
             if not cells:
                 continue

@@ -385,6 +385,7 @@ def test_one_answer_numbers_and_columns_of_answers(tmp_path: Path) -> None:
         {"answers": {"answer": ["ride", "ride"], "raw_answer": ["riding", "rides"]}},
         {"answers": {"text": ["x", "y"], "start": [0, 0]}},
         {"answers": [], "answer": "z"},
+        {"answer": ["p", "q", "q"]},
     ]
     base = {k: v for k, v in row("q1").items() if k not in ("answers", "question_id")}
     read = load(lines(tmp_path / "a.jsonl", *(base | one for one in given)))
@@ -396,8 +397,24 @@ def test_one_answer_numbers_and_columns_of_answers(tmp_path: Path) -> None:
         (("ride", "ride"), "riding"),
         (("x", "y"), "x"),
         (("z",), "z"),
+        (("p", "q", "q"), "q"),
     ]
     assert read[4].raw_answers == ("riding", "rides")
+
+
+def test_nan_is_no_answer(tmp_path: Path) -> None:
+    """As pandas writes what is missing."""
+    base = {k: v for k, v in row("q1", split="test").items() if k != "answers"}
+    path = lines(tmp_path / "a.jsonl", base | {"answer": float("nan")}, base | {"question_id": "q2", "answer": 1.5})
+    assert [(e.answers, e.answer) for e in load(path, "test")] == [((), ""), (("1.5",), "1.5")]
+    path = lines(tmp_path / "b.jsonl", base | {"answer": float("nan"), "split": "train"})
+    assert "at least one is needed in the training split" in refusal(path)
+
+
+def test_a_csv_may_have_spaces_after_commas_and_several_texts_as_its_answer(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('id, image, question, answer\n7, a.png, "Red, or not?", yes|no|no\n')
+    assert [(e.question, e.answers, e.answer) for e in load(path)] == [("Red, or not?", ("yes", "no", "no"), "no")]
 
 
 def test_only_the_training_split_needs_answers(tmp_path: Path) -> None:
