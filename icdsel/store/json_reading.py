@@ -271,7 +271,9 @@ def _decoded(path: Path, content: bytes, mark: int, start: int = 0) -> str:
 def _damaged(path: Path, error: json.JSONDecodeError, line: int, start: int) -> DataError:
     """The message for an error in a text that begins in line `line`, at byte `start`, of the file."""
     byte = start + len(error.doc[: error.pos].encode())
-    return DataError(
-        f"{path} is not valid JSON: line {line + error.lineno - 1}, byte {byte}: {error.msg}. "
-        f"If it was cut short, copy or download it again"
-    )
+    remedy = "If it was cut short, copy or download it again"
+    if error.msg == "Extra data" and error.lineno > 1:  # of a text of several lines
+        remedy = "If it holds one object per line, give it the ending .jsonl"
+    elif path.suffix == ".jsonl" and line == 1 and error.doc.lstrip().startswith("["):
+        remedy = "If it is one list over several lines, give it the ending .json"
+    return DataError(f"{path} is not valid JSON: line {line + error.lineno - 1}, byte {byte}: {error.msg}. {remedy}")

@@ -402,6 +402,13 @@ def test_one_answer_numbers_and_columns_of_answers(tmp_path: Path) -> None:
     assert read[4].raw_answers == ("riding", "rides")
 
 
+def test_json_lines_and_lists_under_one_another_s_ending_are_described(tmp_path: Path) -> None:
+    path = lines(tmp_path / "a.json", row("q1"), row("q2"))
+    assert "give it the ending .jsonl" in refusal(path)
+    (tmp_path / "b.jsonl").write_text(json.dumps([row("q1")], indent=1))
+    assert "give it the ending .json" in refusal(tmp_path / "b.jsonl")
+
+
 def test_nan_is_no_answer(tmp_path: Path) -> None:
     """As pandas writes what is missing."""
     base = {k: v for k, v in row("q1", split="test").items() if k != "answers"}
