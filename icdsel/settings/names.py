@@ -8,7 +8,8 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from icdsel.settings.presets import PRESETS, RECIPES, Recipe
-from icdsel.settings.tables import TABLES, Table
+from icdsel.settings.table import Table
+from icdsel.settings.tables import TABLES
 
 ENV_PREFIX = "ICDSEL_"
 _STATED = re.compile(r"(.*\S)\s*\[(.*)\]", re.DOTALL)  # a default stated in brackets at the end of the help text

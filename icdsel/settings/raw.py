@@ -17,7 +17,8 @@ from pydantic_settings import (
 
 from icdsel.errors import SettingsError
 from icdsel.settings.names import ENV_PREFIX, variable_names
-from icdsel.settings.tables import TABLES, Table
+from icdsel.settings.table import Table
+from icdsel.settings.tables import TABLES
 from icdsel.store.reading import read_whole
 
 CONFIG_FILE = Path("icdsel.toml")

@@ -4,142 +4,60 @@ A default that depends on settings of other tables (preset, dataset, model) is f
 that is constructed by itself has the defaults of the bundled world. Unknown names are errors.
 """
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Field,
-    ValidationInfo,
-    field_validator,
     model_validator,
 )
 
 from icdsel.errors import SettingsError
 from icdsel.records import DEFAULT_TASK
 from icdsel.settings.devices import MOST_THREADS
+from icdsel.settings.kinds import (
+    AnswerCleaner,
+    Columns,
+    DatasetName,
+    EngineName,
+    Metric,
+    ModelName,
+    Normalization,
+    PoolRules,
+    PromptLayout,
+    RewardMode,
+    Sampler,
+    Selector,
+    TaskName,
+)
 from icdsel.settings.presets import (
     CLIP_B32,
     CLIP_L14,
     COLUMN_FIELDS,
-    DATA_ENDINGS,
-    DATASET_ALIASES,
     METRICS,
-    MODEL_ALIASES,
-    NORMALIZATION_ALIASES,
     RECIPES,
-    RETIRED_MODES,
-    SAMPLER_ALIASES,
     TINY_VLM,
     VLM_ENCODER,
     WORLD,
 )
+from icdsel.settings.table import Table
 from icdsel.settings.values import (
-    Choice,
     Floats,
     Ints,
     NameOrPlace,
-    Pairs,
     Place,
     PoolSize,
     PositivePenalty,
     Separated,
-    alias,
-    require_text,
 )
 from icdsel.tasks import TASKS
-
-
-def _not_flamingo(model: object) -> object:
-    if isinstance(model, str) and re.search(r"flamingo|idefics-?(9|80)b|idefics_?v?1\b", model, re.IGNORECASE):
-        raise ValueError(
-            "Flamingo and the first IDEFICS are not supported (they need libraries that are no longer maintained); "
-            "use qwen2.5-vl-3b, or another current model, such as --model HuggingFaceTB/SmolVLM-Instruct"
-        )
-    return model
-
-
-def _not_retired(mode: object) -> object:
-    if isinstance(mode, str) and mode in RETIRED_MODES:
-        raise ValueError(f"this mode is retired ({RETIRED_MODES[mode]}); use hard_plus_soft")
-    return mode
-
-
-def _names_a_folder(dataset: str) -> str:
-    path = Path(dataset)
-    if path.suffix.lower() in DATA_ENDINGS and path.stem in ("", ".", ".."):
-        raise ValueError(
-            f"the results folder has the file's name without {path.suffix}, which would be empty or dots: rename"
-        )
-    return dataset
-
-
-def _are_columns(columns: tuple[str, ...]) -> tuple[str, ...]:
-    fields = [part.partition("=")[0].strip() for part in columns]
-    for part, field in zip(columns, fields, strict=True):
-        if field not in COLUMN_FIELDS or "=" not in part:
-            raise ValueError(f"{part!r} is not FIELD=COLUMN with one of the fields {', '.join(COLUMN_FIELDS)}")
-        if part.endswith("=") and COLUMN_FIELDS[field] != COLUMN_FIELDS["id"]:
-            raise ValueError(f"{part!r} names no column; only `id=` may be empty, which numbers the rows")
-    if len({COLUMN_FIELDS[field] for field in fields}) < len(fields):
-        raise ValueError("a field is named twice")
-    return columns
-
-
-Columns = Annotated[tuple[str, ...], AfterValidator(_are_columns), Pairs]
-Sampler = Annotated[str, Choice("sampler"), alias(SAMPLER_ALIASES), Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
-"""Restricted to a pattern, because file names contain it and it may come from untrusted metadata."""
-PoolRules = Annotated[str, Choice("rules for pools")]
-TaskName = Annotated[str, Choice("task")]
-Metric = str
-"""The name of one of the task's metrics."""
-AnswerCleaner = Annotated[str, Choice("cleaner")]
-EngineName = Annotated[str, Choice("engine")]
-PromptLayout = Annotated[str, Choice("prompt layout")]
-RewardMode = Annotated[str, Choice("reward mode"), BeforeValidator(_not_retired)]
-Normalization = Annotated[str, Choice("normalization"), alias(NORMALIZATION_ALIASES)]
-Selector = Annotated[str, Choice("selector")]
 
 
 def default_metric(dataset: str, task: str) -> str:
     """The metric that a task scores a dataset with unless another one is named."""
     own = METRICS.get(dataset, "")
     return own if own in TASKS[task].metrics else TASKS[task].default_metric
-
-
-class Table(BaseModel):
-    """A table of settings. `model_fields_set` has the names of the settings that were given."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
-    )
-    MACHINE: ClassVar[tuple[str, ...]] = ()
-    """Settings that do not change results: the device, limits of resources, what is shown."""
-    MAY_BE_EMPTY: ClassVar[tuple[str, ...]] = ()
-    """Settings whose text may be empty."""
-    ESCAPED: ClassVar[tuple[str, ...]] = ()
-    """Settings in which `\\n`, `\\t` and `\\\\` are typed for a line break, a tab and a backslash."""
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _has_text(cls, value: object, info: ValidationInfo) -> object:
-        if info.field_name not in cls.MAY_BE_EMPTY:
-            require_text(value)
-        return value
-
-    @model_validator(mode="after")
-    def _can_be_written(self) -> Self:
-        for name, value in self:
-            if isinstance(value, int) and not -(2**63) <= value < 2**63:
-                raise ValueError(f"{name} does not fit into 64 bits")
-            if isinstance(value, str | Path) and "\0" in str(value):
-                raise ValueError(f"{name} contains a null byte")
-        return self
 
 
 class DataSettings(Table):
@@ -149,7 +67,7 @@ class DataSettings(Table):
 
     preset: Literal["icdsel", "lever-plus"] = "icdsel"
     """Defaults of icdsel, or of Lever-Plus for answers, pools, prompts, decoding, metric and training."""
-    dataset: Annotated[NameOrPlace, alias(DATASET_ALIASES), AfterValidator(_names_a_folder)] = WORLD
+    dataset: DatasetName = WORLD
     """`world` (bundled), `okvqa`, `vqav2`, your own file (JSON lines, JSON, CSV, Parquet) or folder, or a dataset on
     Hugging Face (`hub:owner/name`)."""
     columns: Columns = ()
@@ -232,7 +150,7 @@ class VlmSettings(Table):
     MAY_BE_EMPTY: ClassVar = ("system_prompt",)
     ESCAPED: ClassVar = ("system_prompt", "icd_template", "query_template")
 
-    model: Annotated[NameOrPlace, alias(MODEL_ALIASES), BeforeValidator(_not_flamingo)] = TINY_VLM
+    model: ModelName = TINY_VLM
     """`tiny-vlm`, a short name such as `qwen2.5-vl-3b`, a Hugging Face name, or a folder.
     [tiny-vlm for the bundled world, else qwen2.5-vl-3b]"""
     engine: EngineName = "auto"

@@ -1,0 +1,71 @@
+"""What the values of single settings may be, beyond their types: names that are looked up, and rules of their own."""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from icdsel.settings.presets import (
+    COLUMN_FIELDS,
+    DATA_ENDINGS,
+    DATASET_ALIASES,
+    MODEL_ALIASES,
+    NORMALIZATION_ALIASES,
+    RETIRED_MODES,
+    SAMPLER_ALIASES,
+)
+from icdsel.settings.values import Choice, NameOrPlace, Pairs, alias
+
+
+def _not_flamingo(model: object) -> object:
+    if isinstance(model, str) and re.search(r"flamingo|idefics-?(9|80)b|idefics_?v?1\b", model, re.IGNORECASE):
+        raise ValueError(
+            "Flamingo and the first IDEFICS are not supported (they need libraries that are no longer maintained); "
+            "use qwen2.5-vl-3b, or another current model, such as --model HuggingFaceTB/SmolVLM-Instruct"
+        )
+    return model
+
+
+def _not_retired(mode: object) -> object:
+    if isinstance(mode, str) and mode in RETIRED_MODES:
+        raise ValueError(f"this mode is retired ({RETIRED_MODES[mode]}); use hard_plus_soft")
+    return mode
+
+
+def _names_a_folder(dataset: str) -> str:
+    path = Path(dataset)
+    if path.suffix.lower() in DATA_ENDINGS and path.stem in ("", ".", ".."):
+        raise ValueError(
+            f"the results folder has the file's name without {path.suffix}, which would be empty or dots: rename"
+        )
+    return dataset
+
+
+def _are_columns(columns: tuple[str, ...]) -> tuple[str, ...]:
+    fields = [part.partition("=")[0].strip() for part in columns]
+    for part, field in zip(columns, fields, strict=True):
+        if field not in COLUMN_FIELDS or "=" not in part:
+            raise ValueError(f"{part!r} is not FIELD=COLUMN with one of the fields {', '.join(COLUMN_FIELDS)}")
+        if part.endswith("=") and COLUMN_FIELDS[field] != COLUMN_FIELDS["id"]:
+            raise ValueError(f"{part!r} names no column; only `id=` may be empty, which numbers the rows")
+    if len({COLUMN_FIELDS[field] for field in fields}) < len(fields):
+        raise ValueError("a field is named twice")
+    return columns
+
+
+DatasetName = Annotated[NameOrPlace, alias(DATASET_ALIASES), AfterValidator(_names_a_folder)]
+ModelName = Annotated[NameOrPlace, alias(MODEL_ALIASES), BeforeValidator(_not_flamingo)]
+Columns = Annotated[tuple[str, ...], AfterValidator(_are_columns), Pairs]
+Sampler = Annotated[str, Choice("sampler"), alias(SAMPLER_ALIASES), Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
+"""Restricted to a pattern, because file names contain it and it may come from untrusted metadata."""
+PoolRules = Annotated[str, Choice("rules for pools")]
+TaskName = Annotated[str, Choice("task")]
+Metric = str
+"""The name of one of the task's metrics."""
+AnswerCleaner = Annotated[str, Choice("cleaner")]
+EngineName = Annotated[str, Choice("engine")]
+PromptLayout = Annotated[str, Choice("prompt layout")]
+RewardMode = Annotated[str, Choice("reward mode"), BeforeValidator(_not_retired)]
+Normalization = Annotated[str, Choice("normalization"), alias(NORMALIZATION_ALIASES)]
+Selector = Annotated[str, Choice("selector")]
