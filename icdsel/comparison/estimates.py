@@ -71,7 +71,7 @@ class Estimator:
             selector=row.selector,
             shots=row.shots,
             n=len(row.by_query),
-            accuracy=_in_unit(task, score.mean),
+            accuracy=task.in_unit(score.mean),
             low=_known(task, score.low),
             high=_known(task, score.high),
             reference=reference,
@@ -79,11 +79,11 @@ class Estimator:
             difference_low=None,
             difference_high=None,
             metric=row.metric,
-            other_metrics={metric: _in_unit(task, row.other_score(metric)) for metric in metrics},
+            other_metrics={metric: task.in_unit(row.other_score(metric)) for metric in metrics},
             correct=None if correct is None else round(100 * float(values_of(correct).mean()), 4),
             seeds=len(row.seeds) or 1,
-            seed_low=_in_unit(task, min(by_seed)) if by_seed else None,
-            seed_high=_in_unit(task, max(by_seed)) if by_seed else None,
+            seed_low=task.in_unit(min(by_seed)) if by_seed else None,
+            seed_high=task.in_unit(max(by_seed)) if by_seed else None,
             part_of=part_of,
             files=tuple(map(str, row.files)),
             task=row.task,
@@ -114,7 +114,7 @@ class Estimator:
             )
         line = replace(
             line,
-            difference=_in_unit(task, difference.mean),
+            difference=task.in_unit(difference.mean),
             difference_low=_known(task, difference.low),
             difference_high=_known(task, difference.high),
             detectable=_known(task, detectable),
@@ -185,10 +185,6 @@ def _few_training_seeds(*rows: Scores) -> bool:
     return any(1 < len(row.seeds) < _ENOUGH_SEEDS and selector_named(row.selector).needs_policy for row in rows)
 
 
-def _in_unit(task: Task, score: float) -> float:
-    return round(task.factor * score, 4)
-
-
 def _known(task: Task, score: float) -> float | None:
     """In the unit of the task; None for a figure that is not known."""
-    return _in_unit(task, score) if math.isfinite(score) else None
+    return task.in_unit(score) if math.isfinite(score) else None
