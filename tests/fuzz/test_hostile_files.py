@@ -306,12 +306,12 @@ def test_numbers_of_shots_and_of_settings_are_limited(tmp_path: Path) -> None:
 
 def test_other_values_are_not_converted_to_ids(tmp_path: Path) -> None:
     """`1.5` and `true` were read as the question 1."""
-    for wrong in (1.5, True, "1"):
+    for wrong in (1.5, True, [1]):
         (tmp_path / "p.jsonl").write_bytes(lines(prediction(1, 2) | {"question_id": wrong}))
         with pytest.raises(RunError, match="line 1: question_id"):
             read_predictions(tmp_path / "p.jsonl")
         (tmp_path / "r.jsonl").write_bytes(lines(rl_record(100, [candidate(110, wrong)])))
-        with pytest.raises(RlDataError, match="not a list of 64-bit integers"):
+        with pytest.raises(RlDataError, match="not a list of ids"):
             read_rl_data(tmp_path / "r.jsonl")
 
 
@@ -537,16 +537,15 @@ TEMPLATE = (TINY_VLM_DIR / "chat_template.jinja").read_text()
         ("config.json", ("vision_config", "window_size"), 0, "zero"),
         ("generation_config.json", ("eos_token_id",), ["a", 2], "not a token"),
         ("generation_config.json", ("eos_token_id",), [-7], "not a token"),
-        ("tokenizer_config.json", ("eos_token",), None, "no token that ends an answer"),
         ("chat_template.jinja", (), "{{ 1 / 0 }}", "division by zero"),
         ("chat_template.jinja", (), "{{ raise_exception('not today') }}", "not today"),
         ("chat_template.jinja", (), "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
         ("chat_template.jinja", (), "{{ messages + 1 }}", "concatenate"),
         ("chat_template.jinja", (), "{% for i in range(10**9) %}x{% endfor %}", "Range too big"),
         ("chat_template.jinja", (), "", "chat template"),
-        ("chat_template.jinja", (), "hello", "shows 0 of two images"),
+        ("chat_template.jinja", (), "hello", "leaves out"),
         ("chat_template.jinja", (), TEMPLATE + "<|image_pad|>", "shows 3 of two images"),
-        ("chat_template.jinja", (), TEMPLATE.replace("part.text", "part.text[:3]"), "not 'What is this"),
+        ("chat_template.jinja", (), TEMPLATE.replace("part.text", "part.text[:3]"), "leaves out"),
     ],
 )
 def test_a_model_that_cannot_read_prompts_is_rejected_when_it_is_loaded(

@@ -87,7 +87,7 @@ def test_the_comparison_speaks_of_letters(folder: Path) -> None:
     for text in (output, markdown):
         assert "Letters in common (leading), n = 20 queries" in text
         assert "McNemar" not in text and "correct:" not in text and "accuracy" not in text.lower()
-    assert re.search(r"policy\S* +(\d+ +)?\d\.\d\d +\d\.\d\d … \d\.\d\d", output)
+    assert re.search(r"policy run 1 +(\d+ +)?\d\.\d\d +\d\.\d\d … \d\.\d\d", output)
     rows = json.loads(Path("t.json").read_text())
     assert {row["task"] for row in rows} == {"letters"}
     best = max(row["accuracy"] for row in rows)

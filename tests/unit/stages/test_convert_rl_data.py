@@ -31,7 +31,8 @@ def test_data_are_not_replaced_by_their_conversion(tmp_path: Path) -> None:
         ({"pointer": [11, 12], "vqa_acc_score": "1"}, "line 2: a score is not a number, or is out of range"),
         ({"pointer": [11, 14], "vqa_acc_score": 1.0}, "line 2: an ICD is not in the pool"),
         ({"pointer": [11, 11], "vqa_acc_score": 1.0}, "line 2: an ICD is repeated"),
-        ({"pointer": ["11"], "vqa_acc_score": 1.0}, "line 2: the pointer of a candidate is missing, or not a list"),
+        ({"pointer": ["11", 12], "vqa_acc_score": 1.0}, "line 2: an ICD is not in the pool"),
+        ({"pointer": [11.5], "vqa_acc_score": 1.0}, "line 2: the pointer of a candidate is missing, or not a list"),
     ],
 )
 def test_data_that_no_training_would_accept_are_not_converted(
