@@ -219,7 +219,7 @@ def test_rl_data_of_different_settings_are_rejected_with_the_name_of_the_setting
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["train", "--dataset", "okvq"], "choose one of world, okvqa, vqav2"),
+        (["train", "--dataset", "okvq"], "a name (world, okvqa, vqav2)"),
         (["train", "--dataset", "okvqa"], "OpenEnded_mscoco_train2014_questions.json"),
         (["train", "--sampler", "best"], "choose one of rand, text-sim, img-sim, mix"),
         (["train", "--model", "no-such-model"], "--model tiny-vlm"),
