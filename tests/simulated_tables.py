@@ -60,6 +60,7 @@ class World:
         accuracy: A key of `ACCURACIES`.
         per_image: Questions on one image.
         on_first: Questions on the first image, if it has more than the others.
+        long_tail: Whether the k-th image has 1/k as many questions as the first, but at least one.
         within_image: Correlation of the answers' variables within an image, and of what distinguishes two rows there.
         shared: Share that rows have in common: the difficulty of queries.
         seeds: Seeds of each row.
@@ -71,6 +72,7 @@ class World:
     accuracy: float = 45
     per_image: int = 1
     on_first: int = 0
+    long_tail: bool = False
     within_image: float = 0.0
     shared: float = 0.7
     seeds: int = 1
@@ -79,6 +81,9 @@ class World:
 
     @property
     def clusters(self) -> Clusters:
+        if self.long_tail:
+            sizes = (max(1, self.on_first // k) for k in range(1, self.n + 1))
+            return Clusters([image for image, size in enumerate(sizes) for _ in range(size)][: self.n])
         return Clusters([max(0, i - self.on_first + self.per_image) // self.per_image for i in range(self.n)])
 
     def rows(self, rng: np.random.Generator, count: int, same_seeds: bool = True) -> list[SeedScores]:
@@ -181,6 +186,16 @@ LINES: list[tuple[str, World, bool]] = [
     ("5 questions an image, correlation 0.5, accuracy 90, n = 800", World(800, 90, 5, within_image=0.5), True),
     ("one image with 50 of 200 questions, correlation 0.2", World(200, on_first=50, within_image=0.2), True),
     ("one image with 100 of 800 questions, correlation 0.5", World(800, 90, on_first=100, within_image=0.5), True),
+    (
+        "800 questions, 100 on the first image, 50 on the second, 33, 25, …, correlation 0.2",
+        World(800, 90, on_first=100, long_tail=True, within_image=0.2),
+        True,
+    ),
+    (
+        "800 questions, 100 on the first image, 50 on the second, 33, 25, …, correlation 0.5",
+        World(800, 90, on_first=100, long_tail=True, within_image=0.5),
+        True,
+    ),
     ("the same 2 seeds, SD 1.5, correlation 0", World(800, 86, seeds=2, seed_sd=1.5), True),
     ("3 seeds against 3 others, SD 1.3, n = 800", World(800, 86, seeds=3, seed_sd=1.3), False),
     ("3 seeds against 3 others, SD 1.65, n = 800", World(800, 86, seeds=3, seed_sd=1.65), False),

@@ -225,7 +225,7 @@ def own_files(settings: Settings, any_split: bool = False) -> list[Path]:
 def _fits(source: Source, settings: Settings) -> bool:
     """Whether a file of another folder has the model and settings of a comparison, as far as they are recorded."""
     model = source.settings.get("vlm", {}).get("model")
-    if model is not None and Path(model).name != Path(settings.vlm.model).name:
+    if model is not None and Path(str(model)).name != Path(settings.vlm.model).name:
         return False
     for table in ("data", "vlm"):
         own, recorded = getattr(settings, table), source.settings.get(table, {})
@@ -242,10 +242,10 @@ def _of_dataset(sources: list[Source], settings: Settings) -> list[Source]:
     They were answered on the file that the settings name, or on another place of the same examples. If there are none,
     all are returned, with a warning if they name another file that exists.
     """
-    recorded = {source.path: source.settings.get("data", {}).get("dataset") for source in sources}
+    recorded = {source.path: _dataset_of(source) for source in sources}
     own = [source for source in sources if _is_same(recorded[source.path], settings.data.dataset)]
     if own:
-        contents = {source.identity.get("dataset") for source in own}
+        contents = [source.identity.get("dataset") for source in own]
         return [source for source in sources if source in own or source.identity.get("dataset") in contents]
     others = sorted({name for name in recorded.values() if name is not None and Path(name).exists()})
     if others:
@@ -254,6 +254,11 @@ def _of_dataset(sources: list[Source], settings: Settings) -> list[Source]:
             f"{settings.data.dataset}. Datasets of one name share a folder; --results-dir DIR keeps them apart"
         )
     return sources
+
+
+def _dataset_of(source: Source) -> str | None:
+    dataset = source.settings.get("data", {}).get("dataset")
+    return None if dataset is None else str(dataset)  # metadata of others may hold anything
 
 
 def _is_same(recorded: str | None, dataset: str) -> bool:

@@ -206,7 +206,7 @@ class _RowReader:
         given = mapped.get("image")
         if given is None:
             image_id = id_of(mapped, "image_id")
-            return images.with_id(image_id, split) or images.folder / f"{image_id}.jpg", image_id
+            return images.with_id(image_id, split) or images.named(f"{image_id}.jpg")[0], image_id
         if isinstance(given, list):
             if len(given) != 1:
                 raise ValueError(f"it has {len(given)} images: icdsel shows one image per question")

@@ -547,3 +547,12 @@ def test_damaged_tables_give_an_error_that_names_the_place(tmp_path: Path, form:
         except DataError as error:
             outcomes.add("damaged" in str(error) or str(damaged) in str(error))
     assert True in outcomes and outcomes <= {True, 3, 2}
+
+
+def test_an_id_of_an_image_leads_out_of_no_folder(tmp_path: Path) -> None:
+    """As a path that is made of an id: `../../etc/passwd` was read as it is."""
+    for image_id in ("../../etc/passwd", "/etc/passwd"):
+        path = tmp_path / "x.json"
+        path.write_text(json.dumps({"1": {"question": "Which?", "imageId": image_id, "answer": "x"}}))
+        with pytest.raises(DataError, match="is outside of"):
+            load_split(settings_from({"data": {"dataset": str(path)}}).data, "train")
