@@ -234,12 +234,26 @@ def _as_reference(row: Scores) -> tuple[int, bool]:
 
 
 def _means_over_seeds(rows: Sequence[Scores]) -> list[Scores]:
-    """The mean over seeds, query by query, of every selector that has several."""
-    grouped: dict[tuple[str, str, int], list[Scores]] = {}
+    """The mean over seeds, query by query, of every selector that has several.
+
+    The recommended epoch may differ between the seeds of a training: where each has one of the same phase in the table,
+    these are averaged, else those of the same epoch.
+    """
+    families: dict[tuple[str, str, int], list[Scores]] = {}
     for row in rows:
-        name = selector_named(row.selector).without_seed(row.name)
-        grouped.setdefault((name, row.place, row.shots), []).append(row)
-    return [mean_over_seeds(f"{name}{MEAN}", same) for (name, _, _), same in grouped.items() if len(same) > 1]
+        selector = selector_named(row.selector)
+        name = selector.without_seed(selector.without_epoch(row.name))
+        families.setdefault((name, row.place, row.shots), []).append(row)
+    means = []
+    for (family, _, _), members in families.items():
+        selector = selector_named(members[0].selector)
+        by_name: dict[str, list[Scores]] = {}
+        for row in members:
+            by_name.setdefault(selector.without_seed(row.name), []).append(row)
+        if len(by_name) > 1 and len({selector.without_epoch(row.name) for row in members}) == len(members):
+            by_name = {family: members}
+        means += [mean_over_seeds(f"{name}{MEAN}", same) for name, same in by_name.items() if len(same) > 1]
+    return means
 
 
 def _differing_metrics(rows: Sequence[Scores]) -> list[str]:

@@ -122,8 +122,8 @@ def _p_value(row: ComparisonRow, baselines: int) -> float:
 
 
 def _best(rows: Sequence[ComparisonRow]) -> ComparisonRow:
-    """The row with the highest score; of equals the one with the fewest shots."""
-    return min(rows, key=lambda row: (-row.accuracy, row.shots, row.name))
+    """The row with the highest score; of equals the one with the fewest shots, then one whose answers are the VLM's."""
+    return min(rows, key=lambda row: (-row.accuracy, row.shots, not selector_named(row.selector).needs_vlm, row.name))
 
 
 def _by_size(pool: str) -> tuple[bool, int]:

@@ -42,6 +42,10 @@ class Policy(Selector):
         match = self._seeded(row_name)
         return f"{match[1]}{match[3]}" if match else row_name
 
+    def without_epoch(self, row_name: str) -> str:
+        """The row's name with the phase alone, `policy-<run>-grpo`."""
+        return re.sub(r"(-(?:warm|rce|grpo))_epoch\d+$", r"\1", row_name)
+
     def seed_of(self, row_name: str) -> str:
         """The run's training seed; empty for the default, which is not in the name."""
         match = self._seeded(row_name)

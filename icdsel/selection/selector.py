@@ -95,6 +95,10 @@ class Selector(ABC):
         """The name of a row without its seed: rows that differ in nothing else are averaged."""
         return self.name if re.fullmatch(rf"{re.escape(self.name)}-\d+", row_name) else row_name
 
+    def without_epoch(self, row_name: str) -> str:
+        """The name of a row without the number of its checkpoint's epoch."""
+        return row_name
+
     def seed_of(self, row_name: str) -> str:
         """The seed in the name of a row; empty if there is none. Rows of two settings with one seed share it."""
         seedless = self.without_seed(row_name)

@@ -120,7 +120,9 @@ def test_a_selector_that_does_not_choose_pointers_is_an_error(
 def test_an_added_sampler_draws_the_pools(folder: None) -> None:
     words = ("gen-rl-data", "--queries", 4, "--beam", 1, "--samples", 0, "--retrieval", 0)
     icdsel(*words, "--sampler", "nearest-and-random", "--pool-size", 8)
-    records, inputs = read(Path("results/world/generated_data/rl_data_NearestAndRandomSampler_tiny-vlm_pool-size-8.jsonl"))
+    records, inputs = read(
+        Path("results/world/generated_data/rl_data_NearestAndRandomSampler_tiny-vlm_pool-size-8.jsonl")
+    )
     assert inputs["data.sampler"] == "nearest-and-random"
     assert inputs["sampler_encoder"] == inputs["encoder"]
     assert all(len(set(record["candidate_pool_ids"])) == 8 for record in records)

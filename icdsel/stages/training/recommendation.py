@@ -17,12 +17,16 @@ _ALPHA = 0.01
 """The probability that an earlier epoch that is no better is recommended nevertheless, over all epochs together."""
 
 
+_SMALLEST_GAIN = 0.01
+"""The share of its expected reward by which an earlier epoch has to be better: seeds then rarely differ in theirs."""
+
+
 def recommend(folder: Path, epochs: Sequence[Mapping[str, Any]], table: Tensor, held_out: Groups) -> Path:
     """The checkpoint that inference should use.
 
     It is the last epoch of GRPO, else of RCE, as long as no earlier one has a higher expected reward on the held-out
-    queries, by more than chance explains: a paired t-test, corrected for the number of epochs, of which the best one is
-    tested.
+    queries, by at least 1 % and by more than chance explains: a paired t-test, corrected for the number of epochs, of
+    which the best one is tested.
 
     Args:
         folder: The folder of the run, with the checkpoints of all epochs.
@@ -39,7 +43,9 @@ def recommend(folder: Path, epochs: Sequence[Mapping[str, Any]], table: Tensor, 
         measure(load_policy(_file(folder, epoch)).to(table.device), table, held_out).expected for epoch in (best, last)
     ]
     gain, error = paired(rewards[0] - rewards[1])
-    if gain <= error * float(special.stdtrit(max(1, len(held_out) - 1), 1 - _ALPHA / (len(learned) - 1))):
+    if gain < _SMALLEST_GAIN * abs(last["expected_reward"]) or gain <= error * float(
+        special.stdtrit(max(1, len(held_out) - 1), 1 - _ALPHA / (len(learned) - 1))
+    ):
         return _file(folder, last)
     warn(
         f"the policy became worse in training: expected reward {best['expected_reward']:.3f} after {_name(best)}, "

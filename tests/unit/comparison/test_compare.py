@@ -293,6 +293,20 @@ def test_seeds_get_a_row_of_their_mean_query_by_query(settings: Settings) -> Non
     assert len(rows) == 7
 
 
+def test_seeds_are_averaged_where_their_recommended_epochs_differ(settings: Settings) -> None:
+    names = ("policy-a-grpo_epoch3", "policy-a_train-seed-43-grpo_epoch3", "policy-a_train-seed-44-grpo_epoch2")
+    for name, accuracy in zip(names, (0.3, 0.6, 0.9), strict=True):
+        write(settings, name, {1: [accuracy] * 4}, checkpoint=name)
+    row = by_name(compare(settings))["policy-a-grpo (mean over seeds)", 1]
+    assert (row.seeds, row.accuracy) == (3, 60.0)
+    # With two epochs of a run in the table, those of one epoch are averaged.
+    write(settings, "policy-a-grpo_epoch2", {1: [0.0] * 4}, checkpoint="x")
+    rows = by_name(compare(settings))
+    assert ("policy-a-grpo (mean over seeds)", 1) not in rows
+    assert rows["policy-a-grpo_epoch3 (mean over seeds)", 1].accuracy == 45.0
+    assert rows["policy-a-grpo_epoch2 (mean over seeds)", 1].accuracy == 45.0
+
+
 def test_seeds_of_two_variants_are_paired_by_their_number_also_if_it_is_the_default(settings: Settings) -> None:
     # Each seed is as far above its namesake, and as far from the other seeds: pairs cancel what they share.
     asked_with = {"data": {"seed": 42}}

@@ -51,6 +51,13 @@ def test_the_strongest_method_that_learns_nothing_leads_whatever_its_pool() -> N
     assert "beats it: +37.0 points" in str(second)
 
 
+def test_of_equals_the_one_that_queries_the_vlm_leads() -> None:
+    """At 1 shot, the majority answer is that of the nearest demonstration."""
+    rows = (row("majority", "majority", 300, shots=1), row("nearest-both", "nearest-both", 300, shots=1))
+    [only] = headlines(table(*rows, row("policy-a-rce_epoch1", "policy", 302)))
+    assert only.baseline.name == "nearest-both"
+
+
 def test_an_upper_bound_is_no_method() -> None:
     [only] = headlines(
         table(row("policy-a-rce_epoch1", "policy", 300), row("oracle", "oracle", 399), row("random-1", "random", 9))

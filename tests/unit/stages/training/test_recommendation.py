@@ -77,6 +77,18 @@ def test_a_difference_that_chance_explains_changes_nothing(tmp_path: Path, count
     assert recommend(tmp_path, lines, TABLE, groups).name == "grpo_epoch1.pt"
 
 
+def test_a_certain_but_tiny_loss_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Seeds of one training would else be compared after different epochs."""
+    groups = held_out()
+    groups.raw.clamp_(min=1.99)
+    lines = trained(tmp_path, groups, rce_1=1.0, grpo_1=-1.0)
+    better, worse = (measure(policy(sign), TABLE, groups).expected for sign in (1.0, -1.0))
+    gain, error = paired(better - worse)
+    assert 0 < gain < 0.01 and gain > 5 * error
+    assert recommend(tmp_path, lines, TABLE, groups).name == "grpo_epoch1.pt"
+    assert not caplog.text
+
+
 def test_imitation_of_beams_is_never_recommended(tmp_path: Path) -> None:
     groups = held_out()
     lines = trained(tmp_path, groups, warm_1=1.0, rce_1=-1.0)
