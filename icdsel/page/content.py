@@ -13,7 +13,7 @@ from icdsel.data.hub import PREFIX
 from icdsel.errors import DataError, SettingsError
 from icdsel.page.charts.landscape import Landscape
 from icdsel.page.choices import Chosen, Usage, one_each, read_choices, usage
-from icdsel.page.names import row_labels
+from icdsel.page.names import row_labels, with_pool, without_pool
 from icdsel.page.origin import Origin
 from icdsel.page.runs import ShownRun, read_landscapes, read_runs
 from icdsel.records import Example, QuestionId, id_order
@@ -86,7 +86,7 @@ class Content:
         """The headlines with the names that the page shows, and their verdicts."""
 
         def named(row: ComparisonRow) -> ComparisonRow:
-            return replace(row, label=self.labels[row.name])
+            return replace(row, label=self.bare_labels[row.name])
 
         return [
             (str(replace(own, baseline=named(own.baseline), policy=own.policy and named(own.policy))), own.verdict)
@@ -99,9 +99,13 @@ class Content:
         pools = {row.name: row.pool for row in self.rows}
         if len({pool for pool in pools.values() if pool}) < 2:
             return dict(self.labels)
-        return {
-            name: f"{label}, pool {pools[name]}" if pools.get(name) else label for name, label in self.labels.items()
-        }
+        return {name: with_pool(label, pools.get(name)) for name, label in self.labels.items()}
+
+    @property
+    def bare_labels(self) -> dict[str, str]:
+        """The short names for places that show the pool beside them."""
+        pools = {row.name: row.pool for row in self.rows}
+        return {name: without_pool(label, pools.get(name)) for name, label in self.labels.items()}
 
     @property
     def shown(self) -> list[Chosen]:

@@ -17,21 +17,37 @@ _NEXT = re.compile(rf"_(?=(?:no-)?(?:{_SETTING})(?:[-_]|$))")
 def row_labels(rows: Sequence[ComparisonRow], pairs: Iterable[str]) -> dict[str, str]:
     """The shortest unique name for each row's name; for a mean with the number of its seeds.
 
+    What a row chose from (`, pool 64`) is part of it only where it distinguishes rows.
+
     Args:
         rows: The comparison.
         pairs: `<Sampler>_<Model>` of the predictions.
     """
     known = sorted(set(pairs), key=lambda pair: (-len(pair), pair))
     seeds: dict[str, int] = {}
+    pools = {row.name: row.pool for row in rows}
     for row in rows:
         seeds[row.name] = max(row.seeds, seeds.get(row.name, 1))
     labels = {name: shown(name) for name in seeds}
     for checkpoints in (True, False):
         short = {name: short_name(name, known, checkpoints) for name in seeds}
-        shorter = {name: shown(short[name]) + seeds_of(count) for name, count in seeds.items()}
-        counts = Counter(shorter.values())
-        labels |= {name: label for name, label in shorter.items() if counts[label] == 1}
-    return labels
+        shorter = {
+            name: shown(without_pool(short[name], pools[name])) + seeds_of(count) for name, count in seeds.items()
+        }
+        counts = Counter((label, pools[name]) for name, label in shorter.items())
+        labels |= {name: label for name, label in shorter.items() if counts[label, pools[name]] == 1}
+    again = Counter(labels.values())
+    return {name: label if again[label] == 1 else with_pool(label, pools[name]) for name, label in labels.items()}
+
+
+def with_pool(label: str, pool: str | None) -> str:
+    """A short name with what its row chose from."""
+    return f"{without_pool(label, pool)}, pool {pool}" if pool else label
+
+
+def without_pool(label: str, pool: str | None) -> str:
+    """A name without what its row chose from, for places that show the pool beside it."""
+    return label.removesuffix(f" @ pool {pool}").removesuffix(f", pool {pool}")
 
 
 def seeds_of(count: int) -> str:
