@@ -122,7 +122,8 @@ class DataSettings(Table):
     """Seed of all random choices."""
     threads: int | None = Field(None, ge=1, le=MOST_THREADS)
     """Threads that compute on the CPU. Their number decides the last digits of a training; an interrupted command
-    resumes with the number that it was started with. A policy on pools of 64 trains fastest with 1. [OMP_NUM_THREADS, else the CPUs that icdsel may use]"""
+    resumes with the number that it was started with. A policy on pools of 64 trains fastest with 1.
+    [OMP_NUM_THREADS, else the CPUs that icdsel may use]"""
 
     @property
     def columns_by_field(self) -> dict[str, str]:
