@@ -96,16 +96,19 @@ class Content:
     @property
     def pooled_labels(self) -> dict[str, str]:
         """The short names for charts, which have no column for the pool: with the pool, where rows differ in it."""
-        pools = {row.name: row.pool for row in self.rows}
-        if len({pool for pool in pools.values() if pool}) < 2:
+        if len({pool for pool in self._pools.values() if pool}) < 2:
             return dict(self.labels)
-        return {name: with_pool(label, pools.get(name)) for name, label in self.labels.items()}
+        return {name: with_pool(label, self._pools.get(name)) for name, label in self.labels.items()}
 
-    @property
+    @cached_property
     def bare_labels(self) -> dict[str, str]:
         """The short names for places that show the pool beside them."""
-        pools = {row.name: row.pool for row in self.rows}
-        return {name: without_pool(label, pools.get(name)) for name, label in self.labels.items()}
+        return {name: without_pool(label, self._pools.get(name)) for name, label in self.labels.items()}
+
+    @cached_property
+    def _pools(self) -> dict[str, str | None]:
+        """What each row chose from."""
+        return {row.name: row.pool for row in self.rows}
 
     @property
     def shown(self) -> list[Chosen]:

@@ -20,6 +20,10 @@ from icdsel.vlm.local.loading import TINY_VLM_DIR
 
 SMALL = ("--dataset", "set.jsonl", "--model", "./my-model", "--encoder", "vlm", "--pool-size", 8)
 SCORE = ("gen-rl-data", *SMALL, "--queries", 4, "--beam", 1, "--samples", 1, "--retrieval", 1, "--random", 1)
+ONLINE = (
+    *("train", "--rce-over", "pool", *SMALL, *SCORE[-10:]),
+    *("--rce-epochs", 1, "--grpo-epochs", 1, "--online", "--run", "online"),
+)
 ANSWER = ("infer", *SMALL, "--n", 4, "--shots", 1, "--selector", "random")
 
 
@@ -160,23 +164,9 @@ def test_a_prompt_is_named_by_its_setting(copy: Path):
 
 
 def test_online_training_depends_on_the_scorer(copy: Path, monkeypatch: pytest.MonkeyPatch):
-    online = (
-        "train",
-        "--rce-over",
-        "pool",
-        *SMALL,
-        *SCORE[-10:],
-        "--rce-epochs",
-        1,
-        "--grpo-epochs",
-        1,
-        "--online",
-        "--run",
-        "online",
-    )
-    icdsel(*online)
+    icdsel(*ONLINE)
     monkeypatch.setattr(training, "SCORER_VERSION", 0)
-    assert "scorer (the version" in icdsel(*online, code=2)
+    assert "scorer (the version" in icdsel(*ONLINE, code=2)
 
 
 def test_predictions_of_a_policy_that_was_replaced_are_reported(copy: Path):
@@ -325,30 +315,16 @@ def test_shards_without_metadata_files_are_reported(copy: Path):
 
 
 def test_an_interrupted_online_training_misses_its_journal(copy: Path, monkeypatch: pytest.MonkeyPatch):
-    online = (
-        "train",
-        "--rce-over",
-        "pool",
-        *SMALL,
-        *SCORE[-10:],
-        "--rce-epochs",
-        1,
-        "--grpo-epochs",
-        1,
-        "--online",
-        "--run",
-        "online",
-    )
     with monkeypatch.context() as patch:  # as if it had been killed after its last epoch
         patch.setattr(training, "commit_run", lambda *_: None)
-        icdsel(*online)
+        icdsel(*ONLINE)
     journal = Path("results/set/model_cpk/online/online.jsonl")
     kept = journal.read_bytes()
     assert kept
     journal.unlink()
-    assert "lacks answers that earlier epochs were trained on" in " ".join(icdsel(*online, code=2).split())
+    assert "lacks answers that earlier epochs were trained on" in " ".join(icdsel(*ONLINE, code=2).split())
     journal.write_bytes(kept)
-    icdsel(*online)
+    icdsel(*ONLINE)
 
 
 def test_a_half_made_file_is_not_completed_with_something_else(copy: Path):

@@ -75,8 +75,7 @@ def permutation_pvalue(
 
     # A flip whose sum is below the observed one only by rounding is as extreme.
     extreme = abs(own.sum()) - _ROUNDING * np.abs(own).sum()
-    hits = sum(int((np.abs(sums) >= extreme).sum()) for sums in _draws(draw, permutations, len(counts), seed))
-    return (1 + hits) / (1 + permutations)
+    return _share_as_extreme(draw, extreme, permutations, len(counts), seed)
 
 
 def swap_pvalue(
@@ -112,8 +111,7 @@ def swap_pvalue(
 
     observed = abs(float(aggregate(first) - aggregate(second)))
     extreme = observed - _ROUNDING * max(float(np.abs(first).max()), float(np.abs(second).max()))
-    hits = sum(int((np.abs(drawn) >= extreme).sum()) for drawn in _draws(draw, permutations, len(first), seed))
-    return (1 + hits) / (1 + permutations)
+    return _share_as_extreme(draw, extreme, permutations, len(first), seed)
 
 
 def aggregate_score(
@@ -263,6 +261,14 @@ def _unknown(found: float, bounds: tuple[float, float]) -> Interval:
     """All that is possible; NaN where that is infinite."""
     low, high = (bound if math.isfinite(bound) else math.nan for bound in bounds)
     return Interval(found, low, high)
+
+
+def _share_as_extreme(
+    draw: Callable[[np.random.Generator, int], Floats], extreme: float, total: int, width: int, seed: int
+) -> float:
+    """The share of ``total`` random statistics that are at least as far from 0, the observed one counted with them."""
+    hits = sum(int((np.abs(drawn) >= extreme).sum()) for drawn in _draws(draw, total, width, seed))
+    return (1 + hits) / (1 + total)
 
 
 def _draws(draw: Callable[[np.random.Generator, int], Floats], total: int, width: int, seed: int) -> Iterator[Floats]:
