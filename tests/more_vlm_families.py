@@ -40,8 +40,7 @@ def idefics2(folder: Path) -> None:
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
     )
     model = Idefics2ForConditionalGeneration(config)
-    model.generation_config.eos_token_id = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(marks[2])]
-    save(folder, model, processor)
+    save(folder, model, processor, [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(marks[2])])
 
 
 def llava_next(folder: Path) -> None:
@@ -79,7 +78,6 @@ def llava_next(folder: Path) -> None:
         tie_word_embeddings=False,
     )
     model = LlavaNextForConditionalGeneration(config)
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
     save(folder, model, processor)
 
 
@@ -128,5 +126,4 @@ def qwen3_vl(folder: Path) -> None:
         vision_end_token_id=number("<|vision_end|>"),
     )
     model = Qwen3VLForConditionalGeneration(config)
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
     save(folder, model, processor)

@@ -33,7 +33,6 @@ def idefics3(folder: Path) -> None:
         **names,
     )
     model = Idefics3ForConditionalGeneration(config)
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
     save(folder, model, processor)
 
 
@@ -79,7 +78,6 @@ def llava_onevision(folder: Path) -> None:
         image_grid_pinpoints=tiles,
     )
     model = LlavaOnevisionForConditionalGeneration(config)
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
     save(folder, model, processor)
 
 
@@ -129,8 +127,7 @@ def gemma3(folder: Path) -> None:
         model.model.multi_modal_projector.mm_input_projection_weight.normal_()  # it begins as zeros
         for layer in model.model.language_model.layers:
             layer.post_attention_layernorm.weight.fill_(4.0)  # so that the prompt outweighs its last token
-    model.generation_config.eos_token_id = [tokenizer.eos_token_id, number("<end_of_turn>")]
-    save(folder, model, processor)
+    save(folder, model, processor, [tokenizer.eos_token_id, number("<end_of_turn>")])
 
 
 def llava(folder: Path) -> None:
@@ -160,7 +157,6 @@ def llava(folder: Path) -> None:
         image_seq_length=16,
     )
     model = LlavaForConditionalGeneration(config)
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
     save(folder, model, processor)
 
 
@@ -198,7 +194,6 @@ def mistral3(folder: Path) -> None:
         tie_word_embeddings=False,
     )
     model = Mistral3ForConditionalGeneration(config)
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
     save(folder, model, processor)
 
 
@@ -246,7 +241,6 @@ def internvl(folder: Path) -> None:
         tie_word_embeddings=False,
     )
     model = InternVLForConditionalGeneration(config)
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
     save(folder, model, processor)
 
 
@@ -296,7 +290,6 @@ def mllama(folder: Path) -> None:
         for name, weight in model.named_parameters():
             if name.endswith(("attn_gate", "mlp_gate", "gate_attn", "gate_ffn")):
                 weight.fill_(0.7)  # they begin as zeros, so that images would not count
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
     save(folder, model, processor)
 
 
@@ -340,7 +333,6 @@ def glm4v(folder: Path) -> None:
         video_end_token_id=number("<|end_of_video|>"),
     )
     model = Glm4vForConditionalGeneration(config)
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
     save(folder, model, processor)
 
 

@@ -65,6 +65,8 @@ def ends_of(tokenizer) -> dict[str, int | None]:
     return {name: getattr(tokenizer, name) for name in names}
 
 
-def save(folder: Path, model, processor) -> None:
+def save(folder: Path, model, processor, ends: list[int] | None = None) -> None:
+    """Saves a model whose answers end with the tokenizer's end token, or with one of `ends`."""
+    model.generation_config.eos_token_id = ends or processor.tokenizer.eos_token_id
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
