@@ -14,6 +14,8 @@ from icdsel.vlm.engine import Engine, Request
 from icdsel.vlm.engines import EngineKind
 
 WIDTH = 48
+FAKE_TOKENS = 10
+"""Tokens of each example in a prompt."""
 Fault = Callable[[Sequence[Request]], None]
 """Called with the requests of each call before they are answered; it may raise or sleep."""
 
@@ -76,7 +78,7 @@ class FakeEngine(Engine):
             -0.1 * length if reference == answer else -2.0 * length
             for reference, length in zip(request.references, lengths, strict=True)
         )
-        return Answer(answer, log_probs, lengths)
+        return Answer(answer, log_probs, lengths, prompt_tokens=FAKE_TOKENS * len(request.shown))
 
     def embed_images(self, paths: Sequence[Path]) -> tuple[Tensor, dict[int, str]]:
         """The colours of each image at 4×4 pixels, (N, 48)."""

@@ -55,7 +55,8 @@ class Answer:
 
     `reference_log_probs[i]` is the log-prob (nats) of the i-th reference including the end of the turn, summed over
     its `reference_tokens[i]` tokens. `cut` is True if the answer reached its maximum length before it ended. If the
-    call failed, `error` is the reason, and the other fields are meaningless.
+    call failed, `error` is the reason, and the other fields are meaningless. `prompt_tokens` is the length of the
+    prompt, the tokens of its images included, where the engine knows it.
     """
 
     text: str
@@ -63,3 +64,4 @@ class Answer:
     reference_tokens: tuple[int, ...] = ()
     error: str | None = None
     cut: bool = False
+    prompt_tokens: int | None = None

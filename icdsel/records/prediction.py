@@ -8,10 +8,12 @@ from icdsel.records.examples import Pointer
 from icdsel.records.values import DEFAULT_TASK, BoundsOf, QuestionId, are_ids, is_id, is_int64, is_number, task_entry
 
 _ICDS, _SCORE, _OTHER_SCORE, _ERROR, _IMAGE = "icds", "accuracy", "accuracy_", "error", "image_id"
+_TOKENS = "prompt_tokens"
 PREDICTION_KEY = _ICDS
 """The JSON key by which a line of predictions is recognised."""
 
 _MOST_SHOTS = 10_000
+_MOST_TOKENS = 10**9
 
 Prompt = tuple[QuestionId, Pointer]
 """A query's question_id, and the ICDs shown with it."""
@@ -33,6 +35,8 @@ class Prediction:
         task: The task by which it was scored.
         image: The image_id of the query; None in files from before it was recorded. Queries with one image are not
             independent, so comparisons need it.
+        prompt_tokens: The length of the prompt in tokens of the VLM, those of images included; None if it is not known:
+            for a failed call, an answer without a VLM, and in files from before it was recorded.
     """
 
     question_id: QuestionId
@@ -44,6 +48,7 @@ class Prediction:
     error: str | None = None
     task: str = DEFAULT_TASK
     image: QuestionId | None = None
+    prompt_tokens: int | None = None
 
     @property
     def unscored(self) -> bool:
@@ -66,7 +71,7 @@ class Prediction:
             raise ValueError("not an object")
         failed, icds, task = _ERROR in value, value.get(_ICDS, []), value.get("task", DEFAULT_TASK)
         unscored = value.get(_SCORE, 0) is None
-        image = value.get(_IMAGE)
+        image, tokens = value.get(_IMAGE), value.get(_TOKENS)
         others = {key: score for key, score in value.items() if key.startswith(_OTHER_SCORE)}
         valid = {
             "question_id": is_id(value.get("question_id")),
@@ -76,6 +81,7 @@ class Prediction:
             "prediction": isinstance(value.get("prediction", ""), str),
             "task": isinstance(task, str),
             _IMAGE: image is None or is_id(image),
+            _TOKENS: tokens is None or (is_int64(tokens) and is_number(tokens, 1, _MOST_TOKENS)),
         }
         if valid["task"]:
             bounds = bounds_of(task)
@@ -93,6 +99,7 @@ class Prediction:
             error=value.get(_ERROR),
             task=task,
             image=image,
+            prompt_tokens=tokens,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -103,4 +110,5 @@ class Prediction:
         if self.error is not None:
             return value | {_ERROR: self.error}
         others = {f"{_OTHER_SCORE}{metric}": score for metric, score in self.other_scores.items()}
-        return value | {"prediction": self.prediction, _SCORE: self.score} | others
+        tokens = {} if self.prompt_tokens is None else {_TOKENS: self.prompt_tokens}
+        return value | {"prediction": self.prediction, _SCORE: self.score} | others | tokens

@@ -3,7 +3,8 @@
 Selectors often choose the same pointer, and larger sets of queries contain the smaller ones. The text of an answer
 depends on the prompt alone, so predictions have the same bytes with and without the cache. The log-probs of reference
 answers do not: their last digits depend on the batch. They are not cached, and a request that wants them is always
-sent to the VLM; its text is kept.
+sent to the VLM; its text is kept. The length of the prompt is kept too; files from before it was recorded have answers
+without it.
 """
 
 import hashlib
@@ -37,29 +38,29 @@ class AnswerCache:
     def __init__(self, folder: Path, inputs: Inputs) -> None:
         fingerprint = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
         self._journal = SharedJournal(folder / f"answers_{fingerprint}.jsonl")
-        self._texts: dict[str, str] = {}
+        self._answers: dict[str, Answer] = {}
         self._usable = True
         self._image = cache(fingerprint_file)
 
     def find(self, requests: Sequence[Request]) -> dict[int, Answer]:
         """The known answers, by the position of the request; none for requests with references."""
         self._refresh()
-        if not self._texts:
+        if not self._answers:
             return {}
         keys = {i: self._key(request) for i, request in enumerate(requests) if not request.references}
-        return {i: Answer(self._texts[key]) for i, key in keys.items() if key in self._texts}
+        return {i: self._answers[key] for i, key in keys.items() if key in self._answers}
 
     def keep(self, requests: Sequence[Request], answers: Sequence[Answer]) -> None:
         """Keeps new answers for this and other processes; failed calls are left out."""
         if not self._usable:
             return
-        new: dict[str, str] = {}
+        new: dict[str, Answer] = {}
         for request, answer in zip(requests, answers, strict=True):
-            if answer.error is None and (key := self._key(request)) is not None and key not in self._texts:
-                new[key] = answer.text
+            if answer.error is None and (key := self._key(request)) is not None and key not in self._answers:
+                new[key] = Answer(answer.text, prompt_tokens=answer.prompt_tokens)
         if new:
-            self._try(lambda: self._journal.append({"prompt": key, "answer": text} for key, text in new.items()))
-            self._texts |= new
+            self._try(lambda: self._journal.append(_line(key, answer) for key, answer in new.items()))
+            self._answers |= new
 
     def _refresh(self) -> None:
         """Adds what other processes have answered."""
@@ -76,8 +77,10 @@ class AnswerCache:
             return
         for line in lines:
             match line:
+                case {"prompt": str(key), "answer": str(text), "prompt_tokens": int(tokens)} if tokens > 0:
+                    self._answers.setdefault(key, Answer(text, prompt_tokens=tokens))
                 case {"prompt": str(key), "answer": str(text)}:
-                    self._texts.setdefault(key, text)
+                    self._answers.setdefault(key, Answer(text))
 
     def _key(self, request: Request) -> str | None:
         """Identifies the content of a prompt: images by their content, questions, and shown answers.
@@ -90,6 +93,11 @@ class AnswerCache:
         except OSError:
             return None
         return hashlib.sha256(json.dumps(prompt).encode()).hexdigest()[:32]
+
+
+def _line(key: str, answer: Answer) -> dict[str, str | int]:
+    length = {} if answer.prompt_tokens is None else {"prompt_tokens": answer.prompt_tokens}
+    return {"prompt": key, "answer": answer.text} | length
 
 
 def ask(session: "Session", requests: Sequence[Request], on_answers: OnAnswers) -> list[int]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 from icdsel.records import Answer, Example, Pointer, Prediction, Proposal, ScoredPointer
@@ -72,15 +73,15 @@ class Scorer:
 
         A query without reference answers gets no scores.
         """
-        name, image = self.task.name, query.image_id
+        made = partial(Prediction, query.question_id, len(icds), icds, task=self.task.name, image=query.image_id)
         if answer.error is not None:
-            return Prediction(query.question_id, len(icds), icds, error=answer.error, task=name, image=image)
+            return made(error=answer.error)
         text = self.cleaner.clean(answer.text)
         if not query.answers:
-            return Prediction(query.question_id, len(icds), icds, text, task=name, image=image)
+            return made(prediction=text, prompt_tokens=answer.prompt_tokens)
         scores = {metric.name: round(self._score(metric, text, query), 6) for metric in self.task.metrics.values()}
         score = scores.pop(self.metric.name)
-        return Prediction(query.question_id, len(icds), icds, text, score, scores, task=name, image=image)
+        return made(prediction=text, score=score, other_scores=scores, prompt_tokens=answer.prompt_tokens)
 
     def _score(self, metric: Metric, prediction: str, query: Example) -> float:
         score, (lowest, highest) = metric.score(prediction, query), self.task.bounds

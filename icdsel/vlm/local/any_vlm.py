@@ -227,7 +227,10 @@ class AnyVlm(LocalModel[TextPrompt]):
             until(row, self.search.stops) if finite else None
             for row, finite in zip(rows, watch.finite.tolist(), strict=True)
         ]
-        return [self._answer(answer, *score) for answer, score in zip(answers, scored, strict=True)]
+        lengths = inputs["attention_mask"].sum(1).tolist()  # without padding
+        return [
+            self._answer(answer, *score, length) for answer, score, length in zip(answers, scored, lengths, strict=True)
+        ]
 
     def _score_references(
         self, inputs: dict[str, Any], targets: Sequence[Sequence[tuple[int, ...]]]

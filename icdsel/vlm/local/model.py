@@ -208,8 +208,10 @@ class LocalModel(Engine, Generic[Prompt]):
                 failed[i] = Answer("", error=f"{type(error).__name__}: {reason_of(error)}")
         return prompts, failed
 
-    def _answer(self, tokens: list[int] | None, log_probs: tuple[float, ...], lengths: tuple[int, ...]) -> Answer:
-        """The answer with these tokens, and the log-probs (nats) and numbers of tokens of its references.
+    def _answer(
+        self, tokens: list[int] | None, log_probs: tuple[float, ...], lengths: tuple[int, ...], prompt_tokens: int
+    ) -> Answer:
+        """The answer with these tokens to a prompt of this length, with log-probs (nats) and lengths of its references.
 
         It has failed if its logits are not finite (`tokens` is None), or if the model thinks instead of answering.
         """
@@ -219,7 +221,7 @@ class LocalModel(Engine, Generic[Prompt]):
         if thinks(decode(tokens)):
             return Answer("", error=THINKS)
         text = decode(tokens, skip_special_tokens=True)
-        return Answer(text, log_probs, lengths, cut=self.search.is_cut(tokens))
+        return Answer(text, log_probs, lengths, cut=self.search.is_cut(tokens), prompt_tokens=prompt_tokens)
 
     def release_memory(self) -> None:
         """Returns the allocator's unused memory to the GPU."""

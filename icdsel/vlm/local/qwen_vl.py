@@ -241,7 +241,10 @@ class QwenVl(LocalModel[Prompt]):
         ]
         scored = reader.score(targets, first)
         answers = decode(logits, self._seen(prompts, logits), reader, self.search)
-        return [self._answer(answer, *score) for answer, score in zip(answers, scored, strict=True)]
+        return [
+            self._answer(answer, *score, self._length(prompt))
+            for answer, score, prompt in zip(answers, scored, prompts, strict=True)
+        ]
 
     def _seen(self, prompts: Sequence[Prompt], logits: Tensor) -> Tensor | None:
         """A mask (R, V) of the tokens that occur in each prompt; None if repetition is not penalised."""

@@ -246,6 +246,7 @@ PREDICTION: Json = {
     [
         PREDICTION,  # from before images were recorded
         {"question_id": 5, "image_id": 7, **{key: PREDICTION[key] for key in list(PREDICTION)[1:]}},
+        PREDICTION | {"prompt_tokens": 215},
         {"question_id": 5, "image_id": "cat.png", "shots": 0, "icds": [], "error": "out of memory"},
     ],
 )
@@ -254,6 +255,7 @@ def test_a_prediction_is_written_as_it_was_read(value: Json) -> None:
     assert json.dumps(read.to_json()) == json.dumps(value)
     assert read.prompt == (5, tuple(value["icds"]))
     assert read.image == value.get("image_id")
+    assert read.prompt_tokens == value.get("prompt_tokens")
 
 
 @pytest.mark.parametrize(
@@ -271,6 +273,8 @@ def test_a_prediction_is_written_as_it_was_read(value: Json) -> None:
         ({"task": []}, "task"),
         ({"image_id": [1]}, "image_id"),
         ({"image_id": True}, "image_id"),
+        ({"prompt_tokens": 0}, "prompt_tokens"),
+        ({"prompt_tokens": 21.5}, "prompt_tokens"),
     ],
 )
 def test_an_invalid_prediction_is_an_error_that_names_the_field(change: Json, message: str) -> None:

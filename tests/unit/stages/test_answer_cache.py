@@ -1,12 +1,13 @@
 """The cache of answers: what counts as the same prompt, and what is never cached."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fakes import FakeEngine
+from fakes import FAKE_TOKENS, FakeEngine
 
 from icdsel.records import Answer, Example
 from icdsel.stages.answer_cache import AnswerCache, ask
@@ -105,7 +106,7 @@ def test_requests_with_references_are_always_asked_but_their_text_is_kept(
         [answer], asked = answered(session(cache, engine), [scored])
         assert asked == [0] and len(answer.reference_log_probs) == 2
     assert cache.find([scored]) == {}
-    assert cache.find([request(examples, 0, 5)]) == {0: Answer(answer.text)}
+    assert cache.find([request(examples, 0, 5)]) == {0: Answer(answer.text, prompt_tokens=2 * FAKE_TOKENS)}
     assert sum(1 for _ in next(tmp_path.glob("answers_*.jsonl")).open()) == 1
 
 
@@ -141,6 +142,19 @@ def test_a_cache_that_cannot_be_written_only_causes_a_warning(
     for _ in range(2):
         assert answered(session(cache, engine), [request(examples, 0, 5)])[1] == [0]
     assert capfd.readouterr().err.count("answers are not cached") == 1
+
+
+def test_the_length_of_a_prompt_is_cached_and_unknown_in_files_from_before(
+    examples: list[Example], tmp_path: Path
+) -> None:
+    wanted = request(examples, 0, 1, 5)
+    AnswerCache(tmp_path, INPUTS).keep([wanted], [Answer("yes", prompt_tokens=215)])
+    assert AnswerCache(tmp_path, INPUTS).find([wanted]) == {0: Answer("yes", prompt_tokens=215)}
+    [file] = tmp_path.glob("answers_*.jsonl")
+    line = json.loads(file.read_text())
+    del line["prompt_tokens"]
+    file.write_text(json.dumps(line) + "\n")
+    assert AnswerCache(tmp_path, INPUTS).find([wanted]) == {0: Answer("yes")}
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,8 @@ def test_answers_are_compared_as_stored_and_as_people_wrote_them() -> None:
 
 def test_a_prediction_has_the_scores_of_all_metrics() -> None:
     query = Example(5, 5, Path("5.png"), "What do they do?", "riding", ("ride",) * 10)
-    made = Scorer.named("vqa", "openflamingo", "strip").prediction(query, (7, 8), Answer(" riding "))
+    made = Scorer.named("vqa", "openflamingo", "strip").prediction(query, (7, 8), Answer(" riding ", prompt_tokens=90))
+    assert made.prompt_tokens == 90
     assert (made.question_id, made.shots, made.icds, made.prediction) == (5, 2, (7, 8), "riding")
     assert (made.score, made.other_scores) == (0.0, {"normalised": 0.0, "official": 0.0, "lemmatised": 1.0})
 

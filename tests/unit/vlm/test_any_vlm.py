@@ -154,6 +154,7 @@ def test_answers_and_log_probs_are_those_of_one_prompt_at_a_time(vlm, family, ex
     for request, answer in zip(requests, answers, strict=True):
         assert answer.error is None
         assert answer.text == plain_answer(vlm, request, marks.end)
+        assert answer.prompt_tokens == plain_inputs(vlm, request)["input_ids"].shape[1]
         for reference, got, tokens in zip(
             request.references, answer.reference_log_probs, answer.reference_tokens, strict=True
         ):

@@ -201,6 +201,7 @@ def test_answers_and_log_probs_are_those_of_one_prompt_at_a_time(vlm, examples, 
         if margin > 1e-4:
             assert answer.text == text
             compared += 1
+        assert answer.prompt_tokens == plain_inputs(vlm, request)["input_ids"].shape[1]
         for reference, got, tokens in zip(
             request.references, answer.reference_log_probs, answer.reference_tokens, strict=True
         ):
