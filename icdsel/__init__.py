@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from icdsel.artefacts.checkpoint_conversion import convert_checkpoint
     from icdsel.artefacts.checkpoint_writing import save_policy
     from icdsel.artefacts.rl_data import read_rl_data
+    from icdsel.policy.config import PointerConfig
     from icdsel.policy.losses import grpo_loss, rce_loss
-    from icdsel.policy.network import PointerConfig, PointerNetwork
+    from icdsel.policy.network import PointerNetwork
     from icdsel.policy.rewards import normalize_rewards, pointer_reward
     from icdsel.selector import Selector
     from icdsel.tasks.vqa_accuracy import vqa_accuracy
@@ -36,7 +37,7 @@ __all__ = [
 ]
 
 _MODULES = {
-    "PointerConfig": "icdsel.policy.network",
+    "PointerConfig": "icdsel.policy.config",
     "PointerNetwork": "icdsel.policy.network",
     "Selector": "icdsel.selector",
     "convert_checkpoint": "icdsel.artefacts.checkpoint_conversion",

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from icdsel.artefacts import lever_plus_checkpoints as lever_plus
 from icdsel.errors import CheckpointError
+from icdsel.policy.config import PointerConfig
 from icdsel.policy.loop import PHASES
-from icdsel.policy.network import PointerConfig, PointerNetwork
+from icdsel.policy.network import PointerNetwork
 from icdsel.store.reading import why_no_file
 from icdsel.store.torch_files import StoredTensor, TorchFile, describe, open_torch_file
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from icdsel.policy.network import PointerConfig
+from icdsel.policy.config import PointerConfig
 
 __all__ = ["V2_SUFFIX", "drop_neutral_gate", "infer_config", "selector_weights", "unknown_parts", "v2_format"]
 
@@ -74,6 +74,8 @@ def infer_config(weights: Mapping[str, Any]) -> PointerConfig:
     """
     width = _shape(weights, "query_proj.weight")[0]
     layers = {name.split(".")[1] for name in weights if name.startswith("cross_attn_layers.")}
+    if not layers:
+        raise ValueError("it has no cross-attention layer")
     return PointerConfig(
         d_model=_shape(weights, "input_proj.weight")[1] if "input_proj.weight" in weights else width,
         hidden_dim=width,
@@ -109,8 +111,11 @@ def v2_format(weights: Mapping[str, Tensor], config: PointerConfig, epoch: int, 
     one if the file has none), so a policy without a gate gets a neutral one, which does not change the state.
 
     Raises:
-        ValueError: `legacy_names` with more than one layer, which the old classes did not have.
+        ValueError: The policy has no cross-attention layer, which Lever-Plus's classes always have; or `legacy_names`
+            with more than one, which the old classes did not have.
     """
+    if not config.num_layers:
+        raise ValueError("Lever-Plus's networks have a cross-attention layer, this policy has none (--num-layers 0)")
     if legacy_names and config.num_layers > 1:
         raise ValueError(
             f"the legacy names allow one cross-attention layer, this policy has {config.num_layers}; "

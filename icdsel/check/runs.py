@@ -19,8 +19,8 @@ from icdsel.artefacts.run_folder import (
 from icdsel.check.findings import EXAMPLES, Checked, Findings, Kind
 from icdsel.check.rl_data import check_journal
 from icdsel.errors import CheckpointError, RunError
+from icdsel.policy.config import PointerConfig
 from icdsel.policy.loop import PHASES
-from icdsel.policy.network import PointerConfig
 from icdsel.store.fingerprints import has_fingerprint
 from icdsel.store.json_reading import parsed
 from icdsel.store.metadata import Metadata, read_metadata

@@ -14,10 +14,11 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from icdsel.errors import RunError
+from icdsel.policy.config import PointerConfig
 from icdsel.policy.groups import Groups
 from icdsel.policy.losses import adapt_kl_beta, grpo_loss, rce_loss, rce_temperature
 from icdsel.policy.measures import evaluate, log_probs
-from icdsel.policy.network import PointerConfig, PointerNetwork
+from icdsel.policy.network import PointerNetwork
 from icdsel.settings.presets import RECIPES
 from icdsel.settings.tables import TrainSettings
 

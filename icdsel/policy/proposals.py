@@ -8,7 +8,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from icdsel.policy.network import CosineNetwork, Encoded, PointerNetwork, similarities
+from icdsel.policy.encoding import Encoded, similarities
+from icdsel.policy.network import CosineNetwork, PointerNetwork
 from icdsel.records import Pointer, Proposal, QuestionId
 from icdsel.registry import Registry
 from icdsel.retrieval.topk import stable_topk

@@ -299,8 +299,8 @@ class TrainSettings(Table):
     """Pointers sampled per query and epoch with --online."""
     vlm_budget: int | None = Field(None, ge=0)
     """Maximum number of VLM calls with --online. [epochs × queries × samples]"""
-    num_layers: int = Field(1, ge=1, le=8)
-    """Cross-attention layers."""
+    num_layers: int = Field(1, ge=0, le=8)
+    """Cross-attention layers; with 0 the policy looks at the candidates one by one, not at the pool as a whole."""
     rce_normalized_reward: bool = False
     """Weight RCE by rewards that are normalized per query, instead of raw rewards."""
     freeze_backbone: bool = False

@@ -16,9 +16,10 @@ from icdsel.artefacts.checkpoint import foreign_objects, load_checkpoint
 from icdsel.artefacts.checkpoint_conversion import convert_checkpoint
 from icdsel.artefacts.checkpoint_writing import save_policy
 from icdsel.errors import CheckpointError, DataError, RunError
+from icdsel.policy.config import PointerConfig
 from icdsel.policy.groups import make_groups
 from icdsel.policy.loop import Epoch, train_policy
-from icdsel.policy.network import PointerConfig, PointerNetwork
+from icdsel.policy.network import PointerNetwork
 from icdsel.retrieval import embeddings
 from icdsel.settings.tables import RewardSettings, TrainSettings
 from icdsel.stages.training.run_journal import RunJournal

@@ -257,7 +257,8 @@ def test_mistakes_get_one_message_and_exit_code_2(folder, words, expected):
 
 def test_a_checkpoint_of_another_width_is_rejected(folder):
     from icdsel.artefacts.checkpoint_writing import save_policy
-    from icdsel.policy.network import PointerConfig, PointerNetwork
+    from icdsel.policy.config import PointerConfig
+    from icdsel.policy.network import PointerNetwork
 
     network = PointerNetwork(PointerConfig(d_model=7, hidden_dim=8))
     save_policy("narrow.pt", network, epoch=0, phase="rce", metrics={}, kl_beta=0.1)

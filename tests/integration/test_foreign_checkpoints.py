@@ -9,7 +9,8 @@ from command_line import icdsel
 from test_mistaken_paths import plain
 
 from icdsel.artefacts.checkpoint_writing import save_policy
-from icdsel.policy.network import PointerConfig, PointerNetwork
+from icdsel.policy.config import PointerConfig
+from icdsel.policy.network import PointerNetwork
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ import torch
 
 from icdsel.artefacts.checkpoint_writing import save_policy
 from icdsel.errors import CheckpointError
-from icdsel.policy.network import PointerConfig, PointerNetwork
+from icdsel.policy.config import PointerConfig
+from icdsel.policy.network import PointerNetwork
 from icdsel.selector import Selector
 
 

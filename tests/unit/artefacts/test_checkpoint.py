@@ -19,7 +19,8 @@ from icdsel.artefacts.checkpoint_conversion import ConversionWarning, convert_ch
 from icdsel.artefacts.checkpoint_writing import save_policy
 from icdsel.artefacts.run_folder import find_checkpoint
 from icdsel.errors import CheckpointError, UserError
-from icdsel.policy.network import PointerConfig, PointerNetwork
+from icdsel.policy.config import PointerConfig
+from icdsel.policy.network import PointerNetwork
 from icdsel.store.torch_files import open_torch_file
 
 DATA = Path(__file__).parents[2] / "data"
@@ -131,6 +132,12 @@ def test_every_naming_of_the_parameters_is_read(tmp_path: Path, prefix: str, key
     assert same(load_policy(path), policy)
 
 
+def test_weights_without_cross_attention_and_config_are_rejected(tmp_path: Path) -> None:
+    weights = {name: x for name, x in network().state_dict().items() if not name.startswith("cross_attn_layers")}
+    with pytest.raises(CheckpointError, match="no cross-attention layer"):
+        load_policy(torch_save(tmp_path / "x.pt", {"model_state_dict": weights}))
+
+
 def test_sizes_are_inferred_from_the_shapes(tmp_path: Path) -> None:
     for config in ({}, {"gate": False}, {"d_model": 8}, {"num_layers": 3}, {"tower": 12}):
         policy = network(**config)
@@ -147,7 +154,7 @@ def test_half_precision_is_converted_to_float32(tmp_path: Path) -> None:
 # --- checkpoints of icdsel --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [*VARIANTS, pytest.param({"num_layers": 0}, id="no-layers")])
 def test_a_written_checkpoint_is_read_again(tmp_path: Path, variant: dict) -> None:
     policy = network(**variant)
     checkpoint = load_checkpoint(save(tmp_path / "run" / "rce_epoch3.pt", policy))
@@ -312,6 +319,9 @@ def test_impossible_conversions_are_rejected(tmp_path: Path) -> None:
     two_layers = save(tmp_path / "rce_epoch1.pt", network(num_layers=2))
     with pytest.raises(CheckpointError, match="one cross-attention layer, this policy has 2"):
         convert_checkpoint(two_layers, legacy_names=True)
+    without = save(tmp_path / "rce_epoch2.pt", network(num_layers=0))
+    with pytest.raises(CheckpointError, match="have a cross-attention layer, this policy has none"):
+        convert_checkpoint(without)
     with pytest.raises(CheckpointError, match="already converted"):
         convert_checkpoint(DATA / "rce_epoch2_v2format.ckpt")
     with pytest.raises(CheckpointError, match="is the file to be converted"):

@@ -20,7 +20,8 @@ from icdsel.check.findings import Checked, report
 from icdsel.check.paths import UNKNOWN, check
 from icdsel.console import plain
 from icdsel.errors import RunError, UserError
-from icdsel.policy.network import PointerConfig, PointerNetwork
+from icdsel.policy.config import PointerConfig
+from icdsel.policy.network import PointerNetwork
 from icdsel.settings.loading import settings_from
 from icdsel.store.files import write_json
 from icdsel.store.fingerprints import fingerprint_file

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from icdsel.errors import RlDataError
+from icdsel.policy.config import PointerConfig
 from icdsel.policy.groups import Groups, make_groups, split_groups
 from icdsel.policy.losses import advantages, grpo_loss, rce_loss
-from icdsel.policy.network import PointerConfig, PointerNetwork
+from icdsel.policy.network import PointerNetwork
 from icdsel.policy.rewards import NORMALIZATIONS, REWARD_MODES
 from icdsel.records import QueryGroup, ScoredPointer
 from icdsel.settings.presets import RECIPES, STD_FLOOR

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from icdsel.artefacts.checkpoint import load_checkpoint
 from icdsel.artefacts.checkpoint_writing import save_policy
+from icdsel.policy.config import PointerConfig
 from icdsel.policy.groups import Groups
 from icdsel.policy.loop import Epoch, Resume, train_policy
 from icdsel.policy.losses import advantages
 from icdsel.policy.measures import evaluate, log_probs
-from icdsel.policy.network import CosineNetwork, PointerConfig, PointerNetwork
+from icdsel.policy.network import CosineNetwork, PointerNetwork
 from icdsel.policy.rewards import normalize_rewards
 from icdsel.settings.tables import TrainSettings
 

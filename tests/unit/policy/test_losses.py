@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from icdsel.policy.config import PointerConfig
 from icdsel.policy.losses import adapt_kl_beta, advantages, grpo_loss, rce_loss, rce_temperature
-from icdsel.policy.network import PointerConfig, PointerNetwork
+from icdsel.policy.network import PointerNetwork
 
 DATA = Path(__file__).parents[2] / "data"
 CASES = [

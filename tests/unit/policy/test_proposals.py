@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from icdsel.policy.network import CosineNetwork, PointerConfig, PointerNetwork
+from icdsel.policy.config import PointerConfig
+from icdsel.policy.network import CosineNetwork, PointerNetwork
 from icdsel.policy.proposals import METHODS, ProposalMethod, Unit, most_pointers, propose
 from icdsel.records import Pointer, Proposal
 from icdsel.settings.tables import ProposalSettings

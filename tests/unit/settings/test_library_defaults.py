@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from icdsel.cli.choices import REGISTRIES
+from icdsel.policy.config import PointerConfig
 from icdsel.policy.losses import grpo_loss, rce_loss, rce_temperature
-from icdsel.policy.network import PointerConfig
 from icdsel.policy.rewards import NORMALIZATIONS, REWARD_MODES, normalize_rewards, pointer_reward
 from icdsel.settings import RewardSettings, TrainSettings
 from icdsel.settings.presets import PRESETS, RECIPES

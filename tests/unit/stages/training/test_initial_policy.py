@@ -8,7 +8,8 @@ import torch
 
 from icdsel.artefacts.checkpoint_writing import save_policy
 from icdsel.errors import CheckpointError
-from icdsel.policy.network import PointerConfig, PointerNetwork
+from icdsel.policy.config import PointerConfig
+from icdsel.policy.network import PointerNetwork
 from icdsel.settings import settings_from, with_values
 from icdsel.stages.training.initial_policy import initial_policy
 

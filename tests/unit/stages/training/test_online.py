@@ -11,9 +11,10 @@ import torch
 from icdsel.artefacts.rl_data import merge, read_rl_data
 from icdsel.data.datasets import Split
 from icdsel.errors import RlDataError
+from icdsel.policy.config import PointerConfig
 from icdsel.policy.groups import make_groups
 from icdsel.policy.loop import Epoch, train_policy
-from icdsel.policy.network import PointerConfig, PointerNetwork
+from icdsel.policy.network import PointerNetwork
 from icdsel.records import Answer, Example, QueryGroup, ScoredPointer
 from icdsel.settings.loading import load_settings
 from icdsel.settings.tables import RewardSettings, TrainSettings

@@ -9,9 +9,10 @@ import torch
 
 from icdsel.artefacts.checkpoint_writing import save_policy
 from icdsel.artefacts.run_folder import METADATA_FILE, Run, find_checkpoint
+from icdsel.policy.config import PointerConfig
 from icdsel.policy.groups import Groups
 from icdsel.policy.measures import measure
-from icdsel.policy.network import PointerConfig, PointerNetwork
+from icdsel.policy.network import PointerNetwork
 from icdsel.stages.training.recommendation import paired, recommend
 from icdsel.store.metadata import Metadata
 

@@ -12,8 +12,9 @@ import torch
 from icdsel.artefacts.checkpoint import load_policy
 from icdsel.artefacts.run_folder import METADATA_FILE, Run, read_metrics
 from icdsel.errors import RunError
+from icdsel.policy.config import PointerConfig
 from icdsel.policy.loop import Epoch
-from icdsel.policy.network import PointerConfig, PointerNetwork
+from icdsel.policy.network import PointerNetwork
 from icdsel.stages import train
 from icdsel.stages.train import commit_run, run_slot
 from icdsel.stages.training.run_journal import RESUME_FILE, RunJournal

@@ -1,0 +1,44 @@
+"""The sizes of a policy."""
+
+from dataclasses import dataclass
+
+__all__ = ["PointerConfig"]
+
+
+@dataclass(frozen=True)
+class PointerConfig:
+    """The sizes of a `PointerNetwork`. The defaults are those of Lever-Plus's network with a gate.
+
+    Attributes:
+        d_model: Width of the query and candidate embeddings.
+        hidden_dim: Width inside the network; if it equals `d_model` there is no input projection.
+        num_layers: Number of cross-attention layers; with 0 the first state does not depend on the pool.
+        num_heads: Heads per layer; must divide `hidden_dim`.
+        gate: Whether a chosen ICD updates the state. Without a gate all steps rank the candidates identically.
+        dropout: Dropout before the two output projections and inside the shared encoder.
+        attn_dropout: Dropout of the attention weights.
+        tower: Inner width of the shared encoder; 0 for neither a shared encoder nor a shared projection.
+
+    Raises:
+        ValueError: A size is out of its bounds.
+    """
+
+    d_model: int
+    hidden_dim: int = 256
+    num_layers: int = 1
+    num_heads: int = 1
+    gate: bool = True
+    dropout: float = 0.5
+    attn_dropout: float = 0.1
+    tower: int = 0
+
+    def __post_init__(self) -> None:
+        bounds = {"d_model": 1, "hidden_dim": 1, "num_layers": 0, "num_heads": 1, "tower": 0}
+        for name, least in bounds.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        for name in ("dropout", "attn_dropout"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ValueError(f"{name} must be in [0, 1), not {getattr(self, name)}")
+        if self.hidden_dim % self.num_heads:
+            raise ValueError(f"num_heads ({self.num_heads}) must divide hidden_dim ({self.hidden_dim})")

@@ -1,0 +1,160 @@
+"""Encodes queries and candidates: what of a policy is computed once per query, before anything is chosen.
+
+Shapes: B queries, K candidates each, embeddings of width d, hidden width h.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from icdsel.policy.config import PointerConfig
+
+__all__ = ["TEMPERATURE", "Encoded", "EncodedCandidates", "PointerEncoder", "similarities"]
+
+TEMPERATURE = 0.1
+"""The divisor of the cosines. It is a constant, not trained, as in Lever-Plus."""
+
+
+class EncodedCandidates(NamedTuple):
+    """Encoded candidates. They do not depend on the query, so a policy needs to encode a candidate only once.
+
+    Attributes:
+        unit: Unit vectors that the state is compared with (B, K, h); (1, K, h) for one pool that all queries share.
+        features: What the cross-attention reads (B, K, h); (B, K, 0) in a network without cross-attention.
+    """
+
+    unit: Tensor
+    features: Tensor
+
+
+class Encoded(NamedTuple):
+    """Encoded queries and pools, shared by all pointers of a query.
+
+    Attributes:
+        state: The state before the first choice, unit vectors (B, h).
+        candidates: Unit vectors (B, K, h); (1, K, h) if all queries share one pool.
+        hidden: True where a candidate may not be chosen, (B, K); None if all may.
+        first: The logits before anything is chosen or hidden, (B, 1, K).
+    """
+
+    state: Tensor
+    candidates: Tensor
+    hidden: Tensor | None
+    first: Tensor
+
+
+class _SharedEncoder(nn.Module):
+    """A pre-norm residual block, x + W2 drop(GELU(W1 LN(x))).
+
+    W2 is initialised to zero, so that a new network ranks candidates as it would without a shared encoder.
+    """
+
+    def __init__(self, width: int, inner: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.up = nn.Linear(width, inner)
+        self.down = nn.Linear(inner, width)
+        self.dropout = nn.Dropout(dropout)
+        nn.init.zeros_(self.down.weight)
+        nn.init.zeros_(self.down.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch: Tensor = self.down(self.dropout(F.gelu(self.up(self.norm(x)))))
+        return x + branch
+
+
+class PointerEncoder(nn.Module):
+    """The part of a policy that encodes: input projection, shared encoder, cross-attention and output projections."""
+
+    def __init__(self, config: PointerConfig) -> None:
+        super().__init__()
+        self.config = config
+        h = config.hidden_dim
+        self.input_proj: nn.Module = nn.Identity() if config.d_model == h else nn.Linear(config.d_model, h, bias=False)
+        self.cross_attn_layers = nn.ModuleList(
+            nn.MultiheadAttention(h, config.num_heads, dropout=config.attn_dropout, batch_first=True)
+            for _ in range(config.num_layers)
+        )
+        self.attn_norms = nn.ModuleList(nn.LayerNorm(h) for _ in range(config.num_layers))
+        self.tower: nn.Module = _SharedEncoder(h, config.tower, config.dropout) if config.tower else nn.Identity()
+        self.query_proj: nn.Module = nn.Linear(h, h, bias=False)
+        self.cand_proj: nn.Module = self.query_proj if config.tower else nn.Linear(h, h, bias=False)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def encode_candidates(self, candidates: Tensor) -> EncodedCandidates:
+        """Encodes candidates [B, K, d] for all queries to come, without gradients or dropout.
+
+        Every candidate is encoded by itself: parts of a large pool may be encoded separately and concatenated.
+        """
+        with self.deciding():
+            features = self._features(candidates)
+            read = features if self.config.num_layers else features[..., :0].clone()
+            return EncodedCandidates(self._unit(self.cand_proj, features), read)
+
+    def encode(self, query: Tensor, candidates: Tensor | EncodedCandidates, mask: Tensor | None = None) -> Encoded:
+        """Encodes queries and pools for `greedy`, `beam` and `sample`, so that several calls can share the result."""
+        with self.deciding():
+            return self._encode(query, candidates, mask)
+
+    @contextmanager
+    def deciding(self) -> Iterator[None]:
+        """Disables gradients and dropout, even in training mode: a choice must not depend on a dropout mask."""
+        training = self.training
+        self.train(False)
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.train(training)
+
+    def _encode(self, query: Tensor, candidates: Tensor | EncodedCandidates, mask: Tensor | None) -> Encoded:
+        known = isinstance(candidates, EncodedCandidates)
+        shape = candidates.unit.shape if isinstance(candidates, EncodedCandidates) else candidates.shape
+        d, width = self.config.d_model, self.config.hidden_dim if known else self.config.d_model
+        batch, (pools, size) = len(query), shape[:2]
+        fits = shape == (pools, size, width) and query.shape == (batch, d) and pools in (1, batch)
+        if not fits or not batch or not size:
+            found = f"{list(query.shape)} and {list(shape)}"
+            raise ValueError(f"query must be [B, {d}] and candidates [B, K, {width}], not {found}")
+        if mask is not None and (mask.shape != (batch, size) or mask.dtype != torch.bool):
+            raise ValueError(f"mask must be bool [{batch}, {size}], not {mask.dtype} {list(mask.shape)}")
+        hidden = None if mask is None else ~mask
+        q = self._features(query).unsqueeze(1)  # (B, 1, h)
+        c = candidates.features if isinstance(candidates, EncodedCandidates) else self._features(candidates)
+        q = self._attended(q, c, hidden)
+        state = self._unit(self.query_proj, q).view(batch, -1)  # (B, h)
+        # The candidates' dropout mask is drawn after the query's.
+        unit = candidates.unit if isinstance(candidates, EncodedCandidates) else self._unit(self.cand_proj, c)
+        return Encoded(state, unit, hidden, similarities(state.unsqueeze(1), unit) / TEMPERATURE)
+
+    def _features(self, embeddings: Tensor) -> Tensor:
+        features: Tensor = self.tower(self.input_proj(embeddings))
+        return features
+
+    def _unit(self, projection: nn.Module, features: Tensor) -> Tensor:
+        return F.normalize(projection(self.dropout(features)), dim=-1)
+
+    def _attended(self, q: Tensor, c: Tensor, hidden: Tensor | None) -> Tensor:
+        """The queries (B, 1, h), or (1, B, h) for a shared pool, after they attended to their candidates (B, K, h)."""
+        # Attention over an empty set is NaN, so a query without any candidate attends to its padding instead.
+        ignored = None if hidden is None else hidden & ~hidden.all(-1, keepdim=True)
+        masked: dict[str, Tensor | None] = {"key_padding_mask": ignored}
+        if len(c) < len(q):  # to the attention, the queries of a shared pool are one sequence
+            q, masked = q.transpose(0, 1), {"attn_mask": ignored}  # (1, B, h)
+        for attention, norm in zip(self.cross_attn_layers, self.attn_norms, strict=True):
+            # `need_weights` selects torch's unfused path: for one row per query it is faster, its gradients are
+            # deterministic, and it rounds as in Lever-Plus.
+            attended, _ = attention(q, c, c, **masked, need_weights=True)
+            q = norm(attended + q)
+        return q
+
+
+def similarities(rows: Tensor, candidates: Tensor) -> Tensor:
+    """Dot products [B, P, K] of `rows` [B, P, h] with `candidates` [B, K, h], or [1, K, h] for a shared pool."""
+    if len(candidates) == 1 < len(rows):  # a batched product would copy the pool for each query
+        return (rows.flatten(0, 1) @ candidates[0].T).view(*rows.shape[:2], -1)
+    return rows @ candidates.transpose(1, 2)
