@@ -58,7 +58,8 @@ class _Asker:
             PAIR: f"codes of {' and '.join(asked)}",
             PLAIN: f"plain {asked[0]}",
         }
-        told: dict[str, Any] = {"scene": {attribute: scene.value(attribute) for attribute in self._difficulty.attributes[::-1]}}
+        shown = {attribute: scene.value(attribute) for attribute in reversed(self._difficulty.attributes)}
+        told: dict[str, Any] = {"scene": shown}
         if wrong:
             told["wrong"] = True
         return question, described[kind], told, human_answers(known, words, self._rng)
