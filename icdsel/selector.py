@@ -47,7 +47,12 @@ class Selector:
 
     @torch.no_grad()
     def choose(
-        self, query_embeddings: Tensor, candidate_embeddings: Tensor, shots: int = 2, mask: Tensor | None = None
+        self,
+        query_embeddings: Tensor,
+        candidate_embeddings: Tensor,
+        shots: int = 2,
+        mask: Tensor | None = None,
+        candidate_answers: Tensor | None = None,
     ) -> Choice:
         """Chooses the best candidate at each step, without repetition.
 
@@ -60,15 +65,32 @@ class Selector:
             shots: Demonstrations per query, S.
             mask: True where a candidate may be chosen, bool [B, N]; None allows all. A query that is itself among the
                 candidates has to be masked there.
+            candidate_answers: Embeddings of the candidates' answers, [N, a] or [B, N, a] as the candidates', for a
+                policy that sees answers (a is `selector.network.config.answer_dim`), and for no other.
 
         Raises:
-            ValueError: The shapes do not fit, or a query has fewer than `shots` candidates.
+            ValueError: The shapes do not fit, answers are missing or needless, or a query has fewer than `shots`
+                candidates.
         """
         weight = next(self.network.parameters())
         query, candidates = (x.to(weight) for x in (query_embeddings, candidate_embeddings))
+        self._require_answers(candidates, candidate_answers)
+        if candidate_answers is not None:
+            candidates = torch.cat([candidates, candidate_answers.to(weight)], dim=-1)
         if candidates.dim() == 2:
             candidates = candidates.unsqueeze(0)  # (1, N, d)
         mask = None if mask is None else mask.to(weight.device)
         positions = self.network.greedy(query, candidates, shots, mask)  # (B, S)
         log_probs = self.network.log_prob(query, candidates, positions.unsqueeze(1), mask)  # (B, 1)
         return Choice(positions, log_probs.squeeze(1))
+
+    def _require_answers(self, candidates: Tensor, answers: Tensor | None) -> None:
+        """Checks that there are answers for exactly the candidates, if the policy sees any."""
+        width = self.network.config.answer_dim
+        if answers is None and width:
+            raise ValueError(f"this policy sees answers: give candidate_answers of width {width}")
+        if answers is not None and not width:
+            raise ValueError("this policy sees no answers: omit candidate_answers")
+        if answers is not None and answers.shape != (*candidates.shape[:-1], width):
+            expected = [*candidates.shape[:-1], width]
+            raise ValueError(f"candidate_answers must be {expected}, not {list(answers.shape)}")

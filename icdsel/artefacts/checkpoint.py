@@ -22,7 +22,7 @@ from icdsel.policy.network import PointerNetwork
 from icdsel.store.reading import why_no_file
 from icdsel.store.torch_files import StoredTensor, TorchFile, describe, open_torch_file
 
-__all__ = ["Checkpoint", "foreign_objects", "foreign_warning", "load_checkpoint", "load_policy", "require_width"]
+__all__ = ["Checkpoint", "foreign_objects", "foreign_warning", "load_checkpoint", "load_policy"]
 
 _T = TypeVar("_T")
 _MAX_LAYERS, _MAX_WIDTH, _MAX_EPOCH, _MAX_LIST = 256, 2**20, 10**6, 1000
@@ -126,19 +126,6 @@ def foreign_warning(path: Path) -> str | None:
     )
 
 
-def require_width(network: PointerNetwork, width: int, path: Path | None) -> None:
-    """Checks that a policy, read from `path`, was trained on embeddings of this width.
-
-    Raises:
-        CheckpointError: The widths differ.
-    """
-    if network.config.d_model != width:
-        raise CheckpointError(
-            f"{path} takes embeddings of width {network.config.d_model}, this encoder's have {width}: use a checkpoint "
-            f"trained with the same --dataset, --model and --encoder"
-        )
-
-
 @contextmanager
 def _opened(path: Path) -> Iterator[TorchFile]:
     if not path.is_file():
@@ -204,9 +191,13 @@ def _config(stored: object, weights: Mapping[str, Tensor]) -> PointerConfig:
             if type(value) is not types[name] and not (types[name] is float and type(value) is int):
                 raise ValueError(f"{name} in its config is {describe(value)}")
         config = PointerConfig(**stored)
-    if config.num_layers > _MAX_LAYERS or max(config.d_model, config.hidden_dim, config.tower) > _MAX_WIDTH:
+    if config.num_layers > _MAX_LAYERS or max(_widths(config)) > _MAX_WIDTH:
         raise ValueError(f"its network has more than {_MAX_LAYERS} layers or is wider than {_MAX_WIDTH:,}")
     return config
+
+
+def _widths(config: PointerConfig) -> tuple[int, ...]:
+    return config.d_model, config.hidden_dim, config.tower, config.answer_dim
 
 
 def _network(config: PointerConfig, weights: Mapping[str, Tensor]) -> PointerNetwork:

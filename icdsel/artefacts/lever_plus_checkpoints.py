@@ -82,6 +82,7 @@ def infer_config(weights: Mapping[str, Any]) -> PointerConfig:
         num_layers=len(layers),
         gate=any(name.startswith(_GATE) for name in weights),
         tower=_shape(weights, "tower.up.weight")[0] if "tower.up.weight" in weights else 0,
+        answer_dim=_shape(weights, "answer_proj")[1] if "answer_proj" in weights else 0,
     )
 
 
@@ -149,4 +150,6 @@ def unknown_parts(config: PointerConfig) -> list[str]:
         parts.append(f"shared encoder ({config.tower} wide)")
     if config.num_heads > 1:
         parts.append(f"{config.num_heads} attention heads")
+    if config.answer_dim:
+        parts.append("view of the candidates' answers")
     return parts

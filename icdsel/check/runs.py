@@ -126,6 +126,7 @@ def _described(checkpoint: Checkpoint) -> str:
     parts += [f"layers {config.num_layers}", f"heads {config.num_heads}"]
     parts += [f"shared encoder {config.tower}"] if config.tower else []
     parts += ["gate"] if config.gate else []
+    parts += [f"answers of width {config.answer_dim}"] if config.answer_dim else []
     if checkpoint.phase and checkpoint.epoch is not None:
         parts.append(f"after {checkpoint.phase} epoch {checkpoint.epoch + 1}")
     return ", ".join(parts)

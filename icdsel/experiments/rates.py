@@ -15,16 +15,17 @@ from icdsel.artefacts.run_folder import METADATA_FILE
 from icdsel.console import note
 from icdsel.errors import RunError
 from icdsel.policy.groups import make_groups, split_groups
-from icdsel.policy.loop import Epoch, make_network, train_policy
+from icdsel.policy.loop import Epoch, train_policy
 from icdsel.records import QueryGroup
 from icdsel.settings.identity import identity
 from icdsel.settings.loading import Settings, with_values
 from icdsel.settings.tables import TrainSettings
 from icdsel.stages.generate import generate, rl_data_inputs, unscored
 from icdsel.stages.infer import queries_to_answer
+from icdsel.stages.policy_check import candidates_for
 from icdsel.stages.session import Session
 from icdsel.stages.train import run_inputs
-from icdsel.stages.training.initial_policy import initial_policy
+from icdsel.stages.training.initial_policy import initial_policy, new_policy
 from icdsel.store.metadata import environment, read_metadata
 from icdsel.vlm.devices import resolve_device
 from icdsel.vlm.engine import Request
@@ -151,13 +152,13 @@ class Rates:
             files = [rl_data_path(settings)]
         groups = merge([read_rl_data(path).groups for path in files]) if files else self._scored[1]
         part, held_out = split_groups(groups)
-        table = self.session.embeddings.to(self._train_device)
+        network = initial_policy(settings.train) or new_policy(self.session, settings.train, 0)
+        table = candidates_for(network, self.session, settings.train.init).to(self._train_device)
+        network = network.to(table.device)
         train, validation = (
             make_groups(split, self.session.train.row, settings.reward).to(table.device) for split in (part, held_out)
         )
         epochs = {"grpo_epochs": int(phase == "grpo"), "rce_epochs": int(phase != "grpo")}
-        network = initial_policy(settings.train) or make_network(settings.train, table.shape[1], 0)
-        network = network.to(table.device)
 
         def work(count: int) -> float:
             rows = torch.arange(count, device=table.device) % len(train)

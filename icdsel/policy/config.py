@@ -18,6 +18,7 @@ class PointerConfig:
         dropout: Dropout before the two output projections and inside the shared encoder.
         attn_dropout: Dropout of the attention weights.
         tower: Inner width of the shared encoder; 0 for neither a shared encoder nor a shared projection.
+        answer_dim: Width of the embeddings of the candidates' answers; 0 for a network that sees none.
 
     Raises:
         ValueError: A size is out of its bounds.
@@ -31,9 +32,10 @@ class PointerConfig:
     dropout: float = 0.5
     attn_dropout: float = 0.1
     tower: int = 0
+    answer_dim: int = 0
 
     def __post_init__(self) -> None:
-        bounds = {"d_model": 1, "hidden_dim": 1, "num_layers": 0, "num_heads": 1, "tower": 0}
+        bounds = {"d_model": 1, "hidden_dim": 1, "num_layers": 0, "num_heads": 1, "tower": 0, "answer_dim": 0}
         for name, least in bounds.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")

@@ -1,6 +1,6 @@
 """Encodes queries and candidates: what of a policy is computed once per query, before anything is chosen.
 
-Shapes: B queries, K candidates each, embeddings of width d, hidden width h.
+Shapes: B queries, K candidates each, embeddings of width d and of answers of width a, hidden width h.
 """
 
 from collections.abc import Iterator
@@ -84,14 +84,16 @@ class PointerEncoder(nn.Module):
         self.query_proj: nn.Module = nn.Linear(h, h, bias=False)
         self.cand_proj: nn.Module = self.query_proj if config.tower else nn.Linear(h, h, bias=False)
         self.dropout = nn.Dropout(config.dropout)
+        # Zeros, and no random numbers: a new network has the same other weights and choices as one without answers.
+        self.answer_proj = nn.Parameter(torch.zeros(h, config.answer_dim)) if config.answer_dim else None
 
     def encode_candidates(self, candidates: Tensor) -> EncodedCandidates:
-        """Encodes candidates [B, K, d] for all queries to come, without gradients or dropout.
+        """Encodes candidates [B, K, d + a] for all queries to come, without gradients or dropout.
 
         Every candidate is encoded by itself: parts of a large pool may be encoded separately and concatenated.
         """
         with self.deciding():
-            features = self._features(candidates)
+            features = self._of_candidates(candidates)
             read = features if self.config.num_layers else features[..., :0].clone()
             return EncodedCandidates(self._unit(self.cand_proj, features), read)
 
@@ -114,25 +116,29 @@ class PointerEncoder(nn.Module):
     def _encode(self, query: Tensor, candidates: Tensor | EncodedCandidates, mask: Tensor | None) -> Encoded:
         known = isinstance(candidates, EncodedCandidates)
         shape = candidates.unit.shape if isinstance(candidates, EncodedCandidates) else candidates.shape
-        d, width = self.config.d_model, self.config.hidden_dim if known else self.config.d_model
+        d, both = self.config.d_model, self.config.d_model + self.config.answer_dim
+        width = self.config.hidden_dim if known else both
         batch, (pools, size) = len(query), shape[:2]
-        fits = shape == (pools, size, width) and query.shape == (batch, d) and pools in (1, batch)
-        if not fits or not batch or not size:
+        fits = shape == (pools, size, width) and query.shape in ((batch, d), (batch, both))
+        if not fits or pools not in (1, batch) or not batch or not size:
             found = f"{list(query.shape)} and {list(shape)}"
             raise ValueError(f"query must be [B, {d}] and candidates [B, K, {width}], not {found}")
         if mask is not None and (mask.shape != (batch, size) or mask.dtype != torch.bool):
             raise ValueError(f"mask must be bool [{batch}, {size}], not {mask.dtype} {list(mask.shape)}")
         hidden = None if mask is None else ~mask
-        q = self._features(query).unsqueeze(1)  # (B, 1, h)
-        c = candidates.features if isinstance(candidates, EncodedCandidates) else self._features(candidates)
+        q = self.tower(self.input_proj(query[:, :d])).unsqueeze(1)  # (B, 1, h)
+        c = candidates.features if isinstance(candidates, EncodedCandidates) else self._of_candidates(candidates)
         q = self._attended(q, c, hidden)
         state = self._unit(self.query_proj, q).view(batch, -1)  # (B, h)
         # The candidates' dropout mask is drawn after the query's.
         unit = candidates.unit if isinstance(candidates, EncodedCandidates) else self._unit(self.cand_proj, c)
         return Encoded(state, unit, hidden, similarities(state.unsqueeze(1), unit) / TEMPERATURE)
 
-    def _features(self, embeddings: Tensor) -> Tensor:
-        features: Tensor = self.tower(self.input_proj(embeddings))
+    def _of_candidates(self, candidates: Tensor) -> Tensor:
+        """Features [B, K, h] of candidates [B, K, d + a]."""
+        d = self.config.d_model
+        x = self.input_proj(candidates[..., :d])
+        features: Tensor = self.tower(x if self.answer_proj is None else x + candidates[..., d:] @ self.answer_proj.T)
         return features
 
     def _unit(self, projection: nn.Module, features: Tensor) -> Tensor:

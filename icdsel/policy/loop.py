@@ -27,7 +27,7 @@ PHASES = ("warm", "rce", "grpo")
 MAX_GRAD_NORM = 1.0
 LOW_COVERAGE = 0.05
 """RCE over the group looks beyond the scored pointers if these hold a smaller share of a pool's candidates."""
-FROZEN = ("input_proj", "tower", "query_proj", "cand_proj")
+FROZEN = ("input_proj", "answer_proj", "tower", "query_proj", "cand_proj")
 ALL = 1_000_000_000  # the number of completed epochs reported for a phase that was finished before the resumed one
 
 Rollouts = Callable[[PointerNetwork, Tensor, int], tuple[Groups, dict[str, float]]]
@@ -83,7 +83,7 @@ def train_policy(
 
     Args:
         network: The policy, on the device of `table`.
-        table: Embeddings (N, d) that the groups' rows refer to.
+        table: Embeddings (N, d) that the groups' rows refer to; (N, d + a) if the network sees answers.
         train: The queries to learn from.
         validation: The queries to measure on after every epoch.
         settings: Epochs, learning rates and the recipe.
@@ -338,8 +338,8 @@ def plain(metrics: dict[str, Any]) -> dict[str, float]:
     return {name: float(f"{value:.6g}") for name, value in metrics.items()}
 
 
-def make_network(settings: TrainSettings, d_model: int, seed: int) -> PointerNetwork:
-    """Creates a network with new weights from the training settings."""
+def make_network(settings: TrainSettings, d_model: int, seed: int, answer_dim: int = 0) -> PointerNetwork:
+    """Creates a network with new weights from the training settings; widths are as in `PointerConfig`."""
     config = PointerConfig(
         d_model=d_model,
         hidden_dim=settings.hidden_dim,
@@ -349,6 +349,7 @@ def make_network(settings: TrainSettings, d_model: int, seed: int) -> PointerNet
         dropout=settings.dropout,
         attn_dropout=settings.attn_dropout,
         tower=settings.tower,
+        answer_dim=answer_dim,
     )
     torch.manual_seed(seed)
     return PointerNetwork(config)

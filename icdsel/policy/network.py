@@ -15,7 +15,12 @@ off by default), x + W2 drop(GELU(W1 LN(x))) with x = W_in E, and a shared proje
 with cosines of linear projections the question cannot decide which part of an image counts; and with shared weights,
 what is learned about an example as a candidate also holds for it as a query (docs/selectors.md).
 
-Shapes: B queries, K candidates each, P pointers per query, S shots, embeddings of width d, hidden width h.
+A network may see the answers of candidates, which queries lack (`answer_dim`): the embedding A of an answer is added to
+the candidate's input, x = W_in E + W_a A. W_a starts at zero, so that a new network ranks candidates as it would
+without answers.
+
+Shapes: B queries, K candidates each, P pointers per query, S shots, embeddings of width d, hidden width h,
+embeddings of answers of width a.
 """
 
 import torch
@@ -38,7 +43,9 @@ class PointerNetwork(PointerEncoder):
     All methods take `query` [B, d] and `candidates` [B, K, d] in the dtype of the parameters, and optionally `mask`
     [B, K] (bool), True where a candidate may be chosen: others are hidden from the cross-attention and their
     logits are -inf, so pools of different sizes can be padded to the same size. `candidates` [1, K, d] are one
-    pool that all queries share; it is encoded only once. `encode_candidates` encodes it once for many calls: where
+    pool that all queries share; it is encoded only once. If the network sees answers, `candidates` is [B, K, d + a]:
+    each candidate's embedding followed by that of its answer. A query's own answer is never looked at: `query` may be
+    [B, d + a] too, so that both can be rows of one table. `encode_candidates` encodes it once for many calls: where
     `candidates` may be `EncodedCandidates`, its result can be given instead of embeddings. Pointers are positions in
     the pool (int64). A step of -1 is padding: it chooses nothing and its log-prob is 0. Shapes that do not match one
     another or the network raise a ValueError.

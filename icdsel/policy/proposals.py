@@ -22,7 +22,8 @@ class Unit:
 
     Attributes:
         query: Embeddings (B, d).
-        candidates: Embeddings of the pools (B, K, d); (1, K, d) if all queries share one pool.
+        candidates: Embeddings of the pools (B, K, d), or with their answers (B, K, d + a) as the network takes them;
+            (1, …) if all queries share one pool.
         pools: The question_ids of the K candidates of each query.
         network: The policy that beams and samples follow; a `CosineNetwork` if none has been trained yet.
         settings: The number of pointers of each kind, and their length.
@@ -91,7 +92,8 @@ def _beam(unit: Unit) -> Proposals:
 def _retrieval(unit: Unit) -> Proposals:
     """Windows of the ranking by similarity to the query: ranks (1, 2), (2, 3), … for pointers of two ICDs."""
     shots = unit.settings.shots
-    similar = similarities(unit.query.unsqueeze(1), unit.candidates).squeeze(1)  # (B, K)
+    examples = unit.candidates[..., : unit.query.shape[-1]]  # a query has no answer to compare theirs with
+    similar = similarities(unit.query.unsqueeze(1), examples).squeeze(1)  # (B, K)
     if unit.mask is not None:
         similar = similar.masked_fill(~unit.mask, -torch.inf)
     values, order = stable_topk(similar, unit.settings.retrieval + shots - 1)

@@ -2,7 +2,7 @@
 
 An encoder computes raw features of images and questions. They are centred on the training split, if the encoder
 requires it, and combined as Lever-Plus combines CLIP's: normalise, mean, normalise. They are cached in a file; an
-interrupted run resumes where it stopped.
+interrupted run resumes where it stopped. Features of answers, for policies that see them, have a file of their own.
 """
 
 import hashlib
@@ -141,6 +141,51 @@ def encode(
     )
 
 
+def encode_answers(
+    examples: Sequence[Example],
+    encoder: "Encoder",
+    cache_dir: Path,
+    split: str,
+    on_done: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Computes unit vectors of the answers that demonstrations show, or reads their features from the cache.
+
+    Like a question's features, they are centred on the mean over the examples if the encoder requires it.
+
+    Args:
+        examples: At least one.
+        encoder: Computes the features; not used if all of them are cached.
+        cache_dir: The folder of the file, `{split}_answers_{fingerprint}.safetensors`.
+        split: The name of the split.
+        on_done: Called with the number of examples completed since the previous call.
+
+    Returns:
+        Float32 (N, a), in row order.
+
+    Raises:
+        VlmError: The encoder cannot be loaded, or computes features that are not finite.
+    """
+    answers, answer_of = _distinct(example.answer for example in examples)
+    digest = hashlib.sha256(json.dumps([encoder.fingerprint, answers]).encode())
+    path = cache_dir / f"{split}_answers_{digest.hexdigest()[:16]}.safetensors"
+    parts = path.with_suffix(".parts")
+
+    def compute() -> _Features:
+        truncated = encoder.truncated
+        advance = _in_rows(on_done, len(examples), len(answers))
+        table, _ = _in_parts("answer", answers, _texts(encoder), parts, encoder.name, advance)
+        _write(path, features := _Features({"answer": table}, {}))
+        _warn_of_truncated("answers", encoder, truncated)
+        return features
+
+    features = find_or_make(
+        path, f"embeddings of the answers of {split}", lambda: _read(path, {"answer": len(answers)}), compute
+    )
+    shutil.rmtree(parts, ignore_errors=True)
+    vectors = features.tables["answer"][answer_of]  # (N, a)
+    return normalize(vectors - vectors.mean(0) if encoder.centred else vectors, dim=-1)
+
+
 def _distinct(items: Iterable[_Item]) -> tuple[list[_Item], list[int]]:
     """Returns the distinct items, and the position of each item among them."""
     place: dict[_Item, int] = {}
@@ -194,12 +239,20 @@ def _compute(
 ) -> _Features:
     truncated = encoder.truncated
     image, broken = _in_parts("image", images, encoder.embed_images, parts, encoder.name, advance)
-    question, _ = _in_parts("question", questions, lambda t: (encoder.embed_texts(t), {}), parts, encoder.name, advance)
+    question, _ = _in_parts("question", questions, _texts(encoder), parts, encoder.name, advance)
     features = _Features({"image": image, "question": question}, broken)
     _write(path, features)
-    if encoder.truncated > truncated:
-        warn(f"{encoder.truncated - truncated} questions are longer than {encoder.name} reads and were truncated")
+    _warn_of_truncated("questions", encoder, truncated)
     return features
+
+
+def _texts(encoder: "Encoder") -> "_Embed[str]":
+    return lambda texts: (encoder.embed_texts(texts), {})
+
+
+def _warn_of_truncated(kind: str, encoder: "Encoder", before: int) -> None:
+    if encoder.truncated > before:
+        warn(f"{encoder.truncated - before} {kind} are longer than {encoder.name} reads and were truncated")
 
 
 def _in_parts(

@@ -29,7 +29,7 @@ class Context:
         queries: The queries.
         pools: The pool of each query: `pools[q]` are its rows.
         embeddings: The queries as the policy sees them (Q, d).
-        train_embeddings: The training split as the policy sees it (N, d).
+        train_embeddings: The training split as the policy sees it: (N, d), or (N, d + a) if the policy sees answers.
         network: The policy, if a selector needs it.
         open_similar: Returns the embeddings of queries and training split as samplers see them.
         open_scored: Returns the scored pointers of the queries by question_id.

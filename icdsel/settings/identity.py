@@ -27,6 +27,8 @@ def identity(settings: Settings, *tables: str, leave_out: Iterable[str] = ()) ->
         silent.add("data.task")
     if settings.vlm.engine == TABLES["vlm"].model_fields["engine"].default:
         silent.add("vlm.engine")
+    if not settings.train.candidate_answers:
+        silent.add("train.candidate_answers")
     default = RECIPES[settings.train.recipe].rce_pool_weight
     if settings.train.rce_pool_weight == default and settings.data.pool_size != "all":
         silent.add("train.rce_pool_weight")

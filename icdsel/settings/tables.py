@@ -326,6 +326,8 @@ class TrainSettings(Table):
     """Width of the shared encoder of queries and candidates; 0 for the two separate projections of Lever-Plus."""
     gate: bool = Field(default_factory=_by_recipe("gate"))
     """Update the query's state with each selected ICD, through a gate."""
+    candidate_answers: bool = False
+    """Let the policy see the answers of the candidates, beside their images and questions."""
     dropout: float = Field(default_factory=_by_recipe("dropout"), ge=0, lt=1)
     """Dropout before the output projections."""
     attn_dropout: float = Field(default_factory=_by_recipe("attn_dropout"), ge=0, lt=1)

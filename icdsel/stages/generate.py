@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from icdsel.artefacts.checkpoint import foreign_warning, load_policy, require_width
+from icdsel.artefacts.checkpoint import foreign_warning, load_policy
 from icdsel.artefacts.rl_data import Summary, complete_units, metadata_path, question_id_of, rl_data_path, summary_of
 from icdsel.console import logger, note, progress, warn
 from icdsel.errors import CheckpointError, DataError, RlDataError, RunError
@@ -22,7 +22,7 @@ from icdsel.records import Example, PoolIds, Proposal, QuestionId
 from icdsel.retrieval.lever_plus_pools import anchors
 from icdsel.settings.identity import identity
 from icdsel.settings.loading import Settings
-from icdsel.stages.policy_check import require_fitting
+from icdsel.stages.policy_check import candidates_for, require_fitting
 from icdsel.stages.scored_unit import UNIT, Tally, score_unit, scorer_of
 from icdsel.stages.session import Queries, Session
 from icdsel.stages.threads import use_threads
@@ -221,9 +221,8 @@ class _Proposals:
 
     def __init__(self, session: Session, queries: Queries, proposer: PointerNetwork | None) -> None:
         self._session, self._queries = session, queries
-        d_model = session.embeddings.shape[1]
-        self._network = (proposer or CosineNetwork(d_model)).eval()
-        require_width(self._network, d_model, session.settings.proposals.init)
+        self._network = (proposer or CosineNetwork(session.embeddings.shape[1])).eval()
+        self._table = candidates_for(self._network, session, session.settings.proposals.init)  # (N, d) or (N, d + a)
         self._everyone = [example.question_id for example in session.train] if queries.pools.shared else []
 
     def of(self, unit: Unit) -> tuple[list[PoolIds], list[list[Proposal]]]:
@@ -238,10 +237,9 @@ class _Proposals:
             ids = [self._ids(pools[q]) for q in range(start, end)]
             described = [PoolIds(tuple(pool)) for pool in ids]
         rows, mask = pools.batch(start, len(unit.queries))  # (B, K) or (1, N), (B, K)
-        table = self._session.embeddings
         proposing = ProposalUnit(
             self._queries.embeddings[start:end],
-            table[None] if pools.shared else table[rows],
+            self._table[None] if pools.shared else self._table[rows],
             ids,
             self._network,
             settings.proposals,

@@ -3,11 +3,14 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from torch import Tensor
+
 from icdsel.artefacts.checkpoint import load_checkpoint
 from icdsel.artefacts.rl_data import metadata_path
 from icdsel.artefacts.run_folder import METADATA_FILE
 from icdsel.console import note, warn
 from icdsel.errors import CheckpointError, RunError
+from icdsel.policy.network import PointerNetwork
 from icdsel.settings.identity import identity
 from icdsel.stages.session import Session
 from icdsel.store.fingerprints import known_share, sketch_examples
@@ -55,6 +58,31 @@ def require_fitting(path: Path, session: Session, same_data: bool = True) -> Non
     noted = [name for name in trained if name.startswith(("data.", "vlm.")) and name not in (*binding, "data.dataset")]
     for line in _differences(trained, now, noted):
         note(f"The policy was trained with a different setting: {line}")
+
+
+def candidates_for(network: PointerNetwork, session: Session, path: Path | None) -> Tensor:
+    """What a policy, read from `path`, sees of the training split as candidates.
+
+    Returns:
+        Embeddings, float32 (N, d), or with those of the answers beside them (N, d + a) if the policy sees answers.
+
+    Raises:
+        CheckpointError: The policy was trained on embeddings of another width.
+    """
+    config, width = network.config, session.embeddings.shape[1]
+    if config.d_model != width:
+        raise _of_other_width(path, f"embeddings of width {config.d_model}", width)
+    table = session.candidates(config.answer_dim > 0)
+    if config.answer_dim != table.shape[1] - width:
+        raise _of_other_width(path, f"answers of width {config.answer_dim}", table.shape[1] - width)
+    return table
+
+
+def _of_other_width(path: Path | None, takes: str, width: int) -> CheckpointError:
+    return CheckpointError(
+        f"{path} takes {takes}, this encoder's have {width}: use a checkpoint trained with the same --dataset, --model "
+        f"and --encoder"
+    )
 
 
 def _check_data(path: Path, trained: Inputs, now: Inputs, session: Session) -> None:

@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
-from icdsel.artefacts.checkpoint import load_policy, require_width
+from icdsel.artefacts.checkpoint import load_policy
 from icdsel.policy.network import PointerNetwork
 from icdsel.selection.context import Context
 from icdsel.selection.fingerprints import Fingerprints
 from icdsel.selection.scored import read_scored
 from icdsel.settings.identity import identity
 from icdsel.settings.loading import Settings
+from icdsel.stages.policy_check import candidates_for
 from icdsel.stages.session import Queries, Session
 from icdsel.store.fingerprints import unchanged
 from icdsel.tasks.scoring import SCORER_VERSION
@@ -38,7 +39,6 @@ def open_context(session: Session, queries: Queries, policy: Path | None, finger
         with unchanged(policy):
             network = load_policy(policy).eval()
             _ = fingerprints.policy  # computed now, so that it is that of the file just read
-        require_width(network, queries.embeddings.shape[1], policy)
     inputs = identity(settings, "data", "vlm") | session.identity
     inputs |= {"queries": session.fingerprint(split), "scorer": SCORER_VERSION}
     return Context(
@@ -47,7 +47,7 @@ def open_context(session: Session, queries: Queries, policy: Path | None, finger
         queries=queries.examples,
         pools=queries.pools,
         embeddings=queries.embeddings,
-        train_embeddings=session.embeddings,
+        train_embeddings=candidates_for(network, session, policy) if network else session.embeddings,
         open_similar=lambda: (session.similar(queries.examples, split), session.similar_train),
         network=network,
         open_scored=lambda: read_scored(settings, len(queries.examples), inputs, fingerprints.rl_data),

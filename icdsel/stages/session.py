@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import torch
 from torch import Tensor
 
 from icdsel.console import note, progress, warn
 from icdsel.data.datasets import Split, image_hint, load_split
 from icdsel.errors import DataError, VlmError
 from icdsel.records import Example
-from icdsel.retrieval.embeddings import Embeddings, Encoded, encode, read_train_embeddings
+from icdsel.retrieval.embeddings import Embeddings, Encoded, encode, encode_answers, read_train_embeddings
 from icdsel.retrieval.encoders import Encoder, VlmEncoder, load_clip
 from icdsel.retrieval.pools import Pools, build_pools
 from icdsel.retrieval.samplers import SAMPLERS
@@ -213,6 +214,23 @@ class Session:
         if self._given is not None:
             return self._given[0]
         return self._encoded.relative_to(self._encoded, self.encoder.centred).of(self.settings.data.embed)
+
+    def candidates(self, answers: bool) -> Tensor:
+        """What a policy sees of the training split as candidates, float32.
+
+        Args:
+            answers: Whether it also sees the answers that they would show (`PointerConfig.answer_dim`).
+
+        Returns:
+            `embeddings` (N, d), or with the embeddings of the answers beside them (N, d + a).
+        """
+        return self._with_answers if answers else self.embeddings
+
+    @_shared
+    def _with_answers(self) -> Tensor:
+        with progress("Embedding answers of train", len(self.train)) as advance:
+            vectors = encode_answers(self.train, self.encoder, self.settings.dataset_dir / "cache", "train", advance)
+        return torch.cat([self.embeddings, vectors], dim=-1)
 
     @_shared
     def _given(self) -> tuple[Tensor, str] | None:

@@ -12,7 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from icdsel.artefacts import rl_data
-from icdsel.artefacts.checkpoint import foreign_warning, load_policy, require_width
+from icdsel.artefacts.checkpoint import foreign_warning, load_policy
 from icdsel.artefacts.run_folder import (
     EVENTS_FOLDER,
     JOURNAL,
@@ -28,17 +28,17 @@ from icdsel.artefacts.run_folder import (
 from icdsel.console import Advance, logger, note, out, progress, warn
 from icdsel.errors import CheckpointError, RlDataError, RunError
 from icdsel.policy.groups import Groups, make_groups, split_groups
-from icdsel.policy.loop import Resume, make_network, train_policy
+from icdsel.policy.loop import Resume, train_policy
 from icdsel.policy.network import PointerNetwork
 from icdsel.records import QueryGroup
 from icdsel.settings.identity import identity
 from icdsel.settings.loading import Settings, on_training_queries
 from icdsel.settings.presets import RECIPES
 from icdsel.stages.generate import generate
-from icdsel.stages.policy_check import require_fitting, trained_for
+from icdsel.stages.policy_check import candidates_for, require_fitting, trained_for
 from icdsel.stages.session import Session
 from icdsel.stages.threads import use_threads
-from icdsel.stages.training.initial_policy import initial_policy
+from icdsel.stages.training.initial_policy import initial_policy, new_policy
 from icdsel.stages.training.online import Rollouts, most_calls
 from icdsel.stages.training.proposer_check import compare_with_proposer
 from icdsel.stages.training.recommendation import recommend
@@ -122,7 +122,7 @@ def train(
     if (start_file := settings.train.init) and (foreign := foreign_warning(start_file)):
         warn(foreign)
     if start_file and start is not None:  # checked before hours of scoring
-        require_width(start, session.embeddings.shape[1], settings.train.init)
+        candidates_for(start, session, start_file)
         require_fitting(start_file, session, same_data=False)
     files, failed = list(rl_data_files), 0
     if not files:
@@ -200,10 +200,9 @@ def _train(session: Session, data: _Data, device: torch.device, files: Sequence[
     """Trains, or resumes the training; returns how many VLM calls failed."""
     settings, folder = session.settings, result.slot.path
     threads = use_threads(settings.data, result)
-    table = session.embeddings.to(device)  # (N, d)
     seed = settings.data.seed if settings.train.train_seed is None else settings.train.train_seed
-    network = data.start or make_network(settings.train, table.shape[1], seed)
-    require_width(network, table.shape[1], settings.train.init)
+    network = data.start or new_policy(session, settings.train, seed)
+    table = candidates_for(network, session, settings.train.init).to(device)  # (N, d) or (N, d + a)
     network = network.to(table.device)
     train_groups, validation_groups = (
         make_groups(part, session.train.row, settings.reward, RECIPES[settings.train.recipe].std_floor).to(table.device)

@@ -10,10 +10,10 @@ from icdsel.policy.network import PointerNetwork
 from icdsel.selector import Selector
 
 
-def make_network(seed: int = 0) -> PointerNetwork:
+def make_network(seed: int = 0, **config: int) -> PointerNetwork:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return PointerNetwork(PointerConfig(d_model=6, hidden_dim=8))
+        return PointerNetwork(PointerConfig(d_model=6, hidden_dim=8, **config))
 
 
 def save(path: Path, seed: int = 0) -> Path:
@@ -81,3 +81,33 @@ def test_embeddings_of_other_dtypes_are_converted() -> None:
 def test_shapes_that_do_not_fit_are_an_error(query: tuple, candidates: tuple, shots: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Selector(make_network()).choose(embeddings(*query), embeddings(*candidates), shots)
+
+
+def test_a_policy_that_sees_answers_takes_them_beside_the_candidates() -> None:
+    network = make_network(answer_dim=3)
+    torch.nn.init.normal_(network.answer_proj, generator=torch.Generator().manual_seed(2))
+    selector = Selector(network)
+    query, pool, answers = embeddings(4, 6), embeddings(9, 6), embeddings(9, 3)
+    chosen = selector.choose(query, pool, candidate_answers=answers)
+    assert torch.equal(chosen.positions, network.greedy(query, torch.cat([pool, answers], -1)[None], 2))
+    apart = selector.choose(query, pool.expand(4, 9, 6), candidate_answers=answers.expand(4, 9, 3).half())
+    assert torch.equal(chosen.positions, apart.positions)
+    assert not torch.equal(chosen.positions, selector.choose(query, pool, candidate_answers=-answers).positions)
+
+
+@pytest.mark.parametrize(
+    ("answer_dim", "answers", "message"),
+    [
+        (3, None, "sees answers: give candidate_answers of width 3"),
+        (0, (9, 3), "sees no answers"),
+        (3, (9, 4), r"must be \[9, 3\], not \[9, 4\]"),
+        (3, (8, 3), r"must be \[9, 3\], not \[8, 3\]"),
+        (3, (2, 9, 3), r"must be \[9, 3\]"),
+    ],
+)
+def test_answers_must_fit_policy_and_candidates(answer_dim: int, answers: tuple | None, message: str) -> None:
+    selector = Selector(make_network(answer_dim=answer_dim))
+    with pytest.raises(ValueError, match=message):
+        selector.choose(
+            embeddings(2, 6), embeddings(9, 6), candidate_answers=None if answers is None else embeddings(*answers)
+        )

@@ -1,12 +1,14 @@
-"""The policy that a training starts from, `--init`."""
+"""The policy that a training starts from: that of `--init`, or a new one."""
 
 from dataclasses import replace
 
 from icdsel.artefacts.checkpoint import load_policy
 from icdsel.errors import CheckpointError
+from icdsel.policy.loop import make_network
 from icdsel.policy.network import PointerNetwork
 from icdsel.settings.names import flag
 from icdsel.settings.tables import TrainSettings
+from icdsel.stages.session import Session
 
 _SIZES = ("hidden_dim", "num_layers", "num_heads", "tower", "gate")
 
@@ -20,11 +22,18 @@ def initial_policy(settings: TrainSettings) -> PointerNetwork | None:
     if settings.init is None:
         return None
     start = load_policy(settings.init)
-    given = [name for name in _SIZES if name in settings.model_fields_set]
-    if other := [name for name in given if getattr(settings, name) != getattr(start.config, name)]:
-        sizes = ", ".join(f"{name} {getattr(start.config, name)}" for name in other)
+    own = {name: getattr(start.config, name) for name in _SIZES} | {"candidate_answers": start.config.answer_dim > 0}
+    given = [name for name in own if name in settings.model_fields_set]
+    if other := [name for name in given if getattr(settings, name) != own[name]]:
+        sizes = ", ".join(f"{name} {own[name]}" for name in other)
         flags = ", ".join(flag(name, TrainSettings.model_fields[name]) for name in other)
         raise CheckpointError(f"--init {settings.init} is a network with {sizes}, other sizes are set: omit {flags}")
     network = PointerNetwork(replace(start.config, dropout=settings.dropout, attn_dropout=settings.attn_dropout))
     network.load_state_dict(start.state_dict())
     return network
+
+
+def new_policy(session: Session, settings: TrainSettings, seed: int) -> PointerNetwork:
+    """A network with new weights, for the session's embeddings and, if the settings say so, for answers."""
+    width = session.embeddings.shape[1]
+    return make_network(settings, width, seed, session.candidates(settings.candidate_answers).shape[1] - width)

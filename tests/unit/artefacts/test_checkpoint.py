@@ -60,7 +60,8 @@ def torch_save(path: Path, content: object) -> Path:
 def logits(policy: PointerNetwork, shots: int = 3) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     d = policy.config.d_model
-    query, candidates = torch.randn(2, d, generator=generator), torch.randn(2, 5, d, generator=generator)
+    query = torch.randn(2, d, generator=generator)
+    candidates = torch.randn(2, 5, d + policy.config.answer_dim, generator=generator)
     pointers = torch.tensor([[4, 2, 0, 1, 3][:shots], [1, 0, 3, 2, 4][:shots]]).expand(2, 2, shots)
     return policy.step_logits(query, candidates, pointers)
 
@@ -76,6 +77,7 @@ VARIANTS = [
     pytest.param({"num_layers": 3, "gate": False, "dropout": 0.1}, id="layers"),
     pytest.param({"num_heads": 4, "tower": 12, "attn_dropout": 0.0}, id="larger"),
     pytest.param({"num_heads": 2, "tower": 12, "gate": False}, id="larger-no-gate"),
+    pytest.param({"tower": 12, "answer_dim": 5}, id="answers"),
 ]
 
 
@@ -139,7 +141,7 @@ def test_weights_without_cross_attention_and_config_are_rejected(tmp_path: Path)
 
 
 def test_sizes_are_inferred_from_the_shapes(tmp_path: Path) -> None:
-    for config in ({}, {"gate": False}, {"d_model": 8}, {"num_layers": 3}, {"tower": 12}):
+    for config in ({}, {"gate": False}, {"d_model": 8}, {"num_layers": 3}, {"tower": 12}, {"answer_dim": 4}):
         policy = network(**config)
         path = torch_save(tmp_path / "x.pt", {"model_state_dict": policy.state_dict()})
         assert same(load_policy(path), policy)
@@ -285,8 +287,9 @@ def test_with_the_neutral_gate_lever_plus_chooses_like_the_policy_without_one(tm
 
 
 def test_a_warning_names_the_parts_that_lever_plus_would_ignore(tmp_path: Path) -> None:
-    path = save(tmp_path / "rce_epoch1.pt", network(num_heads=4, tower=12))
-    with pytest.warns(ConversionWarning, match=r"shared encoder .*12 wide.* and 4 attention heads.*ignore"):
+    path = save(tmp_path / "rce_epoch1.pt", network(num_heads=4, tower=12, answer_dim=5))
+    ignored = r"shared encoder .*12 wide.* and 4 attention heads and view of the candidates' answers.*ignore"
+    with pytest.warns(ConversionWarning, match=ignored):
         converted = convert_checkpoint(path)
     assert f"{PREFIX}tower.up.weight" in torch.load(converted, weights_only=True)["state_dict"]
 

@@ -157,6 +157,78 @@ def test_a_new_shared_encoder_changes_nothing_yet() -> None:
     assert names == {"tower"}
 
 
+def with_answers(candidates: Tensor, seed: int = 5, a: int = 3) -> Tensor:
+    """Candidates [B, K, d + a], with random answers."""
+    answers = torch.randn(*candidates.shape[:-1], a, generator=torch.Generator().manual_seed(seed))
+    return torch.cat([candidates, answers], dim=-1)
+
+
+def test_answers_change_nothing_yet_in_a_new_network() -> None:
+    torch.manual_seed(3)
+    seeing = PointerNetwork(PointerConfig(d_model=6, hidden_dim=8, tower=16, answer_dim=3)).eval()
+    torch.manual_seed(3)
+    blind = PointerNetwork(PointerConfig(d_model=6, hidden_dim=8, tower=16)).eval()
+    query, candidates = inputs(3, 5)
+    pointers = random_pointers(3, 4, 5, 2)
+    assert torch.equal(
+        seeing.log_prob(query, with_answers(candidates), pointers), blind.log_prob(query, candidates, pointers)
+    )
+    assert seeing.state_dict().keys() - blind.state_dict().keys() == {"answer_proj"}
+
+
+def test_a_candidate_is_its_embedding_and_its_answer() -> None:
+    # Inputs of width 2 + 1, W_a = (0, 4): the answer moves a candidate along the second axis, by four times its value.
+    policy = PointerNetwork(PointerConfig(d_model=2, hidden_dim=2, gate=False, answer_dim=1)).eval()
+    with torch.no_grad():
+        for name, parameter in policy.named_parameters():
+            if "cross_attn" in name:
+                parameter.zero_()
+        policy.query_proj.weight.copy_(torch.eye(2))
+        policy.cand_proj.weight.copy_(torch.eye(2))
+        policy.answer_proj.copy_(torch.tensor([[0.0], [4.0]]))
+    query = torch.tensor([[1.0, -1.0]])  # the state is (1, -1) / √2
+    candidates = torch.tensor([[[1.0, 3.0, -1.0], [1.0, -1.0, 0.5], [-1.0, -3.0, 1.0]]])
+    # seen as (1, -1), (1, 1), (-1, 1): cosines with the state 1, 0, -1
+    logits = policy.step_logits(query, candidates, torch.zeros(1, 1, 1, dtype=torch.int64))
+    torch.testing.assert_close(logits[0, 0, 0], torch.tensor([10.0, 0.0, -10.0]))
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["own pools", "one pool"])
+def test_the_answer_of_a_query_is_never_looked_at(shared: bool) -> None:
+    policy = network(answer_dim=3, tower=12)
+    query, candidates = inputs(3, 5)
+    candidates = with_answers(candidates[:1] if shared else candidates)
+    rows = torch.cat([query, torch.full((3, 3), 99.0)], dim=-1)  # as in a table of examples with answers
+    pointers = random_pointers(3, 4, 5, 2)
+    assert torch.equal(policy.log_prob(rows, candidates, pointers), policy.log_prob(query, candidates, pointers))
+    assert torch.equal(policy.greedy(rows, candidates, 2), policy.greedy(query, candidates, 2))
+
+
+def test_answers_of_another_width_or_without_use_are_an_error() -> None:
+    query, candidates = inputs(2, 5)
+    for policy, other in ((network(answer_dim=3), candidates), (network(), with_answers(candidates))):
+        with pytest.raises(ValueError, match=r"candidates \[B, K, (9|6)\]"):
+            policy.greedy(query, other, 2)
+
+
+def test_the_weights_of_answers_learn_from_rewards() -> None:
+    """Candidates that differ in nothing but their answers, of which one is right for every query."""
+    torch.manual_seed(0)
+    policy = PointerNetwork(
+        PointerConfig(d_model=6, hidden_dim=8, tower=8, dropout=0.0, attn_dropout=0.0, answer_dim=3)
+    )
+    query, candidates = inputs(8, 1)
+    candidates = torch.cat([candidates[:1].expand(8, 3, 6), torch.eye(3).expand(8, 3, 3)], dim=-1)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=0.02)
+    right = torch.full((8, 1, 1), 1)
+    for _ in range(60):
+        loss = -policy.log_prob(query, candidates, right).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert policy.greedy(query, candidates, 1).tolist() == [[1]] * 8
+
+
 def test_initialisation_is_near_the_identity() -> None:
     torch.manual_seed(0)
     policy = PointerNetwork(PointerConfig(d_model=32, hidden_dim=64))

@@ -1,6 +1,7 @@
 import math
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -64,6 +65,21 @@ HIDDEN = ((False, True, False, False), (True, False, False, False))
 
 
 # --- beam -------------------------------------------------------------------------------------------------
+
+
+def test_a_policy_that_sees_answers_proposes_by_them_and_neighbours_are_those_of_the_examples() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = PointerNetwork(PointerConfig(6, hidden_dim=8, answer_dim=3)).eval()
+        torch.nn.init.normal_(network.answer_proj)
+    blind = random_unit(3, 20, CosineNetwork(6), **NONE | {"retrieval": 4, "shots": 2})
+    beams = []
+    for seed in (1, 2):
+        answers = unit_vectors(3, 20, 3, seed=seed)
+        unit = replace(blind, network=network, candidates=torch.cat([blind.candidates, answers], dim=-1))
+        assert METHODS["retrieval"].propose(unit) == METHODS["retrieval"].propose(blind)
+        beams.append(METHODS["beam"].propose(replace(unit, settings=ProposalSettings(**NONE | {"beam": 3}))))
+    assert beams[0] != beams[1]
 
 
 def test_beam_finds_the_most_probable_pointers_best_first() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from icdsel.errors import DataError, VlmError
 from icdsel.records import Example
 from icdsel.retrieval import embeddings
-from icdsel.retrieval.embeddings import PART_ROWS, STEP, Encoded, encode, read_train_embeddings
+from icdsel.retrieval.embeddings import PART_ROWS, STEP, Encoded, encode, encode_answers, read_train_embeddings
 
 GOLDEN = Path(__file__).parents[2] / "data" / "query_embeddings.pt"
 WIDTH = 3
@@ -121,6 +121,49 @@ def test_an_image_that_was_repaired_is_read(tmp_path):
     third.broken = again.broken
     assert torch.equal(encode(examples, third, tmp_path, "train").image, encoded.image)
     assert third.seen == [Path("images/1.png")]
+
+
+# --- answers ----------------------------------------------------------------------------------------------
+
+
+def answering(*answers: str) -> list[Example]:
+    return [Example(i, 0, Path("images/0.png"), "what?", answer, (answer,)) for i, answer in enumerate(answers)]
+
+
+def test_answers_are_encoded_once_cached_apart_and_read_again(tmp_path):
+    examples, encoder, done = answering("red", "blue", "red", "", "blue"), Letters(), []
+    encode(examples, encoder, tmp_path, "train")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if not path.name.startswith(".")}
+    encoder.seen.clear()
+    vectors = encode_answers(examples, encoder, tmp_path, "train", done.append)
+    assert encoder.seen == ["red", "blue", ""]
+    expected = torch.tensor([features_of(e.answer) for e in examples])
+    torch.testing.assert_close(vectors, torch.nn.functional.normalize(expected, dim=-1))
+    assert sum(done) == 5
+    (new,) = (path for path in tmp_path.glob("*.safetensors") if path.name not in before)
+    assert new.name.startswith("train_answers_")
+    assert all((tmp_path / name).read_bytes() == content for name, content in before.items())  # stay valid
+    again = Letters(patience=0)  # fails if it is asked
+    assert torch.equal(encode_answers(examples, again, tmp_path, "train"), vectors)
+
+
+def test_answers_are_centred_on_the_mean_over_the_examples_if_the_encoder_requires_it(tmp_path):
+    encoder, examples = Letters(), answering("red", "blue", "red", "red")
+    encoder.centred = True
+    features = torch.tensor([features_of(e.answer) for e in examples])
+    expected = torch.nn.functional.normalize(features - features.mean(0), dim=-1)
+    torch.testing.assert_close(encode_answers(examples, encoder, tmp_path, "train"), expected)
+
+
+def test_other_answers_or_another_encoder_are_another_file(tmp_path):
+    for answers, fingerprint in ((("a", "b"), "1"), (("a", "c"), "1"), (("a", "b"), "2")):
+        encode_answers(answering(*answers), Letters(fingerprint), tmp_path, "train")
+    assert len(list(tmp_path.glob("train_answers_*.safetensors"))) == 3
+
+
+def test_answers_that_were_cut_are_counted(tmp_path, capsys):
+    encode_answers(answering("long " * 5, "short"), Letters(), tmp_path, "train")
+    assert "1 answers are longer than letters reads" in capsys.readouterr().err
 
 
 def test_questions_that_were_cut_are_counted(tmp_path, capsys):

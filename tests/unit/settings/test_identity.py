@@ -29,5 +29,10 @@ def test_other_settings_are_part_of_the_identity_unless_left_out() -> None:
     assert "train.rce_lr" not in identity(settings, "data")
 
 
+def test_answers_of_candidates_count_only_if_the_policy_sees_them() -> None:
+    assert "train.candidate_answers" not in identity(settings_from({}), "train")  # results are older than the setting
+    assert identity(settings_from({"train": {"candidate_answers": True}}), "train")["train.candidate_answers"] is True
+
+
 def test_a_dataset_counts_by_its_name() -> None:
     assert identity(settings_from({"data": {"dataset": "some/folder/my.jsonl"}}), "data")["data.dataset"] == "my"

@@ -36,6 +36,7 @@ def test_the_defaults_of_the_network_are_those_of_lever_plus_with_a_gate() -> No
         "dropout": lever_plus.dropout,
         "attn_dropout": lever_plus.attn_dropout,
         "tower": lever_plus.tower,
+        "answer_dim": int(default(TrainSettings, "candidate_answers")),
     }
     assert (lever_plus.gate, RECIPES["icdsel"].gate) == (False, True)
 

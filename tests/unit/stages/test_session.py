@@ -11,15 +11,18 @@ from made_up import rl_groups, write_dataset
 from safetensors.torch import save_file
 from tiny_clip import save_tiny_clip
 
-from icdsel.artefacts.run_folder import METADATA_FILE, Run
-from icdsel.errors import DataError, SettingsError, VlmError
+from icdsel.artefacts.checkpoint import load_policy
+from icdsel.artefacts.run_folder import METADATA_FILE, Run, run_name
+from icdsel.errors import CheckpointError, DataError, SettingsError, VlmError
 from icdsel.experiments.plan import dry_run
 from icdsel.experiments.run import run_experiments
 from icdsel.experiments.variants import plan_experiments
+from icdsel.policy.network import PointerConfig, PointerNetwork
 from icdsel.settings.loading import Settings, load_settings, with_values
 from icdsel.settings.tables import VlmSettings
-from icdsel.stages.generate import rl_data_inputs
+from icdsel.stages.generate import generate, rl_data_inputs
 from icdsel.stages.infer import infer
+from icdsel.stages.policy_check import candidates_for
 from icdsel.stages.session import Session
 from icdsel.stages.train import train
 from icdsel.vlm.engines import EngineIdentity, identify_engine, open_engine
@@ -282,3 +285,49 @@ def test_a_comparison_that_is_complete_is_repeated_and_dry_run_without_the_vlm(f
     assert not any(estimate.step.todo for estimate in steps)
     again, _ = run_experiments(settings, experiments, rl_data_files=files, session=session)
     assert again == names
+
+
+# --- answers of candidates --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pool_size", [8, "all"])
+def test_a_policy_that_sees_answers_is_trained_answers_queries_and_proposes(folder, clip, pool_size):
+    settings = make_settings(
+        folder, {"encoder": str(clip)}, train={"rce_epochs": 1, "rce_lr": 0.05, "candidate_answers": True}
+    )
+    run, metadata = train_on_file(Session(settings, no_vlm), folder)
+    network = load_policy(run.checkpoint)
+    session = Session(with_values(settings, {"data": {"pool_size": pool_size}}))
+    d = session.embeddings.shape[1]
+    assert (network.config.d_model, network.config.answer_dim) == (d, d)
+    assert metadata["identity"]["train.candidate_answers"] is True and "candidate-answers" in run_name(settings)
+    assert network.answer_proj.any()  # it has learnt
+    table = candidates_for(network, session, run.checkpoint)
+    assert torch.equal(table[:, :d], session.embeddings)
+    one = {row: table[row, d:].tolist() for row in range(TRAIN)}
+    same = [(a, b) for a in one for b in range(a) if session.train[a].answer == session.train[b].answer]
+    assert same and all(one[a] == one[b] for a, b in same)
+    assert len({tuple(answer) for answer in one.values()}) == len({example.answer for example in session.train})
+
+    # Whether answers are needed is up to the policy, not to the settings of the command that uses it.
+    plain = with_values(session.settings, {"train": {"candidate_answers": False}})
+    (row, *_) = infer(plain, checkpoint=run.checkpoint, session=session, with_baselines=False)
+    chosen = [tuple(json.loads(line)["icds"]) for line in row.path.read_text().splitlines()]
+    assert len(chosen) == 6
+    proposing = with_values(plain, {"proposals": {"init": str(run.checkpoint), "queries": 2, "shots": 1}})
+    generate(proposing, session=session.under(proposing))
+
+
+def test_a_policy_that_saw_answers_of_another_width_is_rejected(folder, clip):
+    session = Session(make_settings(folder, {"encoder": str(clip)}), no_vlm)
+    d = session.embeddings.shape[1]
+    with pytest.raises(CheckpointError, match=rf"a.pt takes answers of width 5, this encoder's have {d}"):
+        candidates_for(PointerNetwork(PointerConfig(d, answer_dim=5)), session, Path("a.pt"))
+    with pytest.raises(CheckpointError, match=rf"a.pt takes embeddings of width 3, this encoder's have {d}"):
+        candidates_for(PointerNetwork(PointerConfig(3)), session, Path("a.pt"))
+
+
+def test_answers_are_embedded_only_for_a_policy_that_sees_them(folder, clip):
+    session = Session(make_settings(folder, {"encoder": str(clip)}), no_vlm)
+    train_on_file(session, folder)
+    assert not list(folder.rglob("train_answers_*"))

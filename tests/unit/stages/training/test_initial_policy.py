@@ -58,6 +58,18 @@ def test_a_given_size_that_differs_is_rejected_even_if_it_is_the_default(
         start(checkpoint, **{name: value})
 
 
+def test_whether_it_sees_answers_is_up_to_the_checkpoint(checkpoint: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"candidate_answers False.*omit --candidate-answers$"):
+        start(checkpoint, candidate_answers=True)
+    network = PointerNetwork(PointerConfig(d_model=8, answer_dim=4, **SIZES))
+    save_policy(checkpoint, network, epoch=0, phase="rce", metrics={}, kl_beta=0.1)
+    for given in ({}, {"candidate_answers": True}):
+        found = start(checkpoint, **given)
+        assert found is not None and found.config.answer_dim == 4
+    with pytest.raises(CheckpointError, match=r"candidate_answers True"):
+        start(checkpoint, candidate_answers=False)
+
+
 def test_sizes_of_another_recipe_are_not_taken_for_given_ones(checkpoint: Path) -> None:
     settings = with_values(settings_from({"train": {"init": str(checkpoint)}}), {"train": {"recipe": "lever-plus"}})
     assert initial_policy(settings.train) is not None
