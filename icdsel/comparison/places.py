@@ -48,13 +48,21 @@ def distinctly_named(rows: Sequence[Answered]) -> list[Answered]:
 
 
 def _same(one: Answered, other: Answered) -> bool:
-    """Whether two rows have the same name, settings, checkpoint and scores."""
+    """Whether two rows have the same choice and scores."""
     return (
-        (one.source.name, one.scores.shots) == (other.source.name, other.scores.shots)
+        (_choice(one.source), one.scores.shots) == (_choice(other.source), other.scores.shots)
         and one.source.identity.get("checkpoint") == other.source.identity.get("checkpoint")
-        and _distinctive(one.source) == _distinctive(other.source)
         and one.scores.by_query == other.scores.by_query
     )
+
+
+def _choice(source: Source) -> tuple[str, dict[str, Any]]:
+    """What decides a source's choice: `nearest-both-all` is `nearest-both` with `--pool-size all`."""
+    selector, entries = selector_named(source.selector), _distinctive(source)
+    if source.pool != "all":
+        return source.name, entries
+    bare = selector.over("all").name + source.name.removeprefix(selector.name)
+    return bare, {key: value for key, value in entries.items() if key not in HOW_POOLED}
 
 
 def _places(sources: Sequence[Source]) -> dict[Path, str]:

@@ -11,7 +11,7 @@ from icdsel.experiments.rates import PROBED, RECORDED, VLM_WORK, Rates
 from icdsel.experiments.variants import Experiment, answering, baselines
 from icdsel.policy.groups import split_groups
 from icdsel.policy.proposals import most_pointers
-from icdsel.selection import POLICY, SELECTORS, Selector
+from icdsel.selection import POLICY, Selector, selectors_named
 from icdsel.settings.loading import Settings
 from icdsel.settings.tables import RewardSettings
 from icdsel.stages.generate import unscored
@@ -132,7 +132,7 @@ def _steps(
     yield Step("RL data", experiments[0].settings, todo, {"scoring": queries} if queries else {})
     count = len(queries_to_answer(session))
     for baseline in baselines(settings):
-        for selector in map(SELECTORS.named, baseline.infer.selector):
+        for selector in selectors_named(baseline.infer.selector, baseline.data.pool_size):
             shots = unanswered(session.under(baseline), count, selector, None, overwrite)
             seed = selector.seed(baseline)
             what = selector.name if seed is None else f"{selector.name}, seed {seed}"

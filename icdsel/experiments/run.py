@@ -10,7 +10,7 @@ from pathlib import Path
 from icdsel.console import note
 from icdsel.experiments.plan import missing, require_all_files
 from icdsel.experiments.variants import Experiment, answering, baselines
-from icdsel.selection import RANDOM
+from icdsel.selection import SELECTORS
 from icdsel.settings.loading import Settings
 from icdsel.stages.infer import Row, infer
 from icdsel.stages.session import Session
@@ -36,7 +36,7 @@ def run_experiments(
 
     Returns:
         The files of predictions with the name of their row in the table, and the number of failed VLM calls. All
-        seeds of a variant have the same name, as have those of `random`: `compare` shows their mean.
+        seeds of a variant have the same name, as have those of a selector that draws: `compare` shows their mean.
 
     Raises:
         UserError: Results of other settings exist, or a file is missing (raised before anything is trained), or a
@@ -56,7 +56,8 @@ def run_experiments(
             failed += row.failed
 
     for baseline in baselines(settings):  # first, so that wrong settings fail before hours of training
-        name = RANDOM.name if baseline.infer.selector == (RANDOM.name,) else None
+        draws = SELECTORS.named(baseline.infer.selector[0]).seed(baseline) is not None
+        name = baseline.infer.selector[0] if draws else None
         keep(infer(baseline, with_baselines=False, overwrite=overwrite, session=session), name)
     for number, experiment in enumerate(experiments, 1):
         note(f"experiment {number} of {len(experiments)}: {experiment}")

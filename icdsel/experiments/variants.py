@@ -8,7 +8,7 @@ from typing import Any
 
 from icdsel.artefacts.run_folder import run_name
 from icdsel.errors import SettingsError
-from icdsel.selection import POLICY, RANDOM, always_shown
+from icdsel.selection import POLICY, RANDOM, always_shown, selectors_named
 from icdsel.settings.loading import Settings, on_training_queries, with_values
 from icdsel.settings.names import default_text
 from icdsel.settings.tables import TrainSettings
@@ -123,12 +123,19 @@ def _named(name: str) -> Mapping[str, Any]:
 
 
 def baselines(settings: Settings) -> list[Settings]:
-    """Settings of `infer` for the baselines: zero-shot, majority, other named selectors; `random` for each seed."""
-    always, first = always_shown(), RANDOM.seed(settings)
-    others = [name for name in settings.infer.selector if name not in (POLICY.name, RANDOM.name, *always)]
-    changes: list[dict[str, Any]] = [{"selector": [*always, *others]}]
+    """Settings of `infer` for the baselines: zero-shot, majority, `random`, and other named selectors.
+
+    Those that draw at random, each with several seeds, have settings of their own.
+    """
+    pool_size = settings.data.pool_size
+    named = selectors_named((*always_shown(), RANDOM.name, *settings.infer.selector), pool_size)
+    seeds = {selector.name: selector.seed(settings) for selector in named if selector.name != POLICY.name}
+    changes: list[dict[str, Any]] = [{"selector": [name for name, first in seeds.items() if first is None]}]
     # Predictions of the settings' own seed have no seed in their name.
-    changes += [{"selector": [RANDOM.name], "random_seed": first + k} for k in range(RANDOM_SEEDS)]
+    drawing = {name: first for name, first in seeds.items() if first is not None}
+    changes += [
+        {"selector": [name], "random_seed": first + k} for name, first in drawing.items() for k in range(RANDOM_SEEDS)
+    ]
     return [with_values(settings, {"infer": change}) for change in changes]
 
 

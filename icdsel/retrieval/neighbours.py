@@ -48,7 +48,7 @@ def nearest_in_pools(queries: Tensor, candidates: Tensor, count: int, pools: "Po
     Args:
         queries: (Q, d).
         candidates: (N, d), the training split.
-        count: Rows per query, at most the size of the smallest pool.
+        count: Rows per query; from a smaller pool all its rows.
         pools: The pool of each query.
     """
     if pools.shared:
@@ -58,4 +58,6 @@ def nearest_in_pools(queries: Tensor, candidates: Tensor, count: int, pools: "Po
         rows, mask = pools.batch(at, _QUERIES)  # (B, K) each
         similar = torch.einsum("bd,bkd->bk", queries[at : at + _QUERIES], candidates[rows])
         similar = similar.masked_fill(~mask, -torch.inf)
-        yield from rows.gather(1, stable_topk(similar, count)[1]).tolist()
+        values, places = stable_topk(similar, count)
+        left = (values > -torch.inf).sum(1).tolist()
+        yield from (row[:n] for row, n in zip(rows.gather(1, places).tolist(), left, strict=True))

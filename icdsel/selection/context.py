@@ -1,8 +1,9 @@
 """The data that selectors base their choices on: queries, pools, embeddings, rankings, the policy, RL data."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Self
 
 from torch import Tensor
 
@@ -10,7 +11,7 @@ from icdsel.data.datasets import Split
 from icdsel.policy.network import PointerNetwork
 from icdsel.records import Example, Pointer, QuestionId
 from icdsel.retrieval.embeddings import Embeddings
-from icdsel.retrieval.neighbours import nearest_in_pools, nearest_rows
+from icdsel.retrieval.neighbours import nearest_in_pools
 from icdsel.retrieval.pools import Pools
 from icdsel.retrieval.samplers import Kind
 from icdsel.selection.scored import Scored
@@ -44,7 +45,7 @@ class Context:
     open_similar: Callable[[], tuple[Embeddings, Embeddings]]
     network: PointerNetwork | None
     open_scored: Callable[[], Mapping[QuestionId, Sequence[Scored]]]
-    _nearest: dict[tuple[Kind, bool], list[list[int]]] = field(default_factory=dict)
+    _nearest: dict[tuple[Kind, int], list[list[int]]] = field(default_factory=dict)
 
     @property
     def most_shots(self) -> int:
@@ -65,22 +66,31 @@ class Context:
         """The scored pointers of the queries by question_id, of any length; some queries may have none."""
         return self.open_scored()
 
-    def nearest(self, kind: Kind, whole_split: bool = False) -> list[list[int]]:
-        """For each query the `most_shots` rows most similar to it, best first; ties go to the earlier one in the pool.
+    @cached_property
+    def whole_split(self) -> Self:
+        """The same queries, with the whole training split as their pool but for what is excluded for each."""
+        if self.pools.shared:
+            return self
+        return replace(
+            self,
+            pools=Pools(len(self.train), self.pools.excluded, None),
+            open_similar=lambda: self.similar,
+            open_scored=lambda: self.scored,
+            _nearest={},
+        )
+
+    def nearest(self, kind: Kind, count: int | None = None) -> list[list[int]]:
+        """For each query the rows of its pool most similar to it, best first; ties go to the earlier one in the pool.
 
         Args:
             kind: What similarity is measured on.
-            whole_split: Whether to search the whole training split, not the pool; examples excluded for the query
-                are left out in either case.
+            count: How many rows, if the pool has as many. [`most_shots`]
         """
-        if (kind, whole_split) not in self._nearest:
+        count = count or self.most_shots
+        if (kind, count) not in self._nearest:
             queries, train = (vectors.of(kind) for vectors in self.similar)
-            if whole_split:
-                found = nearest_rows(queries, train, self.most_shots, self.pools.excluded)
-            else:
-                found = nearest_in_pools(queries, train, self.most_shots, self.pools)
-            self._nearest[kind, whole_split] = list(found)
-        return self._nearest[kind, whole_split]
+            self._nearest[kind, count] = list(nearest_in_pools(queries, train, count, self.pools))
+        return self._nearest[kind, count]
 
     @cached_property
     def greedy(self) -> list[list[int]]:

@@ -16,14 +16,13 @@ class Nearest(Selector):
     Args:
         name: What users type.
         kind: What similarity is measured on.
-        whole_split: Whether to search the whole training split, not the pool.
     """
 
     needs_similarity = True
 
-    def __init__(self, name: str, kind: Kind, whole_split: bool = False) -> None:
-        self.name, self.kind, self.whole_split = name, kind, whole_split
+    def __init__(self, name: str, kind: Kind) -> None:
+        self.name, self.kind = name, kind
 
     def choose(self, context: "Context", shots: int) -> list[Pointer | None]:
         """The nearest rows, the most similar last: next to the query in the prompt."""
-        return context.pointers(row[:shots][::-1] for row in context.nearest(self.kind, self.whole_split))
+        return context.pointers(row[:shots][::-1] for row in context.nearest(self.kind))

@@ -28,7 +28,8 @@ class Selector(ABC):
             learned, and comparison and page judge them against the others.
         needs_rl_data: Whether it uses `Context.scored`: its choice then depends on RL data.
         needs_vlm: Whether the VLM answers; otherwise `answer` does.
-        whole_split: Whether it chooses from the whole training split, whatever the candidate pools are.
+        whole_split: Whether it chooses from the whole training split (`Context.whole_split`), whatever the candidate
+            pools are.
         upper_bound: Whether it knows what nobody knows before the VLM has answered. It is then no method that could be
             used, and no candidate for the strongest baseline.
         always_shown: Whether it is evaluated along with any other selector, as a baseline for every comparison.
@@ -67,6 +68,10 @@ class Selector(ABC):
         if not self.shows_icds:
             return None
         return "all" if self.whole_split else str(pool_size)
+
+    def over(self, pool_size: PoolSize) -> "Selector":  # noqa: ARG002
+        """The selector with the same choice that is to be evaluated instead where candidate pools have this size."""
+        return self
 
     def seed(self, settings: Settings) -> int | None:  # noqa: ARG002
         """The seed of its random draws; None if it has none."""

@@ -370,13 +370,14 @@ class InferSettings(Table):
         *("policy", "random"),
         *("nearest-image", "nearest-both", "nearest-both-all"),
     )
-    """Selectors that choose the ICDs; `policy` answers with the policy alone."""
+    """Selectors that choose the ICDs; `policy` answers with the policy alone. Those that end in -all choose from the
+    whole training split, whatever --pool-size is."""
     subset: Literal["first", "random"] = "first"
     """Which n queries: the first by question_id, or a random sample drawn with the seed."""
     split: Literal["validation", "tuning", "test"] = "validation"
     """Split of the queries. Queries without reference answers are answered, not scored."""
     random_seed: int | None = Field(None, ge=0)
-    """Seed of the selector `random`. [the value of --seed]"""
+    """Seed of the selectors that draw, such as `random`. [the value of --seed]"""
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:

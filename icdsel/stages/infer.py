@@ -17,7 +17,7 @@ from icdsel.artefacts.run_folder import find_run, is_finished
 from icdsel.console import logger, note, warn
 from icdsel.errors import CheckpointError, of_system
 from icdsel.records import Example, Prediction
-from icdsel.selection import SELECTORS, Selector, always_shown
+from icdsel.selection import Selector, always_shown, selectors_named
 from icdsel.selection.context import Context
 from icdsel.selection.fingerprints import Fingerprints
 from icdsel.settings.loading import Settings
@@ -79,7 +79,7 @@ def infer(
             shots.
     """
     names = dict.fromkeys((*settings.infer.selector, *(always_shown() if with_baselines else ())))
-    selectors = [SELECTORS.named(name) for name in names]
+    selectors = selectors_named(names, settings.data.pool_size)
     policy_file = _policy_file(settings, run, checkpoint) if any(s.needs_policy for s in selectors) else None
     session = session.under(settings) if session else Session(settings)
     if policy_file:

@@ -49,7 +49,7 @@ def test_every_choice_has_a_registry_that_contains_its_default() -> None:
 def test_the_help_lists_the_names_of_a_choice() -> None:
     fields = TABLES["data"].model_fields
     assert metavar(fields["sampler"]) == "rand|text-sim|img-sim|mix"
-    assert metavar(TABLES["infer"].model_fields["selector"]).endswith("|majority|oracle,…")
+    assert metavar(TABLES["infer"].model_fields["selector"]).endswith("|majority-all|oracle,…")
     assert choices(fields["seed"]) == []
 
 

@@ -306,7 +306,7 @@ def test_long_lists_of_names_stand_in_the_text_where_no_column_cuts_them(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     shown = " ".join(re.sub(r"│ *", "", help_of("infer", "--help")).split())
-    assert "Names: policy, zero-shot, random, nearest-image, nearest-question, nearest-both, " in shown
+    assert "Names: policy, zero-shot, random, balanced, nearest-image, nearest-question, nearest-both, " in shown
 
 
 def test_the_help_of_compare_speaks_of_comparing_alone(help_of: Callable[..., str]) -> None:

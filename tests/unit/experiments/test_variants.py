@@ -135,4 +135,14 @@ def test_baselines_answer_beside_the_policies(settings: Settings) -> None:
     assert [own.infer.selector for own in planned] == [("zero-shot", "majority", "oracle")] + [("random",)] * 3
     assert [own.infer.random_seed for own in planned[1:]] == [7, 8, 9]
     assert {own.infer.n for own in planned} == {30}
+    several = baselines(with_values(settings, {"infer": {"selector": "balanced-all,mmr"}}))
+    assert [(own.infer.selector, own.infer.random_seed) for own in several[1:]] == [
+        (("random",), 7),
+        (("random",), 8),
+        (("random",), 9),
+        *[(("balanced-all",), seed) for seed in (7, 8, 9)],
+    ]
+    whole = with_values(settings, {"data": {"pool_size": "all"}, "infer": {"selector": "mmr,mmr-all,balanced-all"}})
+    assert [own.infer.selector for own in baselines(whole)][:1] == [("zero-shot", "majority", "mmr")]
+    assert [own.infer.selector for own in baselines(whole)][4:] == [("balanced",)] * 3
     assert answering(plan_experiments(settings, "rce", 1)[0]).infer.selector == ("policy",)

@@ -25,6 +25,8 @@ from icdsel.selection.scored import Scored
 from icdsel.settings.loading import load_settings
 
 NEAREST = ("nearest-image", "nearest-question", "nearest-both", "nearest-both-all")
+BY_SIMILARITY = ("nearest-image", "nearest-question", "nearest-both", "mmices", "mmr", "k-dpp", "facility-location")
+BY_SIMILARITY += ("majority",)
 
 
 def example(question_id: int, answer: str = "yes") -> Example:
@@ -204,7 +206,7 @@ def test_majority_copies_the_most_common_answer_and_of_equals_the_first_in_the_p
 
     assert answer("cat", "dog", "dog") == "dog"
     assert answer("cat", "dog", "cow") == "cat"
-    assert [name for name, selector in SELECTORS.items() if not selector.needs_vlm] == ["majority"]
+    assert [name for name, selector in SELECTORS.items() if not selector.needs_vlm] == ["majority", "majority-all"]
 
 
 # --- oracle -----------------------------------------------------------------------------------------------
@@ -285,8 +287,9 @@ def test_inputs_name_what_decides_the_choice() -> None:
         "policy": {"checkpoint": "p"},
         "zero-shot": {},
         "random": {},
-        **dict.fromkeys(NEAREST, by_similarity),
-        "majority": by_similarity,
+        "balanced": {},
+        "balanced-all": {},
+        **{name: by_similarity for one in BY_SIMILARITY for name in (one, f"{one}-all")},
         "oracle": {"rl_data": "r"},
     }
 
