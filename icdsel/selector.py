@@ -8,6 +8,7 @@ from torch import Tensor
 
 from icdsel.artefacts.checkpoint import load_policy
 from icdsel.artefacts.run_folder import find_checkpoint
+from icdsel.policy.encoding import EncodedCandidates
 from icdsel.policy.network import PointerNetwork
 
 __all__ = ["Choice", "Selector"]
@@ -28,12 +29,15 @@ class Choice(NamedTuple):
 class Selector:
     """Chooses demonstrations for queries with a trained policy. It needs embeddings only, no images and no VLM.
 
+    A pool that all queries share is encoded at the first call and kept for the next ones, until another pool is given.
+
     Args:
         network: The policy. It is switched to eval mode.
     """
 
     def __init__(self, network: PointerNetwork) -> None:
         self.network = network.eval()
+        self._kept: _Kept | None = None
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu") -> Self:
@@ -62,6 +66,8 @@ class Selector:
         Args:
             query_embeddings: [B, d].
             candidate_embeddings: One pool of N candidates for all queries [N, d], or a pool for each query [B, N, d].
+                The encodings of one pool are reused as long as the same tensor is given, and torch has not changed it;
+                give another tensor after changing its memory through numpy.
             shots: Demonstrations per query, S.
             mask: True where a candidate may be chosen, bool [B, N]; None allows all. A query that is itself among the
                 candidates has to be masked there.
@@ -73,13 +79,15 @@ class Selector:
                 candidates.
         """
         weight = next(self.network.parameters())
-        query, candidates = (x.to(weight) for x in (query_embeddings, candidate_embeddings))
-        self._require_answers(candidates, candidate_answers)
-        if candidate_answers is not None:
-            candidates = torch.cat([candidates, candidate_answers.to(weight)], dim=-1)
-        if candidates.dim() == 2:
-            candidates = candidates.unsqueeze(0)  # (1, N, d)
+        query = query_embeddings.to(weight)
         mask = None if mask is None else mask.to(weight.device)
+        self._require_answers(candidate_embeddings, candidate_answers)
+        if candidate_embeddings.dim() == 2:
+            pool = self._encoded(candidate_embeddings, candidate_answers)
+            choice = self.network.choose(query, pool, shots, mask, scored=True)
+            assert choice.log_probs is not None  # they were asked for
+            return Choice(choice.positions, choice.log_probs)
+        candidates = _together(candidate_embeddings, candidate_answers, weight)
         positions = self.network.greedy(query, candidates, shots, mask)  # (B, S)
         log_probs = self.network.log_prob(query, candidates, positions.unsqueeze(1), mask)  # (B, 1)
         return Choice(positions, log_probs.squeeze(1))
@@ -94,3 +102,31 @@ class Selector:
         if answers is not None and answers.shape != (*candidates.shape[:-1], width):
             expected = [*candidates.shape[:-1], width]
             raise ValueError(f"candidate_answers must be {expected}, not {list(answers.shape)}")
+
+    def _encoded(self, candidates: Tensor, answers: Tensor | None) -> EncodedCandidates:
+        """The encodings of a pool; those of the last call if neither the pool nor the policy changed."""
+        weights = list(self.network.parameters())
+        given = [candidates] if answers is None else [candidates, answers]
+        state = [(x.data_ptr(), 0 if x.is_inference() else x._version) for x in (*given, *weights)]
+        if self._kept is None or self._kept.state != state or not _same(self._kept.given, given):
+            self._kept = None  # frees its memory first
+            pool = self.network.encode_candidates(_together(candidates, answers, weights[0]))
+            self._kept = _Kept(given, state, pool)
+        return self._kept.pool
+
+
+class _Kept(NamedTuple):
+    """An encoded pool, and the tensors that it was made from. They are kept so that no others get their addresses."""
+
+    given: list[Tensor]
+    state: list[tuple[int, int]]
+    pool: EncodedCandidates
+
+
+def _same(tensors: list[Tensor], others: list[Tensor]) -> bool:
+    return len(tensors) == len(others) and all(x is y for x, y in zip(tensors, others, strict=True))
+
+
+def _together(candidates: Tensor, answers: Tensor | None, like: Tensor) -> Tensor:
+    """Embeddings with those of the answers beside them, on the device and in the dtype of the policy."""
+    return candidates.to(like) if answers is None else torch.cat([candidates.to(like), answers.to(like)], dim=-1)

@@ -3,7 +3,8 @@
 Shapes: B queries, K candidates each, embeddings of width d and of answers of width a, hidden width h.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from icdsel.policy import scan
 from icdsel.policy.config import PointerConfig
 
 __all__ = ["TEMPERATURE", "Encoded", "EncodedCandidates", "PointerEncoder", "similarities"]
@@ -19,16 +21,22 @@ TEMPERATURE = 0.1
 """The divisor of the cosines. It is a constant, not trained, as in Lever-Plus."""
 
 
+_ROWS = 4096
+"""Candidates of a shared pool that are encoded at once: few enough that what lies between is small (about 32 MiB)."""
+
+
 class EncodedCandidates(NamedTuple):
-    """Encoded candidates. They do not depend on the query, so a policy needs to encode a candidate only once.
+    """A pool of N candidates that queries share, encoded. A policy needs to encode it only once, for all queries.
 
     Attributes:
-        unit: Unit vectors that the state is compared with (B, K, h); (1, K, h) for one pool that all queries share.
-        features: What the cross-attention reads (B, K, h); (B, K, 0) in a network without cross-attention.
+        unit: Unit vectors that the state is compared with (N, h).
+        keys: What queries are compared with in each of L cross-attention layers with H heads, (L, H, N, h / H).
+        values: What they read there, (L, H, N, h / H).
     """
 
     unit: Tensor
-    features: Tensor
+    keys: Tensor
+    values: Tensor
 
 
 class Encoded(NamedTuple):
@@ -88,14 +96,29 @@ class PointerEncoder(nn.Module):
         self.answer_proj = nn.Parameter(torch.zeros(h, config.answer_dim)) if config.answer_dim else None
 
     def encode_candidates(self, candidates: Tensor) -> EncodedCandidates:
-        """Encodes candidates [B, K, d + a] for all queries to come, without gradients or dropout.
+        """Encodes one pool [N, d + a] or [1, N, d + a] for all queries to come, without gradients or dropout.
 
-        Every candidate is encoded by itself: parts of a large pool may be encoded separately and concatenated.
+        Raises:
+            ValueError: The shape does not fit.
         """
+        pool = candidates[0] if candidates.dim() == 3 and len(candidates) == 1 else candidates
+        config, count = self.config, len(pool)
+        width = config.d_model + config.answer_dim
+        if pool.shape != (count, width) or not count:
+            raise ValueError(f"one pool of candidates must be [N, {width}], not {list(candidates.shape)}")
+        h, heads = config.hidden_dim, config.num_heads
+        shape = (config.num_layers, heads, count, h // heads)
+        known = EncodedCandidates(pool.new_empty(count, h), pool.new_empty(shape), pool.new_empty(shape))
         with self.deciding():
-            features = self._of_candidates(candidates)
-            read = features if self.config.num_layers else features[..., :0].clone()
-            return EncodedCandidates(self._unit(self.cand_proj, features), read)
+            for start in range(0, count, _ROWS):
+                part = slice(start, start + _ROWS)
+                features = self._of_candidates(pool[part])  # (n, h)
+                known.unit[part] = self._unit(self.cand_proj, features)
+                for layer, attention in enumerate(self._attentions):
+                    read = F.linear(features, attention.in_proj_weight[h:], attention.in_proj_bias[h:])  # (n, 2h)
+                    read = read.unflatten(-1, (2, heads, -1)).permute(1, 2, 0, 3)  # (2, H, n, h / H)
+                    known.keys[layer, :, part], known.values[layer, :, part] = read
+        return known
 
     def encode(self, query: Tensor, candidates: Tensor | EncodedCandidates, mask: Tensor | None = None) -> Encoded:
         """Encodes queries and pools for `greedy`, `beam` and `sample`, so that several calls can share the result."""
@@ -114,25 +137,57 @@ class PointerEncoder(nn.Module):
             self.train(training)
 
     def _encode(self, query: Tensor, candidates: Tensor | EncodedCandidates, mask: Tensor | None) -> Encoded:
-        known = isinstance(candidates, EncodedCandidates)
-        shape = candidates.unit.shape if isinstance(candidates, EncodedCandidates) else candidates.shape
-        d, both = self.config.d_model, self.config.d_model + self.config.answer_dim
-        width = self.config.hidden_dim if known else both
-        batch, (pools, size) = len(query), shape[:2]
-        fits = shape == (pools, size, width) and query.shape in ((batch, d), (batch, both))
+        if isinstance(candidates, EncodedCandidates):
+            state, unit = self.shared_state(query, candidates, mask), candidates.unit.unsqueeze(0)
+        else:
+            self._check(query, candidates.shape, mask)
+            q = self._of_queries(query).unsqueeze(1)  # (B, 1, h)
+            c = self._of_candidates(candidates)
+            q = self._attended(q, c, None if mask is None else ~mask)
+            state = self._unit(self.query_proj, q).view(len(query), -1)  # (B, h)
+            unit = self._unit(self.cand_proj, c)  # after the query's, whose dropout mask is drawn first
+        hidden = None if mask is None else ~mask
+        return Encoded(state, unit, hidden, similarities(state.unsqueeze(1), unit) / TEMPERATURE)
+
+    def shared_state(self, query: Tensor, pool: EncodedCandidates, mask: Tensor | None = None) -> Tensor:
+        """The state [B, h] before the first choice from a shared pool; it holds no tensor of all B × N weights.
+
+        Raises:
+            ValueError: The shapes do not fit.
+        """
+        width = self.config.hidden_dim
+        if pool.unit.shape[1] != width:
+            raise ValueError(f"the candidates were encoded by a network of width {pool.unit.shape[1]}, not {width}")
+        self._check(query, (1, len(pool.unit), self.config.d_model + self.config.answer_dim), mask)
+        q = self._of_queries(query)  # (B, h)
+        for attention, norm, keys, values in zip(
+            self._attentions, self.attn_norms, pool.keys, pool.values, strict=True
+        ):
+            asked = F.linear(q, attention.in_proj_weight[:width], attention.in_proj_bias[:width])  # (B, h)
+            asked = asked.unflatten(-1, (self.config.num_heads, -1)).transpose(0, 1)  # (H, B, h / H)
+            read = scan.attend(asked / math.sqrt(asked.shape[-1]), keys, values, mask)  # (H, B, h / H)
+            q = norm(attention.out_proj(read.transpose(0, 1).flatten(1)) + q)
+        return self._unit(self.query_proj, q)
+
+    @property
+    def _attentions(self) -> list[nn.MultiheadAttention]:
+        return [layer for layer in self.cross_attn_layers if isinstance(layer, nn.MultiheadAttention)]
+
+    def _check(self, query: Tensor, candidates: Sequence[int], mask: Tensor | None) -> None:
+        """Checks the shapes of queries, candidates [B, K, d + a] or [1, K, d + a], and mask."""
+        d, batch, (pools, size) = self.config.d_model, len(query), candidates[:2]
+        width = d + self.config.answer_dim
+        fits = tuple(candidates) == (pools, size, width) and query.shape in ((batch, d), (batch, width))
         if not fits or pools not in (1, batch) or not batch or not size:
-            found = f"{list(query.shape)} and {list(shape)}"
+            found = f"{list(query.shape)} and {list(candidates)}"
             raise ValueError(f"query must be [B, {d}] and candidates [B, K, {width}], not {found}")
         if mask is not None and (mask.shape != (batch, size) or mask.dtype != torch.bool):
             raise ValueError(f"mask must be bool [{batch}, {size}], not {mask.dtype} {list(mask.shape)}")
-        hidden = None if mask is None else ~mask
-        q = self.tower(self.input_proj(query[:, :d])).unsqueeze(1)  # (B, 1, h)
-        c = candidates.features if isinstance(candidates, EncodedCandidates) else self._of_candidates(candidates)
-        q = self._attended(q, c, hidden)
-        state = self._unit(self.query_proj, q).view(batch, -1)  # (B, h)
-        # The candidates' dropout mask is drawn after the query's.
-        unit = candidates.unit if isinstance(candidates, EncodedCandidates) else self._unit(self.cand_proj, c)
-        return Encoded(state, unit, hidden, similarities(state.unsqueeze(1), unit) / TEMPERATURE)
+
+    def _of_queries(self, query: Tensor) -> Tensor:
+        """Features [B, h] of queries [B, d] or [B, d + a], whose answers a policy never sees."""
+        features: Tensor = self.tower(self.input_proj(query[:, : self.config.d_model]))
+        return features
 
     def _of_candidates(self, candidates: Tensor) -> Tensor:
         """Features [B, K, h] of candidates [B, K, d + a]."""

@@ -27,9 +27,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from icdsel.policy import decoding
+from icdsel.policy import decoding, shared_pool
 from icdsel.policy.config import PointerConfig
 from icdsel.policy.encoding import TEMPERATURE, Encoded, EncodedCandidates, PointerEncoder, similarities
+from icdsel.policy.shared_pool import SharedChoice
 
 __all__ = ["CHOSEN_LOGIT", "CosineNetwork", "PointerNetwork", "pointer_log_prob"]
 
@@ -126,8 +127,32 @@ class PointerNetwork(PointerEncoder):
         Returns:
             Pointers [B, S] (int64), S = `shots`; ties go to the lowest position.
         """
+        if encoded is None and (isinstance(candidates, EncodedCandidates) or len(candidates) < len(query)):
+            return self.choose(query, candidates, shots, mask).positions
         with self.deciding():
             return decoding.greedy(self, self._encode_for(shots, query, candidates, mask, encoded), shots)
+
+    def choose(
+        self,
+        query: Tensor,
+        candidates: Tensor | EncodedCandidates,
+        shots: int,
+        mask: Tensor | None = None,
+        scored: bool = False,
+    ) -> SharedChoice:
+        """Chooses like `greedy` from one pool that all queries share, in memory that hardly depends on B and N.
+
+        Args:
+            query: Query embeddings [B, d].
+            candidates: Embeddings of the pool [1, N, d] or [N, d], or their encodings.
+            shots: ICDs per pointer, S.
+            mask: True where a candidate may be chosen [B, N]; None for all.
+            scored: Whether the log-probs of the pointers are computed too.
+        """
+        pool = candidates if isinstance(candidates, EncodedCandidates) else self.encode_candidates(candidates)
+        self._require(shots, len(pool.unit), mask)
+        with self.deciding():
+            return shared_pool.choose(self, query, pool, shots, mask, scored)
 
     def beam(
         self,
@@ -208,10 +233,14 @@ class PointerNetwork(PointerEncoder):
     ) -> Encoded:
         """Returns the encoding, after checking that every query has at least `shots` candidates to choose from."""
         encoded = encoded or self._encode(query, candidates, mask)
-        available = encoded.candidates.shape[1] if mask is None else int(mask.sum(-1).min())
+        self._require(shots, encoded.candidates.shape[1], mask)
+        return encoded
+
+    @staticmethod
+    def _require(shots: int, size: int, mask: Tensor | None) -> None:
+        available = size if mask is None else int(mask.sum(-1).min())
         if not 1 <= shots <= available:
             raise ValueError(f"shots must be between 1 and the {available} available candidates, not {shots}")
-        return encoded
 
     @staticmethod
     def start(encoded: Encoded, rows: int) -> tuple[Tensor, Tensor]:
@@ -238,11 +267,16 @@ class PointerNetwork(PointerEncoder):
         positions = torch.arange(chosen.shape[-1], device=choice.device)
         picked = choice.unsqueeze(-1) == positions  # (B, P, K)
         if self.query_update_gate is not None:
-            icd = _lookup(encoded.candidates, choice, picked)  # (B, P, h)
-            gate = self.query_update_gate(torch.cat([state, icd], dim=-1)).sigmoid()  # (B, P, h)
-            moved = F.normalize(gate * state + (1 - gate) * icd, dim=-1)
+            moved = self.moved(state, _lookup(encoded.candidates, choice, picked))  # (B, P, h)
             state = torch.where((choice >= 0).unsqueeze(-1), moved, state)
         return state, chosen | picked
+
+    def moved(self, state: Tensor, icd: Tensor) -> Tensor:
+        """The state [..., h] after the choice of an ICD with the unit vector [..., h]."""
+        if self.query_update_gate is None:
+            return state
+        gate = self.query_update_gate(torch.cat([state, icd], dim=-1)).sigmoid()
+        return F.normalize(gate * state + (1 - gate) * icd, dim=-1)
 
 
 def pointer_log_prob(step_logits: Tensor, pointers: Tensor) -> Tensor:

@@ -57,6 +57,30 @@ def test_one_pool_serves_all_queries() -> None:
     torch.testing.assert_close(shared.log_probs, apart.log_probs)
 
 
+def test_a_shared_pool_is_encoded_once_until_it_or_the_policy_changes() -> None:
+    network = make_network()
+    selector, query, pool, encoded = Selector(network), embeddings(4, 6), embeddings(9, 6), []
+    network.input_proj.register_forward_hook(lambda _module, _args, output: encoded.append(len(output)))
+
+    def choose(pool: torch.Tensor) -> int:
+        """How many candidates are encoded for a choice, which must be that of a new selector."""
+        encoded.clear()
+        choice, count = selector.choose(query, pool), sum(encoded) - len(query)
+        expected = Selector(network).choose(query, pool)
+        assert torch.equal(choice.positions, expected.positions)
+        assert torch.equal(choice.log_probs, expected.log_probs)
+        return count
+
+    assert [choose(pool), choose(pool)] == [9, 0]
+    pool.mul_(-1)
+    assert [choose(pool), choose(pool)] == [9, 0]
+    other = pool[:5].clone()
+    assert [choose(other), choose(pool), choose(pool)] == [5, 9, 0]
+    with torch.no_grad():
+        network.cand_proj.weight.mul_(torch.arange(1.0, 9.0))
+    assert [choose(pool), choose(pool)] == [9, 0]
+
+
 def test_masked_candidates_are_not_chosen() -> None:
     selector = Selector(make_network())
     query, pool = embeddings(4, 6), embeddings(9, 6)
@@ -75,6 +99,7 @@ def test_embeddings_of_other_dtypes_are_converted() -> None:
     [
         ((2, 5), (9, 6), 2, r"query must be \[B, 6\]"),
         ((2, 6), (3, 9, 6), 2, r"candidates \[B, K, 6\]"),
+        ((2, 6), (9, 5), 2, r"candidates must be \[N, 6\], not \[9, 5\]"),
         ((2, 6), (9, 6), 10, "shots must be between 1 and the 9 available candidates"),
     ],
 )

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from icdsel.policy.config import PointerConfig
-from icdsel.policy.encoding import TEMPERATURE, EncodedCandidates
+from icdsel.policy.encoding import TEMPERATURE
 from icdsel.policy.network import CHOSEN_LOGIT, PointerNetwork, pointer_log_prob
 
 DATA = Path(__file__).parents[2] / "data"
@@ -590,34 +590,6 @@ def test_a_shared_pool_trains_as_copies_do() -> None:
         gradients.append([p.grad.clone() for p in network.parameters() if p.grad is not None])
     for shared, own in zip(*gradients, strict=True):
         torch.testing.assert_close(shared, own, rtol=1e-4, atol=1e-5)
-
-
-# --- candidates that are encoded once ---------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("layers", [0, 1, 2])
-@pytest.mark.parametrize("pools", [1, 4])
-def test_candidates_that_were_encoded_before_give_the_same_choices(layers: int, pools: int) -> None:
-    torch.manual_seed(5)
-    network = PointerNetwork(PointerConfig(6, hidden_dim=8, num_layers=layers, tower=8)).eval()
-    torch.nn.init.normal_(network.tower.down.weight)
-    query, pool = torch.randn(4, 6), torch.randn(pools, 9, 6)
-    mask = torch.rand(4, 9) < 0.8
-    mask[:, :3] = True
-    parts = [network.encode_candidates(part) for part in pool.split(4, dim=1)]  # in parts of at most 4
-    known = EncodedCandidates(*(torch.cat(values, dim=1) for values in zip(*parts, strict=True)))
-    for one, other in zip(network.encode(query, known, mask), network.encode(query, pool, mask), strict=True):
-        torch.testing.assert_close(one, other)
-    assert torch.equal(network.greedy(query, known, 3, mask), network.greedy(query, pool, 3, mask))
-    for one, other in zip(network.beam(query, known, 2, 5, mask), network.beam(query, pool, 2, 5, mask), strict=True):
-        torch.testing.assert_close(one, other)
-
-
-def test_encoded_candidates_of_another_width_are_rejected() -> None:
-    policy = PointerNetwork(PointerConfig(6, hidden_dim=8))
-    other = PointerNetwork(PointerConfig(6, hidden_dim=4)).encode_candidates(torch.randn(1, 5, 6))
-    with pytest.raises(ValueError, match=r"candidates \[B, K, 8\]"):
-        policy.greedy(torch.randn(2, 6), other, 2)
 
 
 def test_without_cross_attention_the_state_does_not_depend_on_the_pool() -> None:

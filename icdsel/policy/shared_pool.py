@@ -1,0 +1,73 @@
+"""Greedy choice from a pool that all queries share, such as the whole training set, in bounded memory."""
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from icdsel.policy.encoding import TEMPERATURE, EncodedCandidates
+from icdsel.policy.scan import RunningLogSum, RunningTop, cosines
+
+__all__ = ["QUERIES", "SharedChoice", "choose"]
+
+QUERIES = 128
+"""Queries that choose together. With more, a query takes no less time; with 32 it takes half as much again."""
+
+
+class SharedChoice(NamedTuple):
+    """Pointers that were chosen greedily.
+
+    Attributes:
+        positions: int64 [B, S]; ties go to the lowest position.
+        log_probs: Their log-probs under the policy [B]; None if they were not asked for.
+    """
+
+    positions: Tensor
+    log_probs: Tensor | None
+
+
+class _Policy(Protocol):
+    """What the choice needs of a policy."""
+
+    def shared_state(self, query: Tensor, pool: EncodedCandidates, mask: Tensor | None) -> Tensor: ...
+
+    def moved(self, state: Tensor, icd: Tensor) -> Tensor: ...
+
+
+def choose(
+    policy: _Policy, query: Tensor, pool: EncodedCandidates, shots: int, mask: Tensor | None, scored: bool = False
+) -> SharedChoice:
+    """Chooses the best candidate at every step.
+
+    Args:
+        policy: Encodes queries and moves their state.
+        query: Query embeddings [B, d].
+        pool: N encoded candidates.
+        shots: ICDs per pointer, S; at most the number of candidates that may be chosen.
+        mask: True where a candidate may be chosen, bool [B, N]; None for all.
+        scored: Whether to compute log-probs.
+    """
+    parts = [
+        _choose(policy, query[at], pool, shots, None if mask is None else mask[at], scored)
+        for at in (slice(start, start + QUERIES) for start in range(0, len(query), QUERIES))
+    ]
+    positions, log_probs = zip(*parts, strict=True)
+    return SharedChoice(torch.cat(positions), torch.cat(log_probs) if scored else None)
+
+
+def _choose(
+    policy: _Policy, query: Tensor, pool: EncodedCandidates, shots: int, mask: Tensor | None, scored: bool
+) -> tuple[Tensor, Tensor]:
+    state = policy.shared_state(query, pool, mask)  # (B, h)
+    taken = torch.empty(len(query), 0, dtype=torch.int64, device=query.device)
+    log_prob = state.new_zeros(len(query))
+    for _ in range(shots):
+        best, normaliser = RunningTop(1), RunningLogSum()
+        for start, logits in cosines(state, pool.unit, mask, taken):
+            best.add(start, logits.div_(TEMPERATURE))
+            if scored:
+                normaliser.add(logits)
+        taken = torch.cat([taken, best.positions], dim=1)
+        log_prob = log_prob + (best.values[:, 0] - normaliser.value) if scored else log_prob
+        state = policy.moved(state, pool.unit[best.positions[:, 0]])
+    return taken, log_prob
