@@ -12,7 +12,7 @@ import typer
 from icdsel.cli.exits import finish
 from icdsel.cli.options import written_file
 from icdsel.console import note, out, warn
-from icdsel.records import Example
+from icdsel.records import Example, Shots
 from icdsel.settings import Settings
 from icdsel.store.run_log import command_words
 from icdsel.tasks.base import TASKS, demonstrations
@@ -63,7 +63,7 @@ def show_comparison(
     n: int | None = None,
     subset: str | None = None,
     reference: str | None = None,
-    shots: Sequence[int] = (),
+    shots: Sequence[Shots] = (),
     allow_different: bool = False,
     names: Mapping[Path, str] | None = None,
     failed: int = 0,

@@ -13,6 +13,7 @@ from rich.text import Text
 from icdsel.check.findings import Checked
 from icdsel.comparison.runs import RunSummary, age
 from icdsel.console import Fitted, plain
+from icdsel.records import shots_order
 from icdsel.tasks.base import TASKS
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ _WIDEST = 21  # characters of a line of a run's name or changed settings
 def inference_table(rows: "Sequence[Row]", task_name: str) -> Table:
     """Scores by number of shots; `icdsel compare` adds the intervals."""
     task = TASKS.named(task_name)
-    shots = sorted({count for row in rows for count in row.score})
+    shots = sorted({count for row in rows for count in row.score}, key=shots_order)
     unit = f" in {task.unit}" if task.unit else ""
     table = Table(title=f"{task.score_name}{unit} by number of shots", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("selector", overflow="fold")

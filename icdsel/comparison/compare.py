@@ -14,7 +14,7 @@ from icdsel.comparison.statistics import holm
 from icdsel.comparison.table_row import ComparisonRow
 from icdsel.console import warn
 from icdsel.errors import RunError
-from icdsel.records import QuestionId, id_order
+from icdsel.records import QuestionId, Shots, id_order, shots_order
 from icdsel.selection import SELECTORS, always_shown, selector_named
 from icdsel.settings.flags import infer_command
 from icdsel.settings.loading import Settings
@@ -40,7 +40,7 @@ class Comparison(Sequence[ComparisonRow]):
     """
 
     rows: Sequence[ComparisonRow]
-    scores: Mapping[tuple[str, int], Scores]
+    scores: Mapping[tuple[str, Shots], Scores]
     seed: int
 
     def __len__(self) -> int:
@@ -85,7 +85,7 @@ def compare(
     n: int | None = None,
     subset: str | None = None,
     reference: str | None = None,
-    shots: Sequence[int] = (),
+    shots: Sequence[Shots] = (),
     allow_different: bool = False,
     names: Mapping[Path, str] | None = None,
 ) -> Comparison:
@@ -161,8 +161,9 @@ def comparison_rows(
     references |= {row.shots: row for row in rows if row.title in seeds and row.shots not in references}
     # The best first; seeds follow their mean.
     lead = {(row.title, row.shots): mean_of.get((row.title, row.shots), row) for row in rows}
-    rows.sort(key=lambda row: (row.shots, *_rank(lead[row.title, row.shots]), not row.seeds, *_rank(row)))
-    pairs = [(row, references.get(row.shots, references.get(0))) for row in rows]
+    rows.sort(key=lambda row: (shots_order(row.shots), *_rank(lead[row.title, row.shots]), not row.seeds, *_rank(row)))
+    nothing = next((row for row in rows if row.shots == 0), None)
+    pairs = [(row, _reference_of(row, references, nothing)) for row in rows]
     tested = sum(other not in (None, row) and (row.title, row.shots) not in mean_of for row, other in pairs)
     max_permutations = max(permutations, _PERMUTATIONS_EACH * tested)
     estimator = Estimator.of(
@@ -194,14 +195,23 @@ def write_rows(rows: Sequence[ComparisonRow], path: Path) -> None:
 
 def _warn_of_missing_baselines(found: Comparable) -> None:
     """Warns if the table lacks a baseline that every table needs, since a gain means little without it."""
-    counts = sorted({row.shots for row in found.scores if row.shots})
+    counts = sorted({row.shots for row in found.scores if row.shots}, key=shots_order)
     present = {(row.selector, row.shots) for row in found.scores}
     wanted = [(name, shots) for name in always_shown() for shots in SELECTORS[name].shot_counts(counts)]
     missing = [row for row in wanted if row not in present]
     if missing:
         names, shots = dict.fromkeys(name for name, _ in missing), {shots for _, shots in missing if shots}
-        command = infer_command(found.sources[0].settings, names, sorted(shots))
+        command = infer_command(found.sources[0].settings, names, sorted(shots, key=shots_order))
         warn(f"{' and '.join(names)} should be in the table, to show what a gain is worth. Answer them: {command}")
+
+
+def _reference_of(row: Scores, references: Mapping[Shots, Scores], nothing: Scores | None) -> Scores | None:
+    """The row that a row is compared with; None for none.
+
+    That is the reference at the same number of shots, or where it shows nothing. A row whose selector decides how many
+    ICDs to show is compared with showing none, unless the reference decides it too.
+    """
+    return references.get(row.shots, references.get(0)) or (nothing if isinstance(row.shots, str) else None)
 
 
 def _reference_title(rows: Sequence[Scores], wanted: str | None) -> str:
@@ -239,7 +249,7 @@ def _means_over_seeds(rows: Sequence[Scores]) -> list[Scores]:
     The recommended epoch may differ between the seeds of a training: where each has one of the same phase in the table,
     these are averaged, else those of the same epoch.
     """
-    families: dict[tuple[str, str, int], list[Scores]] = {}
+    families: dict[tuple[str, str, Shots], list[Scores]] = {}
     for row in rows:
         selector = selector_named(row.selector)
         name = selector.without_seed(selector.without_epoch(row.name))

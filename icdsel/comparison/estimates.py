@@ -89,6 +89,8 @@ class Estimator:
             task=row.task,
             pool=row.pool,
             images=self.images,
+            mean_shots=_rounded(row.mean_shots),
+            mean_prompt_tokens=_rounded(row.mean_prompt_tokens),
         )
 
     def with_difference(self, line: ComparisonRow, row: Scores, reference: Scores) -> ComparisonRow:
@@ -183,6 +185,10 @@ def seed_scores(row: Scores, correct: bool = False) -> SeedScores:
 def _few_training_seeds(*rows: Scores) -> bool:
     """Whether a row is a mean over training seeds, but of few."""
     return any(1 < len(row.seeds) < _ENOUGH_SEEDS and selector_named(row.selector).needs_policy for row in rows)
+
+
+def _rounded(mean: float | None) -> float | None:
+    return None if mean is None else round(mean, 4)
 
 
 def _known(task: Task, score: float) -> float | None:

@@ -12,6 +12,7 @@ from typing import Literal
 from icdsel.comparison.compare import Comparison, ComparisonRow
 from icdsel.comparison.statistics import holm
 from icdsel.comparison.tables import p_text, signed, span
+from icdsel.records import shots_order, shots_text
 from icdsel.selection import selector_named
 from icdsel.tasks.base import TASKS
 
@@ -123,7 +124,15 @@ def _p_value(row: ComparisonRow, baselines: int) -> float:
 
 def _best(rows: Sequence[ComparisonRow]) -> ComparisonRow:
     """The row with the highest score; of equals the one with the fewest shots, then one whose answers are the VLM's."""
-    return min(rows, key=lambda row: (-row.accuracy, row.shots, not selector_named(row.selector).needs_vlm, row.name))
+    return min(
+        rows,
+        key=lambda row: (
+            -row.accuracy,
+            shots_order(row.shots),
+            not selector_named(row.selector).needs_vlm,
+            row.name,
+        ),
+    )
 
 
 def _by_size(pool: str) -> tuple[bool, int]:
@@ -132,4 +141,4 @@ def _by_size(pool: str) -> tuple[bool, int]:
 
 def _described(row: ComparisonRow) -> str:
     pool = f"pool {row.pool}, " if row.pool else ""
-    return f"{row.shown} ({pool}{row.shots} shot{'s' * (row.shots != 1)})"
+    return f"{row.shown} ({pool}{shots_text(row.shots)})"

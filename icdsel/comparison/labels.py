@@ -6,6 +6,7 @@ from pathlib import Path
 
 from icdsel.comparison.scores import Scores
 from icdsel.comparison.sources import Source
+from icdsel.records import Shots
 from icdsel.selection import selector_named
 
 _SEED = re.compile(r"(?:_train-|, )seed[- ]([0-9]+)")  # in a run's name, and as it is shown
@@ -27,7 +28,7 @@ def row_labels(rows: Iterable[Scores], sources: Sequence[Source]) -> dict[str, s
     labels = {row.title: row.title for row in rows}
     for with_checkpoint in (True, False):  # the shortest that is unique stays
         short = {row.title: _label(row, checkpoints, with_checkpoint) for row in rows}
-        titles: dict[tuple[str, str | None, int], set[str]] = {}
+        titles: dict[tuple[str, str | None, Shots], set[str]] = {}
         for row in rows:
             titles.setdefault((short[row.title], row.pool, row.shots), set()).add(row.title)
         clashing = set[str]().union(*(same for same in titles.values() if len(same) > 1))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from icdsel.comparison.sources import AS_TEXT, HOW_CHOSEN, HOW_POOLED, Answered, Source
+from icdsel.records import Shots
 from icdsel.selection import selector_named
 from icdsel.store.files import digest_of
 
@@ -38,7 +39,7 @@ def distinctly_named(rows: Sequence[Answered]) -> list[Answered]:
     sources = list({row.source.path: row.source for row in once}.values())
     places = _places(sources)
     for more in (_by_set, _by_path):
-        taken: dict[tuple[str, str, int], list[Source]] = {}
+        taken: dict[tuple[str, str, Shots], list[Source]] = {}
         for row in once:
             taken.setdefault((row.source.name, places[row.source.path], row.scores.shots), []).append(row.source)
         added = {path: words for same in taken.values() if len(same) > 1 for path, words in more(same).items()}

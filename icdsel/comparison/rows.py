@@ -8,7 +8,7 @@ from icdsel.comparison.places import distinctly_named, keys_of
 from icdsel.comparison.scores import Scores, mean_over_seeds
 from icdsel.comparison.sources import HOW_CHOSEN, Answered, Source, files_in, read_answers
 from icdsel.errors import RunError
-from icdsel.records import QuestionId
+from icdsel.records import QuestionId, Shots, shots_order
 
 _SHOWN = 4  # names of rows in a message
 
@@ -35,7 +35,7 @@ def read_comparable(
     *,
     n: int | None = None,
     subset: str | None = None,
-    shots: Sequence[int] = (),
+    shots: Sequence[Shots] = (),
     allow_different: bool = False,
     names: Mapping[Path, str] | None = None,
 ) -> Comparable:
@@ -68,7 +68,7 @@ def read_comparable(
         sets = sorted({f"{row.source.subset} ({len(row.asked)} queries)" for row in answered})
         raise RunError(f"{where} holds no predictions {' '.join(chosen)}: there are {', '.join(sets)}")
     if shots:
-        existing = sorted({row.scores.shots for row in rows})
+        existing = sorted({row.scores.shots for row in rows}, key=shots_order)
         if not set(existing) & set(shots):
             wanted = [str(count) for count in shots]
             raise RunError(
@@ -110,7 +110,7 @@ def _sharing_most(rows: Sequence[Answered]) -> list[Answered]:
 
 def _united(rows: Sequence[Scores]) -> list[Scores]:
     """One row for those of the same name and number of shots."""
-    same: dict[tuple[str, int], list[Scores]] = {}
+    same: dict[tuple[str, Shots], list[Scores]] = {}
     for row in rows:
         same.setdefault((row.name, row.shots), []).append(row)
     return [mean_over_seeds(group[0].name, group) if len(group) > 1 else group[0] for group in same.values()]
@@ -185,12 +185,4 @@ def _restricted(rows: Sequence[Answered], shared: frozenset[QuestionId]) -> list
             "no query has an answer in every row, because calls failed: move the files away and repeat `icdsel infer`"
         )
 
-    def kept(scores: Mapping[QuestionId, float]) -> dict[QuestionId, float]:
-        return {i: score for i, score in scores.items() if i in common}
-
-    restricted = []
-    for row in rows:
-        by_other_metric = {metric: kept(values) for metric, values in row.scores.by_other_metric.items()}
-        scores = replace(row.scores, by_query=kept(row.scores.by_query), by_other_metric=by_other_metric)
-        restricted.append(replace(row, scores=scores))
-    return restricted
+    return [replace(row, scores=row.scores.among(common)) for row in rows]

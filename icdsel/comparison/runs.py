@@ -21,7 +21,7 @@ from icdsel.artefacts.run_folder import (
 )
 from icdsel.console import warn
 from icdsel.errors import CheckpointError, RunError, SettingsError
-from icdsel.records import DEFAULT_TASK
+from icdsel.records import DEFAULT_TASK, Shots, shots_order
 from icdsel.records.values import task_entry
 from icdsel.selection import POLICY
 from icdsel.settings.loading import Settings, settings_from
@@ -53,7 +53,7 @@ class Answered:
     checkpoint: str
     set: str
     n: int
-    accuracy: dict[int, float]
+    accuracy: dict[Shots, float]
 
 
 @dataclass(frozen=True)
@@ -260,12 +260,12 @@ def _answered(folder: Path, rows: Iterable[tuple[Path, Metadata]]) -> Iterable[A
         except (OSError, RunError) as error:
             warn(str(error))
             continue
-        scores: dict[int, list[float]] = {}
+        scores: dict[Shots, list[float]] = {}
         for record in records:
             if record.score is not None:
                 scores.setdefault(record.shots, []).append(record.score)
         task = TASKS.named(records[0].task if records else DEFAULT_TASK)
-        score = {shots: float(task.aggregate(np.array(values))) for shots, values in sorted(scores.items())}
+        score = {shots: float(task.aggregate(np.array(scores[shots]))) for shots in sorted(scores, key=shots_order)}
         yield Answered(
             predictions=str(predictions),
             checkpoint=checkpoint.name,

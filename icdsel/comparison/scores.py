@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from icdsel.comparison.statistics import Floats, mean_by_query
-from icdsel.records import DEFAULT_TASK, QuestionId, id_order
+from icdsel.records import DEFAULT_TASK, QuestionId, Shots, id_order
 from icdsel.selection import selector_named
 from icdsel.tasks.base import TASKS
 
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of one row at one number of shots, by question_id.
+    """The scores of one row at one number of shots (or at `auto`), by question_id.
 
     Attributes:
         name: The row's name.
@@ -30,13 +30,15 @@ class Scores:
         seed: What identifies the row's own seed: rows of one selector with the same one share it. By default it is
             taken from the name.
         images: The image of each query, as far as it is known.
+        shown: How many ICDs were shown with each query; by default the number of shots.
+        prompt_tokens: The length of each query's prompt, as far as it is known.
         path: The file of predictions; None for a mean.
         task: The task.
     """
 
     name: str
     selector: str
-    shots: int
+    shots: Shots
     by_query: Mapping[QuestionId, float]
     metric: str
     by_other_metric: Mapping[str, Mapping[QuestionId, float]] = field(default_factory=dict)
@@ -45,6 +47,8 @@ class Scores:
     seeds: tuple["Scores", ...] = ()
     seed: str | None = None
     images: Mapping[QuestionId, QuestionId] = field(default_factory=dict)
+    shown: Mapping[QuestionId, float] = field(default_factory=dict)
+    prompt_tokens: Mapping[QuestionId, float] = field(default_factory=dict)
     path: Path | None = None
     task: str = DEFAULT_TASK
 
@@ -79,6 +83,18 @@ class Scores:
         return float(TASKS.named(self.task).aggregate(values_of(self.by_other_metric[metric])))
 
     @property
+    def mean_shots(self) -> float | None:
+        """The mean number of ICDs that were shown; None if a selector decided it, and it is not known."""
+        if not self.shown:
+            return None if isinstance(self.shots, str) else float(self.shots)
+        return _mean_of_all(self.shown, self.by_query)
+
+    @property
+    def mean_prompt_tokens(self) -> float | None:
+        """The mean length of the prompts; None if that of a query is not known."""
+        return _mean_of_all(self.prompt_tokens, self.by_query)
+
+    @property
     def seed_label(self) -> str:
         """What identifies the row's own seed, such as `43`; empty if it has none, or the default."""
         return selector_named(self.selector).seed_of(self.name) if self.seed is None else self.seed
@@ -99,14 +115,16 @@ class Scores:
     def among(self, queries: Collection[QuestionId]) -> "Scores":
         """The same row over some of its queries alone."""
 
-        def kept(scores: Mapping[QuestionId, float]) -> dict[QuestionId, float]:
-            return {i: scores[i] for i in scores if i in queries}
+        def kept(values: Mapping[QuestionId, float]) -> dict[QuestionId, float]:
+            return {i: value for i, value in values.items() if i in queries}
 
         return replace(
             self,
             by_query=kept(self.by_query),
             by_other_metric={metric: kept(scores) for metric, scores in self.by_other_metric.items()},
             seeds=tuple(seed.among(queries) for seed in self.seeds),
+            shown=kept(self.shown),
+            prompt_tokens=kept(self.prompt_tokens),
         )
 
 
@@ -123,8 +141,21 @@ def mean_over_seeds(name: str, seeds: Sequence[Scores]) -> Scores:
         by_query=mean_by_query([row.by_query for row in seeds]),
         by_other_metric={m: mean_by_query([row.by_other_metric[m] for row in seeds]) for m in shared_metrics(seeds)},
         seeds=tuple(seeds),
+        shown=_mean_of_known([row.shown for row in seeds]),
+        prompt_tokens=_mean_of_known([row.prompt_tokens for row in seeds]),
         path=None,
     )
+
+
+def _mean_of_all(values: Mapping[QuestionId, float], queries: Collection[QuestionId]) -> float | None:
+    """The mean over the queries, None if one has no value."""
+    return float(np.mean([values[i] for i in queries])) if queries and values.keys() >= set(queries) else None
+
+
+def _mean_of_known(values: Sequence[Mapping[QuestionId, float]]) -> dict[QuestionId, float]:
+    """The mean of several rows for the queries that all have a value for."""
+    shared = set.intersection(*(set(own) for own in values))
+    return mean_by_query([{i: own[i] for i in own if i in shared} for own in values]) if shared else {}
 
 
 def shared_metrics(rows: Sequence[Scores]) -> list[str]:

@@ -10,7 +10,7 @@ from icdsel.artefacts.predictions import predictions_dir, read_predictions
 from icdsel.comparison.scores import Scores
 from icdsel.console import warn
 from icdsel.errors import RunError, SettingsError
-from icdsel.records import DEFAULT_TASK, QuestionId
+from icdsel.records import DEFAULT_TASK, QuestionId, Shots
 from icdsel.selection import selector_named
 from icdsel.settings.loading import Settings
 from icdsel.settings.names import flag
@@ -130,9 +130,11 @@ def read_answers(path: Path, name: str | None = None) -> list[Answered]:
         task = TASKS.named(source.task)
     except SettingsError as error:
         raise RunError(f"{path}: {error}") from None
-    asked: dict[int, set[QuestionId]] = {}
-    answered: dict[int, dict[QuestionId, float]] = {}
-    others: dict[int, dict[str, dict[QuestionId, float]]] = {}
+    asked: dict[Shots, set[QuestionId]] = {}
+    answered: dict[Shots, dict[QuestionId, float]] = {}
+    others: dict[Shots, dict[str, dict[QuestionId, float]]] = {}
+    shown: dict[Shots, dict[QuestionId, float]] = {}
+    prompt_tokens: dict[Shots, dict[QuestionId, float]] = {}
     images: dict[QuestionId, QuestionId] = {}
     for record in read_predictions(path):
         if record.task != task.name:
@@ -144,6 +146,9 @@ def read_answers(path: Path, name: str | None = None) -> list[Answered]:
             images[record.question_id] = record.image
         if record.score is not None:
             answered.setdefault(record.shots, {})[record.question_id] = float(record.score)
+            shown.setdefault(record.shots, {})[record.question_id] = record.shown
+            if record.prompt_tokens is not None:
+                prompt_tokens.setdefault(record.shots, {})[record.question_id] = record.prompt_tokens
             for metric in record.other_scores.keys() & task.metrics.keys():
                 by_query = others.setdefault(record.shots, {}).setdefault(metric, {})
                 by_query[record.question_id] = float(record.other_scores[metric])
@@ -163,6 +168,8 @@ def read_answers(path: Path, name: str | None = None) -> list[Answered]:
             pool=source.pool,
             seed=source.seed,
             images=images,
+            shown=shown.get(shots, {}),
+            prompt_tokens=prompt_tokens.get(shots, {}),
             path=path,
             task=task.name,
         )

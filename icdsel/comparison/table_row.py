@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from icdsel.records import DEFAULT_TASK
+from icdsel.records import DEFAULT_TASK, Shots
 from icdsel.records.values import task_entry
 from icdsel.selection import selector_named
 from icdsel.tasks.base import TASKS
@@ -16,7 +16,7 @@ class ComparisonRow:
     Attributes:
         name: The run and checkpoint, or the selector.
         selector: The selector.
-        shots: The number of shots.
+        shots: The number of shots, or `auto` where the selector decided it for each query.
         n: Queries that count: those that every row has an answer to.
         accuracy: The score of these queries together.
         low: Lower bound of its 95 % interval, over other queries (by image) and, of a mean over seeds, other seeds.
@@ -59,11 +59,15 @@ class ComparisonRow:
         seed_share: The share of the variance of `difference` that comes from the choice of seeds, 0 to 1; None if
             neither row is a mean over seeds. More queries reduce the rest of the variance, more seeds reduce all of it
             but the queries' own.
+        mean_shots: The mean number of ICDs that were shown, which is `shots` unless that is `auto`. Of `majority`, the
+            neighbours whose answers count. None if it is not known.
+        mean_prompt_tokens: The mean length of the prompts in tokens of the VLM, those of images included; None if the
+            predictions do not say it for every query, as those from before it was recorded, or if no VLM was asked.
     """
 
     name: str
     selector: str
-    shots: int
+    shots: Shots
     n: int
     accuracy: float
     low: float | None
@@ -94,6 +98,8 @@ class ComparisonRow:
     label: str = ""
     images: int | None = None
     seed_share: float | None = None
+    mean_shots: float | None = None
+    mean_prompt_tokens: float | None = None
 
     @property
     def shown(self) -> str:

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from icdsel.comparison.compare import ComparisonRow
 from icdsel.console import Fitted, shown
+from icdsel.records import shots_text
 from icdsel.store.files import write_text
 from icdsel.tasks.base import TASKS, mean
 
@@ -43,8 +44,11 @@ def screen_tables(rows: Sequence[ComparisonRow], lead: Sequence[str] = ()) -> Gr
             "over seeds": _over_seeds,
             "correct": _correct,
             **{name: _other_metric(name) for name in rows[0].other_metrics},
+            "ICDs": mean_shots_text,
+            "tokens": tokens_text,
         },
-        [*reversed(list(rows[0].other_metrics)), "correct", "over seeds"],
+        # Where no selector decides how many ICDs it shows, the heading of a section says it.
+        [*["ICDs"] * (not _decided(rows)), *reversed(list(rows[0].other_metrics)), "correct", "tokens", "over seeds"],
     )
     compared = [row for row in rows if row.difference is not None and row.part_of is None]
     differences = _table(
@@ -79,6 +83,10 @@ def explanations(rows: Sequence[ComparisonRow]) -> list[str]:
         lines[0] += f" over seeds: the lowest and the highest seed's {task.short_name}."
     if any(row.learned and row.seeds == 1 and row.part_of is None for row in rows):
         lines.append("A policy of one training seed stands for itself: no figure covers what another seed would learn.")
+    if any(row.mean_shots is not None for row in rows):
+        lines.append(
+            "ICDs: how many are shown, mean over the queries; tokens: mean length of a prompt, with its images."
+        )
     questions = sum(row.p_value is not None for row in rows)
     if questions:
         lines.append(
@@ -95,6 +103,11 @@ def explanations(rows: Sequence[ComparisonRow]) -> list[str]:
         exact = "sign flips by image" if _images_shared(rows) else "exact test"
         lines.append(f"McNemar: {exact} of correctness, not corrected{'; of a mean over seeds as p' * seeded}.")
     return lines
+
+
+def _decided(rows: Sequence[ComparisonRow]) -> bool:
+    """Whether a selector decides how many ICDs it shows."""
+    return any(isinstance(row.shots, str) for row in rows)
 
 
 def _images_shared(rows: Sequence[ComparisonRow]) -> bool:
@@ -129,8 +142,8 @@ def worse_text(row: ComparisonRow) -> str:
     """How much worse than the reference a row is, in a sentence."""
     unit = TASKS.named(row.task).unit
     return (
-        f"{row.shown} at {row.shots} shots is worse than {row.reference}: the difference is {row.text(row.difference)}"
-        f"{f' {unit}' * bool(unit)}, its whole interval ({row.text(row.difference_low)} … "
+        f"{row.shown} at {shots_text(row.shots)} is worse than {row.reference}: the difference is "
+        f"{row.text(row.difference)}{f' {unit}' * bool(unit)}, its whole interval ({row.text(row.difference_low)} … "
         f"{row.text(row.difference_high)}) below 0"
     )
 
@@ -174,6 +187,8 @@ def write_markdown(rows: Sequence[ComparisonRow], path: Path, lead: Sequence[str
         "shots": lambda row: str(row.shots),
         "selector": lambda row: _in_markdown(row.shown),
         "pool": _pool,
+        "ICDs": mean_shots_text,
+        "tokens": tokens_text,
         task.short_name: lambda row: row.text(row.accuracy),
         "interval": lambda row: span(row, row.low, row.high),
         "over seeds": _over_seeds,
@@ -242,7 +257,7 @@ def _table(title: str, rows: Sequence[ComparisonRow], columns: dict[str, Cell], 
         before = None
         for row, name, *values in zip(rows, names, *shown.values(), strict=True):
             if row.shots != before:
-                made.add_row(Text(f"{row.shots} shot{'s' * (row.shots != 1)}", style="underline"))
+                made.add_row(Text(shots_text(row.shots), style="underline"))
                 before = row.shots
             style = "dim" if row.part_of else "bold" if row.learned and (row.difference_low or 0) > 0 else None
             made.add_row(Text(name), *values, style=style)
@@ -253,6 +268,16 @@ def _table(title: str, rows: Sequence[ComparisonRow], columns: dict[str, Cell], 
 
 def _pool(row: ComparisonRow) -> str:
     return row.pool or ""
+
+
+def mean_shots_text(row: ComparisonRow) -> str:
+    """The mean number of ICDs, with at most two decimals; empty if it is not known."""
+    return "" if row.mean_shots is None else f"{row.mean_shots:.2f}".rstrip("0").rstrip(".")
+
+
+def tokens_text(row: ComparisonRow) -> str:
+    """The mean length of a prompt in tokens; empty if it is not known."""
+    return "" if row.mean_prompt_tokens is None else f"{row.mean_prompt_tokens:.0f}"
 
 
 def _other_metric(name: str) -> Cell:

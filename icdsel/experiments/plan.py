@@ -11,6 +11,7 @@ from icdsel.experiments.rates import PROBED, RECORDED, VLM_WORK, Rates
 from icdsel.experiments.variants import Experiment, answering, baselines
 from icdsel.policy.groups import split_groups
 from icdsel.policy.proposals import most_pointers
+from icdsel.records import Shots
 from icdsel.selection import POLICY, Selector, selectors_named
 from icdsel.settings.loading import Settings
 from icdsel.settings.tables import RewardSettings
@@ -184,10 +185,12 @@ def _training(
     return Step(what, settings, "train " + ", ".join(parts), work)
 
 
-def _answers(what: str, settings: Settings, selector: Selector, shots: Sequence[int], count: int) -> Step:
+def _answers(what: str, settings: Settings, selector: Selector, shots: Sequence[Shots], count: int) -> Step:
     if not shots:
         return Step(what, settings)
     if not selector.needs_vlm:
         return Step(what, settings, f"copy {count * len(shots):,} answers")
     todo = f"answer {count * len(shots):,} prompts at {', '.join(map(str, shots))} shots"
-    return Step(what, settings, todo, {"answering": count * sum(number + 1 for number in shots)})
+    most = settings.proposals.shots  # as many as a policy that may stop was trained to show
+    images = sum((most if isinstance(number, str) else number) + 1 for number in shots)
+    return Step(what, settings, todo, {"answering": count * images})

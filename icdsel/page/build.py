@@ -5,6 +5,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Sequence
 from importlib.resources import files
+from itertools import groupby
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -13,7 +14,7 @@ from markupsafe import Markup
 from icdsel import __version__
 from icdsel.comparison.compare import ComparisonRow
 from icdsel.comparison.headline import verdict
-from icdsel.comparison.tables import cautions, explanations, p_text, signed, stars
+from icdsel.comparison.tables import cautions, explanations, mean_shots_text, p_text, signed, stars, tokens_text
 from icdsel.console import progress
 from icdsel.page.charts.comparison_charts import accuracy_chart, difference_chart
 from icdsel.page.charts.palette import DARK, LIGHT, SYMBOLS, marker
@@ -26,7 +27,7 @@ from icdsel.page.gallery import Demonstration, cards, demonstration, spread
 from icdsel.page.origin import costs, prompts, seeds, steps
 from icdsel.page.question_types import by_type
 from icdsel.page.thumbnails import Thumbnails
-from icdsel.records import DEFAULT_TASK, Example, id_order
+from icdsel.records import DEFAULT_TASK, Example, Shots, id_order, shots_order, shots_text
 from icdsel.store.files import write_bytes
 from icdsel.tasks.base import TASKS
 
@@ -94,6 +95,9 @@ def write_page(content: Content, path: Path, gallery: int = 200) -> int:
         position=_position(content.rows),
         settings=content.settings,
         rows=content.rows,
+        by_shots=[(shots, list(rows)) for shots, rows in groupby(content.rows, key=lambda row: row.shots)],
+        shot_counts=sorted({row.shots for row in content.chosen if row.shots}, key=shots_order),
+        shots_name=shots_text,
         labels=content.labels,
         names={row.name: row.label for row in content.shown},
         folded=any(row.part_of for row in content.chosen),
@@ -102,6 +106,8 @@ def write_page(content: Content, path: Path, gallery: int = 200) -> int:
         explanations=explanations(content.rows),
         verdict=verdict,
         p_text=p_text,
+        mean_shots_text=mean_shots_text,
+        tokens_text=tokens_text,
         signed=signed,
         stars=stars,
         symbol=lambda place: _symbols()[marker(place)],
@@ -181,10 +187,10 @@ def _position(rows: Sequence[ComparisonRow]) -> Callable[[float], float]:
     return lambda value: 100 * (value - lowest) / ((highest - lowest) or 1.0)
 
 
-def _overlaps(content: Content) -> list[tuple[int, list[str], list[list[float | None]]]]:
+def _overlaps(content: Content) -> list[tuple[Shots, list[str], list[list[float | None]]]]:
     """For each number of shots the selectors' names and the mean overlap of each pair."""
     found = []
-    for shots in sorted({row.shots for row in content.shown if row.shots}):
+    for shots in sorted({row.shots for row in content.shown if row.shots}, key=shots_order):
         rows = [row for row in content.shown if row.shots == shots]
         if len(rows) > 1:
             matrix = [[overlap(one, other) for other in rows] for one in rows]
@@ -249,6 +255,6 @@ def _example(content: Content) -> tuple[list[Example], Example] | None:
     for row in content.shown:
         for question_id, prediction in sorted(row.by_query.items(), key=lambda pair: id_order(pair[0])):
             icds = [content.train[icd] for icd in prediction.icds if icd in content.train]
-            if row.shots == content.shots and question_id in content.queries and len(icds) == row.shots:
+            if row.shots == content.shots and question_id in content.queries and len(icds) == len(prediction.icds):
                 return icds, content.queries[question_id]
     return None

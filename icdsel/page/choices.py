@@ -10,7 +10,7 @@ from icdsel.artefacts.predictions import read_predictions
 from icdsel.comparison.compare import ComparisonRow
 from icdsel.comparison.sources import Source
 from icdsel.page.names import seeds_of
-from icdsel.records import Example, Prediction, QuestionId
+from icdsel.records import Example, Prediction, QuestionId, Shots, shots_order
 from icdsel.selection import selector_named
 from icdsel.tasks.base import Task
 
@@ -22,7 +22,7 @@ class Chosen:
     Attributes:
         name: The row's name in the comparison.
         label: The short name that the page shows.
-        shots: The number of shots.
+        shots: The number of shots, or `auto`.
         source: The file of predictions.
         by_query: The predictions, by question_id.
         part_of: The name of the mean that the row is a seed of.
@@ -30,7 +30,7 @@ class Chosen:
 
     name: str
     label: str
-    shots: int
+    shots: Shots
     source: Source
     by_query: Mapping[QuestionId, Prediction]
     part_of: str | None = None
@@ -39,6 +39,11 @@ class Chosen:
     def learned(self) -> bool:
         """Whether a policy chose."""
         return selector_named(self.source.selector).needs_policy
+
+    @property
+    def mean_shots(self) -> float:
+        """The mean number of ICDs that are shown."""
+        return _mean([prediction.shown for prediction in self.by_query.values()]) or 0.0
 
     @property
     def split(self) -> str:
@@ -59,8 +64,8 @@ class Usage:
         counts: Times chosen, by question_id.
         gini: Gini coefficient of the counts of the examples chosen at all: 0 if all are chosen equally often.
         effective: exp of the entropy of the shares: this many examples, chosen equally often, would be as varied.
-        distinct_answers: Mean share of different answers among the demonstrations of a prompt; None at one shot
-            and without the dataset.
+        distinct_answers: Mean share of different answers among the demonstrations of a prompt with several; None
+            without such prompts and without the dataset.
         match: Share of the queries with a demonstration whose answer is one of the reference answers; None without
             the dataset.
     """
@@ -109,7 +114,9 @@ def read_choices(
         replace(row, by_query={i: prediction for i, prediction in row.by_query.items() if i in shared}) for row in found
     ]
     score = _score_by_lead(found)
-    return sorted(found, key=lambda row: (not row.learned, -score[row.lead], row.lead, row.name, row.shots))
+    return sorted(
+        found, key=lambda row: (not row.learned, -score[row.lead], row.lead, row.name, shots_order(row.shots))
+    )
 
 
 def one_each(chosen: Iterable[Chosen]) -> list[Chosen]:
@@ -121,9 +128,9 @@ def one_each(chosen: Iterable[Chosen]) -> list[Chosen]:
     return [row for row in rows if row.name == first[row.lead]]
 
 
-def _read(path: Path) -> dict[int, dict[QuestionId, Prediction]]:
+def _read(path: Path) -> dict[Shots, dict[QuestionId, Prediction]]:
     """The predictions of a file by number of shots and question_id, as `comparison.sources.read_answers` has them."""
-    by_shots: dict[int, dict[QuestionId, Prediction]] = {}
+    by_shots: dict[Shots, dict[QuestionId, Prediction]] = {}
     for prediction in read_predictions(path):
         if not prediction.unscored:
             by_shots.setdefault(prediction.shots, {})[prediction.question_id] = prediction
@@ -156,7 +163,8 @@ def usage(
         if not prediction.icds or not all(icd in train for icd in prediction.icds):
             continue
         answers = [task.normalize(task.demonstration(train[icd])) for icd in prediction.icds]
-        distinct.append(len(set(answers)) / len(answers))
+        if len(answers) > 1:
+            distinct.append(len(set(answers)) / len(answers))
         if question_id in queries:
             query = queries[question_id]
             matches.append(any(task.normalize(text) in answers for text in (*query.answers, *query.raw_answers)))
@@ -164,7 +172,7 @@ def usage(
         counts=counts,
         gini=gini(list(counts.values())),
         effective=effective_number(list(counts.values())),
-        distinct_answers=_mean(distinct) if chosen.shots > 1 else None,
+        distinct_answers=_mean(distinct),
         match=_mean(matches),
     )
 

@@ -16,7 +16,7 @@ from icdsel.page.choices import Chosen, Usage, one_each, read_choices, usage
 from icdsel.page.names import row_labels, with_pool, without_pool
 from icdsel.page.origin import Origin
 from icdsel.page.runs import ShownRun, read_landscapes, read_runs
-from icdsel.records import Example, QuestionId, id_order
+from icdsel.records import Example, QuestionId, Shots, id_order
 from icdsel.settings.loading import Settings, settings_from
 from icdsel.settings.presets import WORLD
 from icdsel.store.fingerprints import fingerprint_examples
@@ -116,11 +116,12 @@ class Content:
         return one_each(self.chosen)
 
     @property
-    def shots(self) -> int:
-        """The number of shots that is shown first: that of the trained pointers, else the largest."""
-        shots = {row.shots for row in self.chosen}
+    def shots(self) -> Shots:
+        """The number of shots that is shown first: that of the trained pointers, else the largest, else `auto`."""
+        shots = [row.shots for row in self.chosen]
         trained = self.settings.proposals.shots
-        return trained if trained in shots else max(shots, default=0)
+        largest = max((count for count in shots if isinstance(count, int)), default=0)
+        return trained if trained in shots else largest or next((count for count in shots if count), 0)
 
 
 _ELSEWHERE = ". If the images are in another folder, name it: --image-dir DIR"

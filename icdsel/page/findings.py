@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from icdsel.comparison.compare import ComparisonRow
 from icdsel.comparison.headline import verdict
 from icdsel.comparison.tables import p_text
+from icdsel.records import shots_order, shots_text
 from icdsel.tasks.base import TASKS
 
 
@@ -17,9 +18,13 @@ def findings(rows: Sequence[ComparisonRow], labels: Mapping[str, str]) -> list[s
     """
     learned: dict[str, ComparisonRow] = {}
     for row in rows:
-        if row.learned and row.part_of is None and row.shots >= learned.get(row.name, row).shots:
+        if row.learned and row.part_of is None and _later(row, learned.get(row.name, row)):
             learned[row.name] = row
     return [f"{_score(row, labels[row.name])}{_comparison(row, labels)}." for row in learned.values()]
+
+
+def _later(row: ComparisonRow, other: ComparisonRow) -> bool:
+    return shots_order(row.shots) >= shots_order(other.shots)
 
 
 def _score(row: ComparisonRow, label: str) -> str:
@@ -27,7 +32,7 @@ def _score(row: ComparisonRow, label: str) -> str:
     if row.seed_low is not None and row.seed_high is not None:
         seeds = f" (its seeds {row.text(row.seed_low)} to {row.text(row.seed_high)})"
     score = f"{row.text(row.accuracy)} {task.unit}" if task.unit else f"a {task.short_name} of {row.text(row.accuracy)}"
-    return f"{label} reaches {score} at {row.shots} {'shot' if row.shots == 1 else 'shots'}{seeds}"
+    return f"{label} reaches {score} at {shots_text(row.shots)}{seeds}"
 
 
 def _comparison(row: ComparisonRow, labels: Mapping[str, str]) -> str:

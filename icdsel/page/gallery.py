@@ -7,7 +7,7 @@ from itertools import groupby
 
 from icdsel.page.choices import Chosen
 from icdsel.page.thumbnails import Thumbnails
-from icdsel.records import Example, Prediction, QuestionId, id_order
+from icdsel.records import Example, Prediction, QuestionId, Shots, id_order, shots_order
 from icdsel.tasks.base import Task
 
 
@@ -60,9 +60,9 @@ class Card:
     image: int | None
     question: str
     answers: tuple[tuple[str, int], ...]
-    lines: tuple[tuple[int, tuple[Line, ...]], ...]
-    scores: tuple[Mapping[int, float], ...]
-    correct: tuple[Mapping[int, bool], ...]
+    lines: tuple[tuple[Shots, tuple[Line, ...]], ...]
+    scores: tuple[Mapping[Shots, float], ...]
+    correct: tuple[Mapping[Shots, bool], ...]
 
 
 def spread(question_ids: Sequence[QuestionId], count: int) -> list[QuestionId]:
@@ -113,12 +113,12 @@ def cards(
         thumbnails: The thumbnails.
     """
     names = list(dict.fromkeys(row.name for row in chosen))
-    by_shots = sorted(chosen, key=lambda row: row.shots)  # stable: selectors keep their order
+    by_shots = sorted(chosen, key=lambda row: shots_order(row.shots))  # stable: selectors keep their order
     found = []
     for question_id in shown:
         query = queries.get(question_id)
         image = thumbnails.place(query.image) if query else None
-        scores: list[dict[int, float]] = [{} for _ in names]
+        scores: list[dict[Shots, float]] = [{} for _ in names]
         groups = []
         for shots, rows in groupby(by_shots, key=lambda row: row.shots):
             lines = []
@@ -147,7 +147,7 @@ def cards(
     return found
 
 
-def _correct(scores: Sequence[Mapping[int, float]], task: Task) -> tuple[Mapping[int, bool], ...]:
+def _correct(scores: Sequence[Mapping[Shots, float]], task: Task) -> tuple[Mapping[Shots, bool], ...]:
     rule = task.correctness
     if rule is None:
         return ()

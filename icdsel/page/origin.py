@@ -16,7 +16,7 @@ from icdsel.artefacts.run_folder import METADATA_FILE
 from icdsel.errors import RunError, SettingsError
 from icdsel.page.choices import Chosen
 from icdsel.page.runs import ShownRun
-from icdsel.records import Example
+from icdsel.records import Example, shots_order
 from icdsel.selection import always_shown, selector_named
 from icdsel.settings.flags import flags
 from icdsel.settings.loading import Settings, settings_from
@@ -125,7 +125,9 @@ def _answering(chosen: Sequence[Chosen], runs: Sequence[ShownRun]) -> list[Step]
             continue
         seeded = [] if selector_named(row.source.selector).seed(recorded) is not None else ["random_seed"]
         words = _flags(recorded, "data", "vlm", "infer", leave_out=["selector", "shots", *seeded])
-        counts = sorted({other.shots for other in chosen if other.source.path == row.source.path} - {0})
+        counts = sorted(
+            {other.shots for other in chosen if other.source.path == row.source.path} - {0}, key=shots_order
+        )
         if counts:
             words += ["--shots", ",".join(map(str, counts))]
         if row.learned:
@@ -192,9 +194,10 @@ def costs(chosen: Sequence[Chosen], runs: Sequence[ShownRun], pointers: Mapping[
         if not selector_named(rows[0].source.selector).needs_vlm:
             continue
         metadata = _metadata(path.with_suffix(".meta.json"))
-        counts = {int(shots): count for shots, count in metadata.answers.items() if re.fullmatch("[0-9]{1,6}", shots)}
-        counts = counts or {row.shots: len(row.by_query) for row in rows}
-        shown = sum((shots + 1) * count for shots, count in counts.items())
+        counts = {str(row.shots): len(row.by_query) for row in rows} | dict(metadata.answers)
+        mean = {str(row.shots): row.mean_shots for row in rows}
+        images_of = {shots: float(shots) if re.fullmatch("[0-9]{1,6}", shots) else mean.get(shots) for shots in counts}
+        shown = round(sum((size + 1) * counts[shots] for shots, size in images_of.items() if size is not None))
         work = metadata.work.get("answering")
         timed = work.count if work else 0
         found.append(

@@ -9,9 +9,11 @@ from icdsel.records.examples import Answer, Example, Pointer, Proposal
 from icdsel.records.prediction import Prediction, Prompt
 from icdsel.records.query_group import PoolIds, QueryGroup, Rejected
 from icdsel.records.scored_pointer import Candidate, RejectedError, ScoredPointer, score_key, score_of
+from icdsel.records.shots import AUTO, Shots, auto_shots, parsed_shots, shots_order, shots_text, stop_offset
 from icdsel.records.values import DEFAULT_TASK, Bounds, BoundsOf, QuestionId, id_order
 
 __all__ = [
+    "AUTO",
     "DEFAULT_TASK",
     "Answer",
     "Bounds",
@@ -29,7 +31,13 @@ __all__ = [
     "Rejected",
     "RejectedError",
     "ScoredPointer",
+    "Shots",
+    "auto_shots",
     "id_order",
+    "parsed_shots",
     "score_key",
     "score_of",
+    "shots_order",
+    "shots_text",
+    "stop_offset",
 ]

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from icdsel.records.examples import Pointer
+from icdsel.records.shots import Shots, is_shots
 from icdsel.records.values import DEFAULT_TASK, BoundsOf, QuestionId, are_ids, is_id, is_int64, is_number, task_entry
 
 _ICDS, _SCORE, _OTHER_SCORE, _ERROR, _IMAGE = "icds", "accuracy", "accuracy_", "error", "image_id"
@@ -12,11 +13,10 @@ _TOKENS = "prompt_tokens"
 PREDICTION_KEY = _ICDS
 """The JSON key by which a line of predictions is recognised."""
 
-_MOST_SHOTS = 10_000
 _MOST_TOKENS = 10**9
 
-Prompt = tuple[QuestionId, Pointer]
-"""A query's question_id, and the ICDs shown with it."""
+Prompt = tuple[QuestionId, Shots, Pointer]
+"""A query's question_id, how many ICDs were to be shown with it, and those that were."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +25,8 @@ class Prediction:
 
     Attributes:
         question_id: The query.
-        shots: The number of ICDs that were shown.
-        icds: These ICDs, in prompt order.
+        shots: The number of ICDs that were to be shown, or `auto` where the selector decided it.
+        icds: The ICDs that were shown, in prompt order.
         prediction: The cleaned answer.
         score: Its score by the metric that the settings select; None if the call failed, or if the query has no
             reference answers.
@@ -40,7 +40,7 @@ class Prediction:
     """
 
     question_id: QuestionId
-    shots: int
+    shots: Shots
     icds: Pointer
     prediction: str = ""
     score: float | None = None
@@ -56,9 +56,14 @@ class Prediction:
         return self.score is None and self.error is None
 
     @property
+    def shown(self) -> int:
+        """How many ICDs were shown."""
+        return len(self.icds) if isinstance(self.shots, str) else self.shots
+
+    @property
     def prompt(self) -> Prompt:
-        """The prompt that this prediction answers."""
-        return self.question_id, self.icds
+        """What this prediction answers; a selector that decides how many may choose what another row shows."""
+        return self.question_id, self.shots, self.icds
 
     @classmethod
     def from_json(cls, value: Any, bounds_of: BoundsOf) -> Self:
@@ -75,7 +80,7 @@ class Prediction:
         others = {key: score for key, score in value.items() if key.startswith(_OTHER_SCORE)}
         valid = {
             "question_id": is_id(value.get("question_id")),
-            "shots": is_int64(value.get("shots")) and is_number(value["shots"], 0, _MOST_SHOTS),
+            "shots": is_shots(value.get("shots")),
             _ICDS: are_ids(icds),
             _ERROR: not failed or isinstance(value[_ERROR], str),
             "prediction": isinstance(value.get("prediction", ""), str),

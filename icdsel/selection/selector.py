@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from icdsel.records import Example, Pointer
+from icdsel.records import Example, Pointer, Shots
 from icdsel.settings.loading import Settings
 from icdsel.settings.values import PoolSize
 from icdsel.store.metadata import Inputs
@@ -27,6 +27,7 @@ class Selector(ABC):
         needs_policy: Whether it uses `Context.network`: its choice then depends on a checkpoint. Its rows count as
             learned, and comparison and page judge them against the others.
         needs_rl_data: Whether it uses `Context.scored`: its choice then depends on RL data.
+        can_stop: Whether it can decide itself how many ICDs to show (`--shots auto`): it then has `choose_auto`.
         needs_vlm: Whether the VLM answers; otherwise `answer` does.
         whole_split: Whether it chooses from the whole training split (`Context.whole_split`), whatever the candidate
             pools are.
@@ -42,6 +43,7 @@ class Selector(ABC):
     needs_similarity: bool = False
     needs_policy: bool = False
     needs_rl_data: bool = False
+    can_stop: bool = False
     needs_vlm: bool = True
     whole_split: bool = False
     upper_bound: bool = False
@@ -52,13 +54,24 @@ class Selector(ABC):
     def choose(self, context: "Context", shots: int) -> list[Pointer | None]:
         """The ICDs of each query, `shots` of them, in prompt order; None for a query without a choice."""
 
+    def choose_auto(self, context: "Context", offset: float) -> list[Pointer | None]:
+        """The ICDs of each query, as many as the selector decides, none too. Only for selectors that can stop.
+
+        Args:
+            context: What it chooses by.
+            offset: Added to the log-prob (nats) of stopping at every step; what is higher shows less.
+        """
+        raise NotImplementedError(f"{self.name} cannot decide how many ICDs to show")
+
     def answer(self, icds: Sequence[Example]) -> str:
         """Answers a query from its ICDs. Only for selectors that need no VLM."""
         raise NotImplementedError(f"{self.name} needs a VLM to answer")
 
-    def shot_counts(self, wanted: Sequence[int]) -> tuple[int, ...]:
-        """The numbers of shots at which it is evaluated, given those in the settings."""
-        return tuple(wanted) if self.shows_icds else (0,)
+    def shot_counts(self, wanted: Sequence[Shots]) -> tuple[Shots, ...]:
+        """The numbers of shots at which it is evaluated, given those in the settings: `auto` only if it can stop."""
+        if not self.shows_icds:
+            return (0,)
+        return tuple(shots for shots in wanted if self.can_stop or isinstance(shots, int))
 
     def pool(self, pool_size: PoolSize) -> str | None:
         """What it chooses from where candidate pools have this size: `64`, or `all` for the whole training split.

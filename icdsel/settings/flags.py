@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from icdsel.errors import SettingsError
+from icdsel.records import Shots
 from icdsel.settings.loading import Settings, settings_from
 from icdsel.settings.names import flag
 from icdsel.settings.presets import TINY_VLM, WORLD
@@ -36,7 +37,7 @@ def flags(settings: Settings, *tables: str, leave_out: Iterable[str] = ()) -> li
     return arguments
 
 
-def infer_command(settings: Mapping[str, Mapping[str, Any]], selectors: Iterable[str], shots: Iterable[int]) -> str:
+def infer_command(settings: Mapping[str, Mapping[str, Any]], selectors: Iterable[str], shots: Iterable[Shots]) -> str:
     """The `icdsel infer` that answers the same queries in the same way with other selectors.
 
     It never includes --trust-remote-code: the settings may be untrusted, and `infer` reports if it needs the flag.

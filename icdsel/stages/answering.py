@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from icdsel.artefacts.predictions import parse_prediction
 from icdsel.console import note, progress
-from icdsel.records import Answer, Pointer, Prediction, Prompt
+from icdsel.records import Answer, Example, Pointer, Prediction, Prompt, Shots, stop_offset
 from icdsel.selection import Selector
 from icdsel.selection.context import Context
 from icdsel.stages.answer_cache import ask
@@ -32,7 +32,7 @@ class Prompts:
     """
 
     def __init__(
-        self, session: Session, context: Context, selector: Selector, label: str, shot_counts: Sequence[int]
+        self, session: Session, context: Context, selector: Selector, label: str, shot_counts: Sequence[Shots]
     ) -> None:
         self._session, self._task = session, scorer_of(session.settings).task
         self.selector, self.label = selector, label
@@ -40,17 +40,17 @@ class Prompts:
         for shots in shot_counts:
             if all(pointer is None for pointer in pointers[shots]):
                 note(f"{label}: no query has a scored pointer of {shots} ICDs, left out")
-        self.pairs = [
-            (query, pointer)
+        self.chosen: list[tuple[Example, Shots, Pointer]] = [
+            (query, shots, pointer)
             for q, query in enumerate(context.queries)
             for shots in shot_counts
             if (pointer := pointers[shots][q]) is not None
         ]
-        """Each query with a pointer."""
+        """Each query with a pointer, at each number of shots."""
 
     def request(self, place: int) -> Request:
         """What the VLM is asked."""
-        query, pointer = self.pairs[place]
+        query, _, pointer = self.chosen[place]
         return Request(demonstrations(self._task, map(self._session.train.by_id, pointer)), query)
 
     @property
@@ -59,8 +59,8 @@ class Prompts:
         known = self._session.answers if self.selector.needs_vlm else None
         if known is None:
             return self.selector.needs_vlm
-        starts = range(0, len(self.pairs), UNIT)
-        units = ([self.request(i) for i in range(at, min(at + UNIT, len(self.pairs)))] for at in starts)
+        starts = range(0, len(self.chosen), UNIT)
+        units = ([self.request(i) for i in range(at, min(at + UNIT, len(self.chosen)))] for at in starts)
         return any(len(known.find(unit)) < len(unit) for unit in units)
 
 
@@ -72,25 +72,25 @@ def answer_prompts(session: Session, prompts: Prompts, log: Journal) -> tuple[li
     Returns:
         A prediction for each prompt, and how many images the VLM was shown.
     """
-    selector, label, pairs = prompts.selector, prompts.label, prompts.pairs
+    selector, label, chosen = prompts.selector, prompts.label, prompts.chosen
     journal = complete_units(log)
-    keys: list[Prompt] = [(query.question_id, tuple(pointer)) for query, pointer in pairs]
+    keys: list[Prompt] = [(query.question_id, shots, tuple(pointer)) for query, shots, pointer in chosen]
     answered = {i: journal[key] for i, key in enumerate(keys) if key in journal}
-    todo = [i for i in range(len(pairs)) if i not in answered]
+    todo = [i for i in range(len(chosen)) if i not in answered]
     if answered:
         note(f"{label}: resuming after {len(answered)} prompts of an interrupted run")
     scorer = scorer_of(session.settings)
     scores = [prediction.score for prediction in answered.values() if prediction.score is not None]
     count, total = len(scores), float(sum(scores))
     asked = images = 0
-    with progress(label, len(pairs)) as advance:
+    with progress(label, len(chosen)) as advance:
         advance(len(answered))
 
         def score(answers: Mapping[int, Answer]) -> None:
             nonlocal count, total
             for place, answer in answers.items():
-                query, pointer = pairs[unit[place]]
-                made = answered[unit[place]] = scorer.prediction(query, pointer, answer)
+                query, shots, pointer = chosen[unit[place]]
+                made = answered[unit[place]] = scorer.prediction(query, pointer, answer, shots)
                 if made.score is not None:
                     count, total = count + 1, total + made.score
             mean = f"{scorer.task.short_name} {scorer.task.text(total / count)}" if count else ""
@@ -108,16 +108,19 @@ def answer_prompts(session: Session, prompts: Prompts, log: Journal) -> tuple[li
             log.append(answered[i].to_json() for i in unit)
     if selector.needs_vlm and asked < len(todo):
         note(f"{label}: {len(todo) - asked} of {len(todo)} answers are reused from earlier commands")
-    return [answered[i] for i in range(len(pairs))], images
+    return [answered[i] for i in range(len(chosen))], images
 
 
-def _chosen(selector: Selector, context: Context, shots: int) -> list[Pointer | None]:
+def _chosen(selector: Selector, context: Context, shots: Shots) -> list[Pointer | None]:
     """What the selector chooses.
 
     Raises:
         ValueError: It is not a pointer, or None, for each query.
     """
-    chosen = selector.choose(context, shots)
+    if isinstance(shots, str):
+        chosen = selector.choose_auto(context, stop_offset(shots))
+    else:
+        chosen = selector.choose(context, shots)
     if len(chosen) != len(context.queries):
         raise ValueError(f"{selector.name} chose {len(chosen)} pointers for {len(context.queries)} queries")
     for query, pointer in zip(context.queries, chosen, strict=True):

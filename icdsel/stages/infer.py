@@ -16,7 +16,7 @@ from icdsel.artefacts.checkpoint_conversion import ConversionWarning, convert_ch
 from icdsel.artefacts.run_folder import find_run, is_finished
 from icdsel.console import logger, note, warn
 from icdsel.errors import CheckpointError, of_system
-from icdsel.records import Example, Prediction
+from icdsel.records import Example, Prediction, Shots, shots_order
 from icdsel.selection import Selector, always_shown, selectors_named
 from icdsel.selection.context import Context
 from icdsel.selection.fingerprints import Fingerprints
@@ -48,7 +48,7 @@ class Row:
     name: str
     shown: str
     path: Path
-    score: dict[int, float]
+    score: dict[Shots, float]
     failed: int
 
 
@@ -145,7 +145,9 @@ def _answer(session: Session, prompts: Prompts, records: Sequence[Prediction], r
     """Answers the prompts, and writes the row with its existing `records`."""
     started = time.monotonic()
     new, images = answer_prompts(session, prompts, result.journal)
-    complete = sorted([*records, *new], key=lambda record: record.shots)  # stable: queries keep their order
+    complete = sorted(
+        [*records, *new], key=lambda record: shots_order(record.shots)
+    )  # stable: queries keep their order
     work = {"answering": {"seconds": time.monotonic() - started, "count": images}}
     result.commit(
         "".join(f"{json.dumps(record.to_json(), ensure_ascii=False)}\n" for record in complete).encode(
@@ -158,7 +160,7 @@ def _answer(session: Session, prompts: Prompts, records: Sequence[Prediction], r
 
 
 def _summary(task: Task, row: PredictionRow, records: Sequence[Prediction]) -> Row:
-    scores: dict[int, list[float]] = {}
+    scores: dict[Shots, list[float]] = {}
     for record in records:
         if record.score is not None and record.shots in row.shots:
             scores.setdefault(record.shots, []).append(record.score)

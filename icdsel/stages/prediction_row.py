@@ -7,7 +7,7 @@ from pathlib import Path
 
 from icdsel.artefacts.predictions import predictions_dir, read_predictions
 from icdsel.errors import RunError
-from icdsel.records import Prediction
+from icdsel.records import Prediction, Shots
 from icdsel.selection import Selector
 from icdsel.selection.fingerprints import Fingerprints
 from icdsel.settings.identity import identity
@@ -36,10 +36,10 @@ class PredictionRow:
     label: str
     shown: str
     subset: str
-    shots: tuple[int, ...]
+    shots: tuple[Shots, ...]
     slot: Slot
 
-    def missing(self, records: Sequence[Prediction]) -> list[int]:
+    def missing(self, records: Sequence[Prediction]) -> list[Shots]:
         """The requested numbers of shots that are not among the records."""
         return _missing(self.shots, records)
 
@@ -67,7 +67,7 @@ def prediction_row(
 
 def unanswered(
     session: Session, count: int, selector: Selector, policy_file: Path | None, overwrite: bool = False
-) -> list[int]:
+) -> list[Shots]:
     """The numbers of shots at which the row of a selector over `count` queries lacks predictions; writes nothing.
 
     Raises:
@@ -88,11 +88,11 @@ def read_existing(path: Path) -> list[Prediction]:
     return read_predictions(path) if path.exists() else []
 
 
-def _is_complete(path: Path, shots: Sequence[int]) -> bool:
+def _is_complete(path: Path, shots: Sequence[Shots]) -> bool:
     return not _missing(shots, read_existing(path))
 
 
-def _missing(shots: Sequence[int], records: Sequence[Prediction]) -> list[int]:
+def _missing(shots: Sequence[Shots], records: Sequence[Prediction]) -> list[Shots]:
     answered = {record.shots for record in records}
     return [count for count in shots if count not in answered]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Self
 
-from icdsel.records import Answer, Example, Pointer, Prediction, Proposal, ScoredPointer
+from icdsel.records import Answer, Example, Pointer, Prediction, Proposal, ScoredPointer, Shots
 from icdsel.tasks.base import TASKS, Metric, Task
 from icdsel.tasks.cleaners import CLEANERS, Cleaner
 
@@ -68,12 +68,19 @@ class Scorer:
             relevance=_rounded(relevance and relevance.score),
         )
 
-    def prediction(self, query: Example, icds: Pointer, answer: Answer) -> Prediction:
+    def prediction(self, query: Example, icds: Pointer, answer: Answer, shots: Shots | None = None) -> Prediction:
         """Scores the answer to a query by all metrics, to six decimals; for a failed call, records the error.
 
         A query without reference answers gets no scores.
+
+        Args:
+            query: The query.
+            icds: The ICDs that were shown with it.
+            answer: The VLM's answer.
+            shots: How many were to be shown; by default their number.
         """
-        made = partial(Prediction, query.question_id, len(icds), icds, task=self.task.name, image=query.image_id)
+        shots = len(icds) if shots is None else shots
+        made = partial(Prediction, query.question_id, shots, icds, task=self.task.name, image=query.image_id)
         if answer.error is not None:
             return made(error=answer.error)
         text = self.cleaner.clean(answer.text)

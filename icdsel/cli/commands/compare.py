@@ -10,6 +10,7 @@ from icdsel.cli.options import given_flags, with_settings
 from icdsel.cli.outputs import Outputs, Reference, show_comparison
 from icdsel.console import note
 from icdsel.errors import SettingsError
+from icdsel.records import parsed_shots
 from icdsel.settings import Settings, with_values
 
 # What `--train` uses, and `icdsel experiment` shows.
@@ -47,7 +48,8 @@ def compare(
         str | None, typer.Option("--set", help="Compare results on this set of queries, such as validation-800.")
     ] = None,
     shots: Annotated[
-        str | None, typer.Option("--shots", help="Compare only these numbers of shots, such as 1,2. [default: all]")
+        str | None,
+        typer.Option("--shots", help="Compare only these numbers of shots, such as 1,2,auto. [default: all]"),
     ] = None,
     allow_different: Annotated[
         bool,
@@ -80,9 +82,11 @@ def compare(
     """
     given = given_flags(context)
     try:
-        counts = [int(count) for count in shots.split(",")] if shots else []
+        counts = [parsed_shots(count) for count in shots.split(",")] if shots else []
     except ValueError:
-        raise SettingsError(f"--shots takes numbers with commas, as in --shots 1,2, not {shots!r}") from None
+        raise SettingsError(
+            f"--shots takes numbers and auto with commas, as in --shots 1,2,auto, not {shots!r}"
+        ) from None
     if train is None:
         _require_no_experiment(given)
         if not paths:

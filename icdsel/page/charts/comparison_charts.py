@@ -7,7 +7,8 @@ from icdsel.comparison.compare import ComparisonRow
 from icdsel.comparison.headline import SURE, verdict
 from icdsel.comparison.tables import p_text
 from icdsel.page.charts.palette import PAPER, TEXT
-from icdsel.page.charts.plots import Chart, add_legend, folded, look_of, new_figure, shots_text
+from icdsel.page.charts.plots import Chart, add_legend, folded, look_of, new_figure
+from icdsel.records import Shots, shots_order, shots_text
 from icdsel.tasks.base import TASKS
 
 
@@ -22,23 +23,24 @@ def accuracy_chart(rows: Sequence[ComparisonRow], labels: Mapping[str, str], ord
     task = TASKS.named(rows[0].task)
     rows = [row for row in rows if row.part_of is None]
     names = sorted({row.name for row in rows}, key=order.__getitem__)
-    shown = sorted({row.shots for row in rows if row.shots}) or [0]
+    shown = sorted({row.shots for row in rows if row.shots}, key=shots_order) or [0]
+    places = _places(shown)
     figure, axes = new_figure("accuracy", 2.8, [labels[name] for name in names])
-    for place, name in enumerate(names):
-        series = sorted((row for row in rows if row.name == name), key=lambda row: row.shots)
+    for number, name in enumerate(names):
+        series = sorted((row for row in rows if row.name == name), key=lambda row: shots_order(row.shots))
         look = look_of(order[name], labels[name])
         if [row.shots for row in series] == [0] and shown != [0]:
             axes.axhline(series[0].accuracy, linewidth=1.2, color=look["color"], linestyle=":", label=look["label"])
             continue
-        offset = (place - (len(names) - 1) / 2) * min(0.05, 0.5 / len(names))
-        points = [row.shots + offset for row in series]
+        offset = (number - (len(names) - 1) / 2) * min(0.05, 0.5 / len(names))
+        points = [places[row.shots] + offset for row in series]
         bounds = [row.drawn_interval for row in series]
         errors = [[abs(row.accuracy - pair[side]) for row, pair in zip(series, bounds, strict=True)] for side in (0, 1)]
         axes.errorbar(points, [row.accuracy for row in series], yerr=errors, capsize=3, elinewidth=1.2, **look)
         for x, row in zip(points, series, strict=True):
             axes.plot([x, x], _range(row), color=look["color"], alpha=0.3, linewidth=6, solid_capstyle="butt")
-    axes.set_xticks(shown)
-    axes.set_xlim(shown[0] - 0.4, shown[-1] + 0.4)
+    axes.set_xticks([places[shots] for shots in shown], list(map(str, shown)))
+    axes.set_xlim(min(places.values()) - 0.4, max(places.values()) + 0.4)
     lowest, highest = (task.factor * bound if math.isfinite(bound) else None for bound in task.bounds)
     axes.set_ylim(lowest, highest)
     axes.grid(axis="x", visible=False)
@@ -50,7 +52,7 @@ def accuracy_chart(rows: Sequence[ComparisonRow], labels: Mapping[str, str], ord
         "accuracy",
         f"{task.short_name.capitalize()} by number of shots",
         f"{task.score_name}{f' in {task.unit}' if task.unit else ''} with 95 % intervals over {rows[0].n} queries. The "
-        f"highest is {labels[best.name]} at {best.shots} shots with {best.text(best.accuracy)}.",
+        f"highest is {labels[best.name]} at {shots_text(best.shots)} with {best.text(best.accuracy)}.",
         figure,
         ("selector", "shots", task.short_name, "interval", "over seeds"),
         tuple(
@@ -61,10 +63,18 @@ def accuracy_chart(rows: Sequence[ComparisonRow], labels: Mapping[str, str], ord
                 f"{row.text(row.low)} to {row.text(row.high)}",
                 "" if row.seeds == 1 else " to ".join(map(row.text, _range(row))),
             )
-            for row in sorted(rows, key=lambda row: (order[row.name], row.shots))
+            for row in sorted(rows, key=lambda row: (order[row.name], shots_order(row.shots)))
         ),
         "Lines: 95 % intervals" + ("; pale: from the lowest seed to the highest" if _seeded(rows) else ""),
     )
+
+
+def _places(shots: Sequence[Shots]) -> dict[Shots, int]:
+    """The place of each number of shots on the axis; `auto` stands behind the largest number."""
+    numbers = [count for count in shots if isinstance(count, int)]
+    decided = [count for count in shots if isinstance(count, str)]
+    last = max(numbers, default=0)
+    return {0: 0} | {count: count for count in numbers} | {name: last + i for i, name in enumerate(decided, 1)}
 
 
 def _range(row: ComparisonRow) -> tuple[float, float]:
@@ -79,7 +89,7 @@ def _seeded(rows: Sequence[ComparisonRow]) -> bool:
 
 
 def difference_chart(
-    rows: Sequence[ComparisonRow], shots: int, labels: Mapping[str, str], order: Mapping[str, int]
+    rows: Sequence[ComparisonRow], shots: Shots, labels: Mapping[str, str], order: Mapping[str, int]
 ) -> Chart | None:
     """Paired differences to the reference with their intervals at one number of shots; None if there are none.
 

@@ -16,6 +16,7 @@ from icdsel.page.charts.palette import TEXT, colour, dashes, marker
 from icdsel.page.charts.svg import chart_style
 from icdsel.page.choices import Chosen, Usage
 from icdsel.page.runs import ShownRun
+from icdsel.records import shots_text
 
 Curve = dict[tuple[str, int], float]
 """Values by phase and epoch."""
@@ -307,11 +308,6 @@ def _columns(names: Sequence[str]) -> int:
 
 def _percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.1f} %"
-
-
-def shots_text(shots: int) -> str:
-    """`1 shot`, `2 shots`."""
-    return f"{shots} {'shot' if shots == 1 else 'shots'}"
 
 
 def folded(label: str, width: int = 46) -> str:

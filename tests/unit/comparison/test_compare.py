@@ -124,6 +124,7 @@ def test_rows_by_hand(settings: Settings) -> None:
         files=(str(predictions_dir(settings) / "policy-run-rce_epoch5_validation-4.jsonl"),),
         label="policy-run-rce_epoch5",
         images=4,
+        mean_shots=2.0,
     )
     # Four equal scores leave an interval of their own: a fifth query may be wrong.
     assert 0 < rows[3].low < 60 and 90 < rows[3].high <= 100
@@ -506,6 +507,8 @@ def test_the_json_file_is_a_list_of_rows(settings: Settings, tmp_path: Path) -> 
         "label": "nearest-both",
         "images": 4,
         "seed_share": None,
+        "mean_shots": 1.0,
+        "mean_prompt_tokens": None,
     }
     assert second.keys() == first.keys()
     assert (second["name"], second["difference"]) == ("random-42", None)
@@ -919,7 +922,7 @@ def test_a_table_shows_the_name_and_unit_of_the_task(settings: Settings, ranks: 
     write_markdown(rows, tmp_path / "t.md")
     text = (tmp_path / "t.md").read_text()
     assert "**Letters in common (leading) in letters, n = 3 queries" in text
-    assert "| shots | selector | pool | letters | interval | Δ |" in text and "detect:" not in text
+    assert "| shots | selector | pool | ICDs | tokens | letters | interval | Δ |" in text and "detect:" not in text
     write_rows(rows, tmp_path / "t.json")
     assert {row["task"] for row in json.loads((tmp_path / "t.json").read_text())} == {"ranks"}
 

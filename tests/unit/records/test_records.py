@@ -247,13 +247,16 @@ PREDICTION: Json = {
         PREDICTION,  # from before images were recorded
         {"question_id": 5, "image_id": 7, **{key: PREDICTION[key] for key in list(PREDICTION)[1:]}},
         PREDICTION | {"prompt_tokens": 215},
+        PREDICTION | {"shots": "auto", "icds": [11]},
+        PREDICTION | {"shots": "auto+0.5", "icds": []},
         {"question_id": 5, "image_id": "cat.png", "shots": 0, "icds": [], "error": "out of memory"},
     ],
 )
 def test_a_prediction_is_written_as_it_was_read(value: Json) -> None:
     read = Prediction.from_json(value, bounds_of)
     assert json.dumps(read.to_json()) == json.dumps(value)
-    assert read.prompt == (5, tuple(value["icds"]))
+    assert read.prompt == (5, value["shots"], tuple(value["icds"]))
+    assert read.shown == {2: 2, 0: 0, "auto": 1, "auto+0.5": 0}[value["shots"]]
     assert read.image == value.get("image_id")
     assert read.prompt_tokens == value.get("prompt_tokens")
 
@@ -264,6 +267,9 @@ def test_a_prediction_is_written_as_it_was_read(value: Json) -> None:
         ({"question_id": None}, "question_id"),
         ({"shots": -1}, "shots"),
         ({"shots": 10_001}, "shots"),
+        ({"shots": "2"}, "shots"),
+        ({"shots": "auto+0"}, "shots"),
+        ({"shots": "auto+1.50"}, "shots"),
         ({"icds": [1.5]}, "icds"),
         ({"prediction": 1}, "prediction"),
         ({"accuracy": 1.5}, "accuracy"),

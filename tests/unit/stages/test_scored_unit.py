@@ -52,6 +52,15 @@ class AlwaysTheSame(Selector):
         return [(1,)] * len(context.queries)
 
 
+class Stops(AlwaysTheSame):
+    """Decides to show example 1 to queries with even ids, unless stopping is made likely."""
+
+    can_stop = True
+
+    def choose_auto(self, context: Any, offset: float) -> list[Pointer | None]:
+        return [() if query.question_id % 2 or offset > 0 else (1,) for query in context.queries]
+
+
 def session(vlm: LastDemonstration, **data: Any) -> Any:
     return SimpleNamespace(train=TRAIN, vlm=vlm, answers=None, settings=load_settings({"data": data}))
 
@@ -141,3 +150,15 @@ def test_answers_are_scored_by_the_task_and_journalled_in_units(letters: None, t
     assert len(complete_units(journal)) == len({prediction.prompt for prediction in made[:UNIT]})
     journal.trim()
     assert len(part.read_text().splitlines()) == UNIT
+
+
+def test_a_selector_may_decide_how_many_it_shows(letters: None, tmp_path: Path) -> None:
+    opened, journal = session(LastDemonstration(), task="letters"), Journal(tmp_path / "x.jsonl.part")
+    context: Any = SimpleNamespace(train=TRAIN, queries=EXAMPLES[:2])
+    prompts = Prompts(opened, context, Stops(), "stops", Stops().shot_counts((1, "auto", "auto+2")))
+    made, _ = answer_prompts(opened, prompts, journal)
+    assert sorted((one.question_id, str(one.shots), one.icds) for one in made) == [
+        *((0, "1", (1,)), (0, "auto", (1,)), (0, "auto+2", ())),
+        *((1, "1", (1,)), (1, "auto", ()), (1, "auto+2", ())),
+    ]
+    assert AlwaysTheSame().shot_counts((1, "auto", "auto+2")) == (1,)
