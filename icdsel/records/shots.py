@@ -8,8 +8,8 @@ from icdsel.records.values import is_int64
 Shots = int | str
 """A number of ICDs, or `auto` where the selector may stop, at zero too.
 
-`auto+1.5` stops more readily: 1.5 (nats) is added to the log-prob of STOP at every step before it is compared with
-those of the candidates. `auto-1.5` stops less readily.
+`auto+1.5` stops more readily: 1.5 (nats) is added to the log-odds of stopping at every step. `auto-1.5` stops less
+readily.
 """
 
 AUTO = "auto"

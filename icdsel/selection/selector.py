@@ -59,7 +59,7 @@ class Selector(ABC):
 
         Args:
             context: What it chooses by.
-            offset: Added to the log-prob (nats) of stopping at every step; what is higher shows less.
+            offset: Added to the log-odds (nats) of stopping at every step; what is higher shows less.
         """
         raise NotImplementedError(f"{self.name} cannot decide how many ICDs to show")
 

@@ -103,6 +103,8 @@ def _line(key: str, answer: Answer) -> dict[str, str | int]:
 def ask(session: "Session", requests: Sequence[Request], on_answers: OnAnswers) -> list[int]:
     """Has requests answered, from the cache if possible; the VLM is opened only if it is needed.
 
+    Equal requests without references are sent to the VLM once.
+
     Args:
         session: The cache, and the VLM.
         requests: The requests.
@@ -118,10 +120,17 @@ def ask(session: "Session", requests: Sequence[Request], on_answers: OnAnswers) 
     found = known.find(requests) if known else {}
     if found:
         on_answers(found)
-    asked = [i for i in range(len(requests)) if i not in found]
+    same: dict[object, list[int]] = {}
+    for i in range(len(requests)):
+        if i not in found:
+            same.setdefault(i if requests[i].references else requests[i], []).append(i)
+    together = list(same.values())
+    asked = [positions[0] for positions in together]
     if asked:
         wanted = [requests[i] for i in asked]
-        answers = session.vlm.answer(wanted, lambda new: on_answers({asked[at]: one for at, one in new.items()}))
+        answers = session.vlm.answer(
+            wanted, lambda new: on_answers({i: answer for at, answer in new.items() for i in together[at]})
+        )
         if known:
             known.keep(wanted, answers)
     return asked

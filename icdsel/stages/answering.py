@@ -107,7 +107,7 @@ def answer_prompts(session: Session, prompts: Prompts, log: Journal) -> tuple[li
                 score({place: Answer(selector.answer(request.icds)) for place, request in enumerate(requests)})
             log.append(answered[i].to_json() for i in unit)
     if selector.needs_vlm and asked < len(todo):
-        note(f"{label}: {len(todo) - asked} of {len(todo)} answers are reused from earlier commands")
+        note(f"{label}: {len(todo) - asked} of {len(todo)} answers are reused from the same prompts before")
     return [answered[i] for i in range(len(chosen))], images
 
 

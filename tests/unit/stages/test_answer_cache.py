@@ -168,6 +168,18 @@ def test_lines_that_are_no_answers_are_ignored(line: str, examples: list[Example
     assert cache.find([request(examples, 0, 5), request(examples, 1, 5)]) == {0: Answer("yes")}
 
 
+def test_equal_prompts_of_one_call_are_answered_once(examples: list[Example], tmp_path: Path) -> None:
+    prompts = [request(examples, 0, 5), request(examples, 1, 5), request(examples, 0, 5), request(examples, 0, 5)]
+    for cache in (None, AnswerCache(tmp_path, INPUTS)):
+        engine = FakeEngine()
+        answers, asked = answered(session(cache, engine), prompts)
+        assert [answer.text for answer in answers] == ["a0", "a1", "a0", "a0"]
+        assert asked == [0, 1] and sum(map(len, engine.calls)) == 2
+    # Scores of references depend on the batch, which therefore stays as it is.
+    scored = [request(examples, 0, 5, references=("a0",))] * 2
+    assert answered(session(None, FakeEngine()), scored)[1] == [0, 1]
+
+
 def test_without_a_cache_everything_is_asked(examples: list[Example]) -> None:
     engine = FakeEngine()
     for _ in range(2):
