@@ -13,10 +13,12 @@ from icdsel.artefacts.run_folder import is_run
 from icdsel.check.dataset import check_dataset
 from icdsel.check.findings import Checked, Findings, Kind
 from icdsel.check.rl_data import PART, Context, check_lever_plus, check_rl_data
-from icdsel.data.datasets import DATASETS, files_of, is_dataset
+from icdsel.data.datasets import files_of, is_dataset
+from icdsel.data.named import DATASETS, splits_of
 from icdsel.errors import DataError
 from icdsel.settings.loading import Settings, with_values
 from icdsel.settings.presets import WORLD
+from icdsel.settings.worlds import is_world, world_folder, world_in
 
 UNREADABLE = Kind("it cannot be read", "check that it is complete and that you have the rights to read it")
 UNKNOWN = Kind(
@@ -109,6 +111,8 @@ _FILES = {
 def _owner(path: Path, likely: str) -> str | None:
     """The dataset that a file belongs to, by its name; None if it belongs to none."""
     names = [name for name in DATASETS if path.name in _FILES[name]]
+    if names == [WORLD]:
+        return world_in(path.parent.resolve().name) or WORLD
     if len(names) < 2:
         return names[0] if names else None
     # Lever-Plus's files of two datasets have the same name: the folder decides, else the records, else the settings.
@@ -122,14 +126,24 @@ def _owner(path: Path, likely: str) -> str | None:
 def _check_folder(folder: Path, settings: Settings, images: bool) -> list[Checked]:
     """Checks each dataset whose files are in a folder."""
     found = []
-    for name in DATASETS:
+    for name in _possible(folder):
         below = [folder, folder / name, folder / f"{name}_hf", folder / name / f"{name}_hf"]
-        files = [path for place in below for file in _FILES[name] if (path := place / file).is_file()]
+        if is_world(name):
+            below = [folder, folder / world_folder(name)]
+        wanted = _FILES[WORLD if is_world(name) else name]
+        files = [path for place in below for file in wanted if (path := place / file).is_file()]
         mine = any(_owner(path, settings.data.dataset) == name for path in files)
         if mine and (own := _settings_for(folder, name, settings)):
             found.append(own)
     places = [str(folder)] if len(found) == 1 else [f"{folder} ({own.data.dataset})" for own in found]
     return [check_dataset(own, place, images) for own, place in zip(found, places, strict=True)]
+
+
+def _possible(folder: Path) -> list[str]:
+    """The datasets with names that a folder may hold; worlds by the names of their folders."""
+    folders = [folder.resolve().name, *(place.name for place in sorted(folder.iterdir()) if place.is_dir())]
+    worlds = dict.fromkeys(world for name in folders if (world := world_in(name)))
+    return [*worlds, *(name for name in DATASETS if name != WORLD)]
 
 
 def _check_file(path: Path, name: str, settings: Settings, images: bool) -> Checked:
@@ -138,7 +152,7 @@ def _check_file(path: Path, name: str, settings: Settings, images: bool) -> Chec
     if own is None:
         return _check_own(path, settings, images) if is_dataset(path) else _unknown(path)
     checked, found = check_dataset(own, str(path), images), Findings()
-    for split, files in DATASETS[name].items():
+    for split, files in splits_of(name).items():
         names = files.questions, files.annotations, files.preprocessed
         read = files_of(own.data, split) if path.name in names else ()
         if read and not any(path.samefile(file) for file in read):
@@ -149,10 +163,11 @@ def _check_file(path: Path, name: str, settings: Settings, images: bool) -> Chec
 def _settings_for(folder: Path, name: str, settings: Settings) -> Settings | None:
     """The settings with which a dataset is read from a folder; None if it is not read from there."""
     data_dir = folder
-    if name == WORLD and folder.resolve().name == WORLD:  # it is only read from its own folder
-        data_dir = folder.resolve().parent
-    elif name == WORLD and not (folder / WORLD).is_dir():
-        return None
+    if is_world(name):  # it is only read from its own folder
+        if folder.resolve().name == world_folder(name):
+            data_dir = folder.resolve().parent
+        elif not (folder / world_folder(name)).is_dir():
+            return None
     return with_values(settings, {"data": {"dataset": name, "data_dir": data_dir}})
 
 

@@ -12,7 +12,7 @@ from icdsel.cli.interruption import KEPT, raised
 from icdsel.console import err, note, show_messages, tell_error, warn
 from icdsel.errors import CallsError, NoSignalError, UserError, is_mistake, lacks_memory, of_system
 from icdsel.settings import Settings
-from icdsel.settings.presets import WORLD
+from icdsel.settings.worlds import is_world
 from icdsel.store.run_log import history
 
 Command = Callable[..., None]
@@ -57,7 +57,7 @@ def with_exit_codes(command: Command) -> Command:
 
 def finish(settings: Settings, failed: int = 0) -> None:
     """Ends a command's work with a hint on how to use one's own data, and with code 1 if VLM calls failed."""
-    if settings.data.dataset == WORLD:
+    if is_world(settings.data.dataset):
         note(
             "This ran on the bundled world. For your own data, add --dataset okvqa --data-dir DIR --image-dir DIR "
             "--model qwen2.5-vl-3b (or put these settings into icdsel.toml)."

@@ -8,7 +8,7 @@ from typing import Any
 
 from icdsel.data import hub as hub_data
 from icdsel.data.image_places import ImagePlaces
-from icdsel.data.named import DATASETS, files_of, image_layout, read_named
+from icdsel.data.named import dataset_names, files_of, image_layout, read_named, splits_of
 from icdsel.data.parsing import refuse_repeated
 from icdsel.data.readers import reader_of, unrecognised
 from icdsel.data.rows import Reading, Table, read_tables
@@ -19,7 +19,6 @@ from icdsel.settings.tables import DataSettings
 from icdsel.store.json_reading import read_lines
 
 __all__ = [
-    "DATASETS",
     "Split",
     "files_of",
     "image_hint",
@@ -64,9 +63,9 @@ class Split(Sequence[Example]):
 def load_split(settings: DataSettings, split: str) -> Split:
     """Reads one split of a dataset. No image is opened.
 
-    `settings.dataset` is a name in `DATASETS`, the path of a file or folder that one of `readers.READERS` reads, or
-    `hub:owner/name` (`hub.fetch_split`). A path that does not exist is looked up in the data folder. The world is
-    created if it is missing, and a dataset that contains its images is copied once (`stored_images`).
+    `settings.dataset` is a name (`named.splits_of`), the path of a file or folder that one of `readers.READERS`
+    reads, or `hub:owner/name` (`hub.fetch_split`). A path that does not exist is looked up in the data folder. A
+    bundled world is created if it is missing, and a dataset that contains its images is copied once (`stored_images`).
 
     Args:
         settings: The dataset, where it is, and which answers demonstrations show.
@@ -124,7 +123,7 @@ def is_dataset(path: Path) -> bool:
 
 def image_hint(settings: DataSettings) -> str:
     """Where the images of a dataset are looked for, as sentences for the error of images that are missing."""
-    if settings.dataset in DATASETS:
+    if splits_of(settings.dataset):
         return image_layout(settings)
     folder = settings.image_dir
     where = f"{folder} (--image-dir)" if folder else "the folder of the dataset; --image-dir names another folder"
@@ -136,7 +135,7 @@ def image_hint(settings: DataSettings) -> str:
 
 def _read(settings: DataSettings, wanted: str | None, refuse: Refuse) -> Reading:
     try:
-        if settings.dataset in DATASETS:
+        if splits_of(settings.dataset):
             return _read_named(settings, wanted, refuse)
         tables, path = _tables(settings, wanted, refuse)
     except DataError as error:
@@ -170,7 +169,7 @@ def _read_named(settings: DataSettings, wanted: str | None, refuse: Refuse) -> R
     if settings.columns:
         raise DataError(f"--columns is for data of your own: the columns of {settings.dataset} are known")
     reading = Reading()
-    for split, files in DATASETS[settings.dataset].items():
+    for split, files in splits_of(settings.dataset).items():
         reading.sizes[split] += 0
         if wanted is None and not files.annotations and not files_of(settings, split):
             continue  # a test split, which few people have
@@ -223,10 +222,10 @@ def _path(settings: DataSettings) -> Path:
     entries = sorted(folder.iterdir()) if folder.is_dir() else []
     found = [entry.name for entry in entries if entry.is_file() and is_dataset(entry)]
     held = ", ".join(found[:8]) or "no dataset"
-    close = difflib.get_close_matches(settings.dataset, DATASETS, n=1)
+    close = difflib.get_close_matches(settings.dataset, dataset_names(), n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     missing = f"neither {places[0]} nor {places[1]} exists" if len(places) > 1 else f"{places[0]} does not exist"
     raise DataError(
         f"{missing}.{hint} {folder.resolve()} holds {held}. Give the path of a file or folder (--dataset PATH), a name "
-        f"({', '.join(DATASETS)}), or a dataset on the hub ({hub_data.PREFIX}owner/name)"
+        f"({', '.join(dataset_names())}), or a dataset on the hub ({hub_data.PREFIX}owner/name)"
     )

@@ -1,4 +1,4 @@
-"""The datasets that can be selected by name: the bundled world, OK-VQA and VQAv2, from their official files."""
+"""The datasets that can be selected by name: the bundled worlds, OK-VQA and VQAv2, from their official files."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from icdsel.errors import DataError, Refuse, stop
 from icdsel.records import Example
 from icdsel.settings.presets import WORLD
 from icdsel.settings.tables import DataSettings
+from icdsel.settings.worlds import difficulty_of, is_world, world_folder, world_names
 from icdsel.store.slot import find_or_make
 
 
@@ -63,28 +64,49 @@ DATASETS: dict[str, dict[str, SplitFiles]] = {
         )
     },
 }
-"""The datasets that can be selected by name, and their splits."""
+"""The datasets that can be selected by name, and their splits; all worlds have those of `world`."""
 
 _BELOW = ("", "mscoco2014", "mscoco/mscoco2014")  # folders in which image folders may be
 
 
+def dataset_names() -> list[str]:
+    """The names to choose from, those of worlds without numbers."""
+    return [*world_names(), *(name for name in DATASETS if name != WORLD)]
+
+
+def splits_of(dataset: str) -> dict[str, SplitFiles]:
+    """The splits of a dataset that can be selected by name; empty if it is not one."""
+    return DATASETS.get(WORLD if is_world(dataset) else dataset, {})
+
+
+def is_missing_world(settings: DataSettings) -> bool:
+    """Whether the dataset is a bundled world that is created when it is first read."""
+    last = _own_folder(settings) / DATASETS[WORLD]["validation"].annotations
+    return is_world(settings.dataset) and not last.exists()
+
+
 def read_named(settings: DataSettings, split: str, refuse: Refuse = stop) -> list[Example]:
-    """Reads a split of a dataset in `DATASETS`. The world is created if it is missing.
+    """Reads a split of a dataset that has a name. A bundled world is created if it is missing.
 
     Raises:
         DataError: There is no such split, or files are missing, damaged or do not match.
     """
-    splits = DATASETS[settings.dataset]
+    splits = splits_of(settings.dataset)
     if split not in splits:
         raise DataError(f"{settings.dataset} has no split {split!r}, only {', '.join(splits)}")
     files = splits[split]
-    own = settings.data_dir / settings.dataset
-    last = own / DATASETS[WORLD]["validation"].annotations
-    if settings.dataset == WORLD:
-        find_or_make(own, "the bundled world", lambda: last.exists() or None, lambda: write_world(own))
+    own, of_world = _own_folder(settings), is_world(settings.dataset)
+    if of_world:
+        difficulty = difficulty_of(settings.dataset)
+        find_or_make(
+            own,
+            "the bundled world",
+            lambda: not is_missing_world(settings) or None,
+            lambda: write_world(own, difficulty),
+        )
     paths = files_of(settings, split)
     if not paths:
-        raise _missing(settings, split, files, own if own.is_dir() or settings.dataset == WORLD else settings.data_dir)
+        raise _missing(settings, split, files, own if own.is_dir() or of_world else settings.data_dir)
     images = _image_of(settings, paths[0].parent, files)
     if not files.annotations:
         return read_questions(paths[0], images, refuse)
@@ -94,10 +116,10 @@ def read_named(settings: DataSettings, split: str, refuse: Refuse = stop) -> lis
 
 
 def files_of(settings: DataSettings, split: str) -> tuple[Path] | tuple[Path, Path] | tuple[()]:
-    """The existing files of a split in `DATASETS`: VQA's two files, else Lever-Plus's single file, else none."""
-    files = DATASETS[settings.dataset][split]
-    own = settings.data_dir / settings.dataset
-    for folder in [own] if settings.dataset == WORLD else [own, settings.data_dir]:
+    """The existing files of a named dataset's split: VQA's two files, else Lever-Plus's single file, else none."""
+    files = splits_of(settings.dataset)[split]
+    own = _own_folder(settings)
+    for folder in [own] if is_world(settings.dataset) else [own, settings.data_dir]:
         if not files.annotations and (folder / files.questions).is_file():
             return (folder / files.questions,)
         official = folder / files.questions, folder / files.annotations
@@ -108,6 +130,11 @@ def files_of(settings: DataSettings, split: str) -> tuple[Path] | tuple[Path, Pa
         if path.is_file():
             return (path,)
     return ()
+
+
+def _own_folder(settings: DataSettings) -> Path:
+    name = settings.dataset
+    return settings.data_dir / (world_folder(name) if is_world(name) else name)
 
 
 def _preprocessed_folders(settings: DataSettings) -> list[Path]:
@@ -121,7 +148,7 @@ def _missing(settings: DataSettings, split: str, files: SplitFiles, folder: Path
     wanted = [folder / name for name in (files.questions, files.annotations) if name]
     missing = [path for path in wanted if not path.is_file()]
     found = sorted(path.name for path in folder.glob("*"))[:8] if folder.is_dir() else []
-    if settings.dataset == WORLD:
+    if is_world(settings.dataset):
         return DataError(
             f"the bundled world is incomplete. Missing: {', '.join(map(str, missing))}. Delete {folder}, and it will "
             "be created again."
@@ -159,8 +186,8 @@ def _image_of(settings: DataSettings, folder: Path, files: SplitFiles) -> Callab
 
 
 def image_layout(settings: DataSettings) -> str:
-    """Where the images of a dataset in `DATASETS` are looked for, as a sentence."""
-    files = DATASETS[settings.dataset]["train"]
+    """Where the images of a dataset that has a name are looked for, as a sentence."""
+    files = splits_of(settings.dataset)["train"]
     base = settings.image_dir or settings.data_dir
     usual = base / files.image_folder / files.image.format(image_id=42)
     return (

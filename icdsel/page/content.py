@@ -8,8 +8,9 @@ from pathlib import Path
 from icdsel.comparison.compare import Comparison, ComparisonRow
 from icdsel.comparison.headline import Headline, headlines
 from icdsel.comparison.sources import Source, read_source
-from icdsel.data.datasets import DATASETS, load_split
+from icdsel.data.datasets import load_split
 from icdsel.data.hub import PREFIX
+from icdsel.data.named import is_missing_world, splits_of
 from icdsel.errors import DataError, SettingsError
 from icdsel.page.charts.landscape import Landscape
 from icdsel.page.choices import Chosen, Usage, one_each, read_choices, usage
@@ -19,6 +20,7 @@ from icdsel.page.runs import ShownRun, read_landscapes, read_runs
 from icdsel.records import Example, QuestionId, Shots, id_order
 from icdsel.settings.loading import Settings, settings_from
 from icdsel.settings.presets import WORLD
+from icdsel.settings.worlds import is_world
 from icdsel.store.fingerprints import fingerprint_examples
 from icdsel.tasks.base import TASKS, Task
 
@@ -151,9 +153,12 @@ def collect(settings: Settings, rows: Comparison, origin: Origin | None = None) 
         missing["data"] = ["The rows are over different data, so questions and images are not shown."]
     else:
         try:
-            if settings.data.dataset.startswith(PREFIX) and settings.data.dataset != own.data.dataset:
-                name = settings.data.dataset  # from untrusted files
+            name = settings.data.dataset  # from untrusted files
+            if name != own.data.dataset and name.startswith(PREFIX):
                 raise DataError(f"{name} is downloaded only if you name it: --dataset {name}")
+            if name not in (own.data.dataset, WORLD) and is_missing_world(settings.data):
+                # Its numbers decide how much is written.
+                raise DataError(f"{name} is created only if you name it: --dataset {name}")
             pool = load_split(settings.data, "train")
             if repr(fingerprint_examples(pool)) not in datasets:
                 raise DataError(
@@ -213,14 +218,14 @@ def _settings_of(settings: Settings, sources: Iterable[Source]) -> list[Settings
 def _read_only(recorded: Settings, settings: Settings) -> Settings:
     """Settings from untrusted files, with the user's own limits and output paths.
 
-    A dataset in another folder is read from there. Datasets that are created if they are missing (the world, those of
+    A dataset in another folder is read from there. Datasets that are created if they are missing (worlds, those of
     the hub) are read only from the user's own folder, and copies of images that a dataset contains are written only to
     that folder, or to one that holds the dataset. Image folders named by the files are ignored: otherwise a page that
     is passed on could show the user's private pictures.
     """
     name = recorded.data.dataset
-    created = name == WORLD or name.startswith(PREFIX)
-    here = name not in DATASETS and Path(name).exists()  # the data folder is not needed to find it
+    created = is_world(name) or name.startswith(PREFIX)
+    here = not splits_of(name) and Path(name).exists()  # the data folder is not needed to find it
     kept = ["results_dir", "max_image_pixels", *(["data_dir"] if created or here else [])]
     images = recorded.data.image_dir
     if created or (images is not None and not images.resolve().is_relative_to(Path.cwd())):

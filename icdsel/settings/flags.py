@@ -10,16 +10,17 @@ from icdsel.settings.loading import Settings, settings_from
 from icdsel.settings.names import flag
 from icdsel.settings.presets import TINY_VLM, WORLD
 from icdsel.settings.tables import TABLES, DataSettings
+from icdsel.settings.worlds import is_world
 
 
 def flags(settings: Settings, *tables: str, leave_out: Iterable[str] = ()) -> list[str]:
     """The flags that result in these settings of `tables` on any machine; defaults are left out."""
     defaults = settings.defaults()
-    # Settings that these defaults depend on, with their own defaults. The VLM is always named, except for the world.
+    # Settings that these defaults depend on, with their own defaults. The VLM is always named, except for the worlds.
     decisive = {
         "dataset": WORLD,
         "preset": DataSettings().preset,
-        "model": TINY_VLM if settings.data.dataset == WORLD else None,
+        "model": TINY_VLM if is_world(settings.data.dataset) else None,
     }
     arguments: list[str] = []
     for table in tables:

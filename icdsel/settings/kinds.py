@@ -16,6 +16,7 @@ from icdsel.settings.presets import (
     SAMPLER_ALIASES,
 )
 from icdsel.settings.values import Choice, NameOrPlace, Pairs, alias
+from icdsel.settings.worlds import normalised
 
 
 def _not_flamingo(model: object) -> object:
@@ -54,7 +55,9 @@ def _are_columns(columns: tuple[str, ...]) -> tuple[str, ...]:
     return columns
 
 
-DatasetName = Annotated[NameOrPlace, alias(DATASET_ALIASES), AfterValidator(_names_a_folder)]
+DatasetName = Annotated[
+    NameOrPlace, alias(DATASET_ALIASES), AfterValidator(_names_a_folder), AfterValidator(normalised)
+]
 ModelName = Annotated[NameOrPlace, alias(MODEL_ALIASES), BeforeValidator(_not_flamingo)]
 Columns = Annotated[tuple[str, ...], AfterValidator(_are_columns), Pairs]
 Sampler = Annotated[str, Choice("sampler"), alias(SAMPLER_ALIASES), Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from icdsel.settings.messages import explained
 from icdsel.settings.names import sampler_file_name
-from icdsel.settings.presets import DATA_ENDINGS, PRESETS, QUERIES, QWEN_3B, TINY_VLM, VLM_ENCODER, WORLD
+from icdsel.settings.presets import DATA_ENDINGS, PRESETS, QUERIES, QWEN_3B, TINY_VLM, VLM_ENCODER
 from icdsel.settings.raw import Given, RawSettings, raw_settings, read_sources
 from icdsel.settings.tables import (
     TABLES,
@@ -18,6 +18,7 @@ from icdsel.settings.tables import (
     VlmSettings,
 )
 from icdsel.settings.values import unescaped
+from icdsel.settings.worlds import is_world, world_folder
 
 
 class Settings(BaseModel):
@@ -53,8 +54,13 @@ class Settings(BaseModel):
 
     @property
     def dataset_dir(self) -> Path:
-        """`results/<dataset>`: a file's stem, a folder's name, or `<owner>--<name>` of a Hugging Face dataset."""
+        """`results/<dataset>`: a file's stem, a folder's name, or `<owner>--<name>` of a Hugging Face dataset.
+
+        A world's numbers follow its name, as in `world-hard_pairs=0.4`.
+        """
         dataset = self.data.dataset
+        if is_world(dataset):
+            return self.data.results_dir / world_folder(dataset)
         if dataset.startswith("hub:"):
             return self.data.results_dir / dataset.removeprefix("hub:").replace("/", "--").replace(":", "--")
         path = Path(dataset)
@@ -72,7 +78,7 @@ def resolve(raw: RawSettings) -> Settings:
     given = raw.model_dump(exclude_none=True)
     data = DataSettings(**given["data"])
     decided = {table: dict(PRESETS[data.preset].get(table, {})) for table in TABLES}
-    if data.dataset != WORLD:
+    if not is_world(data.dataset):
         decided["vlm"]["model"] = QWEN_3B
     if data.dataset in QUERIES:
         decided["proposals"]["queries"] = QUERIES[data.dataset]

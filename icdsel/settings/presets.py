@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 WORLD = "world"
 TINY_VLM = "tiny-vlm"
 QWEN_3B = "Qwen/Qwen2.5-VL-3B-Instruct"
-"""The default VLM for every dataset but the bundled world."""
+"""The default VLM for every dataset but the bundled worlds."""
 QWEN_7B = "Qwen/Qwen2.5-VL-7B-Instruct"
 CLIP_B32 = "openai/clip-vit-base-patch32"
 CLIP_L14 = "openai/clip-vit-large-patch14"

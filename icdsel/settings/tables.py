@@ -51,6 +51,7 @@ from icdsel.settings.values import (
     PositivePenalty,
     Separated,
 )
+from icdsel.settings.worlds import is_world
 from icdsel.tasks import TASKS
 
 
@@ -68,7 +69,8 @@ class DataSettings(Table):
     preset: Literal["icdsel", "lever-plus"] = "icdsel"
     """Defaults of icdsel, or of Lever-Plus for answers, pools, prompts, decoding, metric and training."""
     dataset: DatasetName = WORLD
-    """`world` (bundled), `okvqa`, `vqav2`, your own file (JSON lines, JSON, CSV, Parquet) or folder, or a dataset on
+    """`world` (bundled), `world-misleading`, `world-hard`, one with numbers of its own (`world-hard:pairs=0.4,seed=7`),
+    `okvqa`, `vqav2`, your own file (JSON lines, JSON, CSV, Parquet) or folder, or a dataset on
     Hugging Face (`hub:owner/name`)."""
     columns: Columns = ()
     """Columns of your own data, such as `question=query,answers=labels,image=img,id=uid`; `id=` numbers the rows.
@@ -76,7 +78,7 @@ class DataSettings(Table):
     validation_fraction: float | None = Field(None, gt=0, lt=1)
     """Share of the training questions that is the validation split of data without one; no image is in both."""
     data_dir: Place = Path("data")
-    """Folder of the dataset's question and annotation files; the bundled world is written to it."""
+    """Folder of the dataset's question and annotation files; bundled worlds are written to it."""
     image_dir: Place | None = None
     """Folder of the images, also in its subfolders; absolute paths of images must lead into it. [the folder of the
     questions]"""
@@ -106,9 +108,9 @@ class DataSettings(Table):
     """Exclude examples of the query's own image from its pool."""
     embed: Literal["both", "image", "question"] = "both"
     """What the policy's embedding of an example covers: image and question, or one of them."""
-    encoder: NameOrPlace = Field(default_factory=lambda data: VLM_ENCODER if data["dataset"] == WORLD else CLIP_B32)
+    encoder: NameOrPlace = Field(default_factory=lambda data: VLM_ENCODER if is_world(data["dataset"]) else CLIP_B32)
     """Encoder of the policy's embeddings: `vlm` (the VLM's own features), or the name or folder of a CLIP-like model.
-    [`vlm` for the bundled world or the tiny VLM, else openai/clip-vit-base-patch32]"""
+    [`vlm` for bundled worlds or the tiny VLM, else openai/clip-vit-base-patch32]"""
     sampler_encoder: NameOrPlace = Field(
         default_factory=lambda data: (
             CLIP_L14 if data["preset"] == "lever-plus" and data["encoder"] != VLM_ENCODER else data["encoder"]
@@ -153,7 +155,7 @@ class VlmSettings(Table):
 
     model: ModelName = TINY_VLM
     """`tiny-vlm`, a short name such as `qwen2.5-vl-3b`, a Hugging Face name, or a folder.
-    [tiny-vlm for the bundled world, else qwen2.5-vl-3b]"""
+    [tiny-vlm for bundled worlds, else qwen2.5-vl-3b]"""
     engine: EngineName = "auto"
     """What runs the model: `auto` (the fastest that supports it), `qwen-vl`, or `transformers` (any model, slower)."""
     trust_remote_code: bool = False

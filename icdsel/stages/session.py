@@ -20,8 +20,9 @@ from icdsel.retrieval.pools import Pools, build_pools
 from icdsel.retrieval.samplers import SAMPLERS
 from icdsel.settings.identity import identity
 from icdsel.settings.loading import Settings
-from icdsel.settings.presets import CLIP_B32, VLM_ENCODER, WORLD
+from icdsel.settings.presets import CLIP_B32, VLM_ENCODER
 from icdsel.settings.tables import VlmSettings
+from icdsel.settings.worlds import is_world
 from icdsel.stages.answer_cache import AnswerCache
 from icdsel.stages.threads import use_threads
 from icdsel.store.fingerprints import fingerprint_examples, fingerprint_file, unchanged
@@ -154,8 +155,8 @@ class Session:
         Results are recorded with it, and a model whose files have changed by the time it is opened is rejected.
         """
         settings = self.settings
-        if settings.data.dataset != WORLD and "model" not in settings.vlm.model_fields_set:
-            note(f"No --model is given: using {settings.vlm.model}, the default for all data but the bundled world.")
+        if not is_world(settings.data.dataset) and "model" not in settings.vlm.model_fields_set:
+            note(f"No --model is given: using {settings.vlm.model}, the default for all data but the bundled worlds.")
         return identify_engine(settings.vlm)
 
     @_shared

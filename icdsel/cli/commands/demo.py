@@ -1,4 +1,4 @@
-"""`icdsel demo`: all stages on the bundled world. Prints every command that it runs."""
+"""`icdsel demo`: all stages on a bundled world. Prints every command that it runs."""
 
 import shlex
 import time
@@ -13,7 +13,7 @@ from icdsel.console import note, out
 from icdsel.errors import SettingsError
 from icdsel.settings import Settings
 from icdsel.settings.flags import flags
-from icdsel.settings.presets import WORLD
+from icdsel.settings.worlds import is_world, world_names
 
 HELD_OUT = 800
 RANDOM_SEEDS = 3
@@ -31,7 +31,7 @@ def demo(
     settings: Settings,
     seeds: Annotated[int, typer.Option("--seeds", help="Policies to train, each with its own seed.", min=1)] = 1,
 ) -> None:
-    """Runs all stages on the bundled world: RL data, training, conversion, inference, comparison.
+    """Runs all stages on a bundled world: RL data, training, conversion, inference, comparison.
 
     Policy and baselines select twice: within pools of 64 candidates, and from the whole training set. The table ends
     with the strongest method that learns nothing, and whether the policy beats it.
@@ -43,13 +43,17 @@ def demo(
     ```
     icdsel demo
     icdsel demo --seeds 3
+    icdsel demo --dataset world-hard
     ```
     """
     from icdsel.artefacts.rl_data import rl_data_path
     from icdsel.artefacts.run_folder import find_run
 
-    if settings.data.dataset != WORLD:
-        raise SettingsError(f"demo runs on the bundled world, not on {settings.data.dataset!r}: leave --dataset out")
+    if not is_world(settings.data.dataset):
+        raise SettingsError(
+            f"demo runs on a bundled world, not on {settings.data.dataset!r}: leave --dataset out, or choose one of "
+            f"{', '.join(world_names())}"
+        )
     started = time.monotonic()
     first, second = rl_data_path(settings), settings.dataset_dir / "generated_data" / "demo_round2.jsonl"
     run = _Runner(context.find_root().command, flags(settings, "data"))

@@ -1,11 +1,10 @@
 """The bundled worlds: synthetic VQA datasets in which the choice of demonstrations determines the answer.
 
 An image shows one shape in one colour. A question asks for a *code*, an invented word, so that only a demonstration
-with the same value of the same attribute reveals the answer. `difficulty` says in numbers what makes the choice hard.
+with the same value of the same attribute reveals the answer. A `Difficulty` says in numbers what makes the choice hard.
 The files have the format of OK-VQA, so the same reader is used as for real data.
 """
 
-from icdsel.data.world.difficulty import DIFFICULTIES, Difficulty
 from icdsel.data.world.drawing import IMAGE_SIZE, draw
 from icdsel.data.world.files import SPLIT_SIZES, human_answers, records, write_world
 from icdsel.data.world.questions import CODE_QUESTIONS, PLAIN_QUESTIONS
@@ -17,12 +16,12 @@ from icdsel.data.world.values import (
     PLAIN_BACKGROUND,
     SHAPES,
     VALUES,
-    WORLD_SEED,
     Scene,
     all_scenes,
     code_words,
     world_codes,
 )
+from icdsel.settings.worlds import DIFFICULTIES, WORLD_SEED, Difficulty
 
 __all__ = [
     "ALL_ATTRIBUTES", "ATTRIBUTES", "BACKGROUNDS", "CODE_QUESTIONS", "COLOURS", "DIFFICULTIES", "IMAGE_SIZE",

@@ -8,13 +8,21 @@ from typing import Any
 
 from PIL import Image
 
-from icdsel.data.world.difficulty import Difficulty
 from icdsel.data.world.drawing import draw
 from icdsel.data.world.questions import CARELESS, CODE, PAIR, PLAIN, SYNONYMS, WORDINGS, pair_answer
-from icdsel.data.world.values import VALUES, Scene, all_scenes, code_words, world_codes
+from icdsel.data.world.values import (
+    VALUES,
+    Scene,
+    all_scenes,
+    asked_attributes,
+    code_words,
+    shown_backgrounds,
+    world_codes,
+)
+from icdsel.settings.worlds import Difficulty
 from icdsel.store.files import remove_leftovers, write_json
 
-SPLIT_SIZES = {"train": 2400, "tuning": 1000, "validation": 1000}
+SPLIT_SIZES = {"train": Difficulty().train, "tuning": 1000, "validation": 1000}
 
 
 def human_answers(code: str, words: list[str], rng: random.Random) -> list[str]:
@@ -38,19 +46,20 @@ class _Asker:
 
     def __init__(self, difficulty: Difficulty, split: str, rng: random.Random) -> None:
         self._difficulty, self._split, self._rng = difficulty, split, rng
-        self._codes, self._words = world_codes(difficulty.seed, difficulty.attributes), code_words()
+        self._attributes = asked_attributes(difficulty)
+        self._codes, self._words = world_codes(difficulty.seed, self._attributes), code_words()
 
     def ask(self, scene: Scene) -> tuple[str, str, dict[str, Any], list[str]]:
         """Returns the question, its type, what the annotations tell about it, and the ten answers."""
-        attribute = self._rng.choice(self._difficulty.attributes)
+        attribute = self._rng.choice(self._attributes)
         kind, asked = self._kind(), [attribute]
         if kind == PAIR:
-            asked.append(self._rng.choice([a for a in self._difficulty.attributes if a != attribute]))
+            asked.append(self._rng.choice([a for a in self._attributes if a != attribute]))
         careless = self._chance(self._difficulty.careless)
         wordings = CARELESS[kind] if careless else WORDINGS[kind][: self._difficulty.wordings]
         words = [self._word(name) for name in asked]
         question = self._rng.choice(wordings).format(attribute=words[0], other=words[-1])
-        asked.sort(key=self._difficulty.attributes.index)  # the order of the answer, whatever that of the question
+        asked.sort(key=self._attributes.index)  # the order of the answer, whatever that of the question
         wrong = careless and self._split == "train" and self._chance(self._difficulty.careless_wrong)
         known, words = self._answer(kind, asked, scene, wrong)
         described = {
@@ -58,7 +67,7 @@ class _Asker:
             PAIR: f"codes of {' and '.join(asked)}",
             PLAIN: f"plain {asked[0]}",
         }
-        shown = {attribute: scene.value(attribute) for attribute in reversed(self._difficulty.attributes)}
+        shown = {attribute: scene.value(attribute) for attribute in reversed(self._attributes)}
         told: dict[str, Any] = {"scene": shown}
         if wrong:
             told["wrong"] = True
@@ -95,7 +104,7 @@ def records(
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any], Image.Image]]:
     """Yields (question, annotation, image) for each example of `split`."""
     rng = random.Random(f"{difficulty.seed}-{split}")
-    asker, scenes = _Asker(difficulty, split, rng), all_scenes(difficulty.shown_backgrounds)
+    asker, scenes = _Asker(difficulty, split, rng), all_scenes(shown_backgrounds(difficulty))
     for i in range(size):
         scene = rng.choice(scenes)
         question, kind, told, answers = asker.ask(scene)

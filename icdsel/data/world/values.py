@@ -3,7 +3,7 @@
 import random
 from dataclasses import dataclass
 
-WORLD_SEED = 20_251_210
+from icdsel.settings.worlds import WORLD_SEED, Difficulty
 
 SHAPES = ("circle", "square", "triangle", "diamond", "cross", "star", "ring", "heart")
 # Hue in degrees, saturation and value in [0, 1].
@@ -47,6 +47,16 @@ class Scene:
     def value(self, attribute: str) -> str:
         """The scene's value of `attribute`, one of `ALL_ATTRIBUTES`."""
         return {"colour": self.colour, "shape": self.shape, "background": self.background}[attribute]
+
+
+def asked_attributes(difficulty: Difficulty) -> tuple[str, ...]:
+    """What the questions of a world ask about."""
+    return ALL_ATTRIBUTES if difficulty.backgrounds else ATTRIBUTES
+
+
+def shown_backgrounds(difficulty: Difficulty) -> tuple[str, ...]:
+    """The backgrounds of a world's pictures."""
+    return BACKGROUNDS if difficulty.backgrounds else (PLAIN_BACKGROUND,)
 
 
 def all_scenes(backgrounds: tuple[str, ...] = (PLAIN_BACKGROUND,)) -> list[Scene]:

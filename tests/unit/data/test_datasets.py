@@ -1,7 +1,9 @@
+import colorsys
 import io
 import itertools
 import json
 import math
+import random
 import tracemalloc
 from collections import Counter
 from pathlib import Path
@@ -402,13 +404,20 @@ def test_repeated_question_ids_are_rejected(tmp_path: Path) -> None:
 
 def test_errors_of_unknown_datasets_and_splits_name_those_that_exist(tmp_path: Path) -> None:
     message = refusal(tmp_path, dataset="okvaq")
-    for part in ("okvaq", "Did you mean 'okvqa'?", "world, okvqa, vqav2", "--dataset PATH", "hub:owner/name"):
+    for part in (
+        "okvaq",
+        "Did you mean 'okvqa'?",
+        "world, world-misleading, world-hard, okvqa, vqav2",
+        "--dataset PATH",
+        "hub:owner/name",
+    ):
         assert part in message
     write(tmp_path)
     message = refusal(tmp_path, split="tuning")
     assert "'tuning'" in message and "train, validation" in message
     assert "train, tuning, validation" in refusal(tmp_path, dataset="world", split="test")
     assert not (tmp_path / "world").exists()
+    assert "Did you mean 'world-hard'?" in refusal(tmp_path, dataset="world-hrad")
 
 
 # --- the bundled world ------------------------------------------------------------------------------------
@@ -434,7 +443,7 @@ def annotations_of(world_dir: Path, split: str) -> dict[int, Record]:
 
 def test_the_world_is_written_once(world_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[Path] = []
-    monkeypatch.setattr(named, "write_world", written.append)
+    monkeypatch.setattr(named, "write_world", lambda folder, difficulty: written.append(folder))
     load(world_dir, "world")
     load(world_dir, "world", "validation")
     assert written == []
@@ -487,7 +496,10 @@ def test_codes_are_uniformly_distributed(splits: dict[str, Split]) -> None:
 
 def test_images_show_their_colour(world_dir: Path, splits: dict[str, Split]) -> None:
     records = annotations_of(world_dir, "train")
-    palette = {name: np.array(world._hsv(*colour)) for name, colour in world.COLOURS.items()}
+    palette = {
+        name: np.array(colorsys.hsv_to_rgb(colour[0] / 360, *colour[1:])) * 255
+        for name, colour in world.COLOURS.items()
+    }
     for example in splits["train"][:200]:
         with Image.open(example.image) as image:
             assert (image.size, image.mode, image.format) == ((56, 56), "RGB", "PNG")
@@ -504,7 +516,7 @@ def test_shapes_have_their_area(world_dir: Path) -> None:
     rng_radius = (14, 21)
     for shape, share in (("circle", 0.92**2), ("square", 2.56 / math.pi)):
         for seed in range(20):
-            rng = world.random.Random(seed)
+            rng = random.Random(seed)
             image = world.draw(world.Scene(shape, "red"), rng)
             pixels = np.asarray(image, dtype=float)
             red = (pixels[..., 0] - pixels[..., 1:].max(axis=-1)) > 80
@@ -516,7 +528,7 @@ def test_shapes_have_their_area(world_dir: Path) -> None:
 def test_the_world_is_deterministic(world_dir: Path, split: str, first_id: int) -> None:
     questions = json.loads((world_dir / "world" / f"questions_{split}.json").read_text())["questions"]
     annotations = annotations_of(world_dir, split)
-    for i, (asked, annotation, image) in enumerate(itertools.islice(world._records(split, first_id), 5)):
+    for i, (asked, annotation, image) in enumerate(world.records(world.Difficulty(), split, 5, first_id)):
         assert asked == questions[i]
         assert annotation == annotations[asked["question_id"]]
         encoded = io.BytesIO()
@@ -527,7 +539,7 @@ def test_the_world_is_deterministic(world_dir: Path, split: str, first_id: int) 
 
 def test_splits_are_disjoint() -> None:
     firsts = [
-        [record[1]["scene"] for record in itertools.islice(world._records(name, 1), 20)] for name in world.SPLIT_SIZES
+        [record[1]["scene"] for record in world.records(world.Difficulty(), name, 20, 1)] for name in world.SPLIT_SIZES
     ]
     assert firsts[0] != firsts[1] != firsts[2] != firsts[0]
 
