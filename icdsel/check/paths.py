@@ -14,7 +14,7 @@ from icdsel.check.dataset import check_dataset
 from icdsel.check.findings import Checked, Findings, Kind
 from icdsel.check.rl_data import PART, Context, check_lever_plus, check_rl_data
 from icdsel.data.datasets import files_of, is_dataset
-from icdsel.data.named import DATASETS, splits_of
+from icdsel.data.named import DATASETS, is_missing_world, splits_of
 from icdsel.errors import DataError
 from icdsel.settings.loading import Settings, with_values
 from icdsel.settings.presets import WORLD
@@ -168,7 +168,9 @@ def _settings_for(folder: Path, name: str, settings: Settings) -> Settings | Non
             data_dir = folder.resolve().parent
         elif not (folder / world_folder(name)).is_dir():
             return None
-    return with_values(settings, {"data": {"dataset": name, "data_dir": data_dir}})
+    own = with_values(settings, {"data": {"dataset": name, "data_dir": data_dir}})
+    # A world that is incomplete would be created, with as many pictures as the folder's name says.
+    return None if is_missing_world(own.data) else own
 
 
 def _unknown(path: Path) -> Checked:

@@ -8,6 +8,8 @@ import pytest
 from icdsel.check import dataset as kinds
 from icdsel.check.findings import Checked
 from icdsel.check.paths import NOT_READ, check
+from icdsel.data.datasets import load_split
+from icdsel.data.world import files
 from icdsel.settings.loading import settings_from
 
 FIELDS = {"okvqa": {"answers": [{"answer": "cat", "raw_answer": "cats"}] * 10}}
@@ -100,6 +102,32 @@ def test_files_named_like_the_worlds_belong_to_it_only_in_its_own_folder(tmp_pat
         [found] = check(settings_from({}), [path])
         assert "holds no list of objects" in found.findings[0].examples[0]
     assert [path.name for path in tmp_path.iterdir()] == ["questions_train.json"]
+
+
+def test_worlds_are_recognised_by_the_names_of_their_folders(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "SPLIT_SIZES", {"train": 0, "tuning": 2, "validation": 3})
+    names = ["world:train=4", "world-hard:train=5,seed=7"]
+    for name in names:
+        load_split(settings_from({"data": {"dataset": name, "data_dir": tmp_path}}).data, "train")
+    easy, hard = (tmp_path / folder for folder in ("world_train=4", "world-hard_train=5_seed=7"))
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {easy.name, hard.name}
+    counted = "questions: train 5, tuning 2, validation 3"
+    for path in (hard, hard / "questions_train.json"):
+        [found] = check(settings_from({}), [path])
+        assert counted in found.about and not found.errors
+    [by_name] = check(settings_from({"data": {"dataset": names[1], "data_dir": tmp_path}}))
+    assert counted in by_name.about and not by_name.errors
+    both = check(settings_from({}), [tmp_path])
+    assert [found.name for found in both] == [f"{tmp_path} ({name})" for name in reversed(names)]
+
+
+def test_a_world_that_is_incomplete_is_not_created_by_a_check(tmp_path):
+    folder = tmp_path / "world-hard_train=1000000"
+    folder.mkdir()
+    (folder / "questions_train.json").write_text("{}")
+    for path in (folder, tmp_path, folder / "questions_train.json"):
+        check(settings_from({}), [path])
+    assert [path.name for path in folder.iterdir()] == ["questions_train.json"]
 
 
 def test_a_problem_in_both_of_two_files_that_belong_together_is_reported_once(tmp_path):

@@ -269,7 +269,20 @@ def test_a_dataset_of_the_hub_that_only_the_predictions_name_is_not_downloaded(t
     assert fetched == ["hub:a/b"]
 
 
-@pytest.mark.parametrize("name", ["world", "hub:a/b"])
+def test_a_world_that_only_the_predictions_name_is_read_but_not_created(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr("icdsel.data.named.write_world", lambda folder, difficulty: written.append(folder.name))
+    monkeypatch.chdir(tmp_path)
+    name, settings = "world-hard:train=1000000", make_settings(tmp_path)
+    write_predictions(settings, "random-42", choose("random-42", 2, (1,)), settings={"data": {"dataset": name}})
+    content = collect(settings, compare(settings))
+    assert f"{name} is created only if you name it: --dataset {name}" in content.missing["data"][0]
+    assert written == []
+    collect(load_settings({"data": {"dataset": name}}), compare(settings))
+    assert written == ["world-hard_train=1000000"]
+
+
+@pytest.mark.parametrize("name", ["world", "world-hard", "hub:a/b"])
 def test_a_dataset_that_is_created_for_a_page_is_created_in_ones_own_folder(tmp_path, monkeypatch, name):
     written = []
     for writer in ("icdsel.data.hub.fetch_split", "icdsel.data.named.write_world"):
@@ -289,7 +302,7 @@ def test_a_dataset_that_is_created_for_a_page_is_created_in_ones_own_folder(tmp_
         settings={"data": data, "vlm": {"model": "a/b"}},
     )
     content = collect(load_settings({"data": own, "vlm": {"model": "tiny-vlm"}}), compare(made))
-    assert written == [Path("mine", *(["world"] if name == "world" else []))]
+    assert written == [Path("mine", *([] if name.startswith("hub:") else [name]))]
     data = content.settings.data
     assert (data.data_dir, data.image_dir, data.results_dir) == (Path("mine"), None, tmp_path / "results")
     assert not (tmp_path / "theirs").exists()
