@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from icdsel.policy.encoding import Encoded, similarities
+from icdsel.policy.encoding import Encoded, EncodedCandidates, similarities
 from icdsel.policy.network import CosineNetwork, PointerNetwork
 from icdsel.records import Pointer, Proposal, QuestionId
 from icdsel.registry import Registry
@@ -29,6 +29,7 @@ class Unit:
         settings: The number of pointers of each kind, and their length.
         seed: Random draws depend on it and on the query's position in the unit.
         mask: True where a candidate may be chosen (B, K); None for all.
+        pool: The encodings of a pool that all queries share; None to encode it for this unit.
     """
 
     query: Tensor
@@ -38,11 +39,12 @@ class Unit:
     settings: ProposalSettings
     seed: str
     mask: Tensor | None = None
+    pool: EncodedCandidates | None = None
 
     @cached_property
     def encoded(self) -> Encoded:
         """The network's encoding of queries and pools, which beam search and sampling share."""
-        return self.network.encode(self.query, self.candidates, self.mask)
+        return self.network.encode(self.query, self.candidates if self.pool is None else self.pool, self.mask)
 
     @property
     def source(self) -> str:

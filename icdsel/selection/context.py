@@ -8,6 +8,7 @@ from typing import Self
 from torch import Tensor
 
 from icdsel.data.datasets import Split
+from icdsel.policy.encoding import EncodedCandidates
 from icdsel.policy.network import PointerNetwork
 from icdsel.records import Example, Pointer, QuestionId
 from icdsel.retrieval.embeddings import Embeddings
@@ -17,7 +18,7 @@ from icdsel.retrieval.samplers import Kind
 from icdsel.selection.scored import Scored
 from icdsel.settings.loading import Settings
 
-_QUERIES = 256  # per batch of the policy
+_QUERIES = 128  # per batch of the policy: masks of 54 MiB for 443,757 candidates
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +33,7 @@ class Context:
         embeddings: The queries as the policy sees them (Q, d).
         train_embeddings: The training split as the policy sees it: (N, d), or (N, d + a) if the policy sees answers.
         network: The policy, if a selector needs it.
+        open_encoded: Returns the training split as the policy has encoded it.
         open_similar: Returns the embeddings of queries and training split as samplers see them.
         open_scored: Returns the scored pointers of the queries by question_id.
     """
@@ -44,6 +46,7 @@ class Context:
     train_embeddings: Tensor
     open_similar: Callable[[], tuple[Embeddings, Embeddings]]
     network: PointerNetwork | None
+    open_encoded: Callable[[], EncodedCandidates]
     open_scored: Callable[[], Mapping[QuestionId, Sequence[Scored]]]
     _nearest: dict[tuple[Kind, int], list[list[int]]] = field(default_factory=dict)
 
@@ -67,6 +70,11 @@ class Context:
         return self.open_scored()
 
     @cached_property
+    def encoded(self) -> EncodedCandidates:
+        """The training split as the policy has encoded it."""
+        return self.open_encoded()
+
+    @cached_property
     def whole_split(self) -> Self:
         """The same queries, with the whole training split as their pool but for what is excluded for each."""
         if self.pools.shared:
@@ -75,6 +83,7 @@ class Context:
             self,
             pools=Pools(len(self.train), self.pools.excluded, None),
             open_similar=lambda: self.similar,
+            open_encoded=lambda: self.encoded,
             open_scored=lambda: self.scored,
             _nearest={},
         )
@@ -100,7 +109,7 @@ class Context:
         for at in range(0, len(self.queries), _QUERIES):
             rows, mask = self.pools.batch(at, _QUERIES)  # (B, K) or (1, N), (B, K)
             query = self.embeddings[at : at + _QUERIES]
-            pool = self.train_embeddings[None] if self.pools.shared else self.train_embeddings[rows]
+            pool = self.encoded if self.pools.shared else self.train_embeddings[rows]
             places = self.network.greedy(query, pool, self.most_shots, None if mask.all() else mask)  # (B, S)
             chosen += rows.expand(len(query), -1).gather(1, places).tolist()
         return chosen

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from icdsel.artefacts.checkpoint import foreign_warning, load_policy
+from icdsel.artefacts.encoded_candidates import encoded_candidates
 from icdsel.artefacts.rl_data import Summary, complete_units, metadata_path, question_id_of, rl_data_path, summary_of
 from icdsel.console import logger, note, progress, warn
 from icdsel.errors import CheckpointError, DataError, RlDataError, RunError
+from icdsel.policy.encoding import EncodedCandidates
 from icdsel.policy.network import CosineNetwork, PointerNetwork
 from icdsel.policy.proposals import Unit as ProposalUnit
 from icdsel.policy.proposals import propose
@@ -223,7 +225,11 @@ class _Proposals:
         self._session, self._queries = session, queries
         self._network = (proposer or CosineNetwork(session.embeddings.shape[1])).eval()
         self._table = candidates_for(self._network, session, session.settings.proposals.init)  # (N, d) or (N, d + a)
-        self._everyone = [example.question_id for example in session.train] if queries.pools.shared else []
+        self._everyone: list[QuestionId] = []
+        self._pool: EncodedCandidates | None = None
+        if queries.pools.shared:
+            self._everyone = [example.question_id for example in session.train]
+            self._pool = encoded_candidates(self._network, self._table, session.settings.dataset_dir / "cache")
 
     def of(self, unit: Unit) -> tuple[list[PoolIds], list[list[Proposal]]]:
         """The pool of each query, and the proposals for it."""
@@ -245,6 +251,7 @@ class _Proposals:
             settings.proposals,
             f"proposals-{settings.data.seed}-{unit.queries[0].question_id}",
             None if mask.all() else mask,
+            self._pool,
         )
         return described, propose(proposing)
 

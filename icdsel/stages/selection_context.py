@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from icdsel.artefacts.checkpoint import load_policy
+from icdsel.artefacts.encoded_candidates import encoded_candidates
+from icdsel.policy.encoding import EncodedCandidates
 from icdsel.policy.network import PointerNetwork
 from icdsel.selection.context import Context
 from icdsel.selection.fingerprints import Fingerprints
@@ -41,14 +43,21 @@ def open_context(session: Session, queries: Queries, policy: Path | None, finger
             _ = fingerprints.policy  # computed now, so that it is that of the file just read
     inputs = identity(settings, "data", "vlm") | session.identity
     inputs |= {"queries": session.fingerprint(split), "scorer": SCORER_VERSION}
+    candidates = candidates_for(network, session, policy) if network else session.embeddings
+
+    def encoded() -> EncodedCandidates:
+        assert network is not None  # a selector that asks for encodings needs a policy
+        return encoded_candidates(network, candidates, settings.dataset_dir / "cache")
+
     return Context(
         settings=settings,
         train=session.train,
         queries=queries.examples,
         pools=queries.pools,
         embeddings=queries.embeddings,
-        train_embeddings=candidates_for(network, session, policy) if network else session.embeddings,
+        train_embeddings=candidates,
         open_similar=lambda: (session.similar(queries.examples, split), session.similar_train),
         network=network,
+        open_encoded=encoded,
         open_scored=lambda: read_scored(settings, len(queries.examples), inputs, fingerprints.rl_data),
     )

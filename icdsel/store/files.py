@@ -6,10 +6,10 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 ESCAPED = "surrogateescape"
 """How file names that are not UTF-8 keep their bytes."""
@@ -21,13 +21,26 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
         OSError: The file cannot be written, or something other than a file is in its place.
     """
+
+    def write(file: IO[bytes]) -> None:
+        file.write(content)
+
+    write_through(path, write)
+
+
+def write_through(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+    """Replaces `path` atomically by what `write` writes to a file, for content that is not in memory as a whole.
+
+    Raises:
+        OSError: As for `write_bytes`.
+    """
     require_replaceable(path)
     make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     with naming(path):
         try:
             with temporary.open("wb") as file:
-                file.write(content)
+                write(file)
                 file.flush()
                 os.fsync(file.fileno())
             move(temporary, path)

@@ -60,6 +60,7 @@ def context(
         train_embeddings=image,
         open_similar=lambda: (Embeddings(own, own), Embeddings(image, question)),
         network=CosineNetwork(2),
+        open_encoded=lambda: CosineNetwork(2).encode_candidates(image),
         open_scored=dict,
     )
 

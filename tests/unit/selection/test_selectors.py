@@ -66,6 +66,7 @@ def context(
     **infer: Any,
 ) -> Context:
     """What there is to choose by; with `pools` None all queries share the whole training split."""
+    network = network or CosineNetwork(2)
     return Context(
         settings=load_settings({"infer": {"shots": "1,2,3"} | infer}),
         train=TRAIN,
@@ -74,7 +75,8 @@ def context(
         embeddings=directions(*[0] * len(queries)),
         train_embeddings=directions(*POLICY),
         open_similar=similar,
-        network=network or CosineNetwork(2),
+        network=network,
+        open_encoded=lambda: network.encode_candidates(directions(*POLICY)),
         open_scored=lambda: scored or {},
     )
 
