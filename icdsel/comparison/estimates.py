@@ -90,6 +90,7 @@ class Estimator:
             pool=row.pool,
             images=self.images,
             mean_shots=_rounded(row.mean_shots),
+            shown_none=_rounded(None if row.shown_none is None else 100 * row.shown_none),
             mean_prompt_tokens=_rounded(row.mean_prompt_tokens),
         )
 

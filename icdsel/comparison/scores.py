@@ -90,6 +90,16 @@ class Scores:
         return _mean_of_all(self.shown, self.by_query)
 
     @property
+    def shown_none(self) -> float | None:
+        """The share of the queries with which no ICD was shown, 0 to 1; of a mean, its seeds' mean; None if unknown."""
+        if self.seeds:
+            shares = [row.shown_none for row in self.seeds]
+            return None if None in shares else float(np.mean([share for share in shares if share is not None]))
+        if not self.shown:
+            return None if isinstance(self.shots, str) else float(self.shots == 0)
+        return _mean_of_all({i: float(count == 0) for i, count in self.shown.items()}, self.by_query)
+
+    @property
     def mean_prompt_tokens(self) -> float | None:
         """The mean length of the prompts; None if that of a query is not known."""
         return _mean_of_all(self.prompt_tokens, self.by_query)

@@ -61,6 +61,7 @@ class ComparisonRow:
             but the queries' own.
         mean_shots: The mean number of ICDs that were shown, which is `shots` unless that is `auto`. Of `majority`, the
             neighbours whose answers count. None if it is not known.
+        shown_none: The share of the queries with which no ICD was shown, in percent; None if it is not known.
         mean_prompt_tokens: The mean length of the prompts in tokens of the VLM, those of images included; None if the
             predictions do not say it for every query, as those from before it was recorded, or if no VLM was asked.
     """
@@ -99,6 +100,7 @@ class ComparisonRow:
     images: int | None = None
     seed_share: float | None = None
     mean_shots: float | None = None
+    shown_none: float | None = None
     mean_prompt_tokens: float | None = None
 
     @property

@@ -17,6 +17,7 @@ from icdsel.comparison.headline import verdict
 from icdsel.comparison.tables import cautions, explanations, mean_shots_text, p_text, signed, stars, tokens_text
 from icdsel.console import progress
 from icdsel.page.charts.comparison_charts import accuracy_chart, difference_chart
+from icdsel.page.charts.mean_shots import mean_shots_chart
 from icdsel.page.charts.palette import DARK, LIGHT, SYMBOLS, marker
 from icdsel.page.charts.plots import Chart, landscape_charts, training_charts, usage_chart
 from icdsel.page.charts.svg import chart_style, inline_svg, save
@@ -25,7 +26,7 @@ from icdsel.page.content import Content
 from icdsel.page.findings import findings
 from icdsel.page.gallery import Demonstration, cards, demonstration, spread
 from icdsel.page.origin import costs, prompts, seeds, steps
-from icdsel.page.question_types import by_type
+from icdsel.page.question_types import by_type, deciding_row
 from icdsel.page.thumbnails import Thumbnails
 from icdsel.records import DEFAULT_TASK, Example, Shots, id_order, shots_order, shots_text
 from icdsel.store.files import write_bytes
@@ -42,11 +43,12 @@ def charts(content: Content) -> dict[str, list[Chart]]:
     """The charts of each section."""
     shown = {row.name for row in content.shown}
     usages = [pair for pair in content.usages if pair[0].shots == content.shots and pair[0].name in shown]
+    by_mean = mean_shots_chart(content.rows, content.pooled_labels, content.order)
     difference = difference_chart(content.rows, content.shots, content.pooled_labels, content.order)
     return {
         "accuracy": [
             accuracy_chart(content.rows, content.pooled_labels, content.order),
-            *([difference] if difference else []),
+            *(chart for chart in (by_mean, difference) if chart),
         ],
         "training": training_charts(content.runs, content.labels, content.order),
         "landscape": landscape_charts(content.landscapes),
@@ -119,6 +121,7 @@ def write_page(content: Content, path: Path, gallery: int = 200) -> int:
         findings=_findings(content),
         lead=lead,
         types=by_type(content.rows, lead, content.queries) if lead else [],
+        deciding=deciding_row(content.rows, lead) if lead else None,
         overlaps=_overlaps(content),
         favourites=favourites,
         steps=steps(content.chosen, content.runs, content.pointers),

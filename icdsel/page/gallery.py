@@ -52,7 +52,7 @@ class Card:
         question: Its question.
         answers: The reference answers, each with how many people gave it.
         lines: For each number of shots the lines of all selectors.
-        scores: For each selector its scores by number of shots, for the filters.
+        scores: For each selector its scores by number of shots, as text, for the filters.
         correct: In the same form, whether they are correct; empty if the task has no notion of correct.
     """
 
@@ -61,8 +61,8 @@ class Card:
     question: str
     answers: tuple[tuple[str, int], ...]
     lines: tuple[tuple[Shots, tuple[Line, ...]], ...]
-    scores: tuple[Mapping[Shots, float], ...]
-    correct: tuple[Mapping[Shots, bool], ...]
+    scores: tuple[Mapping[str, float], ...]
+    correct: tuple[Mapping[str, bool], ...]
 
 
 def spread(question_ids: Sequence[QuestionId], count: int) -> list[QuestionId]:
@@ -118,7 +118,7 @@ def cards(
     for question_id in shown:
         query = queries.get(question_id)
         image = thumbnails.place(query.image) if query else None
-        scores: list[dict[Shots, float]] = [{} for _ in names]
+        scores: list[dict[str, float]] = [{} for _ in names]
         groups = []
         for shots, rows in groupby(by_shots, key=lambda row: row.shots):
             lines = []
@@ -130,7 +130,7 @@ def cards(
                 place = names.index(row.name)
                 lines.append(Line(row.name, place, row.label, icds, prediction, verdict_on(prediction, task)))
                 if prediction.score is not None:
-                    scores[place][shots] = prediction.score
+                    scores[place][str(shots)] = prediction.score
             if lines:
                 groups.append((shots, tuple(lines)))
         found.append(
@@ -147,7 +147,7 @@ def cards(
     return found
 
 
-def _correct(scores: Sequence[Mapping[Shots, float]], task: Task) -> tuple[Mapping[Shots, bool], ...]:
+def _correct(scores: Sequence[Mapping[str, float]], task: Task) -> tuple[Mapping[str, bool], ...]:
     rule = task.correctness
     if rule is None:
         return ()

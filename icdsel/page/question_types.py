@@ -25,11 +25,14 @@ class TypeLine:
         baseline: The headline's baseline over these queries.
         policy: Its policy over these queries, with its difference to the baseline; None if it has none. Its `p_holm`
             is corrected for the lines of its table.
+        decided: The best learned row that decides how many ICDs it shows, over these queries; None without any, and if
+            it is the policy. Its `shown_none` says how often it shows none.
     """
 
     name: str
     baseline: ComparisonRow
     policy: ComparisonRow | None
+    decided: ComparisonRow | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,14 @@ def by_type(comparison: Comparison, headline: Headline, queries: Mapping[Questio
     return [TypeTable(kind, _lines(comparison, headline, typed)) for kind, typed in kinds.items()]
 
 
+def deciding_row(comparison: Comparison, headline: Headline) -> ComparisonRow | None:
+    """The best learned row that decides how many ICDs it shows; None without any, or if the headline's policy does."""
+    rows = [row for row in comparison if row.learned and row.part_of is None and isinstance(row.shots, str)]
+    best = max(rows, key=lambda row: row.accuracy, default=None)
+    policy = headline.policy
+    return None if best is None or (policy and isinstance(policy.shots, str)) else best
+
+
 def _beginning(query: Example) -> str:
     return " ".join(query.question.lower().split()[:_BEGINNING]).rstrip("?.,:;!")
 
@@ -83,10 +94,12 @@ def _typed(queries: list[Example], type_of: Callable[[Example], str]) -> dict[st
 
 
 def _lines(comparison: Comparison, headline: Headline, typed: Mapping[str, list[QuestionId]]) -> tuple[TypeLine, ...]:
-    found = []
+    found, decided = [], deciding_row(comparison, headline)
     for name, question_ids in typed.items():
-        baseline, *policy = comparison.among(question_ids, *filter(None, (headline.baseline, headline.policy)))
-        found.append(TypeLine(name, baseline, policy[0] if policy else None))
+        shown = [row for row in (headline.baseline, headline.policy, decided) if row]
+        baseline, *others = comparison.among(question_ids, *shown)
+        own = iter(others)
+        found.append(TypeLine(name, baseline, next(own) if headline.policy else None, next(own) if decided else None))
     corrected = iter(holm([line.policy.p_value for line in found if line.policy and line.policy.p_value is not None]))
     return tuple(
         replace(line, policy=replace(line.policy, p_holm=float(next(corrected))))

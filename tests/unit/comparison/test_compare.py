@@ -125,6 +125,7 @@ def test_rows_by_hand(settings: Settings) -> None:
         label="policy-run-rce_epoch5",
         images=4,
         mean_shots=2.0,
+        shown_none=0.0,
     )
     # Four equal scores leave an interval of their own: a fifth query may be wrong.
     assert 0 < rows[3].low < 60 and 90 < rows[3].high <= 100
@@ -508,6 +509,7 @@ def test_the_json_file_is_a_list_of_rows(settings: Settings, tmp_path: Path) -> 
         "images": 4,
         "seed_share": None,
         "mean_shots": 1.0,
+        "shown_none": 0.0,
         "mean_prompt_tokens": None,
     }
     assert second.keys() == first.keys()

@@ -114,3 +114,28 @@ def test_without_a_policy_only_the_baseline_is_split(tmp_path):
     kinds = ["number"] * 6 + ["other"] * 6
     (table,) = by_type(comparison, headlines(comparison)[0], queries(12, answer_type=kinds))
     assert [(line.baseline.accuracy, line.policy) for line in table.lines] == [(100, None)] * 2
+
+
+def test_a_row_that_decides_how_many_it_shows_says_how_often_none(tmp_path):
+    settings = make_settings(tmp_path)
+    for name, shots, scores in (
+        ("policy-a-rce_epoch1", "auto", [0.3] * 12),
+        ("policy-b-rce_epoch1", 1, POLICY),
+        ("nearest-both", 1, NEAREST),
+    ):
+        rows = [
+            {"question_id": i, "shots": shots, "icds": [1] * (place % 3 > 0), "prediction": "a", "accuracy": score}
+            for place, (i, score) in enumerate(zip(QUERIES, scores, strict=False))
+        ]
+        write_predictions(settings, name, rows)
+    comparison = compare(settings)
+    lead = headlines(comparison)[0]
+    assert lead.policy.name == "policy-b-rce_epoch1"
+    (table,) = by_type(comparison, lead, queries(12, answer_type=["number"] * 7 + ["other"] * 5))
+    assert [line.decided.shown_none for line in table.lines] == pytest.approx([300 / 7, 20], abs=1e-3)
+    assert [line.decided.accuracy for line in table.lines] == [30, 30]
+    # If the headline's policy is such a row itself, it is not shown twice.
+    own = replace(lead, policy=next(row for row in comparison if row.shots == "auto"))
+    (table,) = by_type(comparison, own, queries(12, answer_type=["number"] * 7 + ["other"] * 5))
+    assert [line.decided for line in table.lines] == [None, None]
+    assert [line.policy.shown_none for line in table.lines] == pytest.approx([300 / 7, 20], abs=1e-3)
