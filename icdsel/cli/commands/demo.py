@@ -22,6 +22,7 @@ NEAREST = "random,nearest-image,nearest-question,nearest-both"
 # By pool size. All that learns nothing chooses from the whole training set; the oracle knows the scored pointers of
 # pools of the usual size only.
 BASELINES = {None: f"{NEAREST},oracle", "all": f"{NEAREST},balanced,mmices,mmr,k-dpp,facility-location"}
+DRAWS = {None: "random", "all": "random,balanced"}
 # A trained policy proposes all pointers itself, by beam search and sampling.
 BY_POLICY = ("--samples", 4, "--retrieval", 0, "--random", 0)
 
@@ -81,7 +82,7 @@ def demo(
             run(*answer, "--selector", "policy", "--run", name)
         run(*answer, "--selector", baselines)
         for k in range(1, RANDOM_SEEDS):
-            run(*answer, "--selector", "random", "--random-seed", settings.data.seed + k)
+            run(*answer, "--selector", DRAWS[pool], "--random-seed", settings.data.seed + k)
     run("compare")
     note(f"The demo took {(time.monotonic() - started) / 60:.1f} minutes.")
 
