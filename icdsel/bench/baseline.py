@@ -10,6 +10,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import DataLoader, Dataset
 
 from icdsel.data.images import open_image
+from icdsel.policy import decoding
 from icdsel.policy.groups import Groups
 from icdsel.policy.losses import rce_loss, rce_temperature
 from icdsel.policy.network import PointerNetwork
@@ -97,6 +98,23 @@ def retrieval(query: Tensor, candidates: Tensor, count: int, shots: int) -> list
             pointer.append(ranked[rank][1])
         pointers.append(pointer)
     return pointers
+
+
+def choose(network: PointerNetwork, query: Tensor, table: Tensor, shots: int, mask: Tensor | None) -> Tensor:
+    """Greedy choice from all N candidates by encoding them for the batch, and by holding all logits.
+
+    Args:
+        network: The policy.
+        query: Embeddings [B, d].
+        table: Embeddings of the candidates [N, d].
+        shots: ICDs per pointer, S.
+        mask: True where a candidate may be chosen [B, N].
+
+    Returns:
+        Pointers [B, S].
+    """
+    with network.deciding():
+        return decoding.greedy(network, network.encode(query, table[None], mask), shots)
 
 
 class _Queries(Dataset[dict[str, Tensor]]):

@@ -41,3 +41,16 @@ def test_unknown_names_are_rejected_with_those_that_exist() -> None:
 def test_an_engine_outside_of_this_process_has_no_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ENGINES, "fake", fake_kind())
     assert "not --engine fake" in icdsel("bench", "--engine", "fake", "--model", "any", code=2)
+
+
+def test_choosing_from_encoded_candidates_is_measured_beside_encoding_them_every_time(tmp_path: Path) -> None:
+    output = icdsel("bench", "--whole-set", 600, "--json", tmp_path / "figures.json")
+    assert "600 candidates" in output
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert "scorer" not in figures
+    for layers, tables in ((0, 1), (1, 3)):  # unit vectors, and keys and values for a layer
+        row = figures[f"layers_{layers}"]
+        assert row["ratio"] == pytest.approx(row["per_second"] / row["plain_per_second"], rel=1e-2)
+        assert row["choices_like_plain"] == 1.0
+        assert row["encoded_mib"] == pytest.approx(tables * 600 * 256 * 4 / 2**20, rel=1e-3)
+        assert 0 < row["peak_mib"] < 100_000 and row["encode_seconds"] > 0

@@ -34,6 +34,10 @@ def bench(
     ] = 50_000,
     proposal_pool: Annotated[int, typer.Option("--proposal-pool", help="Candidates for proposals.")] = 9009,
     train_queries: Annotated[int, typer.Option("--train-queries", help="Queries per training epoch.", min=2)] = 640,
+    whole_set: Annotated[
+        int | None,
+        typer.Option("--whole-set", help="Measure only choosing from this many candidates, on the CPU.", min=64),
+    ] = None,
     json_file: JsonFile = None,
 ) -> None:
     """Measures the speed of scoring, proposals, training and neighbour search against a baseline implementation.
@@ -42,19 +46,30 @@ def bench(
     with images encoded every time; proposals and training in Python loops. Both run side by side, so the ratios hold
     on a noisy machine.
 
+    `--whole-set` compares choosing from candidates that were encoded once with encoding them for every 32 queries.
+
     For example:
 
     ```
     icdsel bench
     icdsel bench --random-weights qwen2.5-vl-3b --device cuda:0 --json figures.json
+    icdsel bench --whole-set 443757
     ```
     """
     from icdsel.bench.architectures import ARCHITECTURES
     from icdsel.bench.run import Sizes
     from icdsel.bench.run import bench as bench_stage
-    from icdsel.cli.tables import bench_table
+    from icdsel.bench.whole_set import bench_whole_set
+    from icdsel.cli.tables import bench_table, whole_set_table
     from icdsel.store.files import write_json
 
+    if whole_set:
+        figures = bench_whole_set(settings, whole_set)
+        out.print(whole_set_table(figures))
+        if json_file:
+            write_json(json_file, figures, indent=1)
+            note(f"Written to {json_file}")
+        return
     if random_weights not in (None, *ARCHITECTURES):
         raise SettingsError(f"--random-weights takes {', '.join(ARCHITECTURES)}, not {random_weights!r}")
     tiny = random_weights is None and settings.vlm.model == TINY_VLM
