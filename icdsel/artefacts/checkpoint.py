@@ -197,7 +197,7 @@ def _config(stored: object, weights: Mapping[str, Tensor]) -> PointerConfig:
 
 
 def _widths(config: PointerConfig) -> tuple[int, ...]:
-    return config.d_model, config.hidden_dim, config.tower, config.answer_dim
+    return config.d_model, config.hidden_dim, config.tower, config.answer_dim, config.query_tower
 
 
 def _network(config: PointerConfig, weights: Mapping[str, Tensor]) -> PointerNetwork:

@@ -112,9 +112,12 @@ def v2_format(weights: Mapping[str, Tensor], config: PointerConfig, epoch: int, 
     one if the file has none), so a policy without a gate gets a neutral one, which does not change the state.
 
     Raises:
-        ValueError: The policy has no cross-attention layer, which Lever-Plus's classes always have; or `legacy_names`
-            with more than one, which the old classes did not have.
+        ValueError: The policy has no cross-attention layer, or another update of the state than a gate, which
+            Lever-Plus's classes always have; or `legacy_names` with more than one layer, which the old classes did not
+            have.
     """
+    if config.gate and config.update != "gate":
+        raise ValueError(f"Lever-Plus's networks update their state by a gate, this policy by --update {config.update}")
     if not config.num_layers:
         raise ValueError("Lever-Plus's networks have a cross-attention layer, this policy has none (--num-layers 0)")
     if legacy_names and config.num_layers > 1:
@@ -148,6 +151,10 @@ def unknown_parts(config: PointerConfig) -> list[str]:
     parts = []
     if config.tower:
         parts.append(f"shared encoder ({config.tower} wide)")
+    if config.query_tower:
+        parts.append(f"encoder of queries ({config.query_tower} wide)")
+    if config.stop:
+        parts.append("STOP")
     if config.num_heads > 1:
         parts.append(f"{config.num_heads} attention heads")
     if config.answer_dim:

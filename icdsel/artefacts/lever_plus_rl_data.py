@@ -32,6 +32,7 @@ MATCHED = "scored by matching strings, not by the VQA accuracy"
 MADE_UP = "its score is another query's"
 ANSWERLESS = "generated without the demonstrations' answers"
 NO_POINTER = "the pointer is not a list of rows"
+NO_ICD = "the pointer is empty"
 OWN_QUERY = "the query is its own ICD"
 NOT_LAST = "the beam does not end with its query"
 OUTSIDE = "a row outside the training split"
@@ -347,7 +348,9 @@ def _distinct(pointer: object, query: int) -> list[int]:
         raise RejectedError(NO_POINTER)
     if query in pointer:
         raise RejectedError(OWN_QUERY)
-    if not pointer or len(set(pointer)) < len(pointer):
+    if not pointer:
+        raise RejectedError(NO_ICD)
+    if len(set(pointer)) < len(pointer):
         raise RejectedError(REPEATED_ICD)
     return pointer
 

@@ -33,12 +33,20 @@ def lever_plus_json(
         `_meta` and the queries' records by row, of plain JSON values.
 
     Raises:
-        RlDataError: A question is not in the training split or is repeated, or the data are not of the task VQA.
+        RlDataError: A question is not in the training split or is repeated, the data are not of the task VQA, or their
+            pointers differ in length.
     """
     records: dict[str, dict[str, Any]] = {}
+    lengths: set[int] = set()
     for group in groups:
         if group.task != DEFAULT_TASK:
             raise RlDataError(f"RL data of the task {group.task} cannot be converted: Lever-Plus knows only VQA")
+        lengths |= {len(candidate.pointer) for candidate in group.candidates}
+        if len(lengths) > 1 or 0 in lengths:
+            raise RlDataError(
+                f"RL data with pointers of {min(lengths)} to {max(lengths)} ICDs cannot be converted: Lever-Plus "
+                "trains on pointers of one length. Generate RL data without --min-shots"
+            )
         key, record = _record(group, row)
         if key in records:
             raise RlDataError(f"question {group.question_id} is repeated in the RL data")

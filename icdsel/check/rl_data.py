@@ -66,7 +66,6 @@ REPEATED_POINTER = Kind("pointers are repeated within their query", "they count 
 POOL_SIZES = Kind("pools have another size than most", "training pads them", "warning")
 UNKNOWN_IN_POOL = Kind("pools have an example that is not in the training split", _DATASET)
 MIXED_POOLS = Kind("pools of a few examples are mixed with pools of the whole split", "train on them separately")
-LENGTHS = Kind("pointers have another length than most", "they cannot be trained on together: keep those of one length")
 NO_SCORE = Kind(
     "candidates lack a score that the reward mode needs", "use --reward-mode hard_plus_soft, or score them again"
 )
@@ -225,8 +224,7 @@ class _Queries:
         self._known: set[QuestionId] = set()
         self._sizes: Counter[int | None] = Counter()
         self._size_example: dict[int | None, QuestionId] = {}
-        self._lengths: Counter[int] = Counter()
-        self._length_example: dict[int, QuestionId] = {}
+        self._lengths: set[int] = set()
         self._errors: Counter[str] = Counter()
         self._pointers = 0
         self.train: Split | None = None
@@ -256,8 +254,7 @@ class _Queries:
             if pointer in known:
                 self._found.add(REPEATED_POINTER, place)
             known.add(pointer)
-            self._lengths[len(pointer)] += 1
-            self._length_example.setdefault(len(pointer), question_id)
+            self._lengths.add(len(pointer))
             if self.train is None:
                 continue
             icds = [_example(self.train, icd) for icd in pointer]
@@ -316,13 +313,8 @@ class _Queries:
                     found.add(
                         POOL_SIZES, f"{size} rather than {usual}: query {self._size_example[size]}", count, queries
                     )
-        if len(self._lengths) > 1:
-            usual_length = self._lengths.most_common(1)[0][0]
-            for length, count in self._lengths.items():
-                if length != usual_length:
-                    place = f"{length} rather than {usual_length}: query {self._length_example[length]}"
-                    found.add(LENGTHS, place, count, self._pointers)
-        return f"queries: {len(self._known):,}, pointers: {self._pointers:,}"
+        lengths = f", of {min(self._lengths)} to {max(self._lengths)} ICDs" if len(self._lengths) > 1 else ""
+        return f"queries: {len(self._known):,}, pointers: {self._pointers:,}{lengths}"
 
 
 def _example(split: Split | None, question_id: QuestionId) -> Example | None:

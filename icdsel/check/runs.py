@@ -125,7 +125,9 @@ def _described(checkpoint: Checkpoint) -> str:
     parts = [f"pointer network for embeddings of width {config.d_model}", f"hidden {config.hidden_dim}"]
     parts += [f"layers {config.num_layers}", f"heads {config.num_heads}"]
     parts += [f"shared encoder {config.tower}"] if config.tower else []
-    parts += ["gate"] if config.gate else []
+    parts += [f"encoder of queries {config.query_tower}"] if config.query_tower else []
+    parts += [config.update] if config.gate else []
+    parts += ["STOP"] if config.stop else []
     parts += [f"answers of width {config.answer_dim}"] if config.answer_dim else []
     if checkpoint.phase and checkpoint.epoch is not None:
         parts.append(f"after {checkpoint.phase} epoch {checkpoint.epoch + 1}")

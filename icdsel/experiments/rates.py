@@ -152,7 +152,9 @@ class Rates:
             files = [rl_data_path(settings)]
         groups = merge([read_rl_data(path).groups for path in files]) if files else self._scored[1]
         part, held_out = split_groups(groups)
-        network = initial_policy(settings.train) or new_policy(self.session, settings.train, 0)
+        network = initial_policy(settings.train) or new_policy(
+            self.session, settings.train, 0, bool(settings.train.stop)
+        )
         table = candidates_for(network, self.session, settings.train.init).to(self._train_device)
         network = network.to(table.device)
         train, validation = (

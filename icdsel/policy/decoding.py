@@ -30,53 +30,76 @@ class Steps(Protocol[E]):
         """The logits [B, P, K] of one step; `state` is None for the first step."""
         ...
 
+    def stop(self, state: Tensor, step: int) -> Tensor | None:
+        """The log-odds of stopping before the choice number `step` [B, P]; None if the policy may not stop."""
+        ...
+
     def advance(self, encoded: E, state: Tensor, chosen: Tensor, choice: Tensor) -> tuple[Tensor, Tensor]:
         """The state and the mask of chosen candidates after `choice` [B, P]."""
         ...
 
 
-def greedy(policy: Steps[E], encoded: E, shots: int) -> Tensor:
-    """Chooses the best candidate at every step: pointers [B, S]; ties go to the lowest position."""
+def greedy(policy: Steps[E], encoded: E, shots: int, fixed: bool = False, stop_offset: float = 0.0) -> Tensor:
+    """Chooses the best candidate at every step: pointers [B, S]; ties go to the lowest position.
+
+    A policy that may stop does so where its log-odds of stopping plus `stop_offset` are above 0, unless `fixed`; then
+    the rest of the pointer is -1.
+    """
     state, chosen = policy.start(encoded, 1)
     choices: list[Tensor] = []
     for _ in range(shots):
         if choices:
             state, chosen = policy.advance(encoded, state, chosen, choices[-1])
         logits = policy.step(encoded, state if choices else None, chosen)  # (B, 1, K)
-        choices.append(logits.masked_fill(chosen, -torch.inf).argmax(-1))
+        choice = logits.masked_fill(chosen, -torch.inf).argmax(-1)  # (B, 1)
+        stop = None if fixed else policy.stop(state, len(choices))  # (B, 1)
+        if stop is not None:
+            choice = choice.masked_fill(stop + stop_offset > 0, -1)
+            choice = choice if not choices else choice.masked_fill(choices[-1] < 0, -1)
+        choices.append(choice)
     return torch.cat(choices, dim=1)
 
 
-def beam(policy: Steps[E], encoded: E, shots: int, width: int) -> tuple[Tensor, Tensor]:
-    """Finds the pointers of the highest log-prob by beam search.
+def beam(policy: Steps[E], encoded: E, shots: int, width: int, fixed: bool = False) -> tuple[Tensor, Tensor]:
+    """Finds the pointers of the highest log-prob by beam search; without `fixed` a policy may stop.
 
     Returns:
         Pointers [B, W, S] and their log-probs [B, W], W = `width`, best first; ties are in the order of their prefixes,
-        then of the pool. If fewer than W distinct pointers exist, the rest is -1 and -inf.
+        then of the pool, STOP last. If fewer than W distinct pointers exist, the rest is -1 and -inf.
     """
     state, chosen = policy.start(encoded, 1)  # (B, W, h), (B, W, K): one beam at first
-    size = chosen.shape[-1]
     pointers = chosen.new_full((*chosen.shape[:2], 0), -1, dtype=torch.int64)  # (B, W, t)
     log_prob = state.new_zeros(state.shape[:2])  # (B, W)
     for step in range(shots):
         if step:
             state, chosen = policy.advance(encoded, state, chosen, pointers[..., -1])
-        steps = policy.step(encoded, state if step else None, chosen).log_softmax(-1)
-        steps = steps.masked_fill(chosen, -torch.inf) if step else steps
-        total = (log_prob.unsqueeze(-1) + steps).flatten(1)  # (B, W * K)
+        logits = policy.step(encoded, state if step else None, chosen)
+        stopped = pointers[..., -1] < 0 if step else None  # (B, W)
+        steps = _log_probs(logits, None if fixed else policy.stop(state, step), stopped)
+        places = chosen.shape[-1]
+        steps[..., :places].masked_fill_(chosen, -torch.inf)
+        size = steps.shape[-1]  # K, or K + 1 with STOP
+        total = (log_prob.unsqueeze(-1) + steps).flatten(1)  # (B, W * size)
         log_prob, order = stable_topk(total, width)  # (B, W)
         lacking = width - order.shape[1]  # above 0 if the pool is smaller than the beam
         log_prob, order = F.pad(log_prob, (0, lacking), value=-torch.inf), F.pad(order, (0, lacking))
         parent, choice = order // size, order % size  # (B, W)
+        choice = choice.masked_fill(choice == places, -1)  # STOP
         state, chosen, pointers = (_rows(x, parent) for x in (state, chosen, pointers))
         pointers = torch.cat([pointers, choice.unsqueeze(-1)], dim=-1)
     return pointers.masked_fill((log_prob == -torch.inf).unsqueeze(-1), -1), log_prob
 
 
 def sample(
-    policy: Steps[E], encoded: E, shots: int, count: int, temperature: float, generator: torch.Generator | None
+    policy: Steps[E],
+    encoded: E,
+    shots: int,
+    count: int,
+    temperature: float,
+    generator: torch.Generator | None,
+    fixed: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Draws independent samples, without replacement inside a pointer.
+    """Draws independent samples, without replacement inside a pointer; without `fixed` a policy may stop.
 
     Returns:
         Pointers [B, count, S] and their log-probs [B, count] under the tempered distribution.
@@ -88,13 +111,34 @@ def sample(
         if choices:
             state, chosen = policy.advance(encoded, state, chosen, choices[-1])
             logits = policy.step(encoded, state, chosen).masked_fill(chosen, -torch.inf)  # (B, count, K)
+            stop = policy.stop(state, len(choices))  # (B, count)
         else:  # the first step has the same distribution for all samples
             logits = policy.step(encoded, None, chosen[:, :1])  # (B, 1, K)
-        steps = (logits / temperature).log_softmax(-1)
+            stop = policy.stop(state[:, :1], 0)  # (B, 1)
+        stop = None if fixed or stop is None else stop / temperature
+        steps = _log_probs(logits / temperature, stop, choices[-1] < 0 if choices else None)
         choice = _drawn(steps, count, generator)  # (B, count)
         log_prob = log_prob + steps.expand(-1, count, -1).gather(-1, choice.unsqueeze(-1)).squeeze(-1)
-        choices.append(choice)
+        choices.append(choice.masked_fill(choice == chosen.shape[-1], -1))  # STOP
     return torch.stack(choices, dim=-1), log_prob
+
+
+def _log_probs(logits: Tensor, stop: Tensor | None, stopped: Tensor | None) -> Tensor:
+    """The log-probs of one step's choices [B, P, K], or with a STOP behind them [B, P, K + 1].
+
+    Args:
+        logits: The logits of the candidates [B, P, K].
+        stop: The log-odds of stopping [B, P]; None if the policy may not stop.
+        stopped: Pointers that ended before [B, P]: they can only stop again, with probability 1.
+    """
+    steps = logits.log_softmax(-1)
+    if stop is None:
+        return steps
+    steps = torch.cat([steps + F.logsigmoid(-stop).unsqueeze(-1), F.logsigmoid(stop).unsqueeze(-1)], dim=-1)
+    if stopped is not None:
+        steps = steps.masked_fill(stopped.unsqueeze(-1), -torch.inf)
+        steps[..., -1].masked_fill_(stopped, 0.0)
+    return steps
 
 
 def _rows(x: Tensor, rows: Tensor) -> Tensor:

@@ -55,10 +55,10 @@ class Encoded(NamedTuple):
     first: Tensor
 
 
-class _SharedEncoder(nn.Module):
+class ResidualBlock(nn.Module):
     """A pre-norm residual block, x + W2 drop(GELU(W1 LN(x))).
 
-    W2 is initialised to zero, so that a new network ranks candidates as it would without a shared encoder.
+    W2 is initialised to zero, so that a new network ranks candidates as it would without the block.
     """
 
     def __init__(self, width: int, inner: int, dropout: float) -> None:
@@ -88,12 +88,15 @@ class PointerEncoder(nn.Module):
             for _ in range(config.num_layers)
         )
         self.attn_norms = nn.ModuleList(nn.LayerNorm(h) for _ in range(config.num_layers))
-        self.tower: nn.Module = _SharedEncoder(h, config.tower, config.dropout) if config.tower else nn.Identity()
+        self.tower: nn.Module = ResidualBlock(h, config.tower, config.dropout) if config.tower else nn.Identity()
         self.query_proj: nn.Module = nn.Linear(h, h, bias=False)
         self.cand_proj: nn.Module = self.query_proj if config.tower else nn.Linear(h, h, bias=False)
         self.dropout = nn.Dropout(config.dropout)
         # Zeros, and no random numbers: a new network has the same other weights and choices as one without answers.
         self.answer_proj = nn.Parameter(torch.zeros(h, config.answer_dim)) if config.answer_dim else None
+        self.query_tower: nn.Module = (
+            ResidualBlock(h, config.query_tower, config.dropout) if config.query_tower else nn.Identity()
+        )
 
     def encode_candidates(self, candidates: Tensor) -> EncodedCandidates:
         """Encodes one pool [N, d + a] or [1, N, d + a] for all queries to come, without gradients or dropout.
@@ -186,7 +189,7 @@ class PointerEncoder(nn.Module):
 
     def _of_queries(self, query: Tensor) -> Tensor:
         """Features [B, h] of queries [B, d] or [B, d + a], whose answers a policy never sees."""
-        features: Tensor = self.tower(self.input_proj(query[:, : self.config.d_model]))
+        features: Tensor = self.query_tower(self.tower(self.input_proj(query[:, : self.config.d_model])))
         return features
 
     def _of_candidates(self, candidates: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ class Groups:
         query: Row of each query in the table of embeddings, int64 (Q,).
         pool: Rows of the candidates, int64 (Q, K), 0 where padded; (1, N) if all queries share one pool.
         mask: True where there is a candidate, bool (Q, K).
-        pointers: Positions in the pool, int64 (Q, P, S); -1 where padded.
+        pointers: Positions in the pool, int64 (Q, P, S); -1 where padded, and after the end of a shorter pointer.
         raw: Rewards, float32 (Q, P); NaN where padded.
         normalized: Rewards normalised within each query, float32 (Q, P); NaN where padded.
     """
@@ -70,15 +70,20 @@ def split_groups(groups: Sequence[QueryGroup], train_share: float = 0.8) -> tupl
 
 
 def make_groups(
-    groups: Sequence[QueryGroup], row: Mapping[QuestionId, int], settings: RewardSettings, std_floor: float = 0.0
+    groups: Sequence[QueryGroup],
+    row: Mapping[QuestionId, int],
+    settings: RewardSettings,
+    std_floor: float = 0.0,
+    shots: int | None = None,
 ) -> Groups:
     """Converts `groups`, which must not contain failed calls, to tensors.
 
-    `row` maps question_ids to rows of the table of embeddings; for `std_floor` see `normalize_rewards`.
+    `row` maps question_ids to rows of the table of embeddings; for `std_floor` see `normalize_rewards`. `shots` is the
+    maximum number of ICDs, S; None for that of these groups.
 
     Raises:
-        RlDataError: A question_id is not in the table, pointers differ in length, a score that the reward needs is
-            missing, or one query is far larger than the others.
+        RlDataError: A question_id is not in the table, all pointers are empty, a score or the length of a prompt that
+            the reward needs is missing, or one query is far larger than the others.
     """
     ids = {i for group in groups for i in (group.question_id, *(group.pool or ()))}
     ids |= {i for group in groups for candidate in group.candidates for i in candidate.pointer}
@@ -93,9 +98,14 @@ def make_groups(
                 f"{lacking} candidates of the RL data have no {score_key(name)}, which --reward-mode {settings.mode} "
                 f"needs: use hard_plus_soft, or score them with `icdsel gen-rl-data`"
             )
-    lengths = {len(candidate.pointer) for group in groups for candidate in group.candidates}
-    if len(lengths) != 1:
-        raise RlDataError(f"pointers of different lengths {sorted(lengths)} cannot be trained on together")
+    if settings.token_price and (lacking := sum(c.prompt_tokens is None for g in groups for c in g.candidates)):
+        raise RlDataError(
+            f"{lacking} candidates of the RL data have no prompt_tokens, which --token-price needs: use --price, or "
+            f"score them again with `icdsel gen-rl-data`"
+        )
+    shots = shots or max(len(candidate.pointer) for group in groups for candidate in group.candidates)
+    if not shots:
+        raise RlDataError("all pointers of the RL data are empty: there is no ICD to choose")
     for what, sizes in (
         ("pointers", [len(g.candidates) for g in groups]),
         ("candidates in its pool", [len(g.pool or ()) for g in groups]),
@@ -105,7 +115,7 @@ def make_groups(
                 f"one query has {max(sizes):,} {what}, far more than the others ({sum(sizes):,} in all "
                 f"{len(groups):,} queries): leave it out, or train on it in a separate file"
             )
-    shots, most = lengths.pop(), max(len(g.candidates) for g in groups)
+    most = max(len(g.candidates) for g in groups)
     pool, mask = _pools(groups, row)
     pointers = torch.full((len(groups), most, shots), -1)
     raw = torch.full((len(groups), most), torch.nan)
@@ -113,7 +123,9 @@ def make_groups(
     for q, group in enumerate(groups):
         place = row if group.pool is None else {question_id: k for k, question_id in enumerate(group.pool)}
         count = len(group.candidates)
-        pointers[q, :count] = torch.tensor([[place[i] for i in c.pointer] for c in group.candidates])
+        pointers[q, :count] = torch.tensor(
+            [[*(place[i] for i in c.pointer), *[-1] * (shots - len(c.pointer))] for c in group.candidates]
+        )
         rewards = torch.tensor([reward_of(candidate, settings) for candidate in group.candidates])
         raw[q, :count] = rewards
         normalized[q, :count] = normalize_rewards(rewards, settings.normalization, settings.clamp, std_floor=std_floor)

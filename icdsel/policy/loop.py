@@ -27,7 +27,7 @@ PHASES = ("warm", "rce", "grpo")
 MAX_GRAD_NORM = 1.0
 LOW_COVERAGE = 0.05
 """RCE over the group looks beyond the scored pointers if these hold a smaller share of a pool's candidates."""
-FROZEN = ("input_proj", "answer_proj", "tower", "query_proj", "cand_proj")
+FROZEN = ("input_proj", "answer_proj", "tower", "query_tower", "query_proj", "cand_proj")
 ALL = 1_000_000_000  # the number of completed epochs reported for a phase that was finished before the resumed one
 
 Rollouts = Callable[[PointerNetwork, Tensor, int], tuple[Groups, dict[str, float]]]
@@ -208,7 +208,12 @@ def _warm_up(loop: _Loop, warm: Groups) -> None:
     Lever-Plus uses the parity of indices as labels, over a pool that consists of only the two ICDs.
     """
     _weighted_cross_entropy(
-        loop, "warm", warm, loop.settings.warm_epochs, lambda batch: torch.zeros_like(batch.raw), over="pool"
+        loop,
+        "warm",
+        warm,
+        loop.settings.warm_epochs,
+        lambda batch: batch.raw * 0,
+        over="pool",  # NaN stays NaN
     )
 
 
@@ -245,8 +250,17 @@ def _weighted_cross_entropy(
         losses = []
         for _, batch in loop.batches(groups):
             tau = rce_temperature(step, total, settings.rce_temp_start, settings.rce_temp_end)
-            logits = network.step_logits(loop.table[batch.query], loop.table[batch.pool], batch.pointers, batch.mask)
-            loss = rce_loss(logits, batch.pointers, rewards_of(batch), tau, settings.label_smoothing, over, pool_weight)
+            logits = network.steps(loop.table[batch.query], loop.table[batch.pool], batch.pointers, batch.mask)
+            loss = rce_loss(
+                logits.choice,
+                batch.pointers,
+                rewards_of(batch),
+                tau,
+                settings.label_smoothing,
+                over,
+                pool_weight,
+                logits.stop if phase != "warm" else None,  # beams that are imitated say nothing about stopping
+            )
             losses.append(_update(loss, optimizer, network))
             step += 1
         metrics = {f"{phase}_loss": _mean(losses)} | evaluate(network, loop.table, loop.validation)
@@ -338,8 +352,10 @@ def plain(metrics: dict[str, Any]) -> dict[str, float]:
     return {name: float(f"{value:.6g}") for name, value in metrics.items()}
 
 
-def make_network(settings: TrainSettings, d_model: int, seed: int, answer_dim: int = 0) -> PointerNetwork:
-    """Creates a network with new weights from the training settings; widths are as in `PointerConfig`."""
+def make_network(
+    settings: TrainSettings, d_model: int, seed: int, answer_dim: int = 0, stop: bool = False
+) -> PointerNetwork:
+    """Creates a network with new weights from the training settings; the rest is as in `PointerConfig`."""
     config = PointerConfig(
         d_model=d_model,
         hidden_dim=settings.hidden_dim,
@@ -350,6 +366,9 @@ def make_network(settings: TrainSettings, d_model: int, seed: int, answer_dim: i
         attn_dropout=settings.attn_dropout,
         tower=settings.tower,
         answer_dim=answer_dim,
+        update=settings.update,
+        query_tower=settings.query_tower,
+        stop=stop,
     )
     torch.manual_seed(seed)
     return PointerNetwork(config)

@@ -12,14 +12,23 @@ Shapes: B queries, P pointers per query (a *group*), S shots, K candidates.
 """
 
 import math
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from icdsel.policy.stopping import restricted_log_prob, stop_log_prob
 from icdsel.settings.presets import STD_FLOOR
 
-__all__ = ["adapt_kl_beta", "advantages", "grpo_loss", "rce_loss", "rce_temperature", "signal_strength"]
+__all__ = [
+    "adapt_kl_beta",
+    "advantages",
+    "grpo_loss",
+    "rce_loss",
+    "rce_temperature",
+    "signal_strength",
+]
 
 _LARGEST_LOG_RATIO = 20.0
 """Above it, ratios of probabilities grow linearly: exp overflows in float32 at 88.7, and inf · 0 is NaN."""
@@ -33,6 +42,7 @@ def rce_loss(
     label_smoothing: float = 0.0,
     over: Literal["pool", "group"] = "pool",
     pool_weight: float = 0.0,
+    stop_logits: Tensor | None = None,
 ) -> Tensor:
     """Reward-weighted cross-entropy: mean_B Σ_i w_i · -log q_i, w = softmax(r / τ) over a query's pointers.
 
@@ -48,16 +58,23 @@ def rce_loss(
     -log Σ_i v_i π_i with v = (r - min) / (max - min): the policy's expected reward over its pool, if pointers without a
     score are worth no more than the group's worst. It keeps the policy near what was scored and good.
 
+    A policy that may stop (`stop_logits`) learns from pointers of different lengths. Over the pool, log q_i includes
+    the log-prob of stopping after the pointer. Over the group, pointers of the same length are ordered as above, for
+    each length; when to stop is learnt from -log Σ_i v_i q_i, the policy's expected reward over the group, with the
+    `restricted_log_prob` q: it stops where its own choices earn less than stopping does.
+
     Args:
         step_logits: Teacher-forced logits [B, P, S, K]; -inf where a candidate may not be chosen.
         pointers: Positions in the pool [B, P, S]; -1 is padding.
-        rewards: Rewards [B, P]; ignored at padding, where they may be NaN.
+        rewards: Rewards [B, P]; ignored at padding, where they may be NaN. With `stop_logits` NaN marks padding, since
+            a pointer of -1s is the empty one.
         temperature: τ; the lower it is, the more weight the best pointers of a group have.
         label_smoothing: Share of the target that is spread evenly over the candidates that may be chosen, as in
             `torch.nn.functional.cross_entropy`. As in Lever-Plus, candidates chosen earlier (whose logit is -100) are
             included. With `over="group"` it is spread over the group's pointers.
         over: Whether the policy is normalised over the pool or the group.
         pool_weight: With `over="group"`, the weight of the expected reward over the pool.
+        stop_logits: The log-odds of stopping [B, P, S], if the policy may stop.
 
     Returns:
         The loss, a scalar: the mean over the queries that have a pointer, or, with `over="group"`, over those with a
@@ -72,7 +89,7 @@ def rce_loss(
             f"{list(step_logits.shape)}, {list(pointers.shape)} and {list(rewards.shape)}"
         )
     padding = pointers < 0  # (B, P, S)
-    real = ~padding.all(-1)  # (B, P)
+    real = ~padding.all(-1) if stop_logits is None else ~rewards.isnan()  # (B, P)
     # Padding is replaced before the softmax: in a step without any candidate all logits are -inf, and the gradient
     # would be NaN.
     logits = step_logits.masked_fill(padding.unsqueeze(-1), 0.0)
@@ -80,12 +97,26 @@ def rce_loss(
     cross_entropy = -log_probs.gather(-1, pointers.clamp(min=0).unsqueeze(-1)).squeeze(-1)  # (B, P, S)
     if over == "group":
         log_prob = -cross_entropy.masked_fill(padding, 0.0).sum(-1)  # (B, P)
-        return _rce_over_group(log_prob, rewards, real, temperature, label_smoothing, pool_weight)
+        order = partial(
+            _rce_over_group,
+            log_prob,
+            rewards,
+            temperature=temperature,
+            label_smoothing=label_smoothing,
+            pool_weight=pool_weight,
+        )
+        if stop_logits is None:
+            return order(real)
+        lengths = (~padding).sum(-1)  # (B, P)
+        of_length = [real & (lengths == length) for length in range(1, pointers.shape[-1] + 1)]
+        return sum((order(own) for own in of_length), _stop_loss(log_prob, stop_logits, pointers, rewards, real))
     if label_smoothing:
         allowed = logits > -torch.inf
         spread = -torch.where(allowed, log_probs, 0.0).sum(-1) / allowed.sum(-1)  # (B, P, S)
         cross_entropy = (1 - label_smoothing) * cross_entropy + label_smoothing * spread
     cross_entropy = cross_entropy.masked_fill(padding, 0.0).sum(-1)  # (B, P)
+    if stop_logits is not None:
+        cross_entropy = cross_entropy - stop_log_prob(stop_logits, pointers)
     weights = _softmax(rewards.to(logits.dtype) / temperature, real)  # (B, P)
     return (weights * cross_entropy).sum() / real.any(-1).sum().clamp(min=1)
 
@@ -108,6 +139,15 @@ def _rce_over_group(
     signal = _has_signal(torch.where(real, rewards, 0.0), real)  # (B,)
     strength = _strength(rewards.to(log_prob.dtype), real).squeeze(-1)  # (B,)
     return (cross_entropy * strength * signal).sum() / signal.sum().clamp(min=1)
+
+
+def _stop_loss(log_prob: Tensor, stop_logits: Tensor, pointers: Tensor, rewards: Tensor, real: Tensor) -> Tensor:
+    """-log of the expected reward over the group, the mean over the groups (B, P) that have a signal; 0 if none has."""
+    restricted = restricted_log_prob(log_prob, stop_logits, pointers, real)
+    signal = _has_signal(torch.where(real, rewards, 0.0), real)  # (B,)
+    strength = _strength(rewards.to(log_prob.dtype), real).squeeze(-1)  # (B,)
+    loss = -_log_expected_reward(restricted, rewards, real)  # (B,)
+    return torch.where(signal, loss * strength, 0.0).sum() / signal.sum().clamp(min=1)
 
 
 def _log_expected_reward(log_prob: Tensor, rewards: Tensor, real: Tensor) -> Tensor:

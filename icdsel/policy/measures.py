@@ -8,7 +8,8 @@ from torch import Tensor
 
 from icdsel.policy.groups import Groups
 from icdsel.policy.losses import rce_loss
-from icdsel.policy.network import PointerNetwork, pointer_log_prob
+from icdsel.policy.network import PointerNetwork, StepLogits, pointer_log_prob
+from icdsel.policy.stopping import restricted_log_prob
 
 __all__ = ["Measures", "evaluate", "log_probs", "measure"]
 
@@ -17,7 +18,7 @@ _BATCH = 256
 
 @torch.no_grad()
 def log_probs(network: PointerNetwork, table: Tensor, groups: Groups) -> Tensor:
-    """Computes the log-probs (Q, P) of all pointers, without dropout; 0 where padded."""
+    """Computes the log-probs (Q, P) of all pointers, without dropout; meaningless where padded."""
     training = network.training
     network.eval()
     parts = [
@@ -33,33 +34,34 @@ def _chunks(groups: Groups) -> Iterator[Groups]:
 
 
 class _Scored(NamedTuple):
-    """A batch of B queries under a policy: logits (B, P, S, K), the rest (B, P) or (B, S).
+    """A batch of B queries under a policy.
 
     Attributes:
         logits: The logits of the scored pointers.
-        real: False at padding.
-        rewards: Raw rewards; 0 at padding.
-        log_prob: Log-probs of the scored pointers; -inf at padding.
-        greedy: The greedy pointer.
-        same: Whether a scored pointer is the greedy one.
+        real: False at padding (B, P).
+        rewards: Raw rewards (B, P); 0 at padding.
+        restricted: Log-probs (B, P) of the policy restricted to the scored pointers; about -1e38 at padding.
+        greedy: The greedy pointer (B, S); -1 after it stopped.
+        same: Whether a scored pointer is the greedy one (B, P).
     """
 
-    logits: Tensor
+    logits: StepLogits
     real: Tensor
     rewards: Tensor
-    log_prob: Tensor
+    restricted: Tensor
     greedy: Tensor
     same: Tensor
 
 
 def _scored(network: PointerNetwork, table: Tensor, batch: Groups) -> _Scored:
     query, candidates = table[batch.query], table[batch.pool]
-    logits = network.step_logits(query, candidates, batch.pointers, batch.mask)
+    logits = network.steps(query, candidates, batch.pointers, batch.mask)
     real = ~batch.raw.isnan()  # (B, P)
-    log_prob = pointer_log_prob(logits, batch.pointers).masked_fill(~real, -torch.inf)  # (B, P)
+    log_prob = pointer_log_prob(logits.choice, batch.pointers)  # (B, P)
+    restricted = restricted_log_prob(log_prob, logits.stop, batch.pointers, real)  # (B, P)
     greedy = network.greedy(query, candidates, batch.pointers.shape[-1], batch.mask)  # (B, S)
     same = (batch.pointers == greedy[:, None]).all(-1) & real  # (B, P)
-    return _Scored(logits, real, batch.raw.nan_to_num(0.0), log_prob, greedy, same)
+    return _Scored(logits, real, batch.raw.nan_to_num(0.0), restricted, greedy, same)
 
 
 @torch.no_grad()
@@ -67,7 +69,8 @@ def evaluate(network: PointerNetwork, table: Tensor, groups: Groups) -> dict[str
     """Computes metrics of the policy on scored pointers, without dropout.
 
     * `val_loss`: RCE at τ = 1 on raw rewards, as in Lever-Plus
-    * `expected_reward`: the mean over queries of Σ π(i) r_i / Σ π(i), summed over the query's scored pointers
+    * `expected_reward`: the mean over queries of Σ π(i) r_i / Σ π(i), summed over the query's scored pointers; if the
+      policy may stop, with the `restricted_log_prob` for π
     * `oracle_reward`: the mean over queries of the query's highest reward
     * `oracle_share`: `expected_reward` / `oracle_reward`
     * `greedy_known`: the share of queries whose greedy pointer is among the scored ones
@@ -78,8 +81,9 @@ def evaluate(network: PointerNetwork, table: Tensor, groups: Groups) -> dict[str
     for batch in _chunks(groups):
         found = _scored(network, table, batch)
         parts = {
-            "val_loss": rce_loss(found.logits, batch.pointers, batch.raw, 1.0) * len(batch),
-            "expected_reward": (found.log_prob.softmax(-1) * found.rewards).sum(),
+            "val_loss": rce_loss(found.logits.choice, batch.pointers, batch.raw, 1.0, stop_logits=found.logits.stop)
+            * len(batch),
+            "expected_reward": (found.restricted.exp() * found.rewards).sum(),
             "oracle_reward": found.rewards.masked_fill(~found.real, -torch.inf).amax(-1).sum(),
             "greedy_reward": (found.rewards * found.same).sum(),
             "greedy_known": found.same.any(-1).sum(),
@@ -105,7 +109,7 @@ class Measures(NamedTuple):
     Attributes:
         expected: Σ π(i) r_i / Σ π(i), summed over the query's scored pointers (Q,).
         choice: The reward of the scored pointer that is the most probable (Q,).
-        greedy: The rows of the greedy pointer in the table of embeddings (Q, S).
+        greedy: The rows of the greedy pointer in the table of embeddings (Q, S); -1 after it stopped.
         known: Whether the greedy pointer is among the scored ones (Q,); then it is the most probable one too, or
             nearly as probable.
     """
@@ -123,8 +127,9 @@ def measure(network: PointerNetwork, table: Tensor, groups: Groups) -> Measures:
     parts = []
     for batch in _chunks(groups):
         found = _scored(network, table, batch)
-        best = found.log_prob.argmax(-1, keepdim=True)  # (B, 1)
-        rows = batch.pool.expand(len(batch), -1).gather(1, found.greedy)  # (B, S)
-        expected = (found.log_prob.softmax(-1) * found.rewards).sum(-1)
+        best = found.restricted.argmax(-1, keepdim=True)  # (B, 1)
+        rows = batch.pool.expand(len(batch), -1).gather(1, found.greedy.clamp(min=0))  # (B, S)
+        rows = rows.masked_fill(found.greedy < 0, -1)
+        expected = (found.restricted.exp() * found.rewards).sum(-1)
         parts.append((expected, found.rewards.gather(1, best).squeeze(-1), rows, found.same.any(-1)))
     return Measures(*(torch.cat(values).cpu() for values in zip(*parts, strict=True)))

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -79,7 +79,7 @@ def _beam(unit: Unit) -> Proposals:
     """Beam search for the most probable pointers under the network."""
     shots, width = unit.settings.shots, unit.settings.beam
     beams, scores = unit.network.beam(  # (B, W, S), (B, W)
-        unit.query, unit.candidates, shots, width, unit.mask, unit.encoded
+        unit.query, unit.candidates, shots, width, unit.mask, unit.encoded, fixed=True
     )
     return [
         [
@@ -116,7 +116,7 @@ def _sample(unit: Unit) -> Proposals:
     found: Proposals = [[] for _ in unit.pools]
     for temperature in unit.settings.temperatures:
         drawn, scores = unit.network.sample(  # (B, P, S), (B, P)
-            unit.query, unit.candidates, shots, count, temperature, generator, unit.mask, unit.encoded
+            unit.query, unit.candidates, shots, count, temperature, generator, unit.mask, unit.encoded, fixed=True
         )
         for b, (sample, log_probs) in enumerate(zip(drawn.tolist(), scores.tolist(), strict=True)):
             found[b] += [
@@ -158,21 +158,46 @@ To add one, write its function and call `METHODS.add(ProposalMethod("my-method",
   while it is 0.
 * `propose(unit)` returns a list of `Proposal`s for each query. It builds pointers with `unit.pointer(b, places)`, where
   places are positions in the query's pool. A pointer has `unit.settings.shots` distinct positions, and `unit.mask` must
-  be True at all of them. `Proposal.method` is written to the RL data as `gen_method`.
+  be True at all of them; for shorter pointers `propose` is called again, with fewer shots. `Proposal.method` is written
+  to the RL data as `gen_method`.
 * Draw random numbers from a new generator that is seeded from `unit.seed` only, so that an interrupted run resumes with
   the same bytes.
 """
 
 
 def propose(unit: Unit) -> Proposals:
-    """Runs all methods. Each query's pointers are distinct as ordered sequences."""
-    found = [method.propose(unit) for method in METHODS.values() if method.most(unit.settings)]
-    return [_distinct(proposal for own in found for proposal in own[b]) for b in range(len(unit.pools))]
+    """Runs all methods, for each number of ICDs that the settings allow, the largest first.
+
+    Each query's pointers are distinct as ordered sequences. The empty one, of which there is one, comes last.
+    """
+    settings = unit.settings
+    found = [
+        method.propose(shorter)
+        for shorter in (_of_length(unit, length) for length in _lengths(settings))
+        for method in METHODS.values()
+        if method.most(settings)
+    ]
+    empty = [Proposal((), "zero-shot")] if settings.min_shots == 0 else []
+    return [_distinct([*(p for own in found for p in own[b]), *empty]) for b in range(len(unit.pools))]
 
 
 def most_pointers(settings: ProposalSettings) -> int:
     """The maximum number of pointers per query. There are fewer if several methods propose the same pointer."""
-    return sum(method.most(settings) for method in METHODS.values())
+    of_a_length = sum(method.most(settings) for method in METHODS.values())
+    return of_a_length * len(_lengths(settings)) + (settings.min_shots == 0)
+
+
+def _lengths(settings: ProposalSettings) -> range:
+    """The numbers of ICDs above 0, the largest first."""
+    return range(settings.shots, max(settings.min_shots, 1) - 1, -1)
+
+
+def _of_length(unit: Unit, length: int) -> Unit:
+    """The same unit, to propose pointers of `length` ICDs, with draws of their own."""
+    if length == unit.settings.shots:
+        return unit
+    settings = unit.settings.model_copy(update={"shots": length, "min_shots": length})
+    return replace(unit, settings=settings, seed=f"{unit.seed}-{length}")
 
 
 def _distinct(proposals: Iterable[Proposal]) -> list[Proposal]:

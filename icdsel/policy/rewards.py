@@ -7,6 +7,9 @@ The reward of a pointer is the sum of three terms:
             answers (``vqa_gt_prob``)
     rel     how similar a wrong prediction is to a reference answer (``vqa_rel_score``)
 
+What its ICDs cost is subtracted: a price for each, or for each token of the prompt. With a price, a policy that may
+stop learns to show no more than what helps.
+
 The modes and their names are Lever-Plus's. To add one, add it to ``REWARD_MODES``; to add a normalisation, write a
 function and add it to ``NORMALIZATIONS``. Importing this module does not import torch.
 """
@@ -15,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from icdsel.records import Candidate, score_of
+from icdsel.records import Candidate, score_of, size_of
 from icdsel.registry import Registry
 from icdsel.settings.presets import RETIRED_MODES
 from icdsel.settings.tables import RewardSettings
@@ -125,14 +128,21 @@ def pointer_reward(
 
 
 def reward_of(candidate: Candidate, settings: RewardSettings) -> float:
-    """The reward of a scored pointer under the settings."""
-    return pointer_reward(
+    """The reward of a scored pointer under the settings, its price included.
+
+    A prompt of unknown length costs no tokens; `icdsel.policy.groups.make_groups` rejects such data.
+    """
+    reward = pointer_reward(
         candidate,
         mode=settings.mode,
         hard_weight=settings.hard_weight,
         soft_weight=settings.soft_weight,
         rel_weight=settings.rel_weight,
     )
+    if not (settings.price or settings.token_price):
+        return reward
+    shown, tokens = size_of(candidate)
+    return reward - settings.price * shown - settings.token_price * (tokens or 0)
 
 
 def fields_of(mode: str) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from icdsel.policy.encoding import TEMPERATURE, EncodedCandidates
 from icdsel.policy.scan import RunningLogSum, RunningTop, cosines
@@ -18,7 +19,7 @@ class SharedChoice(NamedTuple):
     """Pointers that were chosen greedily.
 
     Attributes:
-        positions: int64 [B, S]; ties go to the lowest position.
+        positions: int64 [B, S], -1 after the policy stopped; ties go to the lowest position.
         log_probs: Their log-probs under the policy [B]; None if they were not asked for.
     """
 
@@ -33,11 +34,20 @@ class _Policy(Protocol):
 
     def moved(self, state: Tensor, icd: Tensor) -> Tensor: ...
 
+    def stop(self, state: Tensor, step: int) -> Tensor | None: ...
+
 
 def choose(
-    policy: _Policy, query: Tensor, pool: EncodedCandidates, shots: int, mask: Tensor | None, scored: bool = False
+    policy: _Policy,
+    query: Tensor,
+    pool: EncodedCandidates,
+    shots: int,
+    mask: Tensor | None,
+    scored: bool = False,
+    fixed: bool = False,
+    stop_offset: float = 0.0,
 ) -> SharedChoice:
-    """Chooses the best candidate at every step.
+    """Chooses the best candidate at every step, or stops as `decoding.greedy` does.
 
     Args:
         policy: Encodes queries and moves their state.
@@ -46,9 +56,11 @@ def choose(
         shots: ICDs per pointer, S; at most the number of candidates that may be chosen.
         mask: True where a candidate may be chosen, bool [B, N]; None for all.
         scored: Whether to compute log-probs.
+        fixed: Whether a policy that may stop must not.
+        stop_offset: Added to the log-odds of stopping.
     """
     parts = [
-        _choose(policy, query[at], pool, shots, None if mask is None else mask[at], scored)
+        _choose(policy, query[at], pool, shots, None if mask is None else mask[at], scored, fixed, stop_offset)
         for at in (slice(start, start + QUERIES) for start in range(0, len(query), QUERIES))
     ]
     positions, log_probs = zip(*parts, strict=True)
@@ -56,18 +68,34 @@ def choose(
 
 
 def _choose(
-    policy: _Policy, query: Tensor, pool: EncodedCandidates, shots: int, mask: Tensor | None, scored: bool
+    policy: _Policy,
+    query: Tensor,
+    pool: EncodedCandidates,
+    shots: int,
+    mask: Tensor | None,
+    scored: bool,
+    fixed: bool,
+    stop_offset: float,
 ) -> tuple[Tensor, Tensor]:
     state = policy.shared_state(query, pool, mask)  # (B, h)
     taken = torch.empty(len(query), 0, dtype=torch.int64, device=query.device)
+    ended = torch.zeros(len(query), dtype=torch.bool, device=query.device)
+    shown: list[Tensor] = []
     log_prob = state.new_zeros(len(query))
-    for _ in range(shots):
+    for step in range(shots):
+        stop = None if fixed else policy.stop(state, step)  # (B,)
         best, normaliser = RunningTop(1), RunningLogSum()
         for start, logits in cosines(state, pool.unit, mask, taken):
             best.add(start, logits.div_(TEMPERATURE))
             if scored:
                 normaliser.add(logits)
         taken = torch.cat([taken, best.positions], dim=1)
-        log_prob = log_prob + (best.values[:, 0] - normaliser.value) if scored else log_prob
+        gained = best.values[:, 0] - normaliser.value if scored else torch.zeros_like(log_prob)
+        if stop is not None:
+            stops = ~ended & (stop + stop_offset > 0)
+            gained = torch.where(stops, F.logsigmoid(stop), gained + F.logsigmoid(-stop)).masked_fill(ended, 0.0)
+            ended = ended | stops
+        log_prob = log_prob + gained
+        shown.append(best.positions[:, 0].masked_fill(ended, -1))
         state = policy.moved(state, pool.unit[best.positions[:, 0]])
-    return taken, log_prob
+    return torch.stack(shown, dim=1), log_prob

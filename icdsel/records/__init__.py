@@ -8,7 +8,7 @@ from icdsel.records.epoch_metrics import EpochMetrics
 from icdsel.records.examples import Answer, Example, Pointer, Proposal
 from icdsel.records.prediction import Prediction, Prompt
 from icdsel.records.query_group import PoolIds, QueryGroup, Rejected
-from icdsel.records.scored_pointer import Candidate, RejectedError, ScoredPointer, score_key, score_of
+from icdsel.records.scored_pointer import Candidate, RejectedError, ScoredPointer, score_key, score_of, size_of
 from icdsel.records.shots import AUTO, Shots, auto_shots, parsed_shots, shots_order, shots_text, stop_offset
 from icdsel.records.values import DEFAULT_TASK, Bounds, BoundsOf, QuestionId, id_order
 
@@ -39,5 +39,6 @@ __all__ = [
     "score_of",
     "shots_order",
     "shots_text",
+    "size_of",
     "stop_offset",
 ]

@@ -6,14 +6,22 @@ from typing import Any, Self
 
 from icdsel.records.examples import Pointer
 from icdsel.records.shots import Shots, is_shots
-from icdsel.records.values import DEFAULT_TASK, BoundsOf, QuestionId, are_ids, is_id, is_int64, is_number, task_entry
+from icdsel.records.values import (
+    DEFAULT_TASK,
+    BoundsOf,
+    QuestionId,
+    are_ids,
+    is_id,
+    is_number,
+    is_prompt_length,
+    task_entry,
+)
 
 _ICDS, _SCORE, _OTHER_SCORE, _ERROR, _IMAGE = "icds", "accuracy", "accuracy_", "error", "image_id"
 _TOKENS = "prompt_tokens"
 PREDICTION_KEY = _ICDS
 """The JSON key by which a line of predictions is recognised."""
 
-_MOST_TOKENS = 10**9
 
 Prompt = tuple[QuestionId, Shots, Pointer]
 """A query's question_id, how many ICDs were to be shown with it, and those that were."""
@@ -86,7 +94,7 @@ class Prediction:
             "prediction": isinstance(value.get("prediction", ""), str),
             "task": isinstance(task, str),
             _IMAGE: image is None or is_id(image),
-            _TOKENS: tokens is None or (is_int64(tokens) and is_number(tokens, 1, _MOST_TOKENS)),
+            _TOKENS: tokens is None or is_prompt_length(tokens),
         }
         if valid["task"]:
             bounds = bounds_of(task)

@@ -14,7 +14,7 @@ GROUP_KEYS = (_POOL, _CANDIDATES)
 
 # Reasons for rejecting a candidate, in addition to those of `ScoredPointer`.
 OUTSIDE_POOL = "an ICD is not in the pool"
-REPEATED_ICD = "an ICD is repeated, or there is none"
+REPEATED_ICD = "an ICD is repeated"
 
 
 class Rejected(NamedTuple):
@@ -109,7 +109,7 @@ class QueryGroup:
             try:
                 if not hidden.isdisjoint(pointer) if pool is None else not members.issuperset(pointer):
                     raise RejectedError(OUTSIDE_POOL)
-                if not pointer or len(set(pointer)) < len(pointer):
+                if len(set(pointer)) < len(pointer):
                     raise RejectedError(REPEATED_ICD)
                 kept.append(ScoredPointer.from_json(candidate, bounds))
             except RejectedError as reason:

@@ -8,10 +8,10 @@ from numbers import Real
 from typing import Any, Self
 
 from icdsel.records.examples import Pointer
-from icdsel.records.values import Bounds, is_finite, is_int64, is_number
+from icdsel.records.values import Bounds, is_finite, is_int64, is_number, is_prompt_length
 
 POINTER_KEY = "pointer"
-_PREDICTION, _FAILED, _ERROR = "vqa_pred_answer", "eval_failed", "error"
+_PREDICTION, _FAILED, _ERROR, _TOKENS = "vqa_pred_answer", "eval_failed", "error", "prompt_tokens"
 _PROPOSAL_KEYS = {
     "method": "gen_method",
     "rank": "beam_rank",
@@ -58,6 +58,8 @@ class ScoredPointer:
         edit_similarity: The same by characters.
         relevance: The larger of `token_f1` and `edit_similarity`.
         error: Why the call failed; in that case there is neither a prediction nor a score.
+        prompt_tokens: The length of the prompt in tokens of the VLM, those of images included; None if it is not known:
+            for a failed call, and in files from before it was recorded.
     """
 
     pointer: Pointer
@@ -74,6 +76,7 @@ class ScoredPointer:
     edit_similarity: float | None = None
     relevance: float | None = None
     error: str | None = None
+    prompt_tokens: int | None = None
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], bounds: Bounds) -> Self:
@@ -96,7 +99,8 @@ class ScoredPointer:
         if value.get(_FAILED):
             return cls(pointer, **proposal, error=str(value.get(_ERROR) or "no reason is given"))
         prediction = value.get(_PREDICTION)
-        if not isinstance(prediction, str | None):
+        tokens = value.get(_TOKENS)
+        if not isinstance(prediction, str | None) or not (tokens is None or is_prompt_length(tokens)):
             raise RejectedError(BAD_FIELD)
         scores = {name: value.get(key) for name, key in _SCORE_KEYS.items()}
         ranges = _ranges(bounds)
@@ -107,13 +111,15 @@ class ScoredPointer:
             raise RejectedError(BAD_SCORE)
         if _SCORE_KEYS["correct"] not in value:
             scores["correct"] = int(scores["score"] > 0)
-        return cls(pointer, **proposal, prediction=prediction, **scores)
+        return cls(pointer, **proposal, prediction=prediction, **scores, prompt_tokens=tokens)
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object."""
         keys = _KEYS if self.error is None else _PROPOSAL_KEYS
         value = {POINTER_KEY: list(self.pointer)} | {key: getattr(self, name) for name, key in keys.items()}
-        return value if self.error is None else value | {_FAILED: True, _ERROR: self.error}
+        if self.error is not None:
+            return value | {_FAILED: True, _ERROR: self.error}
+        return value if self.prompt_tokens is None else value | {_TOKENS: self.prompt_tokens}
 
 
 @cache
@@ -131,6 +137,13 @@ Candidate = ScoredPointer | Mapping[str, Any]
 def score_key(name: str) -> str:
     """The JSON key of a score; `name` is an attribute of `ScoredPointer`."""
     return _SCORE_KEYS[name]
+
+
+def size_of(candidate: Candidate) -> tuple[int, int | None]:
+    """How many ICDs a candidate shows, and the length of its prompt in tokens, if that is known."""
+    if isinstance(candidate, ScoredPointer):
+        return len(candidate.pointer), candidate.prompt_tokens
+    return len(candidate[POINTER_KEY]), candidate.get(_TOKENS)
 
 
 def score_of(candidate: Candidate, name: str) -> float:

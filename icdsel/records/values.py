@@ -20,6 +20,8 @@ QuestionId = int | str
 LONGEST_ID = 256
 """The maximum length of an id that is text, in characters."""
 
+_MOST_TOKENS = 10**9
+
 _NOT_IN_IDS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 # Control characters and line ends, because messages show ids; unpaired surrogates cannot be written.
 
@@ -49,6 +51,11 @@ def id_order(value: QuestionId) -> tuple[bool, QuestionId]:
 def is_number(value: object, least: float, most: float) -> TypeGuard[float]:
     """Whether a value is a number from `least` to `most`; NaN and booleans are not."""
     return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
+
+
+def is_prompt_length(value: object) -> TypeGuard[int]:
+    """Whether a value can be the length of a prompt in tokens."""
+    return is_int64(value) and is_number(value, 1, _MOST_TOKENS)
 
 
 def is_finite(value: object) -> TypeGuard[float]:

@@ -23,6 +23,7 @@ def _idle(settings: Settings) -> Iterator[tuple[bool, str, str]]:
     yield not proposals.samples, "proposals.temperatures", "with --samples 0"
     yield not proposals.temperatures, "proposals.samples", "without --temperatures"
     yield raw, "reward.normalization reward.clamp", "on RCE with raw rewards: add --rce-normalized-reward or GRPO"
+    yield not train.gate, "train.update", "with --no-gate"
     yield train.warm_start is None, "train.warm_epochs", "without --warm-start"
     yield not train.rce_epochs, "train.rce_normalized_reward train.rce_over", "with --rce-epochs 0"
     yield not train.rce_epochs, "train.rce_temp_start train.rce_temp_end train.label_smoothing", "with --rce-epochs 0"

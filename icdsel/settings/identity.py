@@ -1,6 +1,6 @@
 """The settings that decide the content of a result."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from icdsel.records import DEFAULT_TASK
 from icdsel.settings.loading import Settings
@@ -25,6 +25,7 @@ def identity(settings: Settings, *tables: str, leave_out: Iterable[str] = ()) ->
         silent.add("vlm.trust_remote_code")
     if settings.data.task == DEFAULT_TASK:
         silent.add("data.task")
+    silent |= {name for name, is_default in _later(settings) if is_default}
     if settings.vlm.engine == TABLES["vlm"].model_fields["engine"].default:
         silent.add("vlm.engine")
     if not settings.train.candidate_answers:
@@ -37,3 +38,13 @@ def identity(settings: Settings, *tables: str, leave_out: Iterable[str] = ()) ->
         values["data"]["dataset"] = settings.dataset_dir.name
     flat = {f"{table}.{name}": value for table in tables for name, value in values[table].items()}
     return {name: value for name, value in flat.items() if name not in silent}
+
+
+def _later(settings: Settings) -> Iterator[tuple[str, bool]]:
+    """Settings that came later, and whether they have the value that changes nothing: older results stay valid."""
+    yield "proposals.min_shots", settings.proposals.min_shots == settings.proposals.shots
+    yield "reward.price", settings.reward.price == 0
+    yield "reward.token_price", settings.reward.token_price == 0
+    yield "train.update", settings.train.update == "gate"
+    yield "train.query_tower", settings.train.query_tower == 0
+    yield "train.stop", settings.train.stop is None

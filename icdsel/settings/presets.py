@@ -94,6 +94,9 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
+MOST_SHOTS = 16
+"""The largest number of ICDs in a pointer."""
+
 STD_FLOOR = 0.1
 """A group of rewards counts less, in proportion, if its standard deviation is smaller."""
 

@@ -36,6 +36,7 @@ from icdsel.settings.presets import (
     CLIP_L14,
     COLUMN_FIELDS,
     METRICS,
+    MOST_SHOTS,
     RECIPES,
     TINY_VLM,
     VLM_ENCODER,
@@ -224,8 +225,11 @@ class ProposalSettings(Table):
         "train", json_schema_extra={"flag": "--split"}
     )
     """Split of the queries; candidates always come from the training split."""
-    shots: int = Field(2, ge=1, le=16, json_schema_extra={"flag": "--pointer-shots"})
-    """ICDs in a pointer."""
+    shots: int = Field(2, ge=1, le=MOST_SHOTS, json_schema_extra={"flag": "--pointer-shots"})
+    """ICDs in a pointer, at most."""
+    min_shots: int = Field(default_factory=lambda proposals: proposals["shots"], ge=0, le=MOST_SHOTS)
+    """Fewest ICDs in a pointer: below --pointer-shots, each kind of pointer is also proposed in every shorter length,
+    with 0 the query alone too, and a policy that is trained on them learns when to stop. [--pointer-shots]"""
     beam: int = Field(5, ge=0)
     """Pointers proposed by beam search."""
     samples: int = Field(2, ge=0)
@@ -241,6 +245,8 @@ class ProposalSettings(Table):
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
+        if self.min_shots > self.shots:
+            raise ValueError(f"min_shots ({self.min_shots}) is above the number of ICDs in a pointer ({self.shots})")
         if any(not temperature > 0 for temperature in self.temperatures):
             raise ValueError("temperatures must be above 0")
         if self.beam + self.samples * len(self.temperatures) + self.retrieval + self.random == 0:
@@ -259,6 +265,10 @@ class RewardSettings(Table):
     """Weight of soft correctness: the VQA accuracy, or the probability of the correct answer."""
     rel_weight: float = Field(0.1, ge=0)
     """Weight of relevance, in the reward modes that use it."""
+    price: float = Field(0.0, ge=0)
+    """What each ICD of a pointer costs, subtracted from the reward (a correct answer earns 2 by default)."""
+    token_price: float = Field(0.0, ge=0)
+    """What each token of the prompt costs, subtracted from the reward; for RL data that record prompt tokens."""
     normalization: Normalization = Field("z_score_clamp", json_schema_extra={"flag": "--reward-normalization"})
     """How rewards are normalized within a query, where normalized rewards are used."""
     clamp: float = Field(3.0, gt=0, json_schema_extra={"flag": "--reward-clamp"})
@@ -327,7 +337,15 @@ class TrainSettings(Table):
     tower: int = Field(default_factory=_by_recipe("tower"), ge=0)
     """Width of the shared encoder of queries and candidates; 0 for the two separate projections of Lever-Plus."""
     gate: bool = Field(default_factory=_by_recipe("gate"))
-    """Update the query's state with each selected ICD, through a gate."""
+    """Update the query's state with each selected ICD."""
+    update: Literal["gate", "residual"] = "gate"
+    """How the state is updated: `gate` moves it towards the selected ICD, `residual` anywhere, such as to what that ICD
+    lacks."""
+    stop: bool | None = None
+    """Let the policy decide how many ICDs to show, none included (`infer --shots auto`).
+    [on if the RL data hold pointers of different lengths, see --min-shots]"""
+    query_tower: int = Field(0, ge=0)
+    """Width of a second encoder after the shared one, of the queries alone; 0 for none."""
     candidate_answers: bool = False
     """Let the policy see the answers of the candidates, beside their images and questions."""
     dropout: float = Field(default_factory=_by_recipe("dropout"), ge=0, lt=1)
@@ -371,7 +389,6 @@ class InferSettings(Table):
     selector: Annotated[tuple[Selector, ...], Separated] = (
         *("policy", "random"),
         *("nearest-image", "nearest-both", "nearest-both-all"),
-        *("mmices-all", "mmr-all", "k-dpp-all", "facility-location-all"),
     )
     """Selectors that choose the ICDs; `policy` answers with the policy alone. Those that end in -all choose from the
     whole training split, whatever --pool-size is."""

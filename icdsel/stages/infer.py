@@ -189,6 +189,8 @@ def _policy_file(settings: Settings, run: str | None, checkpoint: Path | None) -
         try:
             if not is_converted(path):
                 convert_checkpoint(path, overwrite=True)
+        except CheckpointError as error:  # a policy that Lever-Plus cannot represent
+            logger.debug(str(error))
         except OSError as error:  # a read-only folder, a full disk: inference does not need the conversion
             warn(f"not converted for Lever-Plus: {of_system(error)}")
     return path

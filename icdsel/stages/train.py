@@ -38,13 +38,13 @@ from icdsel.stages.generate import generate
 from icdsel.stages.policy_check import candidates_for, require_fitting, trained_for
 from icdsel.stages.session import Session
 from icdsel.stages.threads import use_threads
-from icdsel.stages.training.initial_policy import initial_policy, new_policy
+from icdsel.stages.training.initial_policy import initial_policy, new_policy, with_stop
 from icdsel.stages.training.online import Rollouts, most_calls
 from icdsel.stages.training.proposer_check import compare_with_proposer
 from icdsel.stages.training.recommendation import recommend
 from icdsel.stages.training.run_journal import RESTART, RESUME_FILE, RunJournal
 from icdsel.stages.training.tensorboard import open_events, require_tensorboard
-from icdsel.stages.training.training_data import read_groups, require_files, require_signal
+from icdsel.stages.training.training_data import read_groups, require_files, require_signal, stops
 from icdsel.stages.training.warm_start import warm_groups
 from icdsel.store.backup import BACKUP
 from icdsel.store.fingerprints import fingerprint_file, unchanged
@@ -201,11 +201,14 @@ def _train(session: Session, data: _Data, device: torch.device, files: Sequence[
     settings, folder = session.settings, result.slot.path
     threads = use_threads(settings.data, result)
     seed = settings.data.seed if settings.train.train_seed is None else settings.train.train_seed
-    network = data.start or new_policy(session, settings.train, seed)
+    stop, most = stops(settings.train, [*data.train, *data.validation])
+    network = data.start or new_policy(session, settings.train, seed, stop)
     table = candidates_for(network, session, settings.train.init).to(device)  # (N, d) or (N, d + a)
-    network = network.to(table.device)
+    network = (with_stop(network) if stop else network).to(table.device)
     train_groups, validation_groups = (
-        make_groups(part, session.train.row, settings.reward, RECIPES[settings.train.recipe].std_floor).to(table.device)
+        make_groups(part, session.train.row, settings.reward, RECIPES[settings.train.recipe].std_floor, most).to(
+            table.device
+        )
         for part in (data.train, data.validation)
     )
     little = require_signal(train_groups, settings.train)

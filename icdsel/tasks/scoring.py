@@ -66,6 +66,7 @@ class Scorer:
             token_f1=_rounded(relevance and relevance.token_f1),
             edit_similarity=_rounded(relevance and relevance.edit_similarity),
             relevance=_rounded(relevance and relevance.score),
+            prompt_tokens=answer.prompt_tokens,
         )
 
     def prediction(self, query: Example, icds: Pointer, answer: Answer, shots: Shots | None = None) -> Prediction:

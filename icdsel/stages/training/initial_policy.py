@@ -1,6 +1,7 @@
 """The policy that a training starts from: that of `--init`, or a new one."""
 
 from dataclasses import replace
+from typing import Any
 
 from icdsel.artefacts.checkpoint import load_policy
 from icdsel.errors import CheckpointError
@@ -10,14 +11,15 @@ from icdsel.settings.names import flag
 from icdsel.settings.tables import TrainSettings
 from icdsel.stages.session import Session
 
-_SIZES = ("hidden_dim", "num_layers", "num_heads", "tower", "gate")
+_SIZES = ("hidden_dim", "num_layers", "num_heads", "tower", "gate", "update", "query_tower")
 
 
 def initial_policy(settings: TrainSettings) -> PointerNetwork | None:
     """The network of `--init`, with the sizes of the checkpoint and the dropout of the settings; None without one.
 
     Raises:
-        CheckpointError: The checkpoint cannot be read, or its sizes differ from those that were given.
+        CheckpointError: The checkpoint cannot be read, its sizes differ from those that were given, or it may stop and
+            the settings forbid that.
     """
     if settings.init is None:
         return None
@@ -28,12 +30,23 @@ def initial_policy(settings: TrainSettings) -> PointerNetwork | None:
         sizes = ", ".join(f"{name} {own[name]}" for name in other)
         flags = ", ".join(flag(name, TrainSettings.model_fields[name]) for name in other)
         raise CheckpointError(f"--init {settings.init} is a network with {sizes}, other sizes are set: omit {flags}")
-    network = PointerNetwork(replace(start.config, dropout=settings.dropout, attn_dropout=settings.attn_dropout))
-    network.load_state_dict(start.state_dict())
-    return network
+    if settings.stop is False and start.config.stop:
+        raise CheckpointError(f"--init {settings.init} is a policy that may stop: omit --no-stop")
+    return _rebuilt(start, dropout=settings.dropout, attn_dropout=settings.attn_dropout)
 
 
-def new_policy(session: Session, settings: TrainSettings, seed: int) -> PointerNetwork:
+def new_policy(session: Session, settings: TrainSettings, seed: int, stop: bool) -> PointerNetwork:
     """A network with new weights, for the session's embeddings and, if the settings say so, for answers."""
     width = session.embeddings.shape[1]
-    return make_network(settings, width, seed, session.candidates(settings.candidate_answers).shape[1] - width)
+    return make_network(settings, width, seed, session.candidates(settings.candidate_answers).shape[1] - width, stop)
+
+
+def with_stop(network: PointerNetwork) -> PointerNetwork:
+    """The same policy, which may stop: a new STOP is as probable as going on."""
+    return network if network.config.stop else _rebuilt(network, stop=True)
+
+
+def _rebuilt(network: PointerNetwork, **changes: Any) -> PointerNetwork:
+    rebuilt = PointerNetwork(replace(network.config, **changes))
+    rebuilt.load_state_dict(rebuilt.state_dict() | network.state_dict())
+    return rebuilt

@@ -126,13 +126,20 @@ class Rollouts:
                 generator=generator,
                 mask=batch.mask,
             )  # (B, P, S), (B, P)
-            rows = batch.pool.expand(len(batch), -1).gather(1, pointers.flatten(1)).view_as(pointers).tolist()
+            places = pointers.flatten(1)  # -1 after a pointer that stopped
+            rows = batch.pool.expand(len(batch), -1).gather(1, places.clamp(min=0)).masked_fill(places < 0, -1)
+            rows_by_sample = rows.view_as(pointers).tolist()
             samples += [
                 [
-                    Proposal(tuple(split[row].question_id for row in places), METHOD, log_prob=value, temperature=1.0)
-                    for places, value in zip(drawn, values, strict=True)
+                    Proposal(
+                        tuple(split[row].question_id for row in sample if row >= 0),
+                        METHOD,
+                        log_prob=value,
+                        temperature=1.0,
+                    )
+                    for sample, value in zip(drawn, values, strict=True)
                 ]
-                for drawn, values in zip(rows, log_probs.tolist(), strict=True)
+                for drawn, values in zip(rows_by_sample, log_probs.tolist(), strict=True)
             ]
         return samples
 

@@ -85,7 +85,7 @@ def compare_with_proposer(
     """
     proposed = _first_choices(groups, session.settings.reward)  # (Q,)
     measured = measure(network, table, tensors)
-    chosen = [tuple(session.train[row].question_id for row in rows) for rows in measured.greedy.tolist()]
+    chosen = [tuple(session.train[row].question_id for row in rows if row >= 0) for rows in measured.greedy.tolist()]
     earned, known, failed = measured.choice.clone(), measured.known.clone(), 0
     counted = ~proposed.isnan()
     if query and counted.any():

@@ -61,6 +61,25 @@ def read_groups(files: Sequence[Path], session: Session, reward: RewardSettings)
     return correct
 
 
+def stops(train: TrainSettings, groups: Sequence[QueryGroup]) -> tuple[bool, int]:
+    """Whether a policy that is trained on `groups` may stop, and the maximum number of ICDs in their pointers.
+
+    Raises:
+        RlDataError: The pointers differ in length, and --no-stop is set.
+    """
+    lengths = {len(candidate.pointer) for group in groups for candidate in group.candidates}
+    least, most = min(lengths), max(lengths)
+    if least == most:
+        return bool(train.stop), most
+    if train.stop is False:
+        raise RlDataError(
+            f"the pointers of the RL data have {least} to {most} ICDs, and only a policy that may stop can be trained "
+            "on different lengths: omit --no-stop, or use RL data of one length"
+        )
+    note(f"The pointers have {least} to {most} ICDs: the policy learns how many to show")
+    return True, most
+
+
 def require_signal(groups: Groups, train: TrainSettings) -> str | None:
     """Checks that there is something to learn: queries whose pointers earned different rewards.
 

@@ -156,7 +156,14 @@ def test_half_precision_is_converted_to_float32(tmp_path: Path) -> None:
 # --- checkpoints of icdsel --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("variant", [*VARIANTS, pytest.param({"num_layers": 0}, id="no-layers")])
+@pytest.mark.parametrize(
+    "variant",
+    [
+        *VARIANTS,
+        pytest.param({"num_layers": 0}, id="no-layers"),
+        pytest.param({"update": "residual", "stop": True, "query_tower": 4, "tower": 4}, id="stop"),
+    ],
+)
 def test_a_written_checkpoint_is_read_again(tmp_path: Path, variant: dict) -> None:
     policy = network(**variant)
     checkpoint = load_checkpoint(save(tmp_path / "run" / "rce_epoch3.pt", policy))
@@ -322,6 +329,9 @@ def test_impossible_conversions_are_rejected(tmp_path: Path) -> None:
     two_layers = save(tmp_path / "rce_epoch1.pt", network(num_layers=2))
     with pytest.raises(CheckpointError, match="one cross-attention layer, this policy has 2"):
         convert_checkpoint(two_layers, legacy_names=True)
+    residual = save(tmp_path / "rce_epoch2.pt", network(update="residual"))
+    with pytest.raises(CheckpointError, match="update their state by a gate, this policy by --update residual"):
+        convert_checkpoint(residual)
     without = save(tmp_path / "rce_epoch2.pt", network(num_layers=0))
     with pytest.raises(CheckpointError, match="have a cross-attention layer, this policy has none"):
         convert_checkpoint(without)

@@ -193,7 +193,7 @@ REJECTED: list[tuple[Json, str]] = [
     (scored([5, 8], source_queries=[4]), lp.MADE_UP),
     (G, lp.ANSWERLESS),
     (scored([5, 5]), REPEATED_ICD),
-    (scored([]), REPEATED_ICD),
+    (scored([]), lp.NO_ICD),
     (scored([5, 3]), lp.OWN_QUERY),
     (scored([0, 1], pointer_global=[5, 3]), lp.OWN_QUERY),
     (scored([5, 100]), lp.OUTSIDE),
@@ -396,7 +396,7 @@ def test_beams_become_pointers_in_prompt_order(tmp_path: Path) -> None:
     [
         ([3, 5, 3], 0.1, lp.OWN_QUERY),
         ([5, 5, 3], 0.1, REPEATED_ICD),
-        ([3], 0.1, REPEATED_ICD),
+        ([3], 0.1, lp.NO_ICD),
         ([3, 5, 9], 0.1, lp.NOT_LAST),
         ([], 0.1, lp.NOT_LAST),
         (["9", 5, 3], 0.1, lp.NO_POINTER),
@@ -541,6 +541,13 @@ def test_data_that_the_form_cannot_express_are_rejected() -> None:
         lever_plus_json([group, group], ROW, {})
     with pytest.raises(RlDataError, match="of the task closeness cannot be converted"):
         lever_plus_json([replace(group, task="closeness")], ROW, {})
+
+
+@pytest.mark.parametrize("pointers", [((),), ((11, 12), (11,)), ((11, 12), ())])
+def test_pointers_of_different_lengths_cannot_be_converted(pointers: tuple[tuple[int, ...], ...]) -> None:
+    group = QueryGroup(5, 5, "?", ("a",), (11, 12), tuple(ScoredPointer(p, correct=1, score=1.0) for p in pointers))
+    with pytest.raises(RlDataError, match=r"pointers of 0|pointers of 1 to 2 ICDs.*without --min-shots"):
+        lever_plus_json([group], {5: 0, 11: 1, 12: 2}, {})
 
 
 def test_a_conversion_keeps_every_field_of_the_candidates() -> None:

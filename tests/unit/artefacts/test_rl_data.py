@@ -55,11 +55,12 @@ def test_candidates_that_cannot_be_trained_on_are_rejected_and_counted(tmp_path:
     path = tmp_path / "x.jsonl"
     path.write_text(line(candidates) + line([FAILED], question_id=6))
     data = read_rl_data(path)
-    assert [group.candidates for group in data.groups] == [(ScoredPointer((11, 12), correct=1, score=1.0),)]
+    kept = (ScoredPointer((11, 12), correct=1, score=1.0), ScoredPointer((), correct=1, score=1.0))
+    assert [group.candidates for group in data.groups] == [kept]
     assert data.rejected == {
         "the VLM call failed": 2,
         "an ICD is not in the pool": 1,
-        "an ICD is repeated, or there is none": 2,
+        "an ICD is repeated": 1,
         "a score is not a number, or is out of range": 6,
     }
 

@@ -148,10 +148,23 @@ def test_question_ids_of_another_dataset_are_rejected() -> None:
         make_groups([SMALL, group(15, (25, 30), {(25, 30): 1.0})], ROWS, RewardSettings())
 
 
-def test_pointers_of_different_lengths_are_rejected() -> None:
-    longer = group(30, (10, 20, 40), {(10, 20, 40): 1.0})
-    with pytest.raises(RlDataError, match=r"\[2, 3\]"):
-        make_groups([SMALL, longer], ROWS, RewardSettings())
+def test_shorter_pointers_and_the_empty_one_are_padded_behind_their_end() -> None:
+    mixed = group(30, (10, 20, 40), {(10, 40): 1.0, (20,): 0.0, (): 0.5})
+    groups = make_groups([mixed], ROWS, RewardSettings())
+    assert groups.pointers.tolist() == [[[0, 2], [1, -1], [-1, -1]]]
+    assert groups.raw.tolist() == [[2.0, 0.0, 1.5]]
+    wider = make_groups([group(30, (10, 20), {(10,): 1.0})], ROWS, RewardSettings(), shots=2)
+    assert wider.pointers.tolist() == [[[0, -1]]]
+
+
+def test_a_pool_from_which_nothing_was_shown_is_rejected() -> None:
+    with pytest.raises(RlDataError, match="all pointers of the RL data are empty"):
+        make_groups([group(30, (10, 20, 40), {(): 1.0})], ROWS, RewardSettings())
+
+
+def test_a_price_of_tokens_needs_their_number() -> None:
+    with pytest.raises(RlDataError, match=r"2 candidates of the RL data have no prompt_tokens.*--price"):
+        make_groups([group(30, (10, 20), {(10,): 1.0, (20,): 0.0})], ROWS, RewardSettings(token_price=0.001))
 
 
 # --- padding weighs nothing -------------------------------------------------------------------------------

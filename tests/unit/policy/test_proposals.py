@@ -346,3 +346,33 @@ def test_an_added_method_proposes_after_the_others(added: None) -> None:
     (made,) = propose(by_angles(ANGLES[0], pools=POOLS[:1], retrieval=1))
     assert made == [Proposal((11, 13), "retrieval", rank=0), Proposal((13, 12), "backwards")]
     assert most_pointers(ProposalSettings(**NONE | {"retrieval": 4})) == 5
+
+
+# --- shorter pointers -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("network", [CosineNetwork(6), policy(6)], ids=["cosine", "policy"])
+def test_shorter_pointers_and_the_empty_one_are_proposed_after_the_usual_ones(network: PointerNetwork) -> None:
+    usual = propose(random_unit(3, 20, network))
+    for least in (0, 1, 2):
+        settings = ProposalSettings(min_shots=least)
+        found = propose(random_unit(3, 20, network, min_shots=least))
+        for b in range(3):
+            assert found[b][: len(usual[b])] == usual[b]
+            lengths = [len(pointer) for pointer in pointers(found[b])]
+            assert sorted(lengths, reverse=True) == lengths and set(lengths) == set(range(least, 3))
+            assert lengths.count(0) == (least == 0) and len(found[b]) <= most_pointers(settings)
+            one = [proposal for proposal in found[b] if len(proposal.pointer) == 1]
+            assert {p.method.split("-")[-1] for p in one} <= {"beam", "sample", "retrieval", "random"}
+            assert len(one) >= 5 * (least < 2)
+    assert found[0] == usual[0]
+    assert propose(random_unit(1, 20, network, min_shots=0))[0][-1] == Proposal((), "zero-shot")
+
+
+def test_a_proposer_that_may_stop_proposes_every_length_all_the_same() -> None:
+    torch.manual_seed(0)
+    network = PointerNetwork(PointerConfig(6, hidden_dim=8, stop=True)).eval()
+    assert network.stop_head is not None
+    torch.nn.init.constant_(network.stop_head.bias, 50.0)  # it would always stop at once
+    found = propose(random_unit(2, 20, network, min_shots=1))
+    assert all({len(p) for p in pointers(own)} == {1, 2} for own in found)

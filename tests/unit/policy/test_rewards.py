@@ -7,8 +7,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icdsel.policy.rewards import NORMALIZATIONS, REWARD_MODES, fields_of, is_correct, normalize_rewards, pointer_reward
+from icdsel.errors import SettingsError
+from icdsel.policy.rewards import (
+    NORMALIZATIONS,
+    REWARD_MODES,
+    fields_of,
+    is_correct,
+    normalize_rewards,
+    pointer_reward,
+    reward_of,
+)
 from icdsel.records import ScoredPointer
+from icdsel.settings import settings_from
+from icdsel.settings.tables import RewardSettings
 
 LEVER_PLUS = json.loads((Path(__file__).parents[2] / "data" / "rewards.json").read_text(encoding="utf-8"))
 WEIGHTS = ("hard_weight", "soft_weight", "rel_weight")
@@ -250,3 +261,25 @@ def test_z_scores_have_mean_0_and_unbiased_std_1_and_ranks_mean_0(values):
     ranks = normalize_rewards(rewards, "rank")
     assert ranks.mean().item() == pytest.approx(0.0, abs=1e-12)
     assert ranks.abs().max() <= 1.0
+
+
+# --- prices -----------------------------------------------------------------------------------------------
+
+
+def test_icds_and_tokens_cost_what_the_settings_say():
+    right = ScoredPointer((5, 6), correct=1, score=1.0, prompt_tokens=300)
+    alone = ScoredPointer((), correct=1, score=1.0, prompt_tokens=100)
+    for prices, rewards in (
+        (RewardSettings(), (2.0, 2.0)),
+        (RewardSettings(price=0.25), (1.5, 2.0)),
+        (RewardSettings(token_price=0.001), (1.7, 1.9)),
+        (RewardSettings(price=0.25, token_price=0.001), (1.2, 1.9)),
+    ):
+        assert (reward_of(right, prices), reward_of(alone, prices)) == pytest.approx(rewards)
+        assert reward_of(right.to_json(), prices) == pytest.approx(rewards[0])
+
+
+@pytest.mark.parametrize("flag", ["price", "token_price"])
+def test_a_negative_price_is_rejected(flag):
+    with pytest.raises(SettingsError, match=f"--{flag.replace('_', '-')}.*greater than or equal to 0, got -1"):
+        settings_from({"reward": {flag: -1}})

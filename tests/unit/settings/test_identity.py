@@ -34,5 +34,23 @@ def test_answers_of_candidates_count_only_if_the_policy_sees_them() -> None:
     assert identity(settings_from({"train": {"candidate_answers": True}}), "train")["train.candidate_answers"] is True
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("proposals.min_shots", 0),
+        ("reward.price", 0.1),
+        ("reward.token_price", 0.001),
+        ("train.update", "residual"),
+        ("train.query_tower", 64),
+        ("train.stop", True),
+    ],
+)
+def test_later_settings_count_only_where_they_change_something(name: str, value: object) -> None:
+    table, field = name.split(".")
+    assert name not in identity(settings_from({}), table)
+    assert identity(settings_from({table: {field: value}}), table)[name] == value
+    assert "proposals.min_shots" not in identity(settings_from({"proposals": {"shots": 3}}), "proposals")
+
+
 def test_a_dataset_counts_by_its_name() -> None:
     assert identity(settings_from({"data": {"dataset": "some/folder/my.jsonl"}}), "data")["data.dataset"] == "my"

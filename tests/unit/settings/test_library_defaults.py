@@ -37,6 +37,9 @@ def test_the_defaults_of_the_network_are_those_of_lever_plus_with_a_gate() -> No
         "attn_dropout": lever_plus.attn_dropout,
         "tower": lever_plus.tower,
         "answer_dim": int(default(TrainSettings, "candidate_answers")),
+        "query_tower": default(TrainSettings, "query_tower"),
+        "update": default(TrainSettings, "update"),
+        "stop": bool(default(TrainSettings, "stop")),
     }
     assert (lever_plus.gate, RECIPES["icdsel"].gate) == (False, True)
 
@@ -46,6 +49,7 @@ def test_the_defaults_of_the_losses_are_those_of_the_settings() -> None:
         "label_smoothing": default(TrainSettings, "label_smoothing"),
         "over": RECIPES["lever-plus"].rce_over,
         "pool_weight": RECIPES["lever-plus"].rce_pool_weight,
+        "stop_logits": None,
     }
     assert defaults_of(grpo_loss) == {
         "clip_epsilon": default(TrainSettings, "clip_epsilon"),

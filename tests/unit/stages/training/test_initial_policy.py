@@ -11,7 +11,7 @@ from icdsel.errors import CheckpointError
 from icdsel.policy.config import PointerConfig
 from icdsel.policy.network import PointerNetwork
 from icdsel.settings import settings_from, with_values
-from icdsel.stages.training.initial_policy import initial_policy
+from icdsel.stages.training.initial_policy import initial_policy, with_stop
 
 SIZES: dict[str, Any] = {"hidden_dim": 16, "num_layers": 1, "num_heads": 2, "tower": 0, "gate": True}
 
@@ -77,3 +77,23 @@ def test_sizes_of_another_recipe_are_not_taken_for_given_ones(checkpoint: Path) 
 
 def test_without_a_checkpoint_there_is_none() -> None:
     assert initial_policy(settings_from({"train": {"num_heads": 4}}).train) is None
+
+
+def test_a_policy_without_stop_gets_one_that_is_as_probable_as_going_on(checkpoint: Path) -> None:
+    network = start(checkpoint)
+    assert network is not None and not network.config.stop
+    stopping = with_stop(network.eval()).eval()
+    query, candidates = torch.randn(3, 8), torch.randn(3, 5, 8)
+    assert stopping.config.stop and with_stop(stopping) is stopping
+    assert torch.equal(stopping.stop_margin(query, candidates), torch.zeros(3))
+    assert torch.equal(stopping.greedy(query, candidates, 2, fixed=True), network.greedy(query, candidates, 2))
+
+
+def test_a_policy_that_may_stop_is_not_made_one_that_may_not(checkpoint: Path) -> None:
+    stopping = PointerNetwork(PointerConfig(d_model=8, stop=True, **SIZES))
+    save_policy(checkpoint, stopping, epoch=0, phase="rce", metrics={}, kl_beta=0.1)
+    for given in ({}, {"stop": True}):
+        network = start(checkpoint, **given)
+        assert network is not None and network.config.stop
+    with pytest.raises(CheckpointError, match="omit --no-stop"):
+        start(checkpoint, stop=False)
