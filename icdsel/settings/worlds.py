@@ -69,7 +69,10 @@ DIFFICULTIES: dict[str, Difficulty] = {
         careless=0.25,
     ),
 }
-"""The presets. To add one, name its numbers here, last: `world-<preset>` is then a dataset."""
+"""The presets. To add one, name its numbers here, last: `world-<preset>` is then a dataset.
+
+Worlds that are nearer to it than to the others get another name (`world_name`), so their results are computed again.
+"""
 
 _FIELDS = [*Difficulty.model_fields]
 _SCHEMA: dict[str, dict[str, Any]] = Difficulty.model_json_schema()["properties"]
