@@ -21,7 +21,7 @@ class PointerConfig:
         dropout: Dropout before the two output projections and inside the shared encoder.
         attn_dropout: Dropout of the attention weights.
         tower: Inner width of the shared encoder; 0 for neither a shared encoder nor a shared projection.
-        answer_dim: Width of the embeddings of the candidates' answers; 0 for a network that sees none.
+        answer_dim: Width of what describes the candidates' answers; 0 for a network that sees none.
         query_tower: Inner width of an encoder after the shared one, of queries alone; 0 for none.
         update: With `gate`, how: `gate`, a convex combination of the two, or `residual`, a block that can also move
             the state away from the chosen ICD.

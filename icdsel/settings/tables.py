@@ -347,7 +347,7 @@ class TrainSettings(Table):
     query_tower: int = Field(0, ge=0)
     """Width of a second encoder after the shared one, of the queries alone; 0 for none."""
     candidate_answers: bool = False
-    """Let the policy see the answers of the candidates, beside their images and questions."""
+    """Let the policy see the answers of the candidates, and how many of their nearest neighbours share them."""
     dropout: float = Field(default_factory=_by_recipe("dropout"), ge=0, lt=1)
     """Dropout before the output projections."""
     attn_dropout: float = Field(default_factory=_by_recipe("attn_dropout"), ge=0, lt=1)

@@ -14,6 +14,7 @@ from icdsel.console import note, progress, warn
 from icdsel.data.datasets import Split, image_hint, load_split
 from icdsel.errors import DataError, VlmError
 from icdsel.records import Example
+from icdsel.retrieval.agreement import agreement
 from icdsel.retrieval.embeddings import Embeddings, Encoded, encode, encode_answers, read_train_embeddings
 from icdsel.retrieval.encoders import Encoder, VlmEncoder, load_clip
 from icdsel.retrieval.pools import Pools, build_pools
@@ -223,7 +224,8 @@ class Session:
             answers: Whether it also sees the answers that they would show (`PointerConfig.answer_dim`).
 
         Returns:
-            `embeddings` (N, d), or with the embeddings of the answers beside them (N, d + a).
+            `embeddings` (N, d), or beside them the answers (N, d + a): their embeddings, and in the last column how far
+            they agree with those of the nearest neighbours.
         """
         return self._with_answers if answers else self.embeddings
 
@@ -231,7 +233,8 @@ class Session:
     def _with_answers(self) -> Tensor:
         with progress("Embedding answers of train", len(self.train)) as advance:
             vectors = encode_answers(self.train, self.encoder, self.settings.dataset_dir / "cache", "train", advance)
-        return torch.cat([self.embeddings, vectors], dim=-1)
+        agreed = agreement(self.embeddings, [example.answer for example in self.train])
+        return torch.cat([self.embeddings, vectors, agreed[:, None]], dim=-1)
 
     @_shared
     def _given(self) -> tuple[Tensor, str] | None:

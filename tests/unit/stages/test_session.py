@@ -18,6 +18,7 @@ from icdsel.experiments.plan import dry_run
 from icdsel.experiments.run import run_experiments
 from icdsel.experiments.variants import plan_experiments
 from icdsel.policy.network import PointerConfig, PointerNetwork
+from icdsel.retrieval.agreement import agreement
 from icdsel.settings.loading import Settings, load_settings, with_values
 from icdsel.settings.tables import VlmSettings
 from icdsel.stages.generate import generate, rl_data_inputs
@@ -299,12 +300,13 @@ def test_a_policy_that_sees_answers_is_trained_answers_queries_and_proposes(fold
     network = load_policy(run.checkpoint)
     session = Session(with_values(settings, {"data": {"pool_size": pool_size}}))
     d = session.embeddings.shape[1]
-    assert (network.config.d_model, network.config.answer_dim) == (d, d)
+    assert (network.config.d_model, network.config.answer_dim) == (d, d + 1)
     assert metadata["identity"]["train.candidate_answers"] is True and "candidate-answers" in run_name(settings)
     assert network.answer_proj.any()  # it has learnt
     table = candidates_for(network, session, run.checkpoint)
     assert torch.equal(table[:, :d], session.embeddings)
-    one = {row: table[row, d:].tolist() for row in range(TRAIN)}
+    torch.testing.assert_close(table[:, -1], agreement(table[:, :d], [example.answer for example in session.train]))
+    one = {row: table[row, d:-1].tolist() for row in range(TRAIN)}
     same = [(a, b) for a in one for b in range(a) if session.train[a].answer == session.train[b].answer]
     assert same and all(one[a] == one[b] for a, b in same)
     assert len({tuple(answer) for answer in one.values()}) == len({example.answer for example in session.train})
@@ -321,7 +323,7 @@ def test_a_policy_that_sees_answers_is_trained_answers_queries_and_proposes(fold
 def test_a_policy_that_saw_answers_of_another_width_is_rejected(folder, clip):
     session = Session(make_settings(folder, {"encoder": str(clip)}), no_vlm)
     d = session.embeddings.shape[1]
-    with pytest.raises(CheckpointError, match=rf"a.pt takes answers of width 5, this encoder's have {d}"):
+    with pytest.raises(CheckpointError, match=rf"a.pt takes answers of width 5, this encoder's have {d + 1}"):
         candidates_for(PointerNetwork(PointerConfig(d, answer_dim=5)), session, Path("a.pt"))
     with pytest.raises(CheckpointError, match=rf"a.pt takes embeddings of width 3, this encoder's have {d}"):
         candidates_for(PointerNetwork(PointerConfig(3)), session, Path("a.pt"))
