@@ -28,7 +28,7 @@ _BASELINES: tuple[Selector, ...] = (
     Nearest("nearest-question", "question"),
     Nearest("nearest-both", "both"),
     Mmices(),
-    Mmr("mmr", weight=0.5),  # both terms count alike; docs/selectors.md has others
+    Mmr("mmr", weight=0.5),  # both terms count alike
     KDpp("k-dpp", scale=0.1),  # as in CEIL
     FacilityLocation("facility-location"),
     Majority(),
@@ -70,9 +70,9 @@ To add one, write a file such as `my_selector.py`, and run `python my_selector.p
   the query's pool, `context.pools[q]`: rows of the training split, without the query itself and other excluded
   examples. `icdsel.selection.context` lists all data that a choice can be based on: examples, pools, embeddings,
   rankings, the policy, RL data.
-* `SELECTORS.add(FromWholeSplit(ShortestAnswers()))` adds `shortest-answers-all`, which chooses from the whole training
-  split whatever the candidate pools are. Several selectors of one class may differ in its arguments:
-  `SELECTORS.add(Mmr("mmr-relevant", weight=0.8))`.
+* `SELECTORS.add(FromWholeSplit(ShortestAnswers()))` (`icdsel.selection.whole_split`) adds `shortest-answers-all`, which
+  chooses from the whole training split whatever the candidate pools are. Several selectors of one class may differ in
+  its arguments: `SELECTORS.add(Mmr("mmr-relevant", weight=0.8))` (`icdsel.selection.subsets`).
 * The choice for a query must depend on nothing but the inputs: not on other queries, earlier calls or global random
   state. A selector that draws overrides `seed` (its rows are then called `<name>-<seed>`, and averaged over seeds) and
   seeds its own generator with it and the query's question_id; see `random_draws.py`.

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 class Nearest(Selector):
     """The training examples most similar to the query.
 
+    Liu et al., "What makes good in-context examples for GPT-3?", 2022; by image, as RICES: Yang et al., "An empirical
+    study of GPT-3 for few-shot knowledge-based VQA", AAAI 2022.
+
     Args:
         name: What users type.
         kind: What similarity is measured on.

@@ -389,6 +389,7 @@ class InferSettings(Table):
     selector: Annotated[tuple[Selector, ...], Separated] = (
         *("policy", "random"),
         *("nearest-image", "nearest-both", "nearest-both-all"),
+        *("mmices-all", "mmr-all", "k-dpp-all", "facility-location-all"),
     )
     """Selectors that choose the ICDs; `policy` answers with the policy alone. Those that end in -all choose from the
     whole training split, whatever --pool-size is."""

@@ -25,6 +25,7 @@ COMMAND = ("experiment", VARIANTS, "--seeds", "2", "--n", "30", "--shots", "1,2"
 RUNS = Path("results/world/model_cpk")
 ANSWERS = Path("results/world/infer/RandSampler_tiny-vlm")
 NEAREST = ["nearest-image", "nearest-both", "nearest-both-all"]
+NEAREST += ["mmices-all", "mmr-all", "k-dpp-all", "facility-location-all"]
 BASELINES = ["zero-shot", "majority", *NEAREST, "random, seed 42", "random, seed 43", "random, seed 44"]
 EXPERIMENTS = ["rce, seed 42", "grpo-frozen, seed 42", "rce, seed 43", "grpo-frozen, seed 43"]
 STEPS = [
@@ -147,7 +148,7 @@ def test_it_resumes_after_the_last_finished_step(recorded):
 def test_the_second_time_nothing_is_done(recorded):
     assert recorded["missing at last"] == {}
     assert recorded["made again"] == recorded["made at last"]
-    assert "17 of 17 steps are done already" in recorded["again"]
+    assert "21 of 21 steps are done already" in recorded["again"]
     assert recorded["again"].count("trained already") == 4
     assert "nothing to do" in recorded["tried again"]
 

@@ -26,8 +26,8 @@ def infer(
     """Selects ICDs for held-out queries and has the VLM answer them, with 1 to 4 shots.
 
     The policy of the last training selects, and so do the baselines that it has to beat: random and nearest neighbours,
-    the latter also from the whole training set. Two more are always included: zero-shot, and a copy of the neighbours'
-    majority answer. Answers that exist are reused.
+    and, from the whole training set, nearest neighbours, MMICES, MMR, k-DPP and facility location. Two more are always
+    included: zero-shot, and a copy of the neighbours' majority answer. Answers that exist are reused.
 
     For example:
 
