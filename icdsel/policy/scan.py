@@ -13,8 +13,8 @@ from icdsel.retrieval.topk import stable_topk
 
 __all__ = ["RunningLogSum", "RunningTop", "attend", "cosines"]
 
-_VALUES = 2**19
-"""Maximum number of scores computed at once: 2 MiB in float32, what a core's second-level cache holds. More are slower,
+_VALUES = 2**18
+"""Maximum number of scores computed at once: 1 MiB in float32, half of a core's second-level cache. More are slower,
 since every score is then written to memory and read again; fewer are, since matrix products get small."""
 
 
@@ -37,8 +37,9 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = No
     total, mean = torch.zeros_like(most), torch.zeros_like(query)
     for start, end in _chunks(keys.shape[1], query.shape[0] * query.shape[1]):
         scores = query @ keys[:, start:end].transpose(1, 2)  # (H, B, n)
-        if mask is not None and not (allowed := mask[:, start:end]).all():
-            scores.masked_fill_(~allowed, least)
+        if mask is not None:
+            row, column = _hidden(mask, start, end)
+            scores[:, row, column] = least
         highest = torch.maximum(most, scores.amax(-1, keepdim=True))
         weights = scores.sub_(highest).exp_()
         shrink = (most - highest).exp_()
@@ -65,8 +66,8 @@ def cosines(
     """
     for start, end in _chunks(len(candidates), len(states)):
         found = states @ candidates[start:end].T  # (B, n)
-        if mask is not None and not (allowed := mask[:, start:end]).all():
-            found.masked_fill_(~allowed, -torch.inf)
+        if mask is not None:
+            found[_hidden(mask, start, end)] = -torch.inf
         if taken is not None:
             row, column = ((taken >= start) & (taken < end)).nonzero(as_tuple=True)
             found[row, taken[row, column] - start] = -torch.inf
@@ -120,6 +121,12 @@ class RunningLogSum:
     def add(self, chunk: Tensor) -> None:
         """Adds the values [B, n]."""
         self.value = torch.logaddexp(self.value.to(chunk), chunk.logsumexp(-1))
+
+
+def _hidden(mask: Tensor, start: int, end: int) -> tuple[Tensor, Tensor]:
+    """Rows and columns of a chunk that may not be chosen. They are few: only examples of the query's own image."""
+    row, column = (~mask[:, start:end]).nonzero(as_tuple=True)
+    return row, column
 
 
 def _chunks(size: int, rows: int) -> Iterator[tuple[int, int]]:
