@@ -174,7 +174,8 @@ def metavar(field: FieldInfo) -> str:
     """The values that a setting takes, in short: `INT`, `TEXT`, or the choices."""
     kinds = _kinds(field.annotation)
     if typing.get_origin(kinds[0]) is tuple:
-        return f"{'|'.join(choices(field)) or _type_name(_kinds(typing.get_args(kinds[0])[0])[0])}{_SEVERAL}"
+        kinds = _kinds(typing.get_args(kinds[0])[0])
+        return f"{'|'.join(choices(field) or map(_type_name, kinds))}{_SEVERAL}"
     return "|".join(choices(field) or map(_type_name, kinds))
 
 

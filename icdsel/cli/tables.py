@@ -7,16 +7,19 @@ from typing import TYPE_CHECKING, Any
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.filesize import decimal
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from icdsel.check.findings import Checked
 from icdsel.comparison.runs import RunSummary, age
+from icdsel.comparison.tables import p_text
 from icdsel.console import Fitted, plain
 from icdsel.records import shots_order
-from icdsel.tasks.base import TASKS
+from icdsel.tasks.base import TASKS, Task
 
 if TYPE_CHECKING:
+    from icdsel.comparison.certificate import Certificate
     from icdsel.experiments.plan import Estimate
     from icdsel.stages.infer import Row
 
@@ -37,6 +40,40 @@ def inference_table(rows: "Sequence[Row]", task_name: str) -> Table:
         cells = [task.text(row.score[count]) if count in row.score else "" for count in shots]
         table.add_row(row.shown + (f" ({row.failed} failed)" if row.failed else ""), *cells)
     return table
+
+
+def certificate_table(certificate: "Certificate", task: Task) -> Group:
+    """The tests of a certificate, without offsets at which the policy does the same, and what they certify."""
+    unit = f" {task.unit}" if task.unit else ""
+    table = Table(
+        title=f"At most {certificate.delta:g}{unit} worse than zero-shot?", title_justify="left", box=SIMPLE_HEAD
+    )
+    table.add_column("shots")
+    for name in ("ICDs", "none shown", f"Δ{f' in{unit}' * bool(unit)}", "p"):
+        table.add_column(name, justify="right")
+    before = None
+    for step in certificate.steps:
+        figures = (step.mean_shots, step.shown_none, step.difference)
+        if figures != before or step.shots == certificate.shots:
+            cells = (f"{step.mean_shots:.2f}", f"{step.shown_none:.0f} %", f"{step.difference:+.{task.digits}f}")
+            style = "bold" if step.shots == certificate.shots else None if step.certified else "dim"
+            table.add_row(step.shots, *(cell.replace("-", "−") for cell in cells), p_text(step.p_value), style=style)
+        before = figures
+    chosen = next((step for step in certificate.steps if step.shots == certificate.shots), None)
+    queries = f"queries like these {certificate.n:,} ({certificate.set}"
+    queries += f", on {certificate.images:,} images)" if certificate.images < certificate.n else ")"
+    if chosen is None:
+        says = (
+            f"Nothing but zero-shot itself is certified on {queries}: certify on more queries (--n, --split), or a "
+            "larger tolerance."
+        )
+    else:
+        says = (
+            f"With {certificate.confidence:.0%} confidence, --shots {chosen.shots} is not worse than zero-shot by more "
+            f"than {certificate.delta:g}{unit} on {queries}. It shows {chosen.mean_shots:.2f} ICDs on average, and "
+            f"none with {chosen.shown_none:.0f} % of them."
+        )
+    return Group(table, Padding(Text(says, style="bold"), (0, 0, 0, 1)))
 
 
 def plan_table(estimates: "Sequence[Estimate]") -> Fitted:

@@ -135,7 +135,7 @@ class Rates:
     def _answering(self) -> float:
         """Images per second, in prompts with the first training examples."""
         train, queries = self.session.train, queries_to_answer(self.session)
-        shots = min(max(self.session.settings.infer.shots), len(train) - 1)
+        shots = min(self.session.settings.most_shots, len(train) - 1)
 
         def answer(count: int) -> float:
             icds = [tuple(train[(i + k) % len(train)] for k in range(shots)) for i in range(0, 7 * count, 7)]

@@ -43,7 +43,15 @@ def parsed_shots(text: str) -> Shots:
     Raises:
         ValueError: It is neither.
     """
-    return int(text) if text.strip().isdecimal() else auto_shots(stop_offset(text.strip()))
+    word = text.strip()
+    if word.isdecimal() and word.isascii() and len(word) <= len(str(_MOST_SHOTS)):
+        return int(word)
+    if _AUTO.fullmatch(word) is None:
+        raise ValueError(
+            f"{text!r} is neither a number nor {AUTO}: give numbers, {AUTO}, or {AUTO} with an offset for "
+            f"stopping, such as {AUTO}+1"
+        )
+    return auto_shots(stop_offset(word))
 
 
 def is_shots(value: object) -> TypeGuard[Shots]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Self
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -53,7 +53,7 @@ class Context:
     @property
     def most_shots(self) -> int:
         """The largest number of shots in the settings."""
-        return max(self.settings.infer.shots)
+        return self.settings.most_shots
 
     def pointers(self, rows: Iterable[Sequence[int]]) -> list[Pointer | None]:
         """The pointers to these rows of the training split."""
@@ -104,12 +104,25 @@ class Context:
     @cached_property
     def greedy(self) -> list[list[int]]:
         """For each query the `most_shots` rows that the policy chooses greedily, in the order in which it does."""
+        return self._chosen_by_policy(fixed=True)
+
+    def decided(self, offset: float) -> list[list[int]]:
+        """For each query the rows that the policy chooses before it stops: at most `proposals.shots`.
+
+        Args:
+            offset: Added to its log-odds of stopping at every step (nats).
+        """
+        return self._chosen_by_policy(stop_offset=offset)
+
+    def _chosen_by_policy(self, **how: Any) -> list[list[int]]:
         assert self.network is not None
+        most = self.most_shots if how.get("fixed") else self.settings.proposals.shots
         chosen: list[list[int]] = []
         for at in range(0, len(self.queries), _QUERIES):
             rows, mask = self.pools.batch(at, _QUERIES)  # (B, K) or (1, N), (B, K)
             query = self.embeddings[at : at + _QUERIES]
             pool = self.encoded if self.pools.shared else self.train_embeddings[rows]
-            places = self.network.greedy(query, pool, self.most_shots, None if mask.all() else mask)  # (B, S)
-            chosen += rows.expand(len(query), -1).gather(1, places).tolist()
+            places = self.network.greedy(query, pool, most, None if mask.all() else mask, **how)  # (B, S)
+            found = rows.expand(len(query), -1).gather(1, places.clamp(min=0)).masked_fill(places < 0, -1)  # (B, S)
+            chosen += [[row for row in own if row >= 0] for own in found.tolist()]
         return chosen

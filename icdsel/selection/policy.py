@@ -18,10 +18,15 @@ class Policy(Selector):
 
     name = "policy"
     needs_policy = True
+    can_stop = True
 
     def choose(self, context: "Context", shots: int) -> list[Pointer | None]:
         """The greedy choice, in the order in which the network chooses."""
         return context.pointers(row[:shots] for row in context.greedy)
+
+    def choose_auto(self, context: "Context", offset: float) -> list[Pointer | None]:
+        """The greedy choice up to where the network stops."""
+        return context.pointers(context.decided(offset))
 
     def row_name(self, settings: Settings, policy: Path | None) -> str:  # noqa: ARG002
         """`policy-<run>-<checkpoint>`."""

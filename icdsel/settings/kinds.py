@@ -2,10 +2,11 @@
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from icdsel.records import parsed_shots
 from icdsel.settings.presets import (
     COLUMN_FIELDS,
     DATA_ENDINGS,
@@ -43,6 +44,19 @@ def _names_a_folder(dataset: str) -> str:
     return dataset
 
 
+def _typed_shots(shots: object) -> object:
+    return parsed_shots(shots) if isinstance(shots, str) else shots
+
+
+def _is_held_out(split: object) -> object:
+    if split == "train":
+        raise ValueError(
+            "demonstrations come from the training split, and policies are trained on its queries: choose validation, "
+            "tuning or test"
+        )
+    return split
+
+
 def _are_columns(columns: tuple[str, ...]) -> tuple[str, ...]:
     fields = [part.partition("=")[0].strip() for part in columns]
     for part, field in zip(columns, fields, strict=True):
@@ -64,6 +78,9 @@ Sampler = Annotated[str, Choice("sampler"), alias(SAMPLER_ALIASES), Field(patter
 """Restricted to a pattern, because file names contain it and it may come from untrusted metadata."""
 PoolRules = Annotated[str, Choice("rules for pools")]
 TaskName = Annotated[str, Choice("task")]
+HeldOutSplit = Annotated[Literal["validation", "tuning", "test"], BeforeValidator(_is_held_out)]
+ShotCount = Annotated[int | str, BeforeValidator(_typed_shots)]
+"""A number of ICDs, or `auto`, with an offset or without."""
 Metric = str
 """The name of one of the task's metrics."""
 AnswerCleaner = Annotated[str, Choice("cleaner")]

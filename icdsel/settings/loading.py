@@ -43,6 +43,11 @@ class Settings(BaseModel):
         return settings_from(self.model_dump(include=decisive))
 
     @property
+    def most_shots(self) -> int:
+        """The largest number of ICDs that `infer` may show, where a policy decides it too."""
+        return max(self.proposals.shots if isinstance(shots, str) else shots for shots in self.infer.shots)
+
+    @property
     def model_name(self) -> str:
         """The VLM's name in file names: the last part, with underscores for dots."""
         return Path(self.vlm.model).name.replace(".", "_").replace(" ", "_")

@@ -21,6 +21,7 @@ from icdsel.settings.kinds import (
     Columns,
     DatasetName,
     EngineName,
+    HeldOutSplit,
     Metric,
     ModelName,
     Normalization,
@@ -29,6 +30,7 @@ from icdsel.settings.kinds import (
     RewardMode,
     Sampler,
     Selector,
+    ShotCount,
     TaskName,
 )
 from icdsel.settings.presets import (
@@ -45,7 +47,6 @@ from icdsel.settings.presets import (
 from icdsel.settings.table import Table
 from icdsel.settings.values import (
     Floats,
-    Ints,
     NameOrPlace,
     Place,
     PoolSize,
@@ -384,8 +385,9 @@ class InferSettings(Table):
     n: int = 100
     """Queries to answer: the first n by question_id, unless --subset is random; -1 for all. Queries on the same image
     have neighbouring ids (in VQAv2 about 5), and are worth less than as many on different images."""
-    shots: Ints = (1, 2, 3, 4)
-    """Numbers of ICDs to show."""
+    shots: Annotated[tuple[ShotCount, ...], Separated] = (1, 2, 3, 4)
+    """Numbers of ICDs to show; with `auto` the policy decides it for each query, at most --pointer-shots. `auto+1` adds
+    1 to its log-odds of stopping, and so shows fewer."""
     selector: Annotated[tuple[Selector, ...], Separated] = (
         *("policy", "random"),
         *("nearest-image", "nearest-both", "nearest-both-all"),
@@ -395,7 +397,7 @@ class InferSettings(Table):
     whole training split, whatever --pool-size is."""
     subset: Literal["first", "random"] = "first"
     """Which n queries: the first by question_id, or a random sample drawn with the seed."""
-    split: Literal["validation", "tuning", "test"] = "validation"
+    split: HeldOutSplit = "validation"
     """Split of the queries. Queries without reference answers are answered, not scored."""
     random_seed: int | None = Field(None, ge=0)
     """Seed of the selectors that draw, such as `random`. [the value of --seed]"""
@@ -404,8 +406,11 @@ class InferSettings(Table):
     def _is_consistent(self) -> Self:
         if self.n == 0 or self.n < -1:
             raise ValueError(f"n is {self.n}: give the number of queries, or -1 for all")
-        if not self.shots or min(self.shots) < 1 or len(set(self.shots)) < len(self.shots):
-            raise ValueError("shots must be distinct numbers of 1 or more; for 0 shots use the selector zero-shot")
+        numbers = [shots for shots in self.shots if isinstance(shots, int)]
+        if not self.shots or min(numbers, default=1) < 1 or len(set(self.shots)) < len(self.shots):
+            raise ValueError(
+                "shots must be distinct numbers of 1 or more, or auto; for 0 shots use the selector zero-shot"
+            )
         if not self.selector:
             raise ValueError("no selector is named")
         return self

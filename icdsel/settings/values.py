@@ -96,5 +96,4 @@ Pairs = BeforeValidator(_pairs)
 """For tuples of `name=value`, which may also be given as text with commas, or in TOML as a table."""
 PositivePenalty = Annotated[float, Field(gt=0)] | typing.Literal["model"]
 PoolSize = Annotated[int, Field(ge=1)] | typing.Literal["all"]
-Ints = Annotated[tuple[int, ...], Separated]
 Floats = Annotated[tuple[float, ...], Separated]

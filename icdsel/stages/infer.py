@@ -89,9 +89,17 @@ def infer(
         note(f"The {len(examples)} queries share {images} images; comparisons count an image's queries together.")
     if unlabelled := sum(not query.answers for query in examples):
         note(f"{unlabelled} of the {len(examples)} queries have no reference answers: they are answered, not scored.")
-    queries = session.queries(examples, settings.infer.split, max(settings.infer.shots))
+    queries = session.queries(examples, settings.infer.split, settings.most_shots)
     fingerprints = fingerprints_of(session, settings, policy_file)
     context = open_context(session, queries, policy_file, fingerprints)
+    if context.network and not context.network.config.stop and _decided(settings):
+        raise CheckpointError(
+            f"{policy_file} cannot decide how many ICDs to show, since it was trained without STOP: choose numbers, as "
+            "in --shots 1,2, or train a policy that may stop with `icdsel train --min-shots 0`"
+        )
+    if fixed := [selector.name for selector in selectors if not selector.shot_counts(settings.infer.shots)]:
+        note(f"{', '.join(fixed)} cannot decide how many ICDs to show, and are left out: give numbers of --shots too")
+        selectors = [selector for selector in selectors if selector.name not in fixed]
     rows = [_row(session, context, selector, policy_file, fingerprints, overwrite) for selector in selectors]
     if advice := session.advice():
         note(advice)
@@ -104,6 +112,10 @@ def infer(
     if scores and not any(scores) and (warning := session.cut_warning()):
         warn(warning)
     return rows
+
+
+def _decided(settings: Settings) -> bool:
+    return any(isinstance(shots, str) for shots in settings.infer.shots)
 
 
 @history()

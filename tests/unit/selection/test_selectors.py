@@ -252,16 +252,26 @@ def test_the_policy_never_shows_what_is_excluded_from_a_shared_pool() -> None:
 
 
 class LastPlaces(CosineNetwork):
-    """A policy that chooses the last candidates of a pool, the very last first."""
+    """A policy that chooses the last candidates of a pool, the very last first, and may stop after the first."""
 
-    def greedy(self, query: Tensor, candidates: Tensor, shots: int, mask: Tensor | None = None) -> Tensor:
+    def greedy(self, query: Tensor, candidates: Tensor, shots: int, mask: Tensor | None = None, **how: Any) -> Tensor:
         assert mask is not None and mask.shape == candidates.shape[:2]
-        return mask.sum(1, keepdim=True) - 1 - torch.arange(shots)  # (B, S)
+        places = mask.sum(1, keepdim=True) - 1 - torch.arange(shots)  # (B, S)
+        if how == {"fixed": True}:
+            return places
+        return places.masked_fill(torch.arange(shots) > 1 - how["stop_offset"], -1)
 
 
 def test_the_policy_follows_its_network() -> None:
     chosen = rows(SELECTORS["policy"].choose(context(network=LastPlaces(2)), 3))
     assert chosen == [[3, 5, 1], [4, 2, 5]]
+
+
+def test_the_policy_shows_what_it_chooses_before_it_stops() -> None:
+    # At most two: pointers of the settings have two ICDs.
+    here = context(network=LastPlaces(2))
+    for offset, expected in ((0.0, [[3, 5], [4, 2]]), (1.0, [[3], [4]]), (2.0, [[], []])):
+        assert rows(SELECTORS["policy"].choose_auto(here, offset)) == expected
 
 
 def test_the_policy_reads_more_queries_than_fit_at_once() -> None:
@@ -305,9 +315,9 @@ def test_a_selector_opens_only_what_it_says_that_it_needs(name: str) -> None:
         return similar()
 
     class Watched(CosineNetwork):
-        def greedy(self, *given: Any) -> Tensor:
+        def greedy(self, *given: Any, **how: Any) -> Tensor:
             opened.add("policy")
-            return super().greedy(*given)
+            return super().greedy(*given, **how)
 
     here = context(similar=open_similar, network=Watched(2), scored=SCORED)
     selector.choose(here, 1)
