@@ -1,7 +1,7 @@
 """Certificates for simulated policies whose risk is known: how often a certified policy breaks its tolerance.
 
-`python -m tests.simulated_certificates` prints the table of docs/guide.md (1,000 calibration splits a line; half a
-minute of one core).
+`python -m tests.simulated_certificates` prints the table of docs/guide.md (200 calibration splits a line; 10 seconds
+of one core).
 
 A query has a need for ICDs, as the policy estimates it, and its scores without and with ICDs, both 0 or 1. Where the
 need is low, ICDs harm, so that a policy that shows them to more and more queries first gains and then loses.
@@ -69,7 +69,7 @@ def violations(splits: int, queries: int, delta: float, harm: float, per_image: 
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--splits", type=int, default=1_000)
+    parser.add_argument("--splits", type=int, default=200)
     splits = parser.parse_args().splits
     print("| calibration queries | δ | ICDs harm | queries per image | violated | certified | shown to |")
     print("|---:|---:|---|---:|---:|---:|---:|")
