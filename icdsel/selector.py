@@ -10,6 +10,7 @@ from icdsel.artefacts.checkpoint import load_policy
 from icdsel.artefacts.run_folder import find_checkpoint
 from icdsel.policy.encoding import EncodedCandidates
 from icdsel.policy.network import PointerNetwork
+from icdsel.records import stop_offset
 
 __all__ = ["Choice", "Selector"]
 
@@ -18,7 +19,7 @@ class Choice(NamedTuple):
     """The demonstrations chosen for B queries.
 
     Attributes:
-        positions: Positions in the candidate pool, in prompt order, int64 [B, S].
+        positions: Positions in the candidate pool, in prompt order, int64 [B, S]; -1 after the policy stopped.
         log_probs: Log-probabilities (natural logarithm) of these sequences under the policy, [B].
     """
 
@@ -54,9 +55,10 @@ class Selector:
         self,
         query_embeddings: Tensor,
         candidate_embeddings: Tensor,
-        shots: int = 2,
+        shots: int | str = 2,
         mask: Tensor | None = None,
         candidate_answers: Tensor | None = None,
+        max_shots: int = 2,
     ) -> Choice:
         """Chooses the best candidate at each step, without repetition.
 
@@ -68,28 +70,37 @@ class Selector:
             candidate_embeddings: One pool of N candidates for all queries [N, d], or a pool for each query [B, N, d].
                 The encodings of one pool are reused as long as the same tensor is given, and torch has not changed it;
                 give another tensor after changing its memory through numpy.
-            shots: Demonstrations per query, S.
+            shots: Demonstrations per query, S; or `auto` for as many as the policy decides, none too, if it was trained
+                to stop. `auto+1` stops more readily, by 1 nat, `auto-0.5` less.
             mask: True where a candidate may be chosen, bool [B, N]; None allows all. A query that is itself among the
                 candidates has to be masked there.
             candidate_answers: Embeddings of the candidates' answers, [N, a] or [B, N, a] as the candidates', for a
                 policy that sees answers (a is `selector.network.config.answer_dim`), and for no other.
+            max_shots: The maximum number of demonstrations with `auto`, S.
 
         Raises:
-            ValueError: The shapes do not fit, answers are missing or needless, or a query has fewer than `shots`
-                candidates.
+            ValueError: The shapes do not fit, answers are missing or needless, a query has fewer candidates than are to
+                be shown, or the policy was trained without STOP and `shots` is `auto`.
         """
+        fixed, most, offset = isinstance(shots, int), max_shots, 0.0
+        if isinstance(shots, int):
+            most = shots
+        else:
+            offset = stop_offset(shots)
+            if not self.network.config.stop:
+                raise ValueError(f"this policy was trained without STOP: give a number of shots instead of {shots!r}")
         weight = next(self.network.parameters())
         query = query_embeddings.to(weight)
         mask = None if mask is None else mask.to(weight.device)
         self._require_answers(candidate_embeddings, candidate_answers)
         if candidate_embeddings.dim() == 2:
             pool = self._encoded(candidate_embeddings, candidate_answers)
-            choice = self.network.choose(query, pool, shots, mask, scored=True)
+            choice = self.network.choose(query, pool, most, mask, scored=True, fixed=fixed, stop_offset=offset)
             assert choice.log_probs is not None  # they were asked for
             return Choice(choice.positions, choice.log_probs)
         candidates = _together(candidate_embeddings, candidate_answers, weight)
-        positions = self.network.greedy(query, candidates, shots, mask)  # (B, S)
-        log_probs = self.network.log_prob(query, candidates, positions.unsqueeze(1), mask)  # (B, 1)
+        positions = self.network.greedy(query, candidates, most, mask, fixed=fixed, stop_offset=offset)  # (B, S)
+        log_probs = self.network.log_prob(query, candidates, positions.unsqueeze(1), mask, fixed)  # (B, 1)
         return Choice(positions, log_probs.squeeze(1))
 
     def _require_answers(self, candidates: Tensor, answers: Tensor | None) -> None:

@@ -191,6 +191,6 @@ def _answers(what: str, settings: Settings, selector: Selector, shots: Sequence[
     if not selector.needs_vlm:
         return Step(what, settings, f"copy {count * len(shots):,} answers")
     todo = f"answer {count * len(shots):,} prompts at {', '.join(map(str, shots))} shots"
-    most = settings.proposals.shots  # as many as a policy that may stop was trained to show
+    most = settings.max_shots
     images = sum((most if isinstance(number, str) else number) + 1 for number in shots)
     return Step(what, settings, todo, {"answering": count * images})

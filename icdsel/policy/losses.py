@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from icdsel.policy.stopping import restricted_log_prob, stop_log_prob
+from icdsel.policy.stopping import stop_log_prob, stop_loss
 from icdsel.settings.presets import STD_FLOOR
 
 __all__ = [
@@ -109,7 +109,7 @@ def rce_loss(
             return order(real)
         lengths = (~padding).sum(-1)  # (B, P)
         of_length = [real & (lengths == length) for length in range(1, pointers.shape[-1] + 1)]
-        return sum((order(own) for own in of_length), _stop_loss(log_prob, stop_logits, pointers, rewards, real))
+        return sum((order(own) for own in of_length), stop_loss(log_prob, stop_logits, pointers, rewards, real))
     if label_smoothing:
         allowed = logits > -torch.inf
         spread = -torch.where(allowed, log_probs, 0.0).sum(-1) / allowed.sum(-1)  # (B, P, S)
@@ -139,15 +139,6 @@ def _rce_over_group(
     signal = _has_signal(torch.where(real, rewards, 0.0), real)  # (B,)
     strength = _strength(rewards.to(log_prob.dtype), real).squeeze(-1)  # (B,)
     return (cross_entropy * strength * signal).sum() / signal.sum().clamp(min=1)
-
-
-def _stop_loss(log_prob: Tensor, stop_logits: Tensor, pointers: Tensor, rewards: Tensor, real: Tensor) -> Tensor:
-    """-log of the expected reward over the group, the mean over the groups (B, P) that have a signal; 0 if none has."""
-    restricted = restricted_log_prob(log_prob, stop_logits, pointers, real)
-    signal = _has_signal(torch.where(real, rewards, 0.0), real)  # (B,)
-    strength = _strength(rewards.to(log_prob.dtype), real).squeeze(-1)  # (B,)
-    loss = -_log_expected_reward(restricted, rewards, real)  # (B,)
-    return torch.where(signal, loss * strength, 0.0).sum() / signal.sum().clamp(min=1)
 
 
 def _log_expected_reward(log_prob: Tensor, rewards: Tensor, real: Tensor) -> Tensor:

@@ -107,7 +107,7 @@ class Context:
         return self._chosen_by_policy(fixed=True)
 
     def decided(self, offset: float) -> list[list[int]]:
-        """For each query the rows that the policy chooses before it stops: at most `proposals.shots`.
+        """For each query the rows that the policy chooses before it stops: at most `--max-shots`.
 
         Args:
             offset: Added to its log-odds of stopping at every step (nats).
@@ -116,7 +116,7 @@ class Context:
 
     def _chosen_by_policy(self, **how: Any) -> list[list[int]]:
         assert self.network is not None
-        most = self.most_shots if how.get("fixed") else self.settings.proposals.shots
+        most = self.most_shots if how.get("fixed") else self.settings.max_shots
         chosen: list[list[int]] = []
         for at in range(0, len(self.queries), _QUERIES):
             rows, mask = self.pools.batch(at, _QUERIES)  # (B, K) or (1, N), (B, K)

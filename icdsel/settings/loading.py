@@ -43,9 +43,14 @@ class Settings(BaseModel):
         return settings_from(self.model_dump(include=decisive))
 
     @property
+    def max_shots(self) -> int:
+        """The maximum number of ICDs with `auto`; that of the proposals until the policy is known."""
+        return self.infer.max_shots or self.proposals.shots
+
+    @property
     def most_shots(self) -> int:
         """The largest number of ICDs that `infer` may show, where a policy decides it too."""
-        return max(self.proposals.shots if isinstance(shots, str) else shots for shots in self.infer.shots)
+        return max(self.max_shots if isinstance(shots, str) else shots for shots in self.infer.shots)
 
     @property
     def model_name(self) -> str:

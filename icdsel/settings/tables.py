@@ -386,8 +386,10 @@ class InferSettings(Table):
     """Queries to answer: the first n by question_id, unless --subset is random; -1 for all. Queries on the same image
     have neighbouring ids (in VQAv2 about 5), and are worth less than as many on different images."""
     shots: Annotated[tuple[ShotCount, ...], Separated] = (1, 2, 3, 4)
-    """Numbers of ICDs to show; with `auto` the policy decides it for each query, at most --pointer-shots. `auto+1` adds
-    1 to its log-odds of stopping, and so shows fewer."""
+    """Numbers of ICDs to show; with `auto` the policy decides it for each query, at most --max-shots. `auto+1` adds 1
+    to its log-odds of stopping, and so shows fewer."""
+    max_shots: int | None = Field(None, ge=1)
+    """Maximum number of ICDs with `--shots auto`. [what the policy was trained on]"""
     selector: Annotated[tuple[Selector, ...], Separated] = (
         *("policy", "random"),
         *("nearest-image", "nearest-both", "nearest-both-all"),

@@ -15,14 +15,14 @@ from icdsel.artefacts.checkpoint import foreign_warning
 from icdsel.artefacts.checkpoint_conversion import ConversionWarning, convert_checkpoint, is_converted
 from icdsel.artefacts.run_folder import find_run, is_finished
 from icdsel.console import logger, note, warn
-from icdsel.errors import CheckpointError, of_system
-from icdsel.records import Example, Prediction, Shots, shots_order
-from icdsel.selection import Selector, always_shown, selectors_named
+from icdsel.errors import CheckpointError, SettingsError, of_system
+from icdsel.records import AUTO, Example, Prediction, Shots, shots_order
+from icdsel.selection import SELECTORS, Selector, always_shown, selectors_named
 from icdsel.selection.context import Context
 from icdsel.selection.fingerprints import Fingerprints
 from icdsel.settings.loading import Settings
 from icdsel.stages.answering import Prompts, answer_prompts, complete_units
-from icdsel.stages.policy_check import require_fitting
+from icdsel.stages.policy_check import most_shots_of, require_fitting
 from icdsel.stages.prediction_row import PredictionRow, prediction_row, read_existing
 from icdsel.stages.selection_context import fingerprints_of, open_context
 from icdsel.stages.session import Session
@@ -76,11 +76,13 @@ def infer(
 
     Raises:
         UserError: Dataset, model, run or checkpoint are missing or do not fit; a pool is smaller than a number of
-            shots.
+            shots; the policy may not stop, or no selector does, with `--shots auto`.
     """
     names = dict.fromkeys((*settings.infer.selector, *(always_shown() if with_baselines else ())))
     selectors = selectors_named(names, settings.data.pool_size)
     policy_file = _policy_file(settings, run, checkpoint) if any(s.needs_policy for s in selectors) else None
+    settings = _with_max_shots(settings, selectors, policy_file)
+    selectors = _evaluated(selectors, settings)
     session = session.under(settings) if session else Session(settings)
     if policy_file:
         require_fitting(policy_file, session)
@@ -92,14 +94,6 @@ def infer(
     queries = session.queries(examples, settings.infer.split, settings.most_shots)
     fingerprints = fingerprints_of(session, settings, policy_file)
     context = open_context(session, queries, policy_file, fingerprints)
-    if context.network and not context.network.config.stop and _decided(settings):
-        raise CheckpointError(
-            f"{policy_file} cannot decide how many ICDs to show, since it was trained without STOP: choose numbers, as "
-            "in --shots 1,2, or train a policy that may stop with `icdsel train --min-shots 0`"
-        )
-    if fixed := [selector.name for selector in selectors if not selector.shot_counts(settings.infer.shots)]:
-        note(f"{', '.join(fixed)} cannot decide how many ICDs to show, and are left out: give numbers of --shots too")
-        selectors = [selector for selector in selectors if selector.name not in fixed]
     rows = [_row(session, context, selector, policy_file, fingerprints, overwrite) for selector in selectors]
     if advice := session.advice():
         note(advice)
@@ -112,10 +106,6 @@ def infer(
     if scores and not any(scores) and (warning := session.cut_warning()):
         warn(warning)
     return rows
-
-
-def _decided(settings: Settings) -> bool:
-    return any(isinstance(shots, str) for shots in settings.infer.shots)
 
 
 @history()
@@ -206,6 +196,44 @@ def _policy_file(settings: Settings, run: str | None, checkpoint: Path | None) -
         except OSError as error:  # a read-only folder, a full disk: inference does not need the conversion
             warn(f"not converted for Lever-Plus: {of_system(error)}")
     return path
+
+
+def _with_max_shots(settings: Settings, selectors: Sequence[Selector], policy_file: Path | None) -> Settings:
+    """The settings with the maximum number of ICDs of `--shots auto`, by default what the policy was trained on.
+
+    Raises:
+        SettingsError: None of the selectors can stop.
+        CheckpointError: The policy may not stop.
+    """
+    infer = settings.infer
+    if all(isinstance(shots, int) for shots in infer.shots):
+        return settings
+    if not any(selector.can_stop for selector in selectors):
+        names = ", ".join(selector.name for selector in SELECTORS.values() if selector.can_stop)
+        raise SettingsError(f"--shots {AUTO} needs a selector that decides how many ICDs to show: --selector {names}")
+    most = infer.max_shots
+    if policy_file:
+        trained = most_shots_of(policy_file)
+        if trained is None:
+            raise CheckpointError(
+                f"{policy_file} cannot decide how many ICDs to show, since it was trained without STOP: choose "
+                "numbers, as in --shots 1,2, or train a policy that may stop with `icdsel train --min-shots 0`"
+            )
+        most = most or trained
+        if most > trained:
+            warn(f"--max-shots {most} is more than the {trained} ICDs that the policy was trained to show")
+    return settings.model_copy(update={"infer": infer.model_copy(update={"max_shots": most})})
+
+
+def _evaluated(selectors: Sequence[Selector], settings: Settings) -> list[Selector]:
+    """The selectors that are evaluated at any of the requested numbers of shots; the others are reported."""
+    shots = settings.infer.shots
+    evaluated = [selector for selector in selectors if selector.shot_counts(shots)]
+    if left_out := [selector.name for selector in selectors if selector not in evaluated]:
+        note(
+            f"{', '.join(left_out)} cannot decide how many ICDs to show, and are left out: give numbers of --shots too"
+        )
+    return evaluated
 
 
 def queries_to_answer(session: Session) -> list[Example]:

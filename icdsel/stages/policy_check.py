@@ -12,24 +12,40 @@ from icdsel.console import note, warn
 from icdsel.errors import CheckpointError, RunError
 from icdsel.policy.network import PointerNetwork
 from icdsel.settings.identity import identity
+from icdsel.settings.tables import ProposalSettings
 from icdsel.stages.session import Session
 from icdsel.store.fingerprints import known_share, sketch_examples
 from icdsel.store.metadata import Inputs, differences, read_metadata
 
 _EMBEDDINGS = ("data.embed", "encoder", "train_embeddings")
-_EXAMPLES, _COUNT = "examples", "count"
+_EXAMPLES, _COUNT, _SHOTS = "examples", "count", "shots"
 _SAME_DATASET = 0.5  # the share of the examples trained on that must exist for a dataset to count as the same one
 
 
-def trained_for(session: Session, rl_data: Iterable[Path]) -> Inputs:
+def trained_for(session: Session, rl_data: Iterable[Path], shots: int) -> Inputs:
     """What checkpoints record: data, model, encoder, prompt, and a sample of the training examples.
 
     Args:
         session: The settings, and the training split.
         rl_data: What is trained on; if their metadata name another prompt than the settings, theirs is recorded.
+        shots: The largest number of ICDs in their pointers.
     """
     train = session.train
-    return _now(session) | _prompt(rl_data) | {_EXAMPLES: sketch_examples(train), _COUNT: len(train)}
+    return _now(session) | _prompt(rl_data) | {_EXAMPLES: sketch_examples(train), _COUNT: len(train), _SHOTS: shots}
+
+
+def most_shots_of(path: Path) -> int | None:
+    """The largest number of ICDs that a policy was trained to show; None for a policy that may not stop.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read.
+    """
+    checkpoint = load_checkpoint(path)
+    if not checkpoint.network.config.stop:
+        return None
+    shots = checkpoint.trained_for.get(_SHOTS)
+    usual: int = ProposalSettings.model_fields["shots"].default
+    return shots if isinstance(shots, int) and shots > 0 else usual
 
 
 def require_fitting(path: Path, session: Session, same_data: bool = True) -> None:

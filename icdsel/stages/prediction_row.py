@@ -12,6 +12,7 @@ from icdsel.selection import Selector
 from icdsel.selection.fingerprints import Fingerprints
 from icdsel.settings.identity import identity
 from icdsel.settings.loading import Settings
+from icdsel.stages.policy_check import most_shots_of
 from icdsel.stages.selection_context import fingerprints_of
 from icdsel.stages.session import Session
 from icdsel.store.metadata import Inputs
@@ -60,7 +61,7 @@ def prediction_row(
     label, subset = selector.row_name(settings, policy_file), _subset(settings, count)
     shots = selector.shot_counts(settings.infer.shots)
     path = predictions_dir(settings) / f"{label}_{subset}.jsonl"
-    inputs = _inputs(settings, session, selector, fingerprints)
+    inputs = _inputs(settings, session, selector, policy_file, fingerprints)
     slot = Slot(path, inputs, partial(_is_complete, path, shots), RunError, REMEDY)
     return PredictionRow(label, selector.short_name(label, policy_file), subset, shots, slot)
 
@@ -102,9 +103,14 @@ def _subset(settings: Settings, count: int) -> str:
     return f"{settings.infer.split}-{count}{kind}"
 
 
-def _inputs(settings: Settings, session: Session, selector: Selector, fingerprints: Fingerprints) -> Inputs:
+def _inputs(
+    settings: Settings, session: Session, selector: Selector, policy_file: Path | None, fingerprints: Fingerprints
+) -> Inputs:
     """Everything that decides the predictions of a row."""
     inputs = identity(settings, "data", "vlm") | session.identity
     inputs |= {"split": settings.infer.split, "queries": session.fingerprint(settings.infer.split)}
     inputs |= {"selector": selector.name, "scorer": SCORER_VERSION}
+    most = settings.infer.max_shots
+    if selector.can_stop and most is not None and policy_file and most_shots_of(policy_file) not in (most, None):
+        inputs["infer.max_shots"] = most
     return inputs | selector.inputs(fingerprints)

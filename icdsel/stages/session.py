@@ -347,8 +347,8 @@ class Session:
         pools = build_pools(queries, self.train, similar, data, self.broken)
         if (smallest := pools.smallest) < shots:
             raise DataError(
-                f"{shots} shots do not fit into a pool of {smallest}: use fewer (--shots, --pointer-shots), or a "
-                f"larger --pool-size"
+                f"{shots} shots do not fit into a pool of {smallest}: use fewer (--shots, --max-shots, "
+                f"--pointer-shots), or a larger --pool-size"
             )
         return Queries(queries, embeddings, pools)
 

@@ -231,7 +231,7 @@ def _train(session: Session, data: _Data, device: torch.device, files: Sequence[
     steps += settings.train.warm_epochs * len(data.warm.query) if data.warm else 0
     events_folder = folder / EVENTS_FOLDER if settings.train.tensorboard else None
     with open_events(events_folder) as events, progress("Training", steps) as advance:
-        journal = RunJournal(folder, network, events, advance, trained_for(session, files))
+        journal = RunJournal(folder, network, events, advance, trained_for(session, files, most))
         resume = journal.resume()
         advance(journal.queries)
         rollouts = _rollouts(session, data, seed, journal, resume, advance) if settings.train.online else None

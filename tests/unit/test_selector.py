@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from icdsel.policy.network import PointerNetwork
 from icdsel.selector import Selector
 
 
-def make_network(seed: int = 0, **config: int) -> PointerNetwork:
+def make_network(seed: int = 0, **config: Any) -> PointerNetwork:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return PointerNetwork(PointerConfig(d_model=6, hidden_dim=8, **config))
@@ -136,3 +137,29 @@ def test_answers_must_fit_policy_and_candidates(answer_dim: int, answers: tuple 
         selector.choose(
             embeddings(2, 6), embeddings(9, 6), candidate_answers=None if answers is None else embeddings(*answers)
         )
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_policy_that_may_stop_decides_how_many(shared: bool) -> None:
+    network = make_network(stop=True).eval()
+    assert network.stop_head is not None
+    torch.nn.init.normal_(network.stop_head.weight)
+    query, pool = embeddings(40, 6), embeddings(1, 9, 6)
+    candidates = pool[0] if shared else pool.expand(40, -1, -1)
+    selector = Selector(network)
+    auto = selector.choose(query, candidates, "auto", max_shots=3)
+    assert torch.equal(auto.positions, network.greedy(query, pool, 3))
+    assert {int(n) for n in (auto.positions >= 0).sum(-1)} > {0, 3}
+    expected = network.log_prob(query, pool, auto.positions.unsqueeze(1)).squeeze(1)
+    torch.testing.assert_close(auto.log_probs, expected, rtol=1e-4, atol=1e-4)
+    never = selector.choose(query, candidates, "auto-1000", max_shots=3)
+    fixed = selector.choose(query, candidates, 3)
+    assert torch.equal(never.positions, fixed.positions) and (fixed.positions >= 0).all()
+    assert (selector.choose(query, candidates, "auto+1000").positions == -1).all()
+
+
+def test_auto_needs_a_policy_that_may_stop() -> None:
+    with pytest.raises(ValueError, match="without STOP: give a number"):
+        Selector(make_network()).choose(embeddings(2, 6), embeddings(5, 6), "auto")
+    with pytest.raises(ValueError, match="neither auto nor auto with an offset"):
+        Selector(make_network(stop=True)).choose(embeddings(2, 6), embeddings(5, 6), "many")

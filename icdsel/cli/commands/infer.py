@@ -42,6 +42,8 @@ def infer(
     and, from the whole training set, nearest neighbours, MMICES, MMR, k-DPP and facility location. Two more are always
     included: zero-shot, and a copy of the neighbours' majority answer. Answers that exist are reused.
 
+    With `--shots auto`, a policy that may stop (`train --min-shots 0`) decides for each query how many ICDs it shows.
+
     For example:
 
     ```

@@ -28,6 +28,7 @@ def train(
     ```
     icdsel train
     icdsel train --grpo-epochs 3 --freeze-backbone
+    icdsel train --min-shots 0 --price 0.1
     icdsel train --dataset okvqa --sampler rand --model qwen2.5-vl-3b --device cuda:0
     ```
     """

@@ -10,7 +10,7 @@ from torch import Tensor
 from icdsel.policy.config import PointerConfig
 from icdsel.policy.losses import grpo_loss, rce_loss
 from icdsel.policy.network import PointerNetwork, pointer_log_prob
-from icdsel.policy.stopping import restricted_log_prob, stop_log_prob
+from icdsel.policy.stopping import restricted_log_prob, stop_log_prob, stop_loss
 
 NAN = math.nan
 SHOTS = 2
@@ -211,6 +211,33 @@ def test_with_a_price_a_policy_stops_where_icds_do_not_help() -> None:
             torch.zeros(1, len(GROUP), SHOTS, 5), pointers, rewards, 1.0, over="group", stop_logits=stop
         ).backward()
         assert stop.grad is not None and stop.grad[0, :, 0].sum().sign() == sign
+
+
+def test_the_stop_loss_by_hand() -> None:
+    pointers = torch.tensor([[[-1, -1], [0, -1], [0, 1], [2, 3], [-1, -1]]])
+    rewards = torch.tensor([[1.0, 0.5, 2.0, 0.0, NAN]])
+    real = ~rewards.isnan()
+    stop = torch.zeros(1, 5, 2, requires_grad=True)  # stops with 1/2 everywhere
+    log_prob = torch.tensor([[0.0, 0.1, 0.03, 0.01, 1.0]]).log().nan_to_num(neginf=0.0)
+    loss = stop_loss(log_prob, stop, pointers, rewards, real)
+    loss.backward()
+    # Going on earns 0.5 by the single ICD and (3 · 2.0 + 1 · 0.0) / 4 = 1.5 by a pair, which are equally probable;
+    # after the ICD 0 there is one pair, of 2.0.
+    first, second = 1.0 - 1.0, 0.5 - 2.0
+    assert loss.item() == pytest.approx((abs(first) + abs(second)) * math.log(2), abs=1e-6)
+    assert stop.grad is not None
+    expected = torch.zeros(1, 5, 2)
+    expected[0, 1, 1] = -second / 2  # towards going on after the ICD 0
+    torch.testing.assert_close(stop.grad, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_stakes_count_not_only_how_often() -> None:
+    # One query in four loses 2 by stopping, the others gain the price of an ICD, 0.1.
+    pointers = torch.tensor([[[-1], [0]]]).expand(4, -1, -1)
+    rewards = torch.tensor([[0.0, 2.0], [0.0, -0.1], [0.0, -0.1], [0.0, -0.1]])
+    stop = torch.zeros((), requires_grad=True)
+    stop_loss(torch.zeros(4, 2), stop.expand(4, 2, 1), pointers, rewards, ~rewards.isnan()).backward()
+    assert stop.grad is not None and stop.grad > 0  # descends towards going on
 
 
 def test_padding_and_the_empty_pointer_differ_by_their_reward() -> None:

@@ -120,7 +120,9 @@ def test_no_value_is_missing_that_has_a_default() -> None:
         "init",
         "vlm_budget",
     }
-    assert {name.split(".")[1] for name in empty} == optional | {"warm_start", "train_seed", "random_seed", "stop"}
+    assert {name.split(".")[1] for name in empty} == optional | {
+        *("warm_start", "train_seed", "random_seed", "stop", "max_shots")
+    }
 
 
 def test_defaults_keep_what_other_defaults_depend_on() -> None:

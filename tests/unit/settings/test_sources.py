@@ -128,7 +128,7 @@ def test_names_of_lever_plus_are_understood_from_every_source(
         ("[train]\nbatchsize = 2\n", ["'train.batchsize'", "did you mean 'batch_size'?"]),
         ("[trian]\nbatch_size = 2\n", ["'trian'", "did you mean 'train'?"]),
         ("batch_size = 2\n", ["'batch_size'", "data, vlm, proposals, reward, train, infer"]),
-        ("[infer]\nxyz = 1\n", ["'infer.xyz'", "choose one of n, shots, selector"]),
+        ("[infer]\nxyz = 1\n", ["'infer.xyz'", "choose one of n, shots, max_shots, selector"]),
         ("[train]\nbatch_size = 0\n", ["--batch-size (train.batch_size)", "greater than or equal to 1", "got 0"]),
         ("[data]\nembed = 'best'\n", ["--embed", "'both'", "'image'", "got 'best'"]),
         ("[reward]\nmode = 'hybrid'\n", ["--reward-mode (reward.mode)", "use hard_plus_soft", "got 'hybrid'"]),
