@@ -106,6 +106,12 @@ class LocalModel(Engine, Generic[Prompt]):
         """
 
     @property
+    def context(self) -> int | None:
+        """The number of tokens that the model can read at once; None if its files do not say."""
+        most = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return most if type(most) is int and most > 0 else None
+
+    @property
     def search(self) -> Search:
         """How answers are decoded."""
         penalty = self.settings.repetition_penalty
@@ -206,6 +212,11 @@ class LocalModel(Engine, Generic[Prompt]):
                 prompts[i] = self._planned[request] if request in self._planned else self.prompt(request)
             except Exception as error:  # noqa: BLE001 - templates raise any error; too many stop the run
                 failed[i] = Answer("", error=f"{type(error).__name__}: {reason_of(error)}")
+                continue
+            length = self._length(prompts[i])
+            if self.context is not None and length > self.context:
+                failed[i] = Answer("", error=_too_long(length, len(request.icds), self.context))
+                del prompts[i]
         return prompts, failed
 
     def _answer(
@@ -268,6 +279,13 @@ class LocalModel(Engine, Generic[Prompt]):
         tokens = {text: encode(text, add_special_tokens=False) or [placeholder] for text in set(texts)}
         embedded = {text: table[ids].float().mean(0).cpu() for text, ids in tokens.items()}
         return torch.stack([embedded[text] for text in texts])
+
+
+def _too_long(length: int, icds: int, context: int) -> str:
+    return (
+        f"a prompt with {icds} ICDs has about {length:,} tokens, the model's context holds {context:,}: use fewer ICDs "
+        "(--shots, --max-shots, --pointer-shots) or smaller images (--max-pixels)"
+    )
 
 
 def _images(requests: Sequence[Request]) -> list[Path]:

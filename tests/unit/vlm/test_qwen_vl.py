@@ -337,6 +337,23 @@ def test_a_tokenizer_with_spaces_in_its_words_reads_prompts_and_references_as_tr
             assert (log_prob, tokens) == (pytest.approx(wanted, abs=1e-4), count)
 
 
+class ShortSighted(QwenVl):
+    """The same model with a context that a prompt of many ICDs exceeds."""
+
+    context = 250
+
+
+def test_a_prompt_that_exceeds_the_context_fails_with_a_remedy(vlm, examples):
+    settings = vlm.settings
+    short = ShortSighted(vlm.model, vlm.processor, settings, vlm.name, vlm.fingerprint, MAX_IMAGE_PIXELS)
+    alone, many = Request((), examples[0]), Request(tuple(examples[1:12]), examples[0])
+    assert vlm.context is not None and vlm.context >= 2048
+    first, second = answers_of(short, [alone, many])
+    assert first.error is None
+    assert second.error is not None and "a prompt with 11 ICDs has about" in second.error
+    assert "the model's context holds 250: use fewer ICDs (--shots, --max-shots" in second.error
+
+
 def test_batch_size_order_and_cache_state_change_nothing(vlm, examples):
     requests = requests_of(examples, seed=2)
     answers = answers_of(vlm, requests)
