@@ -126,11 +126,22 @@ def make_groups(
         pointers[q, :count] = torch.tensor(
             [[*(place[i] for i in c.pointer), *[-1] * (shots - len(c.pointer))] for c in group.candidates]
         )
-        rewards = torch.tensor([reward_of(candidate, settings) for candidate in group.candidates])
+        rewards = torch.tensor(_rewards(group, settings))
         raw[q, :count] = rewards
         normalized[q, :count] = normalize_rewards(rewards, settings.normalization, settings.clamp, std_floor=std_floor)
     query = torch.tensor([row[group.question_id] for group in groups])
     return Groups(query, pool, mask, pointers, raw, normalized)
+
+
+def _rewards(group: QueryGroup, settings: RewardSettings) -> list[float]:
+    """The rewards of a query's pointers, without prices if nothing would earn a reward.
+
+    A query that no scored pointer helped says nothing about how many ICDs it needs. With prices it would teach the
+    policy to stop, at all queries like it.
+    """
+    free = settings.model_copy(update={"price": 0.0, "token_price": 0.0})
+    earned = [reward_of(candidate, free) for candidate in group.candidates]
+    return [reward_of(candidate, settings) for candidate in group.candidates] if max(earned) > 0 else earned
 
 
 def _pools(groups: Sequence[QueryGroup], row: Mapping[QuestionId, int]) -> tuple[Tensor, Tensor]:

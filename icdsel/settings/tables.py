@@ -267,7 +267,8 @@ class RewardSettings(Table):
     rel_weight: float = Field(0.1, ge=0)
     """Weight of relevance, in the reward modes that use it."""
     price: float = Field(0.0, ge=0)
-    """What each ICD of a pointer costs, subtracted from the reward (a correct answer earns 2 by default)."""
+    """What each ICD of a pointer costs, subtracted from the reward (a correct answer earns 2 by default), except for
+    queries of which no pointer earned any."""
     token_price: float = Field(0.0, ge=0)
     """What each token of the prompt costs, subtracted from the reward; for RL data that record prompt tokens."""
     normalization: Normalization = Field("z_score_clamp", json_schema_extra={"flag": "--reward-normalization"})

@@ -162,6 +162,15 @@ def test_a_pool_from_which_nothing_was_shown_is_rejected() -> None:
         make_groups([group(30, (10, 20, 40), {(): 1.0})], ROWS, RewardSettings())
 
 
+def test_a_price_teaches_nothing_where_no_pointer_helped() -> None:
+    groups = make_groups(
+        [group(30, (10, 20), {(10, 20): 0.0, (): 0.0}), group(40, (10, 20), {(10, 20): 1.0, (): 1.0})],
+        ROWS,
+        RewardSettings(price=0.25),
+    )
+    assert groups.raw.tolist() == [[0.0, 0.0], [1.5, 2.0]]
+
+
 def test_a_price_of_tokens_needs_their_number() -> None:
     with pytest.raises(RlDataError, match=r"2 candidates of the RL data have no prompt_tokens.*--price"):
         make_groups([group(30, (10, 20), {(10,): 1.0, (20,): 0.0})], ROWS, RewardSettings(token_price=0.001))
