@@ -197,7 +197,7 @@ def _config(stored: object, weights: Mapping[str, Tensor]) -> PointerConfig:
 
 
 def _widths(config: PointerConfig) -> tuple[int, ...]:
-    return config.d_model, config.hidden_dim, config.tower, config.answer_dim, config.query_tower
+    return config.d_model, config.hidden_dim, config.tower, config.answer_dim, config.query_tower, config.question_gate
 
 
 def _network(config: PointerConfig, weights: Mapping[str, Tensor]) -> PointerNetwork:
@@ -213,8 +213,12 @@ def _network(config: PointerConfig, weights: Mapping[str, Tensor]) -> PointerNet
     for name in expected.keys() & weights.keys():
         if tuple(weights[name].shape) != expected[name]:
             problems.append(f"{name} is {list(weights[name].shape)}, not {list(expected[name])}")
-    if not problems and config.tower and not weights["query_proj.weight"].equal(weights["cand_proj.weight"]):
-        problems.append("query_proj and cand_proj differ, which a network with a shared encoder (tower) shares")
+    if (
+        not problems
+        and config.shared_projection
+        and not weights["query_proj.weight"].equal(weights["cand_proj.weight"])
+    ):
+        problems.append("query_proj and cand_proj differ, which a network with a shared encoder shares")
     if problems:
         raise ValueError("; ".join(sorted(problems)))
     network.load_state_dict({name: value.clone() for name, value in weights.items()}, assign=True)

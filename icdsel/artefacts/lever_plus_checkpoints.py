@@ -153,6 +153,8 @@ def unknown_parts(config: PointerConfig) -> list[str]:
         parts.append(f"shared encoder ({config.tower} wide)")
     if config.query_tower:
         parts.append(f"encoder of queries ({config.query_tower} wide)")
+    if config.question_gate:
+        parts.append("gate by the question")
     if config.stop:
         parts.append("STOP")
     if config.num_heads > 1:

@@ -126,6 +126,7 @@ def _described(checkpoint: Checkpoint) -> str:
     parts += [f"layers {config.num_layers}", f"heads {config.num_heads}"]
     parts += [f"shared encoder {config.tower}"] if config.tower else []
     parts += [f"encoder of queries {config.query_tower}"] if config.query_tower else []
+    parts += [f"gate by the question {config.question_gate}"] if config.question_gate else []
     parts += [config.update] if config.gate else []
     parts += ["STOP"] if config.stop else []
     parts += [f"answers of width {config.answer_dim}"] if config.answer_dim else []

@@ -26,6 +26,8 @@ class PointerConfig:
         update: With `gate`, how: `gate`, a convex combination of the two, or `residual`, a block that can also move
             the state away from the chosen ICD.
         stop: Whether the policy may stop before the maximum number of ICDs, at none too.
+        question_gate: Width of a question's state in an encoder where it decides what of the image counts, for
+            embeddings that hold the image's vector beside the question's; 0 for none.
 
     Raises:
         ValueError: A size is out of its bounds.
@@ -43,6 +45,7 @@ class PointerConfig:
     query_tower: int = 0
     update: str = "gate"
     stop: bool = False
+    question_gate: int = 0
 
     def __post_init__(self) -> None:
         bounds = {
@@ -53,6 +56,7 @@ class PointerConfig:
             "tower": 0,
             "answer_dim": 0,
             "query_tower": 0,
+            "question_gate": 0,
         }
         for name, least in bounds.items():
             if getattr(self, name) < least:
@@ -62,5 +66,12 @@ class PointerConfig:
                 raise ValueError(f"{name} must be in [0, 1), not {getattr(self, name)}")
         if self.update not in UPDATES:
             raise ValueError(f"update must be one of {', '.join(UPDATES)}, not {self.update!r}")
+        if self.question_gate and self.d_model % 2:
+            raise ValueError(f"question_gate needs embeddings of two equal parts, not of width {self.d_model}")
         if self.hidden_dim % self.num_heads:
             raise ValueError(f"num_heads ({self.num_heads}) must divide hidden_dim ({self.hidden_dim})")
+
+    @property
+    def shared_projection(self) -> bool:
+        """Whether queries and candidates share the output projection, as encoders that are shared need."""
+        return self.tower > 0 or self.question_gate > 0

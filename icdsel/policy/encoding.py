@@ -14,6 +14,8 @@ from torch.nn import functional as F
 
 from icdsel.policy import scan
 from icdsel.policy.config import PointerConfig
+from icdsel.policy.question_gate import QuestionGate
+from icdsel.policy.residual import ResidualBlock
 
 __all__ = ["TEMPERATURE", "Encoded", "EncodedCandidates", "PointerEncoder", "similarities"]
 
@@ -55,26 +57,6 @@ class Encoded(NamedTuple):
     first: Tensor
 
 
-class ResidualBlock(nn.Module):
-    """A pre-norm residual block, x + W2 drop(GELU(W1 LN(x))).
-
-    W2 is initialised to zero, so that a new network ranks candidates as it would without the block.
-    """
-
-    def __init__(self, width: int, inner: int, dropout: float) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.up = nn.Linear(width, inner)
-        self.down = nn.Linear(inner, width)
-        self.dropout = nn.Dropout(dropout)
-        nn.init.zeros_(self.down.weight)
-        nn.init.zeros_(self.down.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        branch: Tensor = self.down(self.dropout(F.gelu(self.up(self.norm(x)))))
-        return x + branch
-
-
 class PointerEncoder(nn.Module):
     """The part of a policy that encodes: input projection, shared encoder, cross-attention and output projections."""
 
@@ -82,7 +64,8 @@ class PointerEncoder(nn.Module):
         super().__init__()
         self.config = config
         h = config.hidden_dim
-        self.input_proj: nn.Module = nn.Identity() if config.d_model == h else nn.Linear(config.d_model, h, bias=False)
+        plain = config.d_model == h or config.question_gate  # a gate has the projection of images instead
+        self.input_proj: nn.Module = nn.Identity() if plain else nn.Linear(config.d_model, h, bias=False)
         self.cross_attn_layers = nn.ModuleList(
             nn.MultiheadAttention(h, config.num_heads, dropout=config.attn_dropout, batch_first=True)
             for _ in range(config.num_layers)
@@ -90,13 +73,14 @@ class PointerEncoder(nn.Module):
         self.attn_norms = nn.ModuleList(nn.LayerNorm(h) for _ in range(config.num_layers))
         self.tower: nn.Module = ResidualBlock(h, config.tower, config.dropout) if config.tower else nn.Identity()
         self.query_proj: nn.Module = nn.Linear(h, h, bias=False)
-        self.cand_proj: nn.Module = self.query_proj if config.tower else nn.Linear(h, h, bias=False)
+        self.cand_proj: nn.Module = self.query_proj if config.shared_projection else nn.Linear(h, h, bias=False)
         self.dropout = nn.Dropout(config.dropout)
         # Zeros, and no random numbers: a new network has the same other weights and choices as one without answers.
         self.answer_proj = nn.Parameter(torch.zeros(h, config.answer_dim)) if config.answer_dim else None
         self.query_tower: nn.Module = (
             ResidualBlock(h, config.query_tower, config.dropout) if config.query_tower else nn.Identity()
         )
+        self.question_gate = QuestionGate(config) if config.question_gate else None
 
     def encode_candidates(self, candidates: Tensor) -> EncodedCandidates:
         """Encodes one pool [N, d + a] or [1, N, d + a] for all queries to come, without gradients or dropout.
@@ -189,13 +173,18 @@ class PointerEncoder(nn.Module):
 
     def _of_queries(self, query: Tensor) -> Tensor:
         """Features [B, h] of queries [B, d] or [B, d + a], whose answers a policy never sees."""
-        features: Tensor = self.query_tower(self.tower(self.input_proj(query[:, : self.config.d_model])))
+        query = query[:, : self.config.d_model]
+        gate = self.question_gate
+        features: Tensor = self.query_tower(
+            self.tower(self.input_proj(query) if gate is None else gate.of_queries(query))
+        )
         return features
 
     def _of_candidates(self, candidates: Tensor) -> Tensor:
         """Features [B, K, h] of candidates [B, K, d + a]."""
         d = self.config.d_model
-        x = self.input_proj(candidates[..., :d])
+        gate, examples = self.question_gate, candidates[..., :d]
+        x = self.input_proj(examples) if gate is None else gate.of_candidates(examples)
         features: Tensor = self.tower(x if self.answer_proj is None else x + candidates[..., d:] @ self.answer_proj.T)
         return features
 

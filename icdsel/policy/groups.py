@@ -1,7 +1,7 @@
 """Converts RL data to the tensors used in training. They stay on the device; nothing is loaded per step."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Self
 
 import torch
@@ -48,6 +48,28 @@ class Groups:
     def to(self, device: torch.device) -> Self:
         """Returns a copy on `device`."""
         return type(self)(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+    def narrowed(self, negatives: int, generator: torch.Generator) -> Self:
+        """The same groups, over a part of the pool that they share: all scored candidates, and some at random.
+
+        Scored candidates are near the queries or chosen by a policy, so they are the hard negatives of other queries;
+        the random ones stand for the rest. Pools that differ by query are small, and stay as they are.
+
+        Args:
+            negatives: How many candidates to draw; some may be scored ones.
+            generator: Source of randomness, on the CPU.
+        """
+        total = self.pool.shape[1]
+        if len(self.pool) > 1 or negatives >= total:
+            return self
+        kept = torch.zeros(total + 1, dtype=torch.bool, device=self.pool.device)  # the last one is of padding, -1
+        kept[torch.randperm(total, generator=generator)[:negatives].to(kept.device)] = True
+        kept[self.pointers.flatten()] = True
+        kept[-1] = False
+        places = kept.cumsum(0) - 1  # (N + 1,): the position of each kept candidate
+        places[-1] = -1
+        kept = kept[:-1]
+        return replace(self, pool=self.pool[:, kept], mask=self.mask[:, kept], pointers=places[self.pointers])
 
     def __getitem__(self, rows: Tensor | slice) -> Self:
         chosen = {field.name: getattr(self, field.name)[rows] for field in fields(self) if field.name != "pool"}

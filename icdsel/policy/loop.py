@@ -27,7 +27,7 @@ PHASES = ("warm", "rce", "grpo")
 MAX_GRAD_NORM = 1.0
 LOW_COVERAGE = 0.05
 """RCE over the group looks beyond the scored pointers if these hold a smaller share of a pool's candidates."""
-FROZEN = ("input_proj", "answer_proj", "tower", "query_tower", "query_proj", "cand_proj")
+FROZEN = ("input_proj", "answer_proj", "tower", "query_tower", "question_gate", "query_proj", "cand_proj")
 ALL = 1_000_000_000  # the number of completed epochs reported for a phase that was finished before the resumed one
 
 Rollouts = Callable[[PointerNetwork, Tensor, int], tuple[Groups, dict[str, float]]]
@@ -237,7 +237,7 @@ def _weighted_cross_entropy(
     groups: Groups,
     epochs: int,
     rewards_of: Callable[[Groups], Tensor],
-    over: Literal["pool", "group"],
+    over: Literal["pool", "group", "best"],
     pool_weight: float = 0.0,
 ) -> None:
     """Trains with RCE on `groups`. Equal rewards give all pointers of a query the same weight at any temperature."""
@@ -248,7 +248,8 @@ def _weighted_cross_entropy(
     for number in range(loop.done(phase), epochs):
         network.train()
         losses = []
-        for _, batch in loop.batches(groups):
+        for _, full in loop.batches(groups):
+            batch = full.narrowed(settings.negatives, loop.order) if settings.negatives else full
             tau = rce_temperature(step, total, settings.rce_temp_start, settings.rce_temp_end)
             logits = network.steps(loop.table[batch.query], loop.table[batch.pool], batch.pointers, batch.mask)
             loss = rce_loss(
@@ -261,6 +262,7 @@ def _weighted_cross_entropy(
                 pool_weight,
                 logits.stop if phase != "warm" else None,  # beams that are imitated say nothing about stopping
             )
+            optimizer.param_groups[0]["lr"] = settings.rce_lr * (1 + (settings.rce_lr_end - 1) * step / total)
             losses.append(_update(loss, optimizer, network))
             step += 1
         metrics = {f"{phase}_loss": _mean(losses)} | evaluate(network, loop.table, loop.validation)
@@ -368,6 +370,7 @@ def make_network(
         answer_dim=answer_dim,
         update=settings.update,
         query_tower=settings.query_tower,
+        question_gate=settings.question_gate,
         stop=stop,
     )
     torch.manual_seed(seed)

@@ -30,6 +30,9 @@ __all__ = [
     "signal_strength",
 ]
 
+BEST_TEMPERATURE = 0.05
+"""Pointers whose reward is this much below the best of their query count 1 / e as much in RCE over the best ones."""
+
 _LARGEST_LOG_RATIO = 20.0
 """Above it, ratios of probabilities grow linearly: exp overflows in float32 at 88.7, and inf · 0 is NaN."""
 
@@ -40,7 +43,7 @@ def rce_loss(
     rewards: Tensor,
     temperature: float | Tensor,
     label_smoothing: float = 0.0,
-    over: Literal["pool", "group"] = "pool",
+    over: Literal["pool", "group", "best"] = "pool",
     pool_weight: float = 0.0,
     stop_logits: Tensor | None = None,
 ) -> Tensor:
@@ -63,6 +66,11 @@ def rce_loss(
     each length; when to stop is learnt from -log Σ_i v_i q_i, the policy's expected reward over the group, with the
     `restricted_log_prob` q: it stops where its own choices earn less than stopping does.
 
+    Over the *best*, the loss is -log Σ_i v_i π_i with v = exp((r - max r) / `BEST_TEMPERATURE`) and π the probability
+    of the whole pointer in the pool, stopping included. The policy has to find one of the best scored pointers: of
+    equally right ones the likeliest, and with a price the shortest. A pointer without a score counts as wrong. Queries
+    of which no pointer earned anything are left out: with a price, they would only teach to stop.
+
     Args:
         step_logits: Teacher-forced logits [B, P, S, K]; -inf where a candidate may not be chosen.
         pointers: Positions in the pool [B, P, S]; -1 is padding.
@@ -72,7 +80,7 @@ def rce_loss(
         label_smoothing: Share of the target that is spread evenly over the candidates that may be chosen, as in
             `torch.nn.functional.cross_entropy`. As in Lever-Plus, candidates chosen earlier (whose logit is -100) are
             included. With `over="group"` it is spread over the group's pointers.
-        over: Whether the policy is normalised over the pool or the group.
+        over: What the policy is normalised over: the pool or the group; `best` is over the pool too.
         pool_weight: With `over="group"`, the weight of the expected reward over the pool.
         stop_logits: The log-odds of stopping [B, P, S], if the policy may stop.
 
@@ -110,6 +118,11 @@ def rce_loss(
         lengths = (~padding).sum(-1)  # (B, P)
         of_length = [real & (lengths == length) for length in range(1, pointers.shape[-1] + 1)]
         return sum((order(own) for own in of_length), stop_loss(log_prob, stop_logits, pointers, rewards, real))
+    if over == "best":
+        log_prob = -cross_entropy.masked_fill(padding, 0.0).sum(-1)  # (B, P)
+        if stop_logits is not None:
+            log_prob = log_prob + stop_log_prob(stop_logits, pointers)
+        return _best_loss(log_prob, rewards, real)
     if label_smoothing:
         allowed = logits > -torch.inf
         spread = -torch.where(allowed, log_probs, 0.0).sum(-1) / allowed.sum(-1)  # (B, P, S)
@@ -139,6 +152,15 @@ def _rce_over_group(
     signal = _has_signal(torch.where(real, rewards, 0.0), real)  # (B,)
     strength = _strength(rewards.to(log_prob.dtype), real).squeeze(-1)  # (B,)
     return (cross_entropy * strength * signal).sum() / signal.sum().clamp(min=1)
+
+
+def _best_loss(log_prob: Tensor, rewards: Tensor, real: Tensor) -> Tensor:
+    """-log Σ_i v_i π_i, the mean over the groups (B, P) that have a signal and earned something; 0 if none has."""
+    best = torch.where(real, rewards, -torch.inf).amax(-1, keepdim=True)  # (B, 1)
+    # At padding, the lowest finite number: the logsumexp of a row of -inf has NaN as its gradient.
+    weighted = torch.where(real, log_prob + (rewards - best) / BEST_TEMPERATURE, torch.finfo(log_prob.dtype).min)
+    learnt = _has_signal(torch.where(real, rewards, 0.0), real) & (best.squeeze(-1) > 0)  # (B,)
+    return torch.where(learnt, -weighted.logsumexp(-1), 0.0).sum() / learnt.sum().clamp(min=1)
 
 
 def _log_expected_reward(log_prob: Tensor, rewards: Tensor, real: Tensor) -> Tensor:

@@ -26,6 +26,9 @@ what is learned about an example as a candidate also holds for it as a query (do
 same kind (`query_tower`, off by default) encodes queries alone, for queries that are not served by examples like
 themselves.
 
+For embeddings that hold the image's vector beside the question's, the input projection can be a *question gate*
+(`question_gate`, off by default): x = W_i E_i ⊙ scale(E_t) + shift(E_t), see `icdsel.policy.question_gate`.
+
 A network may see the answers of candidates, which queries lack (`answer_dim`): the embedding A of an answer is added to
 the candidate's input, x = W_in E + W_a A. W_a starts at zero, so that a new network ranks candidates as it would
 without answers.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from icdsel.policy.encoding import Encoded, EncodedCandidates, similarities
 from icdsel.policy.network import CosineNetwork, PointerNetwork
-from icdsel.records import Pointer, Proposal, QuestionId
+from icdsel.records import Pointer, Proposal, QueryGroup, QuestionId, score_of
 from icdsel.registry import Registry
 from icdsel.retrieval.topk import stable_topk
 from icdsel.settings.tables import ProposalSettings
@@ -181,10 +181,30 @@ def propose(unit: Unit) -> Proposals:
     return [_distinct([*(p for own in found for p in own[b]), *empty]) for b in range(len(unit.pools))]
 
 
+def pruned(group: QueryGroup, count: int, least: int) -> list[Proposal]:
+    """Pointers that lack one ICD of a right pointer, to tell the ICDs that helped from those beside them.
+
+    They are proposed for a query's shortest right pointers, if these have more than the fewest ICDs.
+
+    Args:
+        group: A query's scored pointers.
+        count: For how many right pointers.
+        least: The fewest ICDs in a pointer, above 0.
+    """
+    known = {candidate.pointer for candidate in group.candidates}
+    right = [c.pointer for c in group.candidates if c.error is None and score_of(c, "correct") > 0]
+    shortest = min(map(len, right), default=0)
+    if shortest <= least:
+        return []
+    kept = [pointer for pointer in right if len(pointer) == shortest][:count]
+    shorter = (pointer[:k] + pointer[k + 1 :] for pointer in kept for k in range(shortest))
+    return [Proposal(pointer, "pruned") for pointer in dict.fromkeys(shorter) if pointer not in known]
+
+
 def most_pointers(settings: ProposalSettings) -> int:
     """The maximum number of pointers per query. There are fewer if several methods propose the same pointer."""
     of_a_length = sum(method.most(settings) for method in METHODS.values())
-    return of_a_length * len(_lengths(settings)) + (settings.min_shots == 0)
+    return of_a_length * len(_lengths(settings)) + (settings.min_shots == 0) + settings.prune * settings.shots
 
 
 def _lengths(settings: ProposalSettings) -> range:

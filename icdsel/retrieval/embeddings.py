@@ -55,8 +55,13 @@ class Embeddings:
         """normalise(image + question), (N, d)."""
         return normalize(self.image + self.question, dim=-1)
 
+    @property
+    def separate(self) -> Tensor:
+        """The image's vector beside the question's, (N, 2d)."""
+        return torch.cat([self.image, self.question], dim=-1)
+
     def of(self, kind: str) -> Tensor:
-        """The vectors by name: `image`, `question` or `both`."""
+        """The vectors by name: `image`, `question`, `both` or `separate`."""
         vectors: Tensor = getattr(self, kind)
         return vectors
 

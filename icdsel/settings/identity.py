@@ -47,4 +47,8 @@ def _later(settings: Settings) -> Iterator[tuple[str, bool]]:
     yield "reward.token_price", settings.reward.token_price == 0
     yield "train.update", settings.train.update == "gate"
     yield "train.query_tower", settings.train.query_tower == 0
+    yield "train.question_gate", settings.train.question_gate == 0
+    yield "train.rce_lr_end", settings.train.rce_lr_end == 1
+    yield "train.negatives", settings.train.negatives == 0
+    yield "proposals.prune", settings.proposals.prune == 0
     yield "train.stop", settings.train.stop is None

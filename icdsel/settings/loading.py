@@ -6,7 +6,17 @@ from pydantic import BaseModel, ConfigDict
 
 from icdsel.settings.messages import explained
 from icdsel.settings.names import sampler_file_name
-from icdsel.settings.presets import DATA_ENDINGS, PRESETS, QUERIES, QWEN_3B, TINY_VLM, VLM_ENCODER
+from icdsel.settings.presets import (
+    DATA_ENDINGS,
+    GATED,
+    GATED_OVER_ALL,
+    PRESETS,
+    QUERIES,
+    QWEN_3B,
+    SEPARATE,
+    TINY_VLM,
+    VLM_ENCODER,
+)
 from icdsel.settings.raw import Given, RawSettings, raw_settings, read_sources
 from icdsel.settings.tables import (
     TABLES,
@@ -92,6 +102,9 @@ def resolve(raw: RawSettings) -> Settings:
         decided["vlm"]["model"] = QWEN_3B
     if data.dataset in QUERIES:
         decided["proposals"]["queries"] = QUERIES[data.dataset]
+    recipe = (decided["train"] | given["train"]).get("recipe", TrainSettings.model_fields["recipe"].default)
+    if data.embed == SEPARATE and recipe == "icdsel":
+        decided["train"] |= GATED | (GATED_OVER_ALL if data.pool_size == "all" else {})
     if (decided["vlm"] | given["vlm"]).get("model", TINY_VLM) == TINY_VLM:
         decided["data"]["encoder"] = VLM_ENCODER
     filled = Settings.model_validate({table: decided[table] | given[table] for table in TABLES})

@@ -97,6 +97,19 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 MOST_SHOTS = 16
 """The largest number of ICDs in a pointer."""
 
+SEPARATE = "separate"
+"""The value of `--embed` that keeps image and question apart."""
+GATED: dict[str, Any] = {"question_gate": 32, "tower": 0, "num_layers": 0, "update": "residual"}
+"""The network for embeddings that hold image and question apart (docs/selectors.md)."""
+GATED_OVER_ALL: dict[str, Any] = {
+    "rce_over": "best",
+    "negatives": 256,
+    "rce_lr": 2e-3,
+    "rce_lr_end": 0.1,
+    "batch_size": 32,
+}
+"""How it is trained to choose from the whole training split."""
+
 STD_FLOOR = 0.1
 """A group of rewards counts less, in proportion, if its standard deviation is smaller."""
 

@@ -108,8 +108,9 @@ class DataSettings(Table):
     """How pools of training queries are drawn: independently of one another, or exactly as in Lever-Plus."""
     exclude_same_image: bool = True
     """Exclude examples of the query's own image from its pool."""
-    embed: Literal["both", "image", "question"] = "both"
-    """What the policy's embedding of an example covers: image and question, or one of them."""
+    embed: Literal["both", "separate", "image", "question"] = "both"
+    """What the policy's embedding of an example covers: image and question added to each other; separate, twice as
+    wide, so that the question can decide what of the image counts (--question-gate); or one of them."""
     encoder: NameOrPlace = Field(default_factory=lambda data: VLM_ENCODER if is_world(data["dataset"]) else CLIP_B32)
     """Encoder of the policy's embeddings: `vlm` (the VLM's own features), or the name or folder of a CLIP-like model.
     [`vlm` for bundled worlds or the tiny VLM, else openai/clip-vit-base-patch32]"""
@@ -241,6 +242,9 @@ class ProposalSettings(Table):
     """Pointers of nearest neighbours with consecutive ranks."""
     random: int = Field(1, ge=0)
     """Pointers drawn at random."""
+    prune: int = Field(0, ge=0)
+    """For this many right pointers of a query, also score each of them without one of its ICDs, which tells the ICDs
+    that helped from those beside them; needs --min-shots below --pointer-shots."""
     init: Place | None = None
     """Checkpoint of a policy that proposes pointers, instead of the cosine similarity of the embeddings."""
 
@@ -248,6 +252,8 @@ class ProposalSettings(Table):
     def _is_consistent(self) -> Self:
         if self.min_shots > self.shots:
             raise ValueError(f"min_shots ({self.min_shots}) is above the number of ICDs in a pointer ({self.shots})")
+        if self.prune and self.min_shots == self.shots:
+            raise ValueError("prune scores shorter pointers: set min_shots below shots, as in --min-shots 0")
         if any(not temperature > 0 for temperature in self.temperatures):
             raise ValueError("temperatures must be above 0")
         if self.beam + self.samples * len(self.temperatures) + self.retrieval + self.random == 0:
@@ -303,6 +309,8 @@ class TrainSettings(Table):
     """Queries per step."""
     rce_lr: float = Field(1e-4, gt=0)
     """Learning rate of RCE."""
+    rce_lr_end: float = Field(1.0, gt=0, le=1)
+    """Share of it that is left at the last step; it falls linearly. [0.1 with --rce-over best by default, else 1]"""
     grpo_lr: float = Field(5e-6, gt=0)
     """Learning rate of GRPO."""
     kl_beta: float = Field(0.15, ge=0)
@@ -319,8 +327,12 @@ class TrainSettings(Table):
     """Weight RCE by rewards that are normalized per query, instead of raw rewards."""
     freeze_backbone: bool = False
     """In GRPO, train only the pointer head and keep the projections fixed."""
-    rce_over: Literal["group", "pool"] = Field(default_factory=_by_recipe("rce_over"))
-    """What RCE normalizes the policy over: a query's scored pointers, or its whole pool."""
+    rce_over: Literal["group", "pool", "best"] = Field(default_factory=_by_recipe("rce_over"))
+    """What RCE normalizes the policy over: a query's scored pointers, or its whole pool; `best` makes the best scored
+    pointers of each query likely in its whole pool. [`best` with --pool-size all --embed separate, else `group`]"""
+    negatives: int = Field(0, ge=0)
+    """In RCE over a pool that all queries share, draw this many candidates at random at every step, and use them and
+    the scored ones as the pool; 0 for all candidates. [256 with --rce-over best by default, else 0]"""
     rce_pool_weight: float = Field(default_factory=_by_recipe("rce_pool_weight"), ge=0)
     """In RCE over the group, weight of the expected reward over the whole pool. It has an effect only where scored
     pointers hold less than 5 % of a pool's candidates, as with `--pool-size all`."""
@@ -348,6 +360,9 @@ class TrainSettings(Table):
     [on if the RL data hold pointers of different lengths, see --min-shots]"""
     query_tower: int = Field(0, ge=0)
     """Width of a second encoder after the shared one, of the queries alone; 0 for none."""
+    question_gate: int = Field(0, ge=0)
+    """Width of the question's state in an encoder where it decides what of the image counts; needs --embed separate.
+    [32 with --embed separate, else 0: none]"""
     candidate_answers: bool = False
     """Let the policy see the answers of the candidates, and how many of their nearest neighbours share them."""
     dropout: float = Field(default_factory=_by_recipe("dropout"), ge=0, lt=1)

@@ -7,8 +7,8 @@ and a run without a shard collects these files and scores the missing units.
 
 import glob
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from icdsel.artefacts.checkpoint import foreign_warning, load_policy
@@ -19,8 +19,8 @@ from icdsel.errors import CheckpointError, DataError, RlDataError, RunError
 from icdsel.policy.encoding import EncodedCandidates
 from icdsel.policy.network import CosineNetwork, PointerNetwork
 from icdsel.policy.proposals import Unit as ProposalUnit
-from icdsel.policy.proposals import propose
-from icdsel.records import Example, PoolIds, Proposal, QuestionId
+from icdsel.policy.proposals import propose, pruned
+from icdsel.records import Example, PoolIds, Proposal, QueryGroup, QuestionId, ScoredPointer
 from icdsel.retrieval.lever_plus_pools import anchors
 from icdsel.settings.identity import identity
 from icdsel.settings.loading import Settings
@@ -198,7 +198,7 @@ def _score(
                 result.journal.append_lines(scored[query.question_id] for query in unit.queries)
             else:
                 pools, proposed = proposals.of(unit)
-                groups = score_unit(session, unit.queries, pools, proposed, lambda made: advance(0, tally(made)))
+                groups = _scored(session, unit.queries, pools, proposed, lambda made: advance(0, tally(made)))
                 result.journal.append(group.to_json() for group in groups)
                 new += len(unit.queries)
             advance(len(unit.queries))
@@ -207,6 +207,25 @@ def _score(
         note(advice)
     if tally.none_correct and (warning := session.cut_warning()):
         warn(warning)
+
+
+def _scored(
+    session: Session,
+    queries: Sequence[Example],
+    pools: Sequence[PoolIds],
+    proposed: Sequence[Sequence[Proposal]],
+    on_scored: Callable[[Sequence[ScoredPointer]], None],
+) -> list[QueryGroup]:
+    """The groups of a unit: what was proposed, and the pruned pointers that its answers call for."""
+    groups = score_unit(session, queries, pools, proposed, on_scored)
+    settings = session.settings.proposals
+    shorter = [pruned(group, settings.prune, max(settings.min_shots, 1)) for group in groups]
+    if not any(shorter):
+        return groups
+    more = score_unit(session, queries, pools, shorter, on_scored)
+    return [
+        replace(group, candidates=group.candidates + own.candidates) for group, own in zip(groups, more, strict=True)
+    ]
 
 
 class _Proposals:

@@ -4,14 +4,15 @@ from dataclasses import replace
 from typing import Any
 
 from icdsel.artefacts.checkpoint import load_policy
-from icdsel.errors import CheckpointError
+from icdsel.errors import CheckpointError, SettingsError
 from icdsel.policy.loop import make_network
 from icdsel.policy.network import PointerNetwork
 from icdsel.settings.names import flag
+from icdsel.settings.presets import SEPARATE
 from icdsel.settings.tables import TrainSettings
 from icdsel.stages.session import Session
 
-_SIZES = ("hidden_dim", "num_layers", "num_heads", "tower", "gate", "update", "query_tower")
+_SIZES = ("hidden_dim", "num_layers", "num_heads", "tower", "gate", "update", "query_tower", "question_gate")
 
 
 def initial_policy(settings: TrainSettings) -> PointerNetwork | None:
@@ -37,6 +38,8 @@ def initial_policy(settings: TrainSettings) -> PointerNetwork | None:
 
 def new_policy(session: Session, settings: TrainSettings, seed: int, stop: bool) -> PointerNetwork:
     """A network with new weights, for the session's embeddings and, if the settings say so, for answers."""
+    if settings.question_gate and session.settings.data.embed != SEPARATE:
+        raise SettingsError(f"--question-gate needs image and question apart: add --embed {SEPARATE}")
     width = session.embeddings.shape[1]
     return make_network(settings, width, seed, session.candidates(settings.candidate_answers).shape[1] - width, stop)
 

@@ -161,6 +161,7 @@ def test_half_precision_is_converted_to_float32(tmp_path: Path) -> None:
     [
         *VARIANTS,
         pytest.param({"num_layers": 0}, id="no-layers"),
+        pytest.param({"question_gate": 4, "num_layers": 0, "update": "residual"}, id="gate by the question"),
         pytest.param({"update": "residual", "stop": True, "query_tower": 4, "tower": 4}, id="stop"),
     ],
 )

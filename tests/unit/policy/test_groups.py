@@ -37,6 +37,35 @@ def test_the_coverage_is_the_share_of_candidates_in_a_scored_pointer() -> None:
     assert make_groups([SMALL, few], ROWS, RewardSettings()).coverage == pytest.approx((1 + 2 / 5) / 2)
 
 
+# --- a part of a shared pool ------------------------------------------------------------------------------
+
+
+def shared_groups() -> Groups:
+    pointers = torch.tensor([[[3, 17], [5, -1]], [[9, 3], [-1, -1]]])
+    mask = torch.ones(2, 20, dtype=torch.bool)
+    mask[0, 4] = mask[1, 9] = False
+    rewards = torch.tensor([[1.0, 0.0], [1.0, NAN]])
+    return Groups(torch.tensor([4, 6]), torch.arange(20)[None] + 100, mask, pointers, rewards, rewards)
+
+
+def test_a_narrowed_pool_keeps_what_was_scored_and_draws_the_rest() -> None:
+    groups = shared_groups()
+    narrow = groups.narrowed(3, torch.Generator().manual_seed(0))
+    assert {103, 105, 109, 117} <= set(narrow.pool[0].tolist()) and narrow.pool.shape[1] <= 7
+    assert narrow.mask.equal(groups.mask[:, narrow.pool[0] - 100])
+    for old, new in zip(groups.pointers.flatten().tolist(), narrow.pointers.flatten().tolist(), strict=True):
+        assert (new == -1) if old == -1 else narrow.pool[0, new] == 100 + old
+    other = groups.narrowed(3, torch.Generator().manual_seed(1))
+    assert other.pool.tolist() != narrow.pool.tolist()
+
+
+def test_pools_that_are_small_or_differ_by_query_stay_as_they_are() -> None:
+    groups = shared_groups()
+    assert groups.narrowed(20, torch.Generator()) is groups
+    own = make_groups([SMALL, LARGE], ROWS, RewardSettings())
+    assert own.narrowed(1, torch.Generator()) is own
+
+
 # --- rewards that hardly differ ---------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from icdsel.policy.config import PointerConfig
-from icdsel.policy.losses import adapt_kl_beta, advantages, grpo_loss, rce_loss, rce_temperature
+from icdsel.policy.losses import BEST_TEMPERATURE, adapt_kl_beta, advantages, grpo_loss, rce_loss, rce_temperature
 from icdsel.policy.network import PointerNetwork
 
 DATA = Path(__file__).parents[2] / "data"
@@ -551,3 +551,40 @@ def test_unknown_choices_are_rejected() -> None:
         grpo_loss(row, row, row, kl_beta=0.1, kl="k2")
     with pytest.raises(ValueError, match="top_k"):
         grpo_loss(row, row, row, kl_beta=0.1, top_k=0)
+
+
+# --- RCE over the best ------------------------------------------------------------------------------------
+
+
+def test_rce_over_the_best_is_the_log_probability_of_finding_one_of_them() -> None:
+    logits = torch.tensor([[0.5, -1.0, 2.0, 0.0]]).log_softmax(-1)  # (1, K)
+    pointers = torch.tensor([[[0], [1], [2]]])  # (1, P, S)
+    step_logits = logits.expand(1, 3, 1, 4).clone().requires_grad_()
+    loss = rce_loss(step_logits, pointers, torch.tensor([[1.0, 0.0, 1.0]]), 1.0, over="best")
+    assert loss.item() == pytest.approx(-math.log(logits[0, 0].exp() + logits[0, 2].exp()), abs=1e-5)
+    priced = rce_loss(step_logits, pointers, torch.tensor([[0.9, -0.1, 1.0]]), 1.0, over="best")
+    weighted = math.exp(-0.1 / BEST_TEMPERATURE) * logits[0, 0].exp() + logits[0, 2].exp()
+    assert priced.item() == pytest.approx(-math.log(weighted), abs=1e-5)
+
+
+def test_rce_over_the_best_learns_nothing_where_nothing_was_earned() -> None:
+    step_logits = torch.randn(2, 2, 2, 4, requires_grad=True)
+    pointers = torch.tensor([[[0, 1], [2, -1]], [[0, 1], [-1, -1]]])
+    stop_logits = torch.randn(2, 2, 2, requires_grad=True)
+    rewards = torch.tensor([[-0.2, -0.1], [0.8, 0.0]])
+    loss = rce_loss(step_logits, pointers, rewards, 1.0, over="best", stop_logits=stop_logits)
+    loss.backward()
+    assert step_logits.grad is not None and stop_logits.grad is not None
+    assert not step_logits.grad[0].any() and not stop_logits.grad[0].any() and step_logits.grad[1].any()
+    going_on = torch.nn.functional.logsigmoid(-stop_logits[1, 0]).sum()
+    chosen = step_logits[1, 0].log_softmax(-1)
+    stopped = torch.nn.functional.logsigmoid(stop_logits[1, 1, 0]) - 0.8 / BEST_TEMPERATURE
+    expected = -torch.logaddexp(chosen[0, 0] + chosen[1, 1] + going_on, stopped)
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_padding_has_no_effect_on_rce_over_the_best() -> None:
+    logits, pointers = torch.randn(1, 3, 1, 4), torch.tensor([[[0], [1], [-1]]])
+    rewards = torch.tensor([[1.0, 0.0, math.nan]])
+    padded = rce_loss(logits, pointers, rewards, 1.0, over="best")
+    assert padded == rce_loss(logits[:, :2], pointers[:, :2], rewards[:, :2], 1.0, over="best")

@@ -13,8 +13,8 @@ from torch.nn.functional import normalize
 
 from icdsel.policy.config import PointerConfig
 from icdsel.policy.network import CosineNetwork, PointerNetwork
-from icdsel.policy.proposals import METHODS, ProposalMethod, Unit, most_pointers, propose
-from icdsel.records import Pointer, Proposal
+from icdsel.policy.proposals import METHODS, ProposalMethod, Unit, most_pointers, propose, pruned
+from icdsel.records import Pointer, Proposal, QueryGroup, ScoredPointer
 from icdsel.settings.tables import ProposalSettings
 
 NONE = {"beam": 0, "samples": 0, "retrieval": 0, "random": 0}
@@ -376,3 +376,29 @@ def test_a_proposer_that_may_stop_proposes_every_length_all_the_same() -> None:
     torch.nn.init.constant_(network.stop_head.bias, 50.0)  # it would always stop at once
     found = propose(random_unit(2, 20, network, min_shots=1))
     assert all({len(p) for p in pointers(own)} == {1, 2} for own in found)
+
+
+# --- pruned pointers --------------------------------------------------------------------------------------
+
+
+def scored(rewards: dict[Pointer, int]) -> QueryGroup:
+    candidates = tuple(ScoredPointer(pointer, correct=right, score=float(right)) for pointer, right in rewards.items())
+    return QueryGroup(1, 1, "?", ("yes",), None, candidates)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "count", "least", "expected"),
+    [
+        ({(2, 3): 1, (4, 5): 0}, 2, 1, [(3,), (2,)]),
+        ({(2, 3): 1, (3,): 0}, 2, 1, [(2,)]),  # (3,) is known
+        ({(2, 3): 1, (4, 5): 1}, 1, 1, [(3,), (2,)]),  # at most one pointer
+        ({(2, 3): 1, (4,): 1}, 2, 1, []),  # a right one is short already
+        ({(2, 3, 4): 1}, 2, 2, [(3, 4), (2, 4), (2, 3)]),
+        ({(2, 3): 1}, 0, 1, []),
+        ({(2, 3): 0}, 2, 1, []),
+    ],
+)
+def test_right_pointers_are_tried_without_each_of_their_icds(
+    rewards: dict[Pointer, int], count: int, least: int, expected: list[Pointer]
+) -> None:
+    assert pointers(pruned(scored(rewards), count, least)) == expected

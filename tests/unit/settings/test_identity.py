@@ -43,6 +43,9 @@ def test_answers_of_candidates_count_only_if_the_policy_sees_them() -> None:
         ("train.update", "residual"),
         ("train.query_tower", 64),
         ("train.stop", True),
+        ("train.negatives", 64),
+        ("train.rce_lr_end", 0.5),
+        ("train.question_gate", 8),
     ],
 )
 def test_later_settings_count_only_where_they_change_something(name: str, value: object) -> None:

@@ -39,6 +39,7 @@ def test_the_defaults_of_the_network_are_those_of_lever_plus_with_a_gate() -> No
         "answer_dim": int(default(TrainSettings, "candidate_answers")),
         "query_tower": default(TrainSettings, "query_tower"),
         "update": default(TrainSettings, "update"),
+        "question_gate": default(TrainSettings, "question_gate"),
         "stop": bool(default(TrainSettings, "stop")),
     }
     assert (lever_plus.gate, RECIPES["icdsel"].gate) == (False, True)
