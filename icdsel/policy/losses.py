@@ -69,7 +69,9 @@ def rce_loss(
     Over the *best*, the loss is -log Σ_i v_i π_i with v = exp((r - max r) / `BEST_TEMPERATURE`) and π the probability
     of the whole pointer in the pool, stopping included. The policy has to find one of the best scored pointers: of
     equally right ones the likeliest, and with a price the shortest. A pointer without a score counts as wrong. Queries
-    of which no pointer earned anything are left out: with a price, they would only teach to stop.
+    of which no pointer earned anything are left out: with a price, they would only teach to stop. A policy that may
+    stop also learns the best of each length above 0 by itself, without STOP, so that it knows what to show where it
+    must show as many.
 
     Args:
         step_logits: Teacher-forced logits [B, P, S, K]; -inf where a candidate may not be chosen.
@@ -120,9 +122,12 @@ def rce_loss(
         return sum((order(own) for own in of_length), stop_loss(log_prob, stop_logits, pointers, rewards, real))
     if over == "best":
         log_prob = -cross_entropy.masked_fill(padding, 0.0).sum(-1)  # (B, P)
-        if stop_logits is not None:
-            log_prob = log_prob + stop_log_prob(stop_logits, pointers)
-        return _best_loss(log_prob, rewards, real)
+        if stop_logits is None:
+            return _best_loss(log_prob, rewards, real)
+        lengths = (~padding).sum(-1)  # (B, P)
+        of_length = [real & (lengths == length) for length in range(1, pointers.shape[-1] + 1)]
+        loss = _best_loss(log_prob + stop_log_prob(stop_logits, pointers), rewards, real)
+        return sum((_best_loss(log_prob, rewards, own) for own in of_length), loss)
     if label_smoothing:
         allowed = logits > -torch.inf
         spread = -torch.where(allowed, log_probs, 0.0).sum(-1) / allowed.sum(-1)  # (B, P, S)

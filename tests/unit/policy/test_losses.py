@@ -579,8 +579,26 @@ def test_rce_over_the_best_learns_nothing_where_nothing_was_earned() -> None:
     going_on = torch.nn.functional.logsigmoid(-stop_logits[1, 0]).sum()
     chosen = step_logits[1, 0].log_softmax(-1)
     stopped = torch.nn.functional.logsigmoid(stop_logits[1, 1, 0]) - 0.8 / BEST_TEMPERATURE
-    expected = -torch.logaddexp(chosen[0, 0] + chosen[1, 1] + going_on, stopped)
+    expected = -torch.logaddexp(chosen[0, 0] + chosen[1, 1] + going_on, stopped)  # one pointer of two ICDs: no signal
     assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_rce_over_the_best_teaches_every_length_what_is_best_of_it() -> None:
+    step_logits, stop_logits = torch.randn(1, 5, 2, 4), torch.randn(1, 5, 2)
+    pointers = torch.tensor([[[0, 1], [2, 3], [1, -1], [2, -1], [-1, -1]]])
+    rewards = torch.tensor([[1.8, -0.2, 1.9, -0.1, 2.0]])  # the query is best answered alone
+    loss = rce_loss(step_logits, pointers, rewards, 1.0, over="best", stop_logits=stop_logits)
+    chosen = step_logits[0].log_softmax(-1)  # (P, S, K)
+    pair, single = chosen[0, 0, 0] + chosen[0, 1, 1], chosen[2, 0, 1]
+    log_sigmoid = torch.nn.functional.logsigmoid
+    all_lengths = torch.stack(
+        [
+            pair + log_sigmoid(-stop_logits[0, 0]).sum() - 0.2 / BEST_TEMPERATURE,
+            single + log_sigmoid(-stop_logits[0, 2, 0]) + log_sigmoid(stop_logits[0, 2, 1]) - 0.1 / BEST_TEMPERATURE,
+            log_sigmoid(stop_logits[0, 4, 0]),
+        ]
+    )
+    assert loss.item() == pytest.approx(float(-all_lengths.logsumexp(0) - pair - single), abs=1e-4)
 
 
 def test_padding_has_no_effect_on_rce_over_the_best() -> None:
