@@ -12,6 +12,7 @@ from transformers import (
 )
 
 from icdsel.data import world
+from icdsel.data.world.questions import CARELESS, SYNONYMS, WORDINGS
 from icdsel.settings.tables import VlmSettings
 
 SPECIAL_TOKENS = (
@@ -41,15 +42,17 @@ CHAT_TEMPLATE = (
 def _corpus() -> Iterator[str]:
     """Yields the texts of the world's prompts; the tokenizer is trained on them, so that each word is one token."""
     defaults = VlmSettings()
-    answers = [*world.code_words(), *world.COLOURS, *world.SHAPES]
     yield "system\nuser\nassistant\n"
     yield defaults.system_prompt
-    for template in world.CODE_QUESTIONS + world.PLAIN_QUESTIONS:
-        for attribute in world.ATTRIBUTES:
-            question = template.format(attribute=attribute)
-            for answer in answers:
-                yield defaults.icd_template.replace("{question}", question).replace("{answer}", answer)
-                yield answer
+    answers = [*world.code_words(), *(value for values in world.VALUES.values() for value in values)]
+    for kind, wordings in WORDINGS.items():
+        for template in wordings + CARELESS[kind]:
+            for words in SYNONYMS.values():
+                for word in words:
+                    question = template.format(attribute=word, other=word)
+                    for answer in (*answers, "-".join(answers[:2])):
+                        yield defaults.icd_template.replace("{question}", question).replace("{answer}", answer)
+    yield from answers
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:

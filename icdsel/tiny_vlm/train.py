@@ -3,13 +3,15 @@
 The vision encoder is trained first, by itself. Then the language model is trained in stages, on episodes with code
 words that differ between episodes (`icdsel.tiny_vlm.episodes`). Plain questions ("What colour is it?") are mixed in;
 with them the model learns to match earlier. The loss covers the answers that follow from the episode, and the end of
-the turn.
+the turn. Pairs, contradictions and misled plain questions (`icdsel.tiny_vlm.behaviour`) come last.
 """
 
 import argparse
 import copy
 import random
 import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,10 @@ from torch.nn import functional as F
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from icdsel.data import world
+from icdsel.data.world.questions import CODE, PAIR, PLAIN
 from icdsel.tiny_vlm.architecture import WIDTH, make_config
-from icdsel.tiny_vlm.episodes import NO_LABEL, VALUES, Bank, Episodes
+from icdsel.tiny_vlm.behaviour import Item
+from icdsel.tiny_vlm.episodes import NO_LABEL, VALUES, Bank, Batch, Episodes, Mix
 from icdsel.tiny_vlm.losses import answer_logits, guide_loss
 from icdsel.tiny_vlm.tokenizer import build_processor
 from icdsel.tiny_vlm.vision import bank_features, train_vision
@@ -36,76 +40,77 @@ class Stage:
 
     Attributes:
         steps: Number of steps.
-        peak: Learning rate, reached after `warm_up` steps.
-        decay: Number of steps at the end over which the learning rate decays; 0 for no decay.
-        hard: Share of episodes that ask about one attribute only.
+        mix: What episodes consist of; the number of items is drawn.
         items: Weights of episodes of 1 to 5 items.
         styles: Weights of the prompt styles of `Episodes`.
         probe: Weight of the loss on reading the value at `PROBED_LAYER`.
         guide: Weight of the loss on attention (`guide_loss`).
         heads: Number of heads that are guided.
-        plain: Share of plain questions.
-        repeat: Probability that a code question before the last one repeats an earlier one.
+        decay: Number of steps at the end over which the learning rate decays; 0 for no decay.
+        copying_plain: Whether plain questions that a demonstration with a code misleads are learnt from.
         spread: Whether the embeddings of the code words are first replaced by random ones, far apart from each other.
+        peak: Learning rate, reached after `warm_up` steps.
         warm_up: Number of steps over which the learning rate rises to `peak`.
     """
 
     steps: int
-    peak: float
-    decay: int
-    hard: float
+    mix: Mix
     items: tuple[int, ...]
     styles: tuple[int, ...]
     probe: float
     guide: float
     heads: int
-    plain: float = 0.3
-    repeat: float = 0.4
+    decay: int = 0
+    copying_plain: bool = False
     spread: bool = False
+    peak: float = 1.5e-3
     warm_up: int = 200
 
 
 STAGES = (
     # The first two stages use no system prompt and only one layout, so that prompts are short. First, where to look…
     Stage(
-        steps=700,
-        peak=1.5e-3,
-        decay=0,
-        hard=0.5,
-        items=(3, 7, 40, 25, 25),
+        steps=900,
+        mix=Mix(items=0, plain=0.35, hard=0.5, repeat=0.4),
+        items=(6, 9, 40, 25, 20),
         styles=(0, 0, 100, 0),
-        probe=0.5,
+        probe=1.0,
         guide=0.5,
         heads=1,
     ),
     # … then, with all heads of that layer, to copy the code that is shown there …
     Stage(
-        steps=400,
-        peak=1.5e-3,
-        decay=0,
-        hard=0.5,
-        items=(0, 5, 40, 25, 30),
+        steps=600,
+        mix=Mix(items=0, plain=0.2, hard=0.5, repeat=0.7),
+        items=(2, 8, 40, 25, 25),
         styles=(0, 0, 100, 0),
-        probe=0.3,
+        probe=0.6,
         guide=0.5,
         heads=4,
         spread=True,
-        plain=0.15,
-        repeat=0.7,
+    ),
+    # … then pairs and contradictions …
+    Stage(
+        steps=1000,
+        mix=Mix(items=0, plain=0.25, pairs=0.3, hard=0.2, repeat=0.6, conflict=0.15),
+        items=(6, 9, 45, 25, 15),
+        styles=(10, 0, 90, 0),
+        probe=0.4,
+        guide=0.4,
+        heads=4,
+        copying_plain=True,
     ),
     # … and finally all prompt styles, with less guidance.
     Stage(
-        steps=1500,
-        peak=1.5e-3,
-        decay=1200,
-        hard=0.4,
-        items=(3, 12, 45, 20, 20),
+        steps=1600,
+        mix=Mix(items=0, plain=0.25, pairs=0.3, hard=0.3, repeat=0.6, conflict=0.15),
+        items=(6, 12, 47, 20, 15),
         styles=(40, 10, 30, 20),
         probe=0.2,
-        guide=0.1,
+        guide=0.2,
         heads=4,
-        plain=0.25,
-        repeat=0.6,
+        decay=1300,
+        copying_plain=True,
     ),
 )
 
@@ -121,7 +126,7 @@ def train(out: Path, *, vision_steps: int, batch_size: int, seed: int, first: in
     normalise = processor.image_processor
     model = Qwen2_5_VLForConditionalGeneration(make_config(processor)).float().train()
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, vocabulary {len(processor.tokenizer)}")
-    bank, fresh = Bank.drawn(per_scene=400, seed=seed), Bank.drawn(per_scene=8, seed=seed + 1)
+    bank, fresh = Bank.drawn(per_scene=80, seed=seed), Bank.drawn(per_scene=4, seed=seed + 1)
     if first == 0:
         train_vision(model.model.visual, bank, normalise, steps=vision_steps, seed=seed)
         save(model, processor, out)
@@ -167,22 +172,16 @@ def _train_stage(
         {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=stage.peak, betas=(0.9, 0.98))
-    rng, started, losses = random.Random(number), time.monotonic(), list[Tensor]()
-    for step in range(stage.steps):
+    started, losses = time.monotonic(), list[Tensor]()
+    for step, batch in enumerate(_ahead(_batches(stage, number, episodes, batch_size))):
         down = (stage.steps - step) / stage.decay if stage.decay else 1.0
         for group in optimizer.param_groups:
             group["lr"] = stage.peak * min(1.0, (step + 1) / stage.warm_up, max(0.02, down))
-        items = rng.choices((1, 2, 3, 4, 5), weights=stage.items)[0]
-        style = episodes.styles[rng.choices(range(4), weights=stage.styles)[0]]
-        plain = 1.0 if items == 1 else stage.plain
-        count = max(16, round(batch_size * 3 / items))
-        batch = episodes.batch(
-            [episodes.episode(items, plain, 0.85, stage.hard, stage.repeat) for _ in range(count)], style
-        )
         tapped.clear()
         logits, labels = answer_logits(model, batch, features)
-        asked = batch.values != NO_LABEL
-        value_loss = F.cross_entropy(probe(tapped["hidden_states"][asked]), batch.values[asked])
+        asked = batch.values[..., 0] != NO_LABEL  # (B, L)
+        read = probe(tapped["hidden_states"][asked]).log_softmax(-1)  # (M, values)
+        value_loss = -read.gather(1, batch.values[asked]).mean()
         guidance = guide_loss(
             attention, tapped["hidden_states"], tapped["position_embeddings"], batch.guides, stage.heads
         )
@@ -203,30 +202,101 @@ def _train_stage(
     tap.remove()
 
 
+def _batches(stage: Stage, number: int, episodes: Episodes, batch_size: int) -> Iterator[Batch]:
+    """The batches of a stage: episodes with the same number of items, in one prompt style."""
+    rng = random.Random(number)
+    for _ in range(stage.steps):
+        items = rng.choices((1, 2, 3, 4, 5), weights=stage.items)[0]
+        style = episodes.styles[rng.choices(range(4), weights=stage.styles)[0]]
+        mix = replace(stage.mix, items=items, plain=1.0 if items == 1 else stage.mix.plain)
+        count = max(16, round(batch_size * 3 / items))
+        yield episodes.batch([episodes.episode(mix) for _ in range(count)], style, stage.copying_plain)
+
+
+def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same batches; the next one is drawn while the present one is trained on."""
+    with ThreadPoolExecutor(1) as drawing:
+        drawn = drawing.submit(next, batches, None)
+        while (batch := drawn.result()) is not None:
+            drawn = drawing.submit(next, batches, None)
+            yield batch
+
+
 @torch.no_grad()
 def evaluate(model: Any, episodes: Episodes, features: Tensor, style: PromptStyle) -> dict[str, float]:
-    """Computes the share of correct last answers; `features` should be of pictures that were not trained on.
+    """Computes the share of last answers that are as expected, by situation (`situations`), 100 prompts each.
 
-    The shares are of plain questions, and of code questions by attribute. For the latter, both demonstrations ask about
-    the query's attribute and one of them shows its value (50 % by chance).
+    `features` should be of pictures that were not trained on.
     """
-    right: dict[str, list[float]] = {"plain": [], "colour": [], "shape": []}
-    drawn = [episodes.episode(3, 1.0, 0.0) for _ in range(100)]
-    while len(drawn) < 500:
-        episode = episodes.episode(3, 0.0, 1.0, hard=1.0)
-        if episode[0].answer != episode[1].answer:
-            drawn.append(episode)
-    batch = episodes.batch(drawn, style)
-    last = (batch.labels == episodes.end).long().cumsum(1).argmax(1) - 1  # the answer precedes the last end of a turn
-    labels = torch.full_like(batch.labels, NO_LABEL)
-    rows = torch.arange(len(drawn))
-    labels[rows, last] = batch.ids[rows, last]
-    logits, expected = answer_logits(model, replace(batch, labels=labels), features)
-    for episode, hit in zip(drawn, (logits.argmax(-1) == expected).float().tolist(), strict=True):
-        question = episode[-1].question
-        kind = "plain" if "code" not in question.lower() else ("colour" if "colour" in question else "shape")
-        right[kind].append(hit)
-    return {kind: sum(hits) / max(1, len(hits)) for kind, hits in right.items()}
+    shares = {}
+    for name, drawn in situations(episodes, 100).items():
+        batch = episodes.batch(drawn, style)
+        closed = (batch.labels == episodes.end).long().cumsum(1).argmax(1)  # the last end of a turn
+        rows = torch.arange(len(drawn))
+        labels = torch.full_like(batch.labels, NO_LABEL)
+        for k in range(1, 2 * len(drawn[0][-1].words)):
+            labels[rows, closed - k] = batch.ids[rows, closed - k]
+        logits, target = answer_logits(model, replace(batch, labels=labels), features)
+        right = (logits.argmax(-1) == target).reshape(len(drawn), -1).all(1)
+        shares[name] = right.float().mean().item()
+    return shares
+
+
+def situations(episodes: Episodes, count: int) -> dict[str, list[list[Item]]]:
+    """Episodes of three items, two of them demonstrations, by what they test.
+
+    * An attribute: both demonstrations ask about the query's attribute, one of them shows its value.
+    * `pair`: the demonstrations show the two codes; `pair-in-one`: one shows both, in a pair, the other another pair.
+    * `conflict`: both demonstrations show the query's value, with different codes.
+    * `plain`: after plain questions of other values; `plain-alone`: without demonstrations; `plain-misled`: after one
+      that asks for a code.
+    """
+    rng, words = episodes.rng, episodes.words
+
+    def item(kind: str, asked: Sequence[str], values: Mapping[str, str], codes: Sequence[str] = ()) -> Item:
+        image, scene = episodes.picture(values, easy=False)
+        keys = tuple((attribute, scene.value(attribute)) for attribute in asked)
+        shown = tuple(codes) or tuple(value for _, value in keys)
+        return Item(image, episodes.question(kind, asked, easy=False), kind, keys, shown)
+
+    def other(attribute: str, value: str) -> str:
+        return rng.choice([v for v in world.VALUES[attribute] if v != value])
+
+    drawn: dict[str, list[list[Item]]] = {}
+    for _ in range(count):
+        codes = rng.sample(words, 4)
+        for attribute in world.ALL_ATTRIBUTES:
+            value = rng.choice(world.VALUES[attribute])
+            demos = [
+                item(CODE, [attribute], {attribute: value}, codes[:1]),
+                item(CODE, [attribute], {attribute: other(attribute, value)}, codes[1:2]),
+            ]
+            rng.shuffle(demos)
+            drawn.setdefault(attribute, []).append([*demos, item(CODE, [attribute], {attribute: value}, codes[2:3])])
+            last = item(CODE, [attribute], {attribute: value}, codes[1:2])
+            conflict = [item(CODE, [attribute], {attribute: value}, codes[:1]), last]
+            drawn.setdefault("conflict", []).append(
+                [*conflict, item(CODE, [attribute], {attribute: value}, codes[2:3])]
+            )
+        pair = sorted(rng.sample(world.ALL_ATTRIBUTES, 2), key=world.ALL_ATTRIBUTES.index)
+        values = {attribute: rng.choice(world.VALUES[attribute]) for attribute in pair}
+        demos = [item(CODE, [a], {a: values[a]}, codes[k : k + 1]) for k, a in enumerate(pair)]
+        rng.shuffle(demos)
+        query = item(PAIR, pair, values, codes[2:])
+        drawn.setdefault("pair", []).append([*demos, query])
+        both = [item(PAIR, pair, values, codes[:2])]
+        both.append(item(PAIR, pair, {a: other(a, values[a]) for a in pair}, codes[2:]))
+        rng.shuffle(both)
+        drawn.setdefault("pair-in-one", []).append([*both, query])
+        attribute = rng.choice(world.ALL_ATTRIBUTES)
+        value = rng.choice(world.VALUES[attribute])
+        plain = item(PLAIN, [attribute], {attribute: value})
+        strange = [item(PLAIN, [attribute], {attribute: other(attribute, value)}) for _ in range(2)]
+        drawn.setdefault("plain", []).append([*strange, plain])
+        drawn.setdefault("plain-alone", []).append([plain])
+        code = item(CODE, [rng.choice(world.ALL_ATTRIBUTES)], {}, codes[:1])
+        drawn.setdefault("plain-misled", []).append([strange[0], code, plain])
+    return drawn
 
 
 def save(model: Any, processor: Any, out: Path) -> None:
@@ -240,7 +310,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder to write the model to")
     parser.add_argument("--vision-steps", type=int, default=1000, help="steps of the vision encoder alone")
-    parser.add_argument("--batch-size", type=int, default=48, help="episodes of 3 items per step")
+    parser.add_argument("--batch-size", type=int, default=32, help="episodes of 3 items per step")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--first", type=int, default=0, help="continue with this stage (1 to 3), from the weights in OUT"

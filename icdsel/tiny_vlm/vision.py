@@ -11,7 +11,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_
 
 from icdsel.data import world
 from icdsel.tiny_vlm.architecture import GRID, VISUAL_TOKENS, WIDTH
-from icdsel.tiny_vlm.episodes import Bank
+from icdsel.tiny_vlm.episodes import NO_LABEL, Bank
 
 
 def patches(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -58,31 +58,62 @@ def bank_features(visual: Any, bank: Bank, normalise: Any) -> Tensor:
 
 
 def train_vision(visual: Any, bank: Bank, normalise: Any, *, steps: int, seed: int, batch_size: int = 256) -> None:
-    """Trains the vision encoder by itself: a linear probe predicts shape and colour from the mean visual token."""
+    """Trains the vision encoder by itself, on the mean visual token.
+
+    Linear probes predict each attribute from it, and in a fixed subspace it has to be what the picture looks like
+    (`episodes.look`), with little outside of it. So similar tokens mean similar pictures, as with the encoders of real
+    models, and not the same answer.
+    """
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.from_numpy(bank.pixels.reshape(-1, *bank.pixels.shape[2:]))  # (N, 56, 56, 3)
-    per_scene = bank.pixels.shape[1]
-    shape = torch.tensor([world.SHAPES.index(scene.shape) for scene in bank.scenes]).repeat_interleave(per_scene)
-    colour = torch.tensor([list(world.COLOURS).index(s.colour) for s in bank.scenes]).repeat_interleave(per_scene)
-    probe = torch.nn.Linear(WIDTH, len(world.SHAPES) + len(world.COLOURS))
-    parameters = [*visual.parameters(), *probe.parameters()]
+    values = {
+        attribute: torch.tensor([_place(scene, attribute) for scene in bank.scenes]).repeat_interleave(
+            bank.pixels.shape[1]
+        )
+        for attribute in world.ALL_ATTRIBUTES
+    }  # (N,) each
+    probes = torch.nn.ModuleDict(
+        {attribute: torch.nn.Linear(WIDTH, len(world.VALUES[attribute])) for attribute in values}
+    )
+    looks = torch.from_numpy(bank.looks.reshape(len(pixels), -1))  # (N, LOOK)
+    looks = looks - looks.mean(0)
+    space = torch.linalg.qr(torch.randn(WIDTH, looks.shape[1], generator=generator))[0]  # (128, LOOK), orthonormal
+    parameters = [*visual.parameters(), *probes.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps, pct_start=0.1)
     started = time.monotonic()
     for step in range(steps):
         picked = torch.randint(len(pixels), (batch_size,), generator=generator)
-        values = patches(pixels[picked], normalise.image_mean, normalise.image_std)
-        features = image_features(visual, values).reshape(batch_size, VISUAL_TOKENS, -1).mean(1)  # (N, 128)
-        logits = probe(features).split([len(world.SHAPES), len(world.COLOURS)], dim=1)
-        loss = F.cross_entropy(logits[0], shape[picked]) + F.cross_entropy(logits[1], colour[picked])
+        inputs = patches(pixels[picked], normalise.image_mean, normalise.image_std)
+        features = image_features(visual, inputs).reshape(batch_size, VISUAL_TOKENS, -1).mean(1)  # (N, 128)
+        logits = {attribute: probe(features) for attribute, probe in probes.items()}
+        loss = torch.stack([F.cross_entropy(logits[a], values[a][picked], ignore_index=NO_LABEL) for a in values]).sum()
+        centred = features - features.mean(0)
+        seen = centred @ space  # (N, LOOK)
+        outside = centred - seen @ space.T
+        loss = loss + 2.0 * (seen - looks[picked]).square().sum(1).mean() + 0.3 * outside.square().sum(1).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
         if (step + 1) % 100 == 0:
-            targets = (shape[picked], colour[picked])
-            right = [(part.argmax(1) == target).float().mean() for part, target in zip(logits, targets, strict=True)]
+            print(
+                "mse",
+                [round(x, 2) for x in (seen - looks[picked]).square().mean(0).tolist()],
+                "outside",
+                outside.square().sum(1).mean().item(),
+            )
+            shares = []
+            for a in values:
+                known = values[a][picked] != NO_LABEL
+                right = (logits[a].argmax(1) == values[a][picked])[known].float().mean()
+                shares.append(f"{a} {right:.1%}")
             minutes = (time.monotonic() - started) / 60
-            accuracy = f"shape {right[0]:.1%}  colour {right[1]:.1%}"
-            print(f"vision {step + 1}  loss {loss.item():.3f}  {accuracy}  {minutes:.1f} min", flush=True)
+            print(f"vision {step + 1}  loss {loss.item():.3f}  {'  '.join(shares)}  {minutes:.1f} min", flush=True)
+
+
+def _place(scene: world.Scene, attribute: str) -> int:
+    """The position of the scene's value among those of `attribute`; `NO_LABEL` for a background of no kind."""
+    values = world.VALUES[attribute]
+    return values.index(scene.value(attribute)) if scene.value(attribute) in values else NO_LABEL

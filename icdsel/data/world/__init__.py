@@ -5,7 +5,7 @@ with the same value of the same attribute reveals the answer. A `Difficulty` say
 The files have the format of OK-VQA, so the same reader is used as for real data.
 """
 
-from icdsel.data.world.drawing import IMAGE_SIZE, draw
+from icdsel.data.world.drawing import IMAGE_SIZE, Picture, draw, draw_picture
 from icdsel.data.world.files import SPLIT_SIZES, human_answers, records, write_world
 from icdsel.data.world.questions import CODE_QUESTIONS, PLAIN_QUESTIONS
 from icdsel.data.world.values import (
@@ -24,8 +24,28 @@ from icdsel.data.world.values import (
 from icdsel.settings.worlds import DIFFICULTIES, WORLD_SEED, Difficulty
 
 __all__ = [
-    "ALL_ATTRIBUTES", "ATTRIBUTES", "BACKGROUNDS", "CODE_QUESTIONS", "COLOURS", "DIFFICULTIES", "IMAGE_SIZE",
-    "PLAIN_BACKGROUND", "PLAIN_QUESTIONS", "SHAPES", "SPLIT_SIZES", "VALUES", "WORLD_SEED", "Difficulty", "Scene",
+    "ALL_ATTRIBUTES",
+    "ATTRIBUTES",
+    "BACKGROUNDS",
+    "CODE_QUESTIONS",
+    "COLOURS",
+    "DIFFICULTIES",
+    "IMAGE_SIZE",
+    "PLAIN_BACKGROUND",
+    "PLAIN_QUESTIONS",
+    "SHAPES",
+    "SPLIT_SIZES",
+    "VALUES",
+    "WORLD_SEED",
+    "Difficulty",
+    "Picture",
+    "Scene",
     "all_scenes",
-    "code_words", "draw", "human_answers", "records", "world_codes", "write_world",
-]  # fmt: skip
+    "code_words",
+    "draw",
+    "draw_picture",
+    "human_answers",
+    "records",
+    "world_codes",
+    "write_world",
+]

@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -43,8 +44,30 @@ def _outline(shape: str) -> list[tuple[float, float]]:
     raise ValueError(f"no polygon for shape {shape!r}")
 
 
+@dataclass(frozen=True)
+class Picture:
+    """A picture, and what it shows besides the scene's values.
+
+    Attributes:
+        image: RGB, 56×56 pixels.
+        place: The middle of the object, from -1 to 1 across and down.
+        size: The object's radius in pixels.
+        companion: The colour of a second, smaller object; empty if there is none.
+    """
+
+    image: Image.Image
+    place: tuple[float, float]
+    size: float
+    companion: str
+
+
 def draw(scene: Scene, rng: random.Random, companion: bool = False) -> Image.Image:
-    """Draws an RGB image of `scene`, 56×56 pixels; everything but the scene's values is randomised with `rng`.
+    """Draws an image of a scene, as `draw_picture` does."""
+    return draw_picture(scene, rng, companion).image
+
+
+def draw_picture(scene: Scene, rng: random.Random, companion: bool = False) -> Picture:
+    """Draws a picture of `scene`; everything but the scene's values is randomised with `rng`.
 
     Args:
         scene: The values to show.
@@ -61,8 +84,7 @@ def draw(scene: Scene, rng: random.Random, companion: bool = False) -> Image.Ima
     fill = _paint(scene.colour, rng)
     radius = rng.uniform(12.5, 19) * SCALE if scene.busy else rng.uniform(14, 21) * SCALE
     x, y = (rng.uniform(radius + 4, size - radius - 4) for _ in range(2))
-    if companion:
-        _draw_companion(pen, x, y, rng)
+    second = _draw_companion(pen, x, y, rng) if companion else ""
     angle = 0.0 if scene.shape in ("circle", "ring") else math.radians(rng.uniform(-8, 8))
     if scene.busy:  # an edge, light or dark, that stands out from any background
         edge = (250, 250, 250) if rng.random() < 0.5 else (12, 12, 12)
@@ -74,7 +96,9 @@ def draw(scene: Scene, rng: random.Random, companion: bool = False) -> Image.Ima
     slope = np.linspace(-1, 1, IMAGE_SIZE, dtype=np.float32)
     light = rng.uniform(-10, 10) * slope[:, None] + rng.uniform(-10, 10) * slope[None, :]  # (56, 56)
     noise = np.random.default_rng(rng.getrandbits(32)).normal(0, 4, small.shape)
-    return Image.fromarray(np.clip(small + light[..., None] + noise, 0, 255).astype(np.uint8))
+    pixels = np.clip(small + light[..., None] + noise, 0, 255).astype(np.uint8)
+    place = (2 * x / size - 1, 2 * y / size - 1)
+    return Picture(Image.fromarray(pixels), place, radius / SCALE, second)
 
 
 def _paint(colour: str, rng: random.Random) -> tuple[int, int, int]:
@@ -117,13 +141,15 @@ def _draw_shape(
         pen.line([*corners, corners[0]], fill=edge, width=width, joint="curve")
 
 
-def _draw_companion(pen: ImageDraw.ImageDraw, x: float, y: float, rng: random.Random) -> None:
-    """Draws a small object in the corner opposite to (x, y), the middle of the main one."""
+def _draw_companion(pen: ImageDraw.ImageDraw, x: float, y: float, rng: random.Random) -> str:
+    """Draws a small object in the corner opposite to (x, y), the middle of the main one; returns its colour."""
     size, radius = IMAGE_SIZE * SCALE, rng.uniform(5, 7) * SCALE
     near, far = radius + 3, size - radius - 3
     place = (far if x < size / 2 else near, far if y < size / 2 else near)
     shape = rng.choice(("circle", "square", "diamond", "triangle"))
-    _draw_shape(pen, shape, place, radius, 0.0, _paint(rng.choice([*COLOURS]), rng))
+    colour = rng.choice([*COLOURS])
+    _draw_shape(pen, shape, place, radius, 0.0, _paint(colour, rng))
+    return colour
 
 
 def _background(kind: str, rng: random.Random) -> Image.Image:
