@@ -15,16 +15,16 @@ from icdsel.artefacts.checkpoint import foreign_warning, load_policy
 from icdsel.artefacts.encoded_candidates import encoded_candidates
 from icdsel.artefacts.rl_data import Summary, complete_units, metadata_path, question_id_of, rl_data_path, summary_of
 from icdsel.console import logger, note, progress, warn
-from icdsel.errors import CheckpointError, DataError, RlDataError, RunError
+from icdsel.errors import CheckpointError, RlDataError, RunError
 from icdsel.policy.encoding import EncodedCandidates
 from icdsel.policy.network import CosineNetwork, PointerNetwork
 from icdsel.policy.proposals import Unit as ProposalUnit
 from icdsel.policy.proposals import propose, pruned
 from icdsel.records import Example, PoolIds, Proposal, QueryGroup, QuestionId, ScoredPointer
-from icdsel.retrieval.lever_plus_pools import anchors
 from icdsel.settings.identity import identity
 from icdsel.settings.loading import Settings
 from icdsel.stages.policy_check import candidates_for, require_fitting
+from icdsel.stages.queries_to_score import queries_to_score
 from icdsel.stages.scored_unit import UNIT, Tally, score_unit, scorer_of
 from icdsel.stages.session import Queries, Session
 from icdsel.stages.threads import use_threads
@@ -69,6 +69,7 @@ def generate(
     overwrite: bool = False,
     session: Session | None = None,
     shard: Shard | None = None,
+    unsolved: Sequence[Path] = (),
 ) -> Summary:
     """Generates RL data, or a shard of them; resumes an interrupted run, and reuses a complete file.
 
@@ -78,6 +79,7 @@ def generate(
         overwrite: Rename a file that was created with different settings to a backup.
         session: An open session, if there is one.
         shard: Which part to score; None for all queries.
+        unsolved: RL data; only those queries are scored that have no right pointer in any of them.
 
     Raises:
         RlDataError: The file was created with different settings and `overwrite` is False, or another process is
@@ -92,31 +94,34 @@ def generate(
     if init and not init.is_file():
         raise CheckpointError(f"--init {init} {why_no_file(init)}")
     session = session or Session(settings)
-    with unchanged(init):
+    with unchanged(init, *unsolved):
+        queries = queries_to_score(session, unsolved)
         proposer = load_policy(init) if init else None
         if init and (foreign := foreign_warning(init)):
             warn(foreign)
         if init:
             require_fitting(init, session, same_data=False)
-        inputs = rl_data_inputs(settings, session)
+        inputs = rl_data_inputs(settings, session, unsolved)
     path = shard.path(target) if shard else target
     with rl_data_slot(path, inputs).open(overwrite) as result:
         if not result.complete:
             scored = {} if shard else scored_in_shards(target, inputs)
             _ = session.vlm  # if it cannot be loaded, the command ends before anything is renamed or written
-            _score(session, proposer, shard, scored, result)
+            _score(session, queries, proposer, shard, scored, result)
         summary = summary_of(path)
         logger.debug(str(summary))
     return summary
 
 
-def rl_data_inputs(settings: Settings, session: Session) -> Inputs:
-    """Everything that decides the content of RL data."""
+def rl_data_inputs(settings: Settings, session: Session, unsolved: Sequence[Path] = ()) -> Inputs:
+    """Everything that decides the content of RL data; for `unsolved` see `generate`."""
     init, split = settings.proposals.init, settings.proposals.query_split
     inputs = identity(settings, "data", "vlm", "proposals", leave_out=["proposals.init"])
     inputs |= session.identity | {"scorer": SCORER_VERSION}
     if split != "train":
         inputs["queries"] = session.fingerprint(split)
+    if unsolved:
+        inputs["unsolved"] = [fingerprint_file(path) for path in unsolved]
     return inputs | {"init": fingerprint_file(init) if init else None}
 
 
@@ -137,7 +142,7 @@ def unscored(session: Session, overwrite: bool = False) -> int:
     state = slot.peek(overwrite)
     if state is State.COMPLETE:
         return 0
-    units = [unit.queries for unit in _units(_queries(session))]
+    units = [unit.queries for unit in _units(queries_to_score(session))]
     done = complete_units(slot.journal(), units) if state is State.STARTED else 0
     scored = scored_in_shards(path, inputs)
     return sum(len(unit) for unit in units[done:] if not all(query.question_id in scored for query in unit))
@@ -170,15 +175,16 @@ def scored_in_shards(complete: Path, inputs: Inputs) -> dict[QuestionId, str]:
 
 def _score(
     session: Session,
+    wanted: Sequence[Example],
     proposer: PointerNetwork | None,
     shard: Shard | None,
     scored: dict[QuestionId, str],
     result: Result,
 ) -> None:
-    """Scores the queries, except for those that were `scored` already, by question_id."""
+    """Scores the `wanted` queries, except for those that were `scored` already, by question_id."""
     settings = session.settings
     threads = use_threads(settings.data, result)
-    queries = session.queries(_queries(session), settings.proposals.query_split, settings.proposals.shots)
+    queries = session.queries(wanted, settings.proposals.query_split, settings.proposals.shots)
     proposals = _Proposals(session, queries, proposer)
     units = _units(queries.examples)
     if shard:
@@ -276,28 +282,6 @@ class _Proposals:
 
     def _ids(self, rows: Iterable[int]) -> list[QuestionId]:
         return [self._session.train[row].question_id for row in rows]
-
-
-def _queries(session: Session) -> list[Example]:
-    """The queries to score.
-
-    From the training split they are drawn at random, as Lever-Plus draws its anchors; from another split they are the
-    first ones, as in `infer`.
-
-    Raises:
-        DataError: No query of the split has reference answers, by which pointers are scored.
-    """
-    wanted = session.settings.proposals.queries
-    split = session.split(session.settings.proposals.query_split)
-    labelled = [query for query in split if query.answers]
-    if not labelled:
-        raise DataError(f"no query of the split {split.name!r} has reference answers, by which pointers are scored")
-    if wanted > len(labelled):
-        note(f"{wanted} queries were requested, {split.name} has {len(labelled)}: using all of them")
-    wanted = min(wanted, len(labelled))
-    if split is not session.train:
-        return labelled[:wanted]
-    return [split[row] for row in anchors(len(split), wanted, session.settings.data.seed)]
 
 
 def _units(queries: Sequence[Example]) -> list[Unit]:

@@ -20,6 +20,10 @@ def gen_rl_data(
         Path | None, typer.Option("--output", "-o", help="Write to this file.", parser=written_file)
     ] = None,
     shard: Annotated[str | None, typer.Option("--shard", help="Score only part K of N, given as K/N.")] = None,
+    unsolved: Annotated[
+        list[Path] | None,
+        typer.Option("--unsolved", help="Score only queries without a right pointer in these RL data.", exists=True),
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Proposes pointers (sequences of ICDs) for training queries and has the VLM score them.
@@ -34,6 +38,7 @@ def gen_rl_data(
     icdsel gen-rl-data
     icdsel gen-rl-data --queries 2000 --sampler mix
     icdsel gen-rl-data --init rce_epoch5.pt --output round2.jsonl
+    icdsel gen-rl-data --init rce_epoch5.pt --unsolved round1.jsonl --samples 8 --output round2.jsonl
     icdsel gen-rl-data --dataset okvqa --shard 2/4
     ```
     """
@@ -45,6 +50,6 @@ def gen_rl_data(
         if numbers is None or not 1 <= int(numbers[1]) <= int(numbers[2]):
             raise SettingsError(f"--shard is K/N with 1 ≤ K ≤ N, as in 2/4, not {shard!r}")
         part = Shard(int(numbers[1]), int(numbers[2]))
-    summary = generate(settings, output, overwrite, shard=part)
+    summary = generate(settings, output, overwrite, shard=part, unsolved=unsolved or ())
     out.print(str(summary))
     finish(settings, failed=summary.failed)
