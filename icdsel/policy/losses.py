@@ -33,6 +33,12 @@ __all__ = [
 BEST_TEMPERATURE = 0.05
 """Pointers whose reward is this much below the best of their query count 1 / e as much in RCE over the best ones."""
 
+ROBUSTNESS = 0.7
+"""The exponent q of the generalised cross-entropy of Zhang and Sabuncu 2018 (arXiv 1805.07836), and their default.
+
+With 0 it is -log P, which dwells on queries whose best pointers stay improbable. Many of these have a wrong reference
+answer, so that a pointer was right by accident; with 1 it is 1 - P, which learns slowly at first (docs/selectors.md)."""
+
 _LARGEST_LOG_RATIO = 20.0
 """Above it, ratios of probabilities grow linearly: exp overflows in float32 at 88.7, and inf · 0 is NaN."""
 
@@ -66,10 +72,11 @@ def rce_loss(
     each length; when to stop is learnt from -log Σ_i v_i q_i, the policy's expected reward over the group, with the
     `restricted_log_prob` q: it stops where its own choices earn less than stopping does.
 
-    Over the *best*, the loss is -log Σ_i v_i π_i with v = exp((r - max r) / `BEST_TEMPERATURE`) and π the probability
-    of the whole pointer in the pool, stopping included. The policy has to find one of the best scored pointers: of
-    equally right ones the likeliest, and with a price the shortest. A pointer without a score counts as wrong. Queries
-    of which no pointer earned anything are left out: with a price, they would only teach to stop. A policy that may
+    Over the *best*, the loss is (1 - P^q) / q with q = `ROBUSTNESS`, P = Σ_i v_i π_i, v = exp((r - max r) /
+    `BEST_TEMPERATURE`), and π the probability of the whole pointer in the pool, stopping included. The policy has to
+    find one of the best scored pointers: of equally right ones the likeliest, and with a price the shortest. A pointer
+    without a score counts as wrong. Queries of which no pointer earned anything are left out: with a price, they would
+    only teach to stop. A policy that may
     stop also learns the best of each length above 0 by itself, without STOP, so that it knows what to show where it
     must show as many.
 
@@ -160,12 +167,13 @@ def _rce_over_group(
 
 
 def _best_loss(log_prob: Tensor, rewards: Tensor, real: Tensor) -> Tensor:
-    """-log Σ_i v_i π_i, the mean over the groups (B, P) that have a signal and earned something; 0 if none has."""
+    """(1 - P^q) / q, P = Σ_i v_i π_i: the mean over the groups (B, P) with a signal that earned something, else 0."""
     best = torch.where(real, rewards, -torch.inf).amax(-1, keepdim=True)  # (B, 1)
     # At padding, the lowest finite number: the logsumexp of a row of -inf has NaN as its gradient.
     weighted = torch.where(real, log_prob + (rewards - best) / BEST_TEMPERATURE, torch.finfo(log_prob.dtype).min)
     learnt = _has_signal(torch.where(real, rewards, 0.0), real) & (best.squeeze(-1) > 0)  # (B,)
-    return torch.where(learnt, -weighted.logsumexp(-1), 0.0).sum() / learnt.sum().clamp(min=1)
+    missed = -torch.expm1(ROBUSTNESS * weighted.logsumexp(-1)) / ROBUSTNESS  # (B,)
+    return torch.where(learnt, missed, 0.0).sum() / learnt.sum().clamp(min=1)
 
 
 def _log_expected_reward(log_prob: Tensor, rewards: Tensor, real: Tensor) -> Tensor:

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from icdsel.policy.config import PointerConfig
-from icdsel.policy.losses import BEST_TEMPERATURE, adapt_kl_beta, advantages, grpo_loss, rce_loss, rce_temperature
+from icdsel.policy.losses import (
+    BEST_TEMPERATURE,
+    ROBUSTNESS,
+    adapt_kl_beta,
+    advantages,
+    grpo_loss,
+    rce_loss,
+    rce_temperature,
+)
 from icdsel.policy.network import PointerNetwork
 
 DATA = Path(__file__).parents[2] / "data"
@@ -556,15 +564,21 @@ def test_unknown_choices_are_rejected() -> None:
 # --- RCE over the best ------------------------------------------------------------------------------------
 
 
-def test_rce_over_the_best_is_the_log_probability_of_finding_one_of_them() -> None:
+def missed(log_prob: float) -> float:
+    """The loss of a group whose best pointers have this log-prob: (1 - P^q) / q."""
+    return (1 - math.exp(ROBUSTNESS * float(log_prob))) / ROBUSTNESS
+
+
+def test_rce_over_the_best_is_less_the_likelier_one_of_them_is_found() -> None:
     logits = torch.tensor([[0.5, -1.0, 2.0, 0.0]]).log_softmax(-1)  # (1, K)
     pointers = torch.tensor([[[0], [1], [2]]])  # (1, P, S)
     step_logits = logits.expand(1, 3, 1, 4).clone().requires_grad_()
     loss = rce_loss(step_logits, pointers, torch.tensor([[1.0, 0.0, 1.0]]), 1.0, over="best")
-    assert loss.item() == pytest.approx(-math.log(logits[0, 0].exp() + logits[0, 2].exp()), abs=1e-5)
+    found = math.log(logits[0, 0].exp() + logits[0, 2].exp())
+    assert loss.item() == pytest.approx(missed(found), abs=1e-5)
     priced = rce_loss(step_logits, pointers, torch.tensor([[0.9, -0.1, 1.0]]), 1.0, over="best")
     weighted = math.exp(-0.1 / BEST_TEMPERATURE) * logits[0, 0].exp() + logits[0, 2].exp()
-    assert priced.item() == pytest.approx(-math.log(weighted), abs=1e-5)
+    assert priced.item() == pytest.approx(missed(math.log(weighted)), abs=1e-5)
 
 
 def test_rce_over_the_best_learns_nothing_where_nothing_was_earned() -> None:
@@ -579,8 +593,8 @@ def test_rce_over_the_best_learns_nothing_where_nothing_was_earned() -> None:
     going_on = torch.nn.functional.logsigmoid(-stop_logits[1, 0]).sum()
     chosen = step_logits[1, 0].log_softmax(-1)
     stopped = torch.nn.functional.logsigmoid(stop_logits[1, 1, 0]) - 0.8 / BEST_TEMPERATURE
-    expected = -torch.logaddexp(chosen[0, 0] + chosen[1, 1] + going_on, stopped)  # one pointer of two ICDs: no signal
-    assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+    found = torch.logaddexp(chosen[0, 0] + chosen[1, 1] + going_on, stopped)  # one pointer of two ICDs: no signal
+    assert loss.item() == pytest.approx(missed(found.item()), abs=1e-5)
 
 
 def test_rce_over_the_best_teaches_every_length_what_is_best_of_it() -> None:
@@ -598,7 +612,18 @@ def test_rce_over_the_best_teaches_every_length_what_is_best_of_it() -> None:
             log_sigmoid(stop_logits[0, 4, 0]),
         ]
     )
-    assert loss.item() == pytest.approx(float(-all_lengths.logsumexp(0) - pair - single), abs=1e-4)
+    expected = sum(missed(float(found)) for found in (all_lengths.logsumexp(0), pair, single))
+    assert loss.item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_rce_over_the_best_gives_up_on_pointers_that_stay_improbable() -> None:
+    likely, unlikely = (torch.tensor([[score, 0.0, 0.0, 0.0]]) for score in (2.0, -8.0))
+    step_logits = torch.stack([likely, unlikely])[:, None].expand(2, 2, 1, 4).clone().requires_grad_()  # (B, P, S, K)
+    pointers, rewards = torch.tensor([[[0], [1]]] * 2), torch.tensor([[1.0, 0.0]] * 2)
+    rce_loss(step_logits, pointers, rewards, 1.0, over="best").backward()
+    assert step_logits.grad is not None
+    sure, accidental = step_logits.grad[:, 0, 0, 0].abs().tolist()
+    assert accidental < sure / 10  # -log P would pull harder at the improbable one
 
 
 def test_padding_has_no_effect_on_rce_over_the_best() -> None:
