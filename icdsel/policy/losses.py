@@ -37,7 +37,8 @@ ROBUSTNESS = 0.7
 """The exponent q of the generalised cross-entropy of Zhang and Sabuncu 2018 (arXiv 1805.07836), and their default.
 
 With 0 it is -log P, which dwells on queries whose best pointers stay improbable. Many of these have a wrong reference
-answer, so that a pointer was right by accident; with 1 it is 1 - P, which learns slowly at first (docs/selectors.md)."""
+answer, so that a pointer was right by accident; with 1 it is 1 - P, which learns slowly at first
+(docs/selectors.md)."""
 
 _LARGEST_LOG_RATIO = 20.0
 """Above it, ratios of probabilities grow linearly: exp overflows in float32 at 88.7, and inf · 0 is NaN."""
