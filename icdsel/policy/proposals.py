@@ -1,4 +1,4 @@
-"""Proposes pointers to score for a query: by beam search, nearest neighbours, tempered sampling, and at random."""
+"""Proposes pointers to score for a query: by beam search, nearest neighbours, samples, at random, and by answers."""
 
 import random
 from collections.abc import Callable, Iterable, Sequence
@@ -12,6 +12,7 @@ from icdsel.policy.encoding import Encoded, EncodedCandidates, similarities
 from icdsel.policy.network import CosineNetwork, PointerNetwork
 from icdsel.records import Pointer, Proposal, QueryGroup, QuestionId, score_of
 from icdsel.registry import Registry
+from icdsel.retrieval.shared_words import Sharing
 from icdsel.retrieval.topk import stable_topk
 from icdsel.settings.tables import ProposalSettings
 
@@ -30,6 +31,8 @@ class Unit:
         seed: Random draws depend on it and on the query's position in the unit.
         mask: True where a candidate may be chosen (B, K); None for all.
         pool: The encodings of a pool that all queries share; None to encode it for this unit.
+        sharing: For each query, the candidates whose answers share words with its reference answer, as positions in
+            its pool; empty if no method needs them.
     """
 
     query: Tensor
@@ -40,6 +43,14 @@ class Unit:
     seed: str
     mask: Tensor | None = None
     pool: EncodedCandidates | None = None
+    sharing: Sequence[Sharing] = ()
+
+    @cached_property
+    def similar(self) -> Tensor:
+        """Cosines of each query with its candidates (B, K); -inf for those that may not be chosen."""
+        examples = self.candidates[..., : self.query.shape[-1]]  # a query has no answer to compare theirs with
+        similar = similarities(self.query.unsqueeze(1), examples).squeeze(1)
+        return similar if self.mask is None else similar.masked_fill(~self.mask, -torch.inf)
 
     @cached_property
     def encoded(self) -> Encoded:
@@ -94,11 +105,7 @@ def _beam(unit: Unit) -> Proposals:
 def _retrieval(unit: Unit) -> Proposals:
     """Windows of the ranking by similarity to the query: ranks (1, 2), (2, 3), … for pointers of two ICDs."""
     shots = unit.settings.shots
-    examples = unit.candidates[..., : unit.query.shape[-1]]  # a query has no answer to compare theirs with
-    similar = similarities(unit.query.unsqueeze(1), examples).squeeze(1)  # (B, K)
-    if unit.mask is not None:
-        similar = similar.masked_fill(~unit.mask, -torch.inf)
-    values, order = stable_topk(similar, unit.settings.retrieval + shots - 1)
+    values, order = stable_topk(unit.similar, unit.settings.retrieval + shots - 1)
     ranked = [row[: int((values[b] > -torch.inf).sum())] for b, row in enumerate(order.tolist())]
     return [
         [
@@ -140,6 +147,32 @@ def _random(unit: Unit) -> Proposals:
     return [[Proposal(pointer, "random") for pointer in drawn(b)] for b in range(len(unit.pools))]
 
 
+def _answers(unit: Unit) -> Proposals:
+    """ICDs whose answers share words with the query's reference answer, the most similar to the query first.
+
+    If the reference has several words, there is an ICD for each, in their order, and ICDs with all of them for the
+    rest of the pointer. EPR finds its candidates by the reference too: Rubin et al., "Learning to retrieve prompts for
+    in-context learning", NAACL 2022.
+    """
+    return [list(_with_words(unit, b, sharing)) for b, sharing in enumerate(unit.sharing)]
+
+
+def _with_words(unit: Unit, b: int, sharing: Sharing) -> Iterable[Proposal]:
+    shots, similar = unit.settings.shots, unit.similar[b]  # (K,)
+
+    def ranked(places: list[int]) -> list[int]:
+        allowed = [place for place in places if similar[place] > -torch.inf]
+        return [allowed[i] for i in similar[allowed].argsort(descending=True, stable=True).tolist()]
+
+    whole = ranked(sharing.whole)
+    each = [ranked(places) for places in sharing.each[:shots]] if 1 < len(sharing.each) <= shots else []
+    for rank in range(unit.settings.answers):
+        places = [own[rank] for own in each if rank < len(own)]
+        rest = [place for place in whole[rank * (shots - len(each)) :] if place not in places]
+        if len(places) == len(each) and len(places) + len(rest) >= shots and len({*places}) == len(places):
+            yield Proposal(unit.pointer(b, [*places, *rest[: shots - len(places)]]), "answers", rank=rank)
+
+
 METHODS = Registry(
     "proposal method",
     (
@@ -147,6 +180,7 @@ METHODS = Registry(
         ProposalMethod("retrieval", lambda settings: settings.retrieval, _retrieval),
         ProposalMethod("sample", lambda settings: settings.samples * len(settings.temperatures), _sample),
         ProposalMethod("random", lambda settings: settings.random, _random),
+        ProposalMethod("answers", lambda settings: settings.answers, _answers),
     ),
 )
 """The methods in order of priority: if several propose the same pointer, the first one's is kept, as in Lever-Plus.

@@ -50,5 +50,6 @@ def _later(settings: Settings) -> Iterator[tuple[str, bool]]:
     yield "train.question_gate", settings.train.question_gate == 0
     yield "train.rce_lr_end", settings.train.rce_lr_end == 1
     yield "train.negatives", settings.train.negatives == 0
+    yield "proposals.answers", settings.proposals.answers == 0
     yield "proposals.prune", settings.proposals.prune == 0
     yield "train.stop", settings.train.stop is None

@@ -242,6 +242,8 @@ class ProposalSettings(Table):
     """Pointers of nearest neighbours with consecutive ranks."""
     random: int = Field(1, ge=0)
     """Pointers drawn at random."""
+    answers: int = Field(0, ge=0)
+    """Pointers of ICDs whose answers share words with the query's reference answer: one ICD for each of its words."""
     prune: int = Field(0, ge=0)
     """For this many right pointers of a query, also score each of them without one of its ICDs, which tells the ICDs
     that helped from those beside them; needs --min-shots below --pointer-shots."""
@@ -256,8 +258,8 @@ class ProposalSettings(Table):
             raise ValueError("prune scores shorter pointers: set min_shots below shots, as in --min-shots 0")
         if any(not temperature > 0 for temperature in self.temperatures):
             raise ValueError("temperatures must be above 0")
-        if self.beam + self.samples * len(self.temperatures) + self.retrieval + self.random == 0:
-            raise ValueError("no pointer would be proposed: set beam, samples, retrieval or random above 0")
+        if self.beam + self.samples * len(self.temperatures) + self.retrieval + self.random + self.answers == 0:
+            raise ValueError("no pointer would be proposed: set beam, samples, retrieval, random or answers above 0")
         return self
 
 

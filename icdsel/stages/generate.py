@@ -21,6 +21,7 @@ from icdsel.policy.network import CosineNetwork, PointerNetwork
 from icdsel.policy.proposals import Unit as ProposalUnit
 from icdsel.policy.proposals import propose, pruned
 from icdsel.records import Example, PoolIds, Proposal, QueryGroup, QuestionId, ScoredPointer
+from icdsel.retrieval.shared_words import Sharing, WordIndex
 from icdsel.settings.identity import identity
 from icdsel.settings.loading import Settings
 from icdsel.stages.policy_check import candidates_for, require_fitting
@@ -250,6 +251,7 @@ class _Proposals:
         self._session, self._queries = session, queries
         self._network = (proposer or CosineNetwork(session.embeddings.shape[1])).eval()
         self._table = candidates_for(self._network, session, session.settings.proposals.init)  # (N, d) or (N, d + a)
+        self._words = WordIndex(example.answer for example in session.train)
         self._everyone: list[QuestionId] = []
         self._pool: EncodedCandidates | None = None
         if queries.pools.shared:
@@ -277,8 +279,21 @@ class _Proposals:
             f"proposals-{settings.data.seed}-{unit.queries[0].question_id}",
             None if mask.all() else mask,
             self._pool,
+            self._sharing(unit) if settings.proposals.answers else (),
         )
         return described, propose(proposing)
+
+    def _sharing(self, unit: Unit) -> list[Sharing]:
+        """The candidates that share words with each query's answer, as positions in its pool."""
+        pools, found = self._queries.pools, list[Sharing]()
+        for q, query in enumerate(unit.queries, unit.start):
+            if pools.shared:
+                found.append(self._words.sharing(query.answer))
+                continue
+            place = {row: k for k, row in enumerate(pools[q])}
+            whole, each = self._words.sharing(query.answer, place)
+            found.append(Sharing([place[row] for row in whole], [[place[row] for row in own] for own in each]))
+        return found
 
     def _ids(self, rows: Iterable[int]) -> list[QuestionId]:
         return [self._session.train[row].question_id for row in rows]
