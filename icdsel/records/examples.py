@@ -38,7 +38,8 @@ class Example:
 class Proposal:
     """A pointer to score, and how it was proposed.
 
-    `method` is "policy-beam", "cosine-beam", "policy-sample", "cosine-sample", "retrieval", "random" or "zero-shot".
+    `method` is "policy-beam", "cosine-beam", "policy-sample", "cosine-sample", "retrieval", "random", "answers",
+    "pruned" or "zero-shot".
     `log_prob` is the pointer's log-prob under the proposer (for samples, at `temperature`); None if it has none.
     """
 

@@ -15,6 +15,7 @@ from icdsel.policy.config import PointerConfig
 from icdsel.policy.network import CosineNetwork, PointerNetwork
 from icdsel.policy.proposals import METHODS, ProposalMethod, Unit, most_pointers, propose, pruned
 from icdsel.records import Pointer, Proposal, QueryGroup, ScoredPointer
+from icdsel.retrieval.shared_words import Sharing
 from icdsel.settings.tables import ProposalSettings
 
 NONE = {"beam": 0, "samples": 0, "retrieval": 0, "random": 0}
@@ -402,3 +403,34 @@ def test_right_pointers_are_tried_without_each_of_their_icds(
     rewards: dict[Pointer, int], count: int, least: int, expected: list[Pointer]
 ) -> None:
     assert pointers(pruned(scored(rewards), count, least)) == expected
+
+
+# --- by answers -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sharing", "shots", "expected"),
+    [
+        # Nearest first: 11 (10°), 13 (30°), 10 (50°), 12 (90°).
+        (Sharing([0, 1, 3], [[0, 1, 3]]), 1, [(11,), (13,)]),
+        (Sharing([0, 1, 3], [[0, 1, 3]]), 2, [(11, 13)]),  # no second pair of others
+        (Sharing([0, 1, 2, 3], [[0, 1, 2, 3]]), 2, [(11, 13), (10, 12)]),
+        (Sharing([3], [[0, 2], [1]]), 1, [(13,)]),  # one ICD has to have both words
+        (Sharing([3], [[0, 2], [1]]), 2, [(10, 11)]),  # the first word's first
+        (Sharing([], [[1], [0, 2]]), 2, [(11, 10)]),
+        (Sharing([], [[1], []]), 2, []),
+        (Sharing([], []), 1, []),
+    ],
+)
+def test_answers_propose_one_icd_for_each_word_of_the_reference(
+    sharing: Sharing, shots: int, expected: list[Pointer]
+) -> None:
+    unit = by_angles([50, 10, 90, 30], pools=[[10, 11, 12, 13]], answers=2, shots=shots)
+    assert pointers(propose(replace(unit, sharing=[sharing]))[0]) == expected
+
+
+def test_answers_leave_out_what_may_not_be_chosen() -> None:
+    unit = by_angles(
+        [50, 10, 90, 30], pools=[[10, 11, 12, 13]], hidden=[[False, True, False, False]], answers=1, shots=1
+    )
+    assert pointers(propose(replace(unit, sharing=[Sharing([0, 1, 3], [[0, 1, 3]])]))[0]) == [(13,)]

@@ -200,7 +200,7 @@ def test_all_mistakes_are_listed_together(empty_folder: Path) -> None:
         ({"proposals": {"temperatures": "1.0,0"}}, ["temperatures", "above 0"]),
         (
             {"proposals": {"beam": "0", "samples": "0", "retrieval": "0", "random": "0"}},
-            ["no pointer", "beam, samples, retrieval or random"],
+            ["no pointer", "beam, samples, retrieval, random or answers"],
         ),
         ({"data": {"image_dir": ""}}, ["--image-dir", "it is empty"]),
         ({"data": {"seed": 2**63}}, ["seed", "64 bits"]),
