@@ -20,6 +20,7 @@ from selenium.webdriver.chrome.service import Service  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.select import Select  # noqa: E402
+from selenium.webdriver.support.wait import WebDriverWait  # noqa: E402
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
@@ -57,7 +58,9 @@ def driver() -> Iterator[Any]:
     made.quit()
 
 
-def load(driver: Any, page: Path, width: int = 1440, scheme: str = "light", media: str = "") -> None:
+def load(
+    driver: Any, page: Path, width: int = 1440, scheme: str = "light", media: str = "", scripts: bool = True
+) -> None:
     features = [
         {"name": "prefers-color-scheme", "value": scheme},
         {"name": "prefers-reduced-motion", "value": "reduce"},
@@ -66,6 +69,9 @@ def load(driver: Any, page: Path, width: int = 1440, scheme: str = "light", medi
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     driver.get(page.as_uri())
+    if scripts:  # on a busy machine, the line above may return before the page's own script has shown the first queries
+        counted = "return document.getElementById('count').textContent"
+        WebDriverWait(driver, 60).until(lambda own: own.execute_script(counted))
 
 
 def settle(driver: Any) -> None:
@@ -362,7 +368,7 @@ def test_the_command_line_of_chromium_prints_it_too(page, tmp_path):
 def test_without_scripts_everything_can_be_read(driver, page):
     driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     try:
-        load(driver, page, 360)
+        load(driver, page, 360, scripts=False)
         main = driver.find_element(By.ID, "main")
         assert "Filters and pictures need JavaScript" in main.text
         leaves = driver.find_elements(By.CSS_SELECTOR, ".leaf")
