@@ -71,9 +71,9 @@ class DataSettings(Table):
     preset: Literal["icdsel", "lever-plus"] = "icdsel"
     """Defaults of icdsel, or of Lever-Plus for answers, pools, prompts, decoding, metric and training."""
     dataset: DatasetName = WORLD
-    """`world` (bundled), `world-misleading`, `world-hard`, one with numbers of its own (`world-hard:pairs=0.4,seed=7`),
-    `okvqa`, `vqav2`, your own file (JSON lines, JSON, CSV, Parquet) or folder, or a dataset on
-    Hugging Face (`hub:owner/name`)."""
+    """`world` (bundled), `world-misleading`, `world-hard`, one with other numbers (`world:seed=7`), `okvqa`, `vqav2`,
+    your own file (JSON lines, JSON, CSV, Parquet) or folder, or a dataset on Hugging Face
+    (`hub:owner/name`)."""
     columns: Columns = ()
     """Columns of your own data, such as `question=query,answers=labels,image=img,id=uid`; `id=` numbers the rows.
     [usual names]"""
