@@ -15,6 +15,7 @@ from command_line import icdsel
 from documented_files import undocumented
 
 from icdsel import console
+from icdsel.selection import SELECTORS
 from icdsel.stages import generate as generation
 
 RUN = "v3_RandSampler_tiny-vlm_grpo-epochs-3_freeze-backbone"
@@ -148,11 +149,15 @@ def test_every_selector_chooses_from_the_same_pool_and_compare_shows_it(folder):
     data = folder / "results/world/generated_data/rl_data_RandSampler_tiny-vlm_validation.jsonl"
     pools = {g["question_id"]: set(g["candidate_pool_ids"]) for g in map(json.loads, data.read_text().splitlines())}
     predictions = folder / "results/world/infer/RandSampler_tiny-vlm"
+    from_all = {name for name, selector in SELECTORS.items() if selector.whole_split}
+    outside: set[str] = set()
     for path in predictions.glob("*.jsonl"):
+        name = path.name.partition("_validation")[0]
         for record in map(json.loads, path.read_text().splitlines()):
             assert len(set(record["icds"])) == len(record["icds"]) == record["shots"]
-            if not path.name.startswith("nearest-both-all"):
-                assert set(record["icds"]) <= pools[record["question_id"]]
+            if not set(record["icds"]) <= pools[record["question_id"]]:
+                outside.add(name)
+    assert outside <= from_all and outside.issuperset(FROM_ALL)
     output = icdsel("compare", "--json", "table.json", "--csv", "table.csv", "--markdown", "table.md", "--shots", "2")
     assert "random, mean of 3" in output
     assert "should be in the table" not in output  # zero-shot and majority were answered beside the others
@@ -220,7 +225,7 @@ def test_rl_data_of_different_settings_are_rejected_with_the_name_of_the_setting
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["train", "--dataset", "okvq"], "a name (world, okvqa, vqav2)"),
+        (["train", "--dataset", "okvq"], "a name (world, world-misleading, world-hard, okvqa, vqav2)"),
         (["train", "--dataset", "okvqa"], "OpenEnded_mscoco_train2014_questions.json"),
         (["train", "--sampler", "best"], "choose one of rand, text-sim, img-sim, mix"),
         (["train", "--model", "no-such-model"], "--model tiny-vlm"),

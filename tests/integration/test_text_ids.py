@@ -12,7 +12,7 @@ from command_line import icdsel
 from icdsel.data.world import write_world
 
 ON = ("--dataset", "set", "--model", "tiny-vlm", "--pool-size", 8)
-PROPOSE = ("--queries", 4, "--beam", 2, "--samples", 1, "--retrieval", 1)
+PROPOSE = ("--queries", 10, "--beam", 2, "--samples", 1, "--retrieval", 1)  # some of them earn a reward
 
 
 @pytest.fixture(scope="module")

@@ -61,7 +61,7 @@ def test_without_options_both_answer_the_default_queries(runner: Runner) -> None
         (["experiment", "rce", "--dry-run", "--csv", "t.csv", "--gallery", "3"], "leave --gallery, --csv out"),
         (["compare", "--train", "rce", "--dry-run", "--plots", "p"], "leave --plots out with --dry-run"),
         (["compare", "--train", "rce", "--set", "tuning-3"], "--set chooses among existing predictions"),
-        (["compare", "--train", "rce", "--shots", "1,x"], "--shots takes numbers with commas"),
+        (["compare", "--train", "rce", "--shots", "1,x"], "--shots takes numbers and auto with commas"),
         (["compare", "--dry-run"], "--dry-run has no effect without --train"),
         (["compare", "--selector", "policy"], "--selector has no effect without --train"),
         (["compare", "--train-device", "cpu"], "--train-device has no effect without --train"),

@@ -128,4 +128,4 @@ def test_the_names_of_the_mission_stay_in_one_line(settings: Settings, tmp_path:
     assert all(line.split()[-1][-1].isdigit() or line.split()[-1][-1] in "*)" for line in lines)
     assert ("Not shown at this width" in text) == (width < 120)
     write_markdown(rows, tmp_path / "table.md")
-    assert "| policy runs 7, 21, mean of 2 | 64 | 53.3 |" in (tmp_path / "table.md").read_text()
+    assert "| policy runs 7, 21, mean of 2 | 64 | 2 |  | 53.3 |" in (tmp_path / "table.md").read_text()

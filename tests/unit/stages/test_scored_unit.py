@@ -142,7 +142,8 @@ def test_answers_are_scored_by_the_task_and_journalled_in_units(letters: None, t
     made, images = answer_prompts(opened, prompts, Journal(part))
     assert made[0] == Prediction(0, 1, (1,), "gesa", 0.0, {"in-place": 0.0}, task="letters", image=0)
     assert made[1] == Prediction(1, 1, (1,), "gesa", 3.0, {"in-place": 3.0}, task="letters", image=1)
-    assert (len(made), images) == (160, 320)
+    # Each of the two units sends its equal prompts once: 8 of the 128, and of the 32 that are left, with 2 images each.
+    assert (len(made), images, len(vlm.requests)) == (160, 32, 16)
     lines = part.read_text().splitlines()
     assert [json.loads(line) for line in lines] == [prediction.to_json() for prediction in made]
     part.write_text("\n".join(lines[:-1]) + "\n" + lines[-1][:7])  # the last, smaller unit is torn
