@@ -96,8 +96,9 @@ def resolve(raw: RawSettings) -> Settings:
         pydantic.ValidationError: Two values do not fit together.
     """
     given = raw.model_dump(exclude_none=True)
-    data = DataSettings(**given["data"])
-    decided = {table: dict(PRESETS[data.preset].get(table, {})) for table in TABLES}
+    preset = PRESETS[DataSettings(**given["data"]).preset]
+    decided = {table: dict(preset.get(table, {})) for table in TABLES}
+    data = DataSettings(**decided["data"] | given["data"])
     if not is_world(data.dataset):
         decided["vlm"]["model"] = QWEN_3B
     if data.dataset in QUERIES:

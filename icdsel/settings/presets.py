@@ -72,9 +72,19 @@ LEVER_PLUS_SYSTEM_PROMPT = (
     "must not exceed three tokens either."
 )
 
+SEPARATE = "separate"
+"""The value of `--embed` that keeps image and question apart."""
+
 # The defaults that a preset changes: given values override them.
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "icdsel": {},
+    # To choose from the whole training split, and as few ICDs as are worth it (docs/selectors.md).
+    "whole-set": {
+        "data": {"pool_size": "all", "embed": SEPARATE},
+        "proposals": {"min_shots": 0, "beam": 2, "samples": 1, "retrieval": 1, "random": 0, "answers": 3, "prune": 2},
+        "reward": {"price": 0.1},
+        "train": {"rce_epochs": 8},
+    },
     "lever-plus": {
         "data": {
             "shown_answer": "stemmed",
@@ -97,8 +107,6 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 MOST_SHOTS = 16
 """The largest number of ICDs in a pointer."""
 
-SEPARATE = "separate"
-"""The value of `--embed` that keeps image and question apart."""
 GATED: dict[str, Any] = {"question_gate": 32, "tower": 0, "num_layers": 0, "update": "residual"}
 """The network for embeddings that hold image and question apart (docs/selectors.md)."""
 GATED_OVER_ALL: dict[str, Any] = {

@@ -68,8 +68,9 @@ class DataSettings(Table):
 
     MACHINE: ClassVar = ("threads",)
 
-    preset: Literal["icdsel", "lever-plus"] = "icdsel"
-    """Defaults of icdsel, or of Lever-Plus for answers, pools, prompts, decoding, metric and training."""
+    preset: Literal["icdsel", "whole-set", "lever-plus"] = "icdsel"
+    """Defaults of icdsel; those for choosing from the whole training set, and as few ICDs as needed; or those of
+    Lever-Plus for answers, pools, prompts, decoding, metric and training."""
     dataset: DatasetName = WORLD
     """`world` (bundled), `world-misleading`, `world-hard`, one with other numbers (`world:seed=7`), `okvqa`, `vqav2`,
     your own file (JSON lines, JSON, CSV, Parquet) or folder, or a dataset on Hugging Face

@@ -13,18 +13,18 @@ from icdsel.console import note, out
 from icdsel.errors import SettingsError
 from icdsel.settings import Settings
 from icdsel.settings.flags import flags
+from icdsel.settings.loading import settings_from
 from icdsel.settings.worlds import is_world, world_names
 
-HELD_OUT = 800
+DEFAULT = "world-hard"
+"""The world of the demo: similarity misleads there, some queries need two ICDs that complete each other, some none."""
+QUERIES, HELD_OUT = 2400, 800
 RANDOM_SEEDS = 3
 SHOTS = "1,2"
-NEAREST = "random,nearest-image,nearest-question,nearest-both"
-# By pool size. All that learns nothing chooses from the whole training set; the oracle knows the scored pointers of
-# pools of the usual size only.
-BASELINES = {None: f"{NEAREST},oracle", "all": f"{NEAREST},balanced,mmices,mmr,k-dpp,facility-location"}
-DRAWS = {None: "random", "all": "random,balanced"}
+BASELINES = "random,balanced,nearest-image,nearest-question,nearest-both,mmices,mmr,k-dpp,facility-location,oracle"
+DRAWS = "random,balanced"
 # A trained policy proposes all pointers itself, by beam search and sampling.
-BY_POLICY = ("--samples", 4, "--retrieval", 0, "--random", 0)
+BY_POLICY = ("--retrieval", 0, "--answers", 0, "--temperatures", "1,2")
 
 
 @with_settings("data")
@@ -33,11 +33,11 @@ def demo(
     settings: Settings,
     seeds: Annotated[int, typer.Option("--seeds", help="Policies to train, each with its own seed.", min=1)] = 1,
 ) -> None:
-    """Runs all stages on a bundled world: RL data, training, conversion, inference, comparison.
+    """Runs all stages on a bundled world: RL data, training, inference, comparison.
 
-    Policy and baselines select twice: within pools of 64 candidates, and from the whole training set, where MMICES,
-    MMR, k-DPP, facility location and balanced draws select too. The table ends with the strongest method that learns
-    nothing, and whether the policy beats it.
+    Without --dataset it is `world-hard`. Without --preset it is `whole-set`: policy and baselines select from the whole
+    training set, and the policy also decides how many ICDs it shows. The table ends with the strongest method that
+    learns nothing, and whether the policy beats it.
 
     Prints every command that it runs. Takes a few minutes on two cores, and needs neither network nor GPU.
 
@@ -46,7 +46,7 @@ def demo(
     ```
     icdsel demo
     icdsel demo --seeds 3
-    icdsel demo --dataset world-hard
+    icdsel demo --dataset world
     ```
     """
     from icdsel.artefacts.rl_data import rl_data_path
@@ -57,32 +57,31 @@ def demo(
             f"demo runs on a bundled world, not on {settings.data.dataset!r}: leave --dataset out, or choose one of "
             f"{', '.join(world_names())}"
         )
+    given = {name: getattr(settings.data, name) for name in settings.data.model_fields_set}
+    settings = settings_from({"data": {"dataset": DEFAULT, "preset": "whole-set"} | given})
     started = time.monotonic()
     first, second = rl_data_path(settings), settings.dataset_dir / "generated_data" / "demo_round2.jsonl"
     run = _Runner(context.find_root().command, flags(settings, "data"))
 
-    # Round 1: pointers proposed by the cosine of the embeddings. Round 2: by the policy trained on them.
-    run("gen-rl-data")
-    run("train", "--run", "demo-round1")
+    # Round 1: pointers proposed by the cosine of the embeddings and by answers. Round 2: by the policy trained on them.
+    queries = ("--queries", QUERIES)
+    run("gen-rl-data", *queries)
+    run("train", *queries, "--run", "demo-round1")
     proposer = find_run(settings, "demo-round1").checkpoint
-    run("gen-rl-data", "--init", proposer, *BY_POLICY, "--output", second)
+    run("gen-rl-data", *queries, "--init", proposer, *BY_POLICY, "--output", second)
     names = []
     for k in range(seeds):
         seed = ["--train-seed", str(settings.data.seed + k)] if k else []
         names.append("_".join(["demo", *(f"train-seed-{value}" for value in seed[1:])]))
-        both = ["--rl-data", str(first), "--rl-data", str(second)]
-        run("train", *both, "--grpo-epochs", 3, "--freeze-backbone", "--run", names[k], *seed)
-    run("convert", "--run", "demo")
+        run("train", "--rl-data", first, "--rl-data", second, "--run", names[k], *seed)
     # What the best of many pointers would reach.
-    run("gen-rl-data", "--split", "validation", "--queries", HELD_OUT, "--init", proposer, "--samples", 4)
-    # Within the pools that it was trained on, and from the whole training set, as one would use it.
-    for pool, baselines in BASELINES.items():
-        answer = ("infer", "--n", HELD_OUT, "--shots", SHOTS, *(("--pool-size", pool) if pool else ()))
-        for name in names:
-            run(*answer, "--selector", "policy", "--run", name)
-        run(*answer, "--selector", baselines)
-        for k in range(1, RANDOM_SEEDS):
-            run(*answer, "--selector", DRAWS[pool], "--random-seed", settings.data.seed + k)
+    run("gen-rl-data", "--split", "validation", "--queries", HELD_OUT, "--init", find_run(settings, "demo").checkpoint)
+    answer = ("infer", "--n", HELD_OUT, "--shots")
+    for name in names:
+        run(*answer, f"{SHOTS},auto", "--selector", "policy", "--run", name)
+    run(*answer, SHOTS, "--selector", BASELINES)
+    for k in range(1, RANDOM_SEEDS):
+        run(*answer, SHOTS, "--selector", DRAWS, "--random-seed", settings.data.seed + k)
     run("compare")
     note(f"The demo took {(time.monotonic() - started) / 60:.1f} minutes.")
 
