@@ -16,7 +16,7 @@ from torch.nn.utils import clip_grad_norm_
 from icdsel.errors import RunError
 from icdsel.policy.config import PointerConfig
 from icdsel.policy.groups import Groups
-from icdsel.policy.losses import ROBUSTNESS, adapt_kl_beta, grpo_loss, rce_loss, rce_temperature
+from icdsel.policy.losses import adapt_kl_beta, grpo_loss, rce_loss, rce_temperature
 from icdsel.policy.measures import evaluate, log_probs
 from icdsel.policy.network import PointerNetwork
 from icdsel.settings.presets import RECIPES
@@ -261,7 +261,6 @@ def _weighted_cross_entropy(
                 over,
                 pool_weight,
                 logits.stop if phase != "warm" else None,  # beams that are imitated say nothing about stopping
-                ROBUSTNESS * step / max(total - 1, 1),
             )
             optimizer.param_groups[0]["lr"] = settings.rce_lr * (1 + (settings.rce_lr_end - 1) * step / total)
             losses.append(_update(loss, optimizer, network))

@@ -53,7 +53,6 @@ def rce_loss(
     over: Literal["pool", "group", "best"] = "pool",
     pool_weight: float = 0.0,
     stop_logits: Tensor | None = None,
-    robustness: float = ROBUSTNESS,
 ) -> Tensor:
     """Reward-weighted cross-entropy: mean_B Σ_i w_i · -log q_i, w = softmax(r / τ) over a query's pointers.
 
@@ -74,7 +73,7 @@ def rce_loss(
     each length; when to stop is learnt from -log Σ_i v_i q_i, the policy's expected reward over the group, with the
     `restricted_log_prob` q: it stops where its own choices earn less than stopping does.
 
-    Over the *best*, the loss is (1 - P^q) / q with q = `robustness`, P = Σ_i v_i π_i, v = exp((r - max r) /
+    Over the *best*, the loss is (1 - P^q) / q with q = `ROBUSTNESS`, P = Σ_i v_i π_i, v = exp((r - max r) /
     `BEST_TEMPERATURE`), and π the probability of the whole pointer in the pool, stopping included. The policy has to
     find one of the best scored pointers: of equally right ones the likeliest, and with a price the shortest. A pointer
     without a score counts as wrong. Queries of which no pointer earned anything are left out: with a price, they would
@@ -94,7 +93,6 @@ def rce_loss(
         over: What the policy is normalised over: the pool or the group; `best` is over the pool too.
         pool_weight: With `over="group"`, the weight of the expected reward over the pool.
         stop_logits: The log-odds of stopping [B, P, S], if the policy may stop.
-        robustness: With `over="best"`, q; 0 for -log P.
 
     Returns:
         The loss, a scalar: the mean over the queries that have a pointer, or, with `over="group"`, over those with a
@@ -133,11 +131,11 @@ def rce_loss(
     if over == "best":
         log_prob = -cross_entropy.masked_fill(padding, 0.0).sum(-1)  # (B, P)
         if stop_logits is None:
-            return _best_loss(log_prob, rewards, real, robustness)
+            return _best_loss(log_prob, rewards, real)
         lengths = (~padding).sum(-1)  # (B, P)
         of_length = [real & (lengths == length) for length in range(1, pointers.shape[-1] + 1)]
-        loss = _best_loss(log_prob + stop_log_prob(stop_logits, pointers), rewards, real, robustness)
-        return sum((_best_loss(log_prob, rewards, own, robustness) for own in of_length), loss)
+        loss = _best_loss(log_prob + stop_log_prob(stop_logits, pointers), rewards, real)
+        return sum((_best_loss(log_prob, rewards, own) for own in of_length), loss)
     if label_smoothing:
         allowed = logits > -torch.inf
         spread = -torch.where(allowed, log_probs, 0.0).sum(-1) / allowed.sum(-1)  # (B, P, S)
@@ -169,14 +167,13 @@ def _rce_over_group(
     return (cross_entropy * strength * signal).sum() / signal.sum().clamp(min=1)
 
 
-def _best_loss(log_prob: Tensor, rewards: Tensor, real: Tensor, robustness: float) -> Tensor:
+def _best_loss(log_prob: Tensor, rewards: Tensor, real: Tensor) -> Tensor:
     """(1 - P^q) / q, P = Σ_i v_i π_i: the mean over the groups (B, P) with a signal that earned something, else 0."""
     best = torch.where(real, rewards, -torch.inf).amax(-1, keepdim=True)  # (B, 1)
     # At padding, the lowest finite number: the logsumexp of a row of -inf has NaN as its gradient.
     weighted = torch.where(real, log_prob + (rewards - best) / BEST_TEMPERATURE, torch.finfo(log_prob.dtype).min)
     learnt = _has_signal(torch.where(real, rewards, 0.0), real) & (best.squeeze(-1) > 0)  # (B,)
-    found = weighted.logsumexp(-1)  # (B,): log P
-    missed = -torch.expm1(robustness * found) / robustness if robustness else -found  # (B,)
+    missed = -torch.expm1(ROBUSTNESS * weighted.logsumexp(-1)) / ROBUSTNESS  # (B,)
     return torch.where(learnt, missed, 0.0).sum() / learnt.sum().clamp(min=1)
 
 

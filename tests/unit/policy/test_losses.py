@@ -631,13 +631,3 @@ def test_padding_has_no_effect_on_rce_over_the_best() -> None:
     rewards = torch.tensor([[1.0, 0.0, math.nan]])
     padded = rce_loss(logits, pointers, rewards, 1.0, over="best")
     assert padded == rce_loss(logits[:, :2], pointers[:, :2], rewards[:, :2], 1.0, over="best")
-
-
-def test_rce_over_the_best_without_robustness_is_the_negative_log_probability() -> None:
-    logits = torch.tensor([[0.5, -1.0, 2.0, 0.0]]).log_softmax(-1)
-    pointers, rewards = torch.tensor([[[0], [1]]]), torch.tensor([[1.0, 0.0]])
-    step_logits = logits.expand(1, 2, 1, 4)
-    loss = rce_loss(step_logits, pointers, rewards, 1.0, over="best", robustness=0.0)
-    assert loss.item() == pytest.approx(-float(logits[0, 0]), abs=1e-5)
-    nearly = rce_loss(step_logits, pointers, rewards, 1.0, over="best", robustness=1e-4)
-    assert nearly.item() == pytest.approx(loss.item(), rel=1e-3)

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from icdsel.cli.choices import REGISTRIES
 from icdsel.policy.config import PointerConfig
-from icdsel.policy.losses import ROBUSTNESS, grpo_loss, rce_loss, rce_temperature
+from icdsel.policy.losses import grpo_loss, rce_loss, rce_temperature
 from icdsel.policy.rewards import NORMALIZATIONS, REWARD_MODES, normalize_rewards, pointer_reward
 from icdsel.settings import RewardSettings, TrainSettings
 from icdsel.settings.presets import PRESETS, RECIPES
@@ -51,7 +51,6 @@ def test_the_defaults_of_the_losses_are_those_of_the_settings() -> None:
         "over": RECIPES["lever-plus"].rce_over,
         "pool_weight": RECIPES["lever-plus"].rce_pool_weight,
         "stop_logits": None,
-        "robustness": ROBUSTNESS,
     }
     assert defaults_of(grpo_loss) == {
         "clip_epsilon": default(TrainSettings, "clip_epsilon"),
