@@ -309,7 +309,7 @@ def main() -> None:
     """Reads the command line and trains."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder to write the model to")
-    parser.add_argument("--vision-steps", type=int, default=1000, help="steps of the vision encoder alone")
+    parser.add_argument("--vision-steps", type=int, default=2000, help="steps of the vision encoder alone")
     parser.add_argument("--batch-size", type=int, default=32, help="episodes of 3 items per step")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
