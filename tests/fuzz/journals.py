@@ -21,8 +21,9 @@ from .rl_data import RL_RECORDS, use_as_tensors
 
 def use_answers_journal(path: Path) -> bool:
     kept = answering.complete_units(Journal(path))
-    for (question_id, icds), answered in kept.items():
-        f"{question_id} {icds} {answered.shots + 1}".encode()
+    for (question_id, shots, icds), answered in kept.items():
+        assert shots == answered.shots
+        f"{question_id} {icds} {shots if isinstance(shots, str) else shots + 1}".encode()
     return bool(kept)
 
 
@@ -52,7 +53,7 @@ def use_online_journal(path: Path) -> None:
 
 
 _STAMPED = [{"online_epoch": 0} | record for record in RL_RECORDS[:2]]
-_UNIT = [prediction(i, 2) for i in range(answering.UNIT)]
+_UNIT = [prediction(i, 2) | {"shots": "auto" if i % 3 == 0 else 2} for i in range(answering.UNIT)]
 
 
 READERS = [
