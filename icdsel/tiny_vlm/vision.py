@@ -98,12 +98,6 @@ def train_vision(visual: Any, bank: Bank, normalise: Any, *, steps: int, seed: i
         optimizer.step()
         schedule.step()
         if (step + 1) % 100 == 0:
-            print(
-                "mse",
-                [round(x, 2) for x in (seen - looks[picked]).square().mean(0).tolist()],
-                "outside",
-                outside.square().sum(1).mean().item(),
-            )
             shares = []
             for a in values:
                 known = values[a][picked] != NO_LABEL
