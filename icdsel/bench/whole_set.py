@@ -18,6 +18,7 @@ from icdsel.policy.loop import make_network
 from icdsel.policy.network import PointerNetwork
 from icdsel.policy.shared_pool import QUERIES
 from icdsel.settings.loading import Settings
+from icdsel.settings.presets import GATED
 from icdsel.settings.tables import TrainSettings
 from icdsel.stages.threads import use_threads
 from icdsel.store.metadata import environment
@@ -25,6 +26,14 @@ from icdsel.store.metadata import environment
 WIDTH = 512
 """Width of the embeddings, that of CLIP ViT-B/32."""
 SHOTS = 2
+DEFAULT = "default"
+NETWORKS = {
+    DEFAULT: (TrainSettings(), WIDTH),
+    "no-layers": (TrainSettings(num_layers=0), WIDTH),
+    "whole-set": (TrainSettings(**GATED), 2 * WIDTH),
+}
+"""The training settings of the networks and the width of their embeddings: the default, the same without
+cross-attention, and that of the preset `whole-set`, whose embeddings hold image and question beside each other."""
 BASELINE_QUERIES = 32
 """Queries for which the baseline encodes the candidates: those of a unit of proposals."""
 HIDDEN = 3
@@ -34,7 +43,7 @@ _T = TypeVar("_T")
 
 
 def bench_whole_set(settings: Settings, size: int) -> dict[str, Any]:
-    """Measures for how many queries per second a policy chooses on the CPU, with its default layer and without layers.
+    """Measures for how many queries per second policies choose on the CPU: those of `networks`.
 
     Candidates and queries are random unit vectors. The two ways take turns: now, before, now.
 
@@ -43,19 +52,22 @@ def bench_whole_set(settings: Settings, size: int) -> dict[str, Any]:
         size: The number of candidates, N.
 
     Returns:
-        For each number of cross-attention layers, as `layers_0` and `layers_1`: `plain_per_second`, `per_second` and
-        their `ratio`; `encode_seconds`, once for all queries; `encoded_mib`, the size of what is kept;
+        For each network: `plain_per_second`, `per_second` and their `ratio`; `ratio_to_default`, to the baseline of
+        the default network; `encode_seconds`, once for all queries; `encoded_mib`, the size of what is kept;
         `plain_peak_mib` and `peak_mib`, the peak memory of the process, of which `table_mib` are the embeddings; and
         `choices_like_plain`, the share of the choices that are equal.
     """
     use_threads(settings.data)
-    table, query = _unit(size, settings.data.seed), _unit(2 * QUERIES, settings.data.seed + 1)
-    mask = _mask(len(query), size, settings.data.seed)
-    networks = {f"layers_{layers}": _network(layers, settings.data.seed) for layers in (0, 1)}
-    figures: dict[str, Any] = {"candidates": size, "width": WIDTH, "table_mib": table.nbytes / 2**20}
-    with progress("Measuring", len(networks)) as advance:
-        for name, network in networks.items():
-            figures[name] = _measured(network, query, table, mask)
+    seed = settings.data.seed
+    mask = _mask(2 * QUERIES, size, seed)
+    figures: dict[str, Any] = {"candidates": size}
+    with progress("Measuring", len(NETWORKS)) as advance:
+        for name, (train, width) in NETWORKS.items():
+            table, query = _unit(size, width, seed), _unit(2 * QUERIES, width, seed + 1)
+            measured = _measured(_network(train, width, seed), query, table, mask)
+            default = figures.get(DEFAULT, measured)["plain_per_second"]
+            ratio = float(f"{measured['per_second'] / default:.4g}")
+            figures[name] = measured | {"table_mib": table.nbytes / 2**20, "ratio_to_default": ratio}
             advance(1)
     return figures | {"environment": environment("cpu", torch.get_num_threads())}
 
@@ -108,16 +120,16 @@ def _peak() -> Iterator[list[float]]:
         peak.append(most / (2**20 if sys.platform == "darwin" else 2**10))
 
 
-def _network(layers: int, seed: int) -> PointerNetwork:
-    network = make_network(TrainSettings(num_layers=layers), WIDTH, seed).eval()
+def _network(settings: TrainSettings, width: int, seed: int) -> PointerNetwork:
+    network = make_network(settings, width, seed).eval()
     for module in network.tower.modules():
         if isinstance(module, nn.Linear):  # a new network's encoder adds nothing
             nn.init.normal_(module.weight, std=0.02)
     return network
 
 
-def _unit(rows: int, seed: int) -> Tensor:
-    return normalize(torch.randn(rows, WIDTH, generator=torch.Generator().manual_seed(seed)), dim=-1)
+def _unit(rows: int, width: int, seed: int) -> Tensor:
+    return normalize(torch.randn(rows, width, generator=torch.Generator().manual_seed(seed)), dim=-1)
 
 
 def _mask(rows: int, size: int, seed: int) -> Tensor:

@@ -236,15 +236,16 @@ def bench_table(figures: Mapping[str, Any], queries: int) -> Table:
 def whole_set_table(figures: Mapping[str, Any]) -> Table:
     """Queries per second that a policy chooses for from the whole training set, against the baseline."""
     table = Table(title=f"Queries per second, {figures['candidates']:,} candidates", title_justify="left")
-    table.add_column("layers")
-    for title in ("baseline", "icdsel", "ratio", "equal choices", "peak memory", "of the baseline"):
+    table.add_column("network")
+    for title in ("baseline", "icdsel", "ratio", "to default", "equal", "memory"):
         table.add_column(title, justify="right")
-    rows = {layers: figures[f"layers_{layers}"] for layers in (0, 1)}
-    for layers, row in rows.items():
-        rates = (f"{row['plain_per_second']:,.4g}", f"{row['per_second']:,.4g}", f"{row['ratio']:,.1f}×")
-        memory = (f"{row[name]:,.0f} MiB" for name in ("peak_mib", "plain_peak_mib"))
-        table.add_row(str(layers), *rates, f"{row['choices_like_plain']:.1%}", *memory)
+    rows = {name: row for name, row in figures.items() if isinstance(row, dict) and "per_second" in row}
+    for name, row in rows.items():
+        rates = (f"{row['plain_per_second']:,.4g}", f"{row['per_second']:,.4g}")
+        ratios = (f"{row[ratio]:,.1f}×" for ratio in ("ratio", "ratio_to_default"))
+        memory = f"{row['peak_mib'] / 2**10:,.1f} GiB"
+        table.add_row(name, *rates, *ratios, f"{row['choices_like_plain']:.1%}", memory)
     kept = ", ".join(f"{row['encode_seconds']:,.1f} s, {row['encoded_mib']:,.0f} MiB" for row in rows.values())
-    table.caption = f"The candidates are encoded once ({kept}); their embeddings have {figures['table_mib']:,.0f} MiB."
+    table.caption = f"The candidates are encoded once ({kept}). to default: to the baseline of the default network."
     table.caption_justify = "left"
     return table

@@ -48,8 +48,10 @@ def test_choosing_from_encoded_candidates_is_measured_beside_encoding_them_every
     assert "600 candidates" in output
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert "scorer" not in figures
-    for layers, tables in ((0, 1), (1, 3)):  # unit vectors, and keys and values for a layer
-        row = figures[f"layers_{layers}"]
+    for name, tables in (("default", 3), ("no-layers", 1), ("whole-set", 1)):  # unit vectors; keys, values of a layer
+        row = figures[name]
+        default = figures["default"]["plain_per_second"]
+        assert row["ratio_to_default"] == pytest.approx(row["per_second"] / default, rel=1e-2)
         assert row["ratio"] == pytest.approx(row["per_second"] / row["plain_per_second"], rel=1e-2)
         assert row["choices_like_plain"] == 1.0
         assert row["encoded_mib"] == pytest.approx(tables * 600 * 256 * 4 / 2**20, rel=1e-3)
