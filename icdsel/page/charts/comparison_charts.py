@@ -8,7 +8,7 @@ from icdsel.comparison.headline import SURE, verdict
 from icdsel.comparison.tables import p_text
 from icdsel.page.charts.palette import PAPER, TEXT
 from icdsel.page.charts.plots import Chart, add_legend, folded, look_of, new_figure
-from icdsel.records import Shots, shots_order, shots_text
+from icdsel.records import AUTO, Shots, shots_order, shots_text
 from icdsel.tasks.base import TASKS
 
 
@@ -22,6 +22,8 @@ def accuracy_chart(rows: Sequence[ComparisonRow], labels: Mapping[str, str], ord
     """
     task = TASKS.named(rows[0].task)
     rows = [row for row in rows if row.part_of is None]
+    # Offsets of `auto` are many; the chart of mean shots has them.
+    rows = [row for row in rows if row.shots == AUTO or not isinstance(row.shots, str)] or rows
     names = sorted({row.name for row in rows}, key=order.__getitem__)
     shown = sorted({row.shots for row in rows if row.shots}, key=shots_order) or [0]
     places = _places(shown)
