@@ -212,8 +212,8 @@ def _warm_up(loop: _Loop, warm: Groups) -> None:
         "warm",
         warm,
         loop.settings.warm_epochs,
-        lambda batch: batch.raw * 0,
-        over="pool",  # NaN stays NaN
+        lambda batch: batch.raw * 0,  # NaN stays NaN
+        over="pool",
     )
 
 

@@ -77,9 +77,8 @@ def rce_loss(
     `BEST_TEMPERATURE`), and π the probability of the whole pointer in the pool, stopping included. The policy has to
     find one of the best scored pointers: of equally right ones the likeliest, and with a price the shortest. A pointer
     without a score counts as wrong. Queries of which no pointer earned anything are left out: with a price, they would
-    only teach to stop. A policy that may
-    stop also learns the best of each length above 0 by itself, without STOP, so that it knows what to show where it
-    must show as many.
+    only teach to stop. A policy that may stop also learns the best of each length above 0 by itself, without STOP, so
+    that it knows what to show where it must show as many.
 
     Args:
         step_logits: Teacher-forced logits [B, P, S, K]; -inf where a candidate may not be chosen.
@@ -125,17 +124,14 @@ def rce_loss(
         )
         if stop_logits is None:
             return order(real)
-        lengths = (~padding).sum(-1)  # (B, P)
-        of_length = [real & (lengths == length) for length in range(1, pointers.shape[-1] + 1)]
-        return sum((order(own) for own in of_length), stop_loss(log_prob, stop_logits, pointers, rewards, real))
+        stopping = stop_loss(log_prob, stop_logits, pointers, rewards, real)
+        return sum((order(own) for own in _by_length(pointers, real)), stopping)
     if over == "best":
         log_prob = -cross_entropy.masked_fill(padding, 0.0).sum(-1)  # (B, P)
         if stop_logits is None:
             return _best_loss(log_prob, rewards, real)
-        lengths = (~padding).sum(-1)  # (B, P)
-        of_length = [real & (lengths == length) for length in range(1, pointers.shape[-1] + 1)]
-        loss = _best_loss(log_prob + stop_log_prob(stop_logits, pointers), rewards, real)
-        return sum((_best_loss(log_prob, rewards, own) for own in of_length), loss)
+        of_all = _best_loss(log_prob + stop_log_prob(stop_logits, pointers), rewards, real)
+        return sum((_best_loss(log_prob, rewards, own) for own in _by_length(pointers, real)), of_all)
     if label_smoothing:
         allowed = logits > -torch.inf
         spread = -torch.where(allowed, log_probs, 0.0).sum(-1) / allowed.sum(-1)  # (B, P, S)
@@ -145,6 +141,12 @@ def rce_loss(
         cross_entropy = cross_entropy - stop_log_prob(stop_logits, pointers)
     weights = _softmax(rewards.to(logits.dtype) / temperature, real)  # (B, P)
     return (weights * cross_entropy).sum() / real.any(-1).sum().clamp(min=1)
+
+
+def _by_length(pointers: Tensor, real: Tensor) -> list[Tensor]:
+    """For each number of ICDs from 1 on, the pointers (B, P) of `real` that have as many."""
+    lengths = (pointers >= 0).sum(-1)  # (B, P)
+    return [real & (lengths == length) for length in range(1, pointers.shape[-1] + 1)]
 
 
 def _rce_over_group(

@@ -10,6 +10,7 @@ from icdsel.policy.groups import Groups
 from icdsel.policy.losses import rce_loss
 from icdsel.policy.network import PointerNetwork, StepLogits, pointer_log_prob
 from icdsel.policy.stopping import restricted_log_prob
+from icdsel.retrieval.pools import rows_at
 
 __all__ = ["Measures", "evaluate", "log_probs", "measure"]
 
@@ -128,8 +129,7 @@ def measure(network: PointerNetwork, table: Tensor, groups: Groups) -> Measures:
     for batch in _chunks(groups):
         found = _scored(network, table, batch)
         best = found.restricted.argmax(-1, keepdim=True)  # (B, 1)
-        rows = batch.pool.expand(len(batch), -1).gather(1, found.greedy.clamp(min=0))  # (B, S)
-        rows = rows.masked_fill(found.greedy < 0, -1)
+        rows = rows_at(batch.pool, found.greedy)  # (B, S)
         expected = (found.restricted.exp() * found.rewards).sum(-1)
         parts.append((expected, found.rewards.gather(1, best).squeeze(-1), rows, found.same.any(-1)))
     return Measures(*(torch.cat(values).cpu() for values in zip(*parts, strict=True)))

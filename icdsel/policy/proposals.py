@@ -57,6 +57,18 @@ class Unit:
         """The network's encoding of queries and pools, which beam search and sampling share."""
         return self.network.encode(self.query, self.candidates if self.pool is None else self.pool, self.mask)
 
+    def of_length(self, length: int) -> "Unit":
+        """The same unit, to propose pointers of `length` ICDs, with draws of their own.
+
+        What has been computed of queries and candidates is kept: it does not depend on the length.
+        """
+        if length == self.settings.shots:
+            return self
+        settings = self.settings.model_copy(update={"shots": length, "min_shots": length})
+        shorter = replace(self, settings=settings, seed=f"{self.seed}-{length}")
+        vars(shorter).update({name: value for name, value in vars(self).items() if name in ("similar", "encoded")})
+        return shorter
+
     @property
     def source(self) -> str:
         """The name of the network in `Proposal.method`."""
@@ -161,8 +173,8 @@ def _with_words(unit: Unit, b: int, sharing: Sharing) -> Iterable[Proposal]:
     shots, similar = unit.settings.shots, unit.similar[b]  # (K,)
 
     def ranked(places: list[int]) -> list[int]:
-        allowed = [place for place in places if similar[place] > -torch.inf]
-        return [allowed[i] for i in similar[allowed].argsort(descending=True, stable=True).tolist()]
+        cosines, order = similar[places].sort(descending=True, stable=True)
+        return [places[i] for i in order[cosines > -torch.inf].tolist()]
 
     whole = ranked(sharing.whole)
     each = [ranked(places) for places in sharing.each[:shots]] if 1 < len(sharing.each) <= shots else []
@@ -207,7 +219,7 @@ def propose(unit: Unit) -> Proposals:
     settings = unit.settings
     found = [
         method.propose(shorter)
-        for shorter in (_of_length(unit, length) for length in _lengths(settings))
+        for shorter in map(unit.of_length, _lengths(settings))
         for method in METHODS.values()
         if method.most(settings)
     ]
@@ -244,14 +256,6 @@ def most_pointers(settings: ProposalSettings) -> int:
 def _lengths(settings: ProposalSettings) -> range:
     """The numbers of ICDs above 0, the largest first."""
     return range(settings.shots, max(settings.min_shots, 1) - 1, -1)
-
-
-def _of_length(unit: Unit, length: int) -> Unit:
-    """The same unit, to propose pointers of `length` ICDs, with draws of their own."""
-    if length == unit.settings.shots:
-        return unit
-    settings = unit.settings.model_copy(update={"shots": length, "min_shots": length})
-    return replace(unit, settings=settings, seed=f"{unit.seed}-{length}")
 
 
 def _distinct(proposals: Iterable[Proposal]) -> list[Proposal]:

@@ -70,6 +70,12 @@ class Pools(Sequence[Sequence[int]]):
         return rows, mask
 
 
+def rows_at(pools: Tensor, places: Tensor) -> Tensor:
+    """The rows [B, S] of the training split at `places` [B, S] in `pools`, [B, K] or [1, N]; -1 stays -1."""
+    rows = pools.expand(len(places), -1).gather(1, places.clamp(min=0))
+    return rows.masked_fill(places < 0, -1)
+
+
 def build_pools(
     queries: Sequence[Example],
     train: Split,

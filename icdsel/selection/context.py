@@ -13,7 +13,7 @@ from icdsel.policy.network import PointerNetwork
 from icdsel.records import Example, Pointer, QuestionId
 from icdsel.retrieval.embeddings import Embeddings
 from icdsel.retrieval.neighbours import nearest_in_pools
-from icdsel.retrieval.pools import Pools
+from icdsel.retrieval.pools import Pools, rows_at
 from icdsel.retrieval.samplers import Kind
 from icdsel.selection.scored import Scored
 from icdsel.settings.loading import Settings
@@ -104,7 +104,7 @@ class Context:
     @cached_property
     def greedy(self) -> list[list[int]]:
         """For each query the `most_shots` rows that the policy chooses greedily, in the order in which it does."""
-        return self._chosen_by_policy(fixed=True)
+        return self._chosen_by_policy(self.most_shots, fixed=True)
 
     def decided(self, offset: float) -> list[list[int]]:
         """For each query the rows that the policy chooses before it stops: at most `--max-shots`.
@@ -112,17 +112,15 @@ class Context:
         Args:
             offset: Added to its log-odds of stopping at every step (nats).
         """
-        return self._chosen_by_policy(stop_offset=offset)
+        return self._chosen_by_policy(self.settings.max_shots, stop_offset=offset)
 
-    def _chosen_by_policy(self, **how: Any) -> list[list[int]]:
+    def _chosen_by_policy(self, most: int, **how: Any) -> list[list[int]]:
         assert self.network is not None
-        most = self.most_shots if how.get("fixed") else self.settings.max_shots
         chosen: list[list[int]] = []
         for at in range(0, len(self.queries), _QUERIES):
             rows, mask = self.pools.batch(at, _QUERIES)  # (B, K) or (1, N), (B, K)
             query = self.embeddings[at : at + _QUERIES]
             pool = self.encoded if self.pools.shared else self.train_embeddings[rows]
             places = self.network.greedy(query, pool, most, None if mask.all() else mask, **how)  # (B, S)
-            found = rows.expand(len(query), -1).gather(1, places.clamp(min=0)).masked_fill(places < 0, -1)  # (B, S)
-            chosen += [[row for row in own if row >= 0] for own in found.tolist()]
+            chosen += [[row for row in own if row >= 0] for own in rows_at(rows, places).tolist()]
         return chosen

@@ -28,8 +28,6 @@ def identity(settings: Settings, *tables: str, leave_out: Iterable[str] = ()) ->
     silent |= {name for name, is_default in _later(settings) if is_default}
     if settings.vlm.engine == TABLES["vlm"].model_fields["engine"].default:
         silent.add("vlm.engine")
-    if not settings.train.candidate_answers:
-        silent.add("train.candidate_answers")
     default = RECIPES[settings.train.recipe].rce_pool_weight
     if settings.train.rce_pool_weight == default and settings.data.pool_size != "all":
         silent.add("train.rce_pool_weight")
@@ -52,4 +50,5 @@ def _later(settings: Settings) -> Iterator[tuple[str, bool]]:
     yield "train.negatives", settings.train.negatives == 0
     yield "proposals.answers", settings.proposals.answers == 0
     yield "proposals.prune", settings.proposals.prune == 0
+    yield "train.candidate_answers", not settings.train.candidate_answers
     yield "train.stop", settings.train.stop is None

@@ -7,7 +7,7 @@ and a run without a shard collects these files and scores the missing units.
 
 import glob
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from icdsel.retrieval.shared_words import Sharing, WordIndex
 from icdsel.settings.identity import identity
 from icdsel.settings.loading import Settings
 from icdsel.stages.policy_check import candidates_for, require_fitting
-from icdsel.stages.queries_to_score import queries_to_score
+from icdsel.stages.queries_to_score import queries_to_score, solved_in
 from icdsel.stages.scored_unit import UNIT, Tally, score_unit, scorer_of
 from icdsel.stages.session import Queries, Session
 from icdsel.stages.threads import use_threads
@@ -96,7 +96,7 @@ def generate(
         raise CheckpointError(f"--init {init} {why_no_file(init)}")
     session = session or Session(settings)
     with unchanged(init, *unsolved):
-        queries = queries_to_score(session, unsolved)
+        solved = solved_in(unsolved) if unsolved else None
         proposer = load_policy(init) if init else None
         if init and (foreign := foreign_warning(init)):
             warn(foreign)
@@ -108,7 +108,7 @@ def generate(
         if not result.complete:
             scored = {} if shard else scored_in_shards(target, inputs)
             _ = session.vlm  # if it cannot be loaded, the command ends before anything is renamed or written
-            _score(session, queries, proposer, shard, scored, result)
+            _score(session, solved, proposer, shard, scored, result)
         summary = summary_of(path)
         logger.debug(str(summary))
     return summary
@@ -176,15 +176,16 @@ def scored_in_shards(complete: Path, inputs: Inputs) -> dict[QuestionId, str]:
 
 def _score(
     session: Session,
-    wanted: Sequence[Example],
+    solved: Set[QuestionId] | None,
     proposer: PointerNetwork | None,
     shard: Shard | None,
     scored: dict[QuestionId, str],
     result: Result,
 ) -> None:
-    """Scores the `wanted` queries, except for those that were `scored` already, by question_id."""
+    """Scores the queries that are not `solved`, except for those that were `scored` already, by question_id."""
     settings = session.settings
     threads = use_threads(settings.data, result)
+    wanted = queries_to_score(session, solved)
     queries = session.queries(wanted, settings.proposals.query_split, settings.proposals.shots)
     proposals = _Proposals(session, queries, proposer)
     units = _units(queries.examples)
@@ -251,7 +252,8 @@ class _Proposals:
         self._session, self._queries = session, queries
         self._network = (proposer or CosineNetwork(session.embeddings.shape[1])).eval()
         self._table = candidates_for(self._network, session, session.settings.proposals.init)  # (N, d) or (N, d + a)
-        self._words = WordIndex(example.answer for example in session.train)
+        wanted = session.settings.proposals.answers
+        self._words = WordIndex(example.answer for example in session.train) if wanted else None
         self._everyone: list[QuestionId] = []
         self._pool: EncodedCandidates | None = None
         if queries.pools.shared:
@@ -279,19 +281,19 @@ class _Proposals:
             f"proposals-{settings.data.seed}-{unit.queries[0].question_id}",
             None if mask.all() else mask,
             self._pool,
-            self._sharing(unit) if settings.proposals.answers else (),
+            () if self._words is None else self._sharing(self._words, unit),
         )
         return described, propose(proposing)
 
-    def _sharing(self, unit: Unit) -> list[Sharing]:
+    def _sharing(self, words: WordIndex, unit: Unit) -> list[Sharing]:
         """The candidates that share words with each query's answer, as positions in its pool."""
         pools, found = self._queries.pools, list[Sharing]()
         for q, query in enumerate(unit.queries, unit.start):
             if pools.shared:
-                found.append(self._words.sharing(query.answer))
+                found.append(words.sharing(query.answer))
                 continue
             place = {row: k for k, row in enumerate(pools[q])}
-            whole, each = self._words.sharing(query.answer, place)
+            whole, each = words.sharing(query.answer, place)
             found.append(Sharing([place[row] for row in whole], [[place[row] for row in own] for own in each]))
         return found
 

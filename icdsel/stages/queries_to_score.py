@@ -1,18 +1,28 @@
 """Which queries of a split pointers are scored for."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 from icdsel.artefacts.rl_data import merge, read_rl_data
 from icdsel.console import note
 from icdsel.errors import DataError, RlDataError
 from icdsel.policy.rewards import is_correct
-from icdsel.records import Example
+from icdsel.records import Example, QuestionId
 from icdsel.retrieval.lever_plus_pools import anchors
 from icdsel.stages.session import Session
 
 
-def queries_to_score(session: Session, unsolved: Sequence[Path] = ()) -> list[Example]:
+def solved_in(files: Sequence[Path]) -> Set[QuestionId]:
+    """The queries that have a right pointer in any of these RL data.
+
+    Raises:
+        RlDataError: A file cannot be read, or two do not fit together.
+    """
+    groups = merge([read_rl_data(path).groups for path in files])
+    return {group.question_id for group in groups if any(is_correct(pointer) for pointer in group.candidates)}
+
+
+def queries_to_score(session: Session, solved: Set[QuestionId] | None = None) -> list[Example]:
     """The queries to score.
 
     From the training split they are drawn at random, as Lever-Plus draws its anchors; from another split they are the
@@ -20,11 +30,11 @@ def queries_to_score(session: Session, unsolved: Sequence[Path] = ()) -> list[Ex
 
     Args:
         session: The splits, and the settings of the proposals.
-        unsolved: RL data; of the queries, only those are scored that have no right pointer in any of them.
+        solved: Queries that are left out, since they have a right pointer already; None for all queries.
 
     Raises:
         DataError: No query of the split has reference answers, by which pointers are scored.
-        RlDataError: The RL data cannot be read, or all queries have a right pointer.
+        RlDataError: All queries have a right pointer.
     """
     wanted = session.settings.proposals.queries
     split = session.split(session.settings.proposals.query_split)
@@ -38,12 +48,8 @@ def queries_to_score(session: Session, unsolved: Sequence[Path] = ()) -> list[Ex
         queries = [split[row] for row in anchors(len(split), wanted, session.settings.data.seed)]
     else:
         queries = labelled[:wanted]
-    return _unsolved(queries, unsolved) if unsolved else queries
-
-
-def _unsolved(queries: Sequence[Example], files: Sequence[Path]) -> list[Example]:
-    groups = merge([read_rl_data(path).groups for path in files])
-    solved = {group.question_id for group in groups if any(is_correct(pointer) for pointer in group.candidates)}
+    if solved is None:
+        return queries
     left = [query for query in queries if query.question_id not in solved]
     if not left:
         raise RlDataError(f"all {len(queries)} queries have a right pointer already: another round is not needed")

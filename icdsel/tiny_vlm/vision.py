@@ -13,6 +13,9 @@ from icdsel.data import world
 from icdsel.tiny_vlm.architecture import GRID, VISUAL_TOKENS, WIDTH
 from icdsel.tiny_vlm.episodes import NO_LABEL, Bank
 
+LOOK, OUTSIDE = 2.0, 0.3
+"""Weights of the losses on what a token shows of a picture's look, and on what lies outside of that subspace."""
+
 
 def patches(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Cuts images, uint8 (N, 56, 56, 3), into patches, float32 (N·16, 1176), as the image processor does."""
@@ -91,7 +94,7 @@ def train_vision(visual: Any, bank: Bank, normalise: Any, *, steps: int, seed: i
         centred = features - features.mean(0)
         seen = centred @ space  # (N, LOOK)
         outside = centred - seen @ space.T
-        loss = loss + 2.0 * (seen - looks[picked]).square().sum(1).mean() + 0.3 * outside.square().sum(1).mean()
+        loss = loss + LOOK * (seen - looks[picked]).square().sum(1).mean() + OUTSIDE * outside.square().sum(1).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)

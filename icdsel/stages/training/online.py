@@ -22,6 +22,7 @@ from icdsel.policy.network import PointerNetwork
 from icdsel.policy.rewards import reward_of
 from icdsel.records import Pointer, PoolIds, Proposal, QueryGroup, QuestionId, ScoredPointer
 from icdsel.records.values import is_int64
+from icdsel.retrieval.pools import rows_at
 from icdsel.settings.presets import RECIPES
 from icdsel.settings.tables import RewardSettings, TrainSettings
 from icdsel.stages.scored_unit import UNIT, Tally, score_unit, scorer_of
@@ -127,8 +128,7 @@ class Rollouts:
                 mask=batch.mask,
             )  # (B, P, S), (B, P)
             places = pointers.flatten(1)  # -1 after a pointer that stopped
-            rows = batch.pool.expand(len(batch), -1).gather(1, places.clamp(min=0)).masked_fill(places < 0, -1)
-            rows_by_sample = rows.view_as(pointers).tolist()
+            rows_by_sample = rows_at(batch.pool, places).view_as(pointers).tolist()
             samples += [
                 [
                     Proposal(

@@ -13,7 +13,9 @@ from icdsel.policy.network import CosineNetwork, PointerNetwork
 
 def network(layers: int = 1, gate: bool = True, heads: int = 2) -> PointerNetwork:
     """A network whose every weight matters."""
-    made = PointerNetwork(PointerConfig(6, 8, num_layers=layers, num_heads=heads, gate=gate, tower=8))
+    with torch.random.fork_rng():  # the same network in every run
+        torch.manual_seed(layers)
+        made = PointerNetwork(PointerConfig(6, 8, num_layers=layers, num_heads=heads, gate=gate, tower=8))
     generator = torch.Generator().manual_seed(layers)
     with torch.no_grad():
         for parameter in made.parameters():
