@@ -2,13 +2,12 @@
 
 Prompts are built with the model's own chat template and processor, answers come from its `generate`, and references
 are scored one after another, each in a forward pass. Each of these passes encodes the images again;
-`icdsel.vlm.local.qwen_vl` avoids that.
+`icdsel.vlm.local.shared_prefix` avoids that.
 """
 
 import inspect
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -18,14 +17,14 @@ from PIL import Image
 from qwen_vl_utils import extract_vision_info
 from torch import Tensor
 
-from icdsel.data.images import ImageError, open_image
+from icdsel.data.images import ImageError
 from icdsel.errors import VlmError
 from icdsel.records import Answer, Example
 from icdsel.vlm.engine import Request
 from icdsel.vlm.local.decoding import Search, are_finite, penalised, until
 from icdsel.vlm.local.feature_cache import Features
 from icdsel.vlm.local.model import LocalModel
-from icdsel.vlm.prompts import chat_messages, harmless
+from icdsel.vlm.prompts import chat_messages
 
 
 @dataclass(frozen=True)
@@ -62,17 +61,6 @@ class AnyVlm(LocalModel[TextPrompt]):
         self.image_tokens = self._try_prompt()
 
     # ---- images ----
-
-    def picture(self, path: Path) -> Image.Image:
-        """Opens an image, and resizes it to between `min_pixels` and `max_pixels` if these are set."""
-        picture = open_image(path, self.max_image_pixels)
-        pixels = picture.width * picture.height
-        wanted = max(min(pixels, self.settings.max_pixels or pixels), self.settings.min_pixels or 1)
-        if wanted == pixels:
-            return picture
-        scale = math.sqrt(wanted / pixels)
-        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-        return picture.resize(size, Image.Resampling.BICUBIC)
 
     def _open_images(self, paths: Iterable[Path], upcoming: Iterable[Path]) -> None:
         del upcoming  # decoded pictures are large, so they are not opened ahead of time
@@ -114,13 +102,6 @@ class AnyVlm(LocalModel[TextPrompt]):
         return value.to(self.device, self.model.dtype) if value.is_floating_point() else value.to(self.device)
 
     # ---- prompts ----
-
-    def _harmless(self, content: str) -> str:
-        """Neutralises chat markup and the tokenizer's special tokens in a text from the dataset."""
-        return harmless(self.answers.markers.sub(lambda marker: f"{marker[0][0]} {marker[0][1:]}", content))
-
-    def _harmless_example(self, example: Example) -> Example:
-        return replace(example, question=self._harmless(example.question), answer=self._harmless(example.answer))
 
     def prompt(self, request: Request) -> TextPrompt:
         """Creates the prompt of a request, with special tokens in its texts neutralised.

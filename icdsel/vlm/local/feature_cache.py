@@ -1,5 +1,6 @@
 """A cache of visual features in memory and, when memory is full, on disk."""
 
+import math
 import os
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,8 +20,10 @@ from icdsel.errors import UserError, lacks_memory, of_system
 from icdsel.store.files import digest_of, write_bytes
 from icdsel.store.reading import in_utf_8
 
-Features = tuple[Tensor, tuple[int, int]]
-"""Visual tokens (T, d) of an image, and their grid (rows, columns)."""
+Grid = tuple[int, int]
+"""How the visual tokens of an image are laid out: rows and columns, or what else decides it for a family of models."""
+Features = tuple[Tensor, Grid]
+"""Visual tokens (T, d) of an image, and their grid."""
 
 THREADS = min(8, os.cpu_count() or 1)
 READ_AHEAD = 128  # maximum number of images that are read before they are needed
@@ -52,6 +55,7 @@ class FeatureCache:
         budget_bytes: Memory limit. Features that are currently needed may exceed it.
         batch: Images that are encoded at once.
         disk: Stores evicted features; None discards them.
+        count: The number of visual tokens of an image with a grid; features from disk that have others are damaged.
 
     Attributes:
         broken: Images without features, and why; the reason names the file.
@@ -68,10 +72,12 @@ class FeatureCache:
         budget_bytes: int,
         batch: int = 64,
         disk: DiskCache | None = None,
+        count: Callable[[Grid], int] = math.prod,
     ) -> None:
+        self._count = count
         self._prepare, self._encode, self._budget, self._batch = prepare, encode, budget_bytes, batch
         self._features: OrderedDict[Path, Tensor] = OrderedDict()
-        self._grids: dict[Path, tuple[int, int]] = {}
+        self._grids: dict[Path, Grid] = {}
         self._size = 0  # bytes
         self._threads = ThreadPoolExecutor(THREADS)
         self._being_read: dict[Path, Future[dict[Path, Any]]] = {}
@@ -143,11 +149,11 @@ class FeatureCache:
         """Visual tokens (T, d) of a loaded image."""
         return self._features[path]
 
-    def grid(self, path: Path) -> tuple[int, int]:
-        """Rows and columns of an image's visual tokens."""
+    def grid(self, path: Path) -> Grid:
+        """The grid of an image's visual tokens."""
         return self._grids[path]
 
-    def _keep(self, path: Path, features: Tensor, grid: tuple[int, int]) -> None:
+    def _keep(self, path: Path, features: Tensor, grid: Grid) -> None:
         self._features[path], self._grids[path] = features, grid
         self._size += features.nbytes
 
@@ -219,7 +225,7 @@ class FeatureCache:
             with in_utf_8(file) as name:
                 ((grid, features),) = load_file(name).items()
             rows, columns = map(int, grid.split("x"))
-            if features.ndim != 2 or min(rows, columns) < 1 or len(features) != rows * columns:
+            if features.ndim != 2 or min(rows, columns) < 0 or not 0 < len(features) == self._count((rows, columns)):
                 raise ValueError("the tokens do not match the grid")
             if not features.isfinite().all():
                 raise ValueError("some tokens are not finite")

@@ -1,10 +1,10 @@
 """A KV cache of token rows that a language model has read, from which reading can continue.
 
-For text models like that of Qwen2.5-VL: positions are M-RoPE positions, masks are explicit, and the model itself keeps
-no state between calls.
+Positions and masks are explicit, and the model itself keeps no state between calls.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from inspect import signature
 from itertools import islice
 from typing import Any, Self
@@ -12,33 +12,56 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 from transformers import DynamicCache
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
-
-_CACHE = "cache" if "cache" in signature(Qwen2_5_VLTextModel.forward).parameters else "past_key_values"
-"""The name of the KV cache argument: `cache` since transformers 5.24."""
 
 Scores = tuple[tuple[float, ...], tuple[int, ...]]
 """Log-probs (nats) and numbers of tokens of a row's references."""
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """The language model of a vision-language model, in parts.
+
+    Attributes:
+        model: The text model without its head: it takes `inputs_embeds`, `position_ids`, `attention_mask` and a cache.
+        embed: The embeddings (…, d) of tokens (…).
+        head: The logits (…, V) of hidden states (…, d).
+        axes: How many numbers are the position of a token: 1, or 3 for M-RoPE (time, row, column).
+    """
+
+    model: Any
+    embed: Callable[[Tensor], Tensor]
+    head: Callable[[Tensor], Tensor]
+    axes: int = 1
+
+    @classmethod
+    def of(cls, model: Any, axes: int) -> Self:
+        """The language model of a model of transformers."""
+        return cls(model.get_decoder(), model.get_input_embeddings(), model.get_output_embeddings(), axes)
+
+    @property
+    def cache_argument(self) -> str:
+        """The name of the argument for the KV cache: `cache` since transformers 5.24."""
+        return "cache" if "cache" in signature(type(self.model).forward).parameters else "past_key_values"
 
 
 class KvReader:
     """R rows of tokens that have been read: keys and values, which of them are visible, and the next position.
 
     Args:
-        model: A model with `model.language_model`, `lm_head` and input embeddings.
+        decoder: The language model; every layer must attend to all earlier tokens.
         rows: The number of rows; they start empty.
     """
 
-    def __init__(self, model: Any, rows: int) -> None:
-        self._model = model
-        self._cache = DynamicCache(config=model.config.get_text_config())
-        self._visible = torch.zeros(rows, 0, dtype=torch.bool, device=model.device)  # (R, L)
-        self.position = torch.zeros(rows, dtype=torch.long, device=model.device)  # (R,)
+    def __init__(self, decoder: Decoder, rows: int) -> None:
+        self._decoder, device = decoder, decoder.model.device
+        self._cache = DynamicCache(config=decoder.model.config.get_text_config())
+        self._visible = torch.zeros(rows, 0, dtype=torch.bool, device=device)  # (R, L)
+        self.position = torch.zeros(rows, dtype=torch.long, device=device)  # (R,)
 
     def taken(self, rows: Sequence[int]) -> Self:
         """Creates a new reader that continues from `rows`; each row may occur any number of times."""
         index = torch.tensor(rows, device=self.position.device)
-        copy = type(self)(self._model, len(rows))
+        copy = type(self)(self._decoder, len(rows))
         for number, layer in enumerate(self._cache.layers):
             if layer.is_initialized:
                 copy._cache.update(layer.keys[index], layer.values[index], number)
@@ -50,40 +73,41 @@ class KvReader:
         self._cache.batch_select_indices(rows)
         self._visible, self.position = self._visible[rows], self.position[rows]
 
-    def read(self, embeds: Tensor, positions: Tensor, own: Tensor, extents: Tensor) -> Tensor:
+    def read(self, embeds: Tensor, positions: Tensor, own: Tensor, extents: Tensor, **more: Any) -> Tensor:
         """Read one block of tokens in each row; padding may be anywhere.
 
         Args:
             embeds: (R, L, d).
-            positions: M-RoPE positions of the tokens, relative to the block's start, (3, R, L).
+            positions: Positions of the tokens, relative to the block's start, (axes, R, L).
             own: True for tokens, False for padding, (R, L).
             extents: By how much each block advances the next position, (R,).
+            more: Further inputs of the language model.
 
         Returns:
             The last hidden states, (R, L, d).
         """
         self._visible = torch.cat([self._visible, own], 1)
-        hidden = self._forward(embeds, positions + self.position[:, None], self._visible.long())
+        hidden = self._forward(embeds, positions + self.position[:, None], self._visible.long(), **more)
         self.position = self.position + extents
         return hidden
 
-    def _forward(self, embeds: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
-        """Adds a block to the cache, and returns its last hidden states (R, L, d)."""
-        inputs = {"inputs_embeds": embeds, "position_ids": positions, "attention_mask": mask, _CACHE: self._cache}
-        hidden: Tensor = self._model.model.language_model(**inputs, use_cache=True).last_hidden_state
+    def _forward(self, embeds: Tensor, positions: Tensor, mask: Tensor, **more: Any) -> Tensor:
+        """Adds a block with positions (axes, R, L) to the cache, and returns its last hidden states (R, L, d)."""
+        places = positions[0] if self._decoder.axes == 1 else positions
+        inputs = {"inputs_embeds": embeds, "position_ids": places, "attention_mask": mask, **more}
+        inputs[self._decoder.cache_argument] = self._cache
+        hidden: Tensor = self._decoder.model(**inputs, use_cache=True).last_hidden_state
         return hidden
 
     def step(self, tokens: Tensor) -> Tensor:
         """Read one more token (R,) in each row; return the logits (R, V) of the next one, float32."""
-        embeds = self._model.get_input_embeddings()(tokens[:, None])
-        ones = torch.ones_like(tokens)
-        hidden = self.read(embeds, torch.zeros_like(tokens)[None, :, None].expand(3, -1, -1), ones[:, None] > 0, ones)
-        return self.logits(hidden[:, -1])
+        embeds, ones = self._decoder.embed(tokens[:, None]), torch.ones_like(tokens)
+        starts = torch.zeros_like(tokens)[None, :, None].expand(self._decoder.axes, -1, -1)
+        return self.logits(self.read(embeds, starts, ones[:, None] > 0, ones)[:, -1])
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits (…, V) of the token after `hidden` (…, d), float32."""
-        logits: Tensor = self._model.lm_head(hidden).float()
-        return logits
+        return self._decoder.head(hidden).float()
 
     def score(self, references: Sequence[Sequence[Sequence[int]]], first: Tensor) -> list[Scores]:
         """Computes the log-probs of each row's references, and their numbers of tokens.
@@ -128,7 +152,8 @@ class KvReader:
                 offsets[r, start : start + n] = torch.arange(n)
                 start += n
         mask = torch.cat([self._visible[:, None].expand(-1, width, -1), own.to(device)], 2)[:, None]  # (R, 1, M, L+M)
-        embeds = self._model.get_input_embeddings()(ids.to(device))  # (R, M, d)
-        hidden = self._forward(embeds, (self.position[:, None] + offsets.to(device)).expand(3, -1, -1), mask)
+        embeds = self._decoder.embed(ids.to(device))  # (R, M, d)
+        places = (self.position[:, None] + offsets.to(device)).expand(self._decoder.axes, -1, -1)
+        hidden = self._forward(embeds, places, mask)
         self._visible = torch.cat([self._visible, self._visible.new_zeros(count, width)], 1)
         return hidden

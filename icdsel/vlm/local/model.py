@@ -1,27 +1,31 @@
 """The base class of models that run in this process: settings, image features, planning, embeddings.
 
-To add a family of models, subclass `LocalModel` and put the class into `icdsel.vlm.local.loading.FAMILIES`.
+Two classes derive from it: `SharedPrefix`, which is fast and needs to know a family of models, and `AnyVlm`, which runs
+any. `icdsel.vlm.local.shared_prefix` says how to add a family.
 """
 
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
+from PIL import Image
 from torch import Tensor
 
+from icdsel.data.images import open_image
 from icdsel.errors import CallsError, reason_of
-from icdsel.records import Answer
+from icdsel.records import Answer, Example
 from icdsel.settings.tables import VlmSettings
 from icdsel.vlm.engine import Engine, Request
 from icdsel.vlm.local.answer_tokens import AnswerTokens
 from icdsel.vlm.local.chat_template import ChatTemplate, thinks
 from icdsel.vlm.local.decoding import Search
-from icdsel.vlm.local.feature_cache import DiskCache, FeatureCache, Features
-from icdsel.vlm.prompts import PromptStyle
+from icdsel.vlm.local.feature_cache import DiskCache, FeatureCache, Features, Grid
+from icdsel.vlm.prompts import PromptStyle, harmless
 from icdsel.vlm.time_limit import RESUME
 
 NOT_FINITE = "the model's logits are not finite"
@@ -58,8 +62,8 @@ class LocalModel(Engine, Generic[Prompt]):
 
     can_score_references = True
 
-    @staticmethod
-    def supports(model: Any) -> bool:
+    @classmethod
+    def supports(cls, model: Any) -> bool:
         """Whether this class can run the model; by default, any."""
         del model
         return True
@@ -86,6 +90,7 @@ class LocalModel(Engine, Generic[Prompt]):
             settings.image_cache_mb * 2**20,
             self.images_at_once,
             self._disk_cache(),
+            self._count,
         )
         self._limit_call = limit_call
         self._ready: frozenset[Path] = frozenset()  # images that are ready to be used in prompts
@@ -125,7 +130,31 @@ class LocalModel(Engine, Generic[Prompt]):
             self.answers.stops,
         )
 
+    # ---- texts ----
+
+    def _harmless(self, content: str) -> str:
+        """Neutralises chat markup and the tokenizer's special tokens in a text from the dataset."""
+        return harmless(self.answers.markers.sub(lambda marker: f"{marker[0][0]} {marker[0][1:]}", content))
+
+    def _harmless_example(self, example: Example) -> Example:
+        return replace(example, question=self._harmless(example.question), answer=self._harmless(example.answer))
+
     # ---- images ----
+
+    def picture(self, path: Path) -> Image.Image:
+        """Opens an image, and resizes it to between `min_pixels` and `max_pixels` if these are set.
+
+        Raises:
+            ImageError: It cannot be read, or has too many pixels.
+        """
+        picture = open_image(path, self.max_image_pixels)
+        pixels = picture.width * picture.height
+        wanted = max(min(pixels, self.settings.max_pixels or pixels), self.settings.min_pixels or 1)
+        if wanted == pixels:
+            return picture
+        scale = math.sqrt(wanted / pixels)
+        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+        return picture.resize(size, Image.Resampling.BICUBIC)
 
     def _disk_cache(self) -> DiskCache | None:
         folder, settings = self.settings.image_cache_dir, self.settings
@@ -137,6 +166,10 @@ class LocalModel(Engine, Generic[Prompt]):
     def _encode_in_time(self, prepared: Sequence[Any]) -> list[Features]:
         with self._limit_call():
             return self._encode_images(prepared)
+
+    def _count(self, grid: Grid) -> int:
+        """The number of visual tokens of an image with this grid."""
+        return grid[0] * grid[1]
 
     @abstractmethod
     def _prepare_images(self, paths: Sequence[Path]) -> list[Any]:

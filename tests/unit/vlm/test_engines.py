@@ -35,8 +35,8 @@ def test_different_model_classes_have_different_fingerprints():
 
 def test_a_model_that_an_engine_does_not_run_is_rejected(monkeypatch: pytest.MonkeyPatch):
     class Other(QwenVl):
-        @staticmethod
-        def supports(model: Any) -> bool:
+        @classmethod
+        def supports(cls, model: Any) -> bool:
             return False
 
     monkeypatch.setitem(
