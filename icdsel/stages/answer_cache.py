@@ -9,9 +9,10 @@ without it.
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from threading import RLock
 from typing import TYPE_CHECKING
 
 from icdsel.console import warn
@@ -20,15 +21,15 @@ from icdsel.records import Answer
 from icdsel.store.fingerprints import fingerprint_file
 from icdsel.store.metadata import Inputs
 from icdsel.store.shared_journal import SharedJournal
+from icdsel.vlm.call_count import OnAnswers
 from icdsel.vlm.engine import Request
-from icdsel.vlm.supervision import OnAnswers
 
 if TYPE_CHECKING:
     from icdsel.stages.session import Session
 
 
 class AnswerCache:
-    """The answers of one model with one style of prompts and one way of decoding.
+    """The answers of one model with one style of prompts and one way of decoding; may be used by several threads.
 
     Args:
         folder: Where the file is, `answers_<fingerprint>.jsonl`.
@@ -41,26 +42,29 @@ class AnswerCache:
         self._answers: dict[str, Answer] = {}
         self._usable = True
         self._image = cache(fingerprint_file)
+        self._lock = RLock()
 
     def find(self, requests: Sequence[Request]) -> dict[int, Answer]:
         """The known answers, by the position of the request; none for requests with references."""
-        self._refresh()
-        if not self._answers:
-            return {}
-        keys = {i: self._key(request) for i, request in enumerate(requests) if not request.references}
-        return {i: self._answers[key] for i, key in keys.items() if key in self._answers}
+        with self._lock:
+            self._refresh()
+            if not self._answers:
+                return {}
+            keys = {i: self._key(request) for i, request in enumerate(requests) if not request.references}
+            return {i: self._answers[key] for i, key in keys.items() if key in self._answers}
 
     def keep(self, requests: Sequence[Request], answers: Sequence[Answer]) -> None:
         """Keeps new answers for this and other processes; failed calls are left out."""
         if not self._usable:
             return
         new: dict[str, Answer] = {}
-        for request, answer in zip(requests, answers, strict=True):
-            if answer.error is None and (key := self._key(request)) is not None and key not in self._answers:
-                new[key] = Answer(answer.text, prompt_tokens=answer.prompt_tokens)
-        if new:
-            self._try(lambda: self._journal.append(_line(key, answer) for key, answer in new.items()))
-            self._answers |= new
+        with self._lock:
+            for request, answer in zip(requests, answers, strict=True):
+                if answer.error is None and (key := self._key(request)) is not None and key not in self._answers:
+                    new[key] = Answer(answer.text, prompt_tokens=answer.prompt_tokens)
+            if new:
+                self._try(lambda: self._journal.append(_line(key, answer) for key, answer in new.items()))
+                self._answers |= new
 
     def _refresh(self) -> None:
         """Adds what other processes have answered."""
@@ -108,7 +112,8 @@ def ask(session: "Session", requests: Sequence[Request], on_answers: OnAnswers) 
     Args:
         session: The cache, and the VLM.
         requests: The requests.
-        on_answers: Called with answers, by the position of their requests, as soon as they are available.
+        on_answers: Called with answers, by the position of their requests, as soon as they are available; by one thread
+            at a time.
 
     Returns:
         The positions of the requests that the VLM answered.
@@ -118,8 +123,13 @@ def ask(session: "Session", requests: Sequence[Request], on_answers: OnAnswers) 
     """
     known = session.answers
     found = known.find(requests) if known else {}
+
+    def report(answers: Mapping[int, Answer]) -> None:
+        with session.lock:
+            on_answers(answers)
+
     if found:
-        on_answers(found)
+        report(found)
     same: dict[object, list[int]] = {}
     for i in range(len(requests)):
         if i not in found:
@@ -129,7 +139,7 @@ def ask(session: "Session", requests: Sequence[Request], on_answers: OnAnswers) 
     if asked:
         wanted = [requests[i] for i in asked]
         answers = session.vlm.answer(
-            wanted, lambda new: on_answers({i: answer for at, answer in new.items() for i in together[at]})
+            wanted, lambda new: report({i: answer for at, answer in new.items() for i in together[at]})
         )
         if known:
             known.keep(wanted, answers)

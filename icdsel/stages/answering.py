@@ -1,6 +1,7 @@
 """The answers of one selector: it chooses pointers, the VLM answers in units, and each unit goes to a journal."""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from icdsel.artefacts.predictions import parse_prediction
 from icdsel.console import note, progress
@@ -16,6 +17,14 @@ from icdsel.vlm.engine import Request
 
 UNIT = 128
 """How many prompts are answered and journaled together: the most that an interruption loses."""
+
+
+class _AnsweredUnit(NamedTuple):
+    """The predictions of a unit by the place of their prompt, and how many prompts and images the VLM was shown."""
+
+    predictions: dict[int, Prediction]
+    asked: int
+    images: int
 
 
 class Prompts:
@@ -86,26 +95,32 @@ def answer_prompts(session: Session, prompts: Prompts, log: Journal) -> tuple[li
     with progress(label, len(chosen)) as advance:
         advance(len(answered))
 
-        def score(answers: Mapping[int, Answer]) -> None:
-            nonlocal count, total
-            for place, answer in answers.items():
-                query, shots, pointer = chosen[unit[place]]
-                made = answered[unit[place]] = scorer.prediction(query, pointer, answer, shots)
-                if made.score is not None:
-                    count, total = count + 1, total + made.score
-            mean = f"{scorer.task.short_name} {scorer.task.text(total / count)}" if count else ""
-            advance(len(answers), mean)
-
-        for at in range(0, len(todo), UNIT):
-            unit = todo[at : at + UNIT]
+        def answer(unit: Sequence[int]) -> _AnsweredUnit:
             requests = [prompts.request(i) for i in unit]
-            if selector.needs_vlm:
-                new = ask(session, requests, score)
-                asked += len(new)
-                images += sum(len(requests[place].shown) for place in new)
-            else:
+            predictions: dict[int, Prediction] = {}
+
+            def score(answers: Mapping[int, Answer]) -> None:
+                nonlocal count, total
+                for place, answer in answers.items():
+                    query, shots, pointer = chosen[unit[place]]
+                    made = predictions[unit[place]] = scorer.prediction(query, pointer, answer, shots)
+                    if made.score is not None:
+                        count, total = count + 1, total + made.score
+                mean = f"{scorer.task.short_name} {scorer.task.text(total / count)}" if count else ""
+                advance(len(answers), mean)
+
+            if not selector.needs_vlm:
                 score({place: Answer(selector.answer(request.icds)) for place, request in enumerate(requests)})
-            log.append(answered[i].to_json() for i in unit)
+                return _AnsweredUnit(predictions, 0, 0)
+            new = ask(session, requests, score)
+            return _AnsweredUnit(predictions, len(new), sum(len(requests[place].shown) for place in new))
+
+        units = [todo[at : at + UNIT] for at in range(0, len(todo), UNIT)]
+        with session.in_order(answer, units) as results:
+            for unit, done in zip(units, results, strict=True):
+                answered |= done.predictions
+                asked, images = asked + done.asked, images + done.images
+                log.append(answered[i].to_json() for i in unit)
     if selector.needs_vlm and asked < len(todo):
         note(f"{label}: {len(todo) - asked} of {len(todo)} answers are reused from the same prompts before")
     return [answered[i] for i in range(len(chosen))], images

@@ -63,6 +63,15 @@ class Unit:
     queries: Sequence[Example]
 
 
+@dataclass(frozen=True)
+class _ProposedUnit:
+    """The queries of a unit, with the pool and the proposals of each."""
+
+    queries: Sequence[Example]
+    pools: Sequence[PoolIds]
+    proposals: Sequence[Sequence[Proposal]]
+
+
 @history()
 def generate(
     settings: Settings,
@@ -201,15 +210,23 @@ def _score(
     started, new, tally = time.monotonic(), 0, Tally(scorer_of(settings).task)
     with progress("Scoring queries", count) as advance:
         advance(resumed)
-        for unit in units[done:]:
-            if all(query.question_id in scored for query in unit.queries):
-                result.journal.append_lines(scored[query.question_id] for query in unit.queries)
-            else:
-                pools, proposed = proposals.of(unit)
-                groups = _scored(session, unit.queries, pools, proposed, lambda made: advance(0, tally(made)))
-                result.journal.append(group.to_json() for group in groups)
-                new += len(unit.queries)
-            advance(len(unit.queries))
+
+        def proposed(unit: Unit) -> _ProposedUnit | None:
+            known = all(query.question_id in scored for query in unit.queries)
+            return None if known else proposals.of(unit)
+
+        def groups_of(unit: _ProposedUnit | None) -> list[QueryGroup] | None:
+            return None if unit is None else _scored(session, unit, lambda made: advance(0, tally(made)))
+
+        todo = units[done:]
+        with session.in_order(groups_of, map(proposed, todo)) as results:
+            for unit, groups in zip(todo, results, strict=True):
+                if groups is None:
+                    result.journal.append_lines(scored[query.question_id] for query in unit.queries)
+                else:
+                    result.journal.append(group.to_json() for group in groups)
+                    new += len(unit.queries)
+                advance(len(unit.queries))
     result.commit(work={"scoring": {"seconds": time.monotonic() - started, "count": new}} if new else None)
     if advice := session.advice():
         note(advice)
@@ -218,19 +235,15 @@ def _score(
 
 
 def _scored(
-    session: Session,
-    queries: Sequence[Example],
-    pools: Sequence[PoolIds],
-    proposed: Sequence[Sequence[Proposal]],
-    on_scored: Callable[[Sequence[ScoredPointer]], None],
+    session: Session, unit: _ProposedUnit, on_scored: Callable[[Sequence[ScoredPointer]], None]
 ) -> list[QueryGroup]:
     """The groups of a unit: what was proposed, and the pruned pointers that its answers call for."""
-    groups = score_unit(session, queries, pools, proposed, on_scored)
+    groups = score_unit(session, unit.queries, unit.pools, unit.proposals, on_scored)
     settings = session.settings.proposals
     shorter = [pruned(group, settings.prune, max(settings.min_shots, 1)) for group in groups]
     if not any(shorter):
         return groups
-    more = score_unit(session, queries, pools, shorter, on_scored)
+    more = score_unit(session, unit.queries, unit.pools, shorter, on_scored)
     return [
         replace(group, candidates=group.candidates + own.candidates) for group, own in zip(groups, more, strict=True)
     ]
@@ -260,8 +273,8 @@ class _Proposals:
             self._everyone = [example.question_id for example in session.train]
             self._pool = encoded_candidates(self._network, self._table, session.settings.dataset_dir / "cache")
 
-    def of(self, unit: Unit) -> tuple[list[PoolIds], list[list[Proposal]]]:
-        """The pool of each query, and the proposals for it."""
+    def of(self, unit: Unit) -> _ProposedUnit:
+        """The pool of each query of a unit, and the proposals for it."""
         start, end = unit.start, unit.start + len(unit.queries)
         pools, settings = self._queries.pools, self._session.settings
         if pools.shared:
@@ -283,7 +296,7 @@ class _Proposals:
             self._pool,
             () if self._words is None else self._sharing(self._words, unit),
         )
-        return described, propose(proposing)
+        return _ProposedUnit(unit.queries, described, propose(proposing))
 
     def _sharing(self, words: WordIndex, unit: Unit) -> list[Sharing]:
         """The candidates that share words with each query's answer, as positions in its pool."""

@@ -2,9 +2,11 @@
 
 import copy
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -25,6 +27,7 @@ from icdsel.settings.presets import CLIP_B32, VLM_ENCODER
 from icdsel.settings.tables import VlmSettings
 from icdsel.settings.worlds import is_world
 from icdsel.stages.answer_cache import AnswerCache
+from icdsel.stages.in_order import in_order
 from icdsel.stages.threads import use_threads
 from icdsel.store.fingerprints import fingerprint_examples, fingerprint_file, unchanged
 from icdsel.tasks.scoring import SCORER_VERSION
@@ -35,6 +38,7 @@ from icdsel.vlm.supervision import SupervisedEngine
 OpenEngine = Callable[[VlmSettings, int], SupervisedEngine]
 """Opens the engine for these settings; the number is the maximum number of pixels of an image."""
 _T = TypeVar("_T")
+_Unit = TypeVar("_Unit")
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,9 @@ class Session:
     Args:
         settings: The settings.
         open_vlm: Opens the engine that runs the VLM.
+
+    Attributes:
+        lock: Held where answers are counted and shown, since several units may be answered at the same time.
     """
 
     def __init__(self, settings: Settings, open_vlm: OpenEngine = open_engine) -> None:
@@ -84,6 +91,7 @@ class Session:
         self._open_vlm = open_vlm
         self._opened: dict[Any, Any] = {}
         self._skipped: set[Path] = set()  # images that cannot be read, which the user has been told
+        self.lock = Lock()
 
     def under(self, settings: Settings) -> "Session":
         """A session with other settings for proposals, training or inference that shares everything opened.
@@ -135,7 +143,7 @@ class Session:
         vlm = self._open_vlm(self.settings.vlm, self.settings.data.max_image_pixels)
         if known and vlm.fingerprint != known.fingerprint:
             raise VlmError(f"the files of {vlm.name} changed while they were read: run the same command again")
-        vlm.skipped = self._skipped
+        vlm.calls.skipped = self._skipped
         data = self.settings.data
         note(f"Dataset {data.dataset}, model {self.settings.vlm.model} on {vlm.device}, seed {data.seed}.")
         return vlm
@@ -169,6 +177,15 @@ class Session:
         inputs |= {"model": self.vlm_identity.fingerprint, "dtype": self.vlm_identity.dtype, "scorer": SCORER_VERSION}
         return AnswerCache(self.settings.dataset_dir / "cache", inputs)
 
+    def in_order(self, work: Callable[[_Unit], _T], units: Iterable[_Unit]) -> AbstractContextManager[Iterator[_T]]:
+        """Works on as many units at the same time as the VLM can answer; results come in the order of the units.
+
+        If the VLM is not open by now, it is one unit at a time.
+        """
+        if "vlm" not in self._opened:
+            return in_order(work, units)
+        return in_order(work, units, self.vlm.at_once, self.vlm.close)
+
     @property
     def vlm_device(self) -> str:
         """Where the VLM runs, for metadata and logs. Does not load the VLM."""
@@ -180,7 +197,7 @@ class Session:
 
     def cut_warning(self) -> str | None:
         """What to do if no answer is correct because most were cut off; None if most were not."""
-        if "vlm" not in self._opened or (share := self.vlm.cut_share) <= 0.5:
+        if "vlm" not in self._opened or (share := self.vlm.calls.cut_share) <= 0.5:
             return None
         return (
             f"no answer of the VLM is correct, and {share:.0%} were cut off at --max-new-tokens "

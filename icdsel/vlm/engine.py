@@ -45,6 +45,8 @@ class Engine(Protocol):
         dtype: The dtype that the model computes in, such as "float32" or "bfloat16"; part of a result's identity.
         device: Where the model runs, as a label for logs.
         chunk: Number of requests that are planned together (`batches`).
+        at_once: How many calls of `answer` may run at the same time, in different threads. A server, or several
+            devices, are busy only if there is more than one.
         can_score_references: Whether answers include the log-probs of a request's references.
         can_embed: Whether `embed_images` and `embed_texts` work.
     """
@@ -54,6 +56,7 @@ class Engine(Protocol):
     dtype: str = "unknown"
     device: str = "unknown"
     chunk: int = 64
+    at_once: int = 1
     can_score_references: bool = False
     can_embed: bool = False
 
@@ -93,3 +96,7 @@ class Engine(Protocol):
     def advice(self) -> str | None:
         """How the user could speed up work like this, such as by a larger cache; None if there is no advice."""
         return None
+
+    def close(self) -> None:
+        """Ends the calls in progress soon, and frees what the engine holds. It is not used again."""
+        return

@@ -1,30 +1,29 @@
 """Supervision of an engine's calls: retries, smaller batches, timeouts, and the limit of failed calls.
 
 It is the same for every engine, and the only place that handles failed calls. A failed call is recorded as failed, with
-the reason; it never counts as a wrong answer.
+the reason; it never counts as a wrong answer. How many have failed is counted in `icdsel.vlm.call_count`.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from icdsel.console import warn
-from icdsel.errors import CallsError, UserError, lacks_memory, reason_of
+from icdsel.errors import UserError, lacks_memory, reason_of
 from icdsel.records import Answer
+from icdsel.vlm.call_count import CallCount, OnAnswers
 from icdsel.vlm.engine import Engine, Request
 from icdsel.vlm.time_limit import CallTimer
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-OnAnswers = Callable[[Mapping[int, Answer]], None]
-FEW_CALLS = 32
-"""The share of failed calls is relative to at least this number of calls, so that early failures weigh less."""
-
 
 class SupervisedEngine(Engine):
     """Wraps an engine whose calls may fail.
+
+    `answer` may be called in as many threads at the same time as the engine allows (`at_once`).
 
     Args:
         engine: The engine, also available as an attribute.
@@ -32,18 +31,14 @@ class SupervisedEngine(Engine):
         max_failed: The share of requests that may fail; if it is exceeded, the run stops.
 
     Attributes:
-        skipped: Images that the user knows to be unreadable: calls that show one fail, but do not stop the run.
+        calls: The calls so far.
     """
 
     def __init__(self, engine: Engine, timer: CallTimer, max_failed: float) -> None:
-        self.engine, self._timer, self._max_failed = engine, timer, max_failed
+        self.engine, self._timer, self.calls = engine, timer, CallCount(max_failed)
         self.name, self.fingerprint = engine.name, engine.fingerprint
-        self.dtype, self.device, self.chunk = engine.dtype, engine.device, engine.chunk
+        self.dtype, self.device, self.chunk, self.at_once = engine.dtype, engine.device, engine.chunk, engine.at_once
         self.can_score_references, self.can_embed = engine.can_score_references, engine.can_embed
-        self.skipped: Set[Path] = frozenset()
-        self._requests = 0  # so far
-        self._cut = 0
-        self._failures: list[str] = []
         self._most_at_once: int | None = None  # maximum batch size, set after memory was insufficient
 
     def answer(self, requests: Sequence[Request], on_answers: OnAnswers | None = None) -> list[Answer]:
@@ -60,10 +55,10 @@ class SupervisedEngine(Engine):
         for start in range(0, len(requests), self.chunk):
             for new in self._answer_chunk(requests, start):
                 answers |= new
-                self._cut += sum(answer.cut for answer in new.values())
+                self.calls.add(requests, new)
                 if on_answers:
                     on_answers(new)
-            self._check_failures()
+            self.calls.check()
         return [answers[i] for i in range(len(requests))]
 
     def _answer_chunk(self, requests: Sequence[Request], start: int) -> Iterator[dict[int, Answer]]:
@@ -75,10 +70,7 @@ class SupervisedEngine(Engine):
             yield {start + i: answer for i, answer in new.items() if answer.error is None}
         for i in failed:  # retried alone: the cause may be another request of the batch, or temporary
             for new in self._answer_batches(chunk, [[i]]):
-                if self.skipped.isdisjoint(example.image for example in chunk[i].shown):
-                    self._failures += [answer.error for answer in new.values() if answer.error is not None]
                 yield {start + i: answer for i, answer in new.items()}
-        self._requests += len(chunk)
 
     def _answer_batches(
         self, chunk: Sequence[Request], batches: Iterable[Sequence[int]]
@@ -126,19 +118,6 @@ class SupervisedEngine(Engine):
                 else:
                     parts.extendleft(reversed([part[at : at + size] for at in range(0, len(part), size)]))
 
-    def _check_failures(self) -> None:
-        failed, requests = len(self._failures), self._requests
-        if failed > self._max_failed * max(requests, FEW_CALLS):
-            raise CallsError(
-                f"{failed} of {requests} VLM calls failed, more than --max-failed {self._max_failed:g} allows; the "
-                f"last: {self._failures[-1]}. Completed work is kept: fix the cause and run the same command again."
-            )
-
-    @property
-    def cut_share(self) -> float:
-        """The share of all answers so far that reached their maximum length."""
-        return self._cut / max(1, self._requests)
-
     def batches(self, requests: Sequence[Request], upcoming: Sequence[Request] = ()) -> Iterable[Sequence[int]]:
         """Calls the engine's own method."""
         return self.engine.batches(requests, upcoming)
@@ -158,3 +137,7 @@ class SupervisedEngine(Engine):
     def advice(self) -> str | None:
         """How the user could speed up work like this; None if there is no advice."""
         return self.engine.advice()
+
+    def close(self) -> None:
+        """Calls the engine's own method."""
+        self.engine.close()

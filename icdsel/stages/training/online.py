@@ -7,7 +7,7 @@ instead of repeating the calls.
 """
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -160,24 +160,24 @@ class Rollouts:
             quality = tally(candidates)
             self._advance(0, f"querying the VLM: {tally.requests:,} of {total:,}, {quality}")
 
-        for at in range(0, len(queries), UNIT):
-            self._score_unit(epoch, {q: new[q] for q in queries[at : at + UNIT]}, on_scored)
+        def scored(unit: Sequence[int]) -> list[QueryGroup] | None:
+            groups = [self._groups[q] for q in unit]
+            if all((epoch, group.question_id) in self._journalled for group in groups):
+                return None
+            examples = [self._session.train.by_id(group.question_id) for group in groups]
+            pools = [PoolIds(group.pool, group.excluded) for group in groups]
+            return score_unit(self._session, examples, pools, [new[q] for q in unit], on_scored)
 
-    def _score_unit(
-        self, epoch: int, new: Mapping[int, Sequence[Proposal]], on_scored: Callable[[Sequence[ScoredPointer]], None]
-    ) -> None:
-        """Scores the pointers of some queries, by their positions; journals and adds them."""
-        ids = {q: self._groups[q].question_id for q in new}
-        if not all((epoch, question_id) in self._journalled for question_id in ids.values()):
-            # An incomplete unit is scored again completely: the last digits of a score depend on its batch.
-            self._journal.keep(self._known)
-            queries = [self._session.train.by_id(question_id) for question_id in ids.values()]
-            pools = [PoolIds(self._groups[q].pool, self._groups[q].excluded) for q in new]
-            scored = score_unit(self._session, queries, pools, list(new.values()), on_scored)
-            self._journal.append({_EPOCH: epoch} | group.to_json() for group in scored)
-            self._journalled |= {(epoch, group.question_id): group for group in scored}
-        for q in new:
-            self._add(q, self._journalled[epoch, ids[q]])
+        units = [queries[at : at + UNIT] for at in range(0, len(queries), UNIT)]
+        with self._session.in_order(scored, units) as results:
+            for unit, groups in zip(units, results, strict=True):
+                if groups is not None:
+                    # An incomplete unit is scored again completely: the last digits of a score depend on its batch.
+                    self._journal.keep(self._known)
+                    self._journal.append({_EPOCH: epoch} | group.to_json() for group in groups)
+                    self._journalled |= {(epoch, group.question_id): group for group in groups}
+                for q in unit:
+                    self._add(q, self._journalled[epoch, self._groups[q].question_id])
 
     def _add(self, q: int, scored: QueryGroup) -> None:
         """Adds the pointers of a line of the journal to a query's group."""

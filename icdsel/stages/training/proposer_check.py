@@ -9,6 +9,7 @@ against the proposer's first choice, with the share of queries for which that is
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from scipy import special
@@ -144,19 +145,20 @@ def _scored(session: Session, groups: Sequence[QueryGroup], pointers: Sequence[P
     Raises:
         VlmError: The VLM cannot be used, or too many calls failed.
     """
-    rewards: list[float | None] = []
-    for at in range(0, len(groups), UNIT):
+
+    def scored(at: int) -> list[QueryGroup]:
         unit = groups[at : at + UNIT]
-        scored = score_unit(
-            session,
-            [session.train.by_id(group.question_id) for group in unit],
-            [PoolIds(group.pool, group.excluded) for group in unit],
-            [[Proposal(pointer, METHOD)] for pointer in pointers[at : at + UNIT]],
-            lambda _: None,
-        )
-        for group in scored:
+        examples = [session.train.by_id(group.question_id) for group in unit]
+        pools = [PoolIds(group.pool, group.excluded) for group in unit]
+        proposals = [[Proposal(pointer, METHOD)] for pointer in pointers[at : at + UNIT]]
+        return score_unit(session, examples, pools, proposals, lambda _: None)
+
+    rewards: list[float | None] = []
+    with session.in_order(scored, range(0, len(groups), UNIT)) as results:
+        for group in chain.from_iterable(results):
             (candidate,) = group.candidates
-            rewards.append(None if candidate.error is not None else reward_of(candidate, session.settings.reward))
+            failed = candidate.error is not None
+            rewards.append(None if failed else reward_of(candidate, session.settings.reward))
     return rewards
 
 

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 from types import SimpleNamespace
 from typing import Any
 
@@ -34,7 +35,7 @@ def request(examples: list[Example], *rows: int, references: tuple[str, ...] = (
 
 
 def session(cache: AnswerCache | None, engine: FakeEngine) -> Any:
-    return SimpleNamespace(answers=cache, vlm=SupervisedEngine(engine, CallTimer(60), 1.0))
+    return SimpleNamespace(answers=cache, vlm=SupervisedEngine(engine, CallTimer(60), 1.0), lock=Lock())
 
 
 def answered(session: Any, requests: list[Request]) -> tuple[list[Answer], list[int]]:

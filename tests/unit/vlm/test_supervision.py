@@ -206,6 +206,6 @@ def test_images_that_are_skipped_do_not_stop_a_run() -> None:
     with pytest.raises(CallsError, match=r"8 of 12 VLM calls failed"):
         supervised(FakeEngine(fault=fault)).answer(requests)
     engine = supervised(FakeEngine(fault=fault))
-    engine.skipped = {EXAMPLES[BAD].image}
+    engine.calls.skipped = {EXAMPLES[BAD].image}
     answers = engine.answer(requests)
     assert [answer.error is not None for answer in answers] == [True] * 8 + [False] * 4
