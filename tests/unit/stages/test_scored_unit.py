@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from threading import Lock
 from types import SimpleNamespace
 from typing import Any
 
@@ -62,7 +63,7 @@ class Stops(AlwaysTheSame):
 
 
 def session(vlm: LastDemonstration, **data: Any) -> Any:
-    return SimpleNamespace(train=TRAIN, vlm=vlm, answers=None, settings=load_settings({"data": data}))
+    return SimpleNamespace(train=TRAIN, vlm=vlm, answers=None, lock=Lock(), settings=load_settings({"data": data}))
 
 
 @pytest.fixture

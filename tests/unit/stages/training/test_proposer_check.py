@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from threading import Lock
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,7 @@ from icdsel.policy.network import CosineNetwork
 from icdsel.records import Answer, Example, QueryGroup, ScoredPointer
 from icdsel.settings.loading import load_settings
 from icdsel.settings.tables import RewardSettings
+from icdsel.stages.in_order import in_order
 from icdsel.stages.training.proposer_check import Comparison, compare_with_proposer
 from icdsel.vlm.engine import Request
 
@@ -54,7 +56,7 @@ def group(q: int, first: float, *others: ScoredPointer, method: str | None = "co
 
 
 def compare(groups: Sequence[QueryGroup], vlm: Asked | None) -> Comparison | None:
-    session = SimpleNamespace(train=TRAIN, vlm=vlm, answers=None, settings=load_settings({}))
+    session = SimpleNamespace(train=TRAIN, vlm=vlm, answers=None, lock=Lock(), settings=load_settings({}), in_order=in_order)
     tensors = make_groups(groups, TRAIN.row, RewardSettings())
     return compare_with_proposer(session, groups, tensors, TABLE, POLICY, query=vlm is not None)
 
