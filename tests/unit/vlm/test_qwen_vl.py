@@ -234,6 +234,19 @@ def test_prompts_that_begin_alike_are_read_together_and_answered_as_if_alone(vlm
     assert answers[2] == answers[7]
 
 
+def test_attention_in_plain_matrix_products_gives_the_same_scores(examples):
+    """As in a copy whose configuration names `eager` attention."""
+    processor = build_processor()
+    model, requests = small_random_model(processor), requests_of(examples, seed=9, count=6)
+    usual, eager = [], []
+    for kind, answers in (("sdpa", usual), ("eager", eager)):
+        model.set_attn_implementation(kind)
+        answers += answers_of(QwenVl(model, processor, VlmSettings(device="cpu"), "", "", MAX_IMAGE_PIXELS), requests)
+    for one, other in zip(usual, eager, strict=True):
+        assert one.reference_log_probs == pytest.approx(other.reference_log_probs, abs=1e-4)
+    assert sum(len(answer.reference_log_probs) for answer in eager) > 6
+
+
 @pytest.mark.parametrize(
     ("num_beams", "length_penalty", "repetition_penalty", "max_new_tokens"),
     [
