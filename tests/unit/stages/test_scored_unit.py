@@ -16,6 +16,7 @@ from icdsel.records import Answer, Example, Pointer, PoolIds, Prediction, Propos
 from icdsel.selection import Selector
 from icdsel.settings.loading import load_settings
 from icdsel.stages.answering import UNIT, Prompts, answer_prompts, complete_units
+from icdsel.stages.in_order import in_order
 from icdsel.stages.scored_unit import Tally, score_unit
 from icdsel.store.journal import Journal
 from icdsel.tasks.base import TASKS
@@ -63,7 +64,9 @@ class Stops(AlwaysTheSame):
 
 
 def session(vlm: LastDemonstration, **data: Any) -> Any:
-    return SimpleNamespace(train=TRAIN, vlm=vlm, answers=None, lock=Lock(), settings=load_settings({"data": data}))
+    return SimpleNamespace(
+        train=TRAIN, vlm=vlm, answers=None, lock=Lock(), in_order=in_order, settings=load_settings({"data": data})
+    )
 
 
 @pytest.fixture

@@ -73,7 +73,9 @@ def groups(count: int = 6) -> list[QueryGroup]:
 
 
 def rollouts(folder: Path, vlm: Asked, *, seed: int = 1, count: int = 6, **train: Any) -> Rollouts:
-    sources = SimpleNamespace(train=TRAIN, vlm=vlm, answers=None, lock=Lock(), settings=load_settings({}), in_order=in_order)
+    sources = SimpleNamespace(
+        train=TRAIN, vlm=vlm, answers=None, lock=Lock(), settings=load_settings({}), in_order=in_order
+    )
     settings = TrainSettings(**{"online": True, "grpo_epochs": 3, "online_samples": 5} | train)
     return Rollouts(sources, groups(count), settings, RewardSettings(), seed, Journal(folder / "online.jsonl"), say)
 

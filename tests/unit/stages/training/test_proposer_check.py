@@ -56,7 +56,9 @@ def group(q: int, first: float, *others: ScoredPointer, method: str | None = "co
 
 
 def compare(groups: Sequence[QueryGroup], vlm: Asked | None) -> Comparison | None:
-    session = SimpleNamespace(train=TRAIN, vlm=vlm, answers=None, lock=Lock(), settings=load_settings({}), in_order=in_order)
+    session = SimpleNamespace(
+        train=TRAIN, vlm=vlm, answers=None, lock=Lock(), settings=load_settings({}), in_order=in_order
+    )
     tensors = make_groups(groups, TRAIN.row, RewardSettings())
     return compare_with_proposer(session, groups, tensors, TABLE, POLICY, query=vlm is not None)
 
