@@ -47,6 +47,7 @@ class AnyVlm(LocalModel[TextPrompt]):
 
     chunk = 64
     images_at_once = 1
+    read_ahead = 16  # a processor may cut an image into dozens of tiles
 
     def _set_up(self) -> None:
         tokenizer = self.processor.tokenizer
@@ -62,10 +63,10 @@ class AnyVlm(LocalModel[TextPrompt]):
 
     # ---- images ----
 
-    def _open_images(self, paths: Iterable[Path], upcoming: Iterable[Path]) -> None:
+    def _open_images(self, requests: Sequence[Request], upcoming: Sequence[Request]) -> None:
         del upcoming  # decoded pictures are large, so they are not opened ahead of time
         self._pictures = {}
-        for path in paths:
+        for path in dict.fromkeys(example.image for request in requests for example in request.shown):
             if path not in self.images.broken:
                 try:
                     self._pictures[path] = self.picture(path)
@@ -131,13 +132,6 @@ class AnyVlm(LocalModel[TextPrompt]):
         with self._processing:
             inputs = self._processed(texts, pictures)
         return {key: self._placed(value) for key, value in inputs.items() if key in self._accepted}
-
-    def _processed(self, texts: Sequence[str], pictures: Sequence[Sequence[Image.Image]]) -> Any:
-        """What the processor makes of prompts and their images: it also tells the image processor how to cut them."""
-        begin = self.processor.tokenizer.bos_token
-        no_second_begin = {"add_special_tokens": False} if begin and texts[0].startswith(begin) else {}
-        shown = [list(row) for row in pictures]
-        return self.processor(text=list(texts), images=shown, padding=True, return_tensors="pt", **no_second_begin)
 
     def _try_prompt(self) -> int:
         """Creates a prompt with two images, and returns the estimated number of tokens per image."""

@@ -26,7 +26,7 @@ Features = tuple[Tensor, Grid]
 """Visual tokens (T, d) of an image, and their grid."""
 
 THREADS = min(8, os.cpu_count() or 1)
-READ_AHEAD = 128  # maximum number of images that are read before they are needed
+READ_AHEAD = 128  # images
 READ_TOGETHER = 16  # images per task of a thread
 
 
@@ -56,6 +56,7 @@ class FeatureCache:
         batch: Images that are encoded at once.
         disk: Stores evicted features; None discards them.
         count: The number of visual tokens of an image with a grid; features from disk that have others are damaged.
+        ahead: Maximum number of images that are read before they are needed.
 
     Attributes:
         broken: Images without features, and why; the reason names the file.
@@ -73,7 +74,9 @@ class FeatureCache:
         batch: int = 64,
         disk: DiskCache | None = None,
         count: Callable[[Grid], int] = math.prod,
+        ahead: int = READ_AHEAD,
     ) -> None:
+        self._ahead = ahead
         self._count = count
         self._prepare, self._encode, self._budget, self._batch = prepare, encode, budget_bytes, batch
         self._features: OrderedDict[Path, Tensor] = OrderedDict()
@@ -122,9 +125,10 @@ class FeatureCache:
         """Starts to read, in threads, the first of those `paths` that have yet to be encoded."""
         known = (self._being_read.keys(), self._features.keys(), self.broken.keys())
         unknown = (path for path in paths if not any(path in group for group in known))
-        first = list(islice(unknown, max(0, READ_AHEAD - len(self._being_read))))
-        for start in range(0, len(first), READ_TOGETHER):
-            self._submit(first[start : start + READ_TOGETHER])
+        first = list(islice(unknown, max(0, self._ahead - len(self._being_read))))
+        together = max(1, min(READ_TOGETHER, self._ahead // THREADS))
+        for start in range(0, len(first), together):
+            self._submit(first[start : start + together])
 
     def _submit(self, paths: Sequence[Path]) -> None:
         reading = self._threads.submit(lambda: dict(zip(paths, self._prepare(paths), strict=True)))

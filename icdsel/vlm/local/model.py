@@ -24,7 +24,7 @@ from icdsel.vlm.engine import Engine, Request
 from icdsel.vlm.local.answer_tokens import AnswerTokens
 from icdsel.vlm.local.chat_template import ChatTemplate, thinks
 from icdsel.vlm.local.decoding import Search
-from icdsel.vlm.local.feature_cache import DiskCache, FeatureCache, Features, Grid
+from icdsel.vlm.local.feature_cache import READ_AHEAD, DiskCache, FeatureCache, Features, Grid
 from icdsel.vlm.prompts import PromptStyle, harmless
 from icdsel.vlm.time_limit import RESUME
 
@@ -59,6 +59,8 @@ class LocalModel(Engine, Generic[Prompt]):
 
     images_at_once: int
     """Images that are encoded in one call."""
+    read_ahead = READ_AHEAD
+    """Images that are read and cut before they are needed."""
 
     can_score_references = True
 
@@ -91,9 +93,10 @@ class LocalModel(Engine, Generic[Prompt]):
             self.images_at_once,
             self._disk_cache(),
             self._count,
+            self.read_ahead,
         )
         self._limit_call = limit_call
-        self._ready: frozenset[Path] = frozenset()  # images that are ready to be used in prompts
+        self._ready: frozenset[Request] = frozenset()  # requests whose images are open
         self._planned: dict[Request, Prompt] = {}
         eos = model.generation_config.eos_token_id
         ends = {*(eos if isinstance(eos, list) else [eos]), processor.tokenizer.eos_token_id} - {None}
@@ -156,12 +159,29 @@ class LocalModel(Engine, Generic[Prompt]):
         size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
         return picture.resize(size, Image.Resampling.BICUBIC)
 
-    def _disk_cache(self) -> DiskCache | None:
+    def _processed(self, texts: Sequence[str], pictures: Sequence[Sequence[Image.Image]]) -> Any:
+        """What the processor makes of prompts and their images: it also tells the image processor how to cut them."""
+        begin = self.processor.tokenizer.bos_token
+        no_second_begin = {"add_special_tokens": False} if begin and texts[0].startswith(begin) else {}
+        return self.processor(
+            text=list(texts),
+            images=[list(row) for row in pictures],
+            padding=len(texts) > 1,
+            return_tensors="pt",
+            **no_second_begin,
+        )
+
+    def _cache(self, alone: bool) -> FeatureCache:
+        """The features of images that are the only one of their prompt, or one of several. Most families have one."""
+        del alone
+        return self.images
+
+    def _disk_cache(self, kind: str = "") -> DiskCache | None:
         folder, settings = self.settings.image_cache_dir, self.settings
         if folder is None:
             return None
         key = f"{self.fingerprint}-{self.dtype}-{settings.min_pixels}-{settings.max_pixels}-{self.max_image_pixels}"
-        return DiskCache(folder, settings.image_cache_disk_mb * 2**20, key)
+        return DiskCache(folder, settings.image_cache_disk_mb * 2**20, key + kind)
 
     def _encode_in_time(self, prepared: Sequence[Any]) -> list[Features]:
         with self._limit_call():
@@ -180,8 +200,8 @@ class LocalModel(Engine, Generic[Prompt]):
         """Visual tokens of prepared images."""
 
     @abstractmethod
-    def _open_images(self, paths: Iterable[Path], upcoming: Iterable[Path]) -> None:
-        """Prepares images for prompts; those that cannot be read are added to `images.broken`.
+    def _open_images(self, requests: Sequence[Request], upcoming: Sequence[Request]) -> None:
+        """Prepares the images of requests for prompts; those that cannot be read are added to `images.broken`.
 
         Images opened by previous calls may be closed. The `upcoming` ones will be opened next.
         """
@@ -210,8 +230,8 @@ class LocalModel(Engine, Generic[Prompt]):
 
     def batches(self, requests: Sequence[Request], upcoming: Sequence[Request] = ()) -> Iterator[Sequence[int]]:
         """Yields batches of prompts of similar length, each within `batch_tokens`; opens the images of all requests."""
-        self._open_images(images := _images(requests), _images(upcoming))
-        self._ready = frozenset(images)
+        self._open_images(requests, upcoming)
+        self._ready = frozenset(requests)
         self._planned = {}
         prompts, failed = self._prompts(requests)
         self._planned = {requests[i]: prompt for i, prompt in prompts.items()}
@@ -224,9 +244,9 @@ class LocalModel(Engine, Generic[Prompt]):
 
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
         """Answers requests in one batch of each kind, whatever its size."""
-        if not self._ready.issuperset(images := _images(requests)):
-            self._open_images(images, ())
-            self._ready = frozenset(images)
+        if not self._ready.issuperset(requests):
+            self._open_images(requests, ())
+            self._ready = frozenset(requests)
         prompts, answers = self._prompts(requests)
         for kind in self._kinds(prompts) if prompts else ():
             answers |= self._answer_prompts(kind, requests)
@@ -237,9 +257,9 @@ class LocalModel(Engine, Generic[Prompt]):
         prompts: dict[int, Prompt] = {}
         failed: dict[int, Answer] = {}
         for i, request in enumerate(requests):
-            broken = [example.image for example in request.shown if example.image in self.images.broken]
-            if broken:
-                failed[i] = Answer("", error=self.images.broken[broken[0]])
+            broken = self._cache(not request.icds).broken
+            if unusable := [example.image for example in request.shown if example.image in broken]:
+                failed[i] = Answer("", error=broken[unusable[0]])
                 continue
             try:
                 prompts[i] = self._planned[request] if request in self._planned else self.prompt(request)
@@ -286,21 +306,22 @@ class LocalModel(Engine, Generic[Prompt]):
             CallsError: The device lacks memory for a single image, or hangs.
         """
         self._ready = frozenset()  # the cache may drop their features
+        images = self._cache(alone=True)
         features = torch.zeros(len(paths), self.embed_texts([""]).shape[1])
         failed: dict[int, str] = {}
         for start in range(0, len(paths), EMBEDDED_TOGETHER):
             together = paths[start : start + EMBEDDED_TOGETHER]
-            self.images.load(together)
+            images.load(together)
             for i, path in enumerate(together, start):
-                if path in self.images.lacked_memory:
+                if path in images.lacked_memory:
                     remedy = "Free memory of the device, or use another one (--device)"
-                    raise CallsError(f"{self.images.broken[path]}. {remedy}")
-                if path in self.images.timed_out:
-                    raise CallsError(f"{self.images.broken[path]}. {RESUME}")
-                if path in self.images.broken:
-                    failed[i] = self.images.broken[path]
+                    raise CallsError(f"{images.broken[path]}. {remedy}")
+                if path in images.timed_out:
+                    raise CallsError(f"{images.broken[path]}. {RESUME}")
+                if path in images.broken:
+                    failed[i] = images.broken[path]
                 else:
-                    features[i] = self.images.features(path).float().mean(0)  # (T, d) → (d)
+                    features[i] = images.features(path).float().mean(0)  # (T, d) → (d)
         return features, failed
 
     @torch.inference_mode()
@@ -319,11 +340,6 @@ def _too_long(length: int, icds: int, context: int) -> str:
         f"a prompt with {icds} ICDs has about {length:,} tokens, the model's context holds {context:,}: use fewer ICDs "
         "(--shots, --max-shots, --pointer-shots) or smaller images (--max-pixels)"
     )
-
-
-def _images(requests: Sequence[Request]) -> list[Path]:
-    """The distinct images of requests, in order."""
-    return list(dict.fromkeys(example.image for request in requests for example in request.shown))
 
 
 def pack(groups: Iterable[Sequence[int]], lengths: Mapping[int, int], budget: int) -> Iterator[list[int]]:

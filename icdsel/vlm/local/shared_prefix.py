@@ -17,13 +17,14 @@ says what differs between families, and nothing else:
 * `_show`, if visual tokens do more than replace embeddings.
 * `_set_up`, if the family's files can contradict each other, or hold something that the above needs.
 
-The features of an image may not depend on the prompt or on the other images that are encoded with it. Every layer of
-the language model must attend to all earlier tokens, and to no later one.
+The features of an image may not depend on the other images that are encoded with it. They may depend on whether it is
+the only one of its prompt, if `_cache` says where those that are alone are kept. Every layer of the language model must
+attend to all earlier tokens, and to no later one.
 `tests/unit/vlm/test_qwen_vl.py` shows how a family is compared with transformers.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -38,7 +39,7 @@ from icdsel.data.images import ImageError
 from icdsel.records import Answer, Example, QuestionId
 from icdsel.vlm.engine import Request
 from icdsel.vlm.local.decoding import decode
-from icdsel.vlm.local.feature_cache import Grid
+from icdsel.vlm.local.feature_cache import FeatureCache, Grid
 from icdsel.vlm.local.kv_reader import Decoder, KvReader
 from icdsel.vlm.local.model import LocalModel
 from icdsel.vlm.local.prefix_tree import prefix_tree
@@ -53,11 +54,13 @@ class Block:
         ids: Its tokens.
         image: The image that it begins with; the image's features replace the image tokens.
         grid: The grid of the image's visual tokens.
+        alone: Whether it is the only image of the prompt.
     """
 
     ids: tuple[int, ...]
     image: Path | None = None
     grid: Grid = (0, 0)
+    alone: bool = False
 
 
 class Prompt(NamedTuple):
@@ -145,6 +148,9 @@ class SharedPrefix(LocalModel[Prompt]):
     # ---- images ----
 
     def _prepare_images(self, paths: Sequence[Path]) -> list[Any]:
+        return self._prepared(paths, self._inputs)
+
+    def _prepared(self, paths: Sequence[Path], inputs: Callable[[Sequence[Image.Image]], list[Any]]) -> list[Any]:
         opened: list[Image.Image | Exception] = []
         for path in paths:
             try:
@@ -153,23 +159,26 @@ class SharedPrefix(LocalModel[Prompt]):
                 opened.append(error)
         pictures = [picture for picture in opened if isinstance(picture, Image.Image)]
         try:
-            inputs = iter(self._inputs(pictures) if pictures else [])
+            made = iter(inputs(pictures) if pictures else [])
         except Exception:  # noqa: BLE001 - the processor rejects the shape of one of them: find out which
-            return [self._inputs_or_error(each) if isinstance(each, Image.Image) else each for each in opened]
-        return [next(inputs) if isinstance(each, Image.Image) else each for each in opened]
-
-    def _inputs_or_error(self, picture: Image.Image) -> Any:
-        try:
-            return self._inputs([picture])[0]
-        except Exception as error:  # noqa: BLE001 - it becomes the reason why the image is broken
-            return error
+            return [_one_or_error(inputs, each) if isinstance(each, Image.Image) else each for each in opened]
+        return [next(made) if isinstance(each, Image.Image) else each for each in opened]
 
     def _count(self, grid: Grid) -> int:
         return self._expansion(grid).count(self._image_token)
 
-    def _open_images(self, paths: Iterable[Path], upcoming: Iterable[Path]) -> None:
-        self.images.load(paths)
-        self.images.read_ahead(upcoming)
+    def _open_images(self, requests: Sequence[Request], upcoming: Sequence[Request]) -> None:
+        for cache, paths in self._by_cache(requests).items():
+            cache.load(paths)
+        for cache, paths in self._by_cache(upcoming).items():
+            cache.read_ahead(paths)
+
+    def _by_cache(self, requests: Sequence[Request]) -> dict[FeatureCache, list[Path]]:
+        """The images of requests, in order, by the cache that holds their features."""
+        images: dict[FeatureCache, list[Path]] = {}
+        for request in requests:
+            images.setdefault(self._cache(not request.icds), []).extend(example.image for example in request.shown)
+        return images
 
     # ---- prompts ----
 
@@ -183,9 +192,15 @@ class SharedPrefix(LocalModel[Prompt]):
         messages = chat_messages(icds, query, self.style)
         images = [part["image"] for part in extract_vision_info(messages)]
         text = self.chat.prompt(messages)
+        cache = self._cache(len(images) == 1)
+        return Prompt(text, self._blocks(text, [(image, cache.grid(image)) for image in images]))
+
+    def _blocks(self, text: str, images: Sequence[tuple[Path, Grid]]) -> tuple[Block, ...]:
+        """Divides a prompt into blocks, given the grids of its images."""
         tokens = self.answers.of_prompt(text)
         if (count := tokens.count(self._image_token)) != len(images):
             raise ValueError(f"the chat template shows {count} of {len(images)} images")
+        alone = len(images) == 1
         blocks: list[Block] = []
         ids: list[int] = []
         image, grid = None, (0, 0)
@@ -194,11 +209,10 @@ class SharedPrefix(LocalModel[Prompt]):
             if token != self._image_token:
                 ids.append(token)
                 continue
-            blocks.append(Block(tuple(ids), image, grid))
-            image = next(upcoming)
-            grid = self.images.grid(image)
+            blocks.append(Block(tuple(ids), image, grid, alone and image is not None))
+            image, grid = next(upcoming)
             ids = list(self._expansion(grid))
-        return Prompt(text, (*blocks, Block(tuple(ids), image, grid)))
+        return (*blocks, Block(tuple(ids), image, grid, alone))
 
     def _length(self, prompt: Prompt) -> int:
         return sum(len(block.ids) for block in prompt.blocks)
@@ -247,7 +261,7 @@ class SharedPrefix(LocalModel[Prompt]):
         ids, positions, own, extents = (x.to(self.device) for x in (ids, positions, own, extents))
         embeds = self.decoder.embed(ids)  # (R, L, d)
         more: dict[str, Any] = {}
-        if shown := [self.images.features(block.image) for block in blocks if block.image is not None]:
+        if shown := [self._cache(block.alone).features(block.image) for block in blocks if block.image is not None]:
             features = torch.cat(shown).to(self.device, embeds.dtype)  # (ΣT, …)
             more = self._show(embeds, (ids == self._image_token) & own, features)
         return reader.read(embeds, positions, own, extents, **more)
@@ -276,3 +290,10 @@ class SharedPrefix(LocalModel[Prompt]):
         for r, prompt in enumerate(prompts):
             seen[r, [token for block in prompt.blocks for token in block.ids]] = True
         return seen.to(logits.device)
+
+
+def _one_or_error(inputs: Callable[[Sequence[Image.Image]], list[Any]], picture: Image.Image) -> Any:
+    try:
+        return inputs([picture])[0]
+    except Exception as error:  # noqa: BLE001 - it becomes the reason why the image is broken
+        return error
