@@ -67,6 +67,10 @@ def with_settings(
                 given.setdefault(table, {})[name] = values.pop(f"{table}__{name}")
             settings = load_settings(given)
             require_known(settings)
+            if settings.vlm.url:
+                from icdsel.vlm.server.naming import with_served_model
+
+                settings = with_served_model(settings)
             for warning in (*stray_variables(), *without_effect(settings, final), *ignored_settings(settings, final)):
                 warn(warning)
             for group, kind in groups.items():

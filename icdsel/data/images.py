@@ -1,5 +1,6 @@
 """Reads image files as RGB pictures, with a clear message for anything that is wrong with a file."""
 
+import math
 import re
 import threading
 from collections.abc import Iterator
@@ -83,6 +84,17 @@ def open_image(path: Path, max_pixels: int) -> Image.Image:
         ) from None
     except Exception as error:  # damaged bytes make Pillow's decoders raise many kinds of errors
         raise ImageError(f"{path} cannot be read: {str(error) or type(error).__name__}") from error
+
+
+def within_pixels(picture: Image.Image, least: int | None, most: int | None) -> Image.Image:
+    """A picture of between `least` and `most` pixels in total, in the same proportions; itself if it is one already."""
+    pixels = picture.width * picture.height
+    wanted = max(min(pixels, most or pixels), least or 1)
+    if wanted == pixels:
+        return picture
+    scale = math.sqrt(wanted / pixels)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    return picture.resize(size, Image.Resampling.BICUBIC)
 
 
 def _decoded(path: Path, most: int, max_pixels: int) -> Image.Image:

@@ -4,6 +4,7 @@ import difflib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 
+from icdsel.settings.kinds import API_KEY_VARIABLE
 from icdsel.settings.loading import Settings
 from icdsel.settings.names import ENV_PREFIX, flag, variable_names
 from icdsel.settings.tables import TABLES
@@ -18,6 +19,8 @@ def _idle(settings: Settings) -> Iterator[tuple[bool, str, str]]:
     raw = not train.grpo_epochs and not train.rce_normalized_reward
     yield data.pool_size == "all", "data.sampler", "with --pool-size all, except on file names"
     yield data.pool_size == "all", "data.pool_rules", "with --pool-size all"
+    yield bool(vlm.url), "vlm.dtype vlm.trust_remote_code vlm.batch_tokens", "with --vlm-url: the server decides"
+    yield not vlm.url, "vlm.concurrency vlm.file_urls vlm.request_timeout vlm.retries", "without --vlm-url"
     yield vlm.num_beams == 1, "vlm.length_penalty", "with one beam (--num-beams)"
     yield vlm.image_cache_dir is None, "vlm.image_cache_disk_mb", "without --image-cache-dir"
     yield not proposals.samples, "proposals.temperatures", "with --samples 0"
@@ -79,7 +82,7 @@ OLD_VARIABLES = {
 
 def stray_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
     """A warning for each variable that seems to be meant for icdsel and has no effect."""
-    known, warnings = variable_names(), []
+    known, warnings = variable_names() | {API_KEY_VARIABLE}, []
     for name in sorted(environment):
         if name.startswith(ENV_PREFIX) and name not in known:
             close = difflib.get_close_matches(name, known, n=1)

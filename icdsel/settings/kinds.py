@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -18,6 +19,9 @@ from icdsel.settings.presets import (
 )
 from icdsel.settings.values import Choice, NameOrPlace, Pairs, alias
 from icdsel.settings.worlds import normalised
+
+API_KEY_VARIABLE = "ICDSEL_VLM_API_KEY"
+"""The only place that a server's key is read from."""
 
 
 def _not_flamingo(model: object) -> object:
@@ -69,6 +73,23 @@ def _are_columns(columns: tuple[str, ...]) -> tuple[str, ...]:
     return columns
 
 
+def _is_server_address(address: str) -> str:
+    """The address without a slash at its end. Messages do not repeat what may be a key or a password."""
+    try:
+        parts = urlsplit(address)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError("it is not an address such as http://host:8000/v1") from None
+    if "@" in address or parts.query or parts.fragment:
+        raise ValueError(
+            f"an address has no user, password or query, since it is recorded with results: export a key as "
+            f"{API_KEY_VARIABLE}"
+        )
+    if parts.scheme not in ("http", "https") or not host or not address.isprintable() or " " in address:
+        raise ValueError(f"{address!r} is not an address such as http://host:8000/v1")
+    return address.rstrip("/")
+
+
 DatasetName = Annotated[
     NameOrPlace, alias(DATASET_ALIASES), AfterValidator(_names_a_folder), AfterValidator(normalised)
 ]
@@ -85,6 +106,7 @@ Metric = str
 """The name of one of the task's metrics."""
 AnswerCleaner = Annotated[str, Choice("cleaner")]
 EngineName = Annotated[str, Choice("engine")]
+ServerAddress = Annotated[str, AfterValidator(_is_server_address)]
 PromptLayout = Annotated[str, Choice("prompt layout")]
 RewardMode = Annotated[str, Choice("reward mode"), BeforeValidator(_not_retired)]
 Normalization = Annotated[str, Choice("normalization"), alias(NORMALIZATION_ALIASES)]

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from icdsel.errors import SettingsError
+from icdsel.settings.kinds import API_KEY_VARIABLE
 from icdsel.settings.names import every_setting, flag
 from icdsel.settings.tables import TABLES
 
@@ -42,13 +43,17 @@ def _explain(problem: Any) -> str:
         names = list(TABLES[inside].model_fields) if inside in TABLES else list(TABLES)
         close = difflib.get_close_matches(place[-1], names, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(names)}"
+        if "key" in place[-1].lower() and inside == "vlm":
+            hint = f"a server's key is read from the variable {API_KEY_VARIABLE} alone, never from a file or flag"
         return f"unknown setting {'.'.join(place)!r} ({hint})"
     if problem["type"] == "model_type":
         return f"[{place[0]}] must be a table (dictionary) of settings, got {problem['input']!r}"
     message = problem["msg"].removeprefix("Value error, ")
     if dotted not in known:
         return f"[{place[0]}] {message}" if place else message
-    spelled = flag(place[1], known[dotted])
+    spelled, extra = flag(place[1], known[dotted]), known[dotted].json_schema_extra
+    if isinstance(extra, dict) and not extra.get("quoted", True):  # it may contain a password
+        return f"{spelled} ({dotted}): {message}"
     try:
         return f"{spelled} ({dotted}): {message}, got {problem['input']!r}"
     except ValueError:  # an integer of thousands of digits

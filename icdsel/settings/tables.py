@@ -30,6 +30,7 @@ from icdsel.settings.kinds import (
     RewardMode,
     Sampler,
     Selector,
+    ServerAddress,
     ShotCount,
     TaskName,
 )
@@ -152,6 +153,7 @@ class VlmSettings(Table):
 
     MACHINE: ClassVar = (
         *("device", "batch_tokens", "max_failed", "call_timeout"),
+        *("url", "concurrency", "file_urls", "request_timeout", "retries"),
         *("image_cache_mb", "image_cache_dir", "image_cache_disk_mb", "reuse_answers"),
     )
     MAY_BE_EMPTY: ClassVar = ("system_prompt",)
@@ -161,7 +163,21 @@ class VlmSettings(Table):
     """`tiny-vlm`, a short name such as `qwen2.5-vl-3b`, a Hugging Face name, or a folder.
     [tiny-vlm for bundled worlds, else qwen2.5-vl-3b]"""
     engine: EngineName = "auto"
-    """What runs the model: `auto` (the fastest that supports it), `qwen-vl`, or `transformers` (any model, slower)."""
+    """What runs the model: `auto` (servers if --vlm-url names any, else the fastest that supports it), `qwen-vl`,
+    `transformers` (any model, slower), or `server`."""
+    url: Annotated[tuple[ServerAddress, ...], Separated] = Field(
+        (), json_schema_extra={"flag": "--vlm-url", "quoted": False}
+    )
+    """Servers that run the model and speak OpenAI's protocol (vLLM, SGLang), such as `http://host:8000/v1`. Their key
+    is read from the variable ICDSEL_VLM_API_KEY alone."""
+    concurrency: int = Field(64, ge=1, le=4096)
+    """Prompts that each server is sent at once, at most."""
+    file_urls: bool = False
+    """Send servers the `file://` addresses of images instead of the images; they must see the same files."""
+    request_timeout: float = Field(300, ge=0.01, le=1e7)
+    """Seconds that a server has for one answer; then the prompt is sent again."""
+    retries: int = Field(5, ge=0, le=100)
+    """How often a prompt is sent again after a server failed on it; then the call counts as failed."""
     trust_remote_code: bool = False
     """Run the Python code that comes with the model. It can do anything that you can do."""
     device: str = "auto"
@@ -199,7 +215,7 @@ class VlmSettings(Table):
     """Timeout per batch, in seconds. On timeout the prompts are retried one by one; one that times out again counts as
     failed."""
     image_cache_mb: int = Field(1024, ge=0)
-    """Memory for the features of images that were encoded before, in MB."""
+    """Memory for the features of images that were encoded before, or for images as servers get them, in MB."""
     image_cache_dir: Place | None = None
     """Folder for image features that do not fit into memory, also for later runs. Without it they are recomputed."""
     image_cache_disk_mb: int = Field(20_480, ge=0)

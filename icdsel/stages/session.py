@@ -23,7 +23,7 @@ from icdsel.retrieval.pools import Pools, build_pools
 from icdsel.retrieval.samplers import SAMPLERS
 from icdsel.settings.identity import identity
 from icdsel.settings.loading import Settings
-from icdsel.settings.presets import CLIP_B32, VLM_ENCODER
+from icdsel.settings.presets import CLIP_B32, TINY_VLM, VLM_ENCODER
 from icdsel.settings.tables import VlmSettings
 from icdsel.settings.worlds import is_world
 from icdsel.stages.answer_cache import AnswerCache
@@ -189,7 +189,8 @@ class Session:
     @property
     def vlm_device(self) -> str:
         """Where the VLM runs, for metadata and logs. Does not load the VLM."""
-        return str(resolve_device(self.settings.vlm.device))
+        settings = self.settings.vlm
+        return ", ".join(settings.url) if settings.url else str(resolve_device(settings.device))
 
     def advice(self) -> str | None:
         """How the VLM could have been faster; None if there is no advice, or if it was not loaded."""
@@ -219,6 +220,8 @@ class Session:
 
     def _encoder(self, name: str | None) -> Encoder:
         settings, most_pixels = self.settings.vlm, self.settings.data.max_image_pixels
+        if name in (None, VLM_ENCODER) and settings.url:
+            return _bundled_encoder(settings, most_pixels)
         if name in (None, VLM_ENCODER):
             return VlmEncoder(lambda: self.vlm, lambda: self.vlm_identity, settings, most_pixels)
         return load_clip(str(name), resolve_device(settings.device), most_pixels)
@@ -389,3 +392,15 @@ class Session:
         if self._pools_need_similarity:
             inputs["sampler_encoder"] = self.sampler_encoder.fingerprint
         return inputs
+
+
+def _bundled_encoder(settings: VlmSettings, most_pixels: int) -> VlmEncoder:
+    """The bundled tiny VLM as an encoder, in this process: servers compute no features of single images."""
+    bundled = settings.model_copy(update={"model": TINY_VLM, "engine": "auto", "url": ()})
+
+    def identify() -> EngineIdentity:
+        known = identify_engine(bundled)
+        assert known is not None  # by its files
+        return known
+
+    return VlmEncoder(lambda: open_engine(bundled, most_pixels), identify, bundled, most_pixels)

@@ -49,6 +49,8 @@ class Engine(Protocol):
             devices, are busy only if there is more than one.
         can_score_references: Whether answers include the log-probs of a request's references.
         can_embed: Whether `embed_images` and `embed_texts` work.
+        retries_itself: Whether an answer with an error has been tried several times, within time limits of the engine's
+            own: it is final, and a call of `answer` may take any time.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Engine(Protocol):
     at_once: int = 1
     can_score_references: bool = False
     can_embed: bool = False
+    retries_itself: bool = False
 
     @abstractmethod
     def answer(self, requests: Sequence[Request]) -> list[Answer]:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from icdsel.errors import SettingsError
 from icdsel.registry import Registry
 from icdsel.settings.tables import VlmSettings
 from icdsel.vlm.engine import Engine
@@ -40,20 +41,33 @@ class EngineKind:
         name: The name that users type.
         open: Opens the engine, which may take minutes.
         identify: Returns the engine's identity without opening it; None if this is impossible.
+        asks_servers: Whether it can ask the servers of `--vlm-url`.
     """
 
     name: str
     open: Opener
-    identify: Callable[[VlmSettings], EngineIdentity] | None = None
+    identify: Callable[[VlmSettings], EngineIdentity | None] | None = None
+    asks_servers: bool = False
 
 
 def _automatic(settings: VlmSettings, max_image_pixels: int, timer: CallTimer) -> Engine:
+    if settings.url:
+        return _server(settings, max_image_pixels, timer)
     from icdsel.vlm.local.loading import load_local
 
     return load_local(settings, max_image_pixels, timer)
 
 
-def _identify(settings: VlmSettings) -> EngineIdentity:
+def _server(settings: VlmSettings, max_image_pixels: int, timer: CallTimer) -> Engine:
+    from icdsel.vlm.server.engine import open_server
+
+    del timer  # each request has a time limit of its own
+    return open_server(settings, max_image_pixels)
+
+
+def _identify(settings: VlmSettings) -> EngineIdentity | None:
+    if settings.url:
+        return None
     from icdsel.vlm.local.loading import identify_local
 
     return EngineIdentity(*identify_local(settings))
@@ -76,9 +90,10 @@ def _transformers(settings: VlmSettings, max_image_pixels: int, timer: CallTimer
 ENGINES: Registry[EngineKind] = Registry(
     "engine",
     [
-        EngineKind("auto", _automatic, _identify),  # by the model's class
+        EngineKind("auto", _automatic, _identify, asks_servers=True),  # servers if any are named, else by the model
         EngineKind("qwen-vl", _qwen_vl, _identify),  # Qwen2.5-VL: images and shared prefixes are processed once
         EngineKind("transformers", _transformers),  # any model, through its own processor and `generate`
+        EngineKind("server", _server, asks_servers=True),  # over HTTP
     ],
 )
 
@@ -94,8 +109,11 @@ def open_engine(settings: VlmSettings, max_image_pixels: int) -> SupervisedEngin
         SettingsError: There is no engine of this name.
         VlmError: The model does not exist or cannot be used.
     """
+    kind = ENGINES.named(settings.engine)
+    if settings.url and not kind.asks_servers:
+        raise SettingsError(f"--engine {kind.name} does not ask servers: leave it out, or leave out --vlm-url")
     timer = CallTimer(settings.call_timeout)
-    engine = ENGINES.named(settings.engine).open(settings, max_image_pixels, timer)
+    engine = kind.open(settings, max_image_pixels, timer)
     return SupervisedEngine(engine, timer, settings.max_failed)
 
 

@@ -6,6 +6,7 @@ the reason; it never counts as a wrong answer. How many have failed is counted i
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,6 +67,9 @@ class SupervisedEngine(Engine):
         chunk, upcoming = (requests[at : at + self.chunk] for at in (start, start + self.chunk))
         failed: list[int] = []
         for new in self._answer_batches(chunk, list(self.engine.batches(chunk, upcoming))):
+            if self.engine.retries_itself:
+                yield {start + i: answer for i, answer in new.items()}
+                continue
             failed += [i for i, answer in new.items() if answer.error is not None]
             yield {start + i: answer for i, answer in new.items() if answer.error is None}
         for i in failed:  # retried alone: the cause may be another request of the batch, or temporary
@@ -91,7 +95,7 @@ class SupervisedEngine(Engine):
             while parts:
                 part = parts.popleft()
                 try:
-                    with self._timer.call():
+                    with nullcontext() if self.engine.retries_itself else self._timer.call():
                         answers = self.engine.answer([chunk[i] for i in part])
                 except UserError:  # not caused by a request
                     raise

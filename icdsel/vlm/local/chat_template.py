@@ -20,6 +20,7 @@ from icdsel.vlm.prompts import LAYOUTS, Message, PromptStyle, chat_messages, tex
 MARK = "QZX"  # a text that does not occur in any chat template
 TODAY = datetime(2024, 7, 26)
 """The date in every prompt whose template asks for today's: the one that Llama's templates fall back on."""
+THINKS = "the model begins to think instead of answering: choose one that answers directly, often named -Instruct"
 _SWITCHES = ("enable_thinking", "thinking")
 """Variables by which templates let the caller turn thinking off."""
 _THOUGHT = re.compile(r"[<\[◁][^<>\[\]◁▷\s]*(?:think|thought|reason)[^<>\[\]◁▷\s]*[>\]▷]", re.IGNORECASE)

@@ -16,20 +16,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from icdsel.data.images import open_image
+from icdsel.data.images import open_image, within_pixels
 from icdsel.errors import CallsError, reason_of
 from icdsel.records import Answer, Example
 from icdsel.settings.tables import VlmSettings
 from icdsel.vlm.engine import Engine, Request
 from icdsel.vlm.local.answer_tokens import AnswerTokens
-from icdsel.vlm.local.chat_template import ChatTemplate, thinks
+from icdsel.vlm.local.chat_template import THINKS, ChatTemplate, thinks
 from icdsel.vlm.local.decoding import Search
 from icdsel.vlm.local.feature_cache import READ_AHEAD, DiskCache, FeatureCache, Features, Grid
 from icdsel.vlm.prompts import PromptStyle, harmless
 from icdsel.vlm.time_limit import RESUME
 
 NOT_FINITE = "the model's logits are not finite"
-THINKS = "the model begins to think instead of answering: choose one that answers directly, often named -Instruct"
 EMBEDDED_TOGETHER = 64  # images; the cache keeps all that are loaded together, even beyond its size limit
 Prompt = TypeVar("Prompt")
 
@@ -151,13 +150,7 @@ class LocalModel(Engine, Generic[Prompt]):
             ImageError: It cannot be read, or has too many pixels.
         """
         picture = open_image(path, self.max_image_pixels)
-        pixels = picture.width * picture.height
-        wanted = max(min(pixels, self.settings.max_pixels or pixels), self.settings.min_pixels or 1)
-        if wanted == pixels:
-            return picture
-        scale = math.sqrt(wanted / pixels)
-        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-        return picture.resize(size, Image.Resampling.BICUBIC)
+        return within_pixels(picture, self.settings.min_pixels, self.settings.max_pixels)
 
     def _processed(self, texts: Sequence[str], pictures: Sequence[Sequence[Image.Image]]) -> Any:
         """What the processor makes of prompts and their images: it also tells the image processor how to cut them."""

@@ -1,0 +1,169 @@
+"""An engine that asks servers over HTTP.
+
+Many prompts are under way at once. Answers are returned in the order of the requests, whatever the order in which they
+arrive. Failures are handled here, where they are understood: what comes back as failed has been tried several times.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from icdsel.data.images import ImageError
+from icdsel.errors import SettingsError
+from icdsel.records import Answer
+from icdsel.settings.tables import VlmSettings
+from icdsel.vlm.engine import Engine, Request
+from icdsel.vlm.prompts import PromptStyle, chat_messages
+from icdsel.vlm.server.background import BackgroundLoop, all_or_cancelled
+from icdsel.vlm.server.client import Client
+from icdsel.vlm.server.conversation import openai_messages
+from icdsel.vlm.server.failures import Rejected, ServerFailure
+from icdsel.vlm.server.fleet import Fleet
+from icdsel.vlm.server.images import SentImages
+from icdsel.vlm.server.key import ApiKey
+from icdsel.vlm.server.remedies import explained
+from icdsel.vlm.server.replies import Completion, completion_of
+from icdsel.vlm.server.startup import Served, open_client, start, still_serves
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DTYPE = "server"
+"""The dtype of results: a server does not tell which one it computes in."""
+_FILLED = 64  # requests that a call of `answer` has at least in most stages
+
+
+class ServerEngine(Engine):
+    """Asks one or several servers of one model.
+
+    Args:
+        settings: The servers, the model, and how it is used.
+        max_image_pixels: Images with more pixels are rejected.
+        key: The key of the servers.
+
+    Attributes:
+        served: What is known of the servers.
+        settings: The settings.
+        style: How prompts are laid out.
+
+    Raises:
+        VlmError: A server cannot be used; the message says what to change.
+        SettingsError: A setting is not possible on servers.
+    """
+
+    chunk = 1024
+    dtype = DTYPE
+    retries_itself = True
+
+    def __init__(self, settings: VlmSettings, max_image_pixels: int, key: ApiKey) -> None:
+        self.settings, self._key = settings, key
+        self.style = PromptStyle.of(settings)
+        self.name, self.device = settings.model, ", ".join(settings.url)
+        self.at_once = 2 + settings.concurrency * len(settings.url) // _FILLED
+        self._images = SentImages(settings, max_image_pixels)
+        self._loop = BackgroundLoop("servers")
+        try:
+            self.served: Served = self._loop.run(self._start())
+        except BaseException:
+            self.close()
+            raise
+        self.fingerprint = self.served.fingerprint
+        self._decoding = self.served.dialect.decoding(settings)
+
+    async def _start(self) -> Served:
+        settings = self.settings
+        clients = [open_client(settings, url, self._key) for url in settings.url]
+        served = await start(clients, settings, self._key)
+
+        async def check(client: Client) -> None:
+            await still_serves(client, served, settings, self._key)
+
+        self._fleet = Fleet(clients, settings.concurrency, settings.retries, settings.call_timeout, check)
+        return served
+
+    def close(self) -> None:
+        """Cancels what is under way; the engine cannot be used any more."""
+        self._loop.close()
+        self._images.close()
+
+    def answer(self, requests: Sequence[Request]) -> list[Answer]:
+        """Answers requests, several at a time; may be called from several threads.
+
+        Raises:
+            CallsError: No server is left, or the engine was closed.
+        """
+        order = sorted(range(len(requests)), key=lambda i: _place_in_order(requests[i]))
+        answers = self._loop.run(all_or_cancelled(self._answer(requests[i]) for i in order))
+        by_position = dict(zip(order, answers, strict=True))
+        return [by_position[i] for i in range(len(requests))]
+
+    def embed_images(self, paths: Sequence[Path]) -> "tuple[Tensor, dict[int, str]]":
+        """Servers embed nothing."""
+        raise NotImplementedError
+
+    def embed_texts(self, texts: Sequence[str]) -> "Tensor":
+        """Servers embed nothing."""
+        raise NotImplementedError
+
+    async def _answer(self, request: Request) -> Answer:
+        try:
+            completion = await self.complete(request)
+        except (ImageError, ServerFailure) as error:
+            return Answer("", error=_reason(error))
+        return Answer(completion.text, cut=completion.cut, prompt_tokens=completion.prompt_tokens)
+
+    async def complete(self, request: Request, **parameters: Any) -> Completion:
+        """The completion of a request; for use in the event loop.
+
+        Args:
+            request: The prompt; its references are not looked at.
+            parameters: Parameters of the completion beside those of decoding, or in their place. With `messages`, these
+                follow the messages of the prompt.
+
+        Raises:
+            ServerFailure: The call failed.
+            ImageError: An image cannot be read.
+            CallsError: No server is left.
+        """
+        messages = chat_messages(request.icds, request.query, self.style)
+        more = parameters.pop("messages", [])
+
+        async def body() -> bytes:
+            turns = await openai_messages(messages, self._images.url)
+            return json.dumps(
+                {"model": self.served.model, "messages": [*turns, *more], **self._decoding, **parameters}
+            ).encode()
+
+        reply = await self._fleet.chat(place_of(request), body)
+        return completion_of(reply, self.served.answers_as, self._key)
+
+
+def place_of(request: Request) -> str:
+    """What decides which server is asked: the query."""
+    return f"{request.query.question_id!r} {request.query.image}"
+
+
+def _place_in_order(request: Request) -> tuple[str, list[tuple[Path, str]]]:
+    """Requests of one query are adjacent, and of these those that begin with the same ICDs."""
+    return place_of(request), [(icd.image, icd.question) for icd in request.icds]
+
+
+def _reason(error: Exception) -> str:
+    return explained(error) if isinstance(error, Rejected) else str(error)
+
+
+def open_server(settings: VlmSettings, max_image_pixels: int) -> ServerEngine:
+    """Opens the engine of the servers in the settings, with the key of the environment.
+
+    Raises:
+        VlmError: A server cannot be used; the message says what to change.
+        SettingsError: A setting is not possible on servers.
+    """
+    if not settings.url:
+        raise SettingsError("--engine server asks servers: name them, as in --vlm-url http://localhost:8000/v1")
+    if settings.num_beams > 1:
+        raise SettingsError(
+            f"--num-beams {settings.num_beams} means something else on servers: leave it at 1, which is greedy decoding"
+        )
+    return ServerEngine(settings, max_image_pixels, ApiKey.exported())

@@ -1,0 +1,32 @@
+"""Which model servers are asked for, if the user has not named one: the only one that they serve."""
+
+import asyncio
+
+from icdsel.errors import VlmError
+from icdsel.settings.loading import Settings, with_values
+from icdsel.vlm.server.key import ApiKey
+from icdsel.vlm.server.startup import listed, models_of, open_client
+
+
+def with_served_model(settings: Settings) -> Settings:
+    """The settings with the model of the first server, if there are servers and no model is given.
+
+    Results are named after the model, so it has to be known before anything else is done.
+
+    Raises:
+        VlmError: The server cannot be reached, or serves several models; the message lists them.
+    """
+    if not settings.vlm.url or "model" in settings.vlm.model_fields_set:
+        return settings
+    names = asyncio.run(_names(settings))
+    if len(names) != 1:
+        raise VlmError(f"{settings.vlm.url[0]} serves {listed(names)}: name one with --model")
+    return with_values(settings, {"vlm": {"model": names[0]}})
+
+
+async def _names(settings: Settings) -> list[str]:
+    client = open_client(settings.vlm, settings.vlm.url[0], ApiKey.exported())
+    try:
+        return [str(card.get("id")) for card in await models_of(client)]
+    finally:
+        await client.close()
