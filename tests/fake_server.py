@@ -61,9 +61,7 @@ def shown_in(messages: list[dict[str, Any]]) -> list[Shown]:
     parts = [part for message in messages if message["role"] == "user" for part in message["content"]]
     pixels = [pixels_of(_picture(part["image_url"]["url"])) for part in parts if part["type"] == "image_url"]
     texts = [_SHOWN.fullmatch(part["text"]) for part in parts if part["type"] == "text"]
-    return [
-        Shown(each, text[1], text[2].strip()) for each, text in zip(pixels, texts, strict=True) if text is not None
-    ]
+    return [Shown(each, text[1], text[2].strip()) for each, text in zip(pixels, texts, strict=True) if text is not None]
 
 
 def _picture(url: str) -> Image.Image:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from transformers import PreTrainedTokenizerFast
 from vlm_parts import TEXT, VISION, byte_tokenizer, ends_of, save, sentencepiece_tokenizer
 
 
@@ -81,16 +82,7 @@ def llava_next(folder: Path) -> None:
     save(folder, model, processor)
 
 
-def qwen3_vl(folder: Path) -> None:
-    """Visual features also enter the first layers of the text model."""
-    from transformers import (
-        Qwen2VLImageProcessor,
-        Qwen3VLConfig,
-        Qwen3VLForConditionalGeneration,
-        Qwen3VLProcessor,
-        Qwen3VLVideoProcessor,
-    )
-
+def _chat_of_qwen() -> tuple[PreTrainedTokenizerFast, str]:
     marks = ["<|im_start|>", "<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|endoftext|>"]
     tokenizer = byte_tokenizer(marks, eos_token="<|im_end|>", pad_token="<|endoftext|>")
     template = (
@@ -98,15 +90,80 @@ def qwen3_vl(folder: Path) -> None:
         "{{ '<|vision_start|><|image_pad|><|vision_end|>' if part.type == 'image' else part.text }}{% endfor %}"
         "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
+    return tokenizer, template
+
+
+def _tokens_of_qwen(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+    names = {"image_token_id": "image_pad", "video_token_id": "video_pad"}
+    names |= {"vision_start_token_id": "vision_start", "vision_end_token_id": "vision_end"}
+    return {name: tokenizer.convert_tokens_to_ids(f"<|{token}|>") for name, token in names.items()}
+
+
+def qwen2_vl(folder: Path) -> None:
+    """Images of any shape, positions with three axes in sections."""
+    from transformers import (
+        Qwen2VLConfig,
+        Qwen2VLForConditionalGeneration,
+        Qwen2VLImageProcessor,
+        Qwen2VLProcessor,
+        Qwen2VLVideoProcessor,
+    )
+
+    tokenizer, template = _chat_of_qwen()
+    size = {"shortest_edge": 32 * 32, "longest_edge": 64 * 64}
+    images = Qwen2VLImageProcessor(size=size, patch_size=8, merge_size=2)
+    videos = Qwen2VLVideoProcessor(size=size, patch_size=8, merge_size=2)
+    processor = Qwen2VLProcessor(images, tokenizer, videos, chat_template=template)
+    config = Qwen2VLConfig(
+        text_config={
+            **TEXT,
+            "vocab_size": len(tokenizer),
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [1, 1, 2]},
+            **ends_of(tokenizer),
+        },
+        vision_config={
+            "depth": 2,
+            "embed_dim": 24,
+            "mlp_ratio": 2,
+            "num_heads": 2,
+            "patch_size": 8,
+            "hidden_size": TEXT["hidden_size"],
+            "initializer_range": 0.3,
+        },
+        **_tokens_of_qwen(tokenizer),
+    )
+    save(folder, Qwen2VLForConditionalGeneration(config), processor)
+
+
+def qwen3_vl(folder: Path) -> None:
+    """Positions with interleaved axes; visual features also enter the first layers of the text model."""
+    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+    _qwen3_vl(folder, Qwen3VLForConditionalGeneration, Qwen3VLConfig, {})
+
+
+def qwen3_vl_moe(folder: Path) -> None:
+    """Qwen3-VL with two of four experts for each token."""
+    from transformers import Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration
+
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "decoder_sparse_step": 1}
+    _qwen3_vl(folder, Qwen3VLMoeForConditionalGeneration, Qwen3VLMoeConfig, experts)
+
+
+def _qwen3_vl(folder: Path, model: type, config: type, experts: dict[str, int]) -> None:
+    from transformers import Qwen2VLImageProcessor, Qwen3VLProcessor, Qwen3VLVideoProcessor
+
+    tokenizer, template = _chat_of_qwen()
     size = {"shortest_edge": 32 * 32, "longest_edge": 64 * 64}
     images = Qwen2VLImageProcessor(size=size, patch_size=8, merge_size=2)
     videos = Qwen3VLVideoProcessor(size=size, patch_size=8, merge_size=2)
     processor = Qwen3VLProcessor(images, tokenizer, videos, chat_template=template)
-    number = tokenizer.convert_tokens_to_ids
     vision = {key: VISION[key] for key in ("hidden_size", "intermediate_size", "patch_size", "initializer_range")}
-    config = Qwen3VLConfig(
+    made = config(
         text_config={
             **TEXT,
+            **experts,
+            "num_hidden_layers": 3,
             "head_dim": 8,
             "vocab_size": len(tokenizer),
             "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [2, 1, 1]},
@@ -114,16 +171,12 @@ def qwen3_vl(folder: Path) -> None:
         },
         vision_config={
             **vision,
-            "depth": 2,
+            "depth": 3,
             "num_heads": 2,
             "out_hidden_size": 32,
             "num_position_embeddings": 64,
-            "deepstack_visual_indexes": [0],
+            "deepstack_visual_indexes": [0, 1],
         },
-        image_token_id=number("<|image_pad|>"),
-        video_token_id=number("<|video_pad|>"),
-        vision_start_token_id=number("<|vision_start|>"),
-        vision_end_token_id=number("<|vision_end|>"),
+        **_tokens_of_qwen(tokenizer),
     )
-    model = Qwen3VLForConditionalGeneration(config)
-    save(folder, model, processor)
+    save(folder, model(made), processor)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from more_vlm_families import idefics2, llava_next, qwen3_vl
+from more_vlm_families import idefics2, llava_next, qwen2_vl, qwen3_vl, qwen3_vl_moe
 from vlm_parts import TEXT, VISION, byte_tokenizer, ends_of, save, sentencepiece_tokenizer
 
 
@@ -357,6 +357,8 @@ FAMILIES = {
     "mllama": Family(mllama, "", "<|eot_id|>", image="<|image|>"),
     "idefics2": Family(idefics2, " ", "<end_of_utterance>"),
     "llava_next": Family(llava_next, "", "</s>", {"layout": "turns"}),
+    "qwen2_vl": Family(qwen2_vl, "", "<|im_end|>", image="<|image_pad|>"),
     "qwen3_vl": Family(qwen3_vl, "", "<|im_end|>", image="<|image_pad|>"),
+    "qwen3_vl_moe": Family(qwen3_vl_moe, "", "<|im_end|>", image="<|image_pad|>"),
     "glm4v": Family(glm4v, "", "<|user|>", image="<|image|>"),
 }

@@ -23,7 +23,7 @@ from icdsel.store.reading import in_utf_8
 Grid = tuple[int, int]
 """How the visual tokens of an image are laid out: rows and columns, or what else decides it for a family of models."""
 Features = tuple[Tensor, Grid]
-"""Visual tokens (T, d) of an image, and their grid."""
+"""Visual tokens (T, d) of an image, and their grid; further columns are for inner layers of the language model."""
 
 THREADS = min(8, os.cpu_count() or 1)
 READ_AHEAD = 128  # images

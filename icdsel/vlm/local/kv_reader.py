@@ -12,9 +12,17 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
+_ATTENTION = "sdpa"
 Scores = tuple[tuple[float, ...], tuple[int, ...]]
 """Log-probs (nats) and numbers of tokens of a row's references."""
+
+
+def attends_to_all(model: Any) -> bool:
+    """Whether every layer of a model's language model attends to all earlier tokens, not to a window of them."""
+    layers = DynamicCache(config=model.config.get_text_config()).layers
+    return all(type(layer) is DynamicLayer for layer in layers)
 
 
 @dataclass(frozen=True)
@@ -35,8 +43,14 @@ class Decoder:
 
     @classmethod
     def of(cls, model: Any, axes: int) -> Self:
-        """The language model of a model of transformers."""
-        return cls(model.get_decoder(), model.get_input_embeddings(), model.get_output_embeddings(), axes)
+        """The language model of a model of transformers, whose attention becomes PyTorch's if it is another.
+
+        Others misread the mask with which `KvReader.score` reads references side by side, without an error.
+        """
+        decoder = model.get_decoder()
+        if decoder.config._attn_implementation != _ATTENTION:
+            decoder.set_attn_implementation(_ATTENTION)
+        return cls(decoder, model.get_input_embeddings(), model.get_output_embeddings(), axes)
 
     @property
     def adds_masks(self) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Qwen2_5_VLConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from icdsel.errors import UserError, VlmError, reason_of
 from icdsel.settings.presets import MODEL_ALIASES, TINY_VLM
@@ -28,14 +28,18 @@ from icdsel.vlm.local.pretrained import (
     require_weights,
     uses_kernel,
 )
-from icdsel.vlm.local.qwen_vl import QwenVl
+from icdsel.vlm.local.qwen_vl import Qwen3Vl, QwenVl
+from icdsel.vlm.local.shared_prefix import SharedPrefix
 from icdsel.vlm.time_limit import CallTimer
 
 TINY_VLM_DIR = Path(__file__).parents[2] / "tiny_vlm" / "weights"
-FAMILIES: Sequence[type[LocalModel[Any]]] = (QwenVl, AnyVlm)
-"""The classes that run models. The first one that supports a model is used, unless the settings select another."""
-VERSION = 2
-"""Part of the fingerprint of models other than Qwen2.5-VL; raised if their prompts, answers or scores change."""
+FAMILIES: Sequence[type[SharedPrefix]] = (QwenVl, Qwen3Vl)
+"""The classes that run families of models fast. `AnyVlm` runs all others."""
+VERSION, SHARED_VERSION = 2, 3
+"""Parts of the fingerprints of models that `AnyVlm` runs and of those that share prefixes, other than Qwen2.5-VL. They
+are raised if prompts, answers or scores change."""
+_UNVERSIONED = "qwen2_5_vl"
+"""The kind of model whose fingerprint is that of its files, since it was the first one."""
 CUSTOM_CLASSES = ("AutoModelForImageTextToText", "AutoModelForCausalLM")
 """The `auto_map` entries under which a model may specify a custom class. transformers' own classes use the first."""
 
@@ -55,7 +59,7 @@ def load_local(
         settings: The model, where it runs and how it is used.
         max_image_pixels: Images with more pixels are rejected.
         timer: Limits the time of each call that encodes images; None for no limit.
-        family: The class that runs the model; None to choose it by the model.
+        family: The class that runs the model, or its base class; None to choose the fastest that supports the model.
 
     Raises:
         VlmError: The model does not exist, is damaged, needs code that is not trusted, or does not accept images.
@@ -68,13 +72,13 @@ def load_local(
         folder = _folder(settings)
         with quiet():
             processor, model = _read(name, folder, device, dtype, settings.trust_remote_code)
-            files = _fingerprint(folder, settings)
-            usual = next(family for family in FAMILIES if family.supports(model))
-            family = family or usual
-            if not family.supports(model):
+            classes: list[type[LocalModel[Any]]] = [*FAMILIES, AnyVlm]
+            fitting = [each for each in classes if each.supports(model)]
+            chosen = next((each for each in fitting if issubclass(each, family or LocalModel)), None)
+            if chosen is None:
                 raise VlmError(f"{name} is a {model.config.model_type}, which this engine does not run: --engine auto")
-            key = files if family is usual else f"{files}-{family.__name__}"
-            return family(model.to(device).eval(), processor, settings, name, key, max_image_pixels, **limit_call)
+            key = _fingerprint(folder, settings, usual=chosen is fitting[0])
+            return chosen(model.to(device).eval(), processor, settings, name, key, max_image_pixels, **limit_call)
     except _NeedsCode:
         code = ", ".join(sorted(path.name for path in folder.glob(CODE))) or "code in another place"
         raise VlmError(
@@ -103,10 +107,13 @@ def identify_local(settings: VlmSettings) -> tuple[str, str]:
     return files, str(dtype).removeprefix("torch.")
 
 
-def _fingerprint(folder: Path, settings: VlmSettings) -> str:
-    """Identifies the files, and for other models than Qwen2.5-VL the version of what is done with them."""
-    files = fingerprint(folder, code=settings.trust_remote_code)
-    return files if model_type(folder) == Qwen2_5_VLConfig.model_type else f"{files}-{VERSION}"
+def _fingerprint(folder: Path, settings: VlmSettings, usual: bool = True) -> str:
+    """Identifies the files, and what is done with them: by the class that usually runs such a model, or by `AnyVlm`."""
+    files, kind = fingerprint(folder, code=settings.trust_remote_code), model_type(folder)
+    if kind == _UNVERSIONED:
+        return files if usual else f"{files}-{AnyVlm.__name__}"
+    shares = any(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(str(kind)) in family.models for family in FAMILIES)
+    return f"{files}-{SHARED_VERSION if usual and shares else VERSION}"
 
 
 def _folder(settings: VlmSettings) -> Path:

@@ -314,7 +314,7 @@ class LocalModel(Engine, Generic[Prompt]):
                 if path in images.broken:
                     failed[i] = images.broken[path]
                 else:
-                    features[i] = images.features(path).float().mean(0)  # (T, d) → (d)
+                    features[i] = images.features(path)[:, : features.shape[1]].float().mean(0)  # (T, …) → (d)
         return features, failed
 
     @torch.inference_mode()

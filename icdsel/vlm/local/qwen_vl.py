@@ -1,7 +1,8 @@
-"""Qwen2.5-VL: images of any shape, M-RoPE positions."""
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL: images of any shape, M-RoPE positions."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -22,9 +23,9 @@ Prepared = tuple[Tensor, Tensor]
 
 
 class QwenVl(SharedPrefix):
-    """Qwen2.5-VL. A grid is the rows and columns of an image's visual tokens."""
+    """Qwen2-VL and Qwen2.5-VL. A grid is the rows and columns of an image's visual tokens."""
 
-    models = ("Qwen2_5_VLForConditionalGeneration",)
+    models = ("Qwen2VLForConditionalGeneration", "Qwen2_5_VLForConditionalGeneration")
     axes = 3
 
     def _set_up(self) -> None:
@@ -60,10 +61,16 @@ class QwenVl(SharedPrefix):
         filled = [*prepared, *[first] * -(-missing // len(first[0]))]  # -(-a // b) is a / b, rounded up; ≤ 0 adds none
         grids = torch.stack([grid for _, grid in filled])  # (N, 3)
         pixels = torch.cat([patches for patches, _ in filled]).to(self.device, self.model.dtype)
-        features = self.model.model.visual(pixels, grid_thw=grids.to(self.device)).pooler_output  # (ΣT, d)
+        features = self._visual_tokens(self.model.model.visual(pixels, grid_thw=grids.to(self.device)))  # (ΣT, …)
         shapes = [(h // self._merge, w // self._merge) for _, h, w in grids.tolist()]
         tokens = features.split([h * w for h, w in shapes])
         return list(zip(tokens, shapes, strict=True))[: len(prepared)]
+
+    @staticmethod
+    def _visual_tokens(encoded: Any) -> Tensor:
+        """The visual tokens (ΣT, …) of images, from what the vision encoder returns."""
+        tokens: Tensor = encoded.pooler_output
+        return tokens
 
     def _expansion(self, grid: Grid) -> tuple[int, ...]:
         return (self._image_token,) * (grid[0] * grid[1])
@@ -74,3 +81,22 @@ class QwenVl(SharedPrefix):
         image = torch.cat([torch.zeros_like(place[:1]), place])  # (3, T)
         text = max(rows, columns) + torch.arange(len(block.ids) - rows * columns)
         return torch.cat([image, text.expand(3, -1)], 1), max(rows, columns) + len(text)
+
+
+class Qwen3Vl(QwenVl):
+    """Qwen3-VL, with or without experts: a visual token also has parts that are added behind the first layers."""
+
+    models = ("Qwen3VLForConditionalGeneration", "Qwen3VLMoeForConditionalGeneration")
+
+    def _harmless(self, content: str) -> str:
+        return SharedPrefix._harmless(self, content)
+
+    @staticmethod
+    def _visual_tokens(encoded: Any) -> Tensor:
+        """Visual tokens (ΣT, (1 + layers) · d): what replaces the image tokens, then what each layer adds."""
+        return torch.cat([encoded.pooler_output, *encoded.deepstack_features], 1)
+
+    def _show(self, embeds: Tensor, places: Tensor, features: Tensor) -> dict[str, Any]:
+        tokens, *added = features.split(embeds.shape[-1], 1)
+        embeds[places] = tokens
+        return {"visual_pos_masks": places, "deepstack_visual_embeds": added}

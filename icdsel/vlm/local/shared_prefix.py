@@ -40,7 +40,7 @@ from icdsel.records import Answer, Example, QuestionId
 from icdsel.vlm.engine import Request
 from icdsel.vlm.local.decoding import decode
 from icdsel.vlm.local.feature_cache import FeatureCache, Grid
-from icdsel.vlm.local.kv_reader import Decoder, KvReader
+from icdsel.vlm.local.kv_reader import Decoder, KvReader, attends_to_all
 from icdsel.vlm.local.model import LocalModel
 from icdsel.vlm.local.prefix_tree import prefix_tree
 from icdsel.vlm.prompts import chat_messages
@@ -88,7 +88,8 @@ class SharedPrefix(LocalModel[Prompt]):
     def supports(cls, model: Any) -> bool:
         """Whether the model is exactly of a class of transformers; a subclass could compute something else."""
         name = type(model).__name__
-        return name in cls.models and type(model) is getattr(transformers, name, None)
+        known = name in cls.models and type(model) is getattr(transformers, name, None)
+        return known and attends_to_all(model)
 
     # ---- what differs between families ----
 
