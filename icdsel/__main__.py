@@ -4,6 +4,7 @@ import io
 import os
 import sys
 from contextlib import suppress
+from multiprocessing import parent_process
 from typing import Any
 
 from icdsel.cli.interruption import handle, leave
@@ -15,7 +16,10 @@ def main() -> None:
 
     A command that was interrupted or failed has cleaned up by then. The process ends without waiting for threads, as
     Python otherwise would: some may never return (one whose start was interrupted, one that reads from a dead disk).
+    In a process that icdsel itself has started, which repeats a program's imports, it does nothing.
     """
+    if parent_process() is not None:
+        return
     require_supported_system()
     handle(leave)
     _open_streams()

@@ -6,7 +6,7 @@ import torch
 
 from icdsel.settings.tables import VlmSettings
 from icdsel.tiny_vlm.tokenizer import build_processor
-from icdsel.vlm.devices import resolve_device, resolve_dtype
+from icdsel.vlm.devices import resolve_dtype, vlm_device
 from icdsel.vlm.local.qwen_vl import QwenVl
 
 QWEN_3B = "qwen2.5-vl-3b"
@@ -70,7 +70,7 @@ def random_vlm(architecture: str, settings: VlmSettings, max_image_pixels: int, 
     """
     from transformers import GenerationConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-    device = resolve_device(settings.device)
+    device = vlm_device(settings)
     processor = build_processor()
     token = processor.tokenizer.convert_tokens_to_ids
     sizes = ARCHITECTURES[architecture]

@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from icdsel.bench import baseline
 from icdsel.bench.architectures import random_vlm
 from icdsel.console import progress
-from icdsel.errors import VlmError
+from icdsel.errors import SettingsError, VlmError
 from icdsel.policy.groups import Groups
 from icdsel.policy.loop import make_network, train_policy
 from icdsel.policy.network import CosineNetwork
@@ -81,7 +81,7 @@ def bench(settings: Settings, sizes: Sizes, architecture: str | None) -> dict[st
     Raises:
         VlmError: The model cannot be loaded, or does not run in this process.
     """
-    use_threads(settings.data)
+    use_threads(settings)
     engine = _open(settings.vlm, settings.data.max_image_pixels, architecture, settings.data.seed)
     vlm = engine.engine
     if not isinstance(vlm, LocalModel):
@@ -104,7 +104,11 @@ def bench(settings: Settings, sizes: Sizes, architecture: str | None) -> dict[st
 
 def _open(settings: VlmSettings, max_image_pixels: int, architecture: str | None, seed: int) -> SupervisedEngine:
     if architecture is None:
-        return open_engine(settings, max_image_pixels)
+        opened = open_engine(settings, max_image_pixels)
+        if isinstance(opened, SupervisedEngine):
+            return opened
+        opened.close()
+        raise SettingsError("bench measures one engine: leave out --workers, and name one --device")
     vlm = random_vlm(architecture, settings, max_image_pixels, seed)
     return SupervisedEngine(vlm, CallTimer(settings.call_timeout), settings.max_failed)
 

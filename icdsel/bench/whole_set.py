@@ -57,7 +57,7 @@ def bench_whole_set(settings: Settings, size: int) -> dict[str, Any]:
         `plain_peak_mib` and `peak_mib`, the peak memory of the process, of which `table_mib` are the embeddings; and
         `choices_like_plain`, the share of the choices that are equal.
     """
-    use_threads(settings.data)
+    use_threads(settings)
     seed = settings.data.seed
     mask = _mask(2 * QUERIES, size, seed)
     figures: dict[str, Any] = {"candidates": size}

@@ -129,8 +129,8 @@ class DataSettings(Table):
     """Seed of all random choices."""
     threads: int | None = Field(None, ge=1, le=MOST_THREADS)
     """Threads that compute on the CPU. Their number decides the last digits of a training; an interrupted command
-    resumes with the number that it was started with. A policy on pools of 64 trains fastest with 1.
-    [OMP_NUM_THREADS, else the CPUs that icdsel may use]"""
+    resumes with the number that it was started with. A policy on pools of 64 trains fastest with 1. Each worker of the
+    VLM has as many. [OMP_NUM_THREADS, else the CPUs that icdsel may use; divided by the number of workers]"""
 
     @property
     def columns_by_field(self) -> dict[str, str]:
@@ -152,7 +152,7 @@ class VlmSettings(Table):
     """The vision-language model (VLM), its prompts and its limits."""
 
     MACHINE: ClassVar = (
-        *("device", "batch_tokens", "max_failed", "call_timeout"),
+        *("device", "workers", "batch_tokens", "max_failed", "call_timeout"),
         *("url", "concurrency", "file_urls", "request_timeout", "retries"),
         *("image_cache_mb", "image_cache_dir", "image_cache_disk_mb", "reuse_answers"),
     )
@@ -181,7 +181,11 @@ class VlmSettings(Table):
     trust_remote_code: bool = False
     """Run the Python code that comes with the model. It can do anything that you can do."""
     device: str = "auto"
-    """Device of the VLM: `cpu`, `cuda` or `cuda:0`; `auto` is the GPU if there is one."""
+    """Device of the VLM: `cpu`, `cuda` or `cuda:0`; `auto` is the GPU if there is one. With several, as in
+    `cuda:0,cuda:1`, each has a worker process with the model, and they share the prompts."""
+    workers: int | None = Field(None, ge=1, le=256)
+    """Worker processes that run the VLM, sharing the devices, with `auto` all GPUs. Results have the same bytes for any
+    number of them. [one for each device that is named; a single one is no process of its own]"""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Data type of the VLM; `auto` is bfloat16 on a GPU and float32 on a CPU."""
     system_prompt: str = "Answer the last question with one word or a short phrase, like any answers shown before it."

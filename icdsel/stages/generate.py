@@ -193,7 +193,7 @@ def _score(
 ) -> None:
     """Scores the queries that are not `solved`, except for those that were `scored` already, by question_id."""
     settings = session.settings
-    threads = use_threads(settings.data, result)
+    threads = use_threads(settings, result)
     wanted = queries_to_score(session, solved)
     queries = session.queries(wanted, settings.proposals.query_split, settings.proposals.shots)
     proposals = _Proposals(session, queries, proposer)

@@ -130,7 +130,7 @@ def _row(
             # A VLM that cannot be loaded ends the command here, before anything is renamed or written.
             prompts = Prompts(session, context, selector, row.shown, missing)
             device = session.vlm.device if prompts.needs_vlm else session.vlm_device
-            settings, threads = session.settings.model_dump(mode="json"), use_threads(session.settings.data, result)
+            settings, threads = session.settings.model_dump(mode="json"), use_threads(session.settings, result)
             result.begin(settings, device, threads, name=row.label, set=row.subset, **checkpoint)
             records = _answer(session, prompts, records, result)
         else:

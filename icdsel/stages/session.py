@@ -21,6 +21,7 @@ from icdsel.retrieval.embeddings import Embeddings, Encoded, encode, encode_answ
 from icdsel.retrieval.encoders import Encoder, VlmEncoder, load_clip
 from icdsel.retrieval.pools import Pools, build_pools
 from icdsel.retrieval.samplers import SAMPLERS
+from icdsel.settings.devices import label
 from icdsel.settings.identity import identity
 from icdsel.settings.loading import Settings
 from icdsel.settings.presets import CLIP_B32, TINY_VLM, VLM_ENCODER
@@ -31,11 +32,10 @@ from icdsel.stages.in_order import in_order
 from icdsel.stages.threads import use_threads
 from icdsel.store.fingerprints import fingerprint_examples, fingerprint_file, unchanged
 from icdsel.tasks.scoring import SCORER_VERSION
-from icdsel.vlm.devices import resolve_device
-from icdsel.vlm.engines import EngineIdentity, identify_engine, open_engine
-from icdsel.vlm.supervision import SupervisedEngine
+from icdsel.vlm.devices import vlm_device, vlm_devices
+from icdsel.vlm.engines import EngineIdentity, Vlm, identify_engine, open_engine
 
-OpenEngine = Callable[[VlmSettings, int], SupervisedEngine]
+OpenEngine = Callable[[VlmSettings, int], Vlm]
 """Opens the engine for these settings; the number is the maximum number of pixels of an image."""
 _T = TypeVar("_T")
 _Unit = TypeVar("_Unit")
@@ -86,7 +86,7 @@ class Session:
     """
 
     def __init__(self, settings: Settings, open_vlm: OpenEngine = open_engine) -> None:
-        use_threads(settings.data)
+        use_threads(settings)
         self.settings = settings
         self._open_vlm = open_vlm
         self._opened: dict[Any, Any] = {}
@@ -133,7 +133,7 @@ class Session:
     # ---- VLM ----
 
     @_shared
-    def vlm(self) -> SupervisedEngine:
+    def vlm(self) -> Vlm:
         """The engine that runs the VLM, opened.
 
         Raises:
@@ -190,7 +190,7 @@ class Session:
     def vlm_device(self) -> str:
         """Where the VLM runs, for metadata and logs. Does not load the VLM."""
         settings = self.settings.vlm
-        return ", ".join(settings.url) if settings.url else str(resolve_device(settings.device))
+        return ", ".join(settings.url) if settings.url else label(vlm_devices(settings))
 
     def advice(self) -> str | None:
         """How the VLM could have been faster; None if there is no advice, or if it was not loaded."""
@@ -224,7 +224,7 @@ class Session:
             return _bundled_encoder(settings, most_pixels)
         if name in (None, VLM_ENCODER):
             return VlmEncoder(lambda: self.vlm, lambda: self.vlm_identity, settings, most_pixels)
-        return load_clip(str(name), resolve_device(settings.device), most_pixels)
+        return load_clip(str(name), vlm_device(settings), most_pixels)
 
     @_shared
     def embeddings(self) -> Tensor:

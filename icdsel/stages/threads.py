@@ -10,25 +10,26 @@ import torch
 
 from icdsel.console import note
 from icdsel.settings.devices import MOST_THREADS, available_threads
-from icdsel.settings.tables import DataSettings
+from icdsel.settings.loading import Settings
 from icdsel.store.slot import Result
 
 
-def use_threads(settings: DataSettings, unfinished: Result | None = None) -> int:
-    """Sets the number of torch's threads, and returns it.
+def use_threads(settings: Settings, unfinished: Result | None = None) -> int:
+    """Sets the number of torch's threads, and returns it. Workers that run the VLM compute with the same number.
 
     Args:
-        settings: The number, if it was given.
+        settings: The number, if it was given, and that of the workers, which share the CPUs.
         unfinished: The result that is about to be worked on: one that an interrupted process started keeps its number.
 
     Raises:
         UserError: of the class of the result's errors; it was started with another number than the one that was given.
     """
-    threads = settings.threads or available_threads()
+    workers = settings.vlm.workers or len(settings.vlm.device.split(","))
+    threads = settings.data.threads or max(1, available_threads() // workers)
     kept = _threads_of(unfinished) if unfinished else None
     if unfinished and kept not in (None, threads):
         name = unfinished.slot.name
-        if settings.threads is not None:
+        if settings.data.threads is not None:
             existing = (path for path in (unfinished.slot.path, unfinished.slot.unfinished_file) if path.exists())
             raise unfinished.slot.error(
                 f"{name} was started with --threads {kept}, and their number decides the last digits: resume with "

@@ -199,7 +199,7 @@ def _is_complete(run: Run) -> bool:
 def _train(session: Session, data: _Data, device: torch.device, files: Sequence[Path], result: Result) -> int:
     """Trains, or resumes the training; returns how many VLM calls failed."""
     settings, folder = session.settings, result.slot.path
-    threads = use_threads(settings.data, result)
+    threads = use_threads(settings, result)
     seed = settings.data.seed if settings.train.train_seed is None else settings.train.train_seed
     stop, most = stops(settings.train, [*data.train, *data.validation])
     network = data.start or new_policy(session, settings.train, seed, stop)

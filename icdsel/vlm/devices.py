@@ -3,6 +3,7 @@
 import torch
 
 from icdsel.settings import devices
+from icdsel.settings.tables import VlmSettings
 
 
 def resolve_device(name: str, flag: str = "--device") -> torch.device:
@@ -12,6 +13,20 @@ def resolve_device(name: str, flag: str = "--device") -> torch.device:
         SettingsError: The name is unknown, or this machine has no such GPU.
     """
     return torch.device(devices.resolve_device(name, torch.cuda.device_count(), flag))
+
+
+def vlm_devices(settings: VlmSettings) -> tuple[str, ...]:
+    """The device of each worker that runs the VLM; a single one runs in this process.
+
+    Raises:
+        SettingsError: A device is unknown or does not exist.
+    """
+    return devices.worker_devices(settings.device, settings.workers, torch.cuda.device_count())
+
+
+def vlm_device(settings: VlmSettings) -> torch.device:
+    """The device that runs the VLM in this process; of several workers, the first one's."""
+    return torch.device(vlm_devices(settings)[0])
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:

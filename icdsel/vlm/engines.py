@@ -17,6 +17,7 @@ from icdsel.settings.tables import VlmSettings
 from icdsel.vlm.engine import Engine
 from icdsel.vlm.supervision import SupervisedEngine
 from icdsel.vlm.time_limit import CallTimer
+from icdsel.vlm.workers.pool import EnginePool
 
 Opener = Callable[[VlmSettings, int, CallTimer], Engine]
 """Opens an engine.
@@ -24,6 +25,10 @@ Opener = Callable[[VlmSettings, int, CallTimer], Engine]
 It takes the settings, the maximum number of pixels per image, and the timer of calls. The supervision limits the time
 of `answer`; the engine must wrap other calls that may hang, such as encoding images, in `with timer.call():`.
 """
+
+
+Vlm = SupervisedEngine | EnginePool
+"""What stages query: one engine in this process, or several in workers."""
 
 
 class EngineIdentity(NamedTuple):
@@ -98,8 +103,8 @@ ENGINES: Registry[EngineKind] = Registry(
 )
 
 
-def open_engine(settings: VlmSettings, max_image_pixels: int) -> SupervisedEngine:
-    """Opens the engine selected by the settings, with supervision.
+def open_engine(settings: VlmSettings, max_image_pixels: int) -> Vlm:
+    """Opens the engine selected by the settings, with supervision; one in each worker if there are several.
 
     Args:
         settings: The model, and how it is run.
@@ -112,6 +117,12 @@ def open_engine(settings: VlmSettings, max_image_pixels: int) -> SupervisedEngin
     kind = ENGINES.named(settings.engine)
     if settings.url and not kind.asks_servers:
         raise SettingsError(f"--engine {kind.name} does not ask servers: leave it out, or leave out --vlm-url")
+    if not settings.url:
+        from icdsel.vlm.devices import vlm_devices
+        from icdsel.vlm.workers.processes import open_processes
+
+        if len(devices := vlm_devices(settings)) > 1:
+            return open_processes(settings, max_image_pixels, devices)
     timer = CallTimer(settings.call_timeout)
     engine = kind.open(settings, max_image_pixels, timer)
     return SupervisedEngine(engine, timer, settings.max_failed)

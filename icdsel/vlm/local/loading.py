@@ -11,7 +11,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from icdsel.errors import UserError, VlmError, reason_of
 from icdsel.settings.presets import MODEL_ALIASES, TINY_VLM
 from icdsel.settings.tables import VlmSettings
-from icdsel.vlm.devices import resolve_device, resolve_dtype
+from icdsel.vlm.devices import resolve_dtype, vlm_device
 from icdsel.vlm.local.any_vlm import AnyVlm
 from icdsel.vlm.local.model import LocalModel
 from icdsel.vlm.local.pretrained import (
@@ -65,7 +65,7 @@ def load_local(
         VlmError: The model does not exist, is damaged, needs code that is not trusted, or does not accept images.
     """
     name = settings.model
-    device = resolve_device(settings.device)
+    device = vlm_device(settings)
     dtype = resolve_dtype(settings.dtype, device)
     limit_call = {} if timer is None else {"limit_call": timer.call}
     try:
@@ -97,7 +97,7 @@ def identify_local(settings: VlmSettings) -> tuple[str, str]:
     Raises:
         VlmError: The model does not exist, or its files cannot be read.
     """
-    dtype = resolve_dtype(settings.dtype, resolve_device(settings.device))
+    dtype = resolve_dtype(settings.dtype, vlm_device(settings))
     try:
         files = _fingerprint(_folder(settings), settings)
     except UserError:

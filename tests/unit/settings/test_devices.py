@@ -3,7 +3,7 @@ import os
 import pytest
 
 from icdsel.errors import SettingsError
-from icdsel.settings.devices import available_threads, resolve_device
+from icdsel.settings.devices import available_threads, label, resolve_device, worker_devices
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,39 @@ def test_openmp_decides_how_many_threads_compute(value: str, threads: int) -> No
 def test_otherwise_the_cpus_of_the_process_do(value: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 5, 7}, raising=False)
     assert available_threads({} if value is None else {"OMP_NUM_THREADS": value}) == 3
+
+
+@pytest.mark.parametrize(
+    ("names", "workers", "gpus", "devices"),
+    [
+        ("auto", None, 0, ["cpu"]),
+        ("auto", None, 4, ["cuda:0"]),
+        ("auto", 3, 0, ["cpu", "cpu", "cpu"]),
+        ("auto", 3, 4, ["cuda:0", "cuda:1", "cuda:2"]),
+        ("auto", 4, 2, ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]),
+        ("cuda:0, cuda:2", None, 3, ["cuda:0", "cuda:2"]),
+        ("cuda:1,cuda:0", 3, 2, ["cuda:1", "cuda:0", "cuda:1"]),
+        ("cpu", 2, 8, ["cpu", "cpu"]),
+    ],
+)
+def test_workers_share_the_devices(names: str, workers: int | None, gpus: int, devices: list[str]) -> None:
+    assert list(worker_devices(names, workers, gpus)) == devices
+
+
+@pytest.mark.parametrize(
+    ("names", "workers", "message"),
+    [
+        ("cpu,cuda:0", None, "mixes CPU and GPU"),
+        ("cuda:0,cuda:1", 1, "--workers 1 cannot use the 2 devices of --device cuda:0,cuda:1"),
+        ("cuda:0,cuda:9", None, "device 'cuda:9' does not exist"),
+        ("cuda:0,", None, "unknown device ''"),
+    ],
+)
+def test_impossible_devices_of_workers_are_rejected(names: str, workers: int | None, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        worker_devices(names, workers, 2)
+
+
+def test_the_label_counts_workers_on_the_same_device() -> None:
+    assert label(["cpu"]) == "cpu"
+    assert label(["cuda:0", "cuda:1", "cuda:0"]) == "cuda:0 (2 workers), cuda:1"

@@ -1,0 +1,122 @@
+"""Workers as processes of this machine: one for each device, or several that share the CPU."""
+
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import BrokenExecutor, CancelledError, ProcessPoolExecutor
+from contextlib import suppress
+from multiprocessing import connection, get_context, parent_process
+from typing import Any
+
+from icdsel.settings.devices import label
+from icdsel.settings.tables import VlmSettings
+from icdsel.vlm import time_limit
+from icdsel.vlm.workers.pool import EnginePool
+from icdsel.vlm.workers.worker import EngineWorker, Reply, WorkerLostError, opener
+
+
+def open_processes(settings: VlmSettings, max_image_pixels: int, devices: Sequence[str]) -> EnginePool:
+    """Starts a worker process for each device; several may name the same one.
+
+    Raises:
+        VlmError: The model does not exist or cannot be used.
+    """
+    import torch
+
+    workers = [
+        ProcessWorker(f"worker {n} ({device})", settings.model_copy(update={"device": device}), max_image_pixels)
+        for n, device in enumerate(devices, 1)
+    ]
+    return EnginePool(workers, label(devices), settings.max_failed, torch.get_num_threads)
+
+
+class ProcessWorker:
+    """A worker in a process of its own.
+
+    Args:
+        name: What messages call it.
+        settings: The settings of the VLM, with the worker's own device.
+        max_image_pixels: Images with more pixels are rejected.
+    """
+
+    def __init__(self, name: str, settings: VlmSettings, max_image_pixels: int) -> None:
+        self.name = name
+        self._arguments = (settings, max_image_pixels)
+        self._executor: ProcessPoolExecutor | None = None
+        self._lock = threading.Lock()
+        self._process = 0
+
+    def _started(self) -> ProcessPoolExecutor:
+        with self._lock:
+            if self._executor is None:
+                # Not forked: a copy of a process with threads and a GPU cannot use them.
+                executor = ProcessPoolExecutor(1, get_context("spawn"), _prepare, self._arguments)
+                self._process = executor.submit(os.getpid).result()
+                self._executor = executor
+            return self._executor
+
+    def call(self, method: str, *values: Any) -> Reply:
+        """Calls a method of the `EngineWorker`, and waits for it.
+
+        Raises:
+            WorkerLostError: The process ended before it replied.
+            UserError: Raised by the method.
+        """
+        executor = None
+        try:
+            executor = self._started()
+            return executor.submit(_call, method, values).result()
+        except BrokenExecutor:
+            with self._lock:
+                if self._executor is executor:  # the first of several calls that fail
+                    self._executor = None
+            raise WorkerLostError(f"its process {self._process} ended") from None
+        except CancelledError:
+            raise WorkerLostError("it was stopped") from None
+
+    def stop(self) -> None:
+        """Ends the process at once."""
+        with self._lock:
+            executor, self._executor = self._executor, None
+        if executor is not None:
+            executor.shutdown(wait=False, cancel_futures=True)
+            with suppress(ProcessLookupError):
+                os.kill(self._process, signal.SIGKILL)
+
+
+# ---- in the process ----
+
+_worker: EngineWorker
+
+
+def _prepare(settings: VlmSettings, max_image_pixels: int) -> None:
+    """Prepares the process of a worker. Ctrl-C is handled by the main process, with which it ends."""
+    global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    time_limit.on_stuck = _leave
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _worker = EngineWorker(opener(settings, max_image_pixels))
+
+
+def _call(method: str, values: Sequence[Any]) -> Reply:
+    reply: Reply = getattr(_worker, method)(*values)
+    return reply
+
+
+def _end_with_parent() -> None:
+    """Ends the process once the main process has ended, in whatever way."""
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+def _leave(reason: str) -> None:
+    """Ends the process if a call is stuck; the main process notices it, and starts another one."""
+    print(f"{reason}: this worker ends", file=sys.stderr)
+    os._exit(1)
