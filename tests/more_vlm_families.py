@@ -180,3 +180,41 @@ def _qwen3_vl(folder: Path, model: type, config: type, experts: dict[str, int]) 
         **_tokens_of_qwen(tokenizer),
     )
     save(folder, model(made), processor)
+
+
+def smolvlm(folder: Path) -> None:
+    """Like Idefics3, with a processor and a vision encoder of its own; nothing is added to texts."""
+    from transformers import (
+        SmolVLMConfig,
+        SmolVLMForConditionalGeneration,
+        SmolVLMImageProcessor,
+        SmolVLMProcessor,
+        SmolVLMVideoProcessor,
+    )
+
+    places = [f"<row_{row}_col_{column}>" for row in range(1, 5) for column in range(1, 5)]
+    marks = ["<|im_start|>", "<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>", *places]
+    tokenizer = byte_tokenizer(marks, eos_token="<end_of_utterance>", pad_token="<|im_end|>")
+    template = (
+        "<|im_start|>{% for turn in messages %}{{ turn.role | capitalize }}"
+        "{{ ':' if turn.content[0].type == 'image' else ': ' }}"
+        "{% for part in turn.content %}{{ '<image>' if part.type == 'image' else part.text }}{% endfor %}"
+        "<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
+    )
+    edges = {"size": {"longest_edge": 64}, "max_image_size": {"longest_edge": 32}}
+    processor = SmolVLMProcessor(
+        SmolVLMImageProcessor(**edges),
+        tokenizer,
+        SmolVLMVideoProcessor(**edges),
+        image_seq_len=4,
+        chat_template=template,
+    )
+    names = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+    config = SmolVLMConfig(
+        text_config={"model_type": "llama", "vocab_size": len(tokenizer), **TEXT, **names},
+        vision_config=VISION,
+        scale_factor=2,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        **names,
+    )
+    save(folder, SmolVLMForConditionalGeneration(config), processor)

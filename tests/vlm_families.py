@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from more_vlm_families import idefics2, llava_next, qwen2_vl, qwen3_vl, qwen3_vl_moe
+from more_vlm_families import idefics2, llava_next, qwen2_vl, qwen3_vl, qwen3_vl_moe, smolvlm
 from vlm_parts import TEXT, VISION, byte_tokenizer, ends_of, save, sentencepiece_tokenizer
 
 
@@ -349,6 +349,7 @@ class Family:
 
 FAMILIES = {
     "idefics3": Family(idefics3, " ", "<end_of_utterance>"),
+    "smolvlm": Family(smolvlm, " ", "<end_of_utterance>"),
     "llava_onevision": Family(llava_onevision, "", "<|im_end|>", {"layout": "turns"}),
     "gemma3": Family(gemma3, "", "<end_of_turn>", {"system_prompt": ""}, image="<start_of_image>"),
     "llava": Family(llava, " ", "</s>", {"layout": "turns"}),
@@ -362,3 +363,5 @@ FAMILIES = {
     "qwen3_vl_moe": Family(qwen3_vl_moe, "", "<|im_end|>", image="<|image_pad|>"),
     "glm4v": Family(glm4v, "", "<|user|>", image="<|image|>"),
 }
+SHARED = ("qwen2_vl", "qwen3_vl", "idefics3", "smolvlm", "llava_onevision", "internvl")
+"""Those whose prompts share what they have in common."""

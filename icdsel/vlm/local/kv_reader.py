@@ -53,11 +53,6 @@ class Decoder:
         return cls(decoder, model.get_input_embeddings(), model.get_output_embeddings(), axes)
 
     @property
-    def adds_masks(self) -> bool:
-        """Whether its attention adds a mask to its scores; PyTorch's own takes one that says what is seen."""
-        return bool(self.model.config._attn_implementation == "eager")
-
-    @property
     def cache_argument(self) -> str:
         """The name of the argument for the KV cache: `cache` since transformers 5.24."""
         return "cache" if "cache" in signature(type(self.model).forward).parameters else "past_key_values"
@@ -172,8 +167,6 @@ class KvReader:
                 start += n
         mask = torch.cat([self._visible[:, None].expand(-1, width, -1), own.to(device)], 2)[:, None]  # (R, 1, M, L+M)
         embeds = self._decoder.embed(ids.to(device))  # (R, M, d)
-        if self._decoder.adds_masks:
-            mask = torch.zeros_like(mask, dtype=embeds.dtype).masked_fill(~mask, torch.finfo(embeds.dtype).min)
         places = (self.position[:, None] + offsets.to(device)).expand(self._decoder.axes, -1, -1)
         hidden = self._forward(embeds, places, mask)
         self._visible = torch.cat([self._visible, self._visible.new_zeros(count, width)], 1)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
+from icdsel.console import note
 from icdsel.errors import UserError, VlmError, reason_of
 from icdsel.settings.presets import MODEL_ALIASES, TINY_VLM
 from icdsel.settings.tables import VlmSettings
@@ -29,11 +30,12 @@ from icdsel.vlm.local.pretrained import (
     uses_kernel,
 )
 from icdsel.vlm.local.qwen_vl import Qwen3Vl, QwenVl
-from icdsel.vlm.local.shared_prefix import SharedPrefix
+from icdsel.vlm.local.shared_prefix import SharedPrefix, UnlikeFamilyError
+from icdsel.vlm.local.tiled_families import Idefics3, InternVl, LlavaOnevision
 from icdsel.vlm.time_limit import CallTimer
 
 TINY_VLM_DIR = Path(__file__).parents[2] / "tiny_vlm" / "weights"
-FAMILIES: Sequence[type[SharedPrefix]] = (QwenVl, Qwen3Vl)
+FAMILIES: Sequence[type[SharedPrefix]] = (QwenVl, Qwen3Vl, Idefics3, InternVl, LlavaOnevision)
 """The classes that run families of models fast. `AnyVlm` runs all others."""
 VERSION, SHARED_VERSION = 2, 3
 """Parts of the fingerprints of models that `AnyVlm` runs and of those that share prefixes, other than Qwen2.5-VL. They
@@ -74,11 +76,14 @@ def load_local(
             processor, model = _read(name, folder, device, dtype, settings.trust_remote_code)
             classes: list[type[LocalModel[Any]]] = [*FAMILIES, AnyVlm]
             fitting = [each for each in classes if each.supports(model)]
-            chosen = next((each for each in fitting if issubclass(each, family or LocalModel)), None)
-            if chosen is None:
-                raise VlmError(f"{name} is a {model.config.model_type}, which this engine does not run: --engine auto")
-            key = _fingerprint(folder, settings, usual=chosen is fitting[0])
-            return chosen(model.to(device).eval(), processor, settings, name, key, max_image_pixels, **limit_call)
+            model = model.to(device).eval()
+            for chosen in (each for each in fitting if issubclass(each, family or LocalModel)):
+                key = _fingerprint(folder, settings, usual=chosen is fitting[0] or family is None)
+                try:
+                    return chosen(model, processor, settings, name, key, max_image_pixels, **limit_call)
+                except UnlikeFamilyError as error:
+                    note(f"{name} is not like other models of its kind, so its prompts share nothing: {error}")
+            raise VlmError(f"{name} is a {model.config.model_type}, which this engine does not run: --engine auto")
     except _NeedsCode:
         code = ", ".join(sorted(path.name for path in folder.glob(CODE))) or "code in another place"
         raise VlmError(

@@ -15,7 +15,8 @@ says what differs between families, and nothing else:
   replace. Other ones may stand around or between them (marks of tiles, line breaks).
 * `axes` and `_positions`, if the position of a token is not a single number that counts tokens.
 * `_show`, if visual tokens do more than replace embeddings.
-* `_set_up`, if the family's files can contradict each other, or hold something that the above needs.
+* `_set_up`, if the family's files can contradict each other, or hold something that the above needs. A model that does
+  something else than its family raises `UnlikeFamilyError`, and is run by `AnyVlm`.
 
 The features of an image may not depend on the other images that are encoded with it. They may depend on whether it is
 the only one of its prompt, if `_cache` says where those that are alone are kept. Every layer of the language model must
@@ -44,6 +45,10 @@ from icdsel.vlm.local.kv_reader import Decoder, KvReader, attends_to_all
 from icdsel.vlm.local.model import LocalModel
 from icdsel.vlm.local.prefix_tree import prefix_tree
 from icdsel.vlm.prompts import chat_messages
+
+
+class UnlikeFamilyError(Exception):
+    """A model, though of a family's class, does something else than its family."""
 
 
 @dataclass(frozen=True)

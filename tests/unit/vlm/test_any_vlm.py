@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from vlm_families import FAMILIES
+from vlm_families import FAMILIES, SHARED
 from vlm_plain import (
     MAX_IMAGE_PIXELS,
     answers_of,
@@ -31,14 +31,14 @@ from icdsel.vlm.local.decoding import Search
 from icdsel.vlm.local.loading import load_local
 from icdsel.vlm.local.qwen_vl import QwenVl
 
-PLAIN = [name for name in FAMILIES if not name.startswith("qwen")]
+PLAIN = [name for name in FAMILIES if name not in (*SHARED, "qwen3_vl_moe")]
 """`test_shared_prefix` compares the others with the plain way."""
 
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory) -> dict[str, Path]:
     made = {}
-    for name in PLAIN:
+    for name in (*PLAIN, "idefics3"):
         torch.manual_seed(0)
         made[name] = tmp_path_factory.mktemp(name)
         FAMILIES[name].build(made[name])

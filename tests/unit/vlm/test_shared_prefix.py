@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from vlm_families import FAMILIES
+from vlm_families import FAMILIES, SHARED
 from vlm_plain import (
     MAX_IMAGE_PIXELS,
     answers_of,
@@ -31,8 +31,6 @@ from icdsel.vlm.engine import Request
 from icdsel.vlm.local.any_vlm import AnyVlm
 from icdsel.vlm.local.loading import identify_local, load_local
 from icdsel.vlm.local.shared_prefix import SharedPrefix
-
-SHARED = ("qwen2_vl", "qwen3_vl")
 
 
 @pytest.fixture(scope="module")
