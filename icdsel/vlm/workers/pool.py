@@ -74,6 +74,7 @@ class EnginePool(Engine):
 
     def _start(self, worker: Worker) -> Description:
         try:
+            worker.start()
             described: Description = self._ask(worker, "describe")
         except WorkerLostError as lost:
             raise VlmError(f"{worker.name} ended while the model was loaded: {lost}") from None

@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, ProcessPoolExecutor
 from contextlib import suppress
 from multiprocessing import connection, get_context, parent_process
@@ -14,6 +14,7 @@ from typing import Any
 from icdsel.settings.devices import label
 from icdsel.settings.tables import VlmSettings
 from icdsel.vlm import time_limit
+from icdsel.vlm.supervision import SupervisedEngine
 from icdsel.vlm.workers.pool import EnginePool
 from icdsel.vlm.workers.worker import EngineWorker, Reply, WorkerLostError, opener
 
@@ -27,7 +28,7 @@ def open_processes(settings: VlmSettings, max_image_pixels: int, devices: Sequen
     import torch
 
     workers = [
-        ProcessWorker(f"worker {n} ({device})", settings.model_copy(update={"device": device}), max_image_pixels)
+        ProcessWorker(f"worker {n} ({device})", opener(settings, max_image_pixels, device))
         for n, device in enumerate(devices, 1)
     ]
     return EnginePool(workers, label(devices), settings.max_failed, torch.get_num_threads)
@@ -38,36 +39,42 @@ class ProcessWorker:
 
     Args:
         name: What messages call it.
-        settings: The settings of the VLM, with the worker's own device.
-        max_image_pixels: Images with more pixels are rejected.
+        open_engine: Opens its engine; it is sent to the process.
     """
 
-    def __init__(self, name: str, settings: VlmSettings, max_image_pixels: int) -> None:
-        self.name = name
-        self._arguments = (settings, max_image_pixels)
+    def __init__(self, name: str, open_engine: Callable[[], SupervisedEngine]) -> None:
+        self.name, self._open_engine = name, open_engine
         self._executor: ProcessPoolExecutor | None = None
         self._lock = threading.Lock()
         self._process = 0
 
-    def _started(self) -> ProcessPoolExecutor:
+    def start(self) -> None:
+        """Starts the process, unless it runs.
+
+        Raises:
+            WorkerLostError: It ended at once.
+        """
         with self._lock:
             if self._executor is None:
                 # Not forked: a copy of a process with threads and a GPU cannot use them.
-                executor = ProcessPoolExecutor(1, get_context("spawn"), _prepare, self._arguments)
-                self._process = executor.submit(os.getpid).result()
+                executor = ProcessPoolExecutor(1, get_context("spawn"), _prepare, [self._open_engine])
+                try:
+                    self._process = executor.submit(os.getpid).result()
+                except BrokenExecutor:
+                    raise WorkerLostError("its process ended at once") from None
                 self._executor = executor
-            return self._executor
 
     def call(self, method: str, *values: Any) -> Reply:
         """Calls a method of the `EngineWorker`, and waits for it.
 
         Raises:
-            WorkerLostError: The process ended before it replied.
+            WorkerLostError: The process ended before it replied, or does not run.
             UserError: Raised by the method.
         """
-        executor = None
+        executor = self._executor
+        if executor is None:
+            raise WorkerLostError("its process does not run")
         try:
-            executor = self._started()
             return executor.submit(_call, method, values).result()
         except BrokenExecutor:
             with self._lock:
@@ -92,7 +99,7 @@ class ProcessWorker:
 _worker: EngineWorker
 
 
-def _prepare(settings: VlmSettings, max_image_pixels: int) -> None:
+def _prepare(open_engine: Callable[[], SupervisedEngine]) -> None:
     """Prepares the process of a worker. Ctrl-C is handled by the main process, with which it ends."""
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -100,7 +107,7 @@ def _prepare(settings: VlmSettings, max_image_pixels: int) -> None:
     warnings.filterwarnings("ignore", module=r"PIL\.")
     time_limit.on_stuck = _leave
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _worker = EngineWorker(opener(settings, max_image_pixels))
+    _worker = EngineWorker(open_engine)
 
 
 def _call(method: str, values: Sequence[Any]) -> Reply:

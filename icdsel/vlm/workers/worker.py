@@ -11,14 +11,15 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from icdsel.console import logger
 from icdsel.records import Answer
 from icdsel.settings.tables import VlmSettings
-from icdsel.vlm.engine import Engine, Request
+from icdsel.vlm.engine import Request
+from icdsel.vlm.supervision import SupervisedEngine
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,17 +51,24 @@ class Reply:
 
 
 class Worker(Protocol):
-    """A worker, as the main process sees it. It is started by its first call, and again after it was lost."""
+    """A worker, as the main process sees it."""
 
     @property
     def name(self) -> str:
         """What messages call it."""
 
+    def start(self) -> None:
+        """Starts the worker, for the first time or after it was lost; does nothing if it runs.
+
+        Raises:
+            WorkerLostError: It ended at once.
+        """
+
     def call(self, method: str, *values: Any) -> Reply:
         """Calls a method of the `EngineWorker`; waits for it. Several threads may call at the same time.
 
         Raises:
-            WorkerLostError: The worker ended before it replied.
+            WorkerLostError: The worker ended before it replied, or does not run.
             UserError: Raised by the method.
         """
 
@@ -75,11 +83,11 @@ class EngineWorker:
         open_engine: Opens it. Failed calls are counted by the main process, so the engine must not stop on them.
     """
 
-    def __init__(self, open_engine: Callable[[], Engine]) -> None:
+    def __init__(self, open_engine: Callable[[], SupervisedEngine]) -> None:
         self._open = open_engine
 
     @cached_property
-    def engine(self) -> Engine:
+    def engine(self) -> SupervisedEngine:
         """The engine."""
         return self._open()
 
@@ -150,12 +158,17 @@ def _array(features: Any) -> "np.ndarray":
     return array
 
 
-def opener(settings: VlmSettings, max_image_pixels: int) -> Callable[[], Engine]:
-    """Opens the engine of a worker; `settings` name its own device."""
+def opener(settings: VlmSettings, max_image_pixels: int, device: str) -> Callable[[], SupervisedEngine]:
+    """Opens the engine of a worker on its device; can be sent to another process."""
+    # Failed calls are counted by the main process, over all workers.
+    own = settings.model_copy(update={"max_failed": 1.0, "workers": None, "device": device})
+    return partial(_open, own, max_image_pixels)
 
-    def open_one() -> Engine:
-        from icdsel.vlm.engines import open_engine
 
-        return open_engine(settings.model_copy(update={"max_failed": 1.0, "workers": 1}), max_image_pixels)
+def _open(settings: VlmSettings, max_image_pixels: int) -> SupervisedEngine:
+    from icdsel.vlm.engines import open_engine
 
-    return open_one
+    engine = open_engine(settings, max_image_pixels)
+    if not isinstance(engine, SupervisedEngine):
+        raise TypeError(f"a worker has a single engine, not {engine}")
+    return engine

@@ -42,18 +42,19 @@ class ThreadWorker:
         self._lock = threading.Lock()
         self.calls = self.starts = 0
         self.stopped = False
-        self.engines: list[FakeEngine] = []
 
-    def call(self, method: str, *values: Any) -> Reply:
+    def start(self) -> None:
         with self._lock:
             if self._worker is None:
                 self.starts += 1
                 engine = self._make()
-                self.engines.append(engine)
                 self._worker = EngineWorker(lambda: SupervisedEngine(engine, CallTimer(60), 1.0))
+
+    def call(self, method: str, *values: Any) -> Reply:
+        with self._lock:
             worker = self._worker
             self.calls += method == "answer"
-            if self.stopped or (method == "answer" and self._lost(self.calls)):
+            if worker is None or self.stopped or (method == "answer" and self._lost(self.calls)):
                 self._worker = None
                 raise WorkerLostError("killed by the test")
         return getattr(worker, method)(*values)

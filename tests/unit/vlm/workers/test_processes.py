@@ -1,21 +1,26 @@
-"""Workers in real processes, with the tiny VLM."""
+"""Workers in real processes, with an engine that needs no model."""
 
 import os
 import signal
-import threading
 import time
+from functools import partial
+from pathlib import Path
 
 import pytest
-import torch
 
-from icdsel.data.datasets import load_split
 from icdsel.errors import CallsError
-from icdsel.settings.tables import DataSettings, VlmSettings
+from icdsel.records import Example
 from icdsel.vlm.engine import Request
-from icdsel.vlm.engines import open_engine
+from icdsel.vlm.supervision import SupervisedEngine
+from icdsel.vlm.time_limit import CallTimer
 from icdsel.vlm.workers.pool import EnginePool
+from icdsel.vlm.workers.processes import ProcessWorker
+from tests.fakes import FakeEngine
 
-PIXELS = 10**6
+
+def open_fake(name: str) -> SupervisedEngine:
+    """Called in the worker's process."""
+    return SupervisedEngine(FakeEngine(name), CallTimer(60), 1.0)
 
 
 def is_running(process: int) -> bool:
@@ -26,32 +31,23 @@ def is_running(process: int) -> bool:
     return True
 
 
-def test_two_processes_answer_like_one_and_replace_one_that_is_killed(tmp_path, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    train = load_split(DataSettings(), "train")
-    lists = [
-        [Request((train[k + n],), train[k + n + 1], train[k + n + 1].answers[:2]) for n in range(4)]
-        for k in range(0, 40, 4)
-    ]
-    with torch.random.fork_rng():
-        alone = open_engine(VlmSettings(), PIXELS)
-    expected = [alone.answer(each) for each in lists]
-    several = open_engine(VlmSettings(workers=2), PIXELS)
-    assert isinstance(several, EnginePool)
+def test_processes_answer_like_one_engine_replace_a_killed_one_and_end_with_the_pool() -> None:
+    shown = [Example(i, i, Path(f"{i}.png"), f"Question {i}?", f"answer {i}", (f"answer {i}",)) for i in range(9)]
+    lists = [[Request((shown[i + 1],), shown[i])] for i in range(8)]
+    several = EnginePool([ProcessWorker(f"w{n}", partial(open_fake, "fake")) for n in range(2)], "here", 0.1, lambda: 1)
     try:
-        assert (several.fingerprint, several.dtype) == (alone.fingerprint, alone.dtype)
         processes = [each.process for each in several.described]
         assert len({os.getpid(), *processes}) == 3
         os.kill(processes[0], signal.SIGKILL)
-        assert [several.answer(each) for each in lists] == expected  # to the last digit
-        assert torch.equal(several.embed_texts(["a question"]), alone.embed_texts(["a question"]))
-        threading.Timer(0.2, several.close).start()
-        with pytest.raises(CallsError):
-            while True:
-                several.answer(lists[0])
+        alone = FakeEngine()
+        assert [several.answer(each) for each in lists] == [
+            [alone.alone(request) for request in each] for each in lists
+        ]
     finally:
         several.close()
-    deadline = time.monotonic() + 10
+    with pytest.raises(CallsError):
+        several.answer(lists[0])
+    deadline = time.monotonic() + 20
     while is_running(processes[1]) and time.monotonic() < deadline:
-        time.sleep(0.05)
+        time.sleep(0.02)
     assert not is_running(processes[1])
