@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
@@ -59,9 +60,14 @@ def pixels_of(picture: Image.Image) -> str:
 def shown_in(messages: list[dict[str, Any]]) -> list[Shown]:
     """What the messages of a prompt in the layout one-turn show."""
     parts = [part for message in messages if message["role"] == "user" for part in message["content"]]
-    pixels = [pixels_of(_picture(part["image_url"]["url"])) for part in parts if part["type"] == "image_url"]
+    pixels = [_pixels_at(part["image_url"]["url"]) for part in parts if part["type"] == "image_url"]
     texts = [_SHOWN.fullmatch(part["text"]) for part in parts if part["type"] == "text"]
     return [Shown(each, text[1], text[2].strip()) for each, text in zip(pixels, texts, strict=True) if text is not None]
+
+
+@cache
+def _pixels_at(url: str) -> str:
+    return pixels_of(_picture(url))
 
 
 def _picture(url: str) -> Image.Image:

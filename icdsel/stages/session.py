@@ -33,7 +33,7 @@ from icdsel.stages.threads import use_threads
 from icdsel.store.fingerprints import fingerprint_examples, fingerprint_file, unchanged
 from icdsel.tasks.scoring import SCORER_VERSION
 from icdsel.vlm.devices import vlm_device, vlm_devices
-from icdsel.vlm.engines import EngineIdentity, Vlm, identify_engine, open_engine
+from icdsel.vlm.engines import EngineIdentity, Vlm, identify_engine, open_engine, recall_engine
 
 OpenEngine = Callable[[VlmSettings, int], Vlm]
 """Opens the engine for these settings; the number is the maximum number of pixels of an image."""
@@ -141,12 +141,24 @@ class Session:
         """
         known = self._identified
         vlm = self._open_vlm(self.settings.vlm, self.settings.data.max_image_pixels)
+        vlm.recognise(self._cache)
         if known and vlm.fingerprint != known.fingerprint:
+            if self.settings.vlm.url:
+                raise VlmError(
+                    f"{vlm.device} serves another model under the name {vlm.name} than to earlier commands, or is "
+                    "another version of the server: run the same command again to work with it from now on (results "
+                    "of the earlier one are not mixed with it)"
+                )
             raise VlmError(f"the files of {vlm.name} changed while they were read: run the same command again")
         vlm.calls.skipped = self._skipped
         data = self.settings.data
         note(f"Dataset {data.dataset}, model {self.settings.vlm.model} on {vlm.device}, seed {data.seed}.")
         return vlm
+
+    @property
+    def _cache(self) -> Path:
+        """The folder for what later commands may use."""
+        return self.settings.dataset_dir / "cache"
 
     @_shared
     def vlm_identity(self) -> EngineIdentity:
@@ -166,7 +178,7 @@ class Session:
         settings = self.settings
         if not is_world(settings.data.dataset) and "model" not in settings.vlm.model_fields_set:
             note(f"No --model is given: using {settings.vlm.model}, the default for all data but the bundled worlds.")
-        return identify_engine(settings.vlm)
+        return identify_engine(settings.vlm) or recall_engine(settings.vlm, self._cache)
 
     @_shared
     def answers(self) -> AnswerCache | None:
@@ -175,7 +187,7 @@ class Session:
             return None
         inputs = identity(self.settings, "vlm", leave_out=["vlm.clean_answers"])  # applied to the cached texts
         inputs |= {"model": self.vlm_identity.fingerprint, "dtype": self.vlm_identity.dtype, "scorer": SCORER_VERSION}
-        return AnswerCache(self.settings.dataset_dir / "cache", inputs)
+        return AnswerCache(self._cache, inputs)
 
     def in_order(self, work: Callable[[_Unit], _T], units: Iterable[_Unit]) -> AbstractContextManager[Iterator[_T]]:
         """Works on as many units at the same time as the VLM can answer; results come in the order of the units.
@@ -252,7 +264,7 @@ class Session:
     @_shared
     def _with_answers(self) -> Tensor:
         with progress("Embedding answers of train", len(self.train)) as advance:
-            vectors = encode_answers(self.train, self.encoder, self.settings.dataset_dir / "cache", "train", advance)
+            vectors = encode_answers(self.train, self.encoder, self._cache, "train", advance)
         agreed = agreement(self.embeddings, [example.answer for example in self.train])
         return torch.cat([self.embeddings, vectors, agreed[:, None]], dim=-1)
 
@@ -305,7 +317,7 @@ class Session:
             DataError: An image cannot be read, and `on_image_error` is "stop".
         """
         with progress(f"Embedding {name}", len(examples)) as advance:
-            encoded = encode(examples, encoder, self.settings.dataset_dir / "cache", name, advance)
+            encoded = encode(examples, encoder, self._cache, name, advance)
         if encoded.broken:
             first = list(encoded.broken.values())[:3]
             message = (

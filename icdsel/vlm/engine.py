@@ -100,6 +100,13 @@ class Engine(Protocol):
         """How the user could speed up work like this, such as by a larger cache; None if there is no advice."""
         return None
 
+    def recognise(self, folder: Path) -> None:
+        """Called once, with a folder of results, before anything is asked.
+
+        An engine that knows its model only by what it answers may take the `fingerprint` of an earlier command here.
+        """
+        del folder
+
     def close(self) -> None:
         """Ends the calls in progress soon, and frees what the engine holds. It is not used again."""
         return

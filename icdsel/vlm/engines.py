@@ -9,6 +9,7 @@ It is then chosen with `--engine my-engine`. Import heavy libraries inside the f
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from icdsel.errors import SettingsError
@@ -46,12 +47,15 @@ class EngineKind:
         name: The name that users type.
         open: Opens the engine, which may take minutes.
         identify: Returns the engine's identity without opening it; None if this is impossible.
+        recall: Returns the identity that the engine had in earlier commands, by the folder of their results; for
+            engines that cannot be identified by files, and used only until they are opened.
         asks_servers: Whether it can ask the servers of `--vlm-url`.
     """
 
     name: str
     open: Opener
     identify: Callable[[VlmSettings], EngineIdentity | None] | None = None
+    recall: Callable[[VlmSettings, Path], EngineIdentity | None] | None = None
     asks_servers: bool = False
 
 
@@ -78,6 +82,13 @@ def _identify(settings: VlmSettings) -> EngineIdentity | None:
     return EngineIdentity(*identify_local(settings))
 
 
+def _recall(settings: VlmSettings, folder: Path) -> EngineIdentity | None:
+    from icdsel.vlm.server.engine import recalled
+
+    found = recalled(settings, folder) if settings.url else None
+    return None if found is None else EngineIdentity(*found)
+
+
 def _qwen_vl(settings: VlmSettings, max_image_pixels: int, timer: CallTimer) -> Engine:
     from icdsel.vlm.local.loading import load_local
     from icdsel.vlm.local.qwen_vl import QwenVl
@@ -95,10 +106,10 @@ def _transformers(settings: VlmSettings, max_image_pixels: int, timer: CallTimer
 ENGINES: Registry[EngineKind] = Registry(
     "engine",
     [
-        EngineKind("auto", _automatic, _identify, asks_servers=True),  # servers if any are named, else by the model
+        EngineKind("auto", _automatic, _identify, _recall, True),  # servers if any are named, else by the model
         EngineKind("qwen-vl", _qwen_vl, _identify),  # Qwen2.5-VL: images and shared prefixes are processed once
         EngineKind("transformers", _transformers),  # any model, through its own processor and `generate`
-        EngineKind("server", _server, asks_servers=True),  # over HTTP
+        EngineKind("server", _server, recall=_recall, asks_servers=True),  # over HTTP
     ],
 )
 
@@ -137,3 +148,13 @@ def identify_engine(settings: VlmSettings) -> EngineIdentity | None:
     """
     identify = ENGINES.named(settings.engine).identify
     return identify(settings) if identify else None
+
+
+def recall_engine(settings: VlmSettings, folder: Path) -> EngineIdentity | None:
+    """The identity that an engine without files had in earlier commands, by a folder of theirs; None if it is unknown.
+
+    Raises:
+        SettingsError: There is no engine of this name.
+    """
+    recall = ENGINES.named(settings.engine).recall
+    return recall(settings, folder) if recall else None

@@ -142,6 +142,13 @@ class SupervisedEngine(Engine):
         """How the user could speed up work like this; None if there is no advice."""
         return self.engine.advice()
 
+    def recognise(self, folder: Path) -> None:
+        """Calls the engine's own method, which may change the fingerprint."""
+        before = self.engine.fingerprint
+        self.engine.recognise(folder)
+        if self.engine.fingerprint != before:
+            self.fingerprint = self.engine.fingerprint
+
     def close(self) -> None:
         """Calls the engine's own method."""
         self.engine.close()

@@ -117,8 +117,8 @@ class Client:
             raise Temporary(f"no answer after {self._timeout:g} seconds (--request-timeout)") from None
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
             raise Unreachable(f"no connection ({self._text(error)})") from None
-        except httpx.TransportError as error:
-            raise Temporary(f"the connection broke ({self._text(error)})") from None
+        except httpx.TransportError as error:  # it may have been started again, with another model
+            raise Unreachable(f"the connection broke ({self._text(error)})") from None
         except httpx.InvalidURL as error:
             raise Rejected(0, f"it is not an address ({self._text(error)})") from None
         return response, bytes(content)

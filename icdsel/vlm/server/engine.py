@@ -20,11 +20,13 @@ from icdsel.vlm.server.client import Client
 from icdsel.vlm.server.conversation import openai_messages
 from icdsel.vlm.server.failures import Rejected, ServerFailure
 from icdsel.vlm.server.fleet import Fleet
-from icdsel.vlm.server.images import SentImages
+from icdsel.vlm.server.images import SentImages, picture_url
 from icdsel.vlm.server.key import ApiKey
+from icdsel.vlm.server.known import KnownModels
 from icdsel.vlm.server.remedies import explained
 from icdsel.vlm.server.replies import Completion, completion_of
-from icdsel.vlm.server.startup import Served, open_client, start, still_serves
+from icdsel.vlm.server.startup import Served, open_client, start, still_serves, unusable
+from icdsel.vlm.server.tokens import LocalTokenizer, local_tokenizer, require_same_tokens, two_shot_prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,6 +48,8 @@ class ServerEngine(Engine):
         served: What is known of the servers.
         settings: The settings.
         style: How prompts are laid out.
+        tokenizer: Tokenizer and template of the model, if its files are on this machine and the server was compared
+            with them.
 
     Raises:
         VlmError: A server cannot be used; the message says what to change.
@@ -55,6 +59,7 @@ class ServerEngine(Engine):
     chunk = 1024
     dtype = DTYPE
     retries_itself = True
+    tokenizer: LocalTokenizer | None = None
 
     def __init__(self, settings: VlmSettings, max_image_pixels: int, key: ApiKey) -> None:
         self.settings, self._key = settings, key
@@ -69,18 +74,50 @@ class ServerEngine(Engine):
             self.close()
             raise
         self.fingerprint = self.served.fingerprint
-        self._decoding = self.served.dialect.decoding(settings)
+        self._known: KnownModels | None = None
 
     async def _start(self) -> Served:
         settings = self.settings
         clients = [open_client(settings, url, self._key) for url in settings.url]
         served = await start(clients, settings, self._key)
+        self._decoding = served.dialect.decoding(settings)
+        if served.dialect.tells_tokens and (local := local_tokenizer(settings)):
+            self.tokenizer = local
+            await all_or_cancelled(self._check_tokens(client, served, local) for client in clients)
 
         async def check(client: Client) -> None:
             await still_serves(client, served, settings, self._key)
 
         self._fleet = Fleet(clients, settings.concurrency, settings.retries, settings.call_timeout, check)
         return served
+
+    async def _check_tokens(self, client: Client, served: Served, local: LocalTokenizer) -> None:
+        """Compares the tokens of a prompt with those of the model's own tokenizer, if the server tells them.
+
+        Raises:
+            VlmError: They differ, or the server does not answer.
+        """
+
+        async def url(picture: Any) -> str:
+            return picture_url(picture)
+
+        messages = two_shot_prompt(self.settings)
+        body = {"model": served.model, "messages": await openai_messages(messages, url), **self._decoding}
+        try:
+            reply = await client.chat(json.dumps(body | {"max_tokens": 1, "return_token_ids": True}).encode())
+        except ServerFailure as failure:
+            raise unusable(client, failure) from None
+        tokens = reply.get("prompt_token_ids") if isinstance(reply, dict) else None
+        if isinstance(tokens, list):
+            require_same_tokens(client.address, tokens, local, messages)
+
+    def recognise(self, folder: Path) -> None:
+        """Takes the fingerprint under which earlier commands knew the model, by their results in a folder."""
+        self._known = KnownModels(folder, self.name)
+        self.served = self._known.as_known(self.served)
+        self.fingerprint = self.served.fingerprint
+        if self._known.last() not in (None, self.fingerprint):
+            self._known.keep(self.served)
 
     def close(self) -> None:
         """Cancels what is under way; the engine cannot be used any more."""
@@ -93,6 +130,8 @@ class ServerEngine(Engine):
         Raises:
             CallsError: No server is left, or the engine was closed.
         """
+        if self._known is not None:
+            self._known.keep(self.served)
         order = sorted(range(len(requests)), key=lambda i: _place_in_order(requests[i]))
         answers = self._loop.run(all_or_cancelled(self._answer(requests[i]) for i in order))
         by_position = dict(zip(order, answers, strict=True))
@@ -167,3 +206,9 @@ def open_server(settings: VlmSettings, max_image_pixels: int) -> ServerEngine:
             f"--num-beams {settings.num_beams} means something else on servers: leave it at 1, which is greedy decoding"
         )
     return ServerEngine(settings, max_image_pixels, ApiKey.exported())
+
+
+def recalled(settings: VlmSettings, folder: Path) -> tuple[str, str] | None:
+    """Fingerprint and dtype of the model as earlier commands knew it; None if none of them asked for it."""
+    known = KnownModels(folder, settings.model).last()
+    return None if known is None else (known, DTYPE)

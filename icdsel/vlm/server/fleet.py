@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from icdsel.console import note, warn
@@ -68,7 +69,7 @@ class Fleet:
     ) -> None:
         self._servers = [_Server(client, concurrency) for client in clients]
         self._retries, self._most_seconds, self._check = retries, most_seconds, check
-        self._changed = asyncio.Condition()
+        self._changed = asyncio.Event()  # replaced whenever it is set
         self._outage: float | None = None  # the loop's time since when no server is up
         self._last_reason = ""
         self._looking: set[asyncio.Task[None]] = set()
@@ -142,11 +143,8 @@ class Fleet:
                     f"no server is left: {which} ({self._last_reason}). Completed work is kept: start the server and "
                     "run the same command again."
                 )
-            async with self._changed:
-                try:
-                    await asyncio.wait_for(self._changed.wait(), left)
-                except TimeoutError:
-                    continue
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), left)
 
     def _wait_for(self, server: _Server, busy: Busy) -> None:
         """Lets all requests to a busy server wait, not just the one that it turned away."""
@@ -189,8 +187,8 @@ class Fleet:
                 server.up, server.failures, self._outage = True, 0, None
                 if told:
                     note(f"{address} is back")
-            async with self._changed:
-                self._changed.notify_all()
+            self._changed.set()
+            self._changed = asyncio.Event()
             return
 
 

@@ -99,7 +99,7 @@ async def _served(client: Client, settings: VlmSettings, key: ApiKey) -> Served:
     try:
         answers_as, probed = await _checked(client, served, settings, key)
     except ServerFailure as failure:
-        raise _unusable(client, failure) from None
+        raise unusable(client, failure) from None
     return replace(
         served,
         answers_as=answers_as,
@@ -126,7 +126,7 @@ async def models_of(client: Client) -> list[dict[str, Any]]:
     try:
         return _cards(await client.get(f"{client.address}/models"))
     except ServerFailure as failure:
-        raise _unusable(client, failure) from None
+        raise unusable(client, failure) from None
 
 
 def _cards(value: Any) -> list[dict[str, Any]]:
@@ -170,10 +170,10 @@ async def _version(client: Client, dialect: Dialect) -> str:
     except Rejected:  # a gateway may serve the protocol alone
         return ""
     except ServerFailure as failure:
-        raise _unusable(client, failure) from None
+        raise unusable(client, failure) from None
 
 
-def _unusable(client: Client, failure: ServerFailure) -> VlmError:
+def unusable(client: Client, failure: ServerFailure) -> VlmError:
     """The message for a server that cannot be used, with what to change."""
     address, remedy = client.address, None
     if isinstance(failure, Rejected):

@@ -1,45 +1,23 @@
 """The engine of servers against a server on loopback that answers, fails and lies."""
 
-from collections.abc import Iterator
-from pathlib import Path
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 import pytest
-from fake_server import FakeServer, copied_or_unknown, fake_server, shown_of
-from PIL import Image
+from fake_server import CUT_CONNECTION, Fault, Raw, copied_or_unknown, fake_server, is_probe, shown_of
 
-from icdsel.records import Example
+from icdsel.errors import CallsError, SettingsError
+from icdsel.records import Answer
 from icdsel.settings.tables import VlmSettings
 from icdsel.vlm.engine import Request
-from icdsel.vlm.server.engine import ServerEngine, open_server
-
-
-def settings(*servers: FakeServer, **values: Any) -> VlmSettings:
-    return VlmSettings(model="fake-model", url=tuple(server.url for server in servers), **values)
-
-
-@pytest.fixture
-def examples(tmp_path: Path) -> list[Example]:
-    made = []
-    for n in range(8):
-        path = tmp_path / f"{n}.png"
-        Image.fromarray(np.random.default_rng(n).integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(path)
-        made.append(Example(n, n, path, f"What is {n % 2}?", f"a{n}", (f"a{n}",)))
-    return made
-
-
-@pytest.fixture
-def requests(examples: list[Example]) -> list[Request]:
-    return [Request(tuple(examples[k] for k in range(8) if k != q and (k + q) % 3), examples[q]) for q in range(8)]
-
-
-@pytest.fixture
-def opened() -> Iterator[list[ServerEngine]]:
-    engines: list[ServerEngine] = []
-    yield engines
-    for engine in engines:
-        engine.close()
+from icdsel.vlm.server import client
+from icdsel.vlm.server.engine import open_server
+from icdsel.vlm.supervision import SupervisedEngine
+from icdsel.vlm.time_limit import CallTimer
 
 
 def right(request: Request) -> str:
@@ -48,11 +26,260 @@ def right(request: Request) -> str:
     return copied_or_unknown([shown_of(*each) for each in texts])
 
 
-def test_answers_are_those_of_the_prompts_in_their_order(requests: list[Request], opened: list[ServerEngine]):
+def are_right(answers: Sequence[Answer], requests: Sequence[Request]) -> bool:
+    return [(answer.text, answer.error) for answer in answers] == [(right(request), None) for request in requests]
+
+
+def after_probes(fault: Fault) -> Fault:
+    """The fault for prompts alone, which are numbered from 0."""
+    lock, prompts = threading.Lock(), 0
+
+    def made(number: int, body: dict[str, Any]) -> Any:
+        nonlocal prompts
+        if is_probe(body):
+            return None
+        with lock:
+            prompts += 1
+            number = prompts - 1
+        return fault(number, body)
+
+    return made
+
+
+def test_answers_are_those_of_the_prompts_in_their_order(requests: list[Request], opened: Any):
     with fake_server() as server:
-        opened.append(engine := open_server(settings(server), 10**6))
-        answers = engine.answer(requests)
-    assert [answer.text for answer in answers] == [right(request) for request in requests]
-    assert len({answer.text for answer in answers}) > 2
+        answers = opened(server).answer(requests)
+    assert are_right(answers, requests) and len({answer.text for answer in answers}) > 2
     assert [answer.prompt_tokens for answer in answers] == [10 * len(request.shown) for request in requests]
-    assert not any(answer.cut or answer.error for answer in answers)
+    assert not any(answer.cut for answer in answers)
+
+
+def test_a_prompt_is_greedy_whatever_the_model_says(requests: list[Request], opened: Any):
+    with fake_server(owner="vllm") as server:
+        opened(server, repetition_penalty=1.2, max_new_tokens=7).answer(requests[:1])
+    [body] = server.prompts
+    assert body["temperature"] == 0 and body["top_p"] == 1 and body["top_k"] == -1 and body["max_tokens"] == 7
+    assert body["repetition_penalty"] == 1.2 and body["n"] == 1 and not body["stream"]
+    assert body["chat_template_kwargs"] == {"enable_thinking": False, "thinking": False}
+    system, user = body["messages"]
+    assert system == {"role": "system", "content": VlmSettings().system_prompt} and user["role"] == "user"
+
+
+def test_many_are_under_way_within_the_bound_and_arrive_in_any_order(requests: list[Request], opened: Any):
+    drawn = random.Random(0)
+
+    def slow(number: int, body: dict[str, Any]) -> None:
+        time.sleep(drawn.random() / 20)
+
+    with fake_server(fault=after_probes(slow)) as server:
+        assert are_right(opened(server, concurrency=5).answer(requests), requests)
+        assert server.most == 5
+
+
+def test_several_threads_may_ask_at_the_same_time(requests: list[Request], opened: Any):
+    with fake_server(fault=after_probes(lambda number, body: time.sleep(0.01))) as server:
+        engine = opened(server)
+        assert engine.at_once >= 2
+        with ThreadPoolExecutor(4) as threads:
+            halves = list(threads.map(engine.answer, [requests[k::4] for k in range(4)]))
+    assert all(are_right(half, requests[k::4]) for k, half in enumerate(halves))
+
+
+TEMPORARY: dict[str, Callable[[], Any]] = {
+    "an error of the server": lambda: Raw.error(500, "boom"),
+    "a gateway without server": lambda: Raw(502, b"<html>Bad Gateway</html>"),
+    "busy": lambda: Raw.error(429, "slow down", Retry_After="0.01"),
+    "busy without a time": lambda: Raw.error(429, "slow down"),
+    "a cut connection": lambda: CUT_CONNECTION,
+    "a reply that ends early": lambda: Raw(200, b'{"model": "fake-model", "choi', length=500),
+    "a reply that is cut off": lambda: Raw(200, b'{"model": "fake-model", "choi'),
+    "a page": lambda: Raw(200, b"<html>Welcome</html>"),
+}
+
+
+@pytest.mark.parametrize("name", TEMPORARY)
+def test_what_fails_for_a_time_is_asked_again(name: str, requests: list[Request], opened: Any):
+    def fails(number: int, body: dict[str, Any]) -> Any:
+        return TEMPORARY[name]() if number % 3 == 0 and number < 12 else None
+
+    with fake_server(fault=after_probes(fails)) as server:
+        assert are_right(opened(server).answer(requests), requests)
+        assert len(server.prompts) == len(requests) + 4
+
+
+def test_a_storm_of_busy_replies_costs_no_try(requests: list[Request], opened: Any):
+    def busy(number: int, body: dict[str, Any]) -> Any:
+        return Raw.error(429, "slow down", Retry_After="0.01") if number < 100 else None
+
+    with fake_server(fault=after_probes(busy)) as server:
+        assert are_right(opened(server, retries=0).answer(requests), requests)
+
+
+def test_a_server_that_stays_busy_ends_the_call(requests: list[Request], opened: Any):
+    with fake_server(fault=after_probes(lambda number, body: Raw.error(429, "slow down"))) as server:
+        [answer] = opened(server, call_timeout=0.1).answer(requests[:1])
+    assert answer.error == "HTTP 429: slow down"
+
+
+def test_a_call_that_keeps_failing_fails_alone(requests: list[Request], opened: Any):
+    def poisoned(number: int, body: dict[str, Any]) -> Any:
+        return Raw.error(500, "boom") if "a1" in str(body["messages"]) else None
+
+    with fake_server(fault=after_probes(poisoned)) as server:
+        engine = SupervisedEngine(opened(server, retries=2), CallTimer(60), max_failed=1)
+        answers = engine.answer(requests)
+        shows = ["a1" in [icd.answer for icd in request.icds] for request in requests]
+        assert [answer.error for answer in answers] == [
+            "HTTP 500: boom (3 times)" if is_it else None for is_it in shows
+        ]
+        assert sum("a1" in str(body["messages"]) for body in server.prompts) == 3 * sum(shows)  # not asked again alone
+    assert all(
+        answer.text == right(request) for answer, request in zip(answers, requests, strict=True) if not answer.error
+    )
+
+
+def test_too_many_failures_end_the_command(requests: list[Request], opened: Any):
+    with fake_server(fault=after_probes(lambda number, body: Raw.error(400, "no"))) as server:
+        engine = SupervisedEngine(opened(server), CallTimer(60), max_failed=0.1)
+        with pytest.raises(CallsError, match="HTTP 400: no"):
+            engine.answer(requests)
+
+
+def test_a_time_limit_holds_for_replies_that_trickle(requests: list[Request], opened: Any):
+    with fake_server(fault=after_probes(lambda number, body: time.sleep(0.5))) as server:
+        [answer] = opened(server, request_timeout=0.2, retries=0).answer(requests[:1])
+    assert answer.error == "no answer after 0.2 seconds (--request-timeout)"
+
+
+def changed(**values: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """A reply with other values in its choice, or in its message."""
+
+    def change(reply: dict[str, Any]) -> dict[str, Any]:
+        choice = reply["choices"][0]
+        message = choice["message"] | {k: v for k, v in values.items() if k in ("role", "content", "tool_calls")}
+        others = {k: v for k, v in values.items() if k in ("index", "finish_reason", "reasoning_content")}
+        if "reasoning_content" in others:
+            message["reasoning_content"] = others.pop("reasoning_content")
+        whole = {k: v for k, v in values.items() if k in ("model", "choices", "error")}
+        return reply | {"choices": [choice | others | {"message": message}]} | whole
+
+    return change
+
+
+NOT_ANSWERS: dict[str, tuple[Any, str]] = {
+    "rejected": (Raw.error(400, "no"), "HTTP 400: no"),
+    "a redirect": (Raw(307, b"", {"Location": "http://127.0.0.1:9/v1"}), "redirects to http://127.0.0.1:9/v1"),
+    "content filter": (changed(finish_reason="content_filter"), "'content_filter', not 'stop' or 'length'"),
+    "aborted": (changed(finish_reason="abort"), "'abort'"),
+    "no reason": (changed(finish_reason=None), "None, not 'stop'"),
+    "odd reason": (changed(finish_reason=["stop"]), "['stop'], not 'stop'"),
+    "no choices": (changed(choices=[]), "0 choices"),
+    "two choices": (lambda reply: reply | {"choices": reply["choices"] * 2}, "2 choices"),
+    "choices of another form": (changed(choices={"0": 1}), "choices instead of one"),
+    "another index": (changed(index=1), "not the first turn of an assistant"),
+    "another role": (changed(role="user"), "not the first turn of an assistant"),
+    "another model": (changed(model="other"), "with the model 'other', not 'fake-model'"),
+    "no text": (changed(content=None), "has no text, but None"),
+    "parts": (changed(content=[{"type": "text", "text": "yes"}]), "has no text"),
+    "tools": (changed(tool_calls=[{"id": 1}]), "has no text"),
+    "thoughts": (changed(content=None, reasoning_content="Let me think"), "begins to think"),
+    "an open thought": (changed(content="<think>Let me"), "begins to think"),
+    "an error inside": (changed(error={"message": "dead"}), "its reply is an error: {'message': 'dead'}"),
+    "a list": (lambda reply: [reply], "not an object"),
+    "compressed": (Raw(200, b"\x1f\x8b", {"Content-Encoding": "gzip"}), "compressed"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_ANSWERS)
+def test_what_is_no_answer_is_an_error_of_the_call(name: str, requests: list[Request], opened: Any):
+    made, reason = NOT_ANSWERS[name]
+    with fake_server(fault=after_probes(lambda number, body: made)) as server:
+        [answer] = opened(server).answer(requests[:1])
+        assert answer.error is not None and reason in answer.error and answer.text == ""
+        assert len(server.prompts) == 1  # it is not asked again
+
+
+def test_a_reply_has_a_limit(requests: list[Request], opened: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(client, "LARGEST_REPLY", 10_000)
+    with fake_server(fault=after_probes(lambda number, body: changed(content="x" * 20_000))) as server:
+        [answer] = opened(server).answer(requests[:1])
+    assert answer.error == "its reply has more than 10,000 bytes"
+
+
+@pytest.mark.parametrize(
+    ("made", "wanted"),
+    [
+        (changed(content=""), Answer("", prompt_tokens=60)),
+        (changed(content=" a red", finish_reason="length"), Answer(" a red", cut=True, prompt_tokens=60)),
+        (lambda reply: reply | {"usage": None}, Answer("right")),
+        (lambda reply: reply | {"usage": {"prompt_tokens": -3}}, Answer("right")),
+        (lambda reply: reply | {"usage": {"prompt_tokens": 1e99}}, Answer("right")),
+    ],
+)
+def test_what_else_can_be_an_answer(made: Any, wanted: Answer, requests: list[Request], opened: Any):
+    with fake_server(answer_of=lambda shown: "right", fault=after_probes(lambda number, body: made)) as server:
+        [answer] = opened(server).answer(requests[:1])
+    assert answer == wanted and len(requests[0].shown) == 6
+
+
+def test_an_image_that_cannot_be_read_fails_its_calls_alone(requests: list[Request], opened: Any):
+    requests[0].query.image.write_bytes(b"no image")
+    broken = [requests[0].query in request.shown for request in requests]
+    with fake_server() as server:
+        answers = opened(server).answer(requests)
+    assert [bool(answer.error) for answer in answers] == broken and 0 < sum(broken) < len(broken)
+    assert "not an image in a supported format" in str(answers[0].error)
+
+
+@pytest.mark.parametrize(
+    ("said", "remedy"),
+    [
+        ("This model's maximum context length is 512 tokens. However, you requested 900", "--max-model-len"),
+        ("At most 2 image(s) may be provided in one prompt.", "--limit-mm-per-prompt"),
+        ("Cannot load local files without `--allowed-local-media-path`.", "--allowed-local-media-path"),
+        ("Image dimensions 9000x9000 exceed the maximum", "VLLM_MAX_IMAGE_PIXELS"),
+    ],
+)
+def test_a_rejection_says_what_to_change(said: str, remedy: str, requests: list[Request], opened: Any):
+    with fake_server(fault=after_probes(lambda number, body: Raw.error(400, said))) as server:
+        [answer] = opened(server).answer(requests[:1])
+    assert said in str(answer.error) and remedy in str(answer.error)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"num_beams": 3}, "--num-beams 3 means something else on servers"),
+        ({"repetition_penalty": "model"}, "--repetition-penalty model is not known"),
+        ({"repetition_penalty": 1.3}, "--repetition-penalty 1.3 is not possible on an OpenAI-compatible server"),
+    ],
+)
+def test_settings_that_servers_do_not_have_are_refused_by_name(values: dict[str, Any], said: str, opened: Any):
+    with fake_server() as server, pytest.raises(SettingsError, match=said):
+        opened(server, **values)
+
+
+def test_an_engine_of_servers_needs_a_server():
+    with pytest.raises(SettingsError, match="--vlm-url"):
+        open_server(VlmSettings(engine="server"), 10**6)
+
+
+def test_closing_ends_what_is_under_way(requests: list[Request], opened: Any):
+    asked = threading.Event()
+
+    def hang(number: int, body: dict[str, Any]) -> None:
+        asked.set()
+        time.sleep(5)
+
+    with fake_server(fault=after_probes(hang)) as server:
+        engine = opened(server)
+        with ThreadPoolExecutor(1) as threads:
+            call = threads.submit(engine.answer, requests)
+            assert asked.wait(5)
+            started = time.monotonic()
+            engine.close()
+            with pytest.raises(CallsError, match="the command ends"):
+                call.result()
+        with pytest.raises(CallsError, match="the command ends"):
+            engine.answer(requests)
+    assert time.monotonic() - started < 2
