@@ -57,7 +57,7 @@ class ProcessWorker:
         with self._lock:
             if self._executor is None:
                 # Not forked: a copy of a process with threads and a GPU cannot use them.
-                executor = ProcessPoolExecutor(1, get_context("spawn"), _prepare, [self._open_engine])
+                executor = ProcessPoolExecutor(1, get_context("spawn"), _prepare, (self._open_engine,))
                 try:
                     self._process = executor.submit(os.getpid).result()
                 except BrokenExecutor:
