@@ -4,7 +4,7 @@ import io
 import os
 import sys
 from contextlib import suppress
-from multiprocessing import parent_process
+from multiprocessing import current_process
 from typing import Any
 
 from icdsel.cli.interruption import handle, leave
@@ -16,9 +16,9 @@ def main() -> None:
 
     A command that was interrupted or failed has cleaned up by then. The process ends without waiting for threads, as
     Python otherwise would: some may never return (one whose start was interrupted, one that reads from a dead disk).
-    In a process that icdsel itself has started, which repeats a program's imports, it does nothing.
+    It does nothing in a new worker process, which first runs the program that started it, for what that registers.
     """
-    if parent_process() is not None:
+    if getattr(current_process(), "_inheriting", False):  # as multiprocessing itself finds out
         return
     require_supported_system()
     handle(leave)
