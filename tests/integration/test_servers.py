@@ -1,17 +1,25 @@
 """Commands on servers: the same bytes as an engine in this process, whatever the servers do."""
 
+import os
+import random
+import signal
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_line import icdsel
-from fake_server import FakeServer, fake_server, same_in_process
+from fake_server import KEY, FakeServer, Raw, fake_server, is_probe, same_in_process
 from fakes import FakeEngine
 from made_up import write_dataset
 
 from icdsel.retrieval.encoders import VlmEncoder
+from icdsel.settings.kinds import API_KEY_VARIABLE
 from icdsel.settings.tables import VlmSettings
-from icdsel.stages import session
+from icdsel.stages import answering, session
 from icdsel.vlm.engines import ENGINES, EngineIdentity
+from icdsel.vlm.server import fleet
 
 DATA = ("--dataset", "made.jsonl", "--pool-size", 12, "--encoder", "vlm")
 INFER = ("infer", *DATA, "--n", 12, "--shots", "1,2", "--selector", "random,nearest-both")
@@ -24,10 +32,22 @@ def fake_encoder(settings: VlmSettings, most_pixels: int) -> VlmEncoder:
 
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty folder with a dataset, units of a few prompts, and little patience."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(ENGINES, "same", same_in_process())
     monkeypatch.setattr(session, "_bundled_encoder", fake_encoder)
+    monkeypatch.setattr(answering, "UNIT", 4)
+    monkeypatch.setattr(fleet, "FIRST_WAIT", 0.01)
     write_dataset(tmp_path, 12)
+
+
+@pytest.fixture
+def expected() -> dict[str, bytes]:
+    """The predictions of the engine in this process."""
+    icdsel(*INFER, "--engine", "same", "--model", "fake-model", "--results-dir", "expected")
+    found = predictions("expected")
+    assert len(found) == 4
+    return found
 
 
 def predictions(folder: str) -> dict[str, bytes]:
@@ -38,8 +58,115 @@ def on(*servers: FakeServer) -> tuple[str, ...]:
     return ("--vlm-url", ",".join(server.url for server in servers))
 
 
-def test_answers_have_the_bytes_of_an_engine_in_this_process():
+def test_bytes_are_the_same_whatever_servers_do(expected: dict[str, bytes]):
+    drawn, lock, failed = random.Random(0), threading.Lock(), set[str]()
+
+    def wild(number: int, body: dict[str, Any]) -> Any:
+        """Answers in any order; half of the prompts fail when they are sent first."""
+        time.sleep(drawn.random() / 50)
+        prompt = str(body["messages"])
+        with lock:
+            if is_probe(body) or prompt in failed or drawn.random() < 0.5:
+                return None
+            failed.add(prompt)
+        return drawn.choice([Raw.error(500, "boom"), Raw.error(429, "busy", Retry_After="0.01"), Raw(200, b"<html>")])
+
+    with fake_server(fault=wild) as a, fake_server() as b:
+        icdsel(*INFER, *on(a, b), "--results-dir", "results")
+        assert a.prompts and b.prompts and failed
+        assert predictions("results") == expected
+        asked = len(a.prompts) + len(b.prompts)
+        assert "answered already" in icdsel(*INFER, *on(b), "--results-dir", "results")
+        assert len(a.prompts) + len(b.prompts) == asked
+
+
+def test_ctrl_c_leaves_what_can_be_resumed(expected: dict[str, bytes]):
+    def interrupt(number: int, body: dict[str, Any]) -> None:
+        if not is_probe(body) and number == stop_at:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)  # nobody waits for this one
+
+    with fake_server(fault=interrupt) as server:
+        started, stop_at = time.monotonic(), 30
+        said = icdsel(*INFER, *on(server), "--results-dir", "results", code=130)
+        assert "interrupted; finished work is kept" in said and time.monotonic() - started < 15
+        assert predictions("results") != expected
+        before, stop_at = len(server.prompts), -1
+        said = icdsel(*INFER, *on(server), "--results-dir", "results")
+        assert "resuming after" in said or "answered already" in said
+        assert 0 < len(server.prompts) - before < 12 * 5
+    assert predictions("results") == expected
+
+
+def test_a_failed_call_is_recorded_as_failed(expected: dict[str, bytes]):
+    def poisoned(number: int, body: dict[str, Any]) -> Any:
+        return Raw.error(400, "no") if number == 20 else None
+
+    with fake_server(fault=poisoned) as server:
+        assert "1 VLM calls failed" in icdsel(*INFER, *on(server), "--results-dir", "results", code=1)
+    lines = b"".join(predictions("results").values()).splitlines()
+    failed = [line for line in lines if b"HTTP 400" in line]
+    assert len(failed) == 1 and b'"score"' not in failed[0]
+    assert set(lines) - set(failed) <= {line for content in expected.values() for line in content.splitlines()}
+
+
+def test_a_server_that_is_gone_ends_the_command_and_loses_nothing(
+    expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(fleet, "PATIENCE", 0.3)
+    server = FakeServer()
+    server.fault = lambda number, body: threading.Thread(target=server.stop).start() if number == 30 else None
+    said = icdsel(*INFER, *on(server), "--results-dir", "results", code=1)
+    assert f"no server is left: {server.url}" in said and "run the same command again" in said
+    with fake_server() as other:  # elsewhere
+        icdsel(*INFER, *on(other), "--results-dir", "results")
+    assert predictions("results") == expected
+
+
+def test_the_key_is_in_no_file_and_in_no_output(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(API_KEY_VARIABLE, KEY)
+
+    def echoed(number: int, body: dict[str, Any]) -> Any:
+        return Raw.error(400, f"your key is {KEY}") if number == 20 else None
+
+    with fake_server(key=KEY, fault=echoed) as server:
+        said = icdsel(*INFER, *on(server), "--max-failed", 1, code=1)
+    monkeypatch.setenv(API_KEY_VARIABLE, "another-key-0123456789")
+    with fake_server(key=KEY) as server:
+        said += icdsel(*INFER, *on(server), "--results-dir", "other", code=2)
+    files = [path for path in Path().rglob("*") if path.is_file()]
+    assert len(files) > 10 and "[key]" in said + "".join(path.read_text(errors="replace") for path in files)
+    for key in (KEY, "another-key-0123456789"):
+        assert key not in said and not [path for path in files if key.encode() in path.read_bytes()]
+
+
+def test_another_model_under_the_same_name_is_not_mixed_in():
     with fake_server() as server:
-        icdsel(*INFER, *on(server), "--results-dir", "a")
-    icdsel(*INFER, "--engine", "same", "--model", "fake-model", "--results-dir", "b")
-    assert predictions("a") == predictions("b") and len(predictions("a")) == 4
+        icdsel(*INFER, *on(server))
+    with fake_server(salt="other weights") as other:
+        more = ("infer", *DATA, "--n", 12, "--shots", 3, "--selector", "random")
+        said = " ".join(icdsel(*more, *on(other), code=2).split())
+        assert "serves another model under the name fake-model than to earlier commands" in said
+        said = " ".join(icdsel(*more, *on(other), code=2).split())
+        assert "--overwrite" in said and "the VLM's files" in said and not other.prompts
+        icdsel(*more, *on(other), "--overwrite")
+        assert other.prompts
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--engine", "qwen-vl"), "--engine qwen-vl does not ask servers"),
+        (("--num-beams", 3), "--num-beams 3 means something else on servers"),
+        (("--model", "mine"), "does not serve 'mine', but 'fake-model': name one with --model"),
+    ],
+)
+def test_mistakes_are_clear(flags: tuple[object, ...], said: str):
+    with fake_server() as server:
+        assert said in " ".join(icdsel(*INFER, *on(server), *flags, code=2).split())
+
+
+def test_settings_that_servers_decide_are_warned_of():
+    with fake_server() as server:
+        said = " ".join(icdsel(*INFER, *on(server), "--dtype", "bfloat16", "--batch-tokens", 9).split())
+    assert "--dtype has no effect with --vlm-url: the server decides" in said and "--batch-tokens has no effect" in said

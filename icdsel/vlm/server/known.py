@@ -5,6 +5,7 @@ answers the probes as one that is known keeps its fingerprint. And commands that
 training on existing RL data, need none to be up.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,21 +47,22 @@ class KnownModels:
         """Makes a model the last one of its name; where nothing can be written, nothing is kept."""
         if self.last() == served.fingerprint:
             return
-        probed = [{"first": each.first, "text": each.text} for each in served.probed]
+        probed = [{"first": [list(pair) for pair in each.first], "text": each.text} for each in served.probed]
         line = {"model": self._name, "server": _server(served), "fingerprint": served.fingerprint, "probes": probed}
         try:
-            self._journal.append([line])
+            self._take([*self._journal.append([line]), line])
         except OSError as error:
             logger.debug(f"the servers are not remembered: {of_system(error)}")
 
     def _read(self) -> list[Any]:
         try:
-            new = list(self._journal.new())
+            self._take(self._journal.new())
         except OSError as error:
             logger.debug(f"the servers are not remembered: {of_system(error)}")
-            new = []
-        self._lines += [line for line in new if _is_line(line) and line["model"] == self._name]
         return self._lines
+
+    def _take(self, lines: Iterable[Any]) -> None:
+        self._lines += [line for line in lines if _is_line(line) and line["model"] == self._name]
 
 
 def _server(served: Served) -> str:

@@ -18,7 +18,10 @@ def with_served_model(settings: Settings) -> Settings:
     """
     if not settings.vlm.url or "model" in settings.vlm.model_fields_set:
         return settings
-    names = asyncio.run(_names(settings))
+    try:
+        names = asyncio.run(_names(settings))
+    except VlmError as error:
+        raise VlmError(f"{error}. Or name the model with --model, if nothing is to be asked") from None
     if len(names) != 1:
         raise VlmError(f"{settings.vlm.url[0]} serves {listed(names)}: name one with --model")
     return with_values(settings, {"vlm": {"model": names[0]}})
