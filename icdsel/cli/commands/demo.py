@@ -14,6 +14,8 @@ from icdsel.errors import SettingsError
 from icdsel.settings import Settings
 from icdsel.settings.flags import flags
 from icdsel.settings.loading import settings_from
+from icdsel.settings.presets import TINY_VLM
+from icdsel.settings.tables import VlmSettings
 from icdsel.settings.worlds import is_world, world_names
 
 DEFAULT = "world-hard"
@@ -23,11 +25,13 @@ RANDOM_SEEDS = 3
 SHOTS = "1,2"
 BASELINES = "random,balanced,nearest-image,nearest-question,nearest-both,mmices,mmr,k-dpp,facility-location,oracle"
 DRAWS = "random,balanced"
+SERVER = ("url", "model")  # the settings of the VLM that the demo takes, without which it is the tiny one
+NOT_FOR_DEMO = [f"vlm.{name}" for name in VlmSettings.model_fields if name not in SERVER]
 # A trained policy proposes all pointers itself, by beam search and sampling.
 BY_POLICY = ("--retrieval", 0, "--answers", 0, "--temperatures", "1,2")
 
 
-@with_settings("data")
+@with_settings("data", "vlm", leave_out=NOT_FOR_DEMO)
 def demo(
     context: typer.Context,
     settings: Settings,
@@ -39,7 +43,8 @@ def demo(
     training set, and the policy also decides how many ICDs it shows. The table ends with the strongest method that
     learns nothing, and whether the policy beats it.
 
-    Prints every command that it runs. Takes a few minutes on two cores, and needs neither network nor GPU.
+    Prints every command that it runs. Takes a few minutes on two cores, and needs neither network nor GPU. With
+    --vlm-url, servers answer in the place of the tiny VLM.
 
     For example:
 
@@ -52,16 +57,20 @@ def demo(
     from icdsel.artefacts.rl_data import rl_data_path
     from icdsel.artefacts.run_folder import find_run
 
+    if settings.vlm.model != TINY_VLM and not settings.vlm.url:
+        raise SettingsError(f"demo runs {settings.vlm.model} on a server only: name it with --vlm-url")
     if not is_world(settings.data.dataset):
         raise SettingsError(
             f"demo runs on a bundled world, not on {settings.data.dataset!r}: leave --dataset out, or choose one of "
             f"{', '.join(world_names())}"
         )
     given = {name: getattr(settings.data, name) for name in settings.data.model_fields_set}
-    settings = settings_from({"data": {"dataset": DEFAULT, "preset": "whole-set"} | given})
+    url, model = settings.vlm.url, {"model": settings.vlm.model} if settings.vlm.url else {}
+    settings = settings_from({"data": {"dataset": DEFAULT, "preset": "whole-set"} | given, "vlm": model})
     started = time.monotonic()
     first, second = rl_data_path(settings), settings.dataset_dir / "generated_data" / "demo_round2.jsonl"
-    run = _Runner(context.find_root().command, flags(settings, "data"))
+    servers = ["--vlm-url", ",".join(url)] if url else []
+    run = _Runner(context.find_root().command, [*flags(settings, "data", "vlm"), *servers])
 
     # Round 1: pointers proposed by the cosine of the embeddings and by answers. Round 2: by the policy trained on them.
     queries = ("--queries", QUERIES)

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from icdsel import __version__
-from icdsel.console import plain
+from icdsel.console import plain, warn
 from icdsel.errors import VlmError, reason_of
 from icdsel.vlm.server.failures import Busy, Rejected, Temporary, Unreachable, Unusable
 from icdsel.vlm.server.key import ApiKey
@@ -43,6 +43,8 @@ class Client:
 
     def __init__(self, address: str, key: ApiKey, timeout: float, connections: int) -> None:
         self.address, self._key, self._timeout = address, key, timeout
+        if key and address.startswith("http:") and not is_loopback(address):
+            warn(f"the key goes to {address} unencrypted: whoever is on the way can read it (https:// would hide it)")
         try:
             self._http = httpx.AsyncClient(
                 headers={"User-Agent": f"icdsel/{__version__}", "Accept-Encoding": "identity"} | key.headers,

@@ -14,6 +14,7 @@ from icdsel.settings import load_settings
 from icdsel.settings.hints import stray_variables
 from icdsel.settings.kinds import API_KEY_VARIABLE
 from icdsel.vlm.engine import Request
+from icdsel.vlm.server.client import Client
 from icdsel.vlm.server.key import ApiKey
 
 
@@ -41,6 +42,24 @@ def test_a_redirect_to_another_place_gets_nothing(requests: list[Request], opene
         with fake_server(key=KEY, fault=after_probes(lambda number, body: away)) as server:
             [answer] = opened(server).answer(requests[:1])
         assert "which is not followed" in str(answer.error) and not other.headers
+
+
+@pytest.mark.parametrize(
+    ("url", "warned"),
+    [
+        ("http://gpu1:8000/v1", True),
+        ("https://gpu1/v1", False),
+        ("http://127.0.0.1:1/v1", False),
+        ("http://[::1]:1/v1", False),
+        ("http://localhost:1/v1", False),
+    ],
+)
+def test_an_unencrypted_way_is_warned_of(url: str, warned: bool, capsys: pytest.CaptureFixture[str]):
+    Client(url, ApiKey(KEY), 1, 1)
+    said = capsys.readouterr().err
+    assert ("unencrypted" in said) == warned and KEY not in said
+    Client(url, ApiKey(), 1, 1)
+    assert not capsys.readouterr().err
 
 
 def test_an_answer_that_gives_it_away_is_not_kept(requests: list[Request], opened: Any):
