@@ -365,3 +365,5 @@ FAMILIES = {
 }
 SHARED = ("qwen2_vl", "qwen3_vl", "idefics3", "smolvlm", "llava_onevision", "internvl")
 """Those whose prompts share what they have in common."""
+ALIKE = ("qwen3_vl_moe", "glm4v")
+"""More such families, which are built like one of those and therefore tested less."""

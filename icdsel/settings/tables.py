@@ -163,8 +163,8 @@ class VlmSettings(Table):
     """`tiny-vlm`, a short name such as `qwen2.5-vl-3b`, a Hugging Face name, or a folder.
     [tiny-vlm for bundled worlds, else qwen2.5-vl-3b]"""
     engine: EngineName = "auto"
-    """What runs the model: `auto` (servers if --vlm-url names any, else the fastest that supports it), `qwen-vl`,
-    `transformers` (any model, slower), or `server`."""
+    """What runs the model: `auto` (servers if --vlm-url names any, else the fastest that supports it), `shared-prefix`
+    (also called `qwen-vl`), `transformers` (any model, slower), or `server`."""
     url: Annotated[tuple[ServerAddress, ...], Separated] = Field(
         (), json_schema_extra={"flag": "--vlm-url", "quoted": False}
     )

@@ -89,11 +89,11 @@ def _recall(settings: VlmSettings, folder: Path) -> EngineIdentity | None:
     return None if found is None else EngineIdentity(*found)
 
 
-def _qwen_vl(settings: VlmSettings, max_image_pixels: int, timer: CallTimer) -> Engine:
+def _shared_prefix(settings: VlmSettings, max_image_pixels: int, timer: CallTimer) -> Engine:
     from icdsel.vlm.local.loading import load_local
-    from icdsel.vlm.local.qwen_vl import QwenVl
+    from icdsel.vlm.local.shared_prefix import SharedPrefix
 
-    return load_local(settings, max_image_pixels, timer, QwenVl)
+    return load_local(settings, max_image_pixels, timer, SharedPrefix)
 
 
 def _transformers(settings: VlmSettings, max_image_pixels: int, timer: CallTimer) -> Engine:
@@ -107,7 +107,8 @@ ENGINES: Registry[EngineKind] = Registry(
     "engine",
     [
         EngineKind("auto", _automatic, _identify, _recall, True),  # servers if any are named, else by the model
-        EngineKind("qwen-vl", _qwen_vl, _identify),  # Qwen2.5-VL: images and shared prefixes are processed once
+        EngineKind("shared-prefix", _shared_prefix, _identify),  # images and common prefixes are computed once
+        EngineKind("qwen-vl", _shared_prefix, _identify),  # its name while it ran Qwen2.5-VL only
         EngineKind("transformers", _transformers),  # any model, through its own processor and `generate`
         EngineKind("server", _server, recall=_recall, asks_servers=True),  # over HTTP
     ],

@@ -29,13 +29,13 @@ from icdsel.vlm.local.pretrained import (
     require_weights,
     uses_kernel,
 )
-from icdsel.vlm.local.qwen_vl import Qwen3Vl, QwenVl
+from icdsel.vlm.local.qwen_vl import Glm4v, Qwen3Vl, QwenVl
 from icdsel.vlm.local.shared_prefix import SharedPrefix, UnlikeFamilyError
 from icdsel.vlm.local.tiled_families import Idefics3, InternVl, LlavaOnevision
 from icdsel.vlm.time_limit import CallTimer
 
 TINY_VLM_DIR = Path(__file__).parents[2] / "tiny_vlm" / "weights"
-FAMILIES: Sequence[type[SharedPrefix]] = (QwenVl, Qwen3Vl, Idefics3, InternVl, LlavaOnevision)
+FAMILIES: Sequence[type[SharedPrefix]] = (QwenVl, Qwen3Vl, Glm4v, Idefics3, InternVl, LlavaOnevision)
 """The classes that run families of models fast. `AnyVlm` runs all others."""
 VERSION, SHARED_VERSION = 2, 3
 """Parts of the fingerprints of models that `AnyVlm` runs and of those that share prefixes, other than Qwen2.5-VL. They

@@ -1,8 +1,8 @@
-"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL: images of any shape, M-RoPE positions."""
+"""Qwen's vision-language models and those that are built like them: images of any shape, M-RoPE positions."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from PIL import Image
@@ -22,11 +22,15 @@ Prepared = tuple[Tensor, Tensor]
 """Patches (P, …) of an image, and their grid (3,): frames, rows, columns."""
 
 
-class QwenVl(SharedPrefix):
-    """Qwen2-VL and Qwen2.5-VL. A grid is the rows and columns of an image's visual tokens."""
+class AnyShape(SharedPrefix):
+    """Images keep their shape. A grid is the rows and columns of an image's visual tokens, which are their positions.
 
-    models = ("Qwen2VLForConditionalGeneration", "Qwen2_5_VLForConditionalGeneration")
+    Attributes:
+        counts_frames: Whether the processor's limits of pixels are for all frames that an image is repeated as.
+    """
+
     axes = 3
+    counts_frames: ClassVar[bool] = False
 
     def _set_up(self) -> None:
         cuts, vision, settings = self.processor.image_processor, self.model.config.vision_config, self.settings
@@ -34,21 +38,19 @@ class QwenVl(SharedPrefix):
         if cut != (own := (vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size)):
             raise ValueError(f"its processor cuts images into patches by {str(cut)[:80]}, the model by {own}")
         self._merge: int = vision.spatial_merge_size
+        frames = cuts.temporal_patch_size if self.counts_frames else 1
         limits = {"shortest_edge": settings.min_pixels, "longest_edge": settings.max_pixels}  # in pixels of the image
-        self._size = dict(cuts.size) | {k: v for k, v in limits.items() if v}
-        if not settings.min_pixels and self._size["shortest_edge"] > _MOST_ENLARGED:
+        self._size = dict(cuts.size) | {k: v * frames for k, v in limits.items() if v}
+        if not settings.min_pixels and (least := self._size["shortest_edge"] // frames) > _MOST_ENLARGED:
             raise ValueError(
-                f"its processor enlarges every image to {self._size['shortest_edge']:,} pixels, above "
-                f"{_MOST_ENLARGED:,} (set the number with --min-pixels)"
+                f"its processor enlarges every image to {least:,} pixels, above {_MOST_ENLARGED:,} "
+                f"(set the number with --min-pixels)"
             )
         super()._set_up()
 
     def picture(self, path: Path) -> Image.Image:
         """Opens an image; the processor resizes it."""
         return open_image(path, self.max_image_pixels)
-
-    def _harmless(self, content: str) -> str:
-        return harmless(content)  # it covers all markers of chats; others, such as <tool_call>, are ordinary tokens
 
     def _inputs(self, pictures: Sequence[Image.Image]) -> list[Prepared]:
         inputs = self.processor.image_processor(images=list(pictures), size=self._size, return_tensors="pt")
@@ -83,13 +85,19 @@ class QwenVl(SharedPrefix):
         return torch.cat([image, text.expand(3, -1)], 1), max(rows, columns) + len(text)
 
 
-class Qwen3Vl(QwenVl):
+class QwenVl(AnyShape):
+    """Qwen2-VL and Qwen2.5-VL."""
+
+    models = ("Qwen2VLForConditionalGeneration", "Qwen2_5_VLForConditionalGeneration")
+
+    def _harmless(self, content: str) -> str:
+        return harmless(content)  # it covers all markers of chats; others, such as <tool_call>, are ordinary tokens
+
+
+class Qwen3Vl(AnyShape):
     """Qwen3-VL, with or without experts: a visual token also has parts that are added behind the first layers."""
 
     models = ("Qwen3VLForConditionalGeneration", "Qwen3VLMoeForConditionalGeneration")
-
-    def _harmless(self, content: str) -> str:
-        return SharedPrefix._harmless(self, content)
 
     @staticmethod
     def _visual_tokens(encoded: Any) -> Tensor:
@@ -100,3 +108,10 @@ class Qwen3Vl(QwenVl):
         tokens, *added = features.split(embeds.shape[-1], 1)
         embeds[places] = tokens
         return {"visual_pos_masks": places, "deepstack_visual_embeds": added}
+
+
+class Glm4v(AnyShape):
+    """GLM-4V."""
+
+    models = ("Glm4vForConditionalGeneration",)
+    counts_frames = True

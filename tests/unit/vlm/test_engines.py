@@ -24,13 +24,17 @@ def opened(**settings: Any) -> Any:
     return open_engine(VlmSettings(device="cpu", **settings), 1_000_000)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("auto", QwenVl), ("qwen-vl", QwenVl), ("transformers", AnyVlm)])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("auto", QwenVl), ("shared-prefix", QwenVl), ("qwen-vl", QwenVl), ("transformers", AnyVlm)]
+)
 def test_the_tiny_vlm_is_run_by_the_engine_that_is_named(name: str, kind: type):
     assert type(opened(engine=name).engine) is kind
 
 
 def test_different_model_classes_have_different_fingerprints():
-    assert opened(engine="qwen-vl").fingerprint == opened().fingerprint != opened(engine="transformers").fingerprint
+    assert (
+        opened(engine="shared-prefix").fingerprint == opened().fingerprint != opened(engine="transformers").fingerprint
+    )
 
 
 def test_a_model_that_an_engine_does_not_run_is_rejected(monkeypatch: pytest.MonkeyPatch):
@@ -48,7 +52,7 @@ def test_a_model_that_an_engine_does_not_run_is_rejected(monkeypatch: pytest.Mon
 
 def test_an_unknown_engine_is_rejected_with_those_that_exist():
     with pytest.raises(
-        SettingsError, match=r"unknown engine 'transformer': did you mean 'transformers'.*auto, qwen-vl"
+        SettingsError, match=r"unknown engine 'transformer': did you mean 'transformers'.*auto, shared-prefix"
     ):
         opened(engine="transformer")
 

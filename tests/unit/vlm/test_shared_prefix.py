@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from vlm_families import FAMILIES, SHARED
+from vlm_families import ALIKE, FAMILIES, SHARED
 from vlm_plain import (
     MAX_IMAGE_PIXELS,
     answers_of,
@@ -36,7 +36,7 @@ from icdsel.vlm.local.shared_prefix import SharedPrefix
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> dict[str, Path]:
     made = {}
-    for name in (*SHARED, "qwen3_vl_moe"):
+    for name in (*SHARED, *ALIKE):
         torch.manual_seed(0)
         made[name] = tmp_path_factory.mktemp(name)
         FAMILIES[name].build(made[name])
@@ -101,11 +101,12 @@ def test_answers_and_log_probs_are_those_of_one_prompt_at_a_time(vlm, family, ex
     assert len({answer.text for answer in answers}) > 1
 
 
-def test_experts_change_nothing(folders, examples):
-    vlm = load(folders["qwen3_vl_moe"])
+@pytest.mark.parametrize("family", ALIKE)
+def test_families_that_are_built_like_others_answer_as_if_alone(folders, family, examples):
+    vlm = load(folders[family], **FAMILIES[family].changes)
     requests = requests_of(examples, seed=5, count=5)
     for request, answer in zip(requests, answers_of(vlm, requests), strict=True):
-        require_plain(vlm, "qwen3_vl_moe", request, answer)
+        require_plain(vlm, family, request, answer)
 
 
 def test_prompts_that_begin_alike_are_read_together_and_answered_as_if_alone(vlm, family, examples):
@@ -171,6 +172,15 @@ def test_features_leave_the_memory_for_a_folder_and_come_back(vlm, examples, tmp
     damaged = opened()
     assert answers_of(damaged, requests[:1]) == expected[0]
     assert damaged.images.encoded == 1
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl", "glm4v"])
+def test_limits_of_an_images_size_are_kept(folders, family, examples):
+    """Up to whole visual tokens, of 16 × 16 pixels."""
+    limited = load(folders[family], max_pixels=2_000)
+    paths = [example.image for example in examples]
+    limited.images.load(paths)
+    assert all(1_000 <= 16 * 16 * rows * columns <= 2_000 for rows, columns in map(limited.images.grid, paths))
 
 
 def test_a_broken_image_fails_its_own_prompts_only(vlm, examples, tmp_path):
