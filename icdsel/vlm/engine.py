@@ -48,6 +48,7 @@ class Engine(Protocol):
         at_once: How many calls of `answer` may run at the same time, in different threads. A server, or several
             devices, are busy only if there is more than one.
         can_score_references: Whether answers include the log-probs of a request's references.
+        why_no_references: If they do not, the reason, for messages.
         can_embed: Whether `embed_images` and `embed_texts` work.
         retries_itself: Whether an answer with an error has been tried several times, within time limits of the engine's
             own: it is final, and a call of `answer` may take any time.
@@ -60,6 +61,7 @@ class Engine(Protocol):
     chunk: int = 64
     at_once: int = 1
     can_score_references: bool = False
+    why_no_references: str = "this engine cannot tell them"
     can_embed: bool = False
     retries_itself: bool = False
 

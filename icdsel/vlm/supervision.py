@@ -40,6 +40,7 @@ class SupervisedEngine(Engine):
         self.name, self.fingerprint = engine.name, engine.fingerprint
         self.dtype, self.device, self.chunk, self.at_once = engine.dtype, engine.device, engine.chunk, engine.at_once
         self.can_score_references, self.can_embed = engine.can_score_references, engine.can_embed
+        self.why_no_references = engine.why_no_references
         self._most_at_once: int | None = None  # maximum batch size, set after memory was insufficient
 
     def answer(self, requests: Sequence[Request], on_answers: OnAnswers | None = None) -> list[Answer]:

@@ -14,9 +14,11 @@ The first dialect that recognises the entry of the model in a server's list is t
 from collections.abc import Mapping
 from typing import Any
 
-from icdsel.errors import SettingsError
+from icdsel.errors import SettingsError, VlmError
 from icdsel.registry import Registry
 from icdsel.settings.tables import VlmSettings
+from icdsel.vlm.server.references import References, VllmReferences
+from icdsel.vlm.server.tokens import LocalTokenizer
 
 Card = Mapping[str, Any]
 """The entry of a model in the list at `/v1/models`."""
@@ -30,7 +32,6 @@ class Dialect:
         version_path: Where below the root of the server its version is; None if nowhere.
         tells_tokens: Whether replies can contain the tokens of the prompt (`return_token_ids`).
         penalises_repetition: Whether `repetition_penalty` is known.
-        references: How log-probs of references are had; None if they are not. See `References`.
     """
 
     name = "an OpenAI-compatible server"
@@ -77,6 +78,19 @@ class Dialect:
         del salt
         return {}
 
+    def references(self, tokenizer: LocalTokenizer | None, settings: VlmSettings) -> References:
+        """How log-probs of references are had.
+
+        Args:
+            tokenizer: Tokenizer and template of the model, if its files are on this machine.
+            settings: The model, and how prompts are laid out.
+
+        Raises:
+            VlmError: They cannot be had; the message says why.
+        """
+        del tokenizer, settings
+        raise VlmError(f"{self.name} tells no log-probs of chosen tokens, as vLLM does")
+
 
 class _WithSampling(Dialect):
     """A server with vLLM's parameters of sampling."""
@@ -109,6 +123,16 @@ class Vllm(_WithSampling):
     def without_cache(self, salt: str) -> dict[str, Any]:
         """A salt goes into the hashes of the prefix cache."""
         return {"cache_salt": salt}
+
+    def references(self, tokenizer: LocalTokenizer | None, settings: VlmSettings) -> References:
+        """By `logprob_token_ids`."""
+        if tokenizer is None:
+            raise VlmError(
+                f"that needs the tokenizer of {settings.model} on this machine: fetch it (`hf download "
+                f"{settings.model} --exclude '*.safetensors'`), or serve the model under the name of a folder with it "
+                "(vLLM --served-model-name FOLDER)"
+            )
+        return VllmReferences(tokenizer, settings)
 
 
 class Sglang(_WithSampling):

@@ -6,11 +6,12 @@ arrive. Failures are handled here, where they are understood: what comes back as
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icdsel.data.images import ImageError
-from icdsel.errors import SettingsError
+from icdsel.errors import SettingsError, VlmError
 from icdsel.records import Answer
 from icdsel.settings.tables import VlmSettings
 from icdsel.vlm.engine import Engine, Request
@@ -23,6 +24,7 @@ from icdsel.vlm.server.fleet import Fleet
 from icdsel.vlm.server.images import SentImages, picture_url
 from icdsel.vlm.server.key import ApiKey
 from icdsel.vlm.server.known import KnownModels
+from icdsel.vlm.server.references import References, Scored
 from icdsel.vlm.server.remedies import explained
 from icdsel.vlm.server.replies import Completion, completion_of
 from icdsel.vlm.server.startup import Served, open_client, start, still_serves, unusable
@@ -60,6 +62,7 @@ class ServerEngine(Engine):
     dtype = DTYPE
     retries_itself = True
     tokenizer: LocalTokenizer | None = None
+    _references: References | None = None
 
     def __init__(self, settings: VlmSettings, max_image_pixels: int, key: ApiKey) -> None:
         self.settings, self._key = settings, key
@@ -84,6 +87,7 @@ class ServerEngine(Engine):
         if served.dialect.tells_tokens and (local := local_tokenizer(settings)):
             self.tokenizer = local
             await all_or_cancelled(self._check_tokens(client, served, local) for client in clients)
+        await self._open_references(clients, served)
 
         async def check(client: Client) -> None:
             await still_serves(client, served, settings, self._key)
@@ -97,19 +101,39 @@ class ServerEngine(Engine):
         Raises:
             VlmError: They differ, or the server does not answer.
         """
+        try:
+            completion = await self._try(client, served, max_tokens=1, return_token_ids=True)
+        except ServerFailure as failure:
+            raise unusable(client, failure) from None
+        tokens = completion.reply.get("prompt_token_ids")
+        if isinstance(tokens, list):
+            require_same_tokens(client.address, tokens, local, two_shot_prompt(self.settings))
+
+    async def _open_references(self, clients: Sequence[Client], served: Served) -> None:
+        """Finds out whether the servers tell log-probs of references, and why not."""
+        try:
+            references = served.dialect.references(self.tokenizer, self.settings)
+            messages = two_shot_prompt(self.settings)
+            for client in clients:
+                await references.check(messages, partial(self._try, client, served))
+        except VlmError as error:
+            self.why_no_references = str(error)
+        else:
+            self._references, self.can_score_references = references, True
+
+    async def _try(self, client: Client, served: Served, **parameters: Any) -> Completion:
+        """The completion of a prompt of two ICDs by one server.
+
+        Raises:
+            ServerFailure: The call failed.
+        """
 
         async def url(picture: Any) -> str:
             return picture_url(picture)
 
-        messages = two_shot_prompt(self.settings)
-        body = {"model": served.model, "messages": await openai_messages(messages, url), **self._decoding}
-        try:
-            reply = await client.chat(json.dumps(body | {"max_tokens": 1, "return_token_ids": True}).encode())
-        except ServerFailure as failure:
-            raise unusable(client, failure) from None
-        tokens = reply.get("prompt_token_ids") if isinstance(reply, dict) else None
-        if isinstance(tokens, list):
-            require_same_tokens(client.address, tokens, local, messages)
+        messages = await openai_messages(two_shot_prompt(self.settings), url)
+        body = {"model": served.model, "messages": messages, **self._decoding, **parameters}
+        return completion_of(await client.chat(json.dumps(body).encode()), served.answers_as, self._key)
 
     def recognise(self, folder: Path) -> None:
         """Takes the fingerprint under which earlier commands knew the model, by their results in a folder."""
@@ -147,10 +171,14 @@ class ServerEngine(Engine):
 
     async def _answer(self, request: Request) -> Answer:
         try:
-            completion = await self.complete(request)
+            if request.references and self._references is not None:
+                scored = await self._references.score(request, partial(self.complete, request))
+            else:
+                scored = Scored(await self.complete(request))
         except (ImageError, ServerFailure) as error:
             return Answer("", error=_reason(error))
-        return Answer(completion.text, cut=completion.cut, prompt_tokens=completion.prompt_tokens)
+        answer = scored.completion
+        return Answer(answer.text, scored.log_probs, scored.lengths, cut=answer.cut, prompt_tokens=answer.prompt_tokens)
 
     async def complete(self, request: Request, **parameters: Any) -> Completion:
         """The completion of a request; for use in the event loop.

@@ -17,6 +17,7 @@ from icdsel.data.images import within_pixels
 from icdsel.errors import VlmError, reason_of
 from icdsel.settings.presets import TINY_VLM
 from icdsel.settings.tables import VlmSettings
+from icdsel.vlm.local.answer_tokens import AnswerTokens
 from icdsel.vlm.prompts import Message, PromptStyle, chat_messages
 from icdsel.vlm.server.probes import pictures
 
@@ -60,6 +61,7 @@ class LocalTokenizer:
         with quiet():
             self.processor: Any = AutoProcessor.from_pretrained(str(folder), **SAFE_LOADING)
         self.chat = ChatTemplate(self.processor, name, PromptStyle.of(settings))
+        self._folder, self._name = str(folder), name
 
     def tokens(self, messages: Sequence[Message]) -> list[int]:
         """The tokens of a prompt, those of images included."""
@@ -69,6 +71,26 @@ class LocalTokenizer:
         no_second_begin = {"add_special_tokens": False} if begin and text.startswith(begin) else {}
         made = self.processor(text=[text], images=[shown], **no_second_begin)["input_ids"][0]
         return [int(token) for token in made]
+
+    def answer_tokens(self) -> AnswerTokens:
+        """Tokenizes answers behind prompts.
+
+        Raises:
+            VlmError: No token ends an answer.
+        """
+        from transformers import AutoConfig, GenerationConfig
+
+        from icdsel.vlm.local.pretrained import SAFE_LOADING, quiet
+
+        with quiet():
+            try:
+                generation = GenerationConfig.from_pretrained(self._folder, local_files_only=True)
+            except OSError:  # not every model has one
+                config = AutoConfig.from_pretrained(self._folder, **SAFE_LOADING)
+                generation = GenerationConfig.from_model_config(config)
+        eos, tokenizer = generation.eos_token_id, self.processor.tokenizer
+        ends = {*(eos if isinstance(eos, list) else [eos]), tokenizer.eos_token_id} - {None}
+        return AnswerTokens(tokenizer, self.chat, ends, self._name)
 
     def text(self, tokens: Sequence[int]) -> str:
         """The text of tokens, markers included."""
