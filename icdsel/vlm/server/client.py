@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from icdsel import __version__
-from icdsel.console import plain, warn
+from icdsel.console import plain
 from icdsel.errors import VlmError, reason_of
 from icdsel.vlm.server.failures import Busy, Rejected, Temporary, Unreachable, Unusable
 from icdsel.vlm.server.key import ApiKey
@@ -43,8 +43,6 @@ class Client:
 
     def __init__(self, address: str, key: ApiKey, timeout: float, connections: int) -> None:
         self.address, self._key, self._timeout = address, key, timeout
-        if key and address.startswith("http:") and not is_loopback(address):
-            warn(f"the key goes to {address} unencrypted: whoever is on the way can read it (https:// would hide it)")
         try:
             self._http = httpx.AsyncClient(
                 headers={"User-Agent": f"icdsel/{__version__}", "Accept-Encoding": "identity"} | key.headers,
@@ -88,7 +86,7 @@ class Client:
             raise Busy(self._reason(status, content), _wait(response.headers.get("retry-after", "")))
         if status in _GONE:
             raise Unreachable(self._reason(status, content))
-        if status >= 500:
+        if status >= 500 or status == httpx.codes.REQUEST_TIMEOUT:
             raise Temporary(self._reason(status, content))
         if 300 <= status < 400:
             place = plain(self._key.hidden_in(response.headers.get("location", "another address")))
@@ -156,6 +154,11 @@ def _wait(header: str) -> float | None:
         except (ValueError, TypeError, OverflowError):
             return None
     return min(max(seconds, 0.0), _LONGEST_WAIT) if math.isfinite(seconds) else None
+
+
+def is_readable(address: str) -> bool:
+    """Whether others can read on the way what is sent to an address."""
+    return address.startswith("http:") and not is_loopback(address)
 
 
 def is_loopback(address: str) -> bool:

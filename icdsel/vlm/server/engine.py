@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from icdsel.console import warn
 from icdsel.data.images import ImageError
 from icdsel.errors import SettingsError, VlmError
 from icdsel.records import Answer
@@ -17,7 +18,7 @@ from icdsel.settings.tables import VlmSettings
 from icdsel.vlm.engine import Engine, Request
 from icdsel.vlm.prompts import PromptStyle, chat_messages
 from icdsel.vlm.server.background import BackgroundLoop, all_or_cancelled
-from icdsel.vlm.server.client import Client
+from icdsel.vlm.server.client import Client, is_readable
 from icdsel.vlm.server.conversation import openai_messages
 from icdsel.vlm.server.failures import Rejected, ServerFailure
 from icdsel.vlm.server.fleet import Fleet
@@ -233,7 +234,10 @@ def open_server(settings: VlmSettings, max_image_pixels: int) -> ServerEngine:
         raise SettingsError(
             f"--num-beams {settings.num_beams} means something else on servers: leave it at 1, which is greedy decoding"
         )
-    return ServerEngine(settings, max_image_pixels, ApiKey.exported())
+    key = ApiKey.exported()
+    if key and (readable := [url for url in settings.url if is_readable(url)]):
+        warn(f"the key goes to {', '.join(readable)} unencrypted: anybody on the way can read it (https:// hides it)")
+    return ServerEngine(settings, max_image_pixels, key)
 
 
 def recalled(settings: VlmSettings, folder: Path) -> tuple[str, str] | None:

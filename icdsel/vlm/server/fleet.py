@@ -21,6 +21,8 @@ PATIENCE = 30.0
 """Seconds without any server after which the command ends."""
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
 """Seconds until a prompt is sent again: they double with each failure, and are drawn from the upper half."""
+TOLD_FROM = 10.0
+"""Seconds from which on the user is told that a server asks to wait."""
 FIRST_LOOK, LONGEST_LOOK = 0.2, 10.0
 """Seconds until a server that is gone is tried again; they double too."""
 MOST_IN_A_ROW = 5
@@ -152,6 +154,8 @@ class Fleet:
         if server.free_at <= now:  # requests that were sent together are turned away together, and count once
             server.busy += 1
         seconds = waiting_time(server.busy) if busy.seconds is None else busy.seconds
+        if seconds >= TOLD_FROM and server.free_at <= now:
+            warn(f"{server.client.address} is busy, its prompts wait {seconds:.0f} seconds: {busy}")
         server.free_at = max(server.free_at, now + seconds)
 
     async def _failed(self, server: _Server, failure: Temporary) -> None:

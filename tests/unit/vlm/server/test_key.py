@@ -14,7 +14,7 @@ from icdsel.settings import load_settings
 from icdsel.settings.hints import stray_variables
 from icdsel.settings.kinds import API_KEY_VARIABLE
 from icdsel.vlm.engine import Request
-from icdsel.vlm.server.client import Client
+from icdsel.vlm.server.client import is_readable
 from icdsel.vlm.server.key import ApiKey
 
 
@@ -54,12 +54,15 @@ def test_a_redirect_to_another_place_gets_nothing(requests: list[Request], opene
         ("http://localhost:1/v1", False),
     ],
 )
-def test_an_unencrypted_way_is_warned_of(url: str, warned: bool, capsys: pytest.CaptureFixture[str]):
-    Client(url, ApiKey(KEY), 1, 1)
-    said = capsys.readouterr().err
-    assert ("unencrypted" in said) == warned and KEY not in said
-    Client(url, ApiKey(), 1, 1)
-    assert not capsys.readouterr().err
+def test_an_unencrypted_way_is_known(url: str, warned: bool):
+    assert is_readable(url) == warned
+
+
+def test_a_key_on_an_unencrypted_way_is_warned_of(opened: Any, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(VlmError):
+        opened("http://host.invalid:1/v1")
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the key goes to http://host.invalid:1/v1 unencrypted" in said and KEY not in said
 
 
 def test_an_answer_that_gives_it_away_is_not_kept(requests: list[Request], opened: Any):

@@ -16,6 +16,9 @@ from icdsel.settings.tables import VlmSettings
 from icdsel.vlm.engine import Request
 from icdsel.vlm.server import client
 from icdsel.vlm.server.engine import open_server
+from icdsel.vlm.server.failures import Unusable
+from icdsel.vlm.server.key import ApiKey
+from icdsel.vlm.server.replies import completion_of
 from icdsel.vlm.supervision import SupervisedEngine
 from icdsel.vlm.time_limit import CallTimer
 
@@ -283,3 +286,40 @@ def test_closing_ends_what_is_under_way(requests: list[Request], opened: Any):
         with pytest.raises(CallsError, match="the command ends"):
             engine.answer(requests)
     assert time.monotonic() - started < 2
+
+
+def test_any_reply_is_an_answer_or_an_error():
+    """Replies in which one value is replaced by another, of any kind, at any place."""
+    reply: Any = {"model": "m", "usage": {"prompt_tokens": 3}, "choices": []}
+    message = {"role": "assistant", "content": "yes", "tool_calls": None, "reasoning": None}
+    top = {"token": "a", "logprob": -0.5, "top_logprobs": [{"token": "a", "logprob": -0.5}]}
+    reply["choices"].append({"index": 0, "finish_reason": "stop", "message": message, "logprobs": {"content": [top]}})
+    values = (None, True, 0, -1, 2**70, 0.5, 1e308, "", "stop", "<think>", [], [None], [[]], {}, {"content": 1}, [{}])
+    kept = 0
+    for place in places(reply):
+        for value in values:
+            try:
+                completion = completion_of(replaced(reply, place, value), "m", ApiKey())
+            except Unusable as error:
+                assert str(error)
+                continue
+            kept += 1
+            assert isinstance(completion.text, str) and isinstance(completion.cut, bool)
+            assert completion.text in ("yes", "", "stop") and completion.prompt_tokens in (3, None)
+            assert all(isinstance(token, str) and value <= 1e-3 for token, value in completion.first)
+    assert kept > 50
+
+
+def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The places of all values inside a JSON value."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [at, *(place for key, own in inside for place in places(own, (*at, key)))]
+
+
+def replaced(value: Any, place: tuple[Any, ...], other: Any) -> Any:
+    """The same JSON value with another one at a place."""
+    if not place:
+        return other
+    copy = dict(value) if isinstance(value, dict) else list(value)
+    copy[place[0]] = replaced(value[place[0]], place[1:], other)
+    return copy

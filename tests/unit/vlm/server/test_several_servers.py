@@ -122,7 +122,10 @@ def test_servers_of_different_models_are_refused(other: dict[str, Any], said: st
         opened(a, b)
 
 
-def test_busy_replies_let_the_whole_server_wait(requests: list[Request], opened: Any):
+def test_busy_replies_let_the_whole_server_wait(
+    requests: list[Request], opened: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(fleet, "TOLD_FROM", 0.3)
     times: list[float] = []
 
     def busy_once(number: int, body: dict[str, Any]) -> Any:
@@ -132,3 +135,4 @@ def test_busy_replies_let_the_whole_server_wait(requests: list[Request], opened:
     with fake_server(fault=after_probes(busy_once)) as server:
         assert are_right(opened(server, concurrency=1).answer(requests), requests)
     assert times[1] - times[0] >= 0.3
+    assert capfd.readouterr().err.count("is busy, its prompts wait 0 seconds: HTTP 429: slow down") == 1
