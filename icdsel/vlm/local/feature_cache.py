@@ -22,6 +22,27 @@ from icdsel.store.reading import in_utf_8
 
 Grid = tuple[int, int]
 """How the visual tokens of an image are laid out: rows and columns, or what else decides it for a family of models."""
+
+
+@dataclass(frozen=True)
+class Alone:
+    """An image as it is shown in a prompt without other images, for families in which that changes its features."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+Shown = Path | Alone
+"""An image as it is shown in a prompt."""
+
+
+def path_of(image: Shown) -> Path:
+    """The file of an image."""
+    return image.path if isinstance(image, Alone) else image
+
+
 Features = tuple[Tensor, Grid]
 """Visual tokens (T, d) of an image, and their grid; further columns are for inner layers of the language model."""
 
@@ -68,7 +89,7 @@ class FeatureCache:
 
     def __init__(
         self,
-        prepare: Callable[[Sequence[Path]], list[Any]],
+        prepare: Callable[[Sequence[Shown]], list[Any]],
         encode: Callable[[Sequence[Any]], list[Features]],
         budget_bytes: int,
         batch: int = 64,
@@ -79,60 +100,60 @@ class FeatureCache:
         self._ahead = ahead
         self._count = count
         self._prepare, self._encode, self._budget, self._batch = prepare, encode, budget_bytes, batch
-        self._features: OrderedDict[Path, Tensor] = OrderedDict()
-        self._grids: dict[Path, Grid] = {}
+        self._features: OrderedDict[Shown, Tensor] = OrderedDict()
+        self._grids: dict[Shown, Grid] = {}
         self._size = 0  # bytes
         self._threads = ThreadPoolExecutor(THREADS)
-        self._being_read: dict[Path, Future[dict[Path, Any]]] = {}
+        self._being_read: dict[Shown, Future[dict[Shown, Any]]] = {}
         self._disk = disk
         self._size_on_disk = sum(path.stat().st_size for path in disk.folder.glob("*.safetensors")) if disk else 0
-        self.broken: dict[Path, str] = {}
-        self.lacked_memory: set[Path] = set()
-        self.timed_out: set[Path] = set()
+        self.broken: dict[Shown, str] = {}
+        self.lacked_memory: set[Shown] = set()
+        self.timed_out: set[Shown] = set()
         self.encoded = 0
         self.encoded_again = 0
 
-    def load(self, paths: Iterable[Path]) -> None:
-        """Makes the features of `paths` available until the next `load`; images that fail are added to `broken`."""
-        requested = dict.fromkeys(paths)
-        for path in self.lacked_memory & requested.keys():
-            del self.broken[path]
+    def load(self, images: Iterable[Shown]) -> None:
+        """Makes the features of `images` available until the next `load`; images that fail are added to `broken`."""
+        requested = dict.fromkeys(images)
+        for image in self.lacked_memory & requested.keys():
+            del self.broken[image]
         self.lacked_memory -= requested.keys()
-        needed = [path for path in requested if path not in self.broken]
-        for path in needed:
-            if path in self._features:
-                self._features.move_to_end(path)
-        missing = deque(path for path in needed if path not in self._features and not self._read_from_disk(path))
+        needed = [image for image in requested if image not in self.broken]
+        for image in needed:
+            if image in self._features:
+                self._features.move_to_end(image)
+        missing = deque(image for image in needed if image not in self._features and not self._read_from_disk(image))
         while missing:
             self.read_ahead(missing)
             batch = [missing.popleft() for _ in range(min(self._batch, len(missing)))]
-            for path, (features, grid) in self._computed(batch):
-                self.encoded_again += path in self._grids
+            for image, (features, grid) in self._computed(batch):
+                self.encoded_again += image in self._grids
                 self.encoded += 1
-                self._keep(path, features.clone(), grid)  # a view would keep the whole batch alive
+                self._keep(image, features.clone(), grid)  # a view would keep the whole batch alive
         self._shrink(keep=set(needed))
 
-    def _shrink(self, keep: set[Path]) -> None:
-        for path in list(self._features):
+    def _shrink(self, keep: set[Shown]) -> None:
+        for image in list(self._features):
             if self._size <= self._budget:
                 break
-            if path not in keep:
-                features = self._features.pop(path)
+            if image not in keep:
+                features = self._features.pop(image)
                 self._size -= features.nbytes
-                self._write_to_disk(path, features)
+                self._write_to_disk(image, features)
 
-    def read_ahead(self, paths: Iterable[Path]) -> None:
-        """Starts to read, in threads, the first of those `paths` that have yet to be encoded."""
+    def read_ahead(self, images: Iterable[Shown]) -> None:
+        """Starts to read, in threads, the first of those `images` that have yet to be encoded."""
         known = (self._being_read.keys(), self._features.keys(), self.broken.keys())
-        unknown = (path for path in paths if not any(path in group for group in known))
+        unknown = (image for image in images if not any(image in group for group in known) and not self._on_disk(image))
         first = list(islice(unknown, max(0, self._ahead - len(self._being_read))))
         together = max(1, min(READ_TOGETHER, self._ahead // THREADS))
         for start in range(0, len(first), together):
             self._submit(first[start : start + together])
 
-    def _submit(self, paths: Sequence[Path]) -> None:
-        reading = self._threads.submit(lambda: dict(zip(paths, self._prepare(paths), strict=True)))
-        self._being_read |= dict.fromkeys(paths, reading)
+    def _submit(self, images: Sequence[Shown]) -> None:
+        reading = self._threads.submit(lambda: dict(zip(images, self._prepare(images), strict=True)))
+        self._being_read |= dict.fromkeys(images, reading)
 
     def clear(self) -> None:
         """Discards all features in memory and resets the counts."""
@@ -149,70 +170,77 @@ class FeatureCache:
             f"--image-cache-mb, or set a folder with --image-cache-dir"
         )
 
-    def features(self, path: Path) -> Tensor:
+    def features(self, image: Shown) -> Tensor:
         """Visual tokens (T, d) of a loaded image."""
-        return self._features[path]
+        return self._features[image]
 
-    def grid(self, path: Path) -> Grid:
+    def grid(self, image: Shown) -> Grid:
         """The grid of an image's visual tokens."""
-        return self._grids[path]
+        return self._grids[image]
 
-    def _keep(self, path: Path, features: Tensor, grid: Grid) -> None:
-        self._features[path], self._grids[path] = features, grid
+    def _keep(self, image: Shown, features: Tensor, grid: Grid) -> None:
+        self._features[image], self._grids[image] = features, grid
         self._size += features.nbytes
 
-    def _computed(self, paths: Sequence[Path]) -> Iterator[tuple[Path, Features]]:
-        prepared: dict[Path, Any] = {}
-        for path in paths:
-            if path not in self._being_read:
-                self._submit([path])
-            inputs = self._being_read.pop(path).result()[path]
+    def _computed(self, images: Sequence[Shown]) -> Iterator[tuple[Shown, Features]]:
+        prepared: dict[Shown, Any] = {}
+        for image in images:
+            if image not in self._being_read:
+                self._submit([image])
+            inputs = self._being_read.pop(image).result()[image]
             if isinstance(inputs, Exception):
-                self._mark_broken(path, inputs)
+                self._mark_broken(image, inputs)
             else:
-                prepared[path] = inputs
+                prepared[image] = inputs
         yield from self._encoded(list(prepared), prepared)
 
-    def _encoded(self, paths: Sequence[Path], prepared: dict[Path, Any]) -> Iterator[tuple[Path, Features]]:
-        if not paths:
+    def _encoded(self, images: Sequence[Shown], prepared: dict[Shown, Any]) -> Iterator[tuple[Shown, Features]]:
+        if not images:
             return
         try:
-            encoded = self._encode([prepared[path] for path in paths])
+            encoded = self._encode([prepared[image] for image in images])
             if not all(features.isfinite().all() for features, _ in encoded):
                 raise ValueError("the model computes NaN or infinite values for it")
-            yield from zip(paths, encoded, strict=True)
+            yield from zip(images, encoded, strict=True)
         except UserError:  # not caused by an image; the message tells the user what to do
             raise
         except Exception as error:  # noqa: BLE001 - any failure: encode one by one to find the image that causes it
-            if len(paths) == 1:
-                self._mark_broken(paths[0], error)
+            if len(images) == 1:
+                self._mark_broken(images[0], error)
                 return
-            for path in paths:
-                yield from self._encoded([path], prepared)
+            for image in images:
+                yield from self._encoded([image], prepared)
 
-    def _mark_broken(self, path: Path, error: Exception) -> None:
+    def _mark_broken(self, image: Shown, error: Exception) -> None:
         if lacks_memory(error):
-            self.lacked_memory.add(path)
+            self.lacked_memory.add(image)
         elif isinstance(error, TimeoutError):
-            self.timed_out.add(path)
-        self.broken[path] = str(error) if isinstance(error, ImageError) else f"{path}: {type(error).__name__}: {error}"
+            self.timed_out.add(image)
+        self.broken[image] = (
+            str(error) if isinstance(error, ImageError) else f"{image}: {type(error).__name__}: {error}"
+        )
 
     # ---- on disk ----
 
-    def _file(self, path: Path) -> Path | None:
+    def _file(self, image: Shown) -> Path | None:
         """The file for an image's features, named after the image's current size and modification time."""
+        path, kind = path_of(image), "alone" if isinstance(image, Alone) else ""
         if self._disk is None or not path.exists():
             return None
         now = path.stat()
-        key = f"{self._disk.key}\0{path.absolute()}\0{now.st_size}\0{now.st_mtime_ns}"
+        key = f"{self._disk.key}{kind}\0{path.absolute()}\0{now.st_size}\0{now.st_mtime_ns}"
         return self._disk.folder / f"{digest_of(key)[:32]}.safetensors"
 
-    def _write_to_disk(self, path: Path, features: Tensor) -> None:
-        file = self._file(path)
+    def _on_disk(self, image: Shown) -> bool:
+        file = self._file(image)
+        return file is not None and file.is_file()
+
+    def _write_to_disk(self, image: Shown, features: Tensor) -> None:
+        file = self._file(image)
         if self._disk is None or file is None or file.exists():
             return
         if self._size_on_disk + features.nbytes <= self._disk.budget_bytes:
-            rows, columns = self._grids[path]
+            rows, columns = self._grids[image]
             try:
                 write_bytes(file, save({f"{rows}x{columns}": features.cpu()}))
             except OSError as error:  # such as a full disk; the cache only saves time, so the run continues without it
@@ -220,21 +248,22 @@ class FeatureCache:
                 self._disk = None
             self._size_on_disk += features.nbytes
 
-    def _read_from_disk(self, path: Path) -> bool:
+    def _read_from_disk(self, image: Shown) -> bool:
         """Loads an image's features from disk into memory if possible, and returns whether; removes a damaged file."""
-        file = self._file(path)
+        file = self._file(image)
         if file is None or not file.is_file():
             return False
         try:
             with in_utf_8(file) as name:
                 ((grid, features),) = load_file(name).items()
             rows, columns = map(int, grid.split("x"))
-            if features.ndim != 2 or min(rows, columns) < 0 or not 0 < len(features) == self._count((rows, columns)):
+            fits = features.ndim == 2 and min(rows, columns) >= 0 and rows * columns <= len(features)
+            if not fits or not 0 < len(features) == self._count((rows, columns)):
                 raise ValueError("the tokens do not match the grid")
             if not features.isfinite().all():
                 raise ValueError("some tokens are not finite")
         except (SafetensorError, ValueError, OSError):
             file.unlink(missing_ok=True)
             return False
-        self._keep(path, features, (rows, columns))
+        self._keep(image, features, (rows, columns))
         return True

@@ -24,7 +24,7 @@ from icdsel.vlm.engine import Engine, Request
 from icdsel.vlm.local.answer_tokens import AnswerTokens
 from icdsel.vlm.local.chat_template import THINKS, ChatTemplate, thinks
 from icdsel.vlm.local.decoding import Search
-from icdsel.vlm.local.feature_cache import READ_AHEAD, DiskCache, FeatureCache, Features, Grid
+from icdsel.vlm.local.feature_cache import READ_AHEAD, DiskCache, FeatureCache, Features, Grid, Shown
 from icdsel.vlm.prompts import PromptStyle, harmless
 from icdsel.vlm.time_limit import RESUME
 
@@ -164,17 +164,21 @@ class LocalModel(Engine, Generic[Prompt]):
             **no_second_begin,
         )
 
-    def _cache(self, alone: bool) -> FeatureCache:
-        """The features of images that are the only one of their prompt, or one of several. Most families have one."""
+    def _shown(self, image: Path, alone: bool) -> Shown:
+        """An image as it is shown in a prompt, and whether it is `alone` there, which matters to few families."""
         del alone
-        return self.images
+        return image
 
-    def _disk_cache(self, kind: str = "") -> DiskCache | None:
+    def _images(self, request: Request) -> list[Shown]:
+        """The images of a request, in order."""
+        return [self._shown(example.image, not request.icds) for example in request.shown]
+
+    def _disk_cache(self) -> DiskCache | None:
         folder, settings = self.settings.image_cache_dir, self.settings
         if folder is None:
             return None
         key = f"{self.fingerprint}-{self.dtype}-{settings.min_pixels}-{settings.max_pixels}-{self.max_image_pixels}"
-        return DiskCache(folder, settings.image_cache_disk_mb * 2**20, key + kind)
+        return DiskCache(folder, settings.image_cache_disk_mb * 2**20, key)
 
     def _encode_in_time(self, prepared: Sequence[Any]) -> list[Features]:
         with self._limit_call():
@@ -185,7 +189,7 @@ class LocalModel(Engine, Generic[Prompt]):
         return grid[0] * grid[1]
 
     @abstractmethod
-    def _prepare_images(self, paths: Sequence[Path]) -> list[Any]:
+    def _prepare_images(self, images: Sequence[Any]) -> list[Any]:
         """Reads images as inputs of the vision encoder; returns an Exception in place of one that cannot be read."""
 
     @abstractmethod
@@ -250,9 +254,8 @@ class LocalModel(Engine, Generic[Prompt]):
         prompts: dict[int, Prompt] = {}
         failed: dict[int, Answer] = {}
         for i, request in enumerate(requests):
-            broken = self._cache(not request.icds).broken
-            if unusable := [example.image for example in request.shown if example.image in broken]:
-                failed[i] = Answer("", error=broken[unusable[0]])
+            if broken := [image for image in self._images(request) if image in self.images.broken]:
+                failed[i] = Answer("", error=self.images.broken[broken[0]])
                 continue
             try:
                 prompts[i] = self._planned[request] if request in self._planned else self.prompt(request)
@@ -299,22 +302,22 @@ class LocalModel(Engine, Generic[Prompt]):
             CallsError: The device lacks memory for a single image, or hangs.
         """
         self._ready = frozenset()  # the cache may drop their features
-        images = self._cache(alone=True)
-        features = torch.zeros(len(paths), self.embed_texts([""]).shape[1])
+        shown = [self._shown(path, alone=True) for path in paths]
+        features = torch.zeros(len(shown), self.embed_texts([""]).shape[1])
         failed: dict[int, str] = {}
-        for start in range(0, len(paths), EMBEDDED_TOGETHER):
-            together = paths[start : start + EMBEDDED_TOGETHER]
-            images.load(together)
-            for i, path in enumerate(together, start):
-                if path in images.lacked_memory:
+        for start in range(0, len(shown), EMBEDDED_TOGETHER):
+            together = shown[start : start + EMBEDDED_TOGETHER]
+            self.images.load(together)
+            for i, image in enumerate(together, start):
+                if image in self.images.lacked_memory:
                     remedy = "Free memory of the device, or use another one (--device)"
-                    raise CallsError(f"{images.broken[path]}. {remedy}")
-                if path in images.timed_out:
-                    raise CallsError(f"{images.broken[path]}. {RESUME}")
-                if path in images.broken:
-                    failed[i] = images.broken[path]
+                    raise CallsError(f"{self.images.broken[image]}. {remedy}")
+                if image in self.images.timed_out:
+                    raise CallsError(f"{self.images.broken[image]}. {RESUME}")
+                if image in self.images.broken:
+                    failed[i] = self.images.broken[image]
                 else:
-                    features[i] = images.features(path)[:, : features.shape[1]].float().mean(0)  # (T, …) → (d)
+                    features[i] = self.images.features(image)[:, : features.shape[1]].float().mean(0)  # (T, …) → (d)
         return features, failed
 
     @torch.inference_mode()

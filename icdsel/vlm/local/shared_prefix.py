@@ -19,8 +19,8 @@ says what differs between families, and nothing else:
   something else than its family raises `UnlikeFamilyError`, and is run by `AnyVlm`.
 
 The features of an image may not depend on the other images that are encoded with it. They may depend on whether it is
-the only one of its prompt, if `_cache` says where those that are alone are kept. Every layer of the language model must
-attend to all earlier tokens, and to no later one.
+the only one of its prompt, if `_shown` tells the two apart. Every layer of the language model must attend to all
+earlier tokens, and to no later one.
 `tests/unit/vlm/test_qwen_vl.py` shows how a family is compared with transformers.
 """
 
@@ -40,7 +40,7 @@ from icdsel.data.images import ImageError
 from icdsel.records import Answer, Example, QuestionId
 from icdsel.vlm.engine import Request
 from icdsel.vlm.local.decoding import decode
-from icdsel.vlm.local.feature_cache import FeatureCache, Grid
+from icdsel.vlm.local.feature_cache import Grid, Shown, path_of
 from icdsel.vlm.local.kv_reader import Decoder, KvReader, attends_to_all
 from icdsel.vlm.local.model import LocalModel
 from icdsel.vlm.local.prefix_tree import prefix_tree
@@ -59,13 +59,11 @@ class Block:
         ids: Its tokens.
         image: The image that it begins with; the image's features replace the image tokens.
         grid: The grid of the image's visual tokens.
-        alone: Whether it is the only image of the prompt.
     """
 
     ids: tuple[int, ...]
-    image: Path | None = None
+    image: Shown | None = None
     grid: Grid = (0, 0)
-    alone: bool = False
 
 
 class Prompt(NamedTuple):
@@ -153,14 +151,14 @@ class SharedPrefix(LocalModel[Prompt]):
 
     # ---- images ----
 
-    def _prepare_images(self, paths: Sequence[Path]) -> list[Any]:
-        return self._prepared(paths, self._inputs)
+    def _prepare_images(self, images: Sequence[Shown]) -> list[Any]:
+        return self._prepared(images, self._inputs)
 
-    def _prepared(self, paths: Sequence[Path], inputs: Callable[[Sequence[Image.Image]], list[Any]]) -> list[Any]:
+    def _prepared(self, images: Sequence[Shown], inputs: Callable[[Sequence[Image.Image]], list[Any]]) -> list[Any]:
         opened: list[Image.Image | Exception] = []
-        for path in paths:
+        for image in images:
             try:
-                opened.append(self.picture(path))
+                opened.append(self.picture(path_of(image)))
             except ImageError as error:
                 opened.append(error)
         pictures = [picture for picture in opened if isinstance(picture, Image.Image)]
@@ -174,17 +172,8 @@ class SharedPrefix(LocalModel[Prompt]):
         return self._expansion(grid).count(self._image_token)
 
     def _open_images(self, requests: Sequence[Request], upcoming: Sequence[Request]) -> None:
-        for cache, paths in self._by_cache(requests).items():
-            cache.load(paths)
-        for cache, paths in self._by_cache(upcoming).items():
-            cache.read_ahead(paths)
-
-    def _by_cache(self, requests: Sequence[Request]) -> dict[FeatureCache, list[Path]]:
-        """The images of requests, in order, by the cache that holds their features."""
-        images: dict[FeatureCache, list[Path]] = {}
-        for request in requests:
-            images.setdefault(self._cache(not request.icds), []).extend(example.image for example in request.shown)
-        return images
+        self.images.load(image for request in requests for image in self._images(request))
+        self.images.read_ahead(image for request in upcoming for image in self._images(request))
 
     # ---- prompts ----
 
@@ -196,29 +185,29 @@ class SharedPrefix(LocalModel[Prompt]):
         """
         icds, query = [self._harmless_example(icd) for icd in request.icds], self._harmless_example(request.query)
         messages = chat_messages(icds, query, self.style)
-        images = [part["image"] for part in extract_vision_info(messages)]
+        paths = [part["image"] for part in extract_vision_info(messages)]
+        images = [self._shown(path, alone=len(paths) == 1) for path in paths]
         text = self.chat.prompt(messages)
-        cache = self._cache(len(images) == 1)
-        return Prompt(text, self._blocks(text, [(image, cache.grid(image)) for image in images]))
+        return Prompt(text, self._blocks(text, [(image, self.images.grid(image)) for image in images]))
 
-    def _blocks(self, text: str, images: Sequence[tuple[Path, Grid]]) -> tuple[Block, ...]:
+    def _blocks(self, text: str, images: Sequence[tuple[Shown, Grid]]) -> tuple[Block, ...]:
         """Divides a prompt into blocks, given the grids of its images."""
         tokens = self.answers.of_prompt(text)
         if (count := tokens.count(self._image_token)) != len(images):
             raise ValueError(f"the chat template shows {count} of {len(images)} images")
-        alone = len(images) == 1
         blocks: list[Block] = []
         ids: list[int] = []
-        image, grid = None, (0, 0)
+        image: Shown | None = None
+        grid = (0, 0)
         upcoming = iter(images)
         for token in tokens:
             if token != self._image_token:
                 ids.append(token)
                 continue
-            blocks.append(Block(tuple(ids), image, grid, alone and image is not None))
+            blocks.append(Block(tuple(ids), image, grid))
             image, grid = next(upcoming)
             ids = list(self._expansion(grid))
-        return (*blocks, Block(tuple(ids), image, grid, alone))
+        return (*blocks, Block(tuple(ids), image, grid))
 
     def _length(self, prompt: Prompt) -> int:
         return sum(len(block.ids) for block in prompt.blocks)
@@ -267,7 +256,7 @@ class SharedPrefix(LocalModel[Prompt]):
         ids, positions, own, extents = (x.to(self.device) for x in (ids, positions, own, extents))
         embeds = self.decoder.embed(ids)  # (R, L, d)
         more: dict[str, Any] = {}
-        if shown := [self._cache(block.alone).features(block.image) for block in blocks if block.image is not None]:
+        if shown := [self.images.features(block.image) for block in blocks if block.image is not None]:
             features = torch.cat(shown).to(self.device, embeds.dtype)  # (ΣT, …)
             more = self._show(embeds, (ids == self._image_token) & own, features)
         return reader.read(embeds, positions, own, extents, **more)

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from icdsel.vlm.local.feature_cache import FeatureCache, Features, Grid
+from icdsel.vlm.local.feature_cache import Alone, Features, Grid, Shown
 from icdsel.vlm.local.shared_prefix import UnlikeFamilyError
 from icdsel.vlm.local.tiled_vlm import Tiled, TiledVlm
 
@@ -81,21 +82,17 @@ class LlavaOnevision(TiledVlm):
     def _set_up(self) -> None:
         if not hasattr(self.processor, "_get_number_of_features"):
             raise UnlikeFamilyError("its processor counts tokens in another way")
-        # An image alone is that of a query without ICDs, and not shown again: features are kept on disk only.
-        cut = partial(self._tiled, alone=True)
-        self._alone = FeatureCache(
-            partial(self._prepared, inputs=cut),
-            self._encode_in_time,
-            0,
-            1,
-            self._disk_cache("alone"),
-            self._count,
-            self.read_ahead,
-        )
         super()._set_up()
 
-    def _cache(self, alone: bool) -> FeatureCache:
-        return self._alone if alone else self.images
+    def _shown(self, image: Path, alone: bool) -> Shown:
+        return Alone(image) if alone else image
+
+    def _prepare_images(self, images: Sequence[Shown]) -> list[Any]:
+        made: dict[Shown, Any] = {}
+        for alone in (False, True):
+            part = [image for image in images if isinstance(image, Alone) is alone]
+            made |= zip(part, self._prepared(part, partial(self._tiled, alone=alone)), strict=True)
+        return [made[image] for image in images]
 
     def _tiled(self, pictures: Sequence[Image.Image], alone: bool) -> list[Tiled]:
         cut = partial(self.processor.image_processor, return_tensors="pt")
@@ -117,9 +114,12 @@ class LlavaOnevision(TiledVlm):
         return int(count) - int(processor.vision_feature_select_strategy == "default")
 
     def _encode_images(self, prepared: Sequence[Tiled]) -> list[Features]:
-        if len(prepared) > 1 or prepared[0].alone:
-            return super()._encode_images(prepared)
-        return super()._encode_images([*prepared, *prepared])[:1]  # the model takes a single one for one that is alone
+        several = [image for image in prepared if not image.alone]
+        if len(several) == 1:
+            several *= 2  # the model would take a single one for one that is alone
+        encode = super()._encode_images
+        together = iter(encode(several) if several else [])
+        return [encode([image])[0] if image.alone else next(together) for image in prepared]
 
     def _towered(self, tiles: Tensor, images: Sequence[Tiled]) -> Any:
         sizes = torch.tensor([image.size for image in images], device=self.device)
