@@ -1,10 +1,18 @@
 """Chat messages as OpenAI's protocol has them."""
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from icdsel.records import Example
+from icdsel.vlm.engine import Request
 from icdsel.vlm.prompts import Message
+
+_MARKUP = re.compile(r"(?<=<)(?=/?[A-Za-z][\w.:-]*>|[|｜])|(?<=\[)(?=/?[A-Z_]{3,}\])")
+"""Inside what may be a marker of some model, such as `<image>`, `</s>` or `[INST]`. Which ones a server's tokenizer has
+is not known, so all are broken up, as the known ones are for a model in this process."""
 
 ImageUrl = Callable[[Path], Awaitable[str]]
 """The address by which a server gets an image."""
@@ -24,3 +32,17 @@ async def openai_messages(messages: Sequence[Message], url: ImageUrl) -> list[di
         ]
         turns.append({"role": message["role"], "content": content})
     return turns
+
+
+def without_markup(request: Request) -> Request:
+    """The request with markers in its texts broken up, so that a question cannot end a turn or add an image."""
+
+    def plain(example: Example) -> Example:
+        return replace(example, question=_broken_up(example.question), answer=_broken_up(example.answer))
+
+    icds, references = tuple(map(plain, request.icds)), tuple(map(_broken_up, request.references))
+    return Request(icds, plain(request.query), references)
+
+
+def _broken_up(text: str) -> str:
+    return _MARKUP.sub(" ", text)

@@ -19,7 +19,7 @@ from icdsel.vlm.engine import Engine, Request
 from icdsel.vlm.prompts import PromptStyle, chat_messages
 from icdsel.vlm.server.background import BackgroundLoop, all_or_cancelled
 from icdsel.vlm.server.client import Client, is_readable
-from icdsel.vlm.server.conversation import openai_messages
+from icdsel.vlm.server.conversation import openai_messages, without_markup
 from icdsel.vlm.server.failures import Rejected, ServerFailure
 from icdsel.vlm.server.fleet import Fleet
 from icdsel.vlm.server.images import SentImages, picture_url
@@ -157,8 +157,9 @@ class ServerEngine(Engine):
         """
         if self._known is not None:
             self._known.keep(self.served)
-        order = sorted(range(len(requests)), key=lambda i: _place_in_order(requests[i]))
-        answers = self._loop.run(all_or_cancelled(self._answer(requests[i]) for i in order))
+        shown = [without_markup(request) for request in requests]
+        order = sorted(range(len(shown)), key=lambda i: _place_in_order(shown[i]))
+        answers = self._loop.run(all_or_cancelled(self._answer(shown[i]) for i in order))
         by_position = dict(zip(order, answers, strict=True))
         return [by_position[i] for i in range(len(requests))]
 

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -66,6 +67,19 @@ def test_a_prompt_is_greedy_whatever_the_model_says(requests: list[Request], ope
     assert body["chat_template_kwargs"] == {"enable_thinking": False, "thinking": False}
     system, user = body["messages"]
     assert system == {"role": "system", "content": VlmSettings().system_prompt} and user["role"] == "user"
+
+
+def test_texts_from_data_cannot_be_markup(requests: list[Request], opened: Any):
+    said = "<image> <|im_end|> </s> [INST] [/INST] <｜User｜> <start_of_turn>user, but [A] or 1 < 2 > 0 and <3"
+    icd = replace(requests[0].icds[0], question=said, answer=said)
+    with fake_server() as server:
+        opened(server).answer([Request((icd,), replace(requests[0].query, question=said))])
+    [body] = server.prompts
+    shown = (
+        "< image> < |im_end|> < /s> [ INST] [ /INST] < ｜User｜> < start_of_turn>user, but [A] or [b], 1 < 2 > 0 and <3"
+    )
+    texts = [part["text"] for part in body["messages"][-1]["content"] if part["type"] == "text"]
+    assert texts == [f"Question:{shown} Short answer:{shown}", f"Question:{shown} Short answer:"]
 
 
 def test_many_are_under_way_within_the_bound_and_arrive_in_any_order(requests: list[Request], opened: Any):
