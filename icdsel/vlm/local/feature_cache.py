@@ -257,7 +257,7 @@ class FeatureCache:
             with in_utf_8(file) as name:
                 ((grid, features),) = load_file(name).items()
             rows, columns = map(int, grid.split("x"))
-            fits = features.ndim == 2 and min(rows, columns) >= 0 and rows * columns <= len(features)
+            fits = features.ndim == 2 and min(rows, columns) >= 0 and max(rows, 1) * max(columns, 1) <= len(features)
             if not fits or not 0 < len(features) == self._count((rows, columns)):
                 raise ValueError("the tokens do not match the grid")
             if not features.isfinite().all():
