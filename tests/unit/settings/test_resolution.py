@@ -119,6 +119,7 @@ def test_no_value_is_missing_that_has_a_default() -> None:
         "image_cache_dir",
         "init",
         "vlm_budget",
+        "workers",
     }
     assert {name.split(".")[1] for name in empty} == optional | {
         *("warm_start", "train_seed", "random_seed", "stop", "max_shots")
