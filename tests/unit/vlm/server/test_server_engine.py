@@ -3,20 +3,20 @@
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from fake_server import CUT_CONNECTION, Fault, Raw, copied_or_unknown, fake_server, is_probe, shown_of
+from fake_server import CUT_CONNECTION, FakeServer, Fault, Raw, copied_or_unknown, fake_server, is_probe, shown_of
 
 from icdsel.errors import CallsError, SettingsError
 from icdsel.records import Answer
 from icdsel.settings.tables import VlmSettings
 from icdsel.vlm.engine import Request
 from icdsel.vlm.server import client
-from icdsel.vlm.server.engine import open_server
+from icdsel.vlm.server.engine import ServerEngine, open_server
 from icdsel.vlm.server.failures import Unusable
 from icdsel.vlm.server.key import ApiKey
 from icdsel.vlm.server.replies import completion_of
@@ -75,9 +75,7 @@ def test_texts_from_data_cannot_be_markup(requests: list[Request], opened: Any):
     with fake_server() as server:
         opened(server).answer([Request((icd,), replace(requests[0].query, question=said))])
     [body] = server.prompts
-    shown = (
-        "< image> < |im_end|> < /s> [ INST] [ /INST] < ｜User｜> < start_of_turn>user, but [A] or [b], 1 < 2 > 0 and <3"
-    )
+    shown = "< image> < |im_end|> < /s> [ INST] [ /INST] < ｜User｜> < start_of_turn>user, but [A] or 1 < 2 > 0 and <3"
     texts = [part["text"] for part in body["messages"][-1]["content"] if part["type"] == "text"]
     assert texts == [f"Question:{shown} Short answer:{shown}", f"Question:{shown} Short answer:"]
 
@@ -183,6 +181,24 @@ def changed(**values: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
     return change
 
 
+@pytest.fixture(scope="module")
+def open_engine() -> Iterator[tuple[FakeServer, ServerEngine]]:
+    """A server that has been checked, for tests that change how it answers."""
+    with fake_server(answer_of=lambda shown: "right") as server:
+        engine = open_server(VlmSettings(model="fake-model", url=(server.url,)), 10**6)
+        yield server, engine
+        engine.close()
+
+
+def answered(open_engine: tuple[FakeServer, ServerEngine], request: Request, made: Any) -> tuple[Answer, int]:
+    """The answer to a request whose reply is changed, and how often the server was asked."""
+    server, engine = open_engine
+    server.asked.clear()
+    server.fault = lambda number, body: made
+    [answer] = engine.answer([request])
+    return answer, len(server.asked)
+
+
 NOT_ANSWERS: dict[str, tuple[Any, str]] = {
     "rejected": (Raw.error(400, "no"), "HTTP 400: no"),
     "a redirect": (Raw(307, b"", {"Location": "http://127.0.0.1:9/v1"}), "redirects to http://127.0.0.1:9/v1"),
@@ -208,18 +224,16 @@ NOT_ANSWERS: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("name", NOT_ANSWERS)
-def test_what_is_no_answer_is_an_error_of_the_call(name: str, requests: list[Request], opened: Any):
+def test_what_is_no_answer_is_an_error_of_the_call(name: str, requests: list[Request], open_engine: Any):
     made, reason = NOT_ANSWERS[name]
-    with fake_server(fault=after_probes(lambda number, body: made)) as server:
-        [answer] = opened(server).answer(requests[:1])
-        assert answer.error is not None and reason in answer.error and answer.text == ""
-        assert len(server.prompts) == 1  # it is not asked again
+    answer, times = answered(open_engine, requests[0], made)
+    assert answer.error is not None and reason in answer.error and answer.text == ""
+    assert times == 1  # it is not asked again
 
 
-def test_a_reply_has_a_limit(requests: list[Request], opened: Any, monkeypatch: pytest.MonkeyPatch):
+def test_a_reply_has_a_limit(requests: list[Request], open_engine: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(client, "LARGEST_REPLY", 10_000)
-    with fake_server(fault=after_probes(lambda number, body: changed(content="x" * 20_000))) as server:
-        [answer] = opened(server).answer(requests[:1])
+    answer, _ = answered(open_engine, requests[0], changed(content="x" * 20_000))
     assert answer.error == "its reply has more than 10,000 bytes"
 
 
@@ -233,9 +247,8 @@ def test_a_reply_has_a_limit(requests: list[Request], opened: Any, monkeypatch: 
         (lambda reply: reply | {"usage": {"prompt_tokens": 1e99}}, Answer("right")),
     ],
 )
-def test_what_else_can_be_an_answer(made: Any, wanted: Answer, requests: list[Request], opened: Any):
-    with fake_server(answer_of=lambda shown: "right", fault=after_probes(lambda number, body: made)) as server:
-        [answer] = opened(server).answer(requests[:1])
+def test_what_else_can_be_an_answer(made: Any, wanted: Answer, requests: list[Request], open_engine: Any):
+    answer, _ = answered(open_engine, requests[0], made)
     assert answer == wanted and len(requests[0].shown) == 6
 
 
@@ -257,9 +270,8 @@ def test_an_image_that_cannot_be_read_fails_its_calls_alone(requests: list[Reque
         ("Image dimensions 9000x9000 exceed the maximum", "VLLM_MAX_IMAGE_PIXELS"),
     ],
 )
-def test_a_rejection_says_what_to_change(said: str, remedy: str, requests: list[Request], opened: Any):
-    with fake_server(fault=after_probes(lambda number, body: Raw.error(400, said))) as server:
-        [answer] = opened(server).answer(requests[:1])
+def test_a_rejection_says_what_to_change(said: str, remedy: str, requests: list[Request], open_engine: Any):
+    answer, _ = answered(open_engine, requests[0], Raw.error(400, said))
     assert said in str(answer.error) and remedy in str(answer.error)
 
 

@@ -11,6 +11,7 @@ from icdsel.records import Example
 from icdsel.settings.tables import VlmSettings
 from icdsel.vlm.engine import Request
 from icdsel.vlm.engines import open_engine
+from icdsel.vlm.local.answer_tokens import AnswerTokens
 from icdsel.vlm.local.qwen_vl import QwenVl
 from icdsel.vlm.server import engine as server_engine
 from icdsel.vlm.server.probes import pictures
@@ -22,6 +23,9 @@ class Words:
 
     def tokens(self, messages: Any) -> list[int]:
         return [5, 1, 1, 1, 6, 1, 1, 1, 7, 8]
+
+    def answer_tokens(self) -> AnswerTokens:
+        raise VlmError("nothing ends an answer")
 
     def text(self, tokens: list[int]) -> str:
         return " ".join(f"t{token}" for token in tokens)
