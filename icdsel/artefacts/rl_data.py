@@ -3,6 +3,7 @@
 Generation writes a journal in the same form, and reads its complete part back to resume.
 """
 
+import glob
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -46,6 +47,12 @@ def rl_data_path(settings: Settings) -> Path:
 def metadata_path(path: Path) -> Path:
     """The metadata file of RL data."""
     return path.with_suffix(".meta.json")
+
+
+def shards_of(complete: Path) -> list[Path]:
+    """The shards of RL data that have metadata, complete or not."""
+    metadata = complete.parent.glob(f"{glob.escape(complete.stem)}.shard-*-of-*.meta.json")
+    return sorted(path.with_name(path.name.removesuffix(".meta.json") + ".jsonl") for path in metadata)
 
 
 def has_rl_data(start: bytes) -> bool:

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from icdsel.artefacts import lever_plus_rl_data as lever_plus
+from icdsel.artefacts.reference_scores import REFERENCES, inputs_have_references, references_input
 from icdsel.artefacts.rl_data import expected_queries, metadata_path, parse_group
 from icdsel.check.findings import Checked, Findings, Kind, Severity
 from icdsel.console import plain
 from icdsel.data.datasets import Split, load_split
 from icdsel.errors import DataError, RlDataError, RunError, UserError
+from icdsel.policy.references import scores_references
 from icdsel.policy.rewards import fields_of, is_correct, reward_of
 from icdsel.records import Example, Pointer, QueryGroup, QuestionId, Rejected, score_key
 from icdsel.settings.identity import identity
@@ -67,7 +69,8 @@ POOL_SIZES = Kind("pools have another size than most", "training pads them", "wa
 UNKNOWN_IN_POOL = Kind("pools have an example that is not in the training split", _DATASET)
 MIXED_POOLS = Kind("pools of a few examples are mixed with pools of the whole split", "train on them separately")
 NO_SCORE = Kind(
-    "candidates lack a score that the reward mode needs", "use --reward-mode hard_plus_soft, or score them again"
+    "candidates lack a score that the reward mode needs",
+    "use --reward-mode hard_plus_soft, or score them again (vqa_gt_prob: icdsel gen-rl-data --references labels)",
 )
 NO_SIGNAL = Kind(
     "queries have no signal: all their pointers have the same reward",
@@ -358,6 +361,7 @@ def _inputs(found: Findings, metadata_file: Path, context: Context) -> Mapping[s
                 found.add(STALE_DATASET, line)
     except DataError:
         pass  # reported where the queries are looked up
-    for line in differences({name: value for name, value in inputs.items() if name in now}, now):
+    now |= references_input(scores_references(settings, inputs_have_references(inputs)))
+    for line in differences({name: value for name, value in inputs.items() if name in {*now, REFERENCES}}, now):
         found.add(OTHER_SETTINGS, line)
     return inputs

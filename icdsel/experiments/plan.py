@@ -11,6 +11,7 @@ from icdsel.experiments.rates import PROBED, RECORDED, VLM_WORK, Rates
 from icdsel.experiments.variants import Experiment, answering, baselines
 from icdsel.policy.groups import split_groups
 from icdsel.policy.proposals import most_pointers
+from icdsel.policy.references import references_needed_by
 from icdsel.records import Shots
 from icdsel.selection import POLICY, Selector, selectors_named
 from icdsel.settings.loading import Settings
@@ -101,6 +102,12 @@ def require_all_files(experiments: Sequence[Experiment], rl_data_files: Sequence
         require_files(experiment.settings, rl_data_files)
 
 
+def rl_data_settings(experiments: Sequence[Experiment]) -> Settings:
+    """The settings of the RL data that all experiments share: if one of them needs scored references, theirs."""
+    every = [experiment.settings for experiment in experiments]
+    return next((settings for settings in every if references_needed_by(settings)), every[0])
+
+
 def missing(
     experiments: Sequence[Experiment],
     settings: Settings,
@@ -123,14 +130,14 @@ def _steps(
     overwrite: bool,
     rl_data_files: Sequence[Path],
 ) -> Iterator[Step]:
-    trained_on = session.under(experiments[0].settings)
+    trained_on = session.under(rl_data_settings(experiments))
     queries = 0 if rl_data_files else unscored(trained_on, overwrite)
     path = rl_data_path(trained_on.settings)
     # RL data that are incomplete, or still in shards, cannot be read yet.
     files = rl_data_files or ([path] if path.is_file() and not queries else [])
     pointers = queries * most_pointers(settings.proposals)
     todo = f"score {queries:,} queries, up to {pointers:,} pointers" if queries else ""
-    yield Step("RL data", experiments[0].settings, todo, {"scoring": queries} if queries else {})
+    yield Step("RL data", trained_on.settings, todo, {"scoring": queries} if queries else {})
     count = len(queries_to_answer(session))
     for baseline in baselines(settings):
         for selector in selectors_named(baseline.infer.selector, baseline.data.pool_size):

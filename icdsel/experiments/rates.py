@@ -3,30 +3,32 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
+from icdsel.artefacts.reference_scores import REFERENCES
 from icdsel.artefacts.rl_data import merge, metadata_path, read_rl_data, rl_data_path
 from icdsel.artefacts.run_folder import METADATA_FILE
 from icdsel.console import note
 from icdsel.errors import RunError
 from icdsel.policy.groups import make_groups, split_groups
 from icdsel.policy.loop import Epoch, train_policy
+from icdsel.policy.references import scores_references
 from icdsel.records import QueryGroup
 from icdsel.settings.identity import identity
 from icdsel.settings.loading import Settings, with_values
 from icdsel.settings.tables import TrainSettings
-from icdsel.stages.generate import generate, rl_data_inputs, unscored
+from icdsel.stages.generate import generate, unscored
 from icdsel.stages.infer import queries_to_answer
 from icdsel.stages.policy_check import candidates_for
+from icdsel.stages.rl_data_inputs import decided_inputs
 from icdsel.stages.session import Session
 from icdsel.stages.train import run_inputs
 from icdsel.stages.training.initial_policy import initial_policy, new_policy
-from icdsel.store.metadata import environment, read_metadata
+from icdsel.store.metadata import Inputs, environment, read_metadata
 from icdsel.vlm.devices import resolve_device
 from icdsel.vlm.engine import Request
 
@@ -69,6 +71,7 @@ class Rates:
         self.session = session
         self._rl_data_files = rl_data_files
         self._known: dict[str, Rate] = {}
+        self._probed: dict[bool, tuple[float, list[QueryGroup]]] = {}
 
     def of(self, kind: str, settings: Settings) -> Rate:
         """The rate of a kind of work with these settings."""
@@ -81,14 +84,18 @@ class Rates:
     def _needed(self, kind: str, settings: Settings) -> Mapping[str, Any]:
         """The inputs that a recorded result must have for its rate to apply."""
         if kind == "scoring":
-            inputs = rl_data_inputs(settings, self.session)
-            return {name: value for name, value in inputs.items() if name not in _ANY}
+            _, inputs = self._decided(settings)
+            wanted = {name: value for name, value in inputs.items() if name not in _ANY}
+            return {REFERENCES: None} | wanted  # data that have references have no entry
         if kind == "answering":
             shared = ("dataset", "model", "dtype")
             return identity(settings, "vlm") | {name: self.session.identity[name] for name in shared}
         files = self._rl_data_files or [path for path in (rl_data_path(settings),) if path.is_file()]
         inputs = run_inputs(settings, self.session, files)
         return {name: inputs[name] for name in ("encoder", "rl_data", *(f"train.{size}" for size in _NETWORK))}
+
+    def _decided(self, settings: Settings) -> tuple[Settings, Inputs]:
+        return decided_inputs(settings, self.session, rl_data_path(settings), overwrite=True)
 
     def _recorded(self, kind: str, needed: Mapping[str, Any]) -> Rate | None:
         """The mean rate of all work of this kind on this machine with the needed inputs."""
@@ -113,20 +120,25 @@ class Rates:
     def _probe(self, kind: str, settings: Settings) -> float:
         note(f"No {kind} like this has been recorded on this machine: measuring it in a short probe")
         if kind == "scoring":
-            return self._scored[0]
+            return self._scored(self._decided(settings)[0].proposals.references == "labels")[0]
         return self._answering() if kind == "answering" else self._training(kind, settings)
 
-    @cached_property
-    def _scored(self) -> tuple[float, list[QueryGroup]]:
-        """Queries scored per second, and the scored queries, which are kept in memory only."""
-        settings = with_values(self.session.settings, {"proposals": {"query_split": "train"}})
+    def _scored(self, references: bool) -> tuple[float, list[QueryGroup]]:
+        """Queries scored per second, their references too or not, and the scored queries, kept in memory only."""
+        if references not in self._probed:
+            self._probed[references] = self._score("labels" if references else "auto")
+        return self._probed[references]
+
+    def _score(self, references: str) -> tuple[float, list[QueryGroup]]:
+        changed = {"query_split": "train", "references": references}
+        settings = with_values(self.session.settings, {"proposals": changed})
         groups: list[QueryGroup] = []
 
         def score(count: int) -> float:
             probe = with_values(settings, {"proposals": {"queries": count}})
             with TemporaryDirectory() as folder:
                 path = Path(folder) / "probe.jsonl"
-                generate(probe, path, session=self.session.under(probe))
+                generate(probe, path, session=self.session.under(probe).without_answers())
                 groups[:] = read_rl_data(path).groups
                 return read_metadata(metadata_path(path)).work["scoring"].seconds
 
@@ -150,7 +162,10 @@ class Rates:
         files = list(self._rl_data_files)
         if not files and not unscored(self.session.under(settings), overwrite=True):
             files = [rl_data_path(settings)]
-        groups = merge([read_rl_data(path).groups for path in files]) if files else self._scored[1]
+        if files:
+            groups = merge([read_rl_data(path).groups for path in files])
+        else:
+            groups = self._scored(scores_references(settings))[1]
         part, held_out = split_groups(groups)
         network = initial_policy(settings.train) or new_policy(
             self.session, settings.train, 0, bool(settings.train.stop)

@@ -7,11 +7,13 @@ that exist are reused, so an interrupted command resumes where it stopped.
 from collections.abc import Sequence
 from pathlib import Path
 
+from icdsel.artefacts.rl_data import rl_data_path
 from icdsel.console import note
-from icdsel.experiments.plan import missing, require_all_files
+from icdsel.experiments.plan import missing, require_all_files, rl_data_settings
 from icdsel.experiments.variants import Experiment, answering, baselines
 from icdsel.selection import SELECTORS
 from icdsel.settings.loading import Settings
+from icdsel.stages.generate import generate
 from icdsel.stages.infer import Row, infer
 from icdsel.stages.session import Session
 from icdsel.stages.train import train
@@ -59,6 +61,11 @@ def run_experiments(
         draws = SELECTORS.named(baseline.infer.selector[0]).seed(baseline) is not None
         name = baseline.infer.selector[0] if draws else None
         keep(infer(baseline, with_baselines=False, overwrite=overwrite, session=session), name)
+    if not rl_data_files:
+        shared = rl_data_settings(experiments)
+        exists = rl_data_path(shared).exists()  # its failures were reported when it was generated
+        generated = generate(shared, overwrite=overwrite, session=session.under(shared))
+        failed += 0 if exists else generated.failed
     for number, experiment in enumerate(experiments, 1):
         note(f"experiment {number} of {len(experiments)}: {experiment}")
         run = train(

@@ -19,7 +19,7 @@ from icdsel.page.runs import ShownRun
 from icdsel.records import Example, shots_order
 from icdsel.selection import always_shown, selector_named
 from icdsel.settings.flags import flags
-from icdsel.settings.loading import Settings, settings_from
+from icdsel.settings.loading import Settings, settings_from, with_values
 from icdsel.settings.tables import TABLES
 from icdsel.store.metadata import Metadata, read_metadata
 
@@ -103,6 +103,8 @@ def _rl_data_steps(paths: Iterable[Path]) -> Iterable[Step | None]:
         recorded = _recorded(metadata_path(path))
         if recorded:
             output = [] if path == rl_data_path(recorded) else ["--output", str(path)]
+            if recorded.proposals.references == "auto":  # of a version that scored all of them, and records none
+                recorded = with_values(recorded, {"proposals": {"references": "labels"}})
             words = ["gen-rl-data", *_flags(recorded, "data", "vlm", "proposals"), *output]
             yield Step(f"Scores pointers: {path.name}", _line(words))
 
@@ -182,9 +184,18 @@ def costs(chosen: Sequence[Chosen], runs: Sequence[ShownRun], pointers: Mapping[
     """
     found = []
     for path, sizes in pointers.items():
-        work = _metadata(metadata_path(path)).work.get("scoring")
-        seconds = work.seconds if work else None
-        found.append(Cost(f"Scored pointers of {path.name}", len(sizes), sum(sizes) + len(sizes), seconds))
+        metadata, shown = _metadata(metadata_path(path)), sum(sizes) + len(sizes)
+        work = metadata.work.get("scoring")
+        share = min(1.0, work.count / metadata.queries) if work and metadata.queries else 1.0
+        found.append(
+            Cost(
+                step=f"Scored pointers of {path.name}",
+                calls=len(sizes),
+                images=shown,
+                seconds=work.seconds if work else None,
+                timed=round(shown * share) if share < 1 else None,
+            )
+        )
     for run in runs:
         spent = _metadata(run.folder / METADATA_FILE).work
         online = max((int(epoch.values.get("vlm_calls") or 0) for epoch in run.epochs), default=0)

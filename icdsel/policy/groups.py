@@ -1,6 +1,6 @@
 """Converts RL data to the tensors used in training. They stay on the device; nothing is loaded per step."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Self
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from icdsel.errors import RlDataError
 from icdsel.policy.rewards import fields_of, normalize_rewards, reward_of
 from icdsel.records import QueryGroup, QuestionId, id_order, score_key
+from icdsel.records.scored_pointer import REFERENCE_SCORES
 from icdsel.retrieval.pools import Pools
 from icdsel.settings.tables import RewardSettings
 
@@ -91,6 +92,27 @@ def split_groups(groups: Sequence[QueryGroup], train_share: float = 0.8) -> tupl
     return ordered[:cut], ordered[cut:]
 
 
+def require_scores(groups: Iterable[QueryGroup], settings: RewardSettings, name: str = "the RL data") -> None:
+    """Checks that the candidates of `groups`, called `name`, have all scores that the reward is made of.
+
+    Raises:
+        RlDataError: A score, or the length of a prompt, is missing.
+    """
+    candidates = [candidate for group in groups for candidate in group.candidates]
+    for field in fields_of(settings.mode):
+        if lacking := sum(getattr(candidate, field) is None for candidate in candidates):
+            option = " --references labels" if field in REFERENCE_SCORES else ""
+            raise RlDataError(
+                f"{lacking} candidates of {name} have no {score_key(field)}, which --reward-mode {settings.mode} "
+                f"needs: use hard_plus_soft, or score them with `icdsel gen-rl-data{option}`"
+            )
+    if settings.token_price and (lacking := sum(candidate.prompt_tokens is None for candidate in candidates)):
+        raise RlDataError(
+            f"{lacking} candidates of {name} have no prompt_tokens, which --token-price needs: use --price, or "
+            f"score them again with `icdsel gen-rl-data`"
+        )
+
+
 def make_groups(
     groups: Sequence[QueryGroup],
     row: Mapping[QuestionId, int],
@@ -114,17 +136,7 @@ def make_groups(
             f"{len(unknown)} question_ids of the RL data are not in the training split (first {unknown[:3]}): "
             f"they belong to another dataset"
         )
-    for name in fields_of(settings.mode):
-        if lacking := sum(getattr(c, name) is None for group in groups for c in group.candidates):
-            raise RlDataError(
-                f"{lacking} candidates of the RL data have no {score_key(name)}, which --reward-mode {settings.mode} "
-                f"needs: use hard_plus_soft, or score them with `icdsel gen-rl-data`"
-            )
-    if settings.token_price and (lacking := sum(c.prompt_tokens is None for g in groups for c in g.candidates)):
-        raise RlDataError(
-            f"{lacking} candidates of the RL data have no prompt_tokens, which --token-price needs: use --price, or "
-            f"score them again with `icdsel gen-rl-data`"
-        )
+    require_scores(groups, settings)
     shots = shots or max(len(candidate.pointer) for group in groups for candidate in group.candidates)
     if not shots:
         raise RlDataError("all pointers of the RL data are empty: there is no ICD to choose")

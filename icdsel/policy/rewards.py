@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from icdsel.records import Candidate, score_of, size_of
+from icdsel.records.scored_pointer import REFERENCE_SCORES
 from icdsel.registry import Registry
 from icdsel.settings.presets import RETIRED_MODES
 from icdsel.settings.tables import RewardSettings
@@ -58,6 +59,11 @@ class RewardMode:
     hard: float
     graded: str | None
     relevance: bool = False
+
+    @property
+    def needs_references(self) -> bool:
+        """Whether it reads the probabilities of the reference answers."""
+        return self.graded in REFERENCE_SCORES
 
     @property
     def ignores(self) -> tuple[str, ...]:

@@ -27,6 +27,8 @@ _SCORE_KEYS = {
     "edit_similarity": "vqa_rel_edit_sim",
     "relevance": "vqa_rel_score",
 }
+REFERENCE_SCORES = ("reference_prob", "reference_prob_per_token")
+"""The scores that need the probabilities of the reference answers; None where the VLM did not give them."""
 _KEYS = {**_PROPOSAL_KEYS, "prediction": _PREDICTION, **_SCORE_KEYS}  # by attribute, in the order of the JSON
 _MOST_REFERENCES = 10  # per query in VQA; each has a weight of at most the highest score
 
@@ -52,7 +54,8 @@ class ScoredPointer:
         prediction: The cleaned answer.
         correct: 1 if the prediction is correct, else 0; None if the task does not define correctness.
         score: The score of the prediction by the task's metric.
-        reference_prob: Σ weight × probability over the reference answers, including the end of the turn.
+        reference_prob: Σ weight × probability over the reference answers, including the end of the turn; None if
+            they were not scored.
         reference_prob_per_token: The same with the geometric mean of each answer's token probabilities.
         token_f1: Similarity of the prediction to the most similar reference, by tokens.
         edit_similarity: The same by characters.
@@ -126,8 +129,7 @@ class ScoredPointer:
 def _ranges(bounds: Bounds) -> Mapping[str, Bounds]:
     """The valid range of each score."""
     ranges = dict.fromkeys(_SCORE_KEYS, (0.0, 1.0)) | {"score": bounds}
-    probabilities = ("reference_prob", "reference_prob_per_token")
-    return ranges | dict.fromkeys(probabilities, (0.0, _MOST_REFERENCES * max(1.0, bounds[1])))
+    return ranges | dict.fromkeys(REFERENCE_SCORES, (0.0, _MOST_REFERENCES * max(1.0, bounds[1])))
 
 
 Candidate = ScoredPointer | Mapping[str, Any]

@@ -15,6 +15,7 @@ _IMPLIED = {
     *("data.train_embeddings", "data.encoder", "data.sampler_encoder", "vlm.model", "vlm.dtype"),
     *("data.preset", "data.on_image_error", "data.max_image_pixels"),
     *("data.columns", "data.validation_fraction"),  # the fingerprints of the examples cover both
+    "proposals.references",  # what `auto` comes to: `icdsel.artefacts.reference_scores`
 }
 
 

@@ -270,6 +270,9 @@ class ProposalSettings(Table):
     that helped from those beside them; needs --min-shots below --pointer-shots."""
     init: Place | None = None
     """Checkpoint of a policy that proposes pointers, instead of the cosine similarity of the embeddings."""
+    references: Literal["auto", "none", "labels"] = "auto"
+    """Reference answers of a query whose probabilities the VLM gives beside its own answer: `labels`, all of them;
+    `none`; or `auto`, all where the reward, the task or the metric reads them, or where existing RL data have them."""
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:

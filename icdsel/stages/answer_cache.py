@@ -1,10 +1,10 @@
 """The VLM's answers of earlier commands: the same prompt to the same model is answered once.
 
 Selectors often choose the same pointer, and larger sets of queries contain the smaller ones. The text of an answer
-depends on the prompt alone, so predictions have the same bytes with and without the cache. The log-probs of reference
+depends on the prompt alone, so results have the same bytes with and without the cache. The log-probs of reference
 answers do not: their last digits depend on the batch. They are not cached, and a request that wants them is always
-sent to the VLM; its text is kept. The length of the prompt is kept too; files from before it was recorded have answers
-without it.
+sent to the VLM; its text is kept. The length of the prompt is kept too. Answers from before it was recorded are not
+used, since a result would lack it.
 """
 
 import hashlib
@@ -83,7 +83,7 @@ class AnswerCache:
             match line:
                 case {"prompt": str(key), "answer": str(text), "prompt_tokens": int(tokens)} if tokens > 0:
                     self._answers.setdefault(key, Answer(text, prompt_tokens=tokens))
-                case {"prompt": str(key), "answer": str(text)}:
+                case {"prompt": str(key), "answer": str(text), "prompt_tokens": None}:
                     self._answers.setdefault(key, Answer(text))
 
     def _key(self, request: Request) -> str | None:
@@ -99,9 +99,8 @@ class AnswerCache:
         return hashlib.sha256(json.dumps(prompt).encode()).hexdigest()[:32]
 
 
-def _line(key: str, answer: Answer) -> dict[str, str | int]:
-    length = {} if answer.prompt_tokens is None else {"prompt_tokens": answer.prompt_tokens}
-    return {"prompt": key, "answer": answer.text} | length
+def _line(key: str, answer: Answer) -> dict[str, str | int | None]:
+    return {"prompt": key, "answer": answer.text, "prompt_tokens": answer.prompt_tokens}
 
 
 def ask(session: "Session", requests: Sequence[Request], on_answers: OnAnswers) -> list[int]:

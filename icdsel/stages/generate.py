@@ -13,7 +13,16 @@ from pathlib import Path
 
 from icdsel.artefacts.checkpoint import foreign_warning, load_policy
 from icdsel.artefacts.encoded_candidates import encoded_candidates
-from icdsel.artefacts.rl_data import Summary, complete_units, metadata_path, question_id_of, rl_data_path, summary_of
+from icdsel.artefacts.reference_scores import inputs_have_references
+from icdsel.artefacts.rl_data import (
+    Summary,
+    complete_units,
+    metadata_path,
+    question_id_of,
+    rl_data_path,
+    shards_of,
+    summary_of,
+)
 from icdsel.console import logger, note, progress, warn
 from icdsel.errors import CheckpointError, RlDataError, RunError
 from icdsel.policy.encoding import EncodedCandidates
@@ -22,20 +31,19 @@ from icdsel.policy.proposals import Unit as ProposalUnit
 from icdsel.policy.proposals import propose, pruned
 from icdsel.records import Example, PoolIds, Proposal, QueryGroup, QuestionId, ScoredPointer
 from icdsel.retrieval.shared_words import Sharing, WordIndex
-from icdsel.settings.identity import identity
 from icdsel.settings.loading import Settings
 from icdsel.stages.policy_check import candidates_for, require_fitting
 from icdsel.stages.queries_to_score import queries_to_score, solved_in
+from icdsel.stages.rl_data_inputs import decided_inputs
 from icdsel.stages.scored_unit import UNIT, Tally, score_unit, scorer_of
 from icdsel.stages.session import Queries, Session
 from icdsel.stages.threads import use_threads
-from icdsel.store.fingerprints import fingerprint_file, unchanged
+from icdsel.store.fingerprints import unchanged
 from icdsel.store.journal import complete_lines, journal_of
 from icdsel.store.metadata import Inputs, differences, read_metadata
 from icdsel.store.reading import why_no_file
 from icdsel.store.run_log import history
 from icdsel.store.slot import Result, Slot, State
-from icdsel.tasks.scoring import SCORER_VERSION
 
 REMEDY = (
     "Use the previous settings, another place (--results-dir, --output, --rl-data), or --overwrite to rename the file "
@@ -95,7 +103,8 @@ def generate(
         RlDataError: The file was created with different settings and `overwrite` is False, or another process is
             writing it.
         CallsError: Too many VLM calls failed.
-        UserError: Dataset, model or checkpoint are missing or do not fit.
+        UserError: Dataset, model or checkpoint are missing or do not fit, or `--references none` forbids what the
+            reward needs.
     """
     target = output or rl_data_path(settings)
     if target.suffix != ".jsonl":  # the names of metadata and log are derived from it
@@ -104,6 +113,7 @@ def generate(
     if init and not init.is_file():
         raise CheckpointError(f"--init {init} {why_no_file(init)}")
     session = session or Session(settings)
+    path = shard.path(target) if shard else target
     with unchanged(init, *unsolved):
         solved = solved_in(unsolved) if unsolved else None
         proposer = load_policy(init) if init else None
@@ -111,8 +121,10 @@ def generate(
             warn(foreign)
         if init:
             require_fitting(init, session, same_data=False)
-        inputs = rl_data_inputs(settings, session, unsolved)
-    path = shard.path(target) if shard else target
+        settings, inputs = decided_inputs(
+            settings, session, path, complete=target, unsolved=unsolved, overwrite=overwrite
+        )
+    session = session.under(settings)
     with rl_data_slot(path, inputs).open(overwrite) as result:
         if not result.complete:
             scored = {} if shard else scored_in_shards(target, inputs)
@@ -121,18 +133,6 @@ def generate(
         summary = summary_of(path)
         logger.debug(str(summary))
     return summary
-
-
-def rl_data_inputs(settings: Settings, session: Session, unsolved: Sequence[Path] = ()) -> Inputs:
-    """Everything that decides the content of RL data; for `unsolved` see `generate`."""
-    init, split = settings.proposals.init, settings.proposals.query_split
-    inputs = identity(settings, "data", "vlm", "proposals", leave_out=["proposals.init"])
-    inputs |= session.identity | {"scorer": SCORER_VERSION}
-    if split != "train":
-        inputs["queries"] = session.fingerprint(split)
-    if unsolved:
-        inputs["unsolved"] = [fingerprint_file(path) for path in unsolved]
-    return inputs | {"init": fingerprint_file(init) if init else None}
 
 
 def rl_data_slot(path: Path, inputs: Inputs) -> Slot:
@@ -147,7 +147,7 @@ def unscored(session: Session, overwrite: bool = False) -> int:
         RlDataError: The file was created with different settings and `overwrite` is False.
     """
     path = rl_data_path(session.settings)
-    inputs = rl_data_inputs(session.settings, session)
+    _, inputs = decided_inputs(session.settings, session, path, overwrite=overwrite)
     slot = rl_data_slot(path, inputs)
     state = slot.peek(overwrite)
     if state is State.COMPLETE:
@@ -164,10 +164,9 @@ def scored_in_shards(complete: Path, inputs: Inputs) -> dict[QuestionId, str]:
     for path in sorted(complete.parent.glob(f"{glob.escape(complete.stem)}.shard-*-of-*.jsonl")):
         if not metadata_path(path).exists():
             warn(f"{path} is skipped: its metadata, {metadata_path(path).name}, are not beside it")
-    for metadata in sorted(complete.parent.glob(f"{glob.escape(complete.stem)}.shard-*-of-*.meta.json")):
-        path = metadata.with_name(metadata.name.removesuffix(".meta.json") + ".jsonl")
+    for path in shards_of(complete):
         try:
-            different = differences(read_metadata(metadata).inputs, inputs)
+            different = differences(read_metadata(metadata_path(path)).inputs, inputs)
         except RunError as error:
             warn(f"{path} is skipped, its queries are scored again: {error}")
             continue
@@ -204,10 +203,13 @@ def _score(
     result.begin(settings.model_dump(mode="json"), session.vlm.device, threads, queries=count)
 
     done = complete_units(result.journal, [unit.queries for unit in units])
+    if not inputs_have_references(result.slot.inputs):
+        note("Reference answers are not scored: nothing reads their probabilities (--references)")
     resumed = sum(len(unit.queries) for unit in units[:done])
     if resumed:
         note(f"resuming after {resumed} queries of an interrupted run")
     started, new, tally = time.monotonic(), 0, Tally(scorer_of(settings).task)
+    asked_before = session.vlm.calls.requests
     with progress("Scoring queries", count) as advance:
         advance(resumed)
 
@@ -227,7 +229,12 @@ def _score(
                     result.journal.append(group.to_json() for group in groups)
                     new += len(unit.queries)
                 advance(len(unit.queries))
-    result.commit(work={"scoring": {"seconds": time.monotonic() - started, "count": new}} if new else None)
+    asked = session.vlm.calls.requests - asked_before
+    # Estimates of durations count what the VLM answered: its share of the queries.
+    work = {"seconds": time.monotonic() - started, "count": round(new * asked / max(1, tally.requests))}
+    result.commit(work={"scoring": work} if asked else None)
+    if asked < tally.requests:
+        note(f"{tally.requests - asked} of {tally.requests} answers are reused from the same prompts before")
     if advice := session.advice():
         note(advice)
     if tally.none_correct and (warning := session.cut_warning()):

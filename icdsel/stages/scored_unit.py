@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 
 from icdsel.errors import VlmError
+from icdsel.policy.references import references_needed_by, scores_references
 from icdsel.records import Answer, Example, PoolIds, Proposal, QueryGroup, ScoredPointer
 from icdsel.settings.loading import Settings
 from icdsel.stages.answer_cache import ask
@@ -29,7 +30,7 @@ class Tally:
 
     def __init__(self, task: Task) -> None:
         self.requests = 0
-        """VLM calls, failed ones included."""
+        """Prompts, failed ones included."""
         self._task, self._scored, self._total = task, 0, 0.0
 
     @property
@@ -57,6 +58,7 @@ def score_unit(
     pools: Sequence[PoolIds],
     proposals: Sequence[Sequence[Proposal]],
     on_scored: Callable[[Sequence[ScoredPointer]], None],
+    references: bool | None = None,
 ) -> list[QueryGroup]:
     """Has the VLM answer the prompts of every proposal of some queries.
 
@@ -66,33 +68,39 @@ def score_unit(
         pools: Their pools.
         proposals: The pointers of each query.
         on_scored: Called with candidates as their answers arrive.
+        references: Whether reference answers are scored too; by default as the settings say.
 
     Returns:
         The group of each query, with its failed calls.
 
     Raises:
         CallsError: Too many VLM calls failed.
-        VlmError: The VLM gives no log-probs of the references that the task has.
+        VlmError: Reference answers are to be scored, and the VLM gives no log-probs of them.
+        SettingsError: `--references none` forbids what something needs.
     """
     scorer = scorer_of(session.settings)
     task = scorer.task
     pairs = [(query, proposal) for query, proposed in zip(queries, proposals, strict=True) for proposal in proposed]
-    references = {query.question_id: tuple(task.references(query)) for query in queries}
+    wanted = scores_references(session.settings) if references is None else references
+    weights = {query.question_id: task.references(query) if wanted else {} for query in queries}
     requests = [
-        Request(demonstrations(task, map(session.train.by_id, proposal.pointer)), query, references[query.question_id])
+        Request(
+            demonstrations(task, map(session.train.by_id, proposal.pointer)), query, tuple(weights[query.question_id])
+        )
         for query, proposal in pairs
     ]
-    if any(references.values()) and not session.vlm.can_score_references:
+    if any(weights.values()) and not session.vlm.can_score_references:
+        reader = references_needed_by(session.settings) or "--references labels"
         raise VlmError(
-            f"{session.vlm.name} does not give the log-probs of reference answers, which the task {task.name} needs: "
-            "use another --engine or --task"
+            f"{session.vlm.name} does not give the log-probs of reference answers, which {reader} needs: use another "
+            "--engine, or settings that do not need them"
         )
     scored: dict[int, ScoredPointer] = {}
 
     def score(answers: Mapping[int, Answer]) -> None:
         for i, answer in answers.items():
             query, proposal = pairs[i]
-            scored[i] = scorer.scored_pointer(proposal, answer, query)
+            scored[i] = scorer.scored_pointer(proposal, answer, query, weights[query.question_id])
         on_scored([scored[i] for i in answers])
 
     ask(session, requests, score)

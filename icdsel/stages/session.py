@@ -90,6 +90,7 @@ class Session:
         self.settings = settings
         self._open_vlm = open_vlm
         self._opened: dict[Any, Any] = {}
+        self._reuses_answers = True
         self._skipped: set[Path] = set()  # images that cannot be read, which the user has been told
         self.lock = Lock()
 
@@ -103,6 +104,12 @@ class Session:
             raise ValueError("a session cannot be used with other settings for data or vlm")
         other = copy.copy(self)  # a shallow copy, so both share `_opened`
         other.settings = settings
+        return other
+
+    def without_answers(self) -> "Session":
+        """The same session, whose VLM answers every prompt itself, as measurements of its speed require."""
+        other = copy.copy(self)
+        other._reuses_answers = False
         return other
 
     # ---- dataset ----
@@ -180,11 +187,13 @@ class Session:
             note(f"No --model is given: using {settings.vlm.model}, the default for all data but the bundled worlds.")
         return identify_engine(settings.vlm) or recall_engine(settings.vlm, self._cache)
 
-    @_shared
+    @property
     def answers(self) -> AnswerCache | None:
         """The answers of earlier commands; None if they are not to be reused."""
-        if not self.settings.vlm.reuse_answers:
-            return None
+        return self._answers if self._reuses_answers and self.settings.vlm.reuse_answers else None
+
+    @_shared
+    def _answers(self) -> AnswerCache:
         inputs = identity(self.settings, "vlm", leave_out=["vlm.clean_answers"])  # applied to the cached texts
         inputs |= {"model": self.vlm_identity.fingerprint, "dtype": self.vlm_identity.dtype, "scorer": SCORER_VERSION}
         return AnswerCache(self._cache, inputs)

@@ -30,6 +30,7 @@ from icdsel.errors import CheckpointError, RlDataError, RunError
 from icdsel.policy.groups import Groups, make_groups, split_groups
 from icdsel.policy.loop import Resume, train_policy
 from icdsel.policy.network import PointerNetwork
+from icdsel.policy.references import scores_references
 from icdsel.records import QueryGroup
 from icdsel.settings.identity import identity
 from icdsel.settings.loading import Settings, on_training_queries
@@ -112,6 +113,7 @@ def train(
         UserError: Data, checkpoint or settings do not fit, or the run was created with different settings.
     """
     settings = on_training_queries(settings)
+    scores_references(settings)  # rejects `--references none` with a reward that needs them, before any work
     trained = Run(runs_dir(settings) / _require_name(run or run_name(settings), run))
     require_files(settings, rl_data_files)
     if settings.train.tensorboard:

@@ -38,6 +38,7 @@ _DESCRIPTIONS = {
     "scorer": "the version of icdsel's scorer",
     "broken_images": "the images that cannot be read",
     "train_embeddings": "the file of --train-embeddings",
+    "references": "of which reference answers the VLM gave the probabilities, None for all",
     "init": "the checkpoint of --init",
     "warm_start": "the file of --warm-start",
     "rl_data": "the RL data",

@@ -30,10 +30,17 @@ def mean(scores: "NDArray[np.float64]") -> "NDArray[np.float64]":
 
 @dataclass(frozen=True)
 class Metric:
-    """A way to score a prediction for a query; scores are within the bounds of the task."""
+    """A way to score a prediction for a query; scores are within the bounds of the task.
+
+    Attributes:
+        name: Its name in `--metric`.
+        score: Scores a prediction for a query.
+        needs_references: Whether RL data that are scored by it need the probabilities of the reference answers.
+    """
 
     name: str
     score: Callable[[str, Example], float]
+    needs_references: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,7 @@ class Task(ABC):
             queries; that is slower for any function other than `mean`.
         usual_references: The number of reference answers that the metric is defined for; `check` reports queries with
             fewer.
+        needs_references: Whether its RL data need the probabilities of the reference answers, whatever the reward.
     """
 
     name: str
@@ -82,10 +90,14 @@ class Task(ABC):
     correctness: Correctness | None = None
     aggregate: Aggregate = staticmethod(mean)
     usual_references: int = 1
+    needs_references: bool = False
 
     @abstractmethod
     def references(self, query: Example) -> Mapping[str, float]:
-        """The reference answers that the VLM computes log-probs of, with their weights in `reference_prob`."""
+        """The reference answers whose log-probs the VLM gives, with their weights in `reference_prob`.
+
+        They are asked for only where something needs them (`icdsel.policy.references`).
+        """
 
     def demonstration(self, example: Example) -> str:
         """The answer that a demonstration shows."""

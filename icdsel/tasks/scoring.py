@@ -1,7 +1,7 @@
 """Scores the VLM's answers for RL data and predictions."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Self
@@ -33,13 +33,19 @@ class Scorer:
         own = TASKS.named(task)
         return cls(own, own.metrics.named(metric or own.default_metric), CLEANERS.named(cleaner))
 
-    def scored_pointer(self, proposal: Proposal, answer: Answer, query: Example) -> ScoredPointer:
+    def scored_pointer(
+        self, proposal: Proposal, answer: Answer, query: Example, references: Mapping[str, float]
+    ) -> ScoredPointer:
         """Scores the answer to a proposal, to six significant digits; for a failed call, records the error.
 
         Args:
             proposal: The pointer.
-            answer: The VLM's answer, with the log-probs of the task's references in their order.
+            answer: The VLM's answer, with the log-probs of the references in their order.
             query: The query.
+            references: The references that the VLM was asked for, with their weights; empty if for none.
+
+        Raises:
+            ValueError: The answer has the log-probs of more or fewer references.
         """
         task = self.task
         how = (proposal.pointer, proposal.method, proposal.rank, _rounded(proposal.log_prob), proposal.temperature)
@@ -50,11 +56,10 @@ class Scorer:
         if task.correctness is not None:
             correct = int(task.correctness.is_correct(score))
         relevance = task.relevance(prediction, query)
-        weights = task.references(query).values()
-        references = list(zip(weights, answer.reference_log_probs, answer.reference_tokens, strict=True))
+        given = list(zip(references.values(), answer.reference_log_probs, answer.reference_tokens, strict=True))
 
         def expected(prob: Callable[[float, int], float]) -> float | None:
-            return _rounded(sum(w * prob(log_prob, n) for w, log_prob, n in references)) if references else None
+            return _rounded(sum(w * prob(log_prob, n) for w, log_prob, n in given)) if given else None
 
         return ScoredPointer(
             *how,

@@ -56,6 +56,12 @@ class CallCount:
             )
 
     @property
+    def requests(self) -> int:
+        """How many requests have an answer or have failed."""
+        with self._lock:
+            return self._requests
+
+    @property
     def cut_share(self) -> float:
         """The share of all answers so far that reached their maximum length."""
         with self._lock:

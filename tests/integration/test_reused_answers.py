@@ -8,7 +8,7 @@ import pytest
 from command_line import icdsel
 from fakes import FakeEngine, fake_kind, raises
 
-from icdsel.data import world
+from icdsel.data.world import files, write_world
 from icdsel.vlm.engine import Request
 from icdsel.vlm.engines import ENGINES
 
@@ -20,8 +20,8 @@ INFER = ("infer", *ON, "--selector", "random,nearest-both", "--shots", "1,2")
 def small_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("data")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(world, "SPLIT_SIZES", {"train": 100, "tuning": 2, "validation": 30})
-        world.write_world(place / "world")
+        patch.setattr(files, "SPLIT_SIZES", {"tuning": 2, "validation": 30})
+        write_world(place / "world")
     return place
 
 
@@ -75,7 +75,7 @@ def test_a_selector_that_chooses_the_same_pointers_costs_nothing(asked: list[Req
 
 def test_rl_data_and_predictions_share_answers(asked: list[Request]) -> None:
     few = ("--queries", 8, "--beam", 1, "--samples", 1, "--retrieval", 1, "--random", 0)
-    icdsel("gen-rl-data", *ON, *few, "--split", "validation")
+    icdsel("gen-rl-data", *ON, *few, "--split", "validation", "--references", "labels")
     assert all(request.references for request in asked)
     answers = json.loads(rl_data().splitlines()[0])["pointer_candidates"]
     asked.clear()
@@ -84,7 +84,7 @@ def test_rl_data_and_predictions_share_answers(asked: list[Request]) -> None:
     first = json.loads(rows("results", "oracle_validation-8").splitlines()[0])
     assert [first["prediction"]] == [one["vqa_pred_answer"] for one in answers if one["pointer"] == first["icds"]]
     before, count = rl_data(), len(asked)
-    icdsel("gen-rl-data", *ON, *few, "--split", "validation", "--results-dir", "fresh")
+    icdsel("gen-rl-data", *ON, *few, "--split", "validation", "--results-dir", "fresh", "--references", "labels")
     assert Path("fresh/world/generated_data/rl_data_RandSampler_anything_validation.jsonl").read_bytes() == before
     assert len(asked) > count  # scores of references are not cached: their last digits depend on the batch
 

@@ -26,7 +26,7 @@ ASKED: dict[str, dict[str, Any]] = {
 
 def made(folder: Path, name: str) -> list[dict[str, Any]]:
     """A few records of RL data."""
-    few = {"queries": 4, "beam": 2, "samples": 1, "retrieval": 1, "random": 1}
+    few = {"queries": 4, "beam": 2, "samples": 1, "retrieval": 1, "random": 1, "references": "labels"}
     data = {"data_dir": folder / "data", "results_dir": folder / "results"} | ASKED[name].get("data", {})
     settings = load_settings({**ASKED[name], "data": data, "proposals": few})
     return [group.to_json() for group, _ in read_groups(generate(settings, folder / f"{name}.jsonl").path)]
@@ -56,6 +56,7 @@ def test_the_scorer_is_that_of_its_version(folder: Path, name: str):
         assert ours == kept, remedy
         for one, other in zip(*candidates, strict=True):
             assert one.keys() == other.keys(), remedy
+            assert 0 <= one["vqa_gt_prob"] <= one["vqa_gt_prob_norm"] + 1e-6
             for field, value in one.items():
                 expected = pytest.approx(other[field], abs=2e-3) if isinstance(value, float) else other[field]
                 assert value == expected, f"{field}: {remedy}"

@@ -14,11 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from icdsel.artefacts.reference_scores import groups_have_references
 from icdsel.artefacts.rl_data import parse_group
 from icdsel.console import Advance
 from icdsel.errors import RlDataError
 from icdsel.policy.groups import Groups, make_groups
 from icdsel.policy.network import PointerNetwork
+from icdsel.policy.references import scores_references
 from icdsel.policy.rewards import reward_of
 from icdsel.records import Pointer, PoolIds, Proposal, QueryGroup, QuestionId, ScoredPointer
 from icdsel.records.values import is_int64
@@ -65,6 +67,7 @@ class Rollouts:
         self._journal, self._advance = journal, advance
         self._at_most = most_calls(train, len(groups))
         self._journalled = read_journal(journal)
+        self._references = scores_references(session.settings, groups_have_references(self._journalled.values()))
         self._known = 0
         """Lines of the journal whose groups have been added."""
         self.calls = 0
@@ -166,7 +169,7 @@ class Rollouts:
                 return None
             examples = [self._session.train.by_id(group.question_id) for group in groups]
             pools = [PoolIds(group.pool, group.excluded) for group in groups]
-            return score_unit(self._session, examples, pools, [new[q] for q in unit], on_scored)
+            return score_unit(self._session, examples, pools, [new[q] for q in unit], on_scored, self._references)
 
         units = [queries[at : at + UNIT] for at in range(0, len(queries), UNIT)]
         with self._session.in_order(scored, units) as results:

@@ -21,6 +21,7 @@ from icdsel.policy.groups import Groups
 from icdsel.policy.loop import LOW_COVERAGE
 from icdsel.policy.measures import measure
 from icdsel.policy.network import PointerNetwork
+from icdsel.policy.references import references_needed_by
 from icdsel.policy.rewards import reward_of
 from icdsel.records import Pointer, PoolIds, Proposal, QueryGroup
 from icdsel.settings.tables import RewardSettings
@@ -151,7 +152,8 @@ def _scored(session: Session, groups: Sequence[QueryGroup], pointers: Sequence[P
         examples = [session.train.by_id(group.question_id) for group in unit]
         pools = [PoolIds(group.pool, group.excluded) for group in unit]
         proposals = [[Proposal(pointer, METHOD)] for pointer in pointers[at : at + UNIT]]
-        return score_unit(session, examples, pools, proposals, lambda _: None)
+        needed = references_needed_by(session.settings) is not None  # the scores are only read here
+        return score_unit(session, examples, pools, proposals, lambda _: None, needed)
 
     rewards: list[float | None] = []
     with session.in_order(scored, range(0, len(groups), UNIT)) as results:

@@ -7,7 +7,7 @@ from icdsel.artefacts import rl_data
 from icdsel.artefacts.lever_plus_rl_data import GT_PROB_NOTE
 from icdsel.console import note, warn
 from icdsel.errors import NoSignalError, RlDataError
-from icdsel.policy.groups import Groups
+from icdsel.policy.groups import Groups, require_scores
 from icdsel.policy.losses import signal_strength
 from icdsel.policy.rewards import is_correct
 from icdsel.records import QueryGroup
@@ -37,7 +37,7 @@ def read_groups(files: Sequence[Path], session: Session, reward: RewardSettings)
     """The groups of all files together; logs how many candidates were left out, and why.
 
     Raises:
-        RlDataError: A file cannot be read, or nothing is left.
+        RlDataError: A file cannot be read or lacks scores that the reward needs, or nothing is left.
     """
     ids = [example.question_id for example in session.train]
     rules = {"skip_fallback": reward.skip_fallback, "accept_unsound": reward.accept_unsound}
@@ -52,13 +52,14 @@ def read_groups(files: Sequence[Path], session: Session, reward: RewardSettings)
     task = session.settings.data.task
     if other := next((group.task for group in groups if group.task != task), None):
         raise RlDataError(f"the RL data are of the task {other}, not of {task}: use --task {other}, or other RL data")
-    if not reward.require_correct:
-        return groups
-    correct = [group for group in groups if any(is_correct(candidate) for candidate in group.candidates)]
-    note(f"{len(groups) - len(correct)} queries without a correct pointer left out (--require-correct)")
-    if not correct:
-        raise RlDataError("no query has a correct pointer: train without --require-correct, or score more queries")
-    return correct
+    if reward.require_correct:
+        correct = [group for group in groups if any(is_correct(candidate) for candidate in group.candidates)]
+        note(f"{len(groups) - len(correct)} queries without a correct pointer left out (--require-correct)")
+        if not correct:
+            raise RlDataError("no query has a correct pointer: train without --require-correct, or score more queries")
+        groups = correct
+    require_scores(groups, reward, ", ".join(map(str, files)))
+    return groups
 
 
 def stops(train: TrainSettings, groups: Sequence[QueryGroup]) -> tuple[bool, int]:

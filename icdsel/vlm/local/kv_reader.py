@@ -123,7 +123,7 @@ class KvReader:
         """Logits (…, V) of the token after `hidden` (…, d), float32."""
         return self._decoder.head(hidden).float()
 
-    def score(self, references: Sequence[Sequence[Sequence[int]]], first: Tensor) -> list[Scores]:
+    def score(self, references: Sequence[Sequence[Sequence[int]]], logits: Tensor) -> list[Scores]:
         """Computes the log-probs of each row's references, and their numbers of tokens.
 
         All references of a row are read in one pass, side by side: each attends only to the row and to itself. Tokens
@@ -132,8 +132,11 @@ class KvReader:
         Args:
             references: The references of each row, as tokens. Their last token, the end of the turn, is predicted but
                 not read.
-            first: Log-probs of the first token after each row, (R, V).
+            logits: Those of the first token after each row, (R, V).
         """
+        if not any(references):
+            return [((), ()) for _ in references]
+        first = logits.log_softmax(-1)
         width = max((sum(len(ref) - 1 for ref in row) for row in references), default=0)
         later: list[float] = []
         if width:

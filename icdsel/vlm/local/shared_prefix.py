@@ -265,12 +265,11 @@ class SharedPrefix(LocalModel[Prompt]):
         self, reader: KvReader, logits: Tensor, prompts: Sequence[Prompt], references: Sequence[Sequence[str]]
     ) -> list[Answer]:
         """Answers and scores prompts that the reader has read, one per row, given the next token's logits (R, V)."""
-        first = logits.log_softmax(-1)
         targets = [
             [self.answers.of(prompt.text, self._harmless(text)) for text in row]
             for prompt, row in zip(prompts, references, strict=True)
         ]
-        scored = reader.score(targets, first)
+        scored = reader.score(targets, logits)
         answers = decode(logits, self._seen(prompts, logits), reader, self.search)
         return [
             self._answer(answer, *score, self._length(prompt))

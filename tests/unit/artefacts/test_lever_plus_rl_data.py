@@ -434,7 +434,8 @@ def our_group(row: int, pool: list[int], pointers: list[list[int]]) -> QueryGrou
     proposals = [Proposal(tuple(IDS[i] for i in icds), "cosine-beam", rank=0, log_prob=-1.5) for icds in pointers]
     answer = Answer(" gesa", (math.log(0.5), math.log(0.25)), (2, 2))
     scorer = Scorer.named("vqa", None, "strip")
-    scored = [scorer.scored_pointer(proposal, answer, example) for proposal in proposals]
+    references = scorer.task.references(example)
+    scored = [scorer.scored_pointer(proposal, answer, example, references) for proposal in proposals]
     return QueryGroup.of_query(example, PoolIds(tuple(IDS[i] for i in pool)), scored, "vqa")
 
 

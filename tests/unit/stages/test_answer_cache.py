@@ -145,17 +145,21 @@ def test_a_cache_that_cannot_be_written_only_causes_a_warning(
     assert capfd.readouterr().err.count("answers are not cached") == 1
 
 
-def test_the_length_of_a_prompt_is_cached_and_unknown_in_files_from_before(
+def test_the_length_of_a_prompt_is_cached_and_answers_from_before_are_asked_again(
     examples: list[Example], tmp_path: Path
 ) -> None:
-    wanted = request(examples, 0, 1, 5)
-    AnswerCache(tmp_path, INPUTS).keep([wanted], [Answer("yes", prompt_tokens=215)])
-    assert AnswerCache(tmp_path, INPUTS).find([wanted]) == {0: Answer("yes", prompt_tokens=215)}
+    wanted, uncounted = request(examples, 0, 1, 5), request(examples, 0, 5)
+    kept = [Answer("yes", prompt_tokens=215), Answer("no")]  # the engine of the latter counts no tokens
+    AnswerCache(tmp_path, INPUTS).keep([wanted, uncounted], kept)
+    assert AnswerCache(tmp_path, INPUTS).find([wanted, uncounted]) == dict(enumerate(kept))
     [file] = tmp_path.glob("answers_*.jsonl")
-    line = json.loads(file.read_text())
-    del line["prompt_tokens"]
-    file.write_text(json.dumps(line) + "\n")
-    assert AnswerCache(tmp_path, INPUTS).find([wanted]) == {0: Answer("yes")}
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    del lines[0]["prompt_tokens"]
+    file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    again = AnswerCache(tmp_path, INPUTS)
+    assert again.find([wanted, uncounted]) == {1: Answer("no")}
+    again.keep([wanted], [Answer("yes", prompt_tokens=215)])
+    assert AnswerCache(tmp_path, INPUTS).find([wanted, uncounted]) == dict(enumerate(kept))
 
 
 @pytest.mark.parametrize(

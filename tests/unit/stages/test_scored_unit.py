@@ -63,10 +63,10 @@ class Stops(AlwaysTheSame):
         return [() if query.question_id % 2 or offset > 0 else (1,) for query in context.queries]
 
 
-def session(vlm: LastDemonstration, **data: Any) -> Any:
-    return SimpleNamespace(
-        train=TRAIN, vlm=vlm, answers=None, lock=Lock(), in_order=in_order, settings=load_settings({"data": data})
-    )
+def session(vlm: LastDemonstration, references: str = "auto", reward: str = "hard_plus_soft", **data: Any) -> Any:
+    given = {"data": data, "proposals": {"references": references}, "reward": {"mode": reward}}
+    settings = load_settings(given)
+    return SimpleNamespace(train=TRAIN, vlm=vlm, answers=None, lock=Lock(), in_order=in_order, settings=settings)
 
 
 @pytest.fixture
@@ -109,10 +109,13 @@ def test_proposals_are_scored_by_the_task_in_their_order(letters: None) -> None:
     assert texts == ["mean letters 2.33"] and tally.requests == 4
 
 
-def test_a_prompt_shows_what_the_task_demonstrates_and_asks_for_its_references(letters: None) -> None:
-    for task, answer, references in (("letters", "gesa", ()), ("vqa", "GESA", ("doni",))):
+def test_a_prompt_shows_what_the_task_demonstrates_and_asks_for_the_references_that_are_wanted(letters: None) -> None:
+    for task, answer, wanted, references in (
+        *(("letters", "gesa", "labels", ()), ("vqa", "GESA", "auto", ())),
+        *(("vqa", "GESA", "none", ()), ("vqa", "GESA", "labels", ("doni",))),
+    ):
         vlm = LastDemonstration()
-        vlm_session = session(vlm, task=task)
+        vlm_session = session(vlm, wanted, task=task)
         try:
             score_unit(vlm_session, [EXAMPLES[0]], [PoolIds((1,))], [[Proposal((1,), "random")]], lambda scored: None)
         except ValueError:  # this VLM gives no log-probs of references
@@ -122,12 +125,19 @@ def test_a_prompt_shows_what_the_task_demonstrates_and_asks_for_its_references(l
         assert (request.query, request.references) == (EXAMPLES[0], references)
 
 
-def test_an_engine_that_scores_no_references_is_rejected_by_a_task_that_has_some() -> None:
+def test_an_engine_that_scores_no_references_is_rejected_only_where_they_are_wanted() -> None:
     vlm = LastDemonstration()
     vlm.can_score_references = False
-    with pytest.raises(VlmError, match=r"last-demonstration does not give the log-probs .* the task vqa needs"):
-        score_unit(session(vlm), [EXAMPLES[0]], [PoolIds((1,))], [[Proposal((1,), "random")]], lambda scored: None)
+    one = ([EXAMPLES[0]], [PoolIds((1,))], [[Proposal((1,), "random")]], lambda scored: None)
+    for settings, reader in (
+        (("auto", "hard01_plus_gtprob"), "the reward mode hard01_plus_gtprob"),
+        (("labels",), "--references labels"),
+    ):
+        with pytest.raises(VlmError, match=f"last-demonstration does not give the log-probs .* which {reader} needs"):
+            score_unit(session(vlm, *settings), *one)
     assert not vlm.requests
+    [group] = score_unit(session(vlm), *one)
+    assert [(pointer.prediction, pointer.reference_prob) for pointer in group.candidates] == [("GESA", None)]
 
 
 def test_the_tally_of_vqa_is_the_share_of_correct_pointers() -> None:

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from tiny_clip import save_tiny_clip
 
 from icdsel.artefacts.checkpoint import load_policy
+from icdsel.artefacts.rl_data import rl_data_path
 from icdsel.artefacts.run_folder import METADATA_FILE, Run, run_name
 from icdsel.errors import CheckpointError, DataError, SettingsError, VlmError
 from icdsel.experiments.plan import dry_run
@@ -21,9 +22,10 @@ from icdsel.policy.network import PointerConfig, PointerNetwork
 from icdsel.retrieval.agreement import agreement
 from icdsel.settings.loading import Settings, load_settings, with_values
 from icdsel.settings.tables import VlmSettings
-from icdsel.stages.generate import generate, rl_data_inputs
+from icdsel.stages.generate import generate
 from icdsel.stages.infer import infer
 from icdsel.stages.policy_check import candidates_for
+from icdsel.stages.rl_data_inputs import decided_inputs
 from icdsel.stages.session import Session
 from icdsel.stages.train import train
 from icdsel.vlm.engines import EngineIdentity, identify_engine, open_engine
@@ -250,7 +252,8 @@ def test_no_pool_contains_images_that_only_the_sampler_encoder_reads_and_fails_o
     assert "No pool contains them" in " ".join(capsys.readouterr().err.split())
     assert session.broken == {BROKEN}
     before = Session(settings, no_vlm)  # whose inputs are read before any pool is built
-    assert rl_data_inputs(settings, before) == rl_data_inputs(settings, session)
+    inputs = [decided_inputs(settings, each, rl_data_path(settings)) for each in (before, session)]
+    assert inputs[0] == inputs[1]
     without = Session(make_settings(folder, {"encoder": str(clip), "sampler": "rand", "on_image_error": "skip"}))
     assert before.identity["broken_images"] == without.identity["broken_images"]
 
