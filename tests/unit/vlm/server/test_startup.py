@@ -77,6 +77,27 @@ def test_a_server_that_says_nothing(opened: Any):
             opened(f"http://127.0.0.1:{silent.getsockname()[1]}/v1", request_timeout=0.2)
 
 
+def test_proxies_are_asked_for_other_machines_alone(opened: Any, monkeypatch: pytest.MonkeyPatch):
+    with fake_server() as proxy, fake_server() as server:
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
+        opened(server)
+        assert not proxy.headers
+        with pytest.raises(VlmError, match="HTTP 404"):
+            opened("http://host.invalid:8000/v1")
+        assert proxy.headers[0]["Host"] == "host.invalid:8000"
+        monkeypatch.setenv("NO_PROXY", "host.invalid")
+        with pytest.raises(VlmError, match="no connection"):
+            opened("http://host.invalid:8000/v1")
+
+
+def test_a_proxy_that_cannot_be_used(opened: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("ALL_PROXY", "gopher://user:pass-of-proxy@host")
+    with pytest.raises(VlmError, match="a proxy of the environment cannot be used") as refused:
+        opened("http://host.invalid:8000/v1")
+    assert "pass-of-proxy" not in str(refused.value)
+
+
 def test_an_address_without_v1(opened: Any):
     with (
         fake_server() as server,
