@@ -80,6 +80,30 @@ def test_bytes_are_the_same_whatever_servers_do(expected: dict[str, bytes]):
         assert len(a.prompts) + len(b.prompts) == asked
 
 
+def test_every_stage_works_on_servers():
+    few = ("--queries", 16, "--beam", 2, "--samples", 1, "--retrieval", 1)
+    train = ("train", *DATA, *few, "--rce-epochs", 1, "--grpo-epochs", 1, "--online", "--online-samples", 2)
+    with fake_server() as a, fake_server() as b:
+        icdsel("gen-rl-data", *DATA, *few, *on(a, b))
+        same = ("--engine", "same", "--model", "fake-model", "--results-dir", "same")
+        icdsel("gen-rl-data", *DATA, *few, *same)
+        data = "made/generated_data/rl_data_RandSampler_fake-model_pool-size-12.jsonl"
+        assert Path("results", data).read_bytes() == Path("same", data).read_bytes()
+        asked = len(a.prompts) + len(b.prompts)
+        icdsel(*train, *on(a, b))
+        [scored] = Path("results/made/model_cpk").glob("*/online.jsonl")
+        assert len(scored.read_text().splitlines()) > 4 and len(a.prompts) + len(b.prompts) > asked
+        icdsel(*INFER[:-1], "policy", *on(b))
+        named = (*on(a), "--model", "fake-model")
+    # Both are gone now: nothing but answers needs them.
+    icdsel("train", *DATA, *few, "--rce-epochs", 1, "--run", "offline", *named)
+    assert "policy" in icdsel("compare", *DATA, "--n", 12, "--shots", "1,2", *named)
+    said = " ".join(
+        icdsel("infer", *DATA, "--n", 12, "--shots", 1, "--selector", "nearest-both", *named, code=2).split()
+    )
+    assert f"{a.url} cannot be used: no connection" in said
+
+
 def test_ctrl_c_leaves_what_can_be_resumed(expected: dict[str, bytes]):
     def interrupt(number: int, body: dict[str, Any]) -> None:
         if not is_probe(body) and number == stop_at:
