@@ -23,6 +23,7 @@ from icdsel.vlm.server import fleet
 
 DATA = ("--dataset", "made.jsonl", "--pool-size", 12, "--encoder", "vlm")
 INFER = ("infer", *DATA, "--n", 12, "--shots", "1,2", "--selector", "random,nearest-both")
+_expected: dict[str, bytes] = {}
 
 
 def fake_encoder(settings: VlmSettings, most_pixels: int) -> VlmEncoder:
@@ -44,10 +45,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def expected() -> dict[str, bytes]:
     """The predictions of the engine in this process."""
-    icdsel(*INFER, "--engine", "same", "--model", "fake-model", "--results-dir", "expected")
-    found = predictions("expected")
-    assert len(found) == 4
-    return found
+    if not _expected:  # the data are the same in every test
+        icdsel(*INFER, "--engine", "same", "--model", "fake-model", "--results-dir", "expected")
+        _expected.update(predictions("expected"))
+    assert len(_expected) == 4
+    return _expected
 
 
 def predictions(folder: str) -> dict[str, bytes]:

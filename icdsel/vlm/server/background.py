@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import CancelledError
 from typing import Any, TypeVar
 
@@ -38,23 +38,26 @@ class BackgroundLoop:
         finally:
             future.cancel()  # has no effect on finished work
 
-    def close(self) -> None:
-        """Cancels everything that runs, and ends the thread; calling it again changes nothing."""
+    def close(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Cancels everything that runs, runs `last`, and ends the thread; calling it again changes nothing."""
         if self._closed:
             return
         self._closed = True
-        asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).add_done_callback(
+        asyncio.run_coroutine_threadsafe(_end(last), self._loop).add_done_callback(
             lambda _: self._loop.call_soon_threadsafe(self._loop.stop)
         )
-        if threading.current_thread() is not self._thread:
-            self._thread.join(_ENDING)
+        self._thread.join(_ENDING)
+        if not self._thread.is_alive():
+            self._loop.close()
 
 
-async def _cancel_others() -> None:
+async def _end(last: Callable[[], Coroutine[Any, Any, None]]) -> None:
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()
-    await asyncio.wait(tasks, timeout=_ENDING) if tasks else None
+    if tasks:
+        await asyncio.wait(tasks, timeout=_ENDING / 2)
+    await last()
 
 
 async def all_or_cancelled(work: Iterable[Coroutine[Any, Any, _T]]) -> list[_T]:

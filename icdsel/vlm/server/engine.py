@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from icdsel.console import warn
@@ -71,6 +72,7 @@ class ServerEngine(Engine):
         self.name, self.device = settings.model, ", ".join(settings.url)
         self.at_once = 2 + settings.concurrency * len(settings.url) // _FILLED
         self._images = SentImages(settings, max_image_pixels)
+        self._clients = [open_client(settings, url, key) for url in settings.url]
         self._loop = BackgroundLoop("servers")
         try:
             self.served: Served = self._loop.run(self._start())
@@ -79,10 +81,11 @@ class ServerEngine(Engine):
             raise
         self.fingerprint = self.served.fingerprint
         self._known: KnownModels | None = None
+        self._keeping = Lock()
 
     async def _start(self) -> Served:
         settings = self.settings
-        clients = [open_client(settings, url, self._key) for url in settings.url]
+        clients = self._clients
         served = await start(clients, settings, self._key)
         self._decoding = served.dialect.decoding(settings)
         if served.dialect.tells_tokens and (local := local_tokenizer(settings)):
@@ -146,8 +149,12 @@ class ServerEngine(Engine):
 
     def close(self) -> None:
         """Cancels what is under way; the engine cannot be used any more."""
-        self._loop.close()
+        self._loop.close(self._close_clients)
         self._images.close()
+
+    async def _close_clients(self) -> None:
+        for client in self._clients:
+            await client.close()
 
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
         """Answers requests, several at a time; may be called from several threads.
@@ -155,8 +162,9 @@ class ServerEngine(Engine):
         Raises:
             CallsError: No server is left, or the engine was closed.
         """
-        if self._known is not None:
-            self._known.keep(self.served)
+        with self._keeping:
+            if self._known is not None:
+                self._known.keep(self.served)
         shown = [without_markup(request) for request in requests]
         order = sorted(range(len(shown)), key=lambda i: _place_in_order(shown[i]))
         answers = self._loop.run(all_or_cancelled(self._answer(shown[i]) for i in order))

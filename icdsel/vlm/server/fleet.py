@@ -116,13 +116,6 @@ class Fleet:
             if failures and server.up:
                 await asyncio.sleep(waiting_time(failures))
 
-    async def close(self) -> None:
-        """Ends the search for servers that are gone, and closes all connections."""
-        for task in self._looking:
-            task.cancel()
-        await asyncio.gather(*self._looking, return_exceptions=True)
-        await asyncio.gather(*(server.client.close() for server in self._servers), return_exceptions=True)
-
     # ---- servers that fail ----
 
     async def _server(self, place: str) -> _Server:

@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from fake_server import KEY, Raw, Shown, fake_server, is_probe, shown_in
 from icdsel.errors import VlmError
 from icdsel.settings import load_settings
 from icdsel.settings.kinds import API_KEY_VARIABLE
+from icdsel.vlm.server import probing
 from icdsel.vlm.server.naming import with_served_model
 
 
@@ -200,6 +202,41 @@ def test_a_server_that_answers_at_random_is_found(opened: Any):
         opened(server)
 
 
+def test_images_that_are_confused_only_while_several_are_read_are_found(opened: Any):
+    last: dict[str, Any] = {}
+
+    def mixed(number: int, body: dict[str, Any]) -> Any:
+        """Two prompts at the same time get each other's answer."""
+        together.append(number)
+        time.sleep(0.03)
+        alone = len(together) == 1
+        together.remove(number)
+        own = server.reply(body)
+        last.setdefault("reply", own)
+        return None if alone else lambda reply: last["reply"]
+
+    together: list[int] = []
+    with fake_server(fault=mixed) as server, pytest.raises(VlmError, match="as if it had other images"):
+        opened(server)
+
+
+def test_a_busy_server_is_asked_again_at_the_start(opened: Any):
+    def busy(number: int, body: dict[str, Any]) -> Any:
+        return Raw.error(429, "slow down", Retry_After="0.01") if number % 2 else None
+
+    with fake_server(fault=busy) as server:
+        assert opened(server).served.probed
+
+
+def test_a_server_that_stays_busy_cannot_be_used(opened: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(probing, "PATIENCE", 0.1)
+    with (
+        fake_server(fault=lambda number, body: Raw.error(429, "slow down", Retry_After="0.06")) as server,
+        pytest.raises(VlmError, match=r"cannot be used: HTTP 429: slow down. It is busy: try again later"),
+    ):
+        opened(server)
+
+
 def test_a_little_noise_in_log_probs_changes_nothing(opened: Any):
     def noisy(number: int, body: dict[str, Any]) -> Any:
         def change(reply: dict[str, Any]) -> dict[str, Any]:
@@ -232,6 +269,6 @@ def test_probes_depend_on_no_data(opened: Any):
     with fake_server() as server:
         opened(server, system_prompt="Be brief.", icd_template="{question}: {answer}", layout="turns")
         opened(server)
-    first, second = server.asked[:8], server.asked[8:]
-    assert [body["messages"] for body in first] == [body["messages"] for body in second] and all(map(is_probe, first))
-    assert len({str(shown_in(body["messages"])) for body in first}) == 4
+    first, second = ([str(body["messages"]) for body in asked] for asked in (server.asked[:12], server.asked[12:]))
+    assert sorted(first) == sorted(second) and first[:8] == second[:8] == first[:4] * 2
+    assert all(map(is_probe, server.asked)) and len(set(first)) == 4
