@@ -24,7 +24,7 @@ from icdsel.vlm.prompts import chat_messages
 _FEWEST_TOKENS = 256
 """Smaller batches of images are padded to this number of visual tokens. For few rows MKL uses another kernel, which
 rounds differently, so the features of an image would depend on which images were already cached."""
-_LANGUAGE_MODELS = ("llama", "qwen2", "qwen3")
+_LANGUAGE_MODELS = ("llama", "qwen2", "qwen3", "qwen3_moe")
 """The text models that are tested; they have no state beyond their KV cache, and one number is a token's position."""
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import GenerationMixin
 from vlm_families import ALIKE, FAMILIES, SHARED
 from vlm_plain import (
     MAX_IMAGE_PIXELS,
@@ -31,6 +32,8 @@ from icdsel.vlm.engine import Request
 from icdsel.vlm.local.any_vlm import AnyVlm
 from icdsel.vlm.local.loading import identify_local, load_local
 from icdsel.vlm.local.shared_prefix import SharedPrefix
+
+MIXES_IMAGES = not hasattr(GenerationMixin, "_expand_multimodal_outputs")
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +96,8 @@ def require_plain(vlm: SharedPrefix, family: str, request: Request, answer: Answ
     ids=["greedy", "beams", "turns"],
 )
 def test_answers_and_log_probs_are_those_of_one_prompt_at_a_time(vlm, family, examples, search):
+    if "num_beams" in search and family in ("llava_onevision", "internvl") and MIXES_IMAGES:
+        pytest.skip("this version of transformers mixes up the images of different beams")
     vlm = changed(vlm, **search)
     requests = requests_of(examples, seed=1, count=7)
     answers = answers_of(vlm, requests)
@@ -126,7 +131,8 @@ def test_prompts_that_begin_alike_are_read_together_and_answered_as_if_alone(vlm
         hook.remove()
     # First a, b and the query alone; then b, c after a, a after b, two queries; and so on.
     assert blocks == 3 + 4 + 4 + 2 + 1
-    assert vlm.images.encoded == 5
+    two_forms = family == "llava_onevision"  # the query's image looks different if it is alone
+    assert vlm.images.encoded == 5 + two_forms
     for request, answer in zip(requests, answers, strict=True):
         require_plain(vlm, family, request, answer)
     assert answers[2] == answers[7]
