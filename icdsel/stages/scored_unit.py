@@ -92,8 +92,8 @@ def score_unit(
     if any(weights.values()) and not session.vlm.can_score_references:
         reader = references_needed_by(session.settings) or "--references labels"
         raise VlmError(
-            f"{session.vlm.name} does not give the log-probs of reference answers, which {reader} needs: use another "
-            "--engine, or settings that do not need them"
+            f"{session.vlm.name} does not give the log-probs of reference answers, which {reader} needs: "
+            f"{session.vlm.why_no_references}. Use another --engine, or settings that do not need them"
         )
     scored: dict[int, ScoredPointer] = {}
 

@@ -42,10 +42,9 @@ def content(tmp_path) -> Content:
     side |= {"settings": recorded(settings, **train), "work": work}
     (run / "run.json").write_text(json.dumps(side))
     data = settings.dataset_dir / "generated_data/rl_data_made.meta.json"
-    scoring = {"scoring": {"seconds": 10.0, "count": 4}}
-    data.write_text(
-        json.dumps({"identity": {}, "settings": recorded(settings, proposals={"queries": 4}), "work": scoring})
-    )
+    scoring = {"scoring": {"seconds": 10.0, "count": 3}}
+    scored = {"identity": {}, "settings": recorded(settings, proposals={"queries": 4}), "queries": 4, "work": scoring}
+    data.write_text(json.dumps(scored))
     for name in (POLICY, "nearest-both", "nearest-image", "random-42", "random-43", "zero-shot", "majority"):
         seed = {"random_seed": 43} if name == "random-43" else {}
         own = {"settings": recorded(settings, infer={"n": 12, **seed})}
@@ -80,6 +79,7 @@ def test_the_commands_result_in_the_recorded_settings(content, tmp_path):
     data = content.settings.dataset_dir / "generated_data/rl_data_made.jsonl"
     (_, scored, more), (_, trained, run), *answered = found
     assert (scored.proposals.queries, more["output"]) == (4, data)
+    assert scored.proposals.references == "labels"  # versions that recorded no decision scored all of them
     assert (trained.train.grpo_epochs, trained.train.train_seed, trained.data.pool_size) == (1, 7, 32)
     assert (run["run"], list(run["rl_data"])) == (RUN, [data])
     for _, settings, _ in found:
@@ -117,6 +117,7 @@ def test_costs_are_those_that_were_recorded(content):
     found = {cost.step: cost for cost in costs(content.chosen, content.runs, content.pointers)}
     data = found["Scored pointers of rl_data_made.jsonl"]
     assert (data.calls, data.images, data.seconds) == (11, 33, 10.0)
+    assert data.timed == round(33 * 3 / 4)  # of the other query, all answers were reused
     training = found["Training of policy: grpo-epochs-1"]
     assert (training.calls, training.images, training.seconds) == (0, 0, 5.5)
     nearest, image = found["Answers of nearest-both"], found["Answers of nearest-image"]
@@ -126,7 +127,7 @@ def test_costs_are_those_that_were_recorded(content):
     assert "Answers of majority" not in found  # it copies answers
     total = found["Total"]
     assert total.calls == 11 + 5 * 24 + 12
-    assert (total.images, total.timed) == (33 + 5 * 60 + 12, 33 + 4 * 60 + 30 + 12)
+    assert (total.images, total.timed) == (33 + 5 * 60 + 12, 25 + 4 * 60 + 30 + 12)
     assert total.seconds == 10 + 5.5 + 6 * 3
 
 

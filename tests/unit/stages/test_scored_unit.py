@@ -30,7 +30,7 @@ TRAIN = Split("train", EXAMPLES)
 class LastDemonstration:
     """Answers as the last demonstration does; fails without one."""
 
-    name, can_score_references = "last-demonstration", True
+    name, can_score_references, why_no_references = "last-demonstration", True, "it only copies"
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
@@ -133,7 +133,7 @@ def test_an_engine_that_scores_no_references_is_rejected_only_where_they_are_wan
         (("auto", "hard01_plus_gtprob"), "the reward mode hard01_plus_gtprob"),
         (("labels",), "--references labels"),
     ):
-        with pytest.raises(VlmError, match=f"last-demonstration does not give the log-probs .* which {reader} needs"):
+        with pytest.raises(VlmError, match=f"last-demonstration does not .* which {reader} needs: it only copies"):
             score_unit(session(vlm, *settings), *one)
     assert not vlm.requests
     [group] = score_unit(session(vlm), *one)

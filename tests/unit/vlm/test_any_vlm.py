@@ -167,6 +167,26 @@ def test_both_ways_to_run_a_qwen_give_the_same_answers(examples):
         assert one.reference_log_probs == pytest.approx(other.reference_log_probs, abs=1e-4)
 
 
+@pytest.mark.parametrize("way", [QwenVl, AnyVlm])
+def test_references_that_are_not_wanted_cost_nothing_and_change_no_answer(examples, way):
+    vlm = load_local(VlmSettings(model="tiny-vlm", device="cpu"), MAX_IMAGE_PIXELS, family=way)
+    wanted = [dataclasses.replace(request, references=("doni", "gesa")) for request in requests_of(examples, 4, 3)]
+    bare = [dataclasses.replace(request, references=()) for request in wanted]
+    passes: list[int] = []
+    hook = vlm.model.model.language_model.register_forward_hook(lambda *_: passes.append(1))
+    try:
+        for one, other in zip(wanted, bare, strict=True):
+            (scored,), with_references = answers_of(vlm, [one]), len(passes)
+            passes.clear()
+            (answer,), without = answers_of(vlm, [other]), len(passes)
+            passes.clear()
+            assert dataclasses.replace(scored, reference_log_probs=(), reference_tokens=()) == answer
+            # All references of a prompt are read side by side, or one after the other.
+            assert with_references - without == (1 if way is QwenVl else 2)
+    finally:
+        hook.remove()
+
+
 @pytest.mark.parametrize("max_new_tokens", [1, 5])
 def test_an_answer_that_reaches_its_maximum_length_is_cut(examples, max_new_tokens):
     settings = VlmSettings(model="tiny-vlm", device="cpu", max_new_tokens=max_new_tokens)
