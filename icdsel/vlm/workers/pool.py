@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 IN_FLIGHT = 2
 """Lists that a worker has at the same time: while it answers one, the next is on its way."""
 MOST_LOST = 3
-"""If so many workers are lost with the same list, its prompts are the likely cause, and the run stops."""
+"""If so many workers are lost with the same list, its prompts are the likely cause, and the run stops. So it does if a
+worker is lost so often in a row while it loads the model."""
 EMBEDDED_TOGETHER = 64
 """Images in a call. It does not depend on the number of workers, so that features do not either."""
 
@@ -73,12 +74,18 @@ class EnginePool(Engine):
                 raise
 
     def _start(self, worker: Worker) -> Description:
-        try:
-            worker.start()
-            described: Description = self._ask(worker, "describe")
-        except WorkerLostError as lost:
-            raise VlmError(f"{worker.name} ended while the model was loaded: {lost}") from None
-        return described
+        """Starts a worker, again if it is lost while it loads the model."""
+        for _ in range(MOST_LOST):
+            try:
+                worker.start()
+                described: Description = self._ask(worker, "describe")
+                return described
+            except WorkerLostError as lost:
+                reason = lost
+                if self._closed:
+                    break
+                warn(f"{worker.name} was lost while it loaded the model ({reason}): it is started again")
+        raise VlmError(f"{worker.name} ends whenever it loads the model: {reason}")
 
     def _describe(self, found: Sequence[Description]) -> None:
         first = found[0]

@@ -42,6 +42,7 @@ class ThreadWorker:
         self._lock = threading.Lock()
         self.calls = self.starts = 0
         self.stopped = False
+        self.lose_at_start = 0
 
     def start(self) -> None:
         with self._lock:
@@ -52,6 +53,10 @@ class ThreadWorker:
 
     def call(self, method: str, *values: Any) -> Reply:
         with self._lock:
+            if method == "describe" and self.lose_at_start:
+                self.lose_at_start -= 1
+                self._worker = None
+                raise WorkerLostError("killed while it loads")
             worker = self._worker
             self.calls += method == "answer"
             if worker is None or self.stopped or (method == "answer" and self._lost(self.calls)):
@@ -153,6 +158,17 @@ def test_an_engine_that_cannot_be_opened_is_the_users_message_and_stops_the_othe
     with pytest.raises(VlmError, match="no such model"):
         pool(*workers)
     assert all(worker.stopped for worker in workers)
+
+
+def test_a_worker_that_is_lost_while_it_loads_the_model_is_started_again(caplog: pytest.LogCaptureFixture) -> None:
+    worker = ThreadWorker("worker 1")
+    worker.lose_at_start = 1
+    assert answered(pool(worker), LISTS) == EXPECTED
+    assert "worker 1 was lost while it loaded the model" in caplog.text
+    worker = ThreadWorker("worker 1")
+    worker.lose_at_start = MOST_LOST
+    with pytest.raises(VlmError, match="worker 1 ends whenever it loads the model: killed while it loads"):
+        pool(worker)
 
 
 def test_what_a_worker_logs_is_shown_with_its_name(caplog: pytest.LogCaptureFixture) -> None:
