@@ -2,7 +2,6 @@
 
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -203,19 +202,17 @@ def test_a_server_that_answers_at_random_is_found(opened: Any):
 
 
 def test_images_that_are_confused_only_while_several_are_read_are_found(opened: Any):
-    last: dict[str, Any] = {}
+    together = threading.Barrier(4, timeout=10)
+    replies: list[dict[str, Any]] = []
 
     def mixed(number: int, body: dict[str, Any]) -> Any:
-        """Two prompts at the same time get each other's answer."""
-        together.append(number)
-        time.sleep(0.03)
-        alone = len(together) == 1
-        together.remove(number)
-        own = server.reply(body)
-        last.setdefault("reply", own)
-        return None if alone else lambda reply: last["reply"]
+        """The prompts that are read together get the answer of one of them."""
+        if number < 8:
+            return None
+        replies.append(server.reply(body))
+        together.wait()
+        return lambda reply: replies[0]
 
-    together: list[int] = []
     with fake_server(fault=mixed) as server, pytest.raises(VlmError, match="as if it had other images"):
         opened(server)
 
