@@ -32,7 +32,7 @@ from icdsel.vlm.supervision import SupervisedEngine
 from icdsel.vlm.time_limit import CallTimer
 
 REFERENCES = ("doni", "gesa", "a red kite")
-QUERIES, POINTERS, POOL, IMAGES = 3, 12, 6, 15
+QUERIES, POINTERS, POOL, IMAGES = 3, 8, 6, 20
 PLAIN = 4  # pointers on the plain way, which is slow
 TEXT = {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 4, "num_attention_heads": 4}
 TEXT |= {"head_dim": 64, "max_position_embeddings": 8192, "vocab_size": 32_768}
