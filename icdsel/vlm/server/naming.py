@@ -7,6 +7,8 @@ from icdsel.settings.loading import Settings, with_values
 from icdsel.vlm.server.key import ApiKey
 from icdsel.vlm.server.startup import listed, models_of, open_client
 
+_LONGEST_NAME = 200
+
 
 def with_served_model(settings: Settings) -> Settings:
     """The settings with the model of the first server, if there are servers and no model is given.
@@ -22,7 +24,7 @@ def with_served_model(settings: Settings) -> Settings:
         names = asyncio.run(_names(settings))
     except VlmError as error:
         raise VlmError(f"{error}. Or name the model with --model, if nothing is to be asked") from None
-    if len(names) != 1:
+    if len(names) != 1 or len(names[0]) > _LONGEST_NAME or not names[0].isprintable():  # files are named after it
         raise VlmError(f"{settings.vlm.url[0]} serves {listed(names)}: name one with --model")
     return with_values(settings, {"vlm": {"model": names[0]}})
 

@@ -259,6 +259,10 @@ def test_the_only_model_is_taken_if_none_is_named(tmp_path: Path, monkeypatch: p
         assert with_served_model(named) is named
         with pytest.raises(VlmError, match=r"serves 'a', 'b': name one with --model"):
             with_served_model(load_settings({"vlm": {"url": several.url}}))
+        for name in ("a\nb", "x" * 300):
+            server.models = (name,)
+            with pytest.raises(VlmError, match=r"name one with --model"):
+                with_served_model(load_settings({"vlm": {"url": server.url}}))
     assert not server.asked
 
 
