@@ -45,7 +45,7 @@ def main() -> None:
     """Runs all commands undisturbed, then again with kills."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=10, help="minimum number of workers to kill in each command")
-    parser.add_argument("--every", type=float, default=8.0, help="mean seconds between kills, after the first answer")
+    parser.add_argument("--every", type=float, default=15.0, help="mean seconds between kills, once the work has begun")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     rng, wrong = random.Random(asked.seed), False
@@ -95,10 +95,12 @@ def _disturb(
         tally.starts += 1
         driver = _run(words, folder, ("--workers", WORKERS))
         workers: list[int] = []
-        deadline = time.monotonic() + rng.uniform(0.5, 2 * every) + 10  # they load the model first
+        began, deadline = time.time(), 0.0
         while driver.poll() is None:
             time.sleep(0.05)
-            if time.monotonic() < deadline:
+            if not deadline and _has_begun(folder, began):
+                deadline = time.monotonic() + rng.uniform(0.1, every)
+            if not deadline or time.monotonic() < deadline:
                 continue
             deadline = time.monotonic() + rng.uniform(0.1, 2 * every)
             workers = _workers(driver.pid)
@@ -114,6 +116,11 @@ def _disturb(
         tally.left_behind += sum(map(_is_running, workers)) if driver.returncode == -signal.SIGKILL else 0
         assert driver.returncode in (0, -signal.SIGKILL), (folder / "output.txt").read_text()
         ended = driver.returncode == 0
+
+
+def _has_begun(folder: Path, since: float) -> bool:
+    """Whether a journal has grown: the workers have loaded the model, and the first answers are there."""
+    return any(path.stat().st_mtime > since for path in folder.rglob("*.jsonl*") if "cache" not in path.parts)
 
 
 def _workers(driver: int) -> list[int]:
