@@ -21,6 +21,7 @@ def _idle(settings: Settings) -> Iterator[tuple[bool, str, str]]:
     yield data.pool_size == "all", "data.pool_rules", "with --pool-size all"
     yield bool(vlm.url), "vlm.dtype vlm.trust_remote_code vlm.batch_tokens", "with --vlm-url: the server decides"
     yield not vlm.url, "vlm.concurrency vlm.file_urls vlm.request_timeout vlm.retries", "without --vlm-url"
+    yield not vlm.on_ray, "vlm.ray_wait", "without --ray or --ray-address"
     yield vlm.num_beams == 1, "vlm.length_penalty", "with one beam (--num-beams)"
     yield vlm.image_cache_dir is None, "vlm.image_cache_disk_mb", "without --image-cache-dir"
     yield not proposals.samples, "proposals.temperatures", "with --samples 0"

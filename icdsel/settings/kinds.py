@@ -61,6 +61,22 @@ def _is_held_out(split: object) -> object:
     return split
 
 
+def _is_ray_address(address: str) -> str:
+    host, _, port = address.rpartition(":")
+    if address.startswith("ray://"):
+        raise ValueError(
+            "ray:// is for programs outside a cluster: run icdsel on one of its machines, and give host:6379, as "
+            "`ray start --head` printed it"
+        )
+    if address != "auto" and not (re.fullmatch(r"[A-Za-z0-9._-]+|\[[0-9a-fA-F:.]+\]", host) and _is_port(port)):
+        raise ValueError(f"{address!r} is no address of a Ray cluster, such as host:6379, or auto")
+    return address
+
+
+def _is_port(text: str) -> bool:
+    return re.fullmatch(r"[0-9]{1,5}", text) is not None and 0 < int(text) < 2**16
+
+
 def _are_columns(columns: tuple[str, ...]) -> tuple[str, ...]:
     fields = [part.partition("=")[0].strip() for part in columns]
     for part, field in zip(columns, fields, strict=True):
@@ -107,6 +123,7 @@ Metric = str
 AnswerCleaner = Annotated[str, Choice("cleaner")]
 EngineName = Annotated[str, Choice("engine")]
 ServerAddress = Annotated[str, AfterValidator(_is_server_address)]
+RayAddress = Annotated[str, AfterValidator(_is_ray_address)]
 PromptLayout = Annotated[str, Choice("prompt layout")]
 RewardMode = Annotated[str, Choice("reward mode"), BeforeValidator(_not_retired)]
 Normalization = Annotated[str, Choice("normalization"), alias(NORMALIZATION_ALIASES)]

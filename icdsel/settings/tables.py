@@ -27,6 +27,7 @@ from icdsel.settings.kinds import (
     Normalization,
     PoolRules,
     PromptLayout,
+    RayAddress,
     RewardMode,
     Sampler,
     Selector,
@@ -152,7 +153,7 @@ class VlmSettings(Table):
     """The vision-language model (VLM), its prompts and its limits."""
 
     MACHINE: ClassVar = (
-        *("device", "workers", "batch_tokens", "max_failed", "call_timeout"),
+        *("device", "workers", "ray", "ray_address", "ray_wait", "batch_tokens", "max_failed", "call_timeout"),
         *("url", "concurrency", "file_urls", "request_timeout", "retries"),
         *("image_cache_mb", "image_cache_dir", "image_cache_disk_mb", "reuse_answers"),
     )
@@ -186,6 +187,13 @@ class VlmSettings(Table):
     workers: int | None = Field(None, ge=1, le=256)
     """Worker processes that run the VLM, sharing the devices, with `auto` all GPUs. Results have the same bytes for any
     number of them. [one for each device that is named; a single one is no process of its own]"""
+    ray: bool = False
+    """Run the workers as actors of Ray, which is started on this machine and ends with the command; needs `ray`."""
+    ray_address: RayAddress | None = None
+    """Run the workers on a Ray cluster: `host:6379`, as `ray start --head` printed it, or `auto` for the one that this
+    machine belongs to. Each has a GPU, or as many CPUs as threads; without --workers they take the whole cluster."""
+    ray_wait: float = Field(600, ge=1, le=1e7)
+    """Seconds that a worker waits for a place on the Ray cluster, also when it is started again."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Data type of the VLM; `auto` is bfloat16 on a GPU and float32 on a CPU."""
     system_prompt: str = "Answer the last question with one word or a short phrase, like any answers shown before it."
@@ -236,7 +244,18 @@ class VlmSettings(Table):
             raise ValueError("icd_template must contain {answer}")
         if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
             raise ValueError(f"min_pixels ({self.min_pixels}) is above max_pixels ({self.max_pixels})")
+        if self.on_ray and self.url:
+            raise ValueError("servers (--vlm-url) run the model themselves: leave out --ray and --ray-address")
+        if self.on_ray and self.device not in ("auto", "cpu", "cuda"):
+            raise ValueError(
+                f"device is {self.device!r}, but Ray chooses each worker's GPU: use auto, cpu or cuda, and --workers"
+            )
         return self
+
+    @property
+    def on_ray(self) -> bool:
+        """Whether the VLM runs in actors of Ray."""
+        return self.ray or self.ray_address is not None
 
 
 class ProposalSettings(Table):

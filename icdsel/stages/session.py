@@ -211,6 +211,8 @@ class Session:
     def vlm_device(self) -> str:
         """Where the VLM runs, for metadata and logs. Does not load the VLM."""
         settings = self.settings.vlm
+        if settings.on_ray:
+            return f"Ray {settings.ray_address or 'on this machine'}"
         return ", ".join(settings.url) if settings.url else label(vlm_devices(settings))
 
     def advice(self) -> str | None:

@@ -11,6 +11,7 @@ import torch
 from icdsel.console import note
 from icdsel.settings.devices import MOST_THREADS, available_threads
 from icdsel.settings.loading import Settings
+from icdsel.settings.tables import VlmSettings
 from icdsel.store.slot import Result
 
 
@@ -24,8 +25,7 @@ def use_threads(settings: Settings, unfinished: Result | None = None) -> int:
     Raises:
         UserError: of the class of the result's errors; it was started with another number than the one that was given.
     """
-    workers = settings.vlm.workers or len(settings.vlm.device.split(","))
-    threads = settings.data.threads or max(1, available_threads() // workers)
+    threads = settings.data.threads or max(1, available_threads() // _sharing(settings.vlm))
     kept = _threads_of(unfinished) if unfinished else None
     if unfinished and kept not in (None, threads):
         name = unfinished.slot.name
@@ -39,6 +39,14 @@ def use_threads(settings: Settings, unfinished: Result | None = None) -> int:
         threads = kept
     torch.set_num_threads(threads)
     return threads
+
+
+def _sharing(settings: VlmSettings) -> int:
+    """How many workers share the CPUs of this machine."""
+    if settings.ray_address is not None:
+        return 1
+    devices = torch.cuda.device_count() if settings.ray else len(settings.device.split(","))
+    return settings.workers or max(1, devices)
 
 
 def _threads_of(result: Result) -> Any:

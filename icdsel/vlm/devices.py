@@ -25,8 +25,22 @@ def vlm_devices(settings: VlmSettings) -> tuple[str, ...]:
 
 
 def vlm_device(settings: VlmSettings) -> torch.device:
-    """The device that runs the VLM in this process; of several workers, the first one's."""
-    return torch.device(vlm_devices(settings)[0])
+    """The device that runs models in this process; of several workers, the first one's."""
+    return torch.device(resolve_device("auto") if settings.on_ray else vlm_devices(settings)[0])
+
+
+def vlm_dtype(settings: VlmSettings) -> torch.dtype:
+    """The dtype that the VLM computes in, in this process or in workers.
+
+    Raises:
+        SettingsError: The device is unknown or does not exist.
+        VlmError: It is that of a Ray cluster that cannot be used.
+    """
+    if not settings.on_ray:
+        return resolve_dtype(settings.dtype, vlm_device(settings))
+    from icdsel.vlm.workers.ray import device_of
+
+    return resolve_dtype(settings.dtype, torch.device(device_of(settings)))
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:

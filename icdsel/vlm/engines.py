@@ -133,6 +133,10 @@ def open_engine(settings: VlmSettings, max_image_pixels: int) -> Vlm:
         from icdsel.vlm.devices import vlm_devices
         from icdsel.vlm.workers.processes import open_processes
 
+        if settings.on_ray:
+            from icdsel.vlm.workers.ray import open_ray
+
+            return open_ray(settings, max_image_pixels)
         if len(devices := vlm_devices(settings)) > 1:
             return open_processes(settings, max_image_pixels, devices)
     timer = CallTimer(settings.call_timeout)

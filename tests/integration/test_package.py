@@ -135,14 +135,14 @@ def imported(walk: Callable[[ast.Module], Iterable[ast.AST]] = ast.walk) -> Iter
 
 
 def test_extras_are_imported_only_where_they_are_used():
-    extras = {"datasets", "tensorboard", "torch.utils.tensorboard"}
-    assert extras & {name for name, _ in imported()} == {"datasets", "torch.utils.tensorboard"}
+    extras = {"datasets", "ray", "tensorboard", "torch.utils.tensorboard"}
+    assert extras & {name for name, _ in imported()} == {"datasets", "ray", "torch.utils.tensorboard"}
     assert extras & {name for name, _ in imported(lambda module: module.body)} == set()
 
 
 def test_imported_and_declared_dependencies_are_the_same():
     extras = PROJECT["project"]["optional-dependencies"]
-    declared = [*PROJECT["project"]["dependencies"], *extras["hub"], *extras["tensorboard"]]
+    declared = [*PROJECT["project"]["dependencies"], *extras["hub"], *extras["ray"], *extras["tensorboard"]]
     names = {re.split(r"[<>=!~ ]", requirement)[0] for requirement in declared}
     foreign = {first for _, first in imported()} - set(sys.stdlib_module_names) - {"icdsel"}
     owners = {

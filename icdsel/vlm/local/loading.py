@@ -12,7 +12,7 @@ from icdsel.console import note
 from icdsel.errors import UserError, VlmError, reason_of
 from icdsel.settings.presets import MODEL_ALIASES, TINY_VLM
 from icdsel.settings.tables import VlmSettings
-from icdsel.vlm.devices import resolve_dtype, vlm_device
+from icdsel.vlm.devices import vlm_device, vlm_dtype
 from icdsel.vlm.local.any_vlm import AnyVlm
 from icdsel.vlm.local.model import LocalModel
 from icdsel.vlm.local.pretrained import (
@@ -68,7 +68,7 @@ def load_local(
     """
     name = settings.model
     device = vlm_device(settings)
-    dtype = resolve_dtype(settings.dtype, device)
+    dtype = vlm_dtype(settings)
     limit_call = {} if timer is None else {"limit_call": timer.call}
     try:
         folder = _folder(settings)
@@ -102,7 +102,7 @@ def identify_local(settings: VlmSettings) -> tuple[str, str]:
     Raises:
         VlmError: The model does not exist, or its files cannot be read.
     """
-    dtype = resolve_dtype(settings.dtype, vlm_device(settings))
+    dtype = vlm_dtype(settings)
     try:
         files = _fingerprint(_folder(settings), settings)
     except UserError:

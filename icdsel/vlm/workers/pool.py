@@ -89,15 +89,18 @@ class EnginePool(Engine):
 
     def _describe(self, found: Sequence[Description]) -> None:
         first = found[0]
-        for worker, each in zip(self._workers, found, strict=True):
-            if (each.fingerprint, each.dtype) != (first.fingerprint, first.dtype):
-                raise VlmError(
-                    f"{worker.name} ({each.machine}) runs {each.name} with other files or another dtype than "
-                    f"{self._workers[0].name} ({first.machine}): give all of them the same model"
-                )
         self.name, self.fingerprint, self.dtype = first.name, first.fingerprint, first.dtype
         self.can_score_references, self.can_embed = first.can_score_references, first.can_embed
         self.described = found
+        for worker, each in zip(self._workers, found, strict=True):
+            self._require_same(worker, each)
+
+    def _require_same(self, worker: Worker, described: Description) -> None:
+        if (described.fingerprint, described.dtype) != (self.fingerprint, self.dtype):
+            raise VlmError(
+                f"{worker.name} ({described.machine}) runs {described.name} with other files or another dtype than "
+                f"{self._workers[0].name} ({self.described[0].machine}): give all of them the same model"
+            )
 
     # ---- calls ----
 
@@ -129,13 +132,13 @@ class EnginePool(Engine):
                 threads.map(lambda at: self._call("embed_images", list(paths[at : at + EMBEDDED_TOGETHER])), starts)
             )
         failed = {at + i: reason for at, (_, own) in zip(starts, parts, strict=True) for i, reason in own.items()}
-        return torch.cat([torch.from_numpy(features) for features, _ in parts]), failed
+        return torch.cat([torch.tensor(features) for features, _ in parts]), failed  # a copy: Ray's is read-only
 
     def embed_texts(self, texts: Sequence[str]) -> "Tensor":
         """Features of texts, float32 (N, d)."""
         import torch
 
-        return torch.from_numpy(self._call("embed_texts", list(texts)))
+        return torch.tensor(self._call("embed_texts", list(texts)))
 
     def advice(self) -> str | None:
         """The advice of one of the workers."""
@@ -159,7 +162,7 @@ class EnginePool(Engine):
                 if self._closed:
                     raise CallsError("the workers were stopped") from None
                 warn(f"{worker.name} was lost ({reason}): another one takes over, and it is started again")
-                lost += 1
+                lost += reason.by_call
                 self._lost.add(worker)
                 self._start_again_later(worker)
             except BaseException:
@@ -187,7 +190,7 @@ class EnginePool(Engine):
         try:
             if self._closed:
                 raise WorkerLostError("the workers were stopped")
-            self._start(worker)
+            self._require_same(worker, self._start(worker))
         except Exception as error:  # noqa: BLE001 - whatever it is, the other workers go on
             with self._lock:
                 self._slots -= 1

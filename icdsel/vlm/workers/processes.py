@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 import threading
 import warnings
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ from icdsel.settings.tables import VlmSettings
 from icdsel.vlm import time_limit
 from icdsel.vlm.supervision import SupervisedEngine
 from icdsel.vlm.workers.pool import EnginePool
-from icdsel.vlm.workers.worker import EngineWorker, Reply, WorkerLostError, opener
+from icdsel.vlm.workers.worker import EngineWorker, Reply, WorkerLostError, leave_stuck_call, opener
 
 
 def open_processes(settings: VlmSettings, max_image_pixels: int, devices: Sequence[str]) -> EnginePool:
@@ -105,7 +104,7 @@ def _prepare(open_engine: Callable[[], SupervisedEngine]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    time_limit.on_stuck = _leave
+    time_limit.on_stuck = leave_stuck_call
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _worker = EngineWorker(open_engine)
 
@@ -121,9 +120,3 @@ def _end_with_parent() -> None:
     if parent is not None:
         connection.wait([parent.sentinel])
         os._exit(1)
-
-
-def _leave(reason: str) -> None:
-    """Ends the process if a call is stuck; the main process notices it, and starts another one."""
-    print(f"{reason}: this worker ends", file=sys.stderr)
-    os._exit(1)

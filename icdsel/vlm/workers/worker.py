@@ -8,6 +8,7 @@ which worker answers it.
 import logging
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +27,16 @@ if TYPE_CHECKING:
 
 
 class WorkerLostError(Exception):
-    """A worker has ended (killed, out of memory, its machine is gone), and with it the call in progress."""
+    """A worker has ended (killed, out of memory, its machine is gone), and with it the call in progress.
+
+    Args:
+        reason: Why, for a message.
+        by_call: Whether the call may have ended it, such as one that needs too much memory.
+    """
+
+    def __init__(self, reason: str, by_call: bool = True) -> None:
+        super().__init__(reason)
+        self.by_call = by_call
 
 
 @dataclass(frozen=True)
@@ -158,11 +168,17 @@ def _array(features: Any) -> "np.ndarray":
     return array
 
 
+def leave_stuck_call(reason: str) -> None:
+    """Ends the process if a call is stuck; the main process notices it, and starts another worker."""
+    print(f"{reason}: this worker ends", file=sys.stderr)
+    os._exit(1)
+
+
 def opener(settings: VlmSettings, max_image_pixels: int, device: str) -> Callable[[], SupervisedEngine]:
     """Opens the engine of a worker on its device; can be sent to another process."""
     # Failed calls are counted by the main process, over all workers.
-    own = settings.model_copy(update={"max_failed": 1.0, "workers": None, "device": device})
-    return partial(_open, own, max_image_pixels)
+    own = {"max_failed": 1.0, "workers": None, "device": device, "ray": False, "ray_address": None}
+    return partial(_open, settings.model_copy(update=own), max_image_pixels)
 
 
 def _open(settings: VlmSettings, max_image_pixels: int) -> SupervisedEngine:

@@ -120,6 +120,7 @@ def test_no_value_is_missing_that_has_a_default() -> None:
         "init",
         "vlm_budget",
         "workers",
+        "ray_address",
     }
     assert {name.split(".")[1] for name in empty} == optional | {
         *("warm_start", "train_seed", "random_seed", "stop", "max_shots")

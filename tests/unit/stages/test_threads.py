@@ -46,7 +46,14 @@ def test_the_number_is_the_given_one_else_that_of_openmp(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    ("vlm", "threads"), [({"workers": 4}, 2), ({"device": "cpu,cpu,cpu"}, 3), ({"workers": 99}, 1)]
+    ("vlm", "threads"),
+    [
+        ({"workers": 4}, 2),
+        ({"device": "cpu,cpu,cpu"}, 3),
+        ({"workers": 99}, 1),
+        ({"ray": True, "workers": 3}, 3),
+        ({"ray_address": "auto", "workers": 3}, 9),  # they are on other machines
+    ],
 )
 def test_workers_share_the_cpus(vlm: dict[str, Any], threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "9")

@@ -32,12 +32,17 @@ class ThreadWorker:
         name: Its name.
         make: Makes its engine, each time it is started.
         lost: Called before each call with the number of calls so far; True if the worker ends in it.
+        by_call: Whether the call may be why it ended.
     """
 
     def __init__(
-        self, name: str, make: Callable[[], FakeEngine] = FakeEngine, lost: Callable[[int], bool] = lambda n: False
+        self,
+        name: str,
+        make: Callable[[], FakeEngine] = FakeEngine,
+        lost: Callable[[int], bool] = lambda n: False,
+        by_call: bool = True,
     ) -> None:
-        self.name, self._make, self._lost = name, make, lost
+        self.name, self._make, self._lost, self._by_call = name, make, lost, by_call
         self._worker: EngineWorker | None = None
         self._lock = threading.Lock()
         self.calls = self.starts = 0
@@ -61,7 +66,7 @@ class ThreadWorker:
             self.calls += method == "answer"
             if worker is None or self.stopped or (method == "answer" and self._lost(self.calls)):
                 self._worker = None
-                raise WorkerLostError("killed by the test")
+                raise WorkerLostError("killed by the test", self._by_call)
         return getattr(worker, method)(*values)
 
     def stop(self) -> None:
@@ -127,6 +132,17 @@ def test_prompts_that_end_worker_after_worker_stop_the_run() -> None:
     workers = [ThreadWorker(f"worker {n}", lost=lambda calls: True) for n in range(2)]
     with pytest.raises(CallsError, match=f"{MOST_LOST} workers were lost in a row with the same prompts"):
         pool(*workers).answer(requests(0))
+
+
+def test_prompts_are_not_blamed_for_machines_that_are_gone() -> None:
+    lost = [ThreadWorker(f"worker {n}", lost=lambda calls: calls == 1, by_call=False) for n in range(MOST_LOST + 2)]
+    assert pool(*lost).answer(requests(0)) == EXPECTED[0]
+
+
+def test_a_worker_with_another_model_is_not_let_in_again(caplog: pytest.LogCaptureFixture) -> None:
+    other = ThreadWorker("worker 1", lambda: FakeEngine("other" if other.starts > 1 else "fake"), lambda calls: True)
+    assert answered(pool(other, ThreadWorker("worker 2", lambda: FakeEngine("fake"))), LISTS) == EXPECTED
+    assert "worker 1 could not be started again: worker 1" in caplog.text
 
 
 def test_failed_calls_are_counted_over_all_workers() -> None:
