@@ -129,6 +129,8 @@ def open_engine(settings: VlmSettings, max_image_pixels: int) -> Vlm:
     kind = ENGINES.named(settings.engine)
     if settings.url and not kind.asks_servers:
         raise SettingsError(f"--engine {kind.name} does not ask servers: leave it out, or leave out --vlm-url")
+    if settings.url and settings.workers is not None:
+        raise SettingsError("servers (--vlm-url) run the model themselves: leave out --workers (see --concurrency)")
     if not settings.url:
         from icdsel.vlm.devices import vlm_devices
         from icdsel.vlm.workers.processes import open_processes

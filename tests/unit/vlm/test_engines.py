@@ -83,3 +83,8 @@ def test_the_engine_is_part_of_a_results_identity_only_if_it_was_chosen(tmp_path
     monkeypatch.chdir(tmp_path)
     assert "vlm.engine" not in identity(load_settings({}), "vlm")
     assert identity(load_settings({"vlm": {"engine": "transformers"}}), "vlm")["vlm.engine"] == "transformers"
+
+
+def test_servers_have_no_workers() -> None:
+    with pytest.raises(SettingsError, match="leave out --workers"):
+        open_engine(VlmSettings(url=("http://localhost:1/v1",), workers=2), 10**6)
