@@ -1,12 +1,18 @@
 """Real architectures with random weights, to measure speed and memory without a download."""
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from icdsel.settings.loading import Settings
 from icdsel.settings.tables import VlmSettings
 from icdsel.tiny_vlm.tokenizer import build_processor
 from icdsel.vlm.devices import resolve_dtype, vlm_device
+from icdsel.vlm.local.pretrained import quiet
 from icdsel.vlm.local.qwen_vl import QwenVl
 
 QWEN_3B = "qwen2.5-vl-3b"
@@ -95,3 +101,16 @@ def random_vlm(architecture: str, settings: VlmSettings, max_image_pixels: int, 
     model.generation_config = GenerationConfig(eos_token_id=processor.tokenizer.eos_token_id)
     name = f"{architecture} (random weights)"
     return QwenVl(model.eval(), processor, settings, name, f"random-{architecture}-{seed}", max_image_pixels)
+
+
+@contextmanager
+def saved_vlm(architecture: str, settings: Settings) -> Iterator[Path]:
+    """The folder of such a VLM in its dtype, for the time of the block: several processes can load it."""
+    vlm = random_vlm(architecture, settings.vlm, settings.data.max_image_pixels, settings.data.seed)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / architecture
+        with quiet():
+            vlm.model.save_pretrained(folder)
+            vlm.processor.save_pretrained(folder)
+        del vlm
+        yield folder

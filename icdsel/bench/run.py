@@ -9,26 +9,23 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 from torch.utils.flop_counter import FlopCounterMode
 
 from icdsel.bench import baseline
 from icdsel.bench.architectures import random_vlm
+from icdsel.bench.workload import Sizes, make_requests
 from icdsel.console import progress
-from icdsel.errors import SettingsError, VlmError
 from icdsel.policy.groups import Groups
 from icdsel.policy.loop import make_network, train_policy
 from icdsel.policy.network import CosineNetwork
 from icdsel.policy.proposals import Unit, propose
-from icdsel.records import Answer, Example
+from icdsel.records import Answer
 from icdsel.retrieval.neighbours import nearest_rows
 from icdsel.settings.loading import Settings
 from icdsel.settings.tables import ProposalSettings, TrainSettings, VlmSettings
@@ -40,52 +37,23 @@ from icdsel.vlm.local.model import LocalModel
 from icdsel.vlm.supervision import SupervisedEngine
 from icdsel.vlm.time_limit import CallTimer
 
-ANSWERS = ("doni", "gesa", "a red kite")  # references of a query
 Figures = dict[str, float | int | None]
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """The sizes of the measured workloads.
-
-    Attributes:
-        queries: Queries that the scorer answers.
-        pointers: Pointers per query.
-        shots: ICDs per pointer.
-        pool: Candidates in a query's pool.
-        images: Distinct images that pools are drawn from.
-        image_size: Width and height of an image.
-        plain: Pointers that the baseline scores; fewer, because it is slow.
-        proposal_pool: Candidates that proposals choose from.
-        neighbours: Training examples that are searched for nearest neighbours.
-        train_queries: Queries of an epoch of training.
-    """
-
-    queries: int
-    pointers: int
-    shots: int
-    pool: int
-    images: int
-    image_size: tuple[int, int]
-    plain: int
-    proposal_pool: int
-    neighbours: int
-    train_queries: int
 
 
 def bench(settings: Settings, sizes: Sizes, architecture: str | None) -> dict[str, Any]:
     """Measures `scorer`, `proposals`, `train_batch_1`, `train_batch_32` and `neighbours`; also returns the environment.
 
+    The scorer is the automatic engine in this process; other engines are measured by `icdsel.bench.engines`.
+
     Each has `plain_per_second` (the baseline's rate), `per_second` and `ratio`; the scorer has further figures.
 
     Raises:
-        VlmError: The model cannot be loaded, or does not run in this process.
+        VlmError: The model cannot be loaded.
     """
     use_threads(settings)
     engine = _open(settings.vlm, settings.data.max_image_pixels, architecture, settings.data.seed)
     vlm = engine.engine
-    if not isinstance(vlm, LocalModel):
-        raise VlmError(f"the baseline needs a model in this process, not --engine {settings.vlm.engine}")
+    assert isinstance(vlm, LocalModel)  # other engines are measured by `bench_engines`
     device = torch.device(vlm.device)
     stages: dict[str, Callable[[], Figures]] = {
         "scorer": lambda: _scorer(engine, vlm, sizes, settings.data.seed),
@@ -105,10 +73,8 @@ def bench(settings: Settings, sizes: Sizes, architecture: str | None) -> dict[st
 def _open(settings: VlmSettings, max_image_pixels: int, architecture: str | None, seed: int) -> SupervisedEngine:
     if architecture is None:
         opened = open_engine(settings, max_image_pixels)
-        if isinstance(opened, SupervisedEngine):
-            return opened
-        opened.close()
-        raise SettingsError("bench measures one engine: leave out --workers, and name one --device")
+        assert isinstance(opened, SupervisedEngine)  # workers are measured by `bench_engines`
+        return opened
     vlm = random_vlm(architecture, settings, max_image_pixels, seed)
     return SupervisedEngine(vlm, CallTimer(settings.call_timeout), settings.max_failed)
 
@@ -154,7 +120,7 @@ def _scorer(engine: SupervisedEngine, vlm: LocalModel[Any], sizes: Sizes, seed: 
     """
     device = torch.device(vlm.device)
     with tempfile.TemporaryDirectory() as folder:
-        requests = _requests(Path(folder), sizes, seed)
+        requests = make_requests(Path(folder), sizes, seed)
         for request in requests[:2]:  # warm-up: the first use selects kernels and allocates memory
             baseline.answer(vlm, request)
         engine.answer(requests[: 2 * sizes.pointers])
@@ -231,25 +197,6 @@ def _differences_to_float32(
             abs(x - y) for (_, a), (_, b) in pairs for x, y in zip(a, b, strict=True)
         )
     return figures
-
-
-def _requests(folder: Path, sizes: Sizes, seed: int) -> list[Request]:
-    """Creates requests with random ICDs from pools of generated pictures."""
-    rng = random.Random(seed)
-    width, height = sizes.image_size
-    examples = []
-    for i in range(sizes.images + sizes.queries):
-        path = folder / f"{i}.jpg"
-        coarse = np.random.default_rng(i).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-        Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(path, quality=90)
-        question = f"Which code does the {('shape', 'colour')[i % 2]} have?"
-        examples.append(Example(i, i, path, question, ANSWERS[i % 2], ANSWERS))
-    candidates, queries = examples[: sizes.images], examples[sizes.images :]
-    requests = []
-    for query in queries:
-        pool = rng.sample(candidates, min(sizes.pool, len(candidates)))
-        requests += [Request(tuple(rng.sample(pool, sizes.shots)), query, ANSWERS) for _ in range(sizes.pointers)]
-    return requests
 
 
 def _tokens(vlm: LocalModel[Any], request: Request) -> int:

@@ -17,7 +17,7 @@ COMMON: dict[str, tuple[str, ...]] = {
     "experiment": (*_DATA, "--n", "--shots", "--seeds", "--dry-run", "--reference", "--html"),
     "runs": ("--dataset", "--results-dir", "--json"),
     "check": ("--dataset", "--data-dir", "--image-dir", "--images", "--json"),
-    "bench": ("--model", "--device", "--queries", "--json"),
+    "bench": ("--model", "--device", "--engine", "--workers", "--queries", "--json"),
     "demo": ("--seeds", "--results-dir", "--vlm-url"),
 }
 """The flags that `--help` shows, at most ten for each command, in this order. A command without an entry shows all."""

@@ -249,3 +249,56 @@ def whole_set_table(figures: Mapping[str, Any]) -> Table:
     table.caption = f"The candidates are encoded once ({kept}). to default: to the baseline of the default network."
     table.caption_justify = "left"
     return table
+
+
+def engines_table(figures: Mapping[str, Any]) -> Table:
+    """Prompts per second of engines and of the plain way; below, how they were measured and compared."""
+    table = Table(
+        title=f"Prompts per second, {figures['model']}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False
+    )
+    table.add_column("engine", overflow="fold")
+    for title in ("answers", "ratio", "scored", "ratio", "equal", "log-probs"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for way in figures["ways"]:
+        table.add_row(
+            _engine_name(way) + (f" ({way['failed']:,} of {way['asked']:,} failed)" if way["failed"] else ""),
+            _figure(way["per_second"], ",.4g"),
+            _figure(way["ratio"], ",.1f", "×"),
+            _figure(way["scored_per_second"], ",.4g"),
+            _figure(way["scored_ratio"], ",.1f", "×"),
+            _figure(way["answers_like_plain"], ".1%"),
+            _figure(way["largest_log_prob_difference"], ".0e"),
+        )
+    sizes = figures["sizes"]
+    prompts = sizes["queries"] * sizes["pointers"]
+    plain = "" if figures["not_here"] else f" (plain way: {min(sizes['plain'], prompts):,} of them)"
+    table.caption = (
+        f"scored: with the log-probs of three reference answers. Medians over the rounds ({figures['rounds']}), in "
+        f"which the engines take turns; each has {prompts:,} new prompts{plain} of {sizes['shots']} ICDs, "
+        f"{figures['queries_in_unit']} queries to a unit. "
+    )
+    if figures["not_here"]:
+        table.caption += f"Nothing is compared, since the model is not on this machine: {figures['not_here']}"
+    else:
+        table.caption += (
+            "ratio: to the plain way in the same round. equal: the share of answers that equal the plain way's; "
+            "log-probs: the largest difference to its, in nats. That a server has this model is told by the name alone."
+        )
+    for way in figures["ways"]:
+        if way["failed"]:
+            table.caption += f" A failure of {_engine_name(way)}: {way['failure']}."
+    table.caption_justify = "left"
+    return table
+
+
+def _figure(value: float | None, form: str, unit: str = "") -> str:
+    return "–" if value is None else f"{value:{form}}{unit}"
+
+
+def _engine_name(way: Mapping[str, Any]) -> str:
+    """What runs the model, on which device, and with how many threads."""
+    threads, workers = way["threads"], way["workers"]
+    name = way["name"] if workers is None else f"{way['name']}, {workers} workers"
+    if not way["device"].startswith("cpu"):
+        return f"{name} on {way['device']}"
+    return f"{name}, {threads} thread{'s' * (threads != 1)}{' each' * (workers is not None)}"
