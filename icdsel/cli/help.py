@@ -18,7 +18,7 @@ COMMON: dict[str, tuple[str, ...]] = {
     "runs": ("--dataset", "--results-dir", "--json"),
     "check": ("--dataset", "--data-dir", "--image-dir", "--images", "--json"),
     "bench": ("--model", "--device", "--engine", "--workers", "--queries", "--json"),
-    "demo": ("--seeds", "--results-dir", "--vlm-url"),
+    "demo": ("--seeds", "--results-dir"),
 }
 """The flags that `--help` shows, at most ten for each command, in this order. A command without an entry shows all."""
 
