@@ -13,12 +13,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from .cluster import CPUS, Cluster
+from .cluster import ACTOR, CPUS, Cluster
 from .network import Machine, why_not
 from .work import COMMANDS, Event, Folders, Run, run
 
 WORKERS = 2 * CPUS
-SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 COLUMNS = ("command", "what happened, at which share of the work", "noticed after, s", "lists answered again",
            "seconds", "files that differ")  # fmt: skip
 
@@ -111,27 +110,31 @@ def trials(cluster: Cluster, folders: Folders, asked: set[str]) -> list[str]:
         if command == "gen-rl-data" or command in asked:
             trial.alone(command)
         if command in asked:
-            trial.on_cluster(command)
+            if command == "gen-rl-data":
+                trial.on_cluster(command)
             trial.on_cluster(command, _worker(one, 0.25), _machine(two, 0.5))
             cluster.add(two)
     if "unplugged" in asked:
-        trial.on_cluster("gen-rl-data", Event("machine unplugged", 0.25, lambda _: one.unplug()))
+        trial.on_cluster("gen-rl-data", Event("a machine unplugged", 0.25, lambda _: one.unplug(), one.name))
         one.plug()
         one.kill()
         cluster.add(one)
     if "signals" in asked:
-        for by in SIGNALS:
+        for by in (signal.SIGKILL, signal.SIGINT):
             trial.ended("gen-rl-data", by, 0.5)
         trial.ended("gen-rl-data", signal.SIGTERM, 0.5, resume_alone=True)
     return trial.wrong
 
 
 def _worker(machine: Machine, share: float) -> Event:
-    return Event("a worker killed", share, lambda _: os.kill(machine.processes("ray::EngineActor")[0], signal.SIGKILL))
+    def kill(_: object) -> None:
+        os.kill(machine.processes(ACTOR)[0], signal.SIGKILL)
+
+    return Event("a worker killed", share, kill, machine.name)
 
 
 def _machine(machine: Machine, share: float) -> Event:
-    return Event("a machine killed", share, lambda _: machine.kill())
+    return Event("a machine killed", share, lambda _: machine.kill(), machine.name)
 
 
 if __name__ == "__main__":

@@ -133,6 +133,7 @@ class Event:
         what: What it is called in the table.
         share: The share of the command's lines that are written when it is done.
         act: Does it, given the process of the command.
+        machine: The machine whose workers are lost by it; "" for none.
         at: When it was done, in seconds since the start.
         noticed: When icdsel noticed that a worker was lost, likewise.
     """
@@ -140,6 +141,7 @@ class Event:
     what: str
     share: float
     act: "Callable[[subprocess.Popen[str]], object]"
+    machine: str = ""
     at: float | None = None
     noticed: float | None = None
 
@@ -183,6 +185,6 @@ def run(cluster: Cluster, folders: Folders, command: str, folder: Path, events: 
     code = process.wait()
     reader.join()
     for event in events:
-        later = [at for at, line in lines if " was lost (" in line and event.at is not None and at >= event.at]
-        event.noticed = min(later, default=None)
+        told = f" on {event.machine} was lost ("
+        event.noticed = min((at for at, line in lines if told in line and at >= (event.at or 0)), default=None)
     return Run(code, time.monotonic() - began, lines)

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -95,21 +95,20 @@ class Places:
         actor = self._actors.remote(plan)
         return Placed(actor, actor.arrive.remote().future())
 
-    def wait(self, arrival: "Future[Arrival]") -> Arrival:
-        """Waits for an actor's arrival.
+    def wait(self, arrival: "Future[Any]", stop: "Future[Any]") -> None:
+        """Waits for an actor's arrival, or until it is to stop.
 
         Raises:
             VlmError: There is no place in time.
         """
         end = time.monotonic() + self._patience
-        while not wait([arrival], max(0.0, min(_TELL, end - time.monotonic()))).done:
+        while not wait([arrival, stop], max(0.0, min(_TELL, end - time.monotonic())), FIRST_COMPLETED).done:
             if time.monotonic() >= end:
                 raise VlmError(
                     f"a worker found no place within --ray-wait {self._patience:g} seconds. {self._situation()}. Ask "
                     "for less (--workers, --threads, --device cpu), or add machines, or wait until others have finished"
                 )
             self._tell()
-        return arrival.result()
 
     def _situation(self) -> str:
         workers = f"{self._count} workers need" if self._count > 1 else "a worker needs"
@@ -139,7 +138,7 @@ class RayWorker:
         self._places, self._plan = places, plan
         self._placed: Placed | None = None
         self._lock = threading.Lock()
-        self._stopped = False
+        self._stop: Future[Any] = Future()
 
     def start(self) -> None:
         """Places an actor, and waits until it has arrived, unless there is one.
@@ -149,14 +148,15 @@ class RayWorker:
             VlmError: The actor finds no place, or its machine lacks icdsel or has another version of it.
         """
         with self._lock:
-            if self._stopped:
+            if self._stop.done():
                 raise WorkerLostError("it was stopped")
             if self._placed is None:
                 self._placed = self._places.place(self._plan)
             placed = self._placed
         try:
             with self._raising(placed):
-                self._welcome(self._places.wait(placed.arrival))
+                self._places.wait(placed.arrival, self._stop)
+                self._welcome(self._result(placed.arrival))
         except UserError:
             self._forget(placed)
             raise
@@ -172,7 +172,7 @@ class RayWorker:
         if placed is None:
             raise WorkerLostError("it has no place")
         with self._raising(placed):
-            answered: tuple[Reply, list[Path]] = placed.actor.call.remote(method, values).future().result()
+            answered: tuple[Reply, list[Path]] = self._result(placed.actor.call.remote(method, values).future())
         reply, unseen = answered
         if images := [path for path in unseen if path.exists()]:
             raise VlmError(
@@ -180,6 +180,13 @@ class RayWorker:
                 "see the same files under the same paths, as on a shared file system. Completed work is kept"
             )
         return reply
+
+    def _result(self, future: "Future[Any]") -> Any:
+        """The result of a future, unless the worker is stopped before: a machine out of reach may never reply."""
+        wait([future, self._stop], return_when=FIRST_COMPLETED)
+        if not future.done():
+            raise WorkerLostError("it was stopped")
+        return future.result()
 
     @contextmanager
     def _raising(self, placed: Placed) -> Iterator[None]:
@@ -196,12 +203,14 @@ class RayWorker:
                     f"a machine of {self._places.cluster} cannot import {missing}: install the same icdsel, with its "
                     "dependencies, in the Python that runs `ray start` on every machine"
                 ) from None
-            raise WorkerLostError("it was stopped") if self._stopped else _lost(error) from None
+            raise WorkerLostError("it was stopped") if self._stop.done() else _lost(error) from None
 
     def stop(self) -> None:
         """Ends the actor at once."""
         with self._lock:
-            self._stopped, placed = True, self._placed
+            placed = self._placed
+            if not self._stop.done():
+                self._stop.set_result(None)
         if placed:
             self._kill(placed.actor)
 

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -102,12 +102,14 @@ class Told:
     """Takes the place of an actor's method, and tells what it is given."""
 
     def __init__(self, value: Any) -> None:
-        self._value = value
+        self._value = value  # or a future, which is told as it is
 
     def remote(self, *_: object) -> "Told":
         return self
 
     def future(self) -> "Future[Any]":
+        if isinstance(self._value, Future):
+            return self._value
         future: Future[Any] = Future()
         future.set_result(self._value)
         return future
@@ -118,8 +120,20 @@ def worker(value: Any = None, arrival: Arrival | None = None) -> RayWorker:
     ray = __import__("ray")
     cluster = Cluster(SimpleNamespace(exceptions=ray.exceptions, kill=lambda actor: None), "head:6379")
     placed = Placed(SimpleNamespace(call=Told(value)), Told(arrival or Arrival("far", 1, versions())).future())
-    places: Any = SimpleNamespace(cluster=cluster, place=lambda plan: placed, wait=lambda arrival: arrival.result())
+    places: Any = SimpleNamespace(cluster=cluster, place=lambda plan: placed, wait=lambda arrival, stop: None)
     return RayWorker("worker 1", places, plan())
+
+
+def test_a_worker_out_of_reach_can_be_stopped_while_it_starts_and_while_it_answers() -> None:
+    never: Future[Any] = Future()
+    one = worker()
+    one._placed = Placed(SimpleNamespace(call=Told(never)), never)
+    with ThreadPoolExecutor(2) as threads:
+        waiting = [threads.submit(one.start), threads.submit(one.call, "answer", 1, [])]
+        time.sleep(0.1)
+        assert not any(each.done() for each in waiting)
+        one.stop()
+        assert [str(each.exception(10)) for each in waiting] == ["it was stopped"] * 2
 
 
 def test_an_image_that_only_this_machine_sees_is_the_users_message(tmp_path: Path) -> None:
