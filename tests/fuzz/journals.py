@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 from icdsel.artefacts import rl_data
 from icdsel.errors import RlDataError, RunError
+from icdsel.settings.loading import load_settings
 from icdsel.settings.tables import RewardSettings, TrainSettings
 from icdsel.stages import answering
 from icdsel.stages import generate as generation
@@ -17,6 +18,8 @@ from .harness import Reader
 from .mutate import damaged_lines
 from .results import prediction
 from .rl_data import RL_RECORDS, use_as_tensors
+
+SETTINGS = load_settings({})
 
 
 def use_answers_journal(path: Path) -> bool:
@@ -44,7 +47,7 @@ def shard(folder: Path) -> Path:
 
 def use_online_journal(path: Path) -> None:
     journal = Journal(path, RlDataError)
-    sources = SimpleNamespace(train=None, vlm=None, settings=None)
+    sources = SimpleNamespace(train=None, vlm=None, settings=SETTINGS)
     groups = [rl_data.parse_group(record)[0].without_failed() for record in RL_RECORDS[:2]]
     settings = TrainSettings(online=True, grpo_epochs=3)
     made = online.Rollouts(sources, groups, settings, RewardSettings(), 1, journal, ignore)  # type: ignore[arg-type]

@@ -532,7 +532,7 @@ TEMPLATE = (TINY_VLM_DIR / "chat_template.jinja").read_text()
             "processor_config.json",
             ("image_processor", "size"),
             {"shortest_edge": "a", "longest_edge": "b"},
-            "not supported between",
+            "unsupported operand",
         ),
         ("config.json", ("vision_config", "window_size"), 0, "zero"),
         ("generation_config.json", ("eos_token_id",), ["a", 2], "not a token"),

@@ -12,8 +12,7 @@ from command_line import icdsel
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from icdsel.stages import generate as generation
-from icdsel.stages import infer, prediction_row
+from icdsel.stages import infer, prediction_row, rl_data_inputs
 from icdsel.stages import train as training
 from icdsel.store.fingerprints import fingerprint_file
 from icdsel.vlm.local.loading import TINY_VLM_DIR
@@ -152,7 +151,7 @@ def test_scores_for_queries_of_another_split_are_rejected(copy: Path):
     assert "the dataset has changed since" in icdsel("check", path, *SMALL, code=1)
 
 
-@pytest.mark.parametrize(("command", "module"), [(SCORE, generation), (ANSWER, prediction_row)])
+@pytest.mark.parametrize(("command", "module"), [(SCORE, rl_data_inputs), (ANSWER, prediction_row)])
 def test_scores_of_another_scorer_version_are_rejected(copy: Path, monkeypatch: pytest.MonkeyPatch, command, module):
     monkeypatch.setattr(module, "SCORER_VERSION", 0)
     assert "scorer (the version of icdsel's scorer)" in icdsel(*command, code=2)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
+from torch.testing import assert_close
 
 from icdsel.policy.config import PointerConfig
 from icdsel.policy.encoding import TEMPERATURE
@@ -170,9 +171,9 @@ def test_answers_change_nothing_yet_in_a_new_network() -> None:
     blind = PointerNetwork(PointerConfig(d_model=6, hidden_dim=8, tower=16)).eval()
     query, candidates = inputs(3, 5)
     pointers = random_pointers(3, 4, 5, 2)
-    assert torch.equal(
+    assert_close(
         seeing.log_prob(query, with_answers(candidates), pointers), blind.log_prob(query, candidates, pointers)
-    )
+    )  # up to the last digits: rows of another width may be multiplied by another kernel
     assert seeing.state_dict().keys() - blind.state_dict().keys() == {"answer_proj"}
 
 
@@ -200,7 +201,7 @@ def test_the_answer_of_a_query_is_never_looked_at(shared: bool) -> None:
     candidates = with_answers(candidates[:1] if shared else candidates)
     rows = torch.cat([query, torch.full((3, 3), 99.0)], dim=-1)  # as in a table of examples with answers
     pointers = random_pointers(3, 4, 5, 2)
-    assert torch.equal(policy.log_prob(rows, candidates, pointers), policy.log_prob(query, candidates, pointers))
+    assert_close(policy.log_prob(rows, candidates, pointers), policy.log_prob(query, candidates, pointers))
     assert torch.equal(policy.greedy(rows, candidates, 2), policy.greedy(query, candidates, 2))
 
 
