@@ -38,9 +38,8 @@ def load(name: str, folder: Path, family: type[AnyVlm] = AnyVlm) -> AnyVlm:
     torch.manual_seed(0)
     FAMILIES[name].build(folder)
     settings = VlmSettings(model=str(folder), device="cpu", **FAMILIES[name].changes)
-    vlm = load_local(settings, 10**6, family=family)
-    assert isinstance(vlm, AnyVlm)
-    return vlm
+    vlm = load_local(settings, 10**6, family=AnyVlm)
+    return family(vlm.model, vlm.processor, settings, vlm.name, vlm.fingerprint, 10**6)
 
 
 def main() -> None:
