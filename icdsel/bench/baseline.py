@@ -40,7 +40,8 @@ def answer(vlm: LocalModel[Any], request: Request) -> tuple[str, list[float]]:
     )
     scores = []
     for reference in request.references:
-        extended = inputs(vlm, request, text + reference + tokenizer.decode([vlm.answers.stop]))
+        end = tokenizer.decode([vlm.answers.stop])
+        extended = inputs(vlm, request, f"{text}{vlm.chat.before_answer}{reference}{end}")
         logits = vlm.model(**extended).logits[0, length - 1 : -1].float()  # (n, V)
         wanted = extended["input_ids"][0, length:]
         scores.append(float(logits.log_softmax(-1).gather(1, wanted[:, None]).sum()))
@@ -55,7 +56,7 @@ def rendered(vlm: LocalModel[Any], request: Request) -> str:
 def inputs(vlm: LocalModel[Any], request: Request, text: str) -> Any:
     """Opens a prompt's images and creates the model's inputs."""
     pictures: list[Image.Image] = [open_image(example.image, vlm.max_image_pixels) for example in request.shown]
-    return vlm.processor(text=[text], images=pictures, return_tensors="pt").to(vlm.device, vlm.model.dtype)
+    return vlm.processed([text], [pictures]).to(vlm.device, vlm.model.dtype)
 
 
 @torch.no_grad()

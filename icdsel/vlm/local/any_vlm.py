@@ -79,7 +79,7 @@ class AnyVlm(LocalModel[TextPrompt]):
             try:
                 picture = self.picture(path)
                 with self._processing:
-                    prepared.append(self._processed([self._alone], [[picture]]))
+                    prepared.append(self.processed([self._alone], [[picture]]))
             except Exception as error:  # noqa: BLE001 - it becomes the reason why the image is broken
                 prepared.append(error)
         return prepared
@@ -130,7 +130,7 @@ class AnyVlm(LocalModel[TextPrompt]):
     def _inputs(self, texts: Sequence[str], pictures: Sequence[Sequence[Image.Image]]) -> dict[str, Any]:
         """Creates the model's inputs, one row per prompt, padded on the left."""
         with self._processing:
-            inputs = self._processed(texts, pictures)
+            inputs = self.processed(texts, pictures)
         return {key: self._placed(value) for key, value in inputs.items() if key in self._accepted}
 
     def _try_prompt(self) -> int:

@@ -152,7 +152,7 @@ class LocalModel(Engine, Generic[Prompt]):
         picture = open_image(path, self.max_image_pixels)
         return within_pixels(picture, self.settings.min_pixels, self.settings.max_pixels)
 
-    def _processed(self, texts: Sequence[str], pictures: Sequence[Sequence[Image.Image]]) -> Any:
+    def processed(self, texts: Sequence[str], pictures: Sequence[Sequence[Image.Image]]) -> Any:
         """What the processor makes of prompts and their images: it also tells the image processor how to cut them."""
         begin = self.processor.tokenizer.bos_token
         no_second_begin = {"add_special_tokens": False} if begin and texts[0].startswith(begin) else {}

@@ -100,7 +100,7 @@ class TiledVlm(SharedPrefix):
         for count in (1, 2):
             *icds, query = examples[:count]
             text = self.chat.prompt(chat_messages(icds, query, self.style))
-            theirs = self._processed([text], [pictures[:count]])
+            theirs = self.processed([text], [pictures[:count]])
             images = self._tiled(pictures[:count], alone=count == 1)
             shown = [(example.image, tiled.grid) for example, tiled in zip(examples, images, strict=False)]
             ours = [token for block in self._blocks(text, shown) for token in block.ids]

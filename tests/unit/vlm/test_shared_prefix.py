@@ -25,6 +25,7 @@ from vlm_plain import (
     requests_of,
 )
 
+from icdsel.bench import baseline
 from icdsel.errors import VlmError
 from icdsel.records import Answer, Example
 from icdsel.settings.tables import VlmSettings
@@ -214,6 +215,9 @@ def test_results_are_those_of_the_plain_way(vlm, family, folders, examples):
         assert (one.text, one.cut, one.prompt_tokens) == (other.text, other.cut, other.prompt_tokens)
         assert one.reference_tokens == other.reference_tokens
         assert one.reference_log_probs == pytest.approx(other.reference_log_probs, abs=1e-4)
+    text, log_probs = baseline.answer(vlm, request := Request((examples[0],), examples[4], ("doni", "not sure")))
+    [answer] = vlm.answer([request])  # `icdsel bench` compares the two
+    assert (text, log_probs) == (answer.text, pytest.approx(list(answer.reference_log_probs), abs=1e-4))
     paths = [example.image for example in examples]
     torch.testing.assert_close(vlm.embed_images(paths)[0], plain.embed_images(paths)[0], atol=1e-5, rtol=1e-4)
     assert {vlm.fingerprint, plain.fingerprint} == {f"{plain.fingerprint.split('-')[0]}-{n}" for n in (2, 3)}
