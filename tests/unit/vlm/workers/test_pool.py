@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from fakes import FakeEngine
 
 from icdsel.console import note
 from icdsel.errors import CallsError, VlmError
@@ -16,7 +17,6 @@ from icdsel.vlm.supervision import SupervisedEngine
 from icdsel.vlm.time_limit import CallTimer
 from icdsel.vlm.workers.pool import MOST_LOST, EnginePool
 from icdsel.vlm.workers.worker import EngineWorker, Reply, WorkerLostError
-from tests.fakes import FakeEngine
 
 QUERIES = [Example(i, i, Path(f"{i}.png"), f"Question {i}?", f"answer {i}", (f"answer {i}",)) for i in range(200)]
 

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from fakes import FakeEngine
 
 from icdsel.errors import CallsError
 from icdsel.records import Example
@@ -15,7 +16,6 @@ from icdsel.vlm.supervision import SupervisedEngine
 from icdsel.vlm.time_limit import CallTimer
 from icdsel.vlm.workers.pool import EnginePool
 from icdsel.vlm.workers.processes import ProcessWorker
-from tests.fakes import FakeEngine
 
 
 def open_fake(name: str) -> SupervisedEngine:

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fakes import FakeEngine
 
 from icdsel.errors import DataError, VlmError
 from icdsel.records import Answer, Example
@@ -25,7 +26,6 @@ from icdsel.vlm.workers.ray import Placed, Places, RayWorker
 from icdsel.vlm.workers.ray_actor import Arrival, EngineActor, Plan, versions
 from icdsel.vlm.workers.ray_cluster import Cluster, Share, connect
 from icdsel.vlm.workers.worker import Reply, WorkerLostError
-from tests.fakes import FakeEngine
 
 SHOWN = [Example(i, i, Path(f"{i}.png"), f"Question {i}?", f"answer {i}", (f"answer {i}",)) for i in range(9)]
 LISTS = [[Request((SHOWN[i + 1],), SHOWN[i])] for i in range(8)]
@@ -52,7 +52,8 @@ def plan() -> Plan:
 def cluster() -> Iterator[Cluster]:
     before = signal.getsignal(signal.SIGTERM)
     found = connect(None, 2)
-    found.ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # actors do not find this file
+    for module in (__name__, FakeEngine.__module__):  # actors do not find these files
+        found.ray.cloudpickle.register_pickle_by_value(sys.modules[module])
     assert signal.getsignal(signal.SIGTERM) is before
     yield found
     found.ray.shutdown()
