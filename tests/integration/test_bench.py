@@ -73,6 +73,7 @@ def test_engines_are_measured_side_by_side(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(threads, "available_threads", lambda: 2)
     monkeypatch.setattr(torch, "set_num_threads", told.append)  # two would be slow beside other tests
     monkeypatch.setitem(ENGINES, "fake", fake_kind(lambda name: FakeEngine(name, lambda request: "doni")))
+    monkeypatch.setenv("COLUMNS", "200")  # no row of the table is wrapped, however fast the machine
     prompts = itertools.count()
     # The sixth prompt behind those that warm the server up, which are of a query for each list that two workers take.
     reject = lambda _, body: Raw.error(400, "too long") if not is_probe(body) and next(prompts) == 17 else None  # noqa: E731

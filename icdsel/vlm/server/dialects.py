@@ -145,6 +145,10 @@ class Sglang(_WithSampling):
         """By the owner of the model."""
         return card.get("owned_by") == "sglang"
 
+    def without_cache(self, salt: str) -> dict[str, Any]:
+        """Prompts with different salts share nothing in the cache."""
+        return {"cache_salt": salt}
+
 
 class LlamaCpp(Dialect):
     """The server of llama.cpp."""
