@@ -23,6 +23,8 @@ STEPS: Mapping[str, Sequence[str]] = {
     "online GRPO": (*("train", "--online", "--rce-epochs", "1", "--grpo-epochs", "1", "--online-samples", "2"),),
     "experiment": ("experiment", "rce,grpo-online", "--seeds", "1", "--n", str(ANSWERED), "--online-samples", "2"),
 }
+LONG = ("gen-rl-data", "--queries", "160")
+"""A command that is interrupted: several units, which are written one after the other."""
 FAMILY = "results/world"
 GENERATED = "generated_data/rl_data_RandSampler_tiny-vlm.jsonl"
 _ROUNDED = 2e-3
@@ -132,13 +134,13 @@ def bytes_of(place: Workplace) -> bytes:
 
 
 def interrupted(place: Workplace, when: int) -> str:
-    """Sends Ctrl-C to gen-rl-data when some queries are done, and runs it again. Returns its last output."""
-    process = place.start(STEPS["gen-rl-data"])
+    """Sends Ctrl-C to `LONG` when some queries are done, and runs it again. Returns its last output."""
+    process = place.start(LONG)
     _wait_for(process, place, when)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate()
     assert process.returncode == 128 + signal.SIGINT, output[-3000:]
-    return place.run(STEPS["gen-rl-data"])[0]
+    return place.run(LONG)[0]
 
 
 def without_server(place: Workplace, server: RealServer, when: int) -> tuple[str, str]:
@@ -147,13 +149,13 @@ def without_server(place: Workplace, server: RealServer, when: int) -> tuple[str
     Returns:
         The outputs of both commands.
     """
-    process = place.start(STEPS["gen-rl-data"])
+    process = place.start(LONG)
     _wait_for(process, place, when)
     server.end(signal.SIGKILL)
     output, _ = process.communicate()
     assert process.returncode == 1, output[-3000:]
     server.start()
-    return output, place.run(STEPS["gen-rl-data"])[0]
+    return output, place.run(LONG)[0]
 
 
 def _wait_for(process: subprocess.Popen[str], place: Workplace, queries: int) -> None:

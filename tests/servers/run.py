@@ -19,15 +19,15 @@ from icdsel.records import Answer
 from icdsel.vlm.engine import Request
 
 from .agreement import AGREEMENT_HEAD, Agreement, compare, local_engine, prompts, rates, server_engine, table
-from .commands import STEPS, Workplace, bytes_of, differences, interrupted, without_server
+from .commands import LONG, STEPS, Workplace, bytes_of, differences, interrupted, without_server
 from .machines import KINDS, VLLM, VLLM_WITHOUT_CACHES, Kind, RealServer, version_of
 
 CONCURRENCIES = (1, 16, 64)
 SEED = 20_261
 RUNNING = "running"
 Comparison = Callable[[Sequence[Request], Sequence[Answer]], Iterator[Agreement]]
-INTERRUPTED_AT = 8
-"""Queries that are done when a command is interrupted, of `commands.QUERIES`."""
+INTERRUPTED_AT = 32
+"""Queries that are written when a command is interrupted, of those of `commands.LONG`."""
 
 
 def agreements(
@@ -61,7 +61,9 @@ def commands(server: RealServer, work: Path) -> Iterator[list[str]]:
         seconds = [place.run(words)[1] for place in (local, served)]
         found = differences(local, served)
         yield [name, *(f"{each:.0f} s" for each in seconds), found[0] if found else "equal"]
-    before = bytes_of(served)
+    undisturbed = Workplace(work / "undisturbed", server.url, data)
+    undisturbed.run(LONG)
+    before = bytes_of(undisturbed)
     stopped = Workplace(work / "stopped", server.url, data)
     interrupted(stopped, INTERRUPTED_AT)
     yield ["gen-rl-data, Ctrl-C, again", "", "", _same(bytes_of(stopped), before)]
