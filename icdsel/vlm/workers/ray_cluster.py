@@ -140,7 +140,7 @@ def _try(address: str, version: str) -> None:
     """
     if address != "auto":
         _require_reachable(address)
-    command = [sys.executable, "-c", _TRIAL, address]
+    command = [sys.executable, "-P", "-c", _TRIAL, address]  # -P: a file ray.py in this folder is not Ray
     try:
         tried = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_PATIENCE)
     except subprocess.TimeoutExpired:
@@ -185,7 +185,7 @@ def _require_reachable(address: str) -> None:
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_REACHABLE).close()
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter for what no name of a host can be, such as a..b
         raise VlmError(
             f"no Ray cluster answers at {address} ({reason_of(error)}): give the address that `ray start --head` "
             "printed on the first machine"

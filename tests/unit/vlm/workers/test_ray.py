@@ -21,6 +21,7 @@ from icdsel.settings.tables import VlmSettings
 from icdsel.vlm.engine import Request
 from icdsel.vlm.supervision import SupervisedEngine
 from icdsel.vlm.time_limit import CallTimer
+from icdsel.vlm.workers import ray_cluster
 from icdsel.vlm.workers.pool import EnginePool
 from icdsel.vlm.workers.ray import Placed, Places, RayWorker
 from icdsel.vlm.workers.ray_actor import Arrival, EngineActor, Plan, versions
@@ -254,3 +255,18 @@ def test_workers_share_a_cluster() -> None:
         "2 machines with 64 CPUs and 8 GPUs, 1 machine with 16 CPUs and 0 GPUs, 1 machine with 2 CPUs and 4 GPUs "
         "(free: 3 CPUs, 0 GPUs)"
     )
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 70])
+def test_a_host_that_cannot_be_one_is_the_users_mistake(host: str) -> None:
+    with pytest.raises(VlmError, match=f"no Ray cluster answers at {host}:6379"):
+        ray_cluster._try(f"{host}:6379", "2")
+
+
+def test_a_file_of_the_folder_is_not_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ray.py").write_text("open('was-run', 'w')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ray_cluster, "_TRIAL", "import ray; raise SystemExit('no cluster')")
+    with pytest.raises(VlmError):
+        ray_cluster._try("auto", "2")
+    assert not Path("was-run").exists()
