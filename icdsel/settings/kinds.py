@@ -17,7 +17,7 @@ from icdsel.settings.presets import (
     RETIRED_MODES,
     SAMPLER_ALIASES,
 )
-from icdsel.settings.values import Choice, NameOrPlace, Pairs, alias
+from icdsel.settings.values import Choice, NameOrPlace, Pairs, Separated, alias
 from icdsel.settings.worlds import normalised
 
 API_KEY_VARIABLE = "ICDSEL_VLM_API_KEY"
@@ -106,6 +106,18 @@ def _is_server_address(address: str) -> str:
     return address.rstrip("/")
 
 
+def _names_servers(addresses: object) -> object:
+    if isinstance(addresses, str) and addresses.strip() and not addresses.strip(", "):
+        raise ValueError("it names no server (are variables of the shell not set?): give addresses, or leave it out")
+    return addresses
+
+
+def _are_different(addresses: tuple[str, ...]) -> tuple[str, ...]:
+    if twice := [address for n, address in enumerate(addresses) if address in addresses[:n]]:
+        raise ValueError(f"{twice[0]} is named twice: name each server once")
+    return addresses
+
+
 DatasetName = Annotated[
     NameOrPlace, alias(DATASET_ALIASES), AfterValidator(_names_a_folder), AfterValidator(normalised)
 ]
@@ -122,7 +134,10 @@ Metric = str
 """The name of one of the task's metrics."""
 AnswerCleaner = Annotated[str, Choice("cleaner")]
 EngineName = Annotated[str, Choice("engine")]
-ServerAddress = Annotated[str, AfterValidator(_is_server_address)]
+ServerAddresses = Annotated[
+    tuple[Annotated[str, AfterValidator(_is_server_address)], ...],
+    *(AfterValidator(_are_different), Separated, BeforeValidator(_names_servers)),
+]
 RayAddress = Annotated[str, AfterValidator(_is_ray_address)]
 PromptLayout = Annotated[str, Choice("prompt layout")]
 RewardMode = Annotated[str, Choice("reward mode"), BeforeValidator(_not_retired)]

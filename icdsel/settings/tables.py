@@ -31,7 +31,7 @@ from icdsel.settings.kinds import (
     RewardMode,
     Sampler,
     Selector,
-    ServerAddress,
+    ServerAddresses,
     ShotCount,
     TaskName,
 )
@@ -166,9 +166,7 @@ class VlmSettings(Table):
     engine: EngineName = "auto"
     """What runs the model: `auto` (servers if --vlm-url names any, else the fastest that supports it), `shared-prefix`
     (also called `qwen-vl`), `transformers` (any model, slower), or `server`."""
-    url: Annotated[tuple[ServerAddress, ...], Separated] = Field(
-        (), json_schema_extra={"flag": "--vlm-url", "quoted": False}
-    )
+    url: ServerAddresses = Field((), json_schema_extra={"flag": "--vlm-url", "quoted": False})
     """Servers that run the model and speak OpenAI's protocol (vLLM, SGLang), such as `http://host:8000/v1`. Their key
     is read from the variable ICDSEL_VLM_API_KEY alone."""
     concurrency: int = Field(64, ge=1, le=4096)
