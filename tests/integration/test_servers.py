@@ -119,7 +119,7 @@ def test_ctrl_c_leaves_what_can_be_resumed(expected: dict[str, bytes]):
         assert predictions("results") != expected
         before, stop_at = len(server.prompts), -1
         said = icdsel(*INFER, *on(server), "--results-dir", "results")
-        assert "resuming after" in said or "answered already" in said
+        assert any(each in said for each in ("resuming after", "answered already", "answers are reused"))
         assert 0 < len(server.prompts) - before < 12 * 5
     assert predictions("results") == expected
 

@@ -26,6 +26,7 @@ LARGEST_REPLY = 16 * 2**20
 _IDLE = 3.0  # seconds that an unused connection is kept; servers close theirs after 5
 _LONGEST_WAIT = 300.0  # seconds that a server can make its clients wait
 _GONE = (502, 503, 504)
+_LONGEST_EXCERPT = 80  # characters of a reply that is not JSON, in a message
 
 
 class Client:
@@ -38,21 +39,32 @@ class Client:
         connections: How many requests are under way at once, at most.
 
     Raises:
-        VlmError: A proxy of the environment cannot be used.
+        VlmError: A proxy of the environment, or its certificates, cannot be used.
     """
 
     def __init__(self, address: str, key: ApiKey, timeout: float, connections: int) -> None:
         self.address, self._key, self._timeout = address, key, timeout
+        try:
+            certificates = httpx.create_ssl_context()  # those of the environment, for this machine too
+        except OSError as error:
+            raise VlmError(
+                f"the certificates of the environment cannot be used ({reason_of(error)}): SSL_CERT_FILE names a file "
+                "of PEM certificates"
+            ) from None
         try:
             self._http = httpx.AsyncClient(
                 headers={"User-Agent": f"icdsel/{__version__}", "Accept-Encoding": "identity"} | key.headers,
                 timeout=httpx.Timeout(timeout, connect=min(CONNECT_TIMEOUT, timeout), pool=None),
                 limits=httpx.Limits(max_connections=connections + 2, keepalive_expiry=_IDLE),
                 follow_redirects=False,
-                trust_env=not is_loopback(address),  # proxies and certificates, but no proxy to this machine
+                verify=certificates,
+                trust_env=not is_loopback(address),  # no proxy to this machine
             )
-        except (ImportError, ValueError) as error:
-            raise VlmError(f"a proxy of the environment cannot be used ({reason_of(error)}): see ALL_PROXY") from None
+        except (ImportError, ValueError, httpx.InvalidURL) as error:
+            raise VlmError(
+                f"a proxy of the environment cannot be used ({reason_of(error)}): see ALL_PROXY, HTTPS_PROXY, "
+                "HTTP_PROXY and NO_PROXY"
+            ) from None
 
     @property
     def root(self) -> str:
@@ -93,11 +105,26 @@ class Client:
             raise Rejected(status, f"it redirects to {place}, which is not followed: name that address instead")
         if status >= 400:
             raise Rejected(status, self._reason(status, content))
+        return self._value(content)
+
+    def _value(self, content: bytes) -> Any:
+        """The JSON in a reply, which files can hold, and which does not give the key away.
+
+        Raises:
+            ServerFailure: There is none.
+        """
         try:
-            return json.loads(content)
+            value = json.loads(content)
+            written = json.dumps(value, ensure_ascii=False)
+            written.encode()
+        except UnicodeEncodeError:
+            raise Unusable("its reply has half a character (a lone surrogate), which no file can hold") from None
         except (ValueError, RecursionError):
-            shown = plain(self._key.hidden_in(content[:80].decode(errors="replace")))
+            shown = plain(self._key.hidden_in(content[:2000].decode(errors="replace"))[:_LONGEST_EXCERPT])
             raise Temporary(f"its reply is not JSON, or cut off: {shown!r}") from None
+        if self._key.is_in_json(written):  # not only in the answer: names of models and tokens are recorded as well
+            raise Unusable("its answer contains the key, and is not kept")
+        return value
 
     async def _send(self, method: str, address: str, body: bytes | None) -> tuple[httpx.Response, bytes]:
         headers = {} if body is None else {"Content-Type": "application/json"}
@@ -119,7 +146,7 @@ class Client:
             raise Unreachable(f"no connection ({self._text(error)})") from None
         except httpx.TransportError as error:  # it may have been started again, with another model
             raise Unreachable(f"the connection broke ({self._text(error)})") from None
-        except httpx.InvalidURL as error:
+        except (httpx.InvalidURL, UnicodeError) as error:  # a host that no name can be, such as xn--a
             raise Rejected(0, f"it is not an address ({self._text(error)})") from None
         return response, bytes(content)
 
@@ -145,7 +172,10 @@ def _message(content: bytes) -> str:
 
 
 def _wait(header: str) -> float | None:
-    """The seconds of a Retry-After header, which may be a number or a date."""
+    """The seconds of a Retry-After header, which may be a number or a date; None if it names no time to come.
+
+    A server that says 0 each time would otherwise be asked without a pause.
+    """
     try:
         seconds = float(header)
     except ValueError:
@@ -153,12 +183,12 @@ def _wait(header: str) -> float | None:
             seconds = parsedate_to_datetime(header).timestamp() - time()
         except (ValueError, TypeError, OverflowError):
             return None
-    return min(max(seconds, 0.0), _LONGEST_WAIT) if math.isfinite(seconds) else None
+    return min(seconds, _LONGEST_WAIT) if math.isfinite(seconds) and seconds > 0 else None
 
 
 def is_readable(address: str) -> bool:
     """Whether others can read on the way what is sent to an address."""
-    return address.startswith("http:") and not is_loopback(address)
+    return urlsplit(address).scheme == "http" and not is_loopback(address)
 
 
 def is_loopback(address: str) -> bool:

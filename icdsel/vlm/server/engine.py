@@ -30,7 +30,7 @@ from icdsel.vlm.server.references import References, Scored
 from icdsel.vlm.server.remedies import explained
 from icdsel.vlm.server.replies import Completion, completion_of
 from icdsel.vlm.server.startup import Served, open_client, start, still_serves, unusable
-from icdsel.vlm.server.tokens import LocalTokenizer, local_tokenizer, require_same_tokens, two_shot_prompt
+from icdsel.vlm.server.tokens import LocalTokenizer, are_tokens, local_tokenizer, require_same_tokens, two_shot_prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -110,7 +110,9 @@ class ServerEngine(Engine):
         except ServerFailure as failure:
             raise unusable(client, failure) from None
         tokens = completion.reply.get("prompt_token_ids")
-        if isinstance(tokens, list):
+        if tokens is not None and not are_tokens(tokens):
+            raise VlmError(f"{client.address} tells tokens of a prompt that are none (return_token_ids)")
+        if tokens is not None:
             require_same_tokens(client.address, tokens, local, two_shot_prompt(self.settings))
 
     async def _open_references(self, clients: Sequence[Client], served: Served) -> None:
@@ -137,7 +139,8 @@ class ServerEngine(Engine):
 
         messages = await openai_messages(two_shot_prompt(self.settings), url)
         body = {"model": served.model, "messages": messages, **self._decoding, **parameters}
-        return completion_of(await client.chat(json.dumps(body).encode()), served.answers_as, self._key)
+        reply = await client.chat(json.dumps(body).encode())
+        return completion_of(reply, served.answers_as, self._key, body["max_tokens"])
 
     def recognise(self, folder: Path) -> None:
         """Takes the fingerprint under which earlier commands knew the model, by their results in a folder."""
@@ -205,15 +208,14 @@ class ServerEngine(Engine):
         """
         messages = chat_messages(request.icds, request.query, self.style)
         more = parameters.pop("messages", [])
+        values = self._decoding | parameters
 
         async def body() -> bytes:
             turns = await openai_messages(messages, self._images.url)
-            return json.dumps(
-                {"model": self.served.model, "messages": [*turns, *more], **self._decoding, **parameters}
-            ).encode()
+            return json.dumps({"model": self.served.model, "messages": [*turns, *more], **values}).encode()
 
         reply = await self._fleet.chat(place_of(request), body)
-        return completion_of(reply, self.served.answers_as, self._key)
+        return completion_of(reply, self.served.answers_as, self._key, values["max_tokens"])
 
 
 def place_of(request: Request) -> str:

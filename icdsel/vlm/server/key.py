@@ -1,5 +1,6 @@
 """The key that servers are asked with. No message, file or representation of an object shows it."""
 
+import json
 import os
 from collections.abc import Mapping
 
@@ -54,3 +55,7 @@ class ApiKey:
     def is_in(self, text: str) -> bool:
         """Whether a text, which is to be kept, gives the key away."""
         return len(self._key) >= _SHORTEST_SECRET and self._key in text
+
+    def is_in_json(self, written: str) -> bool:
+        """Whether JSON gives the key away."""
+        return len(self._key) >= _SHORTEST_SECRET and json.dumps(self._key)[1:-1] in written

@@ -12,6 +12,7 @@ from typing import Any
 
 from icdsel.console import logger
 from icdsel.errors import of_system
+from icdsel.records.values import is_finite
 from icdsel.store.shared_journal import SharedJournal
 from icdsel.vlm.server.probes import Probed
 from icdsel.vlm.server.startup import Served
@@ -79,11 +80,7 @@ def _is_line(line: Any) -> bool:
 def _probed(probe: Any) -> Probed | None:
     match probe:
         case {"first": list(first), "text": str(text)} if all(
-            isinstance(pair, list)
-            and len(pair) == 2
-            and isinstance(pair[0], str)
-            and isinstance(pair[1], int | float)
-            and not isinstance(pair[1], bool)
+            isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str) and is_finite(pair[1])
             for pair in first
         ):
             return Probed(tuple((token, float(value)) for token, value in first), text)

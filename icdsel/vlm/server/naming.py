@@ -32,6 +32,6 @@ def with_served_model(settings: Settings) -> Settings:
 async def _names(settings: Settings) -> list[str]:
     client = open_client(settings.vlm, settings.vlm.url[0], ApiKey.exported())
     try:
-        return [str(card.get("id")) for card in await models_of(client)]
+        return [card["id"] for card in await models_of(client)]
     finally:
         await client.close()

@@ -12,7 +12,7 @@ from icdsel.settings.tables import VlmSettings
 from icdsel.vlm.server.background import all_or_cancelled
 from icdsel.vlm.server.client import Client
 from icdsel.vlm.server.dialects import Dialect
-from icdsel.vlm.server.failures import Busy, Rejected
+from icdsel.vlm.server.failures import Busy, Rejected, Unusable
 from icdsel.vlm.server.key import ApiKey
 from icdsel.vlm.server.probes import LONGEST_TEXT, TOP, Probed, probe_messages
 from icdsel.vlm.server.replies import Completion, completion_of
@@ -78,7 +78,18 @@ class Prober:
         for number in numbers:
             await self._require_same(number, probed)
         await all_or_cancelled(self._require_same(number, probed) for number in numbers)
-        return str(completions[0].reply.get("model")), probed
+        return self._named(completions[0]), probed
+
+    def _named(self, completion: Completion) -> str:
+        """The name of the model in a reply, by which an answer of another model is found.
+
+        Raises:
+            Unusable: It has none.
+        """
+        name = completion.reply.get("model")
+        if not isinstance(name, str):
+            raise Unusable("its replies do not name the model, so one of another model could not be told")
+        return name
 
     async def first(self) -> Probed:
         """The answer to the first probe.
@@ -144,4 +155,5 @@ class Prober:
 
     async def _complete(self, body: dict[str, Any]) -> Completion:
         content = json.dumps(body).encode()
-        return completion_of(await patiently(lambda: self._client.chat(content)), None, self._key)
+        reply = await patiently(lambda: self._client.chat(content))
+        return completion_of(reply, None, self._key, body["max_tokens"])

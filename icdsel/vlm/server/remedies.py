@@ -2,7 +2,7 @@
 
 import re
 
-from icdsel.vlm.server.failures import Rejected
+from icdsel.vlm.server.failures import Rejected, Unreachable
 
 _REMEDIES = (
     (
@@ -37,12 +37,24 @@ _BY_STATUS = {
     413: "use smaller images (--max-pixels), fewer ICDs, or --file-urls",
 }
 
+_OF_ENCRYPTION = {
+    "CERTIFICATE_VERIFY_FAILED": (
+        "name the host as its certificate does, or export SSL_CERT_FILE, a file with the certificate of its authority"
+    ),
+    "WRONG_VERSION_NUMBER": "the server does not encrypt: name it with http:// in --vlm-url",
+}
+
 
 def remedy_of(rejected: Rejected) -> str | None:
     """What to do about a rejected request; None if it is not known."""
     if rejected.status in _BY_STATUS:
         return _BY_STATUS[rejected.status]
     return next((remedy for words, remedy in _REMEDIES if re.search(words, str(rejected), re.IGNORECASE)), None)
+
+
+def remedy_of_encryption(failure: Unreachable) -> str | None:
+    """What to do about a connection that was not encrypted as one side wanted; None if that was not the reason."""
+    return next((remedy for words, remedy in _OF_ENCRYPTION.items() if words in str(failure)), None)
 
 
 def explained(rejected: Rejected) -> str:

@@ -13,6 +13,8 @@ _CUT = {"stop": False, "length": True}
 """Whether an answer was cut off, by the reason why it ended; it has failed for any other reason."""
 _LOWEST = -1e6  # nats; servers write −9999 or lower for a token that cannot come
 
+_LONGEST_TOKEN = 1000  # characters; the longest ones of vocabularies, runs of spaces, have some hundreds
+
 
 @dataclass(frozen=True)
 class Completion:
@@ -34,13 +36,14 @@ class Completion:
     reply: dict[str, Any]
 
 
-def completion_of(reply: Any, model: str | None, key: ApiKey) -> Completion:
+def completion_of(reply: Any, model: str | None, key: ApiKey, most_tokens: int | None = None) -> Completion:
     """The answer in a reply.
 
     Args:
         reply: The reply.
         model: The name that replies have for the model; None if it is not known yet.
         key: What no text that is kept may contain.
+        most_tokens: The number of tokens that the answer may have; None if there is no limit.
 
     Raises:
         Unusable: It is not an answer.
@@ -68,6 +71,8 @@ def completion_of(reply: Any, model: str | None, key: ApiKey) -> Completion:
         raise Unusable(THINKS)
     if not isinstance(text, str) or message.get("tool_calls"):
         raise Unusable(f"its reply has no text, but {_short(text, key)}")
+    if most_tokens is not None and len(text) > _LONGEST_TOKEN * most_tokens:
+        raise Unusable(f"its answer has {len(text):,} characters, more than --max-new-tokens allows")
     if key.is_in(text):
         raise Unusable("its answer contains the key, and is not kept")
     usage = reply.get("usage")

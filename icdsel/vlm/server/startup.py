@@ -4,17 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from icdsel.console import plain
 from icdsel.errors import VlmError
 from icdsel.settings.presets import MODEL_ALIASES
 from icdsel.settings.tables import VlmSettings
 from icdsel.vlm.server.background import all_or_cancelled
 from icdsel.vlm.server.client import Client
-from icdsel.vlm.server.dialects import Dialect, dialect_of
+from icdsel.vlm.server.dialects import Card, Dialect, dialect_of
 from icdsel.vlm.server.failures import Busy, Rejected, ServerFailure, Temporary, Unreachable
 from icdsel.vlm.server.key import ApiKey
 from icdsel.vlm.server.probes import Probed, fingerprint
 from icdsel.vlm.server.probing import Prober, patiently
-from icdsel.vlm.server.remedies import remedy_of
+from icdsel.vlm.server.remedies import remedy_of, remedy_of_encryption
 
 _MOST_NAMES = 12  # of models in a message
 
@@ -56,6 +57,11 @@ async def start(clients: Sequence[Client], settings: VlmSettings, key: ApiKey) -
                 f"{client.address} ({other.dialect.name} {other.version}, model {other.model}) differ: use servers of "
                 "one version with one model, or one server"
             )
+        if other.answers_as != first.answers_as:
+            raise VlmError(
+                f"replies of {clients[0].address} name the model {first.answers_as!r}, those of {client.address} "
+                f"{other.answers_as!r}: start both with the same name (vLLM --served-model-name), or name one of them"
+            )
         if not all(a.agrees(b) for a, b in zip(first.probed, other.probed, strict=True)):
             raise VlmError(
                 f"{clients[0].address} and {client.address} answer the same prompts differently: they serve other "
@@ -71,7 +77,7 @@ async def still_serves(client: Client, served: Served, settings: VlmSettings, ke
         ServerFailure: It is not ready.
         VlmError: It serves another model now.
     """
-    names = [str(card.get("id")) for card in _cards(await client.get(f"{client.address}/models"))]
+    names = [card["id"] for card in _cards(await client.get(f"{client.address}/models"))]
     if served.model not in names:
         raise VlmError(f"it does not serve {served.model} any more, but {listed(names)}")
     prober = Prober(client, served.model, served.dialect, settings, key)
@@ -81,7 +87,7 @@ async def still_serves(client: Client, served: Served, settings: VlmSettings, ke
 
 async def _served(client: Client, settings: VlmSettings, key: ApiKey) -> Served:
     cards = await models_of(client)
-    name = served_name(settings, [str(card.get("id")) for card in cards], client.address)
+    name = served_name(settings, [card["id"] for card in cards], client.address)
     card = next(card for card in cards if card.get("id") == name)
     dialect = dialect_of(card)
     dialect.decoding(settings)  # what it refuses is told before anything is asked
@@ -121,9 +127,13 @@ def _cards(value: Any) -> list[dict[str, Any]]:
         Rejected: It is not one.
     """
     data = value.get("data") if isinstance(value, dict) else None
-    if not isinstance(data, list) or not all(isinstance(card, dict) for card in data):
+    if not isinstance(data, list) or not all(isinstance(card, dict) and _is_named(card) for card in data):
         raise Rejected(200, "its reply is not a list of models, so it does not speak OpenAI's protocol there")
     return data
+
+
+def _is_named(card: Card) -> bool:
+    return isinstance(card.get("id"), str)
 
 
 def served_name(settings: VlmSettings, names: Sequence[str], address: str) -> str:
@@ -151,7 +161,7 @@ async def _version(client: Client, dialect: Dialect) -> str:
     if dialect.version_path is None:
         return ""
     try:
-        return dialect.version(await client.get(client.root + dialect.version_path))
+        return plain(dialect.version(await client.get(client.root + dialect.version_path)))
     except Rejected:  # a gateway may serve the protocol alone
         return ""
     except ServerFailure as failure:
@@ -170,7 +180,10 @@ def unusable(client: Client, failure: ServerFailure) -> VlmError:
                 else "start a server that speaks OpenAI's protocol there (`vllm serve MODEL`)"
             )
     elif isinstance(failure, Unreachable):
-        remedy = "start the server, wait until it is ready, or correct host and port in --vlm-url"
+        remedy = (
+            remedy_of_encryption(failure)
+            or "start the server, wait until it is ready, or correct host and port in --vlm-url"
+        )
     elif isinstance(failure, Busy):
         remedy = "it is busy: try again later"
     elif isinstance(failure, Temporary):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from PIL import Image
 
@@ -128,6 +128,11 @@ def _folder(model: str) -> Path | None:
         return Path(huggingface_hub.snapshot_download(model, local_files_only=True))
     except Exception:  # noqa: BLE001 - it is not a name on the hub, or not in the cache
         return None
+
+
+def are_tokens(value: object) -> TypeGuard[list[int]]:
+    """Whether a value from a server is a list of tokens."""
+    return isinstance(value, list) and all(type(token) is int and 0 <= token < 2**31 for token in value)
 
 
 def require_same_tokens(

@@ -1,5 +1,6 @@
 """A key goes to the servers that the user names, and nowhere else."""
 
+import json
 import logging
 import pickle
 from pathlib import Path
@@ -16,6 +17,7 @@ from icdsel.settings.kinds import API_KEY_VARIABLE
 from icdsel.vlm.engine import Request
 from icdsel.vlm.server.client import is_readable
 from icdsel.vlm.server.key import ApiKey
+from icdsel.vlm.server.naming import with_served_model
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +50,7 @@ def test_a_redirect_to_another_place_gets_nothing(requests: list[Request], opene
     ("url", "warned"),
     [
         ("http://gpu1:8000/v1", True),
+        ("HTTP://gpu1:8000/v1", True),
         ("https://gpu1/v1", False),
         ("http://127.0.0.1:1/v1", False),
         ("http://[::1]:1/v1", False),
@@ -69,6 +72,39 @@ def test_an_answer_that_gives_it_away_is_not_kept(requests: list[Request], opene
     with fake_server(key=KEY, fault=after_probes(lambda number, body: changed(content=f"It is {KEY}"))) as server:
         [answer] = opened(server).answer(requests[:1])
     assert answer.error == "its answer contains the key, and is not kept"
+
+
+def test_a_name_that_gives_it_away_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    with fake_server(KEY, key=KEY) as server, pytest.raises(VlmError, match="contains the key") as refused:
+        with_served_model(load_settings({"vlm": {"url": server.url}}))
+    assert KEY not in str(refused.value)
+
+
+def test_tokens_that_give_it_away_are_not_kept(opened: Any):
+    def told(reply: dict[str, Any]) -> dict[str, Any]:
+        for top in reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"]:
+            top["token"] += KEY
+        return reply
+
+    with (
+        fake_server(key=KEY, fault=lambda number, body: told) as server,
+        pytest.raises(VlmError, match="contains the key") as refused,
+    ):
+        opened(server)
+    assert KEY not in str(refused.value)
+
+
+def test_an_excerpt_that_ends_within_it_shows_no_part_of_it(requests: list[Request], opened: Any):
+    page = Raw(200, b"<" * 62 + KEY.encode() + b">")
+    with fake_server(key=KEY, fault=after_probes(lambda number, body: page)) as server:
+        [answer] = opened(server, retries=0).answer(requests[:1])
+    assert "not JSON" in str(answer.error) and KEY[:6] not in str(answer.error)
+
+
+@pytest.mark.parametrize("key", ['quote"0123456789', "back\\slash0123456789"])
+def test_it_is_found_in_json(key: str):
+    assert ApiKey(key).is_in_json(json.dumps([f"It is {key}."])) and not ApiKey(key).is_in_json('["It is."]')
 
 
 def test_a_placeholder_is_no_secret(requests: list[Request], opened: Any, monkeypatch: pytest.MonkeyPatch):
@@ -120,6 +156,15 @@ def test_its_variable_is_no_stray_one():
 )
 def test_other_addresses_are_refused(url: str):
     with pytest.raises(SettingsError, match="--vlm-url"):
+        load_settings({"vlm": {"url": url}})
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [(",", "it names no server"), ("http://a/v1,http://b/v1, http://a/v1/", "http://a/v1 is named twice")],
+)
+def test_servers_are_named_and_named_once(url: str, said: str):
+    with pytest.raises(SettingsError, match=f"--vlm-url.*{said}"):
         load_settings({"vlm": {"url": url}})
 
 

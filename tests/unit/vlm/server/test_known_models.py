@@ -58,7 +58,7 @@ def test_texts_are_compared_as_they_are(tmp_path: Path):
     assert known.as_known(replace(words, fingerprint="new", probed=(Probed((), "blue"),))).fingerprint == "new"
 
 
-PAIRS = ('["a"]', '["a", "b"]', "[1, 2]", '["a", true]', "3")
+PAIRS = ('["a"]', '["a", "b"]', "[1, 2]", f'["a", 1{"0" * 400}]', '["a", true]', "3")
 DAMAGED = ['{"first": 3}', *(f'{{"first": [{pair}], "text": "x"}}' for pair in PAIRS)]
 
 

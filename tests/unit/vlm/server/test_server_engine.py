@@ -15,7 +15,7 @@ from icdsel.errors import CallsError, SettingsError
 from icdsel.records import Answer
 from icdsel.settings.tables import VlmSettings
 from icdsel.vlm.engine import Request
-from icdsel.vlm.server import client
+from icdsel.vlm.server import client, fleet
 from icdsel.vlm.server.engine import ServerEngine, open_server
 from icdsel.vlm.server.failures import Unusable
 from icdsel.vlm.server.key import ApiKey
@@ -130,6 +130,21 @@ def test_a_storm_of_busy_replies_costs_no_try(requests: list[Request], opened: A
         assert are_right(opened(server, retries=0).answer(requests), requests)
 
 
+@pytest.mark.parametrize("wait", ["0", "-1", "Wed, 21 Oct 2015 07:28:00 GMT"])
+def test_a_busy_server_that_names_no_time_is_not_asked_without_a_pause(
+    wait: str, requests: list[Request], opened: Any, monkeypatch: pytest.MonkeyPatch
+):
+    waited: list[int] = []
+    monkeypatch.setattr(fleet, "waiting_time", lambda times: waited.append(times) or 0.001)
+
+    def busy(number: int, body: dict[str, Any]) -> Any:
+        return Raw.error(429, "slow down", Retry_After=wait) if number < 3 else None
+
+    with fake_server(fault=after_probes(busy)) as server:
+        assert are_right(opened(server, concurrency=1).answer(requests[:1]), requests[:1])
+    assert waited == [1, 2, 3]
+
+
 def test_a_server_that_stays_busy_ends_the_call(requests: list[Request], opened: Any):
     with fake_server(fault=after_probes(lambda number, body: Raw.error(429, "slow down"))) as server:
         [answer] = opened(server, call_timeout=0.1).answer(requests[:1])
@@ -221,6 +236,8 @@ NOT_ANSWERS: dict[str, tuple[Any, str]] = {
     "an open thought": (changed(content="<think>Let me"), "begins to think"),
     "an error inside": (changed(error={"message": "dead"}), "its reply is an error: {'message': 'dead'}"),
     "a list": (lambda reply: [reply], "not an object"),
+    "half a character": (changed(content="\ud83d"), "half a character"),
+    "far more text than tokens": (changed(content="x" * 5001), "5,001 characters, more than --max-new-tokens allows"),
     "compressed": (Raw(200, b"\x1f\x8b", {"Content-Encoding": "gzip"}), "compressed"),
 }
 

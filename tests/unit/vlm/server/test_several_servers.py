@@ -122,6 +122,15 @@ def test_servers_of_different_models_are_refused(other: dict[str, Any], said: st
         opened(a, b)
 
 
+def test_servers_whose_replies_name_the_model_differently_are_refused(opened: Any):
+    with (
+        fake_server() as a,
+        fake_server(fault=lambda number, body: lambda reply: reply | {"model": "alias"}) as b,
+        pytest.raises(VlmError, match=r"name the model 'fake-model', those of .* 'alias'.*--served-model-name"),
+    ):
+        opened(a, b)
+
+
 def test_busy_replies_let_the_whole_server_wait(
     requests: list[Request], opened: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):

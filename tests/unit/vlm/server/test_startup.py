@@ -14,8 +14,12 @@ from fake_server import KEY, Raw, Shown, fake_server, is_probe, shown_in
 from icdsel.errors import VlmError
 from icdsel.settings import load_settings
 from icdsel.settings.kinds import API_KEY_VARIABLE
+from icdsel.settings.tables import VlmSettings
 from icdsel.vlm.server import probing
+from icdsel.vlm.server.failures import Unreachable
+from icdsel.vlm.server.key import ApiKey
 from icdsel.vlm.server.naming import with_served_model
+from icdsel.vlm.server.startup import open_client, unusable
 
 
 def test_a_server_is_known_again_by_its_answers(opened: Any):
@@ -99,6 +103,40 @@ def test_a_proxy_that_cannot_be_used(opened: Any, monkeypatch: pytest.MonkeyPatc
     assert "pass-of-proxy" not in str(refused.value)
 
 
+def test_variables_of_proxies_that_cannot_be_read(opened: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("NO_PROXY", "[::")
+    with pytest.raises(VlmError, match=r"a proxy of the environment cannot be used .*NO_PROXY"):
+        opened("http://host.invalid:8000/v1")
+
+
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_certificates_that_cannot_be_used(
+    content: str | None, opened: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    if content:
+        (tmp_path / "own.pem").write_text(content)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "own.pem"))
+    with pytest.raises(VlmError, match=r"the certificates of the environment cannot be used .*SSL_CERT_FILE"):
+        opened("https://host.invalid:8000/v1")
+
+
+def test_a_host_that_cannot_be_one(opened: Any):
+    with pytest.raises(VlmError, match="http://xn--a:8000/v1 cannot be used: it is not an address"):
+        opened("http://xn--a:8000/v1")
+
+
+def test_a_server_that_does_not_encrypt(opened: Any):
+    with fake_server() as server, pytest.raises(VlmError, match=r"no connection.*name it with http:// in --vlm-url"):
+        opened(f"https{server.url.removeprefix('http')}")
+
+
+@pytest.mark.parametrize("reason", ["[SSL: CERTIFICATE_VERIFY_FAILED] self-signed", "[Errno 111] refused"])
+def test_only_a_certificate_is_remedied_with_certificates(reason: str):
+    settings = VlmSettings(url=("https://a/v1",))
+    said = str(unusable(open_client(settings, "https://a/v1", ApiKey()), Unreachable(reason)))
+    assert ("SSL_CERT_FILE" in said) == ("CERTIFICATE" in reason) == ("correct host" not in said)
+
+
 def test_an_address_without_v1(opened: Any):
     with (
         fake_server() as server,
@@ -135,6 +173,24 @@ def test_a_server_of_something_else(opened: Any):
         )
         with pytest.raises(VlmError, match="not a list of models, so it does not speak OpenAI's protocol"):
             opened(server)
+
+
+@pytest.mark.parametrize("name", [None, 5, ["fake-model"]])
+def test_a_list_of_models_without_names(name: Any, opened: Any):
+    with fake_server() as server, pytest.raises(VlmError, match="not a list of models"):
+        server.models = (name,)
+        opened(server, model=str(name))
+
+
+def test_replies_that_do_not_name_the_model(opened: Any):
+    def unnamed(reply: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in reply.items() if name != "model"}
+
+    with (
+        fake_server(fault=lambda number, body: unnamed) as server,
+        pytest.raises(VlmError, match="cannot be used: its replies do not name the model"),
+    ):
+        opened(server)
 
 
 @pytest.mark.parametrize(

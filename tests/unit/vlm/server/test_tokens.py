@@ -39,10 +39,13 @@ class Words:
         ([5, 1, 1, 6, 1, 1, 7, 8], r"makes 8 tokens .* own processor 10: it resizes images differently"),
         ([5, 1, 1, 1, 6, 1, 1, 1, 9, 8], r"from token 8 on it has '.*t9 t8' instead of '.*t7 t8'.*--chat-template"),
         ([5, 1, 1, 1, 6, 1, 1, 1, 7], r"from token 9 on"),
+        ([5, -1], r"tells tokens of a prompt that are none"),
+        (["5"], r"tells tokens of a prompt that are none"),
+        ([2**70], r"tells tokens of a prompt that are none"),
     ],
 )
 def test_a_server_with_other_tokens_is_refused(
-    told: list[int] | None, said: str | None, opened: Any, monkeypatch: pytest.MonkeyPatch
+    told: Any, said: str | None, opened: Any, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(server_engine, "local_tokenizer", lambda settings: Words())
 
