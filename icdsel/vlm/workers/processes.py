@@ -4,9 +4,9 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, ProcessPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from multiprocessing import connection, get_context, parent_process
 from typing import Any
 
@@ -56,9 +56,11 @@ class ProcessWorker:
         with self._lock:
             if self._executor is None:
                 # Not forked: a copy of a process with threads and a GPU cannot use them.
-                executor = ProcessPoolExecutor(1, get_context("spawn"), _prepare, (self._open_engine,))
+                with _safe_path():
+                    executor = ProcessPoolExecutor(1, get_context("spawn"), _prepare, (self._open_engine,))
+                    first = executor.submit(os.getpid)  # starts the process
                 try:
-                    self._process = executor.submit(os.getpid).result()
+                    self._process = first.result()
                 except BrokenExecutor:
                     raise WorkerLostError("its process ended at once") from None
                 self._executor = executor
@@ -91,6 +93,28 @@ class ProcessWorker:
             executor.shutdown(wait=False, cancel_futures=True)
             with suppress(ProcessLookupError):
                 os.kill(self._process, signal.SIGKILL)
+
+
+_starting = threading.Lock()
+
+
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    """Python that starts meanwhile imports nothing from the working directory, which may hold somebody else's files.
+
+    Otherwise `python -c`, with which processes are spawned, looks there first. They get this process's path later.
+    """
+    name = "PYTHONSAFEPATH"
+    with _starting:
+        before = os.environ.get(name)
+        os.environ[name] = "1"
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = before
 
 
 # ---- in the process ----

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -51,3 +53,35 @@ def test_processes_answer_like_one_engine_replace_a_killed_one_and_end_with_the_
     while is_running(processes[1]) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not is_running(processes[1])
+
+
+PROGRAM = """
+import os
+from fakes import FakeEngine
+from icdsel.vlm.workers.processes import ProcessWorker
+if __name__ == "__main__":
+    worker = ProcessWorker("w", FakeEngine)
+    worker.start()
+    worker.stop()
+    print("PYTHONSAFEPATH" in os.environ)
+"""
+
+
+def test_files_of_the_working_directory_are_not_run(tmp_path: Path) -> None:
+    program, folder = tmp_path / "program.py", tmp_path / "folder"
+    program.write_text(PROGRAM)
+    folder.mkdir()
+    (folder / "multiprocessing.py").write_text("open('was-run', 'w')\nraise SystemExit(1)\n")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    made = subprocess.run(
+        [sys.executable, str(program)],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert not (folder / "was-run").exists()
+    assert (made.returncode, made.stdout) == (0, "False\n"), made.stderr
