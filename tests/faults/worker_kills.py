@@ -2,7 +2,8 @@
 
 `python -m tests.faults.worker_kills --kills 30 --seed 1`, run from the checkout, prints a table and exits with 1 if a
 result differs from that of a single process. For each command it kills workers until it ends; the last round also
-kills the main process, and starts the command again.
+kills the main process, and starts the command again. A command may give up if the same worker is killed three times in
+a row while it loads the model: then it is started again, too.
 """
 
 import argparse
@@ -28,6 +29,7 @@ COMMANDS: dict[str, Sequence[object]] = {
     "online GRPO": ("train", "--rl-data", _DATA, "--rce-epochs", 1, "--grpo-epochs", 2, "--online"),
     "inference": ("infer", "--n", 150, "--shots", "1,2", "--selector", "random,nearest-both,policy"),
 }
+_GIVEN_UP = "ends whenever it loads the model"
 
 
 @dataclass
@@ -36,6 +38,7 @@ class Tally:
 
     workers: int = 0
     drivers: int = 0
+    given_up: int = 0
     starts: int = 0
     differing: list[str] = field(default_factory=list)
     left_behind: int = 0
@@ -52,8 +55,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         work = Path(place) / "undisturbed"
         work.mkdir()
-        print("| command | workers killed | main process killed | starts | files compared | that differ | left |")
-        print("|---|--:|--:|--:|--:|--:|--:|", flush=True)
+        print("| command | workers killed | main process killed | given up | starts | files compared | that differ | left |")
+        print("|---|--:|--:|--:|--:|--:|--:|--:|", flush=True)
         for name, words in COMMANDS.items():
             start = Path(place) / "start"
             shutil.copytree(work, start)
@@ -69,7 +72,7 @@ def main() -> None:
                 shutil.rmtree(again)
             shutil.rmtree(start)
             print(
-                f"| {name} | {tally.workers} | {tally.drivers} | {tally.starts} | {len(expected)} | "
+                f"| {name} | {tally.workers} | {tally.drivers} | {tally.given_up} | {tally.starts} | {len(expected)} | "
                 f"{len(tally.differing)} | {tally.left_behind} |",
                 flush=True,
             )
@@ -114,7 +117,9 @@ def _disturb(
                     tally.workers += 1
         time.sleep(3 if driver.returncode else 0)  # workers notice within this time that the main process has ended
         tally.left_behind += sum(map(_is_running, workers)) if driver.returncode == -signal.SIGKILL else 0
-        assert driver.returncode in (0, -signal.SIGKILL), (folder / "output.txt").read_text()
+        output = (folder / "output.txt").read_text()
+        assert driver.returncode in (0, -signal.SIGKILL) or _GIVEN_UP in output.splitlines()[-1], output
+        tally.given_up += driver.returncode > 0
         ended = driver.returncode == 0
 
 
