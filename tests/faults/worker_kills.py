@@ -55,9 +55,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         work = Path(place) / "undisturbed"
         work.mkdir()
-        print(
-            "| command | workers killed | main process killed | given up | starts | files compared | that differ | left |"
-        )
+        print("| command | workers killed | main process killed | given up | starts | compared | differ | left |")
         print("|---|--:|--:|--:|--:|--:|--:|--:|", flush=True)
         for name, words in COMMANDS.items():
             start = Path(place) / "start"
