@@ -1,6 +1,5 @@
 """The engine of servers against a server on loopback that answers, fails and lies."""
 
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -81,14 +80,20 @@ def test_texts_from_data_cannot_be_markup(requests: list[Request], opened: Any):
 
 
 def test_many_are_under_way_within_the_bound_and_arrive_in_any_order(requests: list[Request], opened: Any):
-    drawn = random.Random(0)
+    """The first five are answered once all of them are in, the last of them first; so no fewer are under way."""
+    all_in, turns = threading.Barrier(5), [threading.Event() for _ in range(5)]
 
-    def slow(number: int, body: dict[str, Any]) -> None:
-        time.sleep(drawn.random() / 20)
+    def backwards(number: int, body: dict[str, Any]) -> None:
+        if number < 5:
+            if all_in.wait(60) == 0:  # one of the threads
+                time.sleep(0.05)  # a sixth would arrive, were it sent
+                turns[-1].set()
+            turns[number].wait(60)
+            turns[number - 1].set()
 
-    with fake_server(fault=after_probes(slow)) as server:
+    with fake_server(fault=after_probes(backwards)) as server:
         assert are_right(opened(server, concurrency=5).answer(requests), requests)
-        assert 2 < server.most <= 5
+        assert server.most == 5
 
 
 def test_several_threads_may_ask_at_the_same_time(requests: list[Request], opened: Any):
