@@ -1,11 +1,16 @@
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 
 import pytest
+from filelock import FileLock
+from worlds import put_world
 
 from icdsel.cli.process import wait_without_spinning
 from icdsel.console import show_messages
+from icdsel.data.world import write_world
 from icdsel.settings.hints import OLD_VARIABLES
 from icdsel.settings.names import ENV_PREFIX
 
@@ -35,3 +40,15 @@ def interruptible() -> None:
     """Lets Ctrl-C reach the processes that tests start, even if a shell's background job ignores it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def world_into(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], None]:
+    """Puts the bundled world into a data folder. It is drawn once for all processes that run tests."""
+    place = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        place = place.parent  # that of all workers
+    with FileLock(place / "world.lock"):
+        if not (place / "world/annotations_validation.json").exists():  # the file that is written last
+            write_world(place / "world")
+    return partial(put_world, place / "world")

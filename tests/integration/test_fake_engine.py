@@ -1,7 +1,7 @@
 """An engine that is not part of icdsel, from RL data to answers, through the command line."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,9 +19,12 @@ ANSWERS = Path("results/world/infer/RandSampler_anything_engine-fake")
 
 
 @pytest.fixture
-def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[FakeEngine]]:
-    """The fake engines that commands opened, in an empty folder."""
+def engines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world_into: Callable[[Path], None]
+) -> Iterator[list[FakeEngine]]:
+    """The fake engines that commands opened, in a folder that holds the bundled world."""
     monkeypatch.chdir(tmp_path)
+    world_into(tmp_path / "data")
     opened: list[FakeEngine] = []
 
     def open_fake(name: str) -> FakeEngine:
@@ -32,8 +35,7 @@ def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Fa
     yield opened
 
 
-def test_training_on_answers_that_are_all_alike_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
+def test_training_on_answers_that_are_all_alike_stops(engines: list[FakeEngine], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(ENGINES, "fake", fake_kind(lambda name: FakeEngine(name, lambda request: "nonsense")))
     said = icdsel("train", *ON, *FEW, code=1)
     assert "nothing to learn" in said and "mean reward is 0.00" in said and "--queries" in said

@@ -1,6 +1,7 @@
 """Checkpoints from elsewhere that hold more than plain data: every command that takes one says so, and runs nothing."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,11 @@ from icdsel.policy.network import PointerNetwork
     [["convert"], ["infer", "--n", "2", "--checkpoint"], ["train", "--init"], ["gen-rl-data", "--init"]],
     ids=" ".join,
 )
-def test_it_is_reported(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_reported(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world_into: Callable[[Path], None]
+) -> None:
     monkeypatch.chdir(tmp_path)
+    world_into(Path("data"))
     save_policy("own.pt", PointerNetwork(PointerConfig(d_model=8)), epoch=0, phase="rce", metrics={}, kl_beta=0.1)
     torch.save(torch.load("own.pt", weights_only=True) | {"tool": os.mkdir}, "theirs.pt")
     # --results-dir is no folder: the command ends before any work.

@@ -1,6 +1,7 @@
 """Paths that cannot be meant: one message that names the path and what to do, exit code 2, and no work before it."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,8 @@ def test_a_path_that_may_not_be_replaced_is_rejected_before_any_work(tmp_path: P
         (["train", "--rl-data", "folder"], "folder is a folder, not a file: give the path of a file"),
     ],
 )
-def test_paths_that_cannot_be_meant(words: list[str], expected: str) -> None:
+def test_paths_that_cannot_be_meant(words: list[str], expected: str, world_into: Callable[[Path], None]) -> None:
+    world_into(Path("data"))
     Path("file").touch()
     Path("folder").mkdir()
     said = plain(icdsel(*words, code=2))

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,16 +11,15 @@ from command_line import icdsel
 from PIL import Image
 
 from icdsel.artefacts.checkpoint import load_policy
-from icdsel.data.world import write_world
 
 TRAIN, VALIDATION = 120, 30
 ON = ("--dataset", "okvqa", "--model", "tiny-vlm", "--pool-size", 20, "--queries", 24)
 PROPOSE = ("--beam", 2, "--samples", 1, "--retrieval", 2)
 
 
-def write_okvqa(folder: Path) -> None:
+def write_okvqa(folder: Path, world_into: Callable[[Path], None]) -> None:
     """Some questions of the bundled world in OK-VQA's official form, images as JPEG under COCO's names."""
-    write_world(folder / "world")
+    world_into(folder)
     for split, name, count in (("train", "train", TRAIN), ("validation", "val", VALIDATION)):
         questions = json.loads((folder / f"world/questions_{split}.json").read_text())["questions"][:count]
         annotations = json.loads((folder / f"world/annotations_{split}.json").read_text())["annotations"]
@@ -38,9 +38,9 @@ def write_okvqa(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, world_into):
     folder = tmp_path_factory.mktemp("okvqa")
-    write_okvqa(folder)
+    write_okvqa(folder, world_into)
     before = Path.cwd()
     os.chdir(folder)
     Path("icdsel.toml").write_text('[data]\ndata_dir = "."\nimage_dir = "coco"\n')

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from command_line import icdsel
 from fakes import FakeEngine, fake_kind, raises
+from worlds import write_small_world
 
-from icdsel.data.world import files, write_world
 from icdsel.vlm.engine import Request
 from icdsel.vlm.engines import ENGINES
 
@@ -19,9 +19,7 @@ INFER = ("infer", *ON, "--selector", "random,nearest-both", "--shots", "1,2")
 @pytest.fixture(scope="module")
 def small_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("data")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "SPLIT_SIZES", {"tuning": 2, "validation": 30})
-        write_world(place / "world")
+    write_small_world(place, train=200, tuning=2, validation=30)
     return place
 
 

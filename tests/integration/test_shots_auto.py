@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from command_line import icdsel
 from fakes import FakeEngine, fake_kind
+from worlds import write_small_world
 
 from icdsel.comparison.certificate import GRID
-from icdsel.data.world import files
 from icdsel.vlm.engine import Request
 from icdsel.vlm.engines import ENGINES
 
@@ -30,8 +30,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, li
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        sizes = {"train": 100, "tuning": TUNING, "validation": VALIDATION}
-        patch.setattr(files, "SPLIT_SIZES", sizes)
+        write_small_world(Path("data"), train=100, tuning=TUNING, validation=VALIDATION)
         patch.setitem(ENGINES, "fake", fake_kind(lambda name: FakeEngine(name, fault=keep)))
         icdsel("train", *ON, *FEW, "--run", "fixed")
         icdsel("train", *ON, *FEW, "--min-shots", 0, "--run", "stops", "--overwrite")

@@ -1,14 +1,13 @@
 """Pointers of several lengths and their price, through the real command line, with a VLM that copies."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from command_line import icdsel
 from fakes import FakeEngine, fake_kind
 
-from icdsel.data.world import files
 from icdsel.vlm.engines import ENGINES
 
 ON = ("--engine", "fake", "--model", "anything")
@@ -16,11 +15,11 @@ FEW = ("--queries", 16, "--beam", 2, "--samples", 1, "--retrieval", 1, "--rce-ep
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def data(tmp_path_factory: pytest.TempPathFactory, world_into: Callable[[Path], None]) -> Iterator[Path]:
     """RL data with pointers of 0 to 2 ICDs, in a folder with a run that was trained on them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("stopping"))
-        patch.setattr(files, "SPLIT_SIZES", {"train": 100, "tuning": 20, "validation": 12})
+        world_into(Path("data"))
         patch.setitem(ENGINES, "fake", fake_kind(FakeEngine))
         priced = ("--min-shots", 0, "--price", 0.1, "--token-price", 0.001)
         icdsel("train", *ON, *FEW, *priced, "--grpo-epochs", 1, "--update", "residual", "--run", "stops")

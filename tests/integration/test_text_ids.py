@@ -3,22 +3,20 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from command_line import icdsel
-
-from icdsel.data.world import write_world
 
 ON = ("--dataset", "set", "--model", "tiny-vlm", "--pool-size", 8)
 PROPOSE = ("--queries", 10, "--beam", 2, "--samples", 1, "--retrieval", 1)  # some of them earn a reward
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def folder(tmp_path_factory: pytest.TempPathFactory, world_into: Callable[[Path], None]) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("text-ids")
-    write_world(folder / "world")
+    world_into(folder)
     for split, source, count in (("train", "train", 24), ("dev", "validation", 4), ("test", "tuning", 4)):
         questions = json.loads((folder / f"world/questions_{source}.json").read_text())["questions"]
         annotations = json.loads((folder / f"world/annotations_{source}.json").read_text())["annotations"]
