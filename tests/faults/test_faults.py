@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from worlds import write_small_world
 
 from icdsel.cli.interruption import KEPT
-from icdsel.data import world
 
 from .instants import EndAt
 from .runs import Undisturbed, Workshop
@@ -29,9 +29,7 @@ DATA = "results/world/generated_data/rl_data_RandSampler_tiny-vlm.jsonl"
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     place = tmp_path_factory.mktemp("faults")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(world, "SPLIT_SIZES", {"train": 100, "tuning": 2, "validation": 70})
-        world.write_world(place / "data/world")
+    write_small_world(place / "data", train=100, tuning=2, validation=70)
     return Workshop(place / "shop", STAGES, place / "data")
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from worlds import write_small_world
 
 from icdsel.cli.interruption import KEPT
 from icdsel.records import Answer
@@ -59,6 +60,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Place:
     top = tmp_path_factory.mktemp("undisturbed")
     place = Place(top / "work", top / "data")
     place.folder.mkdir()
+    write_small_world(place.world, train=300, tuning=2, validation=60)
     few = "[proposals]\nqueries = 96\nbeam = 1\nsamples = 1\nretrieval = 0\nrandom = 0\n"
     (place.folder / "icdsel.toml").write_text(few)
     for words in COMMANDS:
