@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -55,10 +55,11 @@ def nearest_and_random(draws: Draws, size: int) -> Iterator[list[int]]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """An empty working directory, with two selectors and a sampler added."""
+def folder(tmp_path_factory: pytest.TempPathFactory, world_into: Callable[[Path], None]) -> Iterator[None]:
+    """A working directory that holds only the bundled world, with two selectors and a sampler added."""
     before = Path.cwd()
     os.chdir(tmp_path_factory.mktemp("work"))
+    world_into(Path("data"))
     SELECTORS.add(LastOfThePool())
     SELECTORS.add(BySimilarity())
     SAMPLERS.add(Sampler("nearest-and-random", nearest_and_random))
@@ -151,8 +152,9 @@ def example(module: ModuleType, name: str) -> str:
     ],
 )
 def test_the_examples_in_the_docstrings_run(
-    tmp_path: Path, module: ModuleType, name: str, words: str, made: str
+    tmp_path: Path, world_into: Callable[[Path], None], module: ModuleType, name: str, words: str, made: str
 ) -> None:
+    world_into(tmp_path / "data")
     (tmp_path / "mine.py").write_text(example(module, name))
     subprocess.run([sys.executable, "mine.py", *words.split()], cwd=tmp_path, check=True)
     assert list((tmp_path / "results").rglob(made))

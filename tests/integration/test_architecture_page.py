@@ -1,9 +1,10 @@
-"""The selector, task, engine and sampler of docs/architecture.md run as the page says, in an empty folder."""
+"""The selector, task, engine and sampler of docs/architecture.md run as the page says, in a new folder."""
 
 import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,8 +28,9 @@ COMMANDS = (
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, world_into: Callable[[Path], None]) -> Path:
     folder = tmp_path_factory.mktemp("page")
+    world_into(folder / "data")
     for name, mark in FILES.items():
         [block] = [block for block in BLOCKS if mark in block]
         (folder / name).write_text(block, encoding="utf-8")

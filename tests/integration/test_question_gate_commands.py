@@ -1,5 +1,6 @@
 """The question gate, pruned pointers and RCE over the best ones, from RL data to answers."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,8 +27,9 @@ def settings(folder: Path, **tables: dict[str, object]) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, world_into: Callable[[Path], None]) -> Path:
     made: Path = tmp_path_factory.mktemp("gate")
+    world_into(made / "data")
     generate(settings(made, proposals={"prune": 0}), made / "plain.jsonl")
     generate(settings(made), made / "pruned.jsonl")
     return made

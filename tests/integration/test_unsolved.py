@@ -14,8 +14,9 @@ from icdsel.store.metadata import read_metadata
 
 
 @pytest.fixture(scope="module")
-def rounds(tmp_path_factory) -> tuple[Path, Path, dict]:
+def rounds(tmp_path_factory, world_into) -> tuple[Path, Path, dict]:
     folder = tmp_path_factory.mktemp("rounds")
+    world_into(folder / "data")
     values = {
         "data": {"data_dir": str(folder / "data"), "results_dir": str(folder / "results"), "pool_size": 16},
         "proposals": {"queries": 24},
