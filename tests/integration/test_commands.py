@@ -24,11 +24,12 @@ NEAREST = ("nearest-image", "nearest-both", *FROM_ALL)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, world_into):
     """A working directory in which the README's three lines were run, on fewer queries than by default."""
     folder = tmp_path_factory.mktemp("work")
     before = Path.cwd()
     os.chdir(folder)
+    world_into(folder / "data")
     Path("icdsel.toml").write_text("[proposals]\nqueries = 60\n")
     try:
         icdsel("train", "--grpo-epochs", 3, "--freeze-backbone")

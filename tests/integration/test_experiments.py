@@ -1,4 +1,4 @@
-"""`icdsel experiment` in an empty folder, on the bundled world: what it does, what it keeps, and what it plans."""
+"""`icdsel experiment` in a new folder, on the bundled world: what it does, what it keeps, and what it plans."""
 
 import json
 import os
@@ -59,10 +59,11 @@ def accuracy(path: Path, shots: int) -> float:
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory):
+def recorded(tmp_path_factory, world_into):
     """The output of a dry run, of a run interrupted in its second training, of the run after it, and of a third."""
     before = Path.cwd()
     os.chdir(tmp_path_factory.mktemp("experiments"))
+    world_into(Path("data"))
     # Settings that all variants share can be in the file; the rest is on the command line.
     Path("icdsel.toml").write_text("[proposals]\nqueries = 40\n[train]\nrce_epochs = 1\n")
     said: dict[str, Any] = {}
