@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from command_line import icdsel
 from typer.testing import CliRunner
+from worlds import write_small_world
 
 from icdsel import selection
 from icdsel.cli.app import app
@@ -55,11 +56,11 @@ def nearest_and_random(draws: Draws, size: int) -> Iterator[list[int]]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, world_into: Callable[[Path], None]) -> Iterator[None]:
-    """A working directory that holds only the bundled world, with two selectors and a sampler added."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A working directory that holds only a small bundled world, with two selectors and a sampler added."""
     before = Path.cwd()
     os.chdir(tmp_path_factory.mktemp("work"))
-    world_into(Path("data"))
+    write_small_world(Path("data"), train=200, tuning=2, validation=20)
     SELECTORS.add(LastOfThePool())
     SELECTORS.add(BySimilarity())
     SAMPLERS.add(Sampler("nearest-and-random", nearest_and_random))
@@ -152,9 +153,9 @@ def example(module: ModuleType, name: str) -> str:
     ],
 )
 def test_the_examples_in_the_docstrings_run(
-    tmp_path: Path, world_into: Callable[[Path], None], module: ModuleType, name: str, words: str, made: str
+    tmp_path: Path, module: ModuleType, name: str, words: str, made: str
 ) -> None:
-    world_into(tmp_path / "data")
+    write_small_world(tmp_path / "data", train=200, tuning=2, validation=20)
     (tmp_path / "mine.py").write_text(example(module, name))
     subprocess.run([sys.executable, "mine.py", *words.split()], cwd=tmp_path, check=True)
     assert list((tmp_path / "results").rglob(made))

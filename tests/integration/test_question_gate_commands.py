@@ -1,9 +1,9 @@
 """The question gate, pruned pointers and RCE over the best ones, from RL data to answers."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from worlds import write_small_world
 
 from icdsel.artefacts.checkpoint import load_policy
 from icdsel.artefacts.rl_data import read_rl_data
@@ -27,9 +27,9 @@ def settings(folder: Path, **tables: dict[str, object]) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, world_into: Callable[[Path], None]) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made: Path = tmp_path_factory.mktemp("gate")
-    world_into(made / "data")
+    write_small_world(made / "data", train=400, tuning=2, validation=2)
     generate(settings(made, proposals={"prune": 0}), made / "plain.jsonl")
     generate(settings(made), made / "pruned.jsonl")
     return made

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from worlds import write_small_world
 
 from icdsel.artefacts.rl_data import metadata_path, read_rl_data
 from icdsel.errors import RlDataError
@@ -14,9 +15,9 @@ from icdsel.store.metadata import read_metadata
 
 
 @pytest.fixture(scope="module")
-def rounds(tmp_path_factory, world_into) -> tuple[Path, Path, dict]:
+def rounds(tmp_path_factory) -> tuple[Path, Path, dict]:
     folder = tmp_path_factory.mktemp("rounds")
-    world_into(folder / "data")
+    write_small_world(folder / "data", train=200, tuning=2, validation=2)
     values = {
         "data": {"data_dir": str(folder / "data"), "results_dir": str(folder / "results"), "pool_size": 16},
         "proposals": {"queries": 24},
