@@ -61,7 +61,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Place:
     place = Place(top / "work", top / "data")
     place.folder.mkdir()
     write_small_world(place.world, train=300, tuning=2, validation=60)
-    few = "[proposals]\nqueries = 96\nbeam = 1\nsamples = 1\nretrieval = 0\nrandom = 0\n"
+    few = "[proposals]\nqueries = 64\nbeam = 1\nsamples = 1\nretrieval = 0\nrandom = 0\n"
     (place.folder / "icdsel.toml").write_text(few)
     for words in COMMANDS:
         code, output = place.run(words)
