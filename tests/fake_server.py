@@ -116,6 +116,7 @@ class FakeServer:
         owner: What it calls itself; "vllm" and others are known dialects.
         key: The key that it asks for.
         salt: Goes into log-probs: servers with other salts have other weights.
+        version: The version that "vllm" tells.
         fault: Makes completions fail.
         port: The port; 0 for any.
 
@@ -133,11 +134,12 @@ class FakeServer:
         owner: str = "fake",
         key: str = "",
         salt: str = "",
+        version: str = "1.2.3",
         fault: Fault = lambda number, body: None,
         port: int = 0,
     ) -> None:
         self.models, self.answer_of, self.log_probs, self.owner = models or ("fake-model",), answer_of, log_probs, owner
-        self.key, self.salt, self.fault = key, salt, fault
+        self.key, self.salt, self.version, self.fault = key, salt, version, fault
         self.asked: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.most = self._now = 0
@@ -244,7 +246,7 @@ class _Handler(BaseHTTPRequestHandler):
             cards = [{"id": name, "object": "model", "owned_by": fake.owner} for name in fake.models]
             self._send(Raw.value({"object": "list", "data": cards}))
         elif self.path == "/version" and fake.owner == "vllm":
-            self._send(Raw.value({"version": "1.2.3"}))
+            self._send(Raw.value({"version": fake.version}))
         else:
             self._send(Raw.value({"detail": "Not Found"}, 404))
 

@@ -179,6 +179,21 @@ def test_another_model_under_the_same_name_is_not_mixed_in():
         assert other.prompts
 
 
+def test_a_model_that_changes_in_the_middle_ends_the_command_and_leaves_nothing_behind(expected: dict[str, bytes]):
+    def change(number: int, body: dict[str, Any]) -> None:
+        if number == 40:  # in the middle of a unit, without any connection that breaks
+            server.salt, server.answer_of = "other weights", lambda shown: "of other weights"
+
+    with fake_server(fault=change) as server:
+        said = icdsel(*INFER, *on(server), "--results-dir", "results", code=1)
+    assert "it serves another model under the name fake-model now" in " ".join(said.split())
+    lines = b"".join(predictions("results").values()).splitlines()
+    assert set(lines) <= {line for content in expected.values() for line in content.splitlines()}
+    written = {path: path.read_bytes() for path in Path("results").rglob("*") if path.is_file()}
+    assert any(path.name.startswith("answers_") and content for path, content in written.items())
+    assert not [path for path, content in written.items() if b"of other weights" in content]
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [

@@ -7,6 +7,7 @@ arrive. Failures are handled here, where they are understood: what comes back as
 import json
 from collections.abc import Sequence
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from icdsel.vlm.server.background import BackgroundLoop, all_or_cancelled
 from icdsel.vlm.server.client import Client, is_readable
 from icdsel.vlm.server.conversation import openai_messages, without_markup
 from icdsel.vlm.server.failures import Rejected, ServerFailure
-from icdsel.vlm.server.fleet import Fleet
+from icdsel.vlm.server.fleet import Fleet, Server
 from icdsel.vlm.server.images import SentImages, picture_url
 from icdsel.vlm.server.key import ApiKey
 from icdsel.vlm.server.known import KnownModels
@@ -93,8 +94,11 @@ class ServerEngine(Engine):
             await all_or_cancelled(self._check_tokens(client, served, local) for client in clients)
         await self._open_references(clients, served)
 
-        async def check(client: Client) -> None:
-            await still_serves(client, served, settings, self._key)
+        turns = cycle(range(len(served.probed)))
+
+        async def check(client: Client, whole: bool) -> None:
+            probes = range(len(served.probed)) if whole else [next(turns)]
+            await still_serves(client, served, settings, self._key, probes)
 
         self._fleet = Fleet(clients, settings.concurrency, settings.retries, settings.call_timeout, check)
         return served
@@ -162,6 +166,8 @@ class ServerEngine(Engine):
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
         """Answers requests, several at a time; may be called from several threads.
 
+        No answer is returned before its server has shown that it still serves the same model.
+
         Raises:
             CallsError: No server is left, or the engine was closed.
         """
@@ -170,7 +176,7 @@ class ServerEngine(Engine):
                 self._known.keep(self.served)
         shown = [without_markup(request) for request in requests]
         order = sorted(range(len(shown)), key=lambda i: _place_in_order(shown[i]))
-        answers = self._loop.run(all_or_cancelled(self._answer(shown[i]) for i in order))
+        answers = self._loop.run(self._confirmed_answers([shown[i] for i in order]))
         by_position = dict(zip(order, answers, strict=True))
         return [by_position[i] for i in range(len(requests))]
 
@@ -182,22 +188,41 @@ class ServerEngine(Engine):
         """Servers embed nothing."""
         raise NotImplementedError
 
-    async def _answer(self, request: Request) -> Answer:
+    async def _confirmed_answers(self, requests: Sequence[Request]) -> list[Answer]:
+        """The answers of servers that serve the same model afterwards; what others have answered is asked again.
+
+        Raises:
+            CallsError: No server is left.
+        """
+        confirmed: dict[int, Answer] = {}
+        while left := [i for i in range(len(requests)) if i not in confirmed]:
+            asked: dict[int, set[Server]] = {i: set() for i in left}
+            answers = await all_or_cancelled(self._answer(requests[i], asked[i]) for i in left)
+            servers = list(set().union(*asked.values()))
+            same = await all_or_cancelled(map(self._fleet.confirms, servers))
+            trusted = {server for server, is_same in zip(servers, same, strict=True) if is_same}
+            confirmed |= {i: answer for i, answer in zip(left, answers, strict=True) if asked[i] <= trusted}
+        return [confirmed[i] for i in range(len(requests))]
+
+    async def _answer(self, request: Request, asked: set[Server]) -> Answer:
+        """The answer to a request; adds the servers that it comes from to `asked`."""
+        complete = partial(self._complete, request, asked)
         try:
             if request.references and self._references is not None:
-                scored = await self._references.score(request, partial(self.complete, request))
+                scored = await self._references.score(request, complete)
             else:
-                scored = Scored(await self.complete(request))
+                scored = Scored(await complete())
         except (ImageError, ServerFailure) as error:
             return Answer("", error=_reason(error))
         answer = scored.completion
         return Answer(answer.text, scored.log_probs, scored.lengths, cut=answer.cut, prompt_tokens=answer.prompt_tokens)
 
-    async def complete(self, request: Request, **parameters: Any) -> Completion:
-        """The completion of a request; for use in the event loop.
+    async def _complete(self, request: Request, asked: set[Server], **parameters: Any) -> Completion:
+        """The completion of a request.
 
         Args:
             request: The prompt; its references are not looked at.
+            asked: The server that completes it is added.
             parameters: Parameters of the completion beside those of decoding, or in their place. With `messages`, these
                 follow the messages of the prompt.
 
@@ -214,8 +239,10 @@ class ServerEngine(Engine):
             turns = await openai_messages(messages, self._images.url)
             return json.dumps({"model": self.served.model, "messages": [*turns, *more], **values}).encode()
 
-        reply = await self._fleet.chat(place_of(request), body)
-        return completion_of(reply, self.served.answers_as, self._key, values["max_tokens"])
+        reply, server = await self._fleet.chat(place_of(request), body)
+        completion = completion_of(reply, self.served.answers_as, self._key, values["max_tokens"])
+        asked.add(server)
+        return completion
 
 
 def place_of(request: Request) -> str:

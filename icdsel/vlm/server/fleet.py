@@ -3,6 +3,9 @@
 A query always goes to the same server while that is up, so that its prefix cache is used. A server that is gone is left
 out at once, and tried again in the background: no prompt waits for it, unless there is no other. If none is left, all
 wait together, `PATIENCE` seconds, and then the command ends.
+
+A server may be started again with other weights without any request noticing it: connections that were idle are opened
+again quietly. So answers count once their server has answered a probe after them, as before (`confirms`).
 """
 
 import asyncio
@@ -28,9 +31,9 @@ FIRST_LOOK, LONGEST_LOOK = 0.2, 10.0
 MOST_IN_A_ROW = 5
 """Failures in a row after which a server counts as gone until it answers something."""
 
-Check = Callable[[Client], Awaitable[None]]
-"""Checks a server that has come back. Raises a `ServerFailure` if it is not ready, a `VlmError` if it must not be
-used."""
+Check = Callable[[Client, bool], Awaitable[None]]
+"""Checks whether a server is still the same: whole if it has come back, else briefly. Raises a `ServerFailure` if it is
+not ready, a `VlmError` if it must not be used."""
 
 
 def waiting_time(failures: int) -> float:
@@ -38,7 +41,7 @@ def waiting_time(failures: int) -> float:
     return float(min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(failures - 1, 30)) * random.uniform(0.5, 1))
 
 
-class _Server:
+class Server:
     """The state of one server, used in the event loop only."""
 
     def __init__(self, client: Client, concurrency: int) -> None:
@@ -63,21 +66,21 @@ class Fleet:
         concurrency: Requests that each server is sent at once, at most.
         retries: How often a request is sent again after failures.
         most_seconds: How long a request is tried altogether, such as while servers are busy.
-        check: Checks a server that has come back.
+        check: Checks a server that has come back, or has answered.
     """
 
     def __init__(
         self, clients: Sequence[Client], concurrency: int, retries: int, most_seconds: float, check: Check
     ) -> None:
-        self._servers = [_Server(client, concurrency) for client in clients]
+        self._servers = [Server(client, concurrency) for client in clients]
         self._retries, self._most_seconds, self._check = retries, most_seconds, check
         self._changed = asyncio.Event()  # replaced whenever it is set
         self._outage: float | None = None  # the loop's time since when no server is up
         self._last_reason = ""
         self._looking: set[asyncio.Task[None]] = set()
 
-    async def chat(self, place: str, body: Callable[[], Awaitable[bytes]]) -> Any:
-        """Has a server answer, and returns its reply.
+    async def chat(self, place: str, body: Callable[[], Awaitable[bytes]]) -> tuple[Any, Server]:
+        """Has a server answer, and returns its reply, and which server it is.
 
         Args:
             place: Identifies the query; equal ones go to the same server.
@@ -92,8 +95,7 @@ class Fleet:
         while True:
             server = await self._server(place)
             async with server.slots:
-                if server.free_at > now():
-                    await asyncio.sleep(server.free_at - now() + random.uniform(0, FIRST_WAIT))
+                await self._until_free(server)
                 if not server.up:
                     continue  # it went while this request waited
                 try:
@@ -109,16 +111,44 @@ class Fleet:
                     raise
                 else:
                     server.failures = server.busy = 0
-                    return reply
+                    return reply, server
             if failures > self._retries or now() >= end:
                 times = f" ({failures} times)" if failures > 1 else ""
                 raise type(failure)(*_arguments(failure, f"{failure}{times}"))
             if failures and server.up:
                 await asyncio.sleep(waiting_time(failures))
 
+    async def confirms(self, server: Server) -> bool:
+        """Whether a server that has answered is still the same one; if not, its answers may be another model's.
+
+        Raises:
+            CallsError: No server is left.
+        """
+        for _ in range(MOST_IN_A_ROW):
+            await self._server(server.client.address)  # while there is no other one, it may come back
+            if not server.up:
+                return False
+            try:
+                async with server.slots:
+                    await self._until_free(server)
+                    await self._check(server.client, False)
+            except Busy as busy:
+                self._wait_for(server, busy)
+            except Temporary as failure:
+                await self._failed(server, failure)
+                await asyncio.sleep(waiting_time(server.failures))
+            except ServerFailure as failure:
+                self._leave_out(server, failure)
+            except Exception as error:  # noqa: BLE001 - such as another model
+                self._exclude(server, error)
+            else:
+                server.failures = 0
+                return True
+        return False
+
     # ---- servers that fail ----
 
-    async def _server(self, place: str) -> _Server:
+    async def _server(self, place: str) -> Server:
         """The server that a query goes to; waits for one if none is up.
 
         Raises:
@@ -141,7 +171,13 @@ class Fleet:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), left)
 
-    def _wait_for(self, server: _Server, busy: Busy) -> None:
+    async def _until_free(self, server: Server) -> None:
+        """Waits as long as a busy server has asked to."""
+        seconds = server.free_at - asyncio.get_running_loop().time()
+        if seconds > 0:
+            await asyncio.sleep(seconds + random.uniform(0, FIRST_WAIT))
+
+    def _wait_for(self, server: Server, busy: Busy) -> None:
         """Lets all requests to a busy server wait, not just the one that it turned away."""
         now = asyncio.get_running_loop().time()
         if server.free_at <= now:  # requests that were sent together are turned away together, and count once
@@ -151,23 +187,35 @@ class Fleet:
             warn(f"{server.client.address} is busy, its prompts wait {seconds:.0f} seconds: {busy}")
         server.free_at = max(server.free_at, now + seconds)
 
-    async def _failed(self, server: _Server, failure: Temporary) -> None:
+    async def _failed(self, server: Server, failure: Temporary) -> None:
         server.failures += 1
-        self._last_reason = str(failure)
-        if not server.up or not (isinstance(failure, Unreachable) or server.failures >= MOST_IN_A_ROW):
+        if isinstance(failure, Unreachable) or server.failures >= MOST_IN_A_ROW:
+            self._leave_out(server, failure)
+
+    def _leave_out(self, server: Server, failure: ServerFailure) -> None:
+        """Asks nothing of a server until it is back."""
+        if not server.up:
             return
-        server.up = False
+        server.up, self._last_reason = False, str(failure)
         task = asyncio.get_running_loop().create_task(self._look_for(server, str(failure)))
         self._looking.add(task)
         task.add_done_callback(self._looking.discard)
 
-    async def _look_for(self, server: _Server, reason: str) -> None:
+    def _exclude(self, server: Server, error: Exception) -> None:
+        """Asks nothing of a server any more."""
+        if server.excluded:
+            return
+        server.up, server.excluded, self._last_reason = False, True, str(error)
+        warn(f"{server.client.address} is not used any more: {error}")
+        self._wake()
+
+    async def _look_for(self, server: Server, reason: str) -> None:
         """Tries a server that is gone until it is back."""
         wait, told, address = FIRST_LOOK, False, server.client.address
-        while True:
+        while not server.excluded:
             await asyncio.sleep(wait)
             try:
-                await self._check(server.client)
+                await self._check(server.client, True)
             except ServerFailure:
                 if not told:
                     told = True
@@ -176,17 +224,20 @@ class Fleet:
                     warn(f"{address} fails: {reason}; {then}")
                 wait = min(2 * wait, LONGEST_LOOK)
                 continue
-            except Exception as error:  # noqa: BLE001 - such as another model: nothing is asked of it any more
-                server.excluded = True
-                self._last_reason = str(error)
-                warn(f"{address} is not used any more: {error}")
-            else:
+            except Exception as error:  # noqa: BLE001 - such as another model
+                self._exclude(server, error)
+                return
+            if not server.excluded:
                 server.up, server.failures, self._outage = True, 0, None
                 if told:
                     note(f"{address} is back")
-            self._changed.set()
-            self._changed = asyncio.Event()
+                self._wake()
             return
+
+    def _wake(self) -> None:
+        """Lets the prompts go on that wait for a server."""
+        self._changed.set()
+        self._changed = asyncio.Event()
 
 
 def _arguments(failure: ServerFailure, message: str) -> tuple[Any, ...]:

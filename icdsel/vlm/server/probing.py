@@ -91,13 +91,22 @@ class Prober:
             raise Unusable("its replies do not name the model, so one of another model could not be told")
         return name
 
-    async def first(self) -> Probed:
-        """The answer to the first probe.
+    async def answers_as(self, number: int, probed: Sequence[Probed]) -> bool:
+        """Whether the answer to a probe, asked again without what is cached where that is possible, is the same.
 
         Raises:
             ServerFailure: It fails.
         """
-        return Probed.of(await self._ask(0))
+        return probed[number].agrees(await self._again(number, probed, fresh=True))
+
+    async def _again(self, number: int, probed: Sequence[Probed], fresh: bool = False) -> Probed:
+        """The answer to a probe that is asked again, more often if it has no log-probs: two texts may be close."""
+        before, again = probed[number], Probed.of(await self._ask(number, fresh))
+        for _ in range(_REPEATS - 1):
+            if before.first or before.agrees(again):
+                break
+            again = Probed.of(await self._ask(number, fresh))
+        return again
 
     def _require_images(self, probed: Sequence[Probed]) -> None:
         same = [kind for kind, each in zip(_KINDS, probed[1:], strict=True) if each == probed[0]]
@@ -120,12 +129,8 @@ class Prober:
             VlmError: Its answer is another one.
             ServerFailure: It fails.
         """
-        before, again = probed[number], Probed.of(await self._ask(number))
-        for _ in range(_REPEATS - 1):
-            if before.first or before.agrees(again):
-                break
-            again = Probed.of(await self._ask(number))  # two texts may be close
-        if before.agrees(again):
+        again = await self._again(number, probed)
+        if probed[number].agrees(again):
             return
         confused = again.first and any(each.agrees(again) for each in probed)
         raise VlmError(

@@ -1,6 +1,6 @@
 """The check of servers before anything is asked of them. Each failure says what to change."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,19 +70,27 @@ async def start(clients: Sequence[Client], settings: VlmSettings, key: ApiKey) -
     return first
 
 
-async def still_serves(client: Client, served: Served, settings: VlmSettings, key: ApiKey) -> None:
-    """Checks a server that has come back.
+async def still_serves(
+    client: Client, served: Served, settings: VlmSettings, key: ApiKey, probes: Iterable[int]
+) -> None:
+    """Checks whether a server still serves the model, by its version and some of the probes.
 
     Raises:
         ServerFailure: It is not ready.
         VlmError: It serves another model now.
     """
-    names = [card["id"] for card in _cards(await client.get(f"{client.address}/models"))]
-    if served.model not in names:
-        raise VlmError(f"it does not serve {served.model} any more, but {listed(names)}")
+    cards = _cards(await client.get(f"{client.address}/models"))
+    card = next((card for card in cards if card["id"] == served.model), None)
+    if card is None:
+        raise VlmError(f"it does not serve {served.model} any more, but {listed([card['id'] for card in cards])}")
+    now, version = dialect_of(card), await _told_version(client, served.dialect)
+    if now.name != served.dialect.name or (version and served.version and version != served.version):
+        was = f"{served.dialect.name} {served.version}".strip()
+        raise VlmError(f"it is {f'{now.name} {version}'.strip()} now, and was {was}")
     prober = Prober(client, served.model, served.dialect, settings, key)
-    if not (await prober.first()).agrees(served.probed[0]):
-        raise VlmError(f"it serves another model under the name {served.model} now")
+    for number in probes:
+        if not await prober.answers_as(number, served.probed):
+            raise VlmError(f"it serves another model under the name {served.model} now")
 
 
 async def _served(client: Client, settings: VlmSettings, key: ApiKey) -> Served:
@@ -158,14 +166,24 @@ def listed(names: Sequence[str]) -> str:
 
 
 async def _version(client: Client, dialect: Dialect) -> str:
+    try:
+        return await _told_version(client, dialect)
+    except ServerFailure as failure:
+        raise unusable(client, failure) from None
+
+
+async def _told_version(client: Client, dialect: Dialect) -> str:
+    """The version of a server; empty if it does not say.
+
+    Raises:
+        ServerFailure: It does not answer.
+    """
     if dialect.version_path is None:
         return ""
     try:
         return plain(dialect.version(await client.get(client.root + dialect.version_path)))
     except Rejected:  # a gateway may serve the protocol alone
         return ""
-    except ServerFailure as failure:
-        raise unusable(client, failure) from None
 
 
 def unusable(client: Client, failure: ServerFailure) -> VlmError:

@@ -216,9 +216,9 @@ def answered(open_engine: tuple[FakeServer, ServerEngine], request: Request, mad
     """The answer to a request whose reply is changed, and how often the server was asked."""
     server, engine = open_engine
     server.asked.clear()
-    server.fault = lambda number, body: made
+    server.fault = after_probes(lambda number, body: made)
     [answer] = engine.answer([request])
-    return answer, len(server.asked)
+    return answer, len(server.prompts)
 
 
 NOT_ANSWERS: dict[str, tuple[Any, str]] = {
