@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 from icdsel.console import logger
@@ -125,11 +126,30 @@ def connect(address: str | None, cpus: int) -> Cluster:
 
 
 def _start(ray: Any, address: str | None, options: Mapping[str, Any]) -> None:
+    job = _job(ray)
     try:
-        ray.init(address or "local", log_to_driver=False, logging_level="error", **options)
+        ray.init(address or "local", log_to_driver=False, logging_level="error", job_config=job, **options)
     except Exception as error:
         where = f"connect to the Ray cluster {address}" if address else "be started on this machine"
         raise VlmError(f"Ray could not {where}: {reason_of(error)}") from error
+
+
+def _job(ray: Any) -> Any:
+    """What Ray tells the processes of actors about this one, without the working directory as a place of modules.
+
+    Ray would have them look there first, for any module, and it may hold somebody else's files. The folder of the
+    user's program stays, also if it is the working directory: this process imports from it as well.
+    """
+
+    class Job(ray.job_config.JobConfig):  # type: ignore[misc]
+        def _serialize(self) -> str:
+            kept = {str(Path(sys.argv[0]).resolve().parent)} & set(sys.path)
+            folders: list[str] = self._py_driver_sys_path
+            self._py_driver_sys_path: list[str] = [folder for folder in folders if folder in kept]
+            serialized: str = super()._serialize()
+            return serialized
+
+    return Job()
 
 
 def _try(address: str, version: str) -> None:
@@ -141,8 +161,8 @@ def _try(address: str, version: str) -> None:
     if address != "auto":
         _require_reachable(address)
     command = [sys.executable, "-P", "-c", _TRIAL, address]  # -P: a file ray.py in this folder is not Ray
-    try:
-        tried = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_PATIENCE)
+    try:  # elsewhere: Ray may start processes for the trial that look for modules in its folder
+        tried = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_PATIENCE, cwd=os.sep)
     except subprocess.TimeoutExpired:
         raise VlmError(f"the Ray cluster {address} does not let this machine in within {_PATIENCE} seconds") from None
     if tried.returncode:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -95,6 +96,50 @@ def test_actors_answer_like_one_engine_and_a_killed_one_is_replaced(
     finally:
         several.close()
     assert "raylet" not in capfd.readouterr().out
+
+
+PROGRAM = """
+from icdsel.settings.tables import VlmSettings
+from icdsel.vlm.workers.pool import EnginePool
+from icdsel.vlm.workers.ray import Places, RayWorker
+from icdsel.vlm.workers.ray_actor import Plan
+from icdsel.vlm.workers.ray_cluster import Share, connect
+import beside
+if __name__ == "__main__":
+    plan = Plan.here(VlmSettings(), beside.open_fake)
+    pool = EnginePool([RayWorker("w", Places(connect(None, 1), Share(1, 0), 1, 60), plan)], "here", 0.1, lambda: 1)
+    pool.close()
+    print(pool.name)
+"""
+BESIDE = """
+from fakes import FakeEngine
+from icdsel.vlm.supervision import SupervisedEngine
+from icdsel.vlm.time_limit import CallTimer
+def open_fake():
+    return SupervisedEngine(FakeEngine("mine"), CallTimer(60), 1.0)
+"""
+
+
+def test_actors_import_what_is_beside_the_program_and_run_no_file_of_the_working_directory(tmp_path: Path) -> None:
+    program, folder = tmp_path / "programs/program.py", tmp_path / "folder"
+    for path in (program.parent, folder, folder / "icdsel"):
+        path.mkdir()
+    program.write_text(PROGRAM)
+    program.with_name("beside.py").write_text(BESIDE)
+    for name in ("torch.py", "socket.py", "fakes.py", "icdsel/__init__.py", "setproctitle.py"):
+        (folder / name).write_text(f"open({str(folder / 'was-run')!r}, 'a').write({name!r})\nraise SystemExit(1)\n")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    made = subprocess.run(
+        [sys.executable, str(program)],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert not (folder / "was-run").exists(), (folder / "was-run").read_text()
+    assert (made.returncode, made.stdout) == (0, "mine\n"), made.stderr
 
 
 # ---- without Ray ----
