@@ -23,6 +23,7 @@ from icdsel.settings.names import default_text, flag, help_text
 from icdsel.settings.tables import TABLES
 from icdsel.settings.values import path_of, require_text
 from icdsel.store.files import require_replaceable
+from icdsel.vlm.engines import require_possible
 
 _SEVERAL = ",…"  # ends the metavar of a setting that takes several values
 _LONGEST_METAVAR = 14  # characters
@@ -70,6 +71,8 @@ def with_settings(
             if settings.vlm.url:
                 from icdsel.vlm.server.naming import with_served_model
 
+                if "vlm" in final:
+                    require_possible(settings.vlm)
                 settings = with_served_model(settings)
             for warning in (*stray_variables(), *without_effect(settings, final), *ignored_settings(settings, final)):
                 warn(warning)

@@ -50,6 +50,7 @@ class EngineKind:
         recall: Returns the identity that the engine had in earlier commands, by the folder of their results; for
             engines that cannot be identified by files, and used only until they are opened.
         asks_servers: Whether it can ask the servers of `--vlm-url`.
+        needs_servers: Whether it can do nothing else.
     """
 
     name: str
@@ -57,6 +58,7 @@ class EngineKind:
     identify: Callable[[VlmSettings], EngineIdentity | None] | None = None
     recall: Callable[[VlmSettings, Path], EngineIdentity | None] | None = None
     asks_servers: bool = False
+    needs_servers: bool = False
 
 
 def _automatic(settings: VlmSettings, max_image_pixels: int, timer: CallTimer) -> Engine:
@@ -110,9 +112,27 @@ ENGINES: Registry[EngineKind] = Registry(
         EngineKind("shared-prefix", _shared_prefix, _identify),  # images and common prefixes are computed once
         EngineKind("qwen-vl", _shared_prefix, _identify),  # its name while it ran Qwen2.5-VL only
         EngineKind("transformers", _transformers),  # any model, through its own processor and `generate`
-        EngineKind("server", _server, recall=_recall, asks_servers=True),  # over HTTP
+        EngineKind("server", _server, recall=_recall, asks_servers=True, needs_servers=True),  # over HTTP
     ],
 )
+
+
+def require_possible(settings: VlmSettings) -> None:
+    """Checks that the engine can do what else is set.
+
+    Raises:
+        SettingsError: There is no engine of this name, or it cannot ask the servers, or it needs some, or workers too
+            are to run the model.
+    """
+    kind = ENGINES.named(settings.engine)
+    if settings.url and not kind.asks_servers:
+        raise SettingsError(f"--engine {kind.name} does not ask servers: leave it out, or leave out --vlm-url")
+    if settings.url and settings.workers is not None:
+        raise SettingsError("servers (--vlm-url) run the model themselves: leave out --workers (see --concurrency)")
+    if kind.needs_servers and not settings.url:
+        raise SettingsError(
+            f"--engine {kind.name} asks servers: name them, as in --vlm-url http://localhost:8000/v1, or leave it out"
+        )
 
 
 def open_engine(settings: VlmSettings, max_image_pixels: int) -> Vlm:
@@ -126,11 +146,7 @@ def open_engine(settings: VlmSettings, max_image_pixels: int) -> Vlm:
         SettingsError: There is no engine of this name.
         VlmError: The model does not exist or cannot be used.
     """
-    kind = ENGINES.named(settings.engine)
-    if settings.url and not kind.asks_servers:
-        raise SettingsError(f"--engine {kind.name} does not ask servers: leave it out, or leave out --vlm-url")
-    if settings.url and settings.workers is not None:
-        raise SettingsError("servers (--vlm-url) run the model themselves: leave out --workers (see --concurrency)")
+    require_possible(settings)
     if not settings.url:
         from icdsel.vlm.devices import vlm_devices
         from icdsel.vlm.workers.processes import open_processes
@@ -142,7 +158,7 @@ def open_engine(settings: VlmSettings, max_image_pixels: int) -> Vlm:
         if len(devices := vlm_devices(settings)) > 1:
             return open_processes(settings, max_image_pixels, devices)
     timer = CallTimer(settings.call_timeout)
-    engine = kind.open(settings, max_image_pixels, timer)
+    engine = ENGINES.named(settings.engine).open(settings, max_image_pixels, timer)
     return SupervisedEngine(engine, timer, settings.max_failed)
 
 

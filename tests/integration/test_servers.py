@@ -20,6 +20,7 @@ from icdsel.settings.tables import VlmSettings
 from icdsel.stages import answering, session
 from icdsel.vlm.engines import ENGINES, EngineIdentity
 from icdsel.vlm.server import fleet
+from icdsel.vlm.workers import processes
 
 DATA = ("--dataset", "made.jsonl", "--pool-size", 12, "--encoder", "vlm")
 INFER = ("infer", *DATA, "--n", 12, "--shots", "1,2", "--selector", "random,nearest-both")
@@ -199,12 +200,26 @@ def test_a_model_that_changes_in_the_middle_ends_the_command_and_leaves_nothing_
     [
         (("--engine", "qwen-vl"), "--engine qwen-vl does not ask servers"),
         (("--num-beams", 3), "--num-beams 3 means something else on servers"),
-        (("--model", "mine"), "does not serve 'mine', but 'fake-model': name one with --model"),
+        (("--repetition-penalty", "model"), "--repetition-penalty model is not known of a server"),
+        (("--preset", "lever-plus"), "--num-beams 3 means something else on servers"),
+        (("--workers", 2), "leave out --workers (see --concurrency)"),
     ],
 )
-def test_mistakes_are_clear(flags: tuple[object, ...], said: str):
+def test_flags_that_contradict_servers_are_refused_before_any_is_asked(flags: tuple[object, ...], said: str):
+    nobody = "http://127.0.0.1:9/v1"
+    assert said in " ".join(icdsel(*INFER, "--vlm-url", nobody, *flags, code=2).split())
+
+
+def test_an_engine_of_servers_without_any_starts_no_worker(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(processes, "open_processes", pytest.fail)
+    said = " ".join(icdsel(*INFER, "--engine", "server", "--workers", 2, code=2).split())
+    assert "--engine server asks servers: name them, as in --vlm-url" in said
+
+
+def test_a_model_that_is_not_served_is_told():
     with fake_server() as server:
-        assert said in " ".join(icdsel(*INFER, *on(server), *flags, code=2).split())
+        said = " ".join(icdsel(*INFER, *on(server), "--model", "mine", code=2).split())
+    assert "does not serve 'mine', but 'fake-model': name one with --model" in said
 
 
 def test_settings_that_servers_decide_are_warned_of():

@@ -55,11 +55,7 @@ class Dialect:
         Raises:
             SettingsError: A setting is not possible on this server.
         """
-        penalty = settings.repetition_penalty
-        if penalty == "model":
-            raise SettingsError(
-                "--repetition-penalty model is not known of a server: give the number, such as --repetition-penalty 1"
-            )
+        penalty = float(settings.repetition_penalty)  # the settings of servers have a number
         if penalty != 1 and not self.penalises_repetition:
             raise SettingsError(f"--repetition-penalty {penalty:g} is not possible on {self.name}: leave it at 1")
         return {

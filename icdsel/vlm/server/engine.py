@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from icdsel.console import warn
 from icdsel.data.images import ImageError
-from icdsel.errors import SettingsError, VlmError
+from icdsel.errors import VlmError
 from icdsel.records import Answer
 from icdsel.settings.tables import VlmSettings
 from icdsel.vlm.engine import Engine, Request
@@ -266,12 +266,6 @@ def open_server(settings: VlmSettings, max_image_pixels: int) -> ServerEngine:
         VlmError: A server cannot be used; the message says what to change.
         SettingsError: A setting is not possible on servers.
     """
-    if not settings.url:
-        raise SettingsError("--engine server asks servers: name them, as in --vlm-url http://localhost:8000/v1")
-    if settings.num_beams > 1:
-        raise SettingsError(
-            f"--num-beams {settings.num_beams} means something else on servers: leave it at 1, which is greedy decoding"
-        )
     key = ApiKey.exported()
     if key and (readable := [url for url in settings.url if is_readable(url)]):
         warn(f"the key goes to {', '.join(readable)} unencrypted: anybody on the way can read it (https:// hides it)")

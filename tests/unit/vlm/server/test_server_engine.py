@@ -12,6 +12,7 @@ from fake_server import CUT_CONNECTION, FakeServer, Fault, Raw, copied_or_unknow
 
 from icdsel.errors import CallsError, SettingsError
 from icdsel.records import Answer
+from icdsel.settings import settings_from
 from icdsel.settings.tables import VlmSettings
 from icdsel.vlm.engine import Request
 from icdsel.vlm.server import client, fleet
@@ -304,17 +305,17 @@ def test_a_rejection_says_what_to_change(said: str, remedy: str, requests: list[
     [
         ({"num_beams": 3}, "--num-beams 3 means something else on servers"),
         ({"repetition_penalty": "model"}, "--repetition-penalty model is not known"),
-        ({"repetition_penalty": 1.3}, "--repetition-penalty 1.3 is not possible on an OpenAI-compatible server"),
     ],
 )
-def test_settings_that_servers_do_not_have_are_refused_by_name(values: dict[str, Any], said: str, opened: Any):
+def test_settings_that_no_server_has_are_refused_before_any_is_asked(values: dict[str, Any], said: str):
+    with pytest.raises(SettingsError, match=said):
+        settings_from({"vlm": {"url": ("http://127.0.0.1:9/v1",)} | values})
+
+
+def test_a_setting_that_a_server_does_not_have_is_refused_by_name(opened: Any):
+    said = "--repetition-penalty 1.3 is not possible on an OpenAI-compatible server"
     with fake_server() as server, pytest.raises(SettingsError, match=said):
-        opened(server, **values)
-
-
-def test_an_engine_of_servers_needs_a_server():
-    with pytest.raises(SettingsError, match="--vlm-url"):
-        open_server(VlmSettings(engine="server"), 10**6)
+        opened(server, repetition_penalty=1.3)
 
 
 def test_closing_ends_what_is_under_way(requests: list[Request], opened: Any):
