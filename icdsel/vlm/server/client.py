@@ -19,6 +19,7 @@ from icdsel.console import plain
 from icdsel.errors import VlmError, reason_of
 from icdsel.vlm.server.failures import Busy, Rejected, Temporary, Unreachable, Unusable
 from icdsel.vlm.server.key import ApiKey
+from icdsel.vlm.server.proxies import proxy_variable
 
 CONNECT_TIMEOUT = 10.0
 LARGEST_REPLY = 16 * 2**20
@@ -38,12 +39,17 @@ class Client:
         timeout: Seconds that a request may take.
         connections: How many requests are under way at once, at most.
 
+    Attributes:
+        address: The address.
+        proxy: The variable that names the proxy through which it is asked; None if there is none.
+
     Raises:
         VlmError: A proxy of the environment, or its certificates, cannot be used.
     """
 
     def __init__(self, address: str, key: ApiKey, timeout: float, connections: int) -> None:
         self.address, self._key, self._timeout = address, key, timeout
+        self.proxy = None if is_loopback(address) else proxy_variable(address)
         try:
             certificates = httpx.create_ssl_context()  # those of the environment, for this machine too
         except OSError as error:
@@ -143,7 +149,8 @@ class Client:
         except (TimeoutError, httpx.ReadTimeout, httpx.WriteTimeout):
             raise Temporary(f"no answer after {self._timeout:g} seconds (--request-timeout)") from None
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
-            raise Unreachable(f"no connection ({self._text(error)})") from None
+            through = f" through the proxy that {self.proxy} names" if self.proxy else ""
+            raise Unreachable(f"no connection{through} ({self._text(error)})") from None
         except httpx.TransportError as error:  # it may have been started again, with another model
             raise Unreachable(f"the connection broke ({self._text(error)})") from None
         except (httpx.InvalidURL, UnicodeError) as error:  # a host that no name can be, such as xn--a

@@ -189,6 +189,7 @@ async def _told_version(client: Client, dialect: Dialect) -> str:
 def unusable(client: Client, failure: ServerFailure) -> VlmError:
     """The message for a server that cannot be used, with what to change."""
     address, remedy = client.address, None
+    proxied = f" through the proxy that {client.proxy} names" if client.proxy else ""
     if isinstance(failure, Rejected):
         remedy = remedy_of(failure)
         if failure.status in (404, 405):
@@ -198,12 +199,16 @@ def unusable(client: Client, failure: ServerFailure) -> VlmError:
                 else "start a server that speaks OpenAI's protocol there (`vllm serve MODEL`)"
             )
     elif isinstance(failure, Unreachable):
-        remedy = (
-            remedy_of_encryption(failure)
-            or "start the server, wait until it is ready, or correct host and port in --vlm-url"
+        remedy = remedy_of_encryption(failure) or (
+            f"name the host in NO_PROXY if it is to be asked directly, or correct {client.proxy} or --vlm-url"
+            if client.proxy
+            else "start the server, wait until it is ready, or correct host and port in --vlm-url"
         )
     elif isinstance(failure, Busy):
         remedy = "it is busy: try again later"
     elif isinstance(failure, Temporary):
         remedy = "look into the server's log"
-    return VlmError(f"{address} cannot be used: {failure}" + (f". {remedy[0].upper()}{remedy[1:]}" if remedy else ""))
+    how = "" if proxied in str(failure) else proxied
+    return VlmError(
+        f"{address} cannot be used{how}: {failure}" + (f". {remedy[0].upper()}{remedy[1:]}" if remedy else "")
+    )

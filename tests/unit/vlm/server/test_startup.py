@@ -96,6 +96,26 @@ def test_proxies_are_asked_for_other_machines_alone(opened: Any, monkeypatch: py
             opened("http://host.invalid:8000/v1")
 
 
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "all_proxy"])
+def test_a_proxy_is_named_where_it_may_be_wrong(name: str, opened: Any, monkeypatch: pytest.MonkeyPatch):
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    monkeypatch.setenv(name, f"http://user:pass-of-proxy@127.0.0.1:{port}")
+    through = rf"no connection through the proxy that {name} names .* Name the host in NO_PROXY .* or correct {name}"
+    with pytest.raises(VlmError, match=through) as refused:
+        opened("http://host.invalid:8000/v1")
+    assert "start the server" not in str(refused.value) and "pass-of-proxy" not in str(refused.value)
+    with fake_server() as proxy:
+        monkeypatch.setenv(name, proxy.url)
+        with pytest.raises(VlmError, match=rf"cannot be used through the proxy that {name} names: HTTP 404"):
+            opened("http://host.invalid:8000/v1")
+    for direct in ("other, host.invalid", "*"):
+        monkeypatch.setenv("NO_PROXY", direct)
+        with pytest.raises(VlmError, match=r"no connection \(") as refused:
+            opened("http://host.invalid:8000/v1")
+        assert "proxy" not in str(refused.value)
+
+
 def test_a_proxy_that_cannot_be_used(opened: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("ALL_PROXY", "gopher://user:pass-of-proxy@host")
     with pytest.raises(VlmError, match="a proxy of the environment cannot be used") as refused:
