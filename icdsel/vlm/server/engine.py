@@ -22,6 +22,7 @@ from icdsel.vlm.prompts import PromptStyle, chat_messages
 from icdsel.vlm.server.background import BackgroundLoop, all_or_cancelled
 from icdsel.vlm.server.client import Client, is_readable
 from icdsel.vlm.server.conversation import openai_messages, without_markup
+from icdsel.vlm.server.descriptors import require_descriptors
 from icdsel.vlm.server.failures import Rejected, ServerFailure
 from icdsel.vlm.server.fleet import Fleet, Server
 from icdsel.vlm.server.images import SentImages, picture_url
@@ -266,6 +267,7 @@ def open_server(settings: VlmSettings, max_image_pixels: int) -> ServerEngine:
         VlmError: A server cannot be used; the message says what to change.
         SettingsError: A setting is not possible on servers.
     """
+    require_descriptors(len(settings.url), settings.concurrency)
     key = ApiKey.exported()
     if key and (readable := [url for url in settings.url if is_readable(url)]):
         warn(f"the key goes to {', '.join(readable)} unencrypted: anybody on the way can read it (https:// hides it)")

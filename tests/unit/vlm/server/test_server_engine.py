@@ -1,10 +1,12 @@
 """The engine of servers against a server on loopback that answers, fails and lies."""
 
+import resource
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -316,6 +318,19 @@ def test_a_setting_that_a_server_does_not_have_is_refused_by_name(opened: Any):
     said = "--repetition-penalty 1.3 is not possible on an OpenAI-compatible server"
     with fake_server() as server, pytest.raises(SettingsError, match=said):
         opened(server, repetition_penalty=1.3)
+
+
+def test_more_connections_than_the_process_may_open_are_refused_before_any_is(opened: Any):
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with fake_server() as server:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/dev/fd").iterdir())) + 140, limits[1]))
+        try:
+            with pytest.raises(SettingsError, match=r"--concurrency 200 on one server may need .*ulimit -n \d+"):
+                opened(server, concurrency=200)
+            assert not server.headers
+            opened(server, concurrency=100)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_closing_ends_what_is_under_way(requests: list[Request], opened: Any):
