@@ -223,7 +223,7 @@ class VlmSettings(Table):
     """Share of VLM calls that may fail. If more fail, the run stops; finished work is kept."""
     call_timeout: float = Field(1800, ge=0.01, le=1e7)
     """Timeout per batch, in seconds. On timeout the prompts are retried one by one; one that times out again counts as
-    failed."""
+    failed. On servers: seconds for a prompt with all its tries, from when it is its turn."""
     image_cache_mb: int = Field(1024, ge=0)
     """Memory for the features of images that were encoded before, or for images as servers get them, in MB."""
     image_cache_dir: Place | None = None

@@ -10,6 +10,7 @@ again quietly. So answers count once their server has answered a probe after the
 
 import asyncio
 import hashlib
+import math
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -65,7 +66,7 @@ class Fleet:
         clients: One for each server.
         concurrency: Requests that each server is sent at once, at most.
         retries: How often a request is sent again after failures.
-        most_seconds: How long a request is tried altogether, such as while servers are busy.
+        most_seconds: How long a request is tried altogether, such as while servers are busy, once it is its turn.
         check: Checks a server that has come back, or has answered.
     """
 
@@ -91,10 +92,11 @@ class Fleet:
             CallsError: No server is left.
         """
         now = asyncio.get_running_loop().time
-        end, failures = now() + self._most_seconds, 0
+        end, failures = math.inf, 0
         while True:
             server = await self._server(place)
             async with server.slots:
+                end = min(end, now() + self._most_seconds)  # the time of a prompt begins when it is its turn
                 await self._until_free(server)
                 if not server.up:
                     continue  # it went while this request waited

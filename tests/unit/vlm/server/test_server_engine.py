@@ -159,6 +159,17 @@ def test_a_server_that_stays_busy_ends_the_call(requests: list[Request], opened:
     assert answer.error == "HTTP 429: slow down"
 
 
+def test_the_time_of_a_prompt_begins_when_it_is_its_turn(requests: list[Request], opened: Any):
+    def slow_then_busy(number: int, body: dict[str, Any]) -> Any:
+        if number == 0:
+            time.sleep(2.5)
+        return Raw.error(429, "slow down", Retry_After="0.01") if number == 1 else None
+
+    with fake_server(fault=after_probes(slow_then_busy)) as server:
+        engine = opened(server, concurrency=1, call_timeout=2)
+        assert are_right(engine.answer(requests[:2]), requests[:2])
+
+
 def test_a_call_that_keeps_failing_fails_alone(requests: list[Request], opened: Any):
     def poisoned(number: int, body: dict[str, Any]) -> Any:
         return Raw.error(500, "boom") if "a1" in str(body["messages"]) else None
