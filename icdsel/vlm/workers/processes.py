@@ -5,9 +5,10 @@ import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, CancelledError, ProcessPoolExecutor
-from contextlib import contextmanager, suppress
-from multiprocessing import connection, get_context, parent_process
+from concurrent.futures import BrokenExecutor, CancelledError, Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import connection, parent_process
+from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any
 
 from icdsel.settings.devices import label
@@ -43,27 +44,27 @@ class ProcessWorker:
 
     def __init__(self, name: str, open_engine: Callable[[], SupervisedEngine]) -> None:
         self.name, self._open_engine = name, open_engine
-        self._executor: ProcessPoolExecutor | None = None
+        self._running: _Running | None = None
+        self._stopped = False
         self._lock = threading.Lock()
-        self._process = 0
 
     def start(self) -> None:
         """Starts the process, unless it runs.
 
         Raises:
-            WorkerLostError: It ended at once.
+            WorkerLostError: It ended at once, or the worker was stopped.
         """
         with self._lock:
-            if self._executor is None:
-                # Not forked: a copy of a process with threads and a GPU cannot use them.
-                with _safe_path():
-                    executor = ProcessPoolExecutor(1, get_context("spawn"), _prepare, (self._open_engine,))
-                    first = executor.submit(os.getpid)  # starts the process
-                try:
-                    self._process = first.result()
-                except BrokenExecutor:
-                    raise WorkerLostError("its process ended at once") from None
-                self._executor = executor
+            if self._stopped:
+                raise WorkerLostError("it was stopped")
+            if self._running is None:
+                self._running = _Running(self._open_engine)
+            running = self._running
+        try:
+            running.first.result()  # without the lock: it may take long, and be stopped meanwhile
+        except (BrokenExecutor, CancelledError):
+            self._forget(running)
+            raise WorkerLostError("it was stopped" if self._stopped else "its process ended at once") from None
 
     def call(self, method: str, *values: Any) -> Reply:
         """Calls a method of the `EngineWorker`, and waits for it.
@@ -72,27 +73,83 @@ class ProcessWorker:
             WorkerLostError: The process ended before it replied, or does not run.
             UserError: Raised by the method.
         """
-        executor = self._executor
-        if executor is None:
+        running = self._running
+        if running is None:
             raise WorkerLostError("its process does not run")
         try:
-            return executor.submit(_call, method, values).result()
+            return running.call(method, values)
         except BrokenExecutor:
-            with self._lock:
-                if self._executor is executor:  # the first of several calls that fail
-                    self._executor = None
-            raise WorkerLostError(f"its process {self._process} ended") from None
+            self._forget(running)
+            raise WorkerLostError(f"its process {running.process.pid} ended") from None
         except CancelledError:
             raise WorkerLostError("it was stopped") from None
 
     def stop(self) -> None:
-        """Ends the process at once."""
+        """Ends the process at once, also while it starts; it is not started again."""
         with self._lock:
-            executor, self._executor = self._executor, None
-        if executor is not None:
-            executor.shutdown(wait=False, cancel_futures=True)
-            with suppress(ProcessLookupError):
-                os.kill(self._process, signal.SIGKILL)
+            running, self._running, self._stopped = self._running, None, True
+        if running is not None:
+            running.end()
+
+    def _forget(self, running: "_Running") -> None:
+        """Another process takes the place of one that has ended; called for each call that it ended with."""
+        with self._lock:
+            if self._running is running:
+                self._running = None
+
+
+class _Running:
+    """A process that runs, or starts.
+
+    Args:
+        open_engine: Opens its engine.
+
+    Attributes:
+        first: Done once it has started.
+    """
+
+    def __init__(self, open_engine: Callable[[], SupervisedEngine]) -> None:
+        self._context = _Context()
+        with _safe_path():
+            self._executor = ProcessPoolExecutor(1, self._context, _prepare, (open_engine,))
+            self.first: Future[int] = self._executor.submit(os.getpid)  # starts the process
+
+    @property
+    def process(self) -> SpawnProcess:
+        """The process."""
+        return self._context.made[0]
+
+    def call(self, method: str, values: Sequence[Any]) -> Reply:
+        """The reply to a call.
+
+        Raises:
+            BrokenExecutor: The process has ended.
+            CancelledError: It was ended.
+        """
+        try:
+            replying = self._executor.submit(_call, method, values)
+        except BrokenExecutor:
+            raise
+        except RuntimeError:  # of an executor that was shut down
+            raise CancelledError from None
+        return replying.result()
+
+    def end(self) -> None:
+        """Ends the process at once."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        self.process.kill()  # not by its number, which may be another process's once it has ended
+
+
+class _Context(SpawnContext):
+    """Keeps the processes that are made. They are not forked: a copy of one with threads and a GPU cannot use them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[SpawnProcess] = []
+
+    def Process(self, *values: Any, **options: Any) -> SpawnProcess:  # type: ignore[override]
+        self.made.append(SpawnProcess(*values, **options))
+        return self.made[-1]
 
 
 _starting = threading.Lock()

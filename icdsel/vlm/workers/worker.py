@@ -71,7 +71,7 @@ class Worker(Protocol):
         """Starts the worker, for the first time or after it was lost; does nothing if it runs.
 
         Raises:
-            WorkerLostError: It ended at once.
+            WorkerLostError: It ended at once, or the worker was stopped.
         """
 
     def call(self, method: str, *values: Any) -> Reply:
@@ -83,7 +83,7 @@ class Worker(Protocol):
         """
 
     def stop(self) -> None:
-        """Ends the worker at once; calls in progress raise WorkerLostError."""
+        """Ends the worker at once, for good; calls in progress raise WorkerLostError."""
 
 
 class EngineWorker:

@@ -5,8 +5,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from multiprocessing import active_children
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fakes import FakeEngine
@@ -18,6 +22,7 @@ from icdsel.vlm.supervision import SupervisedEngine
 from icdsel.vlm.time_limit import CallTimer
 from icdsel.vlm.workers.pool import EnginePool
 from icdsel.vlm.workers.processes import ProcessWorker
+from icdsel.vlm.workers.worker import WorkerLostError
 
 
 def open_fake(name: str) -> SupervisedEngine:
@@ -53,6 +58,68 @@ def test_processes_answer_like_one_engine_replace_a_killed_one_and_end_with_the_
     while is_running(processes[1]) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not is_running(processes[1])
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_worker_that_was_stopped_is_not_started_again() -> None:
+    worker = ProcessWorker("w", partial(open_fake, "fake"))
+    worker.start()
+    process: int = worker.call("describe", 1).value.process
+    worker.stop()
+    until(lambda: not is_running(process))
+    for ask in (worker.start, partial(worker.call, "describe", 1)):
+        with pytest.raises(WorkerLostError):
+            ask()
+    assert not active_children()
+
+
+def test_stopping_kills_no_process_that_has_got_the_number_of_one_that_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = ProcessWorker("w", partial(open_fake, "fake"))
+    worker.start()
+    process: int = worker.call("describe", 1).value.process
+    os.kill(process, signal.SIGKILL)
+    until(lambda: not is_running(process))
+    until(lambda: not active_children())
+    killed: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda number, _: killed.append(number))
+    worker.stop()
+    assert not killed
+
+
+class SlowToStart:
+    """A process that it is sent to starts once a file is there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> Any:
+        return wait_in, (self.folder,)
+
+
+def wait_in(folder: Path) -> Callable[[], SupervisedEngine]:
+    (folder / "starts").touch()
+    until((folder / "go").exists)
+    return partial(open_fake, "fake")
+
+
+def test_a_worker_that_starts_is_stopped_without_waiting_for_it(tmp_path: Path) -> None:
+    worker = ProcessWorker("w", SlowToStart(tmp_path))  # type: ignore[arg-type]
+    with ThreadPoolExecutor(2) as threads:
+        starting = threads.submit(worker.start)
+        until((tmp_path / "starts").exists)
+        stopping = threads.submit(worker.stop)
+        try:
+            stopping.result(30)
+            assert str(starting.exception(30)) == "it was stopped"
+        finally:
+            (tmp_path / "go").touch()
+    until(lambda: not active_children())
 
 
 PROGRAM = """
