@@ -125,7 +125,10 @@ class Session:
         Raises:
             DataError: The dataset does not exist or is damaged.
         """
-        return self._once(("split", name), lambda: load_split(self.settings.data, name))
+        data = self.settings.data
+        split = self._once(("split", name), lambda: load_split(data, name))
+        self._once("told", lambda: note(f"Dataset {data.dataset}, seed {data.seed}."))
+        return split
 
     def fingerprint(self, split: str) -> str:
         """The fingerprint of all examples of a split."""
@@ -158,8 +161,7 @@ class Session:
                 )
             raise VlmError(f"the files of {vlm.name} changed while they were read: run the same command again")
         vlm.calls.skipped = self._skipped
-        data = self.settings.data
-        note(f"Dataset {data.dataset}, model {self.settings.vlm.model} on {vlm.device}, seed {data.seed}.")
+        note(f"Model {self.settings.vlm.model} on {vlm.device}.")
         return vlm
 
     @property

@@ -256,7 +256,7 @@ def _train(session: Session, data: _Data, device: torch.device, files: Sequence[
     commit_run(result, journal.work, recommended.name, compared.to_json() if compared else None)
     if little:
         warn(little)  # again, next to the figures that it makes worthless
-    out.print(_table(journal.epochs))  # last, because stdout may be closed
+    out.print(_table(journal.epochs), soft_wrap=False)  # last, because stdout may be closed
     return (rollouts.failed if rollouts else 0) + (compared.failed if compared else 0)
 
 
@@ -298,9 +298,14 @@ def _table(epochs: Sequence[Mapping[str, Any]]) -> Table:
     title = "Loss and, on held-out training queries, expected reward"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     for title in ("epoch", "loss", *shown.values()):
-        table.add_column(title, justify="right", no_wrap=True)
+        table.add_column(title.replace(" ", "\n"), justify="right", no_wrap=True)  # so that 80 columns are enough
     for epoch in epochs:
-        values = [epoch.get(name) for name in (f"{epoch['phase']}_loss", *shown)]
-        cells = ("" if v is None else f"{v:,.0f}" if v >= 100 else f"{v:.3f}" for v in values)  # calls, or a metric
+        cells = (_cell(name, epoch.get(name)) for name in (f"{epoch['phase']}_loss", *shown))
         table.add_row(f"{epoch['phase']} {epoch['epoch']}", *cells)
     return table
+
+
+def _cell(name: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if name == "vlm_calls" or value >= 100 else f"{value:.3f}"

@@ -108,7 +108,6 @@ def compare(
             raise SettingsError(f"{shown} chooses among existing predictions: leave it out with --train")
     require_possible(dry_run, given)
     note(f"compare --train is now a separate command: icdsel experiment {train}")
-    note(f"Dataset {settings.data.dataset}, model {settings.vlm.model}.")
     settings = with_values(settings, {"infer": {"n": n, "shots": counts or None}})
     run_variants(
         settings,

@@ -57,7 +57,6 @@ def experiment(
     ```
     """
     require_possible(dry_run, given_flags(context))
-    note(f"Dataset {settings.data.dataset}, model {settings.vlm.model}.")
     run_variants(
         settings,
         variants,
