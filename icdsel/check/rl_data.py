@@ -20,7 +20,7 @@ from icdsel.settings.identity import identity
 from icdsel.settings.loading import Settings
 from icdsel.store.fingerprints import fingerprint_examples, fingerprint_file
 from icdsel.store.json_reading import read_lines
-from icdsel.store.metadata import differences, read_metadata
+from icdsel.store.metadata import ON_SERVERS, differences, moved_vlm, read_metadata
 from icdsel.tasks.base import TASKS
 from icdsel.tasks.scoring import SCORER_VERSION
 
@@ -361,6 +361,8 @@ def _inputs(found: Findings, metadata_file: Path, context: Context) -> Mapping[s
                 found.add(STALE_DATASET, line)
     except DataError:
         pass  # reported where the queries are looked up
+    if "dtype" in inputs and (from_servers := inputs["dtype"] == ON_SERVERS) != bool(settings.vlm.url):
+        found.add(OTHER_SETTINGS, moved_vlm(from_servers))
     now |= references_input(scores_references(settings, inputs_have_references(inputs)))
     for line in differences({name: value for name, value in inputs.items() if name in {*now, REFERENCES}}, now):
         found.add(OTHER_SETTINGS, line)

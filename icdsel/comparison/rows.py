@@ -11,6 +11,7 @@ from icdsel.errors import RunError
 from icdsel.records import QuestionId, Shots, shots_order
 
 _SHOWN = 4  # names of rows in a message
+_ON_A_SERVER = " on a server"
 
 
 @dataclass(frozen=True)
@@ -136,14 +137,25 @@ def _different_settings(rows: Sequence[Answered]) -> list[str]:
     """Differences between the settings of the rows that need to be allowed, a line for each."""
     lines = []
     sources = list({row.source.path: row.source for row in rows}.values())
+    moved = len({source.on_servers for source in sources}) > 1
     for key in keys_of(sources):
         values: dict[str, list[Source]] = {}
         for source in sources:
             values.setdefault(repr(source.identity.get(key)), []).append(source)
         if key not in HOW_CHOSEN and len(values) > 1:
-            each = [f"{same[0].value(key)} ({_some([one.name for one in same])})" for same in values.values()]
+            if moved and key == "dtype":  # told with the model
+                continue
+            each = [
+                f"{same[0].value(key)}{_where(same[0]) if moved and key == 'model' else ''} "
+                f"({_some([one.name for one in same])})"
+                for same in values.values()
+            ]
             lines.append(f"different {_kind(key)}: {key} is {', '.join(each)}")
     return lines
+
+
+def _where(source: Source) -> str:
+    return _ON_A_SERVER if source.on_servers else " in this process"
 
 
 def _kind(key: str) -> str:
@@ -163,6 +175,8 @@ def _some(names: Iterable[str]) -> str:
 def _not_comparable(differing: Sequence[str], shared: frozenset[QuestionId]) -> str:
     """Why rows cannot be compared, with every remedy."""
     ways = ["name only files or folders that belong together: `icdsel compare PATH…`"]
+    if any(_ON_A_SERVER in line for line in differing):
+        ways.append("name no path: with --vlm-url, `icdsel compare` takes the rows of servers, without it the others")
     if not shared:
         ways.append("choose the rows over one set with --n or --set (in brackets)")
         ways.append("answer the same queries with every selector: `icdsel infer --n N`")

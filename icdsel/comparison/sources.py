@@ -8,14 +8,14 @@ from typing import Any
 
 from icdsel.artefacts.predictions import predictions_dir, read_predictions
 from icdsel.comparison.scores import Scores
-from icdsel.console import warn
+from icdsel.console import note, warn
 from icdsel.errors import RunError, SettingsError
 from icdsel.records import DEFAULT_TASK, QuestionId, Shots
 from icdsel.selection import selector_named
 from icdsel.settings.loading import Settings
 from icdsel.settings.names import flag
 from icdsel.settings.tables import TABLES
-from icdsel.store.metadata import read_metadata
+from icdsel.store.metadata import ON_SERVERS, read_metadata
 from icdsel.tasks.base import TASKS
 
 # Rows may always differ in how their ICDs were chosen: that is what a comparison is about.
@@ -30,6 +30,7 @@ AS_TEXT |= {name: ("data", name) for name in ("encoder", "sampler_encoder", "tra
 _FREE = {*("data_dir", "image_dir", "results_dir", "on_image_error", "max_image_pixels"), "preset", "dataset"}
 _FREE |= {"model", "dtype", "trust_remote_code", "engine", "sampler", "pool_size"}
 _LISTED = 6  # folders in a message
+_TOLD = {"results_dir", "dataset", "sampler", "model", "url"}  # named in a message with their values, or never
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,11 @@ class Source:
     def task(self) -> str:
         """The name of the task."""
         return str(self.identity.get("data.task", DEFAULT_TASK))
+
+    @property
+    def on_servers(self) -> bool:
+        """Whether servers answered."""
+        return self.identity.get("dtype") == ON_SERVERS
 
     def value(self, key: str) -> str:
         """The identity's value of `key` as text; a fingerprint with the setting that it stands for."""
@@ -200,7 +206,8 @@ def files_in(paths: Sequence[Path]) -> list[Path]:
 def own_files(settings: Settings, any_split: bool = False) -> list[Path]:
     """The files of predictions of this dataset, sampler and model, over pools of any size.
 
-    They were answered with the prompts of the settings. The size of the pools counts only if it was given.
+    They were answered with the prompts of the settings. The size of the pools counts only if it was given. Where both
+    servers and a model in a process of icdsel have answered, the settings decide which of them count.
 
     Args:
         settings: The settings of the comparison.
@@ -220,11 +227,11 @@ def own_files(settings: Settings, any_split: bool = False) -> list[Path]:
         given = sorted(
             flag(name, TABLES[table].model_fields[name])
             for table in ("data", "vlm")
-            for name in getattr(settings, table).model_fields_set - {"results_dir"}
+            for name in getattr(settings, table).model_fields_set - _TOLD
         )
-        with_flags = f" with {', '.join(given)}" if given else ""
+        with_flags = f", with {' and '.join(given)} as given" if given else ""
         raise RunError(f"no predictions for {what}{with_flags}. {_existing(folder)}")
-    fitting = _of_dataset(fitting, settings)
+    fitting = _of_place(_of_dataset(fitting, settings), bool(settings.vlm.url))
     over_split = [source for source in fitting if source.split == settings.infer.split]
     return [source.path for source in (fitting if any_split else over_split or fitting)]
 
@@ -261,6 +268,15 @@ def _of_dataset(sources: list[Source], settings: Settings) -> list[Source]:
             f"{settings.data.dataset}. Datasets of one name share a folder; --results-dir DIR keeps them apart"
         )
     return sources
+
+
+def _of_place(sources: list[Source], on_servers: bool) -> list[Source]:
+    """The sources that servers have answered, or the others; all if there are none of these. Says what is left out."""
+    own = [source for source in sources if source.on_servers == on_servers]
+    if own and len(own) < len(sources):
+        others = "in this process (no --vlm-url)" if on_servers else "on servers (--vlm-url)"
+        note(f"left out: rows that were answered {others}")
+    return own or sources
 
 
 def _dataset_of(source: Source) -> str | None:

@@ -28,6 +28,8 @@ _MOST_INPUTS = 1000  # icdsel's own results have about 60
 
 Inputs = dict[str, Any]
 """Everything that decides the content of a result: settings as `table.name`, and fingerprints. JSON values, flat."""
+ON_SERVERS = "server"
+"""The `dtype` of what servers answered: they do not tell which one they compute in."""
 
 _DESCRIPTIONS = {
     "dataset": "the training examples and their images",
@@ -151,12 +153,33 @@ def read_metadata_files(paths: Iterable[Path]) -> Iterator[tuple[Path, Metadata]
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What differs between two sets of inputs, one line each."""
-    return [
-        f"{name}{f' ({_DESCRIPTIONS[name]})' if name in _DESCRIPTIONS else ''}: "
-        f"{old.get(name)!r} then, {new.get(name)!r} now"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name)
-    ]
+    lines = []
+    then, now = old.get("dtype"), new.get("dtype")
+    moved = None not in (then, now) and (then == ON_SERVERS) != (now == ON_SERVERS)
+    for name in sorted(old.keys() | new.keys()):
+        if old.get(name) == new.get(name) or (moved and name == "model"):
+            continue
+        if moved and name == "dtype":
+            lines.append(moved_vlm(then == ON_SERVERS))
+            continue
+        described = _DESCRIPTIONS.get(name)
+        if name == "model" and now == ON_SERVERS:
+            described = "the model of the servers, by its answers"
+        lines.append(f"{name}{f' ({described})' if described else ''}: {old.get(name)!r} then, {new.get(name)!r} now")
+    return lines
+
+
+def moved_vlm(from_servers: bool) -> str:
+    """A line for results of servers and a model in this process, or the other way round: they are never mixed."""
+    if from_servers:
+        return (
+            "answered by servers then (--vlm-url), by the model in this process now: give --vlm-url again, or another "
+            "--results-dir"
+        )
+    return (
+        "answered by the model in a process of icdsel then, by servers now (--vlm-url): leave --vlm-url out, or give "
+        "another --results-dir"
+    )
 
 
 def environment(device: str, threads: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import threading
 import time
@@ -93,7 +94,8 @@ def test_every_stage_works_on_servers():
         data = "made/generated_data/rl_data_RandSampler_fake-model_pool-size-12.jsonl"
         assert Path("results", data).read_bytes() == Path("same", data).read_bytes()
         asked = len(a.prompts) + len(b.prompts)
-        icdsel(*train, *on(a, b))
+        said = icdsel(*train, *on(a, b))
+        assert "…" not in said and re.search(r"^ *grpo 1( +-?[\d.]+){6} +\d+ *$", said, re.MULTILINE), said
         [scored] = Path("results/made/model_cpk").glob("*/online.jsonl")
         assert len(scored.read_text().splitlines()) > 4 and len(a.prompts) + len(b.prompts) > asked
         icdsel(*INFER[:-1], "policy", *on(b))
@@ -175,9 +177,43 @@ def test_another_model_under_the_same_name_is_not_mixed_in():
         said = " ".join(icdsel(*more, *on(other), code=2).split())
         assert "serves another model under the name fake-model than to earlier commands" in said
         said = " ".join(icdsel(*more, *on(other), code=2).split())
-        assert "--overwrite" in said and "the VLM's files" in said and not other.prompts
+        assert "--overwrite" in said and "model (the model of the servers, by its answers)" in said
+        assert not other.prompts
         icdsel(*more, *on(other), "--overwrite")
         assert other.prompts
+
+
+def test_results_of_servers_and_of_a_model_in_this_process_are_told_apart():
+    score = ("gen-rl-data", *DATA, "--queries", 8)
+    here = ("--engine", "same", "--model", "fake-model")
+    with fake_server() as server:
+        named = (*on(server), "--model", "fake-model")
+        icdsel(*score, *named)
+        said = " ".join(icdsel(*score, *here, code=2).split())
+        assert "answered by servers then (--vlm-url), by the model in this process now: give --vlm-url again" in said
+        assert "VLM's files" not in said and "dtype" not in said
+        icdsel(*score, *here, "--results-dir", "mine")
+        said = " ".join(icdsel(*score, *named, "--results-dir", "mine", code=2).split())
+        assert "by servers now (--vlm-url): leave --vlm-url out" in said and "dtype" not in said
+    said = " ".join(icdsel("compare", *DATA, *named, code=2).split())
+    assert "model fake-model, with --encoder and --pool-size as given. " in said
+
+
+def test_rows_of_servers_and_of_a_model_in_this_process_are_compared_apart(monkeypatch: pytest.MonkeyPatch):
+    few, here = (*INFER[:-1], "random"), ("--model", "fake-model")
+    with fake_server() as server:
+        named = (*on(server), *here)
+        icdsel(*few, *named)
+    with monkeypatch.context() as patched:
+        patched.setitem(ENGINES, "auto", same_in_process(name="auto"))
+        icdsel(*few, "--n", 8, *here)
+    [folder] = Path().glob("results/made/infer/*")
+    said = " ".join(icdsel("compare", folder, code=2).split())
+    assert re.search(r"model is fake-model \(\w+\) on a server \([^)]*\), fake-model \(\S+\) in this process \(", said)
+    assert "dtype" not in said and "name no path: with --vlm-url" in said
+    for flags, count, other in ((named, 12, "in this process"), (here, 8, "on servers")):
+        said = " ".join(icdsel("compare", *DATA, *flags).split())
+        assert f"left out: rows that were answered {other}" in said and f"n = {count}" in said
 
 
 def test_a_model_that_changes_in_the_middle_ends_the_command_and_leaves_nothing_behind(expected: dict[str, bytes]):

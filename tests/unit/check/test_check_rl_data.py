@@ -207,6 +207,13 @@ def test_data_with_other_inputs(settings, side, kind):
     assert "then" in found.findings[0].examples[0]
 
 
+@pytest.mark.parametrize(("dtype", "said"), [("server", "answered by servers then (--vlm-url)"), ("float32", None)])
+def test_data_that_servers_answered(settings, dtype: str, said: str | None):
+    found = checked(settings, side={"dtype": dtype})
+    assert counts(found) == ({kinds.OTHER_SETTINGS.problem: 1} if said else {})
+    assert not said or found.findings[0].examples[0].startswith(said)
+
+
 def test_a_damaged_metadata_file_and_a_torn_journal(settings, tmp_path):
     checked(settings)
     (tmp_path / "rl.meta.json").write_text("{")

@@ -770,7 +770,7 @@ def test_without_fitting_predictions_the_folders_that_exist_are_named(settings: 
         compare(settings)
     assert f"There are predictions in:\n  {folder}\n" in str(error.value)
     assert f"`icdsel compare {folder}`" in str(error.value)
-    with pytest.raises(RunError, match=r"with --pool-size, --sampler\. There are"):
+    with pytest.raises(RunError, match=r"sampler mix, model tiny-vlm, with --pool-size as given\. There are"):
         compare(of(settings, sampler="mix", pool_size=8))
 
 

@@ -117,6 +117,20 @@ def test_differences_name_what_a_fingerprint_stands_for() -> None:
     assert differences(old, old) == []
 
 
+def test_results_of_servers_and_of_a_process_differ_in_where_they_were_answered() -> None:
+    server, here = {"dtype": "server", "model": "abc", "other": 1}, {"dtype": "float32", "model": "abd", "other": 2}
+    there, back = differences(server, here), differences(here, server)
+    assert [line.split(":")[0] for line in (*there, *back)] == [
+        "answered by servers then (--vlm-url), by the model in this process now",
+        "other",
+        "answered by the model in a process of icdsel then, by servers now (--vlm-url)",
+        "other",
+    ]
+    assert differences(server, server | {"model": "abd"}) == [
+        "model (the model of the servers, by its answers): 'abc' then, 'abd' now"
+    ]
+
+
 def test_the_environment_without_git(tmp_path: Path) -> None:
     code = "from icdsel.store.metadata import environment; print(environment('cpu', 1)['revision'])"
     variables = os.environ | {"PATH": ""}
