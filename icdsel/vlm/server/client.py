@@ -20,6 +20,7 @@ from icdsel.errors import VlmError, reason_of
 from icdsel.vlm.server.failures import Busy, Rejected, Temporary, Unreachable, Unusable
 from icdsel.vlm.server.key import ApiKey
 from icdsel.vlm.server.proxies import proxy_variable
+from icdsel.vlm.server.remedies import is_about_files
 
 CONNECT_TIMEOUT = 10.0
 LARGEST_REPLY = 16 * 2**20
@@ -104,13 +105,14 @@ class Client:
             raise Busy(self._reason(status, content), _wait(response.headers.get("retry-after", "")))
         if status in _GONE:
             raise Unreachable(self._reason(status, content))
-        if status >= 500 or status == httpx.codes.REQUEST_TIMEOUT:
-            raise Temporary(self._reason(status, content))
+        reason = self._reason(status, content)
+        if (status >= 500 and not is_about_files(reason)) or status == httpx.codes.REQUEST_TIMEOUT:
+            raise Temporary(reason)
         if 300 <= status < 400:
             place = plain(self._key.hidden_in(response.headers.get("location", "another address")))
             raise Rejected(status, f"it redirects to {place}, which is not followed: name that address instead")
         if status >= 400:
-            raise Rejected(status, self._reason(status, content))
+            raise Rejected(status, reason)
         return self._value(content)
 
     def _value(self, content: bytes) -> Any:

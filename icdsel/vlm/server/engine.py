@@ -4,6 +4,7 @@ Many prompts are under way at once. Answers are returned in the order of the req
 arrive. Failures are handled here, where they are understood: what comes back as failed has been tried several times.
 """
 
+import asyncio
 import json
 from collections.abc import Sequence
 from functools import partial
@@ -17,6 +18,7 @@ from icdsel.data.images import ImageError
 from icdsel.errors import VlmError
 from icdsel.records import Answer
 from icdsel.settings.tables import VlmSettings
+from icdsel.store.metadata import ON_SERVERS
 from icdsel.vlm.engine import Engine, Request
 from icdsel.vlm.prompts import PromptStyle, chat_messages
 from icdsel.vlm.server.background import BackgroundLoop, all_or_cancelled
@@ -28,6 +30,7 @@ from icdsel.vlm.server.fleet import Fleet, Server
 from icdsel.vlm.server.images import SentImages, picture_url
 from icdsel.vlm.server.key import ApiKey
 from icdsel.vlm.server.known import KnownModels
+from icdsel.vlm.server.local_files import first_file, require_readable
 from icdsel.vlm.server.references import References, Scored
 from icdsel.vlm.server.remedies import explained
 from icdsel.vlm.server.replies import Completion, completion_of
@@ -37,8 +40,6 @@ from icdsel.vlm.server.tokens import LocalTokenizer, are_tokens, local_tokenizer
 if TYPE_CHECKING:
     from torch import Tensor
 
-DTYPE = "server"
-"""The dtype of results: a server does not tell which one it computes in."""
 _FILLED = 64  # requests that a call of `answer` has at least in most stages
 
 
@@ -63,7 +64,7 @@ class ServerEngine(Engine):
     """
 
     chunk = 1024
-    dtype = DTYPE
+    dtype = ON_SERVERS
     retries_itself = True
     tokenizer: LocalTokenizer | None = None
     _references: References | None = None
@@ -75,6 +76,7 @@ class ServerEngine(Engine):
         self.at_once = 2 + settings.concurrency * len(settings.url) // _FILLED
         self._images = SentImages(settings, max_image_pixels)
         self._clients = [open_client(settings, url, key) for url in settings.url]
+        self._must_read_files, self._reading_files = settings.file_urls, asyncio.Lock()
         self._loop = BackgroundLoop("servers")
         try:
             self.served: Served = self._loop.run(self._start())
@@ -195,6 +197,7 @@ class ServerEngine(Engine):
         Raises:
             CallsError: No server is left.
         """
+        await self._check_files(requests)
         confirmed: dict[int, Answer] = {}
         while left := [i for i in range(len(requests)) if i not in confirmed]:
             asked: dict[int, set[Server]] = {i: set() for i in left}
@@ -204,6 +207,21 @@ class ServerEngine(Engine):
             trusted = {server for server, is_same in zip(servers, same, strict=True) if is_same}
             confirmed |= {i: answer for i, answer in zip(left, answers, strict=True) if asked[i] <= trusted}
         return [confirmed[i] for i in range(len(requests))]
+
+    async def _check_files(self, requests: Sequence[Request]) -> None:
+        """Has all servers read one of the pictures that are sent by their addresses, before the first prompt.
+
+        Raises:
+            VlmError: One does not.
+        """
+        async with self._reading_files:
+            if not self._must_read_files:
+                return
+            shown = dict.fromkeys(example.image for request in requests for example in request.shown)
+            if url := await first_file(self._images, shown):
+                for client in self._clients:
+                    await require_readable(client, url, self.served.model, self._decoding)
+            self._must_read_files = False
 
     async def _answer(self, request: Request, asked: set[Server]) -> Answer:
         """The answer to a request; adds the servers that it comes from to `asked`."""
@@ -277,4 +295,4 @@ def open_server(settings: VlmSettings, max_image_pixels: int) -> ServerEngine:
 def recalled(settings: VlmSettings, folder: Path) -> tuple[str, str] | None:
     """Fingerprint and dtype of the model as earlier commands knew it; None if none of them asked for it."""
     known = KnownModels(folder, settings.model).last()
-    return None if known is None else (known, DTYPE)
+    return None if known is None else (known, ON_SERVERS)

@@ -29,7 +29,8 @@ TOP = 5
 LONGEST_TEXT = 16
 """Tokens of an answer where there are no log-probs."""
 _SIDE = 224  # pixels: enough tokens for several blocks of a prefix cache
-_QUESTION = "Question:What is in this picture? Short answer:"
+QUESTION = "Question:What is in this picture? Short answer:"
+"""The text of prompts that check a server."""
 ORDERS = ((0, 1, 2), (3, 1, 2), (0, 1, 3), (1, 0, 2))
 """The images of each probe: the first one differs in its first image, in its last, and in their order."""
 
@@ -49,7 +50,7 @@ def pictures() -> list[Image.Image]:
 def probe_messages() -> list[list[dict[str, Any]]]:
     """The messages of the four probes, in OpenAI's form."""
     urls = [picture_url(picture) for picture in pictures()]
-    texts = [f"{_QUESTION} lines", f"{_QUESTION} shades", _QUESTION]
+    texts = [f"{QUESTION} lines", f"{QUESTION} shades", QUESTION]
 
     def content(order: Sequence[int]) -> list[dict[str, Any]]:
         return [

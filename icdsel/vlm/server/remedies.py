@@ -4,6 +4,8 @@ import re
 
 from icdsel.vlm.server.failures import Rejected, Unreachable
 
+REMEDY_OF_FILES = "start vLLM with --allowed-local-media-path FOLDER, which holds the images, or leave out --file-urls"
+_FILES = r"allowed.local.media|local files|file://"
 _REMEDIES = (
     (
         r"context length|max_model_len|maximum model length|longer than the|exceeds? the (model|available) context|"
@@ -17,10 +19,7 @@ _REMEDIES = (
         "start the server with more images in a prompt (vLLM --limit-mm-per-prompt '{\"image\": 17}', SGLang "
         "--limit-mm-data-per-request), or use fewer ICDs (--shots, --max-shots, --pointer-shots)",
     ),
-    (
-        r"allowed.local.media|local files|file://|url scheme",
-        "let the server read the images (vLLM --allowed-local-media-path FOLDER), or leave out --file-urls",
-    ),
+    (rf"{_FILES}|url scheme", REMEDY_OF_FILES),
     (
         r"not a multimodal|does not support (image|multimodal|vision)|image input is not supported|image_url|mmproj",
         "the model reads no images there: serve a vision-language model (llama.cpp needs its --mmproj)",
@@ -50,6 +49,11 @@ def remedy_of(rejected: Rejected) -> str | None:
     if rejected.status in _BY_STATUS:
         return _BY_STATUS[rejected.status]
     return next((remedy for words, remedy in _REMEDIES if re.search(words, str(rejected), re.IGNORECASE)), None)
+
+
+def is_about_files(reason: str) -> bool:
+    """Whether a request failed because the server may not read a file: vLLM reports that as an error of its own."""
+    return re.search(_FILES, reason, re.IGNORECASE) is not None
 
 
 def remedy_of_encryption(failure: Unreachable) -> str | None:
