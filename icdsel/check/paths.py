@@ -12,6 +12,7 @@ from icdsel.artefacts.rl_data import has_rl_data
 from icdsel.artefacts.run_folder import is_run
 from icdsel.check.dataset import check_dataset
 from icdsel.check.findings import Checked, Findings, Kind
+from icdsel.check.own_files import check_predictions, own_file, own_folder
 from icdsel.check.rl_data import PART, Context, check_lever_plus, check_rl_data
 from icdsel.data.datasets import files_of, is_dataset
 from icdsel.data.named import DATASETS, is_missing_world, splits_of
@@ -22,7 +23,7 @@ from icdsel.settings.worlds import is_world, world_folder, world_in
 
 UNREADABLE = Kind("it cannot be read", "check that it is complete and that you have the rights to read it")
 UNKNOWN = Kind(
-    "it is not a dataset, RL data, a run's folder or a checkpoint",
+    "it is not a dataset, RL data, predictions, a run's folder or a checkpoint",
     "name a dataset's file or folder (docs/quickstart.md lists the forms), RL data (.jsonl, Lever-Plus's .json), a "
     "run's folder (results/<dataset>/model_cpk/<run>), or a .pt or .ckpt",
 )
@@ -79,11 +80,15 @@ def _check_path(path: Path, context: Context, images: bool) -> list[Checked]:
         if is_run(path):
             return [check_run(path)]
         found = _check_folder(path, settings, images)
-        return found or [_check_own(path, settings, images) if is_dataset(path) else _unknown(path)]
+        if found or (own := own_folder(path)) is None:
+            return found or [_check_own(path, settings, images) if is_dataset(path) else _unknown(path)]
+        return [own]
     if not path.is_file():
         return [_unknown(path)]
     if owner := _owner(path, settings.data.dataset):
         return [_check_file(path, owner, settings, images)]
+    if own := own_file(path):
+        return [own]
     with path.open("rb") as file:
         start = file.read(_START)
     if path.suffix in (".pt", ".ckpt", ".pth") or start.startswith((b"PK", b"\x80")):
@@ -92,7 +97,9 @@ def _check_path(path: Path, context: Context, images: bool) -> list[Checked]:
         return [check_lever_plus(path, context)]
     if has_rl_data(start) or path.name.endswith(f".jsonl{PART}"):
         return [check_rl_data(path, context)]
-    if is_dataset(path) and not has_predictions(start):
+    if has_predictions(start):
+        return [check_predictions(path)]
+    if is_dataset(path):
         return [_check_own(path, settings, images)]
     return [_unknown(path)]
 
@@ -180,7 +187,7 @@ def _unknown(path: Path) -> Checked:
         found.add(UNKNOWN, f"it contains {entries or 'nothing'}")
     elif path.is_file():
         with path.open("rb") as file:
-            found.add(UNKNOWN, f"it begins with {file.read(40)!r}")
+            found.add(UNKNOWN, f"it begins with: {file.read(40).decode(errors='replace')}")
     else:
         found.add(UNKNOWN, "it is a device or a pipe")
     return Checked(str(path), "unknown", findings=found.listed())

@@ -18,14 +18,14 @@ def check(
         list[Path] | None,
         typer.Argument(
             metavar="PATH",
-            help="Datasets, RL data, run folders or checkpoints. [default: the dataset of the settings]",
+            help="Datasets, RL data, predictions, run folders or checkpoints. [default: the dataset of the settings]",
             show_default=False,
         ),
     ] = None,
     images: Annotated[bool, typer.Option("--images", help="Also open every image of a dataset.")] = False,
     json_file: JsonFile = None,
 ) -> None:
-    """Lists the problems of a dataset, RL data, a run or a checkpoint. The exit code is 1 if there are errors.
+    """Lists problems of datasets, RL data, predictions, runs and checkpoints. The exit code is 1 if there are errors.
 
     The kind of each path is detected. No VLM is loaded, and no code in a file is run. RL data are checked against the
     current dataset and settings.
