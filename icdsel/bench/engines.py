@@ -16,7 +16,7 @@ from icdsel.bench import baseline
 from icdsel.bench.architectures import saved_vlm
 from icdsel.bench.ways import Way, Ways, needless, ways_of
 from icdsel.bench.workload import Prompts, Sizes, Supply
-from icdsel.console import progress, warn
+from icdsel.console import note, progress, warn
 from icdsel.errors import VlmError, reason_of
 from icdsel.records import Answer
 from icdsel.settings.loading import Settings
@@ -232,6 +232,7 @@ def _measured_in_turns(
     tallies = [_Tally() for _ in measured]
     with progress("Measuring", 2 * rounds * len(measured)) as advance:
         for number in range(rounds):
+            note(f"measuring {len(measured)} ways, round {number + 1} of {rounds}")
             order = range(len(measured)) if number % 2 == 0 else range(len(measured) - 1, -1, -1)
             for references in (False, True):
                 answers: dict[int, dict[int, Answer]] = {}

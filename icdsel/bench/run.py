@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from icdsel.bench import baseline
 from icdsel.bench.architectures import random_vlm
 from icdsel.bench.workload import Sizes, make_requests
-from icdsel.console import progress
+from icdsel.console import note, progress
 from icdsel.policy.groups import Groups
 from icdsel.policy.loop import make_network, train_policy
 from icdsel.policy.network import CosineNetwork
@@ -55,16 +55,17 @@ def bench(settings: Settings, sizes: Sizes, architecture: str | None) -> dict[st
     vlm = engine.engine
     assert isinstance(vlm, LocalModel)  # other engines are measured by `bench_engines`
     device = torch.device(vlm.device)
-    stages: dict[str, Callable[[], Figures]] = {
-        "scorer": lambda: _scorer(engine, vlm, sizes, settings.data.seed),
-        "proposals": lambda: _proposals(sizes, settings.proposals, device),
-        "train_batch_1": lambda: _training(sizes, settings.train, 1, device),
-        "train_batch_32": lambda: _training(sizes, settings.train, 32, device),
-        "neighbours": lambda: _neighbours(sizes, device),
+    stages: dict[str, tuple[str, Callable[[], Figures]]] = {
+        "scorer": ("the scorer", lambda: _scorer(engine, vlm, sizes, settings.data.seed)),
+        "proposals": ("proposals", lambda: _proposals(sizes, settings.proposals, device)),
+        "train_batch_1": ("training, batch size 1", lambda: _training(sizes, settings.train, 1, device)),
+        "train_batch_32": ("training, batch size 32", lambda: _training(sizes, settings.train, 32, device)),
+        "neighbours": ("neighbour searches", lambda: _neighbours(sizes, device)),
     }
     figures: dict[str, Any] = {"device": _device_name(device), "model": vlm.name, "dtype": vlm.dtype}
     with progress("Measuring", len(stages)) as advance:
-        for name, measure in stages.items():
+        for name, (what, measure) in stages.items():
+            note(f"measuring {what}")
             figures[name] = measure()
             advance(1)
     return figures | {"sizes": vars(sizes), "environment": environment(vlm.device, torch.get_num_threads())}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from icdsel.bench import baseline
-from icdsel.console import progress
+from icdsel.console import note, progress
 from icdsel.policy.loop import make_network
 from icdsel.policy.network import PointerNetwork
 from icdsel.policy.shared_pool import QUERIES
@@ -63,6 +63,7 @@ def bench_whole_set(settings: Settings, size: int) -> dict[str, Any]:
     figures: dict[str, Any] = {"candidates": size}
     with progress("Measuring", len(NETWORKS)) as advance:
         for name, (train, width) in NETWORKS.items():
+            note(f"measuring the network {name}")
             table, query = _unit(size, width, seed), _unit(2 * QUERIES, width, seed + 1)
             measured = _measured(_network(train, width, seed), query, table, mask)
             default = figures.get(DEFAULT, measured)["plain_per_second"]

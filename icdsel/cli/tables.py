@@ -282,7 +282,7 @@ def engines_table(figures: Mapping[str, Any]) -> Table:
     else:
         table.caption += (
             "ratio: to the plain way in the same round. equal: the share of answers that equal the plain way's; "
-            "log-probs: the largest difference to its, in nats. That a server has this model is told by the name alone."
+            "log-probs: the largest difference to its, in nats. Only its name says that a server has the same model."
         )
     for way in figures["ways"]:
         if way["failed"]:

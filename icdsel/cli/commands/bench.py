@@ -132,7 +132,7 @@ def bench(
 def _show(figures: dict[str, Any], table: RenderableType, json_file: Path | None) -> None:
     from icdsel.store.files import write_json
 
-    out.print(table)
+    out.print(table, soft_wrap=False)
     if json_file:
         write_json(json_file, figures, indent=1)
         note(f"Written to {json_file}")
