@@ -19,7 +19,7 @@ from icdsel.vlm.workers.ray_actor import Arrival, EngineActor, Plan, versions
 from icdsel.vlm.workers.ray_cluster import Cluster, Share, connect
 from icdsel.vlm.workers.worker import Reply, WorkerLostError, opener
 
-_TELL = 60.0
+_FIRST_TELL, _TELL = 10.0, 60.0
 """Seconds after which the user is told, and told again, that workers wait for a place."""
 _here = cache(versions)
 
@@ -88,7 +88,7 @@ class Places:
         self.cluster, self._share, self._count, self._patience = cluster, share, count, patience
         remote = cluster.ray.remote(num_cpus=share.cpus, num_gpus=share.gpus, max_restarts=0, max_task_retries=0)
         self._actors = remote(EngineActor).options(scheduling_strategy="SPREAD")
-        self._lock, self._told = threading.Lock(), time.monotonic()
+        self._lock, self._told = threading.Lock(), -_TELL
 
     def place(self, plan: Plan) -> "Placed":
         """An actor that is on its way to a place."""
@@ -101,14 +101,16 @@ class Places:
         Raises:
             VlmError: There is no place in time.
         """
-        end = time.monotonic() + self._patience
-        while not wait([arrival, stop], max(0.0, min(_TELL, end - time.monotonic())), FIRST_COMPLETED).done:
+        end, pause = time.monotonic() + self._patience, _FIRST_TELL
+        while not wait([arrival, stop], max(0.0, min(pause, end - time.monotonic())), FIRST_COMPLETED).done:
             if time.monotonic() >= end:
                 raise VlmError(
-                    f"a worker found no place within --ray-wait {self._patience:g} seconds. {self._situation()}. Ask "
-                    "for less (--workers, --threads, --device cpu), or add machines, or wait until others have finished"
+                    f"a worker found no place within {_duration(self._patience)} (--ray-wait): {self._situation()}. "
+                    "Ask for less (--workers, --threads, --device cpu), or add machines, or wait until others have "
+                    "finished"
                 )
             self._tell()
+            pause = _TELL
 
     def _situation(self) -> str:
         workers = f"{self._count} workers need" if self._count > 1 else "a worker needs"
@@ -121,7 +123,12 @@ class Places:
             if time.monotonic() - self._told < _TELL:
                 return
             self._told = time.monotonic()
-        note(f"waiting for a place, up to --ray-wait {self._patience:g} seconds: {self._situation()}")
+        places = f"places for {self._count} workers" if self._count > 1 else "a place for a worker"
+        note(f"waiting for {places}, up to {_duration(self._patience)} (--ray-wait): {self._situation()}")
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:g} minutes" if seconds >= 120 and seconds % 60 == 0 else f"{seconds:g} seconds"
 
 
 class RayWorker:

@@ -18,7 +18,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from icdsel.console import logger
+from icdsel.console import logger, note
 from icdsel.errors import VlmError, reason_of
 
 _OBJECT_STORE = 256 * 2**20
@@ -28,6 +28,8 @@ _REACHABLE = 10.0
 _PATIENCE = 120
 """Seconds in which a cluster must let a process in."""
 _TRIAL = "import ray, sys; ray.init(sys.argv[1], log_to_driver=False, logging_level='error')"
+_TOKEN_MODE = "RAY_AUTH_MODE"
+"""The variable by which Ray gives the cluster this machine's token, if it is "token"."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -115,14 +117,16 @@ def connect(address: str | None, cpus: int) -> Cluster:
         if error.name != "ray":
             raise
         raise VlmError('Ray is not installed: pip install "icdsel[ray]", on every machine of the cluster') from None
+    cluster = Cluster(ray, address)
     if not ray.is_initialized():
-        if address:
-            _try(address, ray.__version__)
+        note(f"connecting to {cluster}" if address else "starting Ray on this machine")
+        if address and _try(address, ray.__version__):
+            ray._raylet.Config.initialize("")  # Ray has read the variables when it was imported
         options = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": _OBJECT_STORE}
         with _signals_kept():
             _in_thread(lambda: _start(ray, address, {} if address else options))
         _keep_stdout_clean()
-    return Cluster(ray, address)
+    return cluster
 
 
 def _start(ray: Any, address: str | None, options: Mapping[str, Any]) -> None:
@@ -152,29 +156,72 @@ def _job(ray: Any) -> Any:
     return Job()
 
 
-def _try(address: str, version: str) -> None:
+def _try(address: str, version: str) -> bool:
     """Connects from a process of its own first: if Ray cannot, it may end the process, with pages of text.
+
+    Ray sends no token to an address that is named, unless a variable says so. Where a cluster asks for one, the
+    variable is set, for this process too.
+
+    Returns:
+        Whether the variable was set.
 
     Raises:
         VlmError: It cannot connect.
     """
     if address != "auto":
         _require_reachable(address)
+    why = _failure(address)
+    if why is None:
+        return False
+    if _asks_for_token(why) and _TOKEN_MODE not in os.environ:
+        os.environ[_TOKEN_MODE] = "token"
+        why = _failure(address)
+        if why is None:
+            return True
+        del os.environ[_TOKEN_MODE]
+    raise VlmError(_why(why, address, version))
+
+
+def _failure(address: str) -> str | None:
+    """What Ray says about a connection that fails; None if it does not."""
     command = [sys.executable, "-P", "-c", _TRIAL, address]  # -P: a file ray.py in this folder is not Ray
-    try:  # elsewhere: Ray may start processes for the trial that look for modules in its folder
-        tried = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_PATIENCE, cwd=os.sep)
-    except subprocess.TimeoutExpired:
-        raise VlmError(f"the Ray cluster {address} does not let this machine in within {_PATIENCE} seconds") from None
-    if tried.returncode:
-        raise VlmError(_why(tried.stderr, address, version))
+    options: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    options["cwd"] = os.sep  # Ray may start processes for the trial that look for modules in its folder
+    said, late = list[str](), threading.Event()
+    with subprocess.Popen(command, errors="replace", **options) as trial:
+
+        def end() -> None:
+            late.set()
+            trial.kill()
+
+        timer = threading.Timer(_PATIENCE, end)
+        timer.start()
+        try:
+            for line in trial.stderr or ():
+                said.append(line)
+                if _asks_for_token(line):  # Ray would try for another 20 seconds
+                    trial.kill()
+                    break
+            trial.wait()
+        finally:
+            timer.cancel()
+            trial.kill()
+    if late.is_set():
+        raise VlmError(f"the Ray cluster {address} does not let this machine in within {_PATIENCE} seconds")
+    return "".join(said) if trial.returncode else None
+
+
+def _asks_for_token(text: str) -> bool:
+    return "AuthToken" in text or "AuthenticationError" in text
 
 
 def _why(text: str, address: str, version: str) -> str:
     """What to do about Ray's account of a connection that failed."""
-    if "AuthToken" in text or "AuthenticationError" in text:
+    if _asks_for_token(text):
+        mode = os.environ.get(_TOKEN_MODE, "token")
         return (
             f"the Ray cluster {address} asks for a token: give this machine the one of the head (~/.ray/auth_token or "
-            "RAY_AUTH_TOKEN), and set RAY_AUTH_MODE=token"
+            "RAY_AUTH_TOKEN)" + (f", and set {_TOKEN_MODE}=token (now it is {mode})" if mode != "token" else "")
         )
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if different := [i for i, line in enumerate(lines) if "ersion mismatch" in line]:
@@ -206,8 +253,9 @@ def _require_reachable(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_REACHABLE).close()
     except (OSError, UnicodeError) as error:  # the latter for what no name of a host can be, such as a..b
+        reason = getattr(error, "strerror", None) or reason_of(error)
         raise VlmError(
-            f"no Ray cluster answers at {address} ({reason_of(error)}): give the address that `ray start --head` "
+            f"no Ray cluster answers at {address} ({reason}): give the address that `ray start --head` "
             "printed on the first machine"
         ) from None
 

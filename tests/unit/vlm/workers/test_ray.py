@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -75,7 +76,9 @@ def test_actors_answer_like_one_engine_and_a_killed_one_is_replaced(
         assert f"its process {processes[0]}" in caplog.text
         with pytest.raises(DataError, match="something that the user can change"):
             several.answer([Request((), Example(1, 1, Path("1.png"), "Wrong?", "", ()))])
-        with pytest.raises(VlmError, match=r"no place within --ray-wait 0.2 .* 1 machine with 2 CPUs .*\(free: 0"):
+        with pytest.raises(
+            VlmError, match=r"no place within 0.2 seconds \(--ray-wait\): 3 workers .* 2 CPUs .*\(free: 0"
+        ):
             RayWorker("one too many", Places(cluster, Share(1, 0), 3, 0.2), plan()).start()
         held_up = RayWorker("worker 4", places, plan())
         held_up._placed = several._workers[1]._placed
@@ -315,3 +318,66 @@ def test_a_file_of_the_folder_is_not_ray(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(VlmError):
         ray_cluster._try("auto", "2")
     assert not Path("was-run").exists()
+
+
+ASKED = "import os; raise SystemExit(0 if {} else 'ray.exceptions.AuthenticationError: {}')"
+
+
+@pytest.fixture
+def token_mode(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of the variable, which is not set, and is as before after the test."""
+    name = "RAY_AUTH_MODE"
+    monkeypatch.setenv(name, "")
+    del os.environ[name]
+    return name
+
+
+def test_a_cluster_that_asks_for_a_token_is_given_it(token_mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_cluster, "_TRIAL", "pass")
+    assert not ray_cluster._try("auto", "2") and token_mode not in os.environ  # it does not ask
+    monkeypatch.setattr(ray_cluster, "_TRIAL", ASKED.format(f"os.environ.get({token_mode!r}) == 'token'", "Unauth"))
+    assert ray_cluster._try("auto", "2")
+    assert os.environ[token_mode] == "token"
+
+
+@pytest.mark.parametrize("mode", ["", "disabled"])
+def test_a_token_that_is_missing_is_told(mode: str, token_mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if mode:
+        os.environ[token_mode] = mode
+    refused = "import sys, time; sys.stderr.write('Unauthenticated: InvalidAuthToken\\n'); time.sleep(600)"
+    monkeypatch.setattr(ray_cluster, "_TRIAL", refused)  # Ray goes on trying
+    with pytest.raises(VlmError, match=r"asks for a token: .* \(~/.ray/auth_token or RAY_AUTH_TOKEN\)") as raised:
+        ray_cluster._try("auto", "2")
+    assert os.environ.get(token_mode, "") == mode
+    assert ("set RAY_AUTH_MODE=token (now it is disabled)" in str(raised.value)) == bool(mode)
+
+
+def test_a_cluster_that_does_not_let_this_machine_in_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_cluster, "_TRIAL", "import time; time.sleep(600)")
+    monkeypatch.setattr(ray_cluster, "_PATIENCE", 0.5)
+    with pytest.raises(VlmError, match=r"does not let this machine in within 0.5 seconds"):
+        ray_cluster._try("auto", "2")
+
+
+def test_an_address_where_nobody_listens_is_told_without_numbers_of_errors() -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        with pytest.raises(VlmError, match=r"no Ray cluster answers at 127.0.0.1:\d+ \(Connection refused\): give"):
+            ray_cluster._try(f"127.0.0.1:{bound.getsockname()[1]}", "2")
+
+
+def test_who_waits_for_places_is_told_for_how_long(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+    monkeypatch.setattr("icdsel.vlm.workers.ray._FIRST_TELL", 0.01)
+    remote = SimpleNamespace(options=lambda **_: None)
+    cluster = machines((2, 0))
+    cluster.ray.remote = lambda **_: lambda actor: remote
+    stop: Future[Any] = Future()
+    with caplog.at_level("INFO"), ThreadPoolExecutor() as threads:
+        places = Places(cluster, Share(1, 0), 3, 600)
+        waiting = [threads.submit(places.wait, Future(), stop) for _ in range(2)]
+        while "waiting" not in caplog.text:
+            time.sleep(0.01)
+        stop.set_result(None)
+        assert [each.result() for each in waiting] == [None, None]
+    told = "waiting for places for 3 workers, up to 10 minutes (--ray-wait): 3 workers need 1 CPU each; the Ray cluster"
+    assert caplog.text.count("waiting for places") == 1 and told in caplog.text
