@@ -18,10 +18,10 @@ from icdsel.store.run_log import history
 Command = Callable[..., None]
 
 
-def with_exit_codes(command: Command) -> Command:
+def with_exit_codes(command: Command, kept: str = KEPT) -> Command:
     """Ends a command that fails with one message: code 2 for a user's mistake, 1 if machine, VLM or data fail.
 
-    An interruption ends it with 130 (Ctrl-C) or 143 (SIGTERM).
+    An interruption ends it with 130 (Ctrl-C) or 143 (SIGTERM). `kept` says what is left of its work then.
     """
 
     @functools.wraps(command)
@@ -29,13 +29,13 @@ def with_exit_codes(command: Command) -> Command:
         show_messages()
         try:
             main_thread = threading.current_thread() is threading.main_thread()  # only it may handle signals
-            with raised() if main_thread else nullcontext(), history():
+            with raised(kept) if main_thread else nullcontext(), history():
                 command(*args, **values)
         except UserError as error:
             tell_error(str(error))
             raise typer.Exit(1 if isinstance(error, CallsError | NoSignalError) else 2) from None
         except KeyboardInterrupt as stopped:
-            err.print(f"interrupted; {KEPT}")
+            err.print(f"interrupted; {kept}")
             raise typer.Exit(128 + (stopped.args or (signal.SIGINT,))[0]) from None
         except (MemoryError, RuntimeError) as error:
             if not lacks_memory(error):
@@ -44,12 +44,12 @@ def with_exit_codes(command: Command) -> Command:
             remedy = (
                 "Use smaller values (--batch-size, --hidden-dim, --tower; --batch-tokens for the VLM), or free memory."
             )
-            tell_error(f"out of memory: {reason}. {remedy} {KEPT.capitalize()}")
+            tell_error(f"out of memory: {reason}. {remedy} {kept.capitalize()}")
             raise typer.Exit(1) from None
         except OSError as error:
             mistaken = is_mistake(error)
             with suppress(OSError):  # it may be stderr that cannot be written
-                tell_error(of_system(error) if mistaken else f"{of_system(error)} {KEPT.capitalize()}")
+                tell_error(of_system(error) if mistaken else f"{of_system(error)} {kept.capitalize()}")
             raise typer.Exit(2 if mistaken else 1) from None
 
     return run

@@ -15,6 +15,7 @@ from typer.models import OptionInfo
 from icdsel.cli.choices import choices, ignored_settings, require_known
 from icdsel.cli.exits import Command, with_exit_codes
 from icdsel.cli.help import HelpAll
+from icdsel.cli.interruption import KEPT
 from icdsel.console import warn
 from icdsel.errors import of_system
 from icdsel.settings import load_settings
@@ -36,7 +37,11 @@ RlData = Annotated[list[Path] | None, typer.Option("--rl-data", help="RL data to
 
 
 def with_settings(
-    *tables: str, leave_out: Iterable[str] = (), hidden: Iterable[str] = (), varied: Iterable[str] = ()
+    *tables: str,
+    leave_out: Iterable[str] = (),
+    hidden: Iterable[str] = (),
+    varied: Iterable[str] = (),
+    kept: str = KEPT,
 ) -> Callable[[Command], Command]:
     """Gives a command a flag for every setting of `tables`, and calls it with the resolved `settings`.
 
@@ -48,6 +53,7 @@ def with_settings(
         leave_out: Settings without a flag, as "table.name".
         hidden: Tables whose flags `--help` does not show.
         varied: Tables whose settings the command changes itself, so that it also warns of those without effect.
+        kept: What an interruption leaves, for the message.
     """
     final = [table for table in tables if table not in set(varied)]
     skipped, unseen = set(leave_out), set(hidden)
@@ -60,7 +66,7 @@ def with_settings(
         groups: dict[str, Any] = {p.name: p.annotation for p in declared if dataclasses.is_dataclass(p.annotation)}
 
         @functools.wraps(command)
-        @with_exit_codes
+        @functools.partial(with_exit_codes, kept=kept)
         def run(**values: Any) -> None:
             del values["help_all"]  # it ended the command if it was given
             given: dict[str, dict[str, Any]] = {}

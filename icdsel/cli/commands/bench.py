@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import RenderableType
 
+from icdsel.cli.interruption import NOTHING_KEPT
 from icdsel.cli.options import with_settings
 from icdsel.cli.outputs import JsonFile
 from icdsel.console import note, out, warn
@@ -16,7 +17,7 @@ from icdsel.settings.presets import TINY_VLM
 from icdsel.vlm.engines import ENGINES
 
 
-@with_settings("data", "vlm", leave_out=["vlm.engine"], varied=["vlm"])
+@with_settings("data", "vlm", leave_out=["vlm.engine"], varied=["vlm"], kept=NOTHING_KEPT)
 def bench(
     settings: Settings,
     engine: Annotated[

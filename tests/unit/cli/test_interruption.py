@@ -84,6 +84,11 @@ def test_a_second_signal_ends_the_process_at_once(by: signal.Signals, tmp_path: 
     assert (made.returncode, made.stderr) == (128 + by, f"interrupted; {KEPT}\n")
 
 
+@BOTH
+def test_the_message_of_an_end_at_once_says_what_is_kept(by: signal.Signals, tmp_path: Path) -> None:
+    assert python(TWICE.replace("raised()", "raised('all of it')"), by, tmp_path).stderr == "interrupted; all of it\n"
+
+
 def test_a_signal_that_is_ignored_stays_ignored(tmp_path: Path) -> None:
     code = "import signal\nfrom icdsel.cli.interruption import raised\n"
     code += "signal.signal(signal.SIGINT, signal.SIG_IGN)\nwith raised():\n    signal.raise_signal(signal.SIGINT)\n"

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from icdsel.artefacts.run_folder import run_name
 from icdsel.cli.app import app
 from icdsel.cli.help import COMMON
+from icdsel.cli.interruption import NOTHING_KEPT
 from icdsel.cli.options import with_settings
 from icdsel.settings import Settings, settings_from
 from icdsel.settings.hints import OLD_VARIABLES
@@ -225,6 +226,14 @@ def test_settings_that_the_command_varies_are_left_to_its_own_warnings() -> None
     shown = " ".join(experiment.output.split())
     assert "--length-penalty has no effect" in shown
     assert "--kl-beta" not in shown and "--rel-weight" not in shown
+
+
+def test_a_bench_does_not_promise_to_resume(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt(2)
+
+    monkeypatch.setattr("icdsel.bench.whole_set.bench_whole_set", interrupted)
+    assert f"interrupted; {NOTHING_KEPT}" in icdsel("bench", "--whole-set", 64, code=130)
 
 
 # --- help -------------------------------------------------------------------------------------------------
