@@ -58,9 +58,10 @@ def with_exit_codes(command: Command, kept: str = KEPT) -> Command:
 def finish(settings: Settings, failed: int = 0) -> None:
     """Ends a command's work with a hint on how to use one's own data, and with code 1 if VLM calls failed."""
     if is_world(settings.data.dataset):
+        model = "" if settings.vlm.url else "--model qwen2.5-vl-3b "  # servers have theirs
         note(
             "This ran on the bundled world. For your own data, add --dataset okvqa --data-dir DIR --image-dir DIR "
-            "--model qwen2.5-vl-3b (or put these settings into icdsel.toml)."
+            f"{model}(or put these settings into icdsel.toml)."
         )
     if failed:
         warn(f"{failed} VLM calls failed; the reasons are recorded with the answers, in this command's files")

@@ -15,9 +15,11 @@ from typer.testing import CliRunner
 
 from icdsel.artefacts.run_folder import run_name
 from icdsel.cli.app import app
+from icdsel.cli.exits import finish
 from icdsel.cli.help import COMMON
 from icdsel.cli.interruption import NOTHING_KEPT
 from icdsel.cli.options import with_settings
+from icdsel.console import show_messages
 from icdsel.settings import Settings, settings_from
 from icdsel.settings.hints import OLD_VARIABLES
 from icdsel.settings.names import default_text, every_setting
@@ -234,6 +236,16 @@ def test_a_bench_does_not_promise_to_resume(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr("icdsel.bench.whole_set.bench_whole_set", interrupted)
     assert f"interrupted; {NOTHING_KEPT}" in icdsel("bench", "--whole-set", 64, code=130)
+
+
+@pytest.mark.parametrize(("vlm", "has_model"), [({}, True), ({"url": "http://a/v1", "model": "a"}, False)])
+def test_the_hint_for_own_data_names_a_model_where_none_is_served(
+    vlm: dict[str, Any], has_model: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show_messages()
+    finish(settings_from({"vlm": vlm}))
+    said = " ".join(capsys.readouterr().err.split())
+    assert "For your own data, add --dataset okvqa" in said and ("--model qwen2.5-vl-3b" in said) is has_model
 
 
 # --- help -------------------------------------------------------------------------------------------------
