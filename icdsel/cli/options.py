@@ -71,7 +71,8 @@ def with_settings(
             del values["help_all"]  # it ended the command if it was given
             given: dict[str, dict[str, Any]] = {}
             for table, name in fields:
-                given.setdefault(table, {})[name] = values.pop(f"{table}__{name}")
+                value = values.pop(f"{table}__{name}")
+                given.setdefault(table, {})[name] = ",".join(value) if isinstance(value, list | tuple) else value
             settings = load_settings(given)
             require_known(settings)
             if settings.vlm.url:
@@ -152,6 +153,7 @@ def _option(table: str, name: str, hidden: bool) -> inspect.Parameter:
     field = TABLES[table].model_fields[name]
     spelled, default = flag(name, field), default_text(table, name)
     is_switch = bool in _kinds(field.annotation)
+    is_list = typing.get_origin(_kinds(field.annotation)[0]) is tuple  # which may also be given one by one
     values, names = _values(field)
     option = typer.Option(
         f"{spelled}/--no-{spelled[2:]}" if is_switch else spelled,
@@ -160,8 +162,10 @@ def _option(table: str, name: str, hidden: bool) -> inspect.Parameter:
         rich_help_panel=f"Settings: {table}",
         show_default=False,
         hidden=hidden,
+        parser=_text if is_list else None,
     )
-    annotation = Annotated[bool | None, option] if is_switch else Annotated[str | None, option]
+    kind: Any = bool if is_switch else list[str] if is_list else str
+    annotation = Annotated[kind | None, option]
     return inspect.Parameter(f"{table}__{name}", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 

@@ -246,6 +246,12 @@ def test_flags_that_contradict_servers_are_refused_before_any_is_asked(flags: tu
     assert said in " ".join(icdsel(*INFER, "--vlm-url", nobody, *flags, code=2).split())
 
 
+def test_servers_that_are_named_one_by_one_are_all_asked():
+    with fake_server() as a, fake_server() as b:
+        icdsel(*INFER, "--vlm-url", a.url, "--vlm-url", b.url)
+        assert a.prompts and b.prompts
+
+
 def test_an_engine_of_servers_without_any_starts_no_worker(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(processes, "open_processes", pytest.fail)
     said = " ".join(icdsel(*INFER, "--engine", "server", "--workers", 2, code=2).split())

@@ -137,6 +137,20 @@ def test_a_switch_can_be_turned_off(empty_folder: Path, train: Command) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
+def test_the_values_of_a_list_may_be_given_one_by_one(command: str) -> None:
+    lists = [option for option in COMMANDS[command].params if option.metavar and option.metavar.endswith(",…")]
+    assert all(option.multiple for option in lists if "__" in str(option.name))
+
+
+def test_lists_that_are_given_one_by_one_are_joined() -> None:
+    infer = Command("data", "vlm", "infer")
+    settings = infer("--shots", "1", "--shots", "3,auto", "--selector", "random", "--selector", "oracle")
+    assert settings.infer.shots == (1, 3, "auto") and settings.infer.selector == ("random", "oracle")
+    infer("--selector", "random", "--selector", " ", code=2)
+    assert "it is empty" in " ".join(infer.output.split())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_the_flags_of_a_command_are_distinct(command: str) -> None:
     spelled = [name for option in COMMANDS[command].params for name in (*option.opts, *option.secondary_opts)]
     assert len(set(spelled)) == len(spelled)
