@@ -1,11 +1,13 @@
 """Resolved settings (every value filled in), and how they are made from raw settings (the given values)."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from icdsel.errors import SettingsError
 from icdsel.settings.messages import explained
-from icdsel.settings.names import sampler_file_name
+from icdsel.settings.names import flag, sampler_file_name
 from icdsel.settings.presets import (
     DATA_ENDINGS,
     GATED,
@@ -94,6 +96,7 @@ def resolve(raw: RawSettings) -> Settings:
 
     Raises:
         pydantic.ValidationError: Two values do not fit together.
+        SettingsError: Servers cannot decode like this.
     """
     given = raw.model_dump(exclude_none=True)
     preset = PRESETS[DataSettings(**given["data"]).preset]
@@ -109,7 +112,25 @@ def resolve(raw: RawSettings) -> Settings:
     if (decided["vlm"] | given["vlm"]).get("model", TINY_VLM) == TINY_VLM:
         decided["data"]["encoder"] = VLM_ENCODER
     filled = Settings.model_validate({table: decided[table] | given[table] for table in TABLES})
+    _require_decoding_of_servers(filled, given["vlm"])
     return Settings(**{name: table.model_construct(set(given[name]), **dict(table)) for name, table in filled})
+
+
+def _require_decoding_of_servers(settings: Settings, given: Collection[str]) -> None:
+    """Rejects what servers (--vlm-url) do not have, all at once; it may be a preset's, so that nobody has typed it."""
+    vlm, wrong = settings.vlm, []
+    if vlm.num_beams > 1:
+        wrong.append(("num_beams", "means something else on servers", "--num-beams 1"))
+    if vlm.repetition_penalty == "model":
+        wrong.append(("repetition_penalty", "is not known of a server", "--repetition-penalty 1"))
+    if vlm.url and wrong:
+        typed = [
+            f"{flag(name, VlmSettings.model_fields[name])} {getattr(vlm, name)} "
+            f"{'' if name in given else f'of --preset {settings.data.preset} '}{why}"
+            for name, why, _ in wrong
+        ]
+        instead = " ".join(flags for *_, flags in wrong)
+        raise SettingsError(f"{'; '.join(typed)}: with --vlm-url, use {instead}")
 
 
 def load_settings(given: Given) -> Settings:

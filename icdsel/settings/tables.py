@@ -242,18 +242,6 @@ class VlmSettings(Table):
             raise ValueError("icd_template must contain {answer}")
         if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
             raise ValueError(f"min_pixels ({self.min_pixels}) is above max_pixels ({self.max_pixels})")
-        if self.on_ray and self.url:
-            raise ValueError("servers (--vlm-url) run the model themselves: leave out --ray and --ray-address")
-        if self.url and self.num_beams > 1:
-            raise ValueError(
-                f"--num-beams {self.num_beams} means something else on servers (--vlm-url): leave it at 1, which is "
-                "greedy decoding"
-            )
-        if self.url and self.repetition_penalty == "model":
-            raise ValueError(
-                "--repetition-penalty model is not known of a server (--vlm-url): give the number, such as "
-                "--repetition-penalty 1"
-            )
         if self.on_ray and self.device not in ("auto", "cpu", "cuda"):
             raise ValueError(
                 f"device is {self.device!r}, but Ray chooses each worker's GPU: use auto, cpu or cuda, and --workers"

@@ -127,8 +127,16 @@ def require_possible(settings: VlmSettings) -> None:
     kind = ENGINES.named(settings.engine)
     if settings.url and not kind.asks_servers:
         raise SettingsError(f"--engine {kind.name} does not ask servers: leave it out, or leave out --vlm-url")
-    if settings.url and settings.workers is not None:
-        raise SettingsError("servers (--vlm-url) run the model themselves: leave out --workers (see --concurrency)")
+    workers = {
+        "--workers": settings.workers is not None,
+        "--ray": settings.ray,
+        "--ray-address": settings.ray_address is not None,
+        "all but one --device": "," in settings.device,
+    }
+    if settings.url and (needless := [flag for flag, given in workers.items() if given]):
+        raise SettingsError(
+            f"servers (--vlm-url) run the model themselves: leave out {' and '.join(needless)} (see --concurrency)"
+        )
     if kind.needs_servers and not settings.url:
         raise SettingsError(
             f"--engine {kind.name} asks servers: name them, as in --vlm-url http://localhost:8000/v1, or leave it out"

@@ -237,13 +237,34 @@ def test_a_model_that_changes_in_the_middle_ends_the_command_and_leaves_nothing_
         (("--engine", "qwen-vl"), "--engine qwen-vl does not ask servers"),
         (("--num-beams", 3), "--num-beams 3 means something else on servers"),
         (("--repetition-penalty", "model"), "--repetition-penalty model is not known of a server"),
-        (("--preset", "lever-plus"), "--num-beams 3 means something else on servers"),
-        (("--workers", 2), "leave out --workers (see --concurrency)"),
+        (
+            ("--preset", "lever-plus"),
+            "--num-beams 3 of --preset lever-plus means something else on servers; --repetition-penalty model of "
+            "--preset lever-plus is not known of a server: with --vlm-url, use --num-beams 1 --repetition-penalty 1",
+        ),
+        (
+            ("--preset", "lever-plus", "--num-beams", 1),
+            "error: --repetition-penalty model of --preset lever-plus is not known of a server: with --vlm-url, use "
+            "--repetition-penalty 1",
+        ),
+        (("--workers", 2), "error: servers (--vlm-url) run the model themselves: leave out --workers (see --conc"),
+        (("--ray",), "error: servers (--vlm-url) run the model themselves: leave out --ray (see --concurrency)"),
+        (("--ray-address", "head:6379", "--workers", 2), "leave out --workers and --ray-address (see --concurrency)"),
+        (("--device", "cuda:0,cuda:1"), "leave out all but one --device (see --concurrency)"),
     ],
 )
 def test_flags_that_contradict_servers_are_refused_before_any_is_asked(flags: tuple[object, ...], said: str):
     nobody = "http://127.0.0.1:9/v1"
     assert said in " ".join(icdsel(*INFER, "--vlm-url", nobody, *flags, code=2).split())
+    Path("icdsel.toml").write_text(f'[vlm]\nurl = "{nobody}"\n')
+    assert said in " ".join(icdsel(*INFER, *flags, code=2).split())
+
+
+def test_a_preset_with_beams_works_on_servers_with_the_flags_that_are_advised():
+    with fake_server() as server:
+        few = ("--n", 2, "--shots", 1, "--selector", "random")
+        icdsel("infer", *DATA, *few, *on(server), "--preset", "lever-plus", "--num-beams", 1, "--repetition-penalty", 1)
+        assert server.prompts
 
 
 def test_servers_that_are_named_one_by_one_are_all_asked():

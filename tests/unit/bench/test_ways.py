@@ -41,6 +41,7 @@ HERE, OTHER = (LOCAL, "auto", False, 1), ("transformers", "transformers", False,
         ),
         ([], {"ray": True}, [HERE, (f"{LOCAL} on Ray", "auto", False, 1)]),
         ([], {"ray": True, "workers": 2}, [HERE, (LOCAL, "auto", False, 2), (f"{LOCAL} on Ray", "auto", False, 2)]),
+        ([], {"url": URL, "ray": True}, [HERE, (f"{LOCAL} on Ray", "auto", False, 1), (SERVER, "auto", True, 1)]),
         (["server"], {}, [HERE, ("server", "server", False, 1)]),  # opening it asks for an address
     ],
 )

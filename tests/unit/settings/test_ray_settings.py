@@ -25,10 +25,6 @@ def test_addresses_of_clusters(address: str) -> None:
         ({"ray_address": "head:6379 --evil"}, "is no address of a Ray cluster"),
         ({"ray_address": "http://head:6379"}, "is no address of a Ray cluster"),
         (
-            {"ray": True, "url": "http://host:8000/v1"},
-            r"servers .* run the model themselves: leave out --ray",
-        ),
-        (
             {"ray": True, "device": "cuda:0,cuda:1"},
             "Ray chooses each worker's GPU: use auto, cpu or cuda",
         ),
