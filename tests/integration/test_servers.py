@@ -273,6 +273,11 @@ def test_servers_that_are_named_one_by_one_are_all_asked():
         assert a.prompts and b.prompts
 
 
+def test_without_a_server_only_commands_that_ask_none_are_advised_to_name_the_model():
+    said = " ".join(icdsel(*INFER, "--vlm-url", "http://127.0.0.1:9/v1", code=2).split())
+    assert "No server is needed to look at results, or for `icdsel train` on existing RL data: there, --model" in said
+
+
 def test_an_engine_of_servers_without_any_starts_no_worker(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(processes, "open_processes", pytest.fail)
     said = " ".join(icdsel(*INFER, "--engine", "server", "--workers", 2, code=2).split())

@@ -8,6 +8,7 @@ from icdsel.vlm.server.key import ApiKey
 from icdsel.vlm.server.startup import listed, models_of, open_client
 
 _LONGEST_NAME = 200
+_WITHOUT = "No server is needed to look at results, or for `icdsel train` on existing RL data: there, --model is enough"
 
 
 def with_served_model(settings: Settings) -> Settings:
@@ -23,7 +24,7 @@ def with_served_model(settings: Settings) -> Settings:
     try:
         names = asyncio.run(_names(settings))
     except VlmError as error:
-        raise VlmError(f"{error}. Or name the model with --model, if nothing is to be asked") from None
+        raise VlmError(f"{error}. {_WITHOUT}") from None
     if len(names) != 1 or len(names[0]) > _LONGEST_NAME or not names[0].isprintable():  # files are named after it
         raise VlmError(f"{settings.vlm.url[0]} serves {listed(names)}: name one with --model")
     return with_values(settings, {"vlm": {"model": names[0]}})
