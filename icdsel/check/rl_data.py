@@ -70,7 +70,8 @@ UNKNOWN_IN_POOL = Kind("pools have an example that is not in the training split"
 MIXED_POOLS = Kind("pools of a few examples are mixed with pools of the whole split", "train on them separately")
 NO_SCORE = Kind(
     "candidates lack a score that the reward mode needs",
-    "use --reward-mode hard_plus_soft, or score them again (vqa_gt_prob: icdsel gen-rl-data --references labels)",
+    "use --reward-mode hard_plus_soft, or run their gen-rl-data command again with --overwrite (for vqa_gt_prob also "
+    "--references labels)",
 )
 NO_SIGNAL = Kind(
     "queries have no signal: all their pointers have the same reward",

@@ -101,15 +101,15 @@ def require_scores(groups: Iterable[QueryGroup], settings: RewardSettings, name:
     candidates = [candidate for group in groups for candidate in group.candidates]
     for field in fields_of(settings.mode):
         if lacking := sum(getattr(candidate, field) is None for candidate in candidates):
-            option = " --references labels" if field in REFERENCE_SCORES else ""
+            option = "--references labels " if field in REFERENCE_SCORES else ""
             raise RlDataError(
                 f"{lacking} candidates of {name} have no {score_key(field)}, which --reward-mode {settings.mode} "
-                f"needs: use hard_plus_soft, or score them with `icdsel gen-rl-data{option}`"
+                f"needs: use hard_plus_soft, or run their gen-rl-data command again with {option}--overwrite"
             )
     if settings.token_price and (lacking := sum(candidate.prompt_tokens is None for candidate in candidates)):
         raise RlDataError(
             f"{lacking} candidates of {name} have no prompt_tokens, which --token-price needs: use --price, or "
-            f"score them again with `icdsel gen-rl-data`"
+            f"run their gen-rl-data command again with --overwrite"
         )
 
 

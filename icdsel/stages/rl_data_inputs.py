@@ -83,8 +83,8 @@ def _beside(settings: Settings, complete: Path, inputs: Inputs) -> bool | None:
 def _other_references(path: Path, reader: str, scored: bool) -> str:
     if scored:
         return (
-            f"{path} was generated without the probabilities of the reference answers, which {reader} needs: generate "
-            f"RL data with `icdsel gen-rl-data --references labels` {_AGAIN}"
+            f"{path} was generated without the probabilities of the reference answers, which {reader} needs: run the "
+            f"gen-rl-data command of these data with --references labels, {_AGAIN}"
         )
     return (
         f"{path} was generated with the probabilities of the reference answers: leave --references none out to use it "

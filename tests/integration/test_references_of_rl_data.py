@@ -138,7 +138,7 @@ def test_what_reads_the_probabilities_takes_no_data_without_them(asked: Asked) -
         without = f"without the probabilities of the reference answers, which {reader} needs: .* --references labels"
         with pytest.raises(RlDataError, match=without):
             train(settings(references, mode))
-    with pytest.raises(RlDataError, match=f"of {DATA} have no vqa_gt_prob, .* gen-rl-data --references labels"):
+    with pytest.raises(RlDataError, match=f"of {DATA} have no vqa_gt_prob, .* again with --references labels"):
         train(settings(mode=READS), rl_data_files=[DATA])
     for files in ([], [DATA]):
         with pytest.raises(SettingsError, match=f"--references none scores no .* the reward mode {READS} needs"):
@@ -152,7 +152,7 @@ def test_what_reads_the_probabilities_takes_no_data_without_them(asked: Asked) -
 def test_data_without_probabilities_are_described_as_such(asked: Asked) -> None:
     generate(settings())
     checked = icdsel("check", DATA, "--reward-mode", READS, code=1)
-    assert "vqa_gt_prob: icdsel gen-rl-data --references labels" in " ".join(checked.split())
+    assert "again with --overwrite (for vqa_gt_prob also --references labels)" in " ".join(checked.split())
     assert "different settings" in icdsel("check", DATA, "--references", "labels")
     assert "different settings" not in icdsel("check", DATA)
     assert "vqa_gt_prob, which Lever-Plus counts as 0" in " ".join(icdsel("convert", DATA).split())
