@@ -22,6 +22,15 @@ COMMON: dict[str, tuple[str, ...]] = {
 }
 """The flags that `--help` shows, at most ten for each command, in this order. A command without an entry shows all."""
 
+_OTHER_NAMES = {
+    "--queries": "--n",
+    "--n": "--queries",
+    "--shots": "--pointer-shots",
+    "--pointer-shots": "--shots",
+    "--url": "--vlm-url",
+}
+"""What flags are called in other commands, or may be thought to be called; their spelling does not suggest it."""
+
 _ALL = "icdsel.help_all"
 
 
@@ -39,6 +48,16 @@ HelpAll = Annotated[
 
 class BriefHelp(TyperCommand):
     """A command whose `--help` shows only its common flags."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Reads the arguments; of a flag that another command has, the message names the one that is meant."""
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:  # the class is typer's own, or click's, depending on the version
+            meant = _OTHER_NAMES.get(str(getattr(error, "option_name", None)))
+            if meant and hasattr(error, "possibilities") and any(meant in each.opts for each in self.params):
+                error.possibilities = [meant]
+            raise
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Writes the help: with all flags if `--help-all` was given, else with the common ones."""

@@ -244,6 +244,24 @@ def test_settings_that_the_command_varies_are_left_to_its_own_warnings() -> None
     assert "--kl-beta" not in shown and "--rel-weight" not in shown
 
 
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["infer", "--queries", "3"], "--n"),
+        (["train", "--n", "3"], "--queries"),
+        (["gen-rl-data", "--shots", "2"], "--pointer-shots"),
+        (["infer", "--url", "http://a/v1"], "--vlm-url"),
+        (["infer", "--selectr", "random"], "--selector"),
+    ],
+)
+def test_a_flag_of_another_command_or_a_misspelt_one_is_answered_with_the_right_one(
+    arguments: list[str], meant: str
+) -> None:
+    said = " ".join(icdsel(*arguments, code=2).replace("│", " ").split())
+    assert re.search(rf"No such option.*[ ']{meant}\b", said)
+    assert "--overwrite" not in said
+
+
 def test_a_bench_does_not_promise_to_resume(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt(2)
