@@ -7,20 +7,24 @@ import typer
 from typer.core import TyperCommand
 
 _DATA = ("--dataset", "--data-dir", "--image-dir", "--model")
+PLACES = ("--workers", "--ray-address", "--vlm-url")
+"""The flags that say where the VLM runs."""
 
 COMMON: dict[str, tuple[str, ...]] = {
-    "gen-rl-data": (*_DATA, "--pool-size", "--queries", "--shard", "--output"),
-    "train": (*_DATA, "--pool-size", "--queries", "--grpo-epochs", "--freeze-backbone", "--run", "--rl-data"),
+    "gen-rl-data": (*_DATA, "--pool-size", "--queries", "--shard", "--output", *PLACES),
+    "train": (*_DATA, "--pool-size", "--queries", "--grpo-epochs", "--freeze-backbone", "--run", "--rl-data", *PLACES),
     "convert": ("--run", "--output", "--legacy-names", "--dataset", "--model"),
-    "infer": (*_DATA, "--pool-size", "--n", "--shots", "--selector", "--run", "--checkpoint"),
+    "infer": (*_DATA, "--pool-size", "--n", "--shots", "--selector", "--run", "--checkpoint", *PLACES),
     "compare": ("--dataset", "--model", "--pool-size", "--shots", "--n", "--reference", "--html", "--json"),
-    "experiment": (*_DATA, "--n", "--shots", "--seeds", "--dry-run", "--reference", "--html"),
+    "experiment": (*_DATA, "--n", "--shots", "--seeds", "--dry-run", "--reference", "--html", *PLACES),
     "runs": ("--dataset", "--results-dir", "--json"),
     "check": ("--dataset", "--data-dir", "--image-dir", "--images", "--json"),
     "bench": ("--model", "--device", "--engine", "--workers", "--queries", "--json"),
     "demo": ("--seeds", "--results-dir"),
 }
-"""The flags that `--help` shows, at most ten for each command, in this order. A command without an entry shows all."""
+"""The flags that `--help` shows, at most ten for each command and `PLACES`, in this order.
+
+A command without an entry shows all."""
 
 _OTHER_NAMES = {
     "--queries": "--n",

@@ -139,8 +139,11 @@ def _fields(group: Any) -> list[inspect.Parameter]:
 
 
 def _require_values(parameter: inspect.Parameter) -> None:
-    """Makes a parameter that takes text or paths reject empty ones, and expands `~` in paths."""
-    for kind, parser, metavar in ((Path, _named_path, "PATH"), (str, _text, "TEXT")):
+    """Makes a parameter that takes text or paths reject empty ones, and expands `~` in paths.
+
+    That of a number is shown as such, without its bounds, which would take half of a narrow terminal.
+    """
+    for kind, parser, metavar in ((Path, _named_path, "PATH"), (str, _text, "TEXT"), (int, None, "INT")):
         if _kinds(parameter.annotation) == [kind]:
             for info in parameter.annotation.__metadata__:
                 info.parser = info.parser or parser

@@ -162,13 +162,13 @@ class VlmSettings(Table):
 
     model: ModelName = TINY_VLM
     """`tiny-vlm`, a short name such as `qwen2.5-vl-3b`, a Hugging Face name, or a folder.
-    [tiny-vlm for bundled worlds, else qwen2.5-vl-3b]"""
+    [the only one that the servers serve; without servers tiny-vlm for bundled worlds, else qwen2.5-vl-3b]"""
     engine: EngineName = "auto"
     """What runs the model: `auto` (servers if --vlm-url names any, else the fastest that supports it), `shared-prefix`
     (also called `qwen-vl`), `transformers` (any model, slower), or `server`."""
     url: ServerAddresses = Field((), json_schema_extra={"flag": "--vlm-url", "quoted": False})
-    """Servers that run the model and speak OpenAI's protocol (vLLM, SGLang), such as `http://host:8000/v1`. Their key
-    is read from the variable ICDSEL_VLM_API_KEY alone."""
+    """Servers that run the model and speak OpenAI's protocol (vLLM, SGLang), such as `http://host:8000/v1`; several are
+    separated by commas. Their key is read from the variable ICDSEL_VLM_API_KEY alone."""
     concurrency: int = Field(64, ge=1, le=4096)
     """Prompts that each server is sent at once, at most."""
     file_urls: bool = False

@@ -54,6 +54,8 @@ def experiment(
     icdsel experiment rce,grpo-frozen,rce-normalized+grpo-frozen --seeds 3 --n 800 --shots 1,2 --dry-run
     icdsel experiment rce,grpo-frozen,rce-normalized+grpo-frozen --seeds 3 --n 800 --shots 1,2
     icdsel experiment rce,rce_lr=1e-3,rce_lr=1e-3+batch_size=8 --reference rce --html report.html
+    icdsel experiment rce,grpo --dataset okvqa --workers 4
+    icdsel experiment rce,grpo --dataset okvqa --vlm-url http://localhost:8000/v1
     ```
     """
     require_possible(dry_run, given_flags(context))

@@ -29,8 +29,8 @@ def gen_rl_data(
     """Proposes pointers (sequences of ICDs) for training queries and has the VLM score them.
 
     Writes one JSON line per query to `results/<dataset>/generated_data/rl_data_<Sampler>_<Model>.jsonl`.
-    An interrupted run resumes where it stopped. To use several machines, run `--shard 1/4` to `--shard 4/4`; then run
-    the same command without `--shard` to merge the parts.
+    An interrupted run resumes where it stopped. `--ray-address` spreads the work over the machines of a Ray cluster.
+    Without Ray, run `--shard 1/4` to `--shard 4/4`; then run the same command without `--shard` to merge the parts.
 
     For example:
 
@@ -39,7 +39,8 @@ def gen_rl_data(
     icdsel gen-rl-data --queries 2000 --sampler mix
     icdsel gen-rl-data --init rce_epoch5.pt --output round2.jsonl
     icdsel gen-rl-data --init rce_epoch5.pt --unsolved round1.jsonl --samples 8 --output round2.jsonl
-    icdsel gen-rl-data --dataset okvqa --shard 2/4
+    icdsel gen-rl-data --dataset okvqa --ray-address head:6379
+    icdsel gen-rl-data --dataset okvqa --vlm-url http://localhost:8000/v1
     ```
     """
     from icdsel.stages.generate import Shard, generate

@@ -52,6 +52,8 @@ def infer(
     icdsel infer --n 800 --pool-size all
     icdsel infer --n -1 --shots 2,auto --selector policy,random,nearest-both
     icdsel infer --certify 1
+    icdsel infer --dataset okvqa --ray-address head:6379
+    icdsel infer --dataset okvqa --vlm-url http://gpu1:8000/v1,http://gpu2:8000/v1
     ```
     """
     from icdsel.cli.tables import inference_table

@@ -30,6 +30,8 @@ def train(
     icdsel train --grpo-epochs 3 --freeze-backbone
     icdsel train --min-shots 0 --price 0.1
     icdsel train --dataset okvqa --sampler rand --model qwen2.5-vl-3b --device cuda:0
+    icdsel train --dataset okvqa --online --grpo-epochs 5 --ray-address head:6379
+    icdsel train --dataset okvqa --vlm-url http://localhost:8000/v1
     ```
     """
     from icdsel.stages.train import train as train_stage
