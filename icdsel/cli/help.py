@@ -20,7 +20,7 @@ COMMON: dict[str, tuple[str, ...]] = {
     "runs": ("--dataset", "--results-dir", "--json"),
     "check": ("--dataset", "--data-dir", "--image-dir", "--images", "--json"),
     "bench": ("--model", "--device", "--engine", "--workers", "--queries", "--json"),
-    "demo": ("--seeds", "--results-dir"),
+    "demo": ("--seeds", "--queries", "--n", "--results-dir", *PLACES),
 }
 """The flags that `--help` shows, at most ten for each command and `PLACES`, in this order.
 

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,7 +18,7 @@ from icdsel.cli.help import HelpAll
 from icdsel.cli.interruption import KEPT
 from icdsel.console import warn
 from icdsel.errors import of_system
-from icdsel.settings import load_settings
+from icdsel.settings import load_settings, with_values
 from icdsel.settings.hints import stray_variables, without_effect
 from icdsel.settings.names import default_text, flag, help_text
 from icdsel.settings.tables import TABLES
@@ -41,6 +41,7 @@ def with_settings(
     leave_out: Iterable[str] = (),
     hidden: Iterable[str] = (),
     varied: Iterable[str] = (),
+    defaults: Mapping[str, Any] | None = None,
     kept: str = KEPT,
 ) -> Callable[[Command], Command]:
     """Gives a command a flag for every setting of `tables`, and calls it with the resolved `settings`.
@@ -53,10 +54,11 @@ def with_settings(
         leave_out: Settings without a flag, as "table.name".
         hidden: Tables whose flags `--help` does not show.
         varied: Tables whose settings the command changes itself, so that it also warns of those without effect.
+        defaults: The command's own defaults, by "table.name".
         kept: What an interruption leaves, for the message.
     """
     final = [table for table in tables if table not in set(varied)]
-    skipped, unseen = set(leave_out), set(hidden)
+    skipped, unseen, own = set(leave_out), set(hidden), dict(defaults or {})
     fields = [
         (table, name) for table in tables for name in TABLES[table].model_fields if f"{table}.{name}" not in skipped
     ]
@@ -74,6 +76,10 @@ def with_settings(
                 value = values.pop(f"{table}__{name}")
                 given.setdefault(table, {})[name] = ",".join(value) if isinstance(value, list | tuple) else value
             settings = load_settings(given)
+            for place, value in own.items():
+                table, name = place.split(".")
+                if name not in getattr(settings, table).model_fields_set:
+                    settings = with_values(settings, {table: {name: value}})
             require_known(settings)
             if settings.vlm.url:
                 from icdsel.vlm.server.naming import with_served_model
@@ -93,7 +99,7 @@ def with_settings(
             parameters += [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in flat]
         for parameter in parameters:
             _require_values(parameter)
-        parameters += [_option(table, name, table in unseen) for table, name in fields]
+        parameters += [_option(table, name, table in unseen, own.get(f"{table}.{name}")) for table, name in fields]
         parameters.append(
             inspect.Parameter("help_all", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=HelpAll)
         )
@@ -151,10 +157,10 @@ def _require_values(parameter: inspect.Parameter) -> None:
                     info.metavar = info.metavar or metavar
 
 
-def _option(table: str, name: str, hidden: bool) -> inspect.Parameter:
-    """The option of a setting: name, type, default and help all come from its field."""
+def _option(table: str, name: str, hidden: bool, own: Any) -> inspect.Parameter:
+    """The option of a setting: name, type, default and help all come from its field. `own` is the command's default."""
     field = TABLES[table].model_fields[name]
-    spelled, default = flag(name, field), default_text(table, name)
+    spelled, default = flag(name, field), str(own or default_text(table, name))
     is_switch = bool in _kinds(field.annotation)
     is_list = typing.get_origin(_kinds(field.annotation)[0]) is tuple  # which may also be given one by one
     values, names = _values(field)

@@ -4,6 +4,8 @@ import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pydantic.fields import FieldInfo
+
 from icdsel.errors import SettingsError
 from icdsel.records import Shots
 from icdsel.settings.loading import Settings, settings_from
@@ -30,12 +32,28 @@ def flags(settings: Settings, *tables: str, leave_out: Iterable[str] = ()) -> li
             default = decisive.get(name, getattr(getattr(defaults, table), name))
             if name in skipped or value == default or value is None:
                 continue
-            switch = flag(name, field)
-            if isinstance(value, bool):
-                arguments.append(switch if value else f"--no-{switch[2:]}")
-            else:
-                arguments += [switch, ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
+            arguments += _words(name, field, value)
     return arguments
+
+
+def given_again(settings: Settings, *tables: str, leave_out: Iterable[str] = ()) -> list[str]:
+    """The flags of all settings of `tables` that were given, also of those that only concern this machine."""
+    arguments: list[str] = []
+    for table in tables:
+        values = getattr(settings, table)
+        for name, field in TABLES[table].model_fields.items():
+            value: Any = getattr(values, name)
+            if name in values.model_fields_set and name not in set(leave_out) and value not in (None, ()):
+                arguments += _words(name, field, value)
+    return arguments
+
+
+def _words(name: str, field: FieldInfo, value: Any) -> list[str]:
+    """A setting as a flag with its value."""
+    switch = flag(name, field)
+    if isinstance(value, bool):
+        return [switch if value else f"--no-{switch[2:]}"]
+    return [switch, ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
 
 
 def infer_command(settings: Mapping[str, Mapping[str, Any]], selectors: Iterable[str], shots: Iterable[Shots]) -> str:

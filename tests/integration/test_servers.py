@@ -278,6 +278,20 @@ def test_without_a_server_only_commands_that_ask_none_are_advised_to_name_the_mo
     assert "No server is needed to look at results, or for `icdsel train` on existing RL data: there, --model" in said
 
 
+def test_a_small_demo_runs_on_servers_after_one_of_another_size():
+    flags = ("--dataset", "world:train=60", "--threads", 1, "--concurrency", 3)
+    demo = ("demo", *flags, "--queries", 8, "--n", 4)
+    with fake_server() as server:
+        icdsel("gen-rl-data", *flags, *on(server), "--preset", "whole-set", "--queries", 2)
+        assert "--overwrite" in icdsel(*demo, *on(server), code=2)
+        said = icdsel(*demo, *on(server), "--overwrite")
+        ran = [line for line in said.splitlines() if line.startswith("$ icdsel ")]
+        where = f"--preset whole-set --dataset world:train=60 --threads 1 --model fake-model --vlm-url {server.url}"
+        assert len(ran) == 10 and all(f"{where} --concurrency 3" in line for line in ran)
+        assert all("--overwrite" in line for line in ran[:-1]) and ran[-1].endswith("--n 4") and server.most <= 3
+        assert "--image-dir DIR (or put" in " ".join(said.split())
+
+
 def test_an_engine_of_servers_without_any_starts_no_worker(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(processes, "open_processes", pytest.fail)
     said = " ".join(icdsel(*INFER, "--engine", "server", "--workers", 2, code=2).split())

@@ -150,6 +150,26 @@ def test_lists_that_are_given_one_by_one_are_joined() -> None:
     assert "it is empty" in " ".join(infer.output.split())
 
 
+def test_the_defaults_of_a_command_come_after_files_and_show_in_its_help(empty_folder: Path) -> None:
+    kept: list[Settings] = []
+    small = typer.Typer()
+
+    def keep(settings: Settings) -> None:
+        kept.append(settings)
+
+    small.command()(with_settings("data", defaults={"data.preset": "whole-set", "data.dataset": "world-hard"})(keep))
+    assert CliRunner().invoke(small, ["--dataset", "world"]).exit_code == 0
+    (empty_folder / "icdsel.toml").write_text('[data]\npreset = "icdsel"\n')
+    assert CliRunner().invoke(small, []).exit_code == 0
+    assert [(each.data.preset, each.data.dataset) for each in kept] == [
+        ("whole-set", "world"),
+        ("icdsel", "world-hard"),
+    ]
+    assert kept[0].data.pool_size == "all" and kept[1].data.pool_size == 64
+    assert options("demo")["--preset"].help.endswith("[default: whole-set]")
+    assert options("demo")["--dataset"].help.endswith("[default: world-hard]")
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_flags_of_a_command_are_distinct(command: str) -> None:
     spelled = [name for option in COMMANDS[command].params for name in (*option.opts, *option.secondary_opts)]

@@ -3,7 +3,7 @@ import shlex
 import pytest
 
 from icdsel.settings import settings_from
-from icdsel.settings.flags import flags, infer_command
+from icdsel.settings.flags import flags, given_again, infer_command
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,19 @@ def test_flags_reproduce_the_settings(given):
 def test_defaults_need_no_flag():
     assert flags(settings_from({}), "data", "vlm", "infer") == []
     assert flags(settings_from({"vlm": {"device": "cpu"}}), "vlm") == []  # says nothing about other machines
+
+
+def test_what_was_given_is_given_again_also_where_it_is_a_default_or_concerns_this_machine():
+    settings = settings_from(
+        {
+            "data": {"preset": "icdsel", "threads": 2, "columns": ()},
+            "vlm": {"url": "http://a/v1,http://b/v1", "ray": False, "workers": None, "num_beams": 1},
+            "infer": {"n": 5},
+        }
+    )
+    assert given_again(settings, "data", "vlm", leave_out=["num_beams"]) == [
+        *("--preset", "icdsel", "--threads", "2", "--vlm-url", "http://a/v1,http://b/v1", "--no-ray")
+    ]
 
 
 def test_the_infer_command_has_the_settings_of_a_metadata_file():
