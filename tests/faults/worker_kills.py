@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=10, help="minimum number of workers to kill in each command")
     parser.add_argument("--every", type=float, default=15.0, help="mean seconds between kills, once the work has begun")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=COMMANDS, help="disturb this command alone")
     asked = parser.parse_args()
     rng, wrong = random.Random(asked.seed), False
     with tempfile.TemporaryDirectory() as place:
@@ -63,7 +64,8 @@ def main() -> None:
             code = _run(words, work, ()).wait()
             assert code == 0, (work / "output.txt").read_text()
             expected, tally = _results(work), Tally()
-            while tally.workers < asked.kills or not tally.drivers:
+            disturbed = asked.only in (None, name)
+            while disturbed and (tally.workers < asked.kills or not tally.drivers):
                 again = Path(place) / "again"
                 shutil.copytree(start, again)
                 _disturb(words, again, tally, rng, asked.every, kill_driver=tally.workers >= asked.kills // 2)
@@ -71,6 +73,8 @@ def main() -> None:
                 tally.differing += [path for path in expected | found if expected.get(path) != found.get(path)]
                 shutil.rmtree(again)
             shutil.rmtree(start)
+            if not disturbed:
+                continue
             print(
                 f"| {name} | {tally.workers} | {tally.drivers} | {tally.given_up} | {tally.starts} | {len(expected)} | "
                 f"{len(tally.differing)} | {tally.left_behind} |",

@@ -180,6 +180,7 @@ def version_of(kind: Kind, environments: Path) -> str:
 
 if __name__ == "__main__":  # python -m tests.servers.machines vllm FOLDER [PORT]
     chosen, place = KINDS[sys.argv[1]], Path(sys.argv[2])
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that no server is left behind
     with RealServer(chosen, place, place / "run", port=int(sys.argv[3]) if sys.argv[3:] else 8000) as server:
         print(f"{server.url} serves {NAME}, until Ctrl-C; its log is {server.log}", flush=True)
         signal.pause()
