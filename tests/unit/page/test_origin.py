@@ -67,9 +67,9 @@ def words_of(command: str) -> tuple[str, Settings, dict[str, Any]]:
         params = group.get_command(context, name).make_context(name, words, parent=context).params
     given: dict[str, dict[str, Any]] = {}
     for key in [key for key in params if "__" in key]:
-        if (value := params.pop(key)) is not None:
+        if (value := params.pop(key)) not in (None, (), []):
             table, setting = key.split("__")
-            given.setdefault(table, {})[setting] = value
+            given.setdefault(table, {})[setting] = ",".join(value) if isinstance(value, list | tuple) else value
     return name, settings_from(given), {key: value for key, value in params.items() if value}
 
 
