@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +12,7 @@ from typing import Any
 
 import pytest
 from fakes import FakeEngine
+from programs import run_program
 
 from icdsel.errors import CallsError
 from icdsel.records import Example
@@ -139,16 +138,6 @@ def test_files_of_the_working_directory_are_not_run(tmp_path: Path) -> None:
     program.write_text(PROGRAM)
     folder.mkdir()
     (folder / "multiprocessing.py").write_text("open('was-run', 'w')\nraise SystemExit(1)\n")
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    made = subprocess.run(
-        [sys.executable, str(program)],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    made = run_program(program, folder, 120)
     assert not (folder / "was-run").exists()
     assert (made.returncode, made.stdout) == (0, "False\n"), made.stderr

@@ -3,7 +3,6 @@
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 from fakes import FakeEngine
+from programs import run_program
 
 from icdsel.errors import DataError, VlmError
 from icdsel.records import Answer, Example
@@ -131,16 +131,7 @@ def test_actors_import_what_is_beside_the_program_and_run_no_file_of_the_working
     program.with_name("beside.py").write_text(BESIDE)
     for name in ("torch.py", "socket.py", "fakes.py", "icdsel/__init__.py", "setproctitle.py"):
         (folder / name).write_text(f"open({str(folder / 'was-run')!r}, 'a').write({name!r})\nraise SystemExit(1)\n")
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    made = subprocess.run(
-        [sys.executable, str(program)],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    made = run_program(program, folder, 300)
     assert not (folder / "was-run").exists(), (folder / "was-run").read_text()
     assert (made.returncode, made.stdout) == (0, "mine\n"), made.stderr
 
