@@ -79,10 +79,11 @@ def _check_path(path: Path, context: Context, images: bool) -> list[Checked]:
     if path.is_dir():
         if is_run(path):
             return [check_run(path)]
-        found = _check_folder(path, settings, images)
-        if found or (own := own_folder(path)) is None:
-            return found or [_check_own(path, settings, images) if is_dataset(path) else _unknown(path)]
-        return [own]
+        if found := _check_folder(path, settings, images):
+            return found
+        if own := own_folder(path):
+            return [own]
+        return [_check_own(path, settings, images) if is_dataset(path) else _unknown(path)]
     if not path.is_file():
         return [_unknown(path)]
     if owner := _owner(path, settings.data.dataset):

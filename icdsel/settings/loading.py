@@ -119,11 +119,13 @@ def resolve(raw: RawSettings) -> Settings:
 def _require_decoding_of_servers(settings: Settings, given: Collection[str]) -> None:
     """Rejects what servers (--vlm-url) do not have, all at once; it may be a preset's, so that nobody has typed it."""
     vlm, wrong = settings.vlm, []
+    if not vlm.url:
+        return
     if vlm.num_beams > 1:
         wrong.append(("num_beams", "means something else on servers", "--num-beams 1"))
     if vlm.repetition_penalty == "model":
         wrong.append(("repetition_penalty", "is not known of a server", "--repetition-penalty 1"))
-    if vlm.url and wrong:
+    if wrong:
         typed = [
             f"{flag(name, VlmSettings.model_fields[name])} {getattr(vlm, name)} "
             f"{'' if name in given else f'of --preset {settings.data.preset} '}{why}"

@@ -52,10 +52,6 @@ class ApiKey:
         """The text without the key, which a server may have repeated."""
         return text.replace(self._key, HIDDEN) if self else text
 
-    def is_in(self, text: str) -> bool:
-        """Whether a text, which is to be kept, gives the key away."""
-        return len(self._key) >= _SHORTEST_SECRET and self._key in text
-
     def is_in_json(self, written: str) -> bool:
-        """Whether JSON gives the key away."""
+        """Whether JSON, of which something is to be kept, gives the key away."""
         return len(self._key) >= _SHORTEST_SECRET and json.dumps(self._key)[1:-1] in written

@@ -42,7 +42,7 @@ def completion_of(reply: Any, model: str | None, key: ApiKey, most_tokens: int |
     Args:
         reply: The reply.
         model: The name that replies have for the model; None if it is not known yet.
-        key: What no text that is kept may contain.
+        key: What no message may show. (Replies that contain it are rejected where they are received.)
         most_tokens: The number of tokens that the answer may have; None if there is no limit.
 
     Raises:
@@ -73,8 +73,6 @@ def completion_of(reply: Any, model: str | None, key: ApiKey, most_tokens: int |
         raise Unusable(f"its reply has no text, but {_short(text, key)}")
     if most_tokens is not None and len(text) > _LONGEST_TOKEN * most_tokens:
         raise Unusable(f"its answer has {len(text):,} characters, more than --max-new-tokens allows")
-    if key.is_in(text):
-        raise Unusable("its answer contains the key, and is not kept")
     usage = reply.get("usage")
     length = usage.get("prompt_tokens") if isinstance(usage, dict) else None
     return Completion(
