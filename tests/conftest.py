@@ -29,6 +29,14 @@ def nothing_exported() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Random numbers that a test draws without a generator are the same whatever ran before it."""
+    import torch
+
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def messages_on_stderr() -> None:
     """Notes and warnings are printed, as they are on the command line."""

@@ -143,7 +143,7 @@ def test_answers_must_fit_policy_and_candidates(answer_dim: int, answers: tuple 
 def test_a_policy_that_may_stop_decides_how_many(shared: bool) -> None:
     network = make_network(stop=True).eval()
     assert network.stop_head is not None
-    torch.nn.init.normal_(network.stop_head.weight)
+    torch.nn.init.normal_(network.stop_head.weight, generator=torch.Generator().manual_seed(2))
     query, pool = embeddings(40, 6), embeddings(1, 9, 6)
     candidates = pool[0] if shared else pool.expand(40, -1, -1)
     selector = Selector(network)
