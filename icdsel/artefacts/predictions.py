@@ -18,6 +18,8 @@ from icdsel.store.metadata import read_metadata
 from icdsel.store.reading import read_bytes_lines
 from icdsel.tasks.base import bounds_of
 
+SUBMISSIONS = "submissions"
+"""The folder beside predictions of the files that other programs read (`icdsel.submissions`)."""
 _REMEDY = "Move it away and repeat the `icdsel infer` that created it."
 _MOST_SHOT_COUNTS = 100  # in a file; `infer` writes fewer
 _KEY = re.compile(rb'"%s"\s*:' % PREDICTION_KEY.encode())

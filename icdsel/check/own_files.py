@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from icdsel.artefacts.predictions import read_predictions
+from icdsel.artefacts.predictions import SUBMISSIONS, read_predictions
 from icdsel.artefacts.run_folder import LOG_FILE, METADATA_FILE, METRICS_FILE, is_run
 from icdsel.check.findings import Checked, Findings, Kind
 from icdsel.errors import RunError
@@ -26,6 +26,8 @@ def own_folder(folder: Path) -> Checked | None:
         return Checked(str(folder), "a folder of icdsel's results", f"{_FOLDERS[folder.name]}{_name_one(folder.name)}")
     if folder.parent.name == "infer" and any(folder.glob("*.meta.json")):
         return Checked(str(folder), "a folder of icdsel's results", f"predictions{_name_one('infer')}")
+    if _holds_submissions(folder):
+        return Checked(str(folder), "a folder of icdsel's results", f"answers for other programs: {_NOTHING_TO_CHECK}")
     below = [folder] if _is_results(folder) else [one for one in sorted(folder.iterdir()) if _is_results(one)]
     if not below:
         return None
@@ -36,6 +38,10 @@ def own_folder(folder: Path) -> Checked | None:
 
 def _name_one(folder: str) -> str:
     return f": {_NOTHING_TO_CHECK}" if folder == _CACHE else ": name one of them"
+
+
+def _holds_submissions(folder: Path) -> bool:
+    return folder.name == SUBMISSIONS and folder.parent.parent.name == "infer"
 
 
 def _is_results(folder: Path) -> bool:
@@ -49,6 +55,8 @@ def own_file(path: Path) -> Checked | None:
         for names, what in _CACHED.items():
             if re.fullmatch(names, path.name):
                 return Checked(str(path), "a cache of icdsel", f"{what}: {_NOTHING_TO_CHECK}")
+    if _holds_submissions(path.parent):
+        return Checked(str(path), "answers for another program", f"made of predictions: {_NOTHING_TO_CHECK}")
     if path.name in _OF_A_RUN and is_run(path.parent):
         return Checked(str(path), "a file of a run", f"to check it, name its folder, {path.parent}")
     if path.name.endswith(".meta.json"):

@@ -109,11 +109,7 @@ def _check_own(path: Path, settings: Settings, images: bool) -> Checked:
     return check_dataset(with_values(settings, {"data": {"dataset": str(path)}}), str(path), images)
 
 
-_FILES = {
-    name: {file for split in splits.values() for file in (split.questions, split.annotations, split.preprocessed)}
-    - {""}
-    for name, splits in DATASETS.items()
-}
+_FILES = {name: {file for split in splits.values() for file in split.names} for name, splits in DATASETS.items()}
 
 
 def _owner(path: Path, likely: str) -> str | None:
@@ -161,8 +157,7 @@ def _check_file(path: Path, name: str, settings: Settings, images: bool) -> Chec
         return _check_own(path, settings, images) if is_dataset(path) else _unknown(path)
     checked, found = check_dataset(own, str(path), images), Findings()
     for split, files in splits_of(name).items():
-        names = files.questions, files.annotations, files.preprocessed
-        read = files_of(own.data, split) if path.name in names else ()
+        read = files_of(own.data, split) if path.name in files.names else ()
         if read and not any(path.samefile(file) for file in read):
             found.add(NOT_READ, f"{name} ({split}) is read from {' and '.join(map(str, read))}")
     return replace(checked, findings=(*found.listed(), *checked.findings))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from icdsel.artefacts.predictions import predictions_dir, read_predictions
+from icdsel.artefacts.predictions import SUBMISSIONS, predictions_dir, read_predictions
 from icdsel.comparison.scores import Scores
 from icdsel.console import note, warn
 from icdsel.errors import RunError, SettingsError
@@ -292,6 +292,7 @@ def _is_same(recorded: str | None, dataset: str) -> bool:
 def _existing(folder: Path) -> str:
     """What to do where predictions are missing: which folders beside them hold some, and how to create them."""
     holding = sorted({path.parent for path in (*folder.glob("*.jsonl"), *folder.glob("*/*.jsonl"))})
+    holding = [place for place in holding if place.name != SUBMISSIONS]
     create = "Create them with `icdsel infer`"
     if not holding:
         return f"{create}, or name files or folders of predictions: `icdsel compare results/world/infer/*`."

@@ -17,11 +17,11 @@ from icdsel.comparison.compare import ComparisonRow
 from icdsel.console import Fitted, shown
 from icdsel.records import shots_text
 from icdsel.store.files import write_text
+from icdsel.store.spreadsheet import harmless
 from icdsel.tasks.base import TASKS, mean
 
 _STARS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
 _NAMES = 30  # characters of a name that stay in one line
-_FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # characters that start a formula in spreadsheets
 
 Cell = Callable[[ComparisonRow], str]
 
@@ -170,9 +170,7 @@ def _line(text: str) -> str:
 
 
 def _in_csv(text: str) -> str:
-    """A text for a cell; an apostrophe keeps spreadsheets from reading it as a formula."""
-    line = _line(text)
-    return f"'{line}" if line.lstrip().startswith(_FORMULA) else line
+    return harmless(_line(text))
 
 
 def _in_markdown(text: str) -> str:

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from icdsel.console import note
 from icdsel.data.image_places import ImagePlaces
 from icdsel.data.vqa_files import read_official, read_preprocessed, read_questions
-from icdsel.data.world import write_world
+from icdsel.data.world import write_test_split, write_world
 from icdsel.errors import DataError, Refuse, stop
 from icdsel.records import Example
 from icdsel.settings.presets import WORLD
@@ -26,6 +27,7 @@ class SplitFiles:
         image_folder: The folder of the images.
         image: The file name of an image, to be formatted with `image_id`.
         preprocessed: The single file that Lever-Plus creates from questions and annotations; "" if it creates none.
+        part: The file of some of the questions, which is read where `questions` is missing; "" if there is none.
     """
 
     questions: str
@@ -33,6 +35,12 @@ class SplitFiles:
     image_folder: str
     image: str
     preprocessed: str = ""
+    part: str = ""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all files that there may be."""
+        return tuple(filter(None, (self.questions, self.annotations, self.preprocessed, self.part)))
 
 
 def _coco(prefix: str) -> dict[str, SplitFiles]:
@@ -55,12 +63,17 @@ DATASETS: dict[str, dict[str, SplitFiles]] = {
             f"questions_{split}.json", f"annotations_{split}.json", f"images/{split}", "{image_id:012d}.png"
         )
         for split in ("train", "tuning", "validation")
-    },
+    }
+    | {"test": SplitFiles("questions_test.json", "", "images/test", "{image_id:012d}.png")},
     "okvqa": _coco(""),
     "vqav2": _coco("v2_")
     | {
         "test": SplitFiles(
-            "v2_OpenEnded_mscoco_test2015_questions.json", "", "test2015", "COCO_test2015_{image_id:012d}.jpg"
+            "v2_OpenEnded_mscoco_test2015_questions.json",
+            "",
+            "test2015",
+            "COCO_test2015_{image_id:012d}.jpg",
+            part="v2_OpenEnded_mscoco_test-dev2015_questions.json",
         )
     },
 }
@@ -93,22 +106,24 @@ def read_named(settings: DataSettings, split: str, refuse: Refuse = stop) -> lis
     """
     splits = splits_of(settings.dataset)
     if split not in splits:
-        raise DataError(f"{settings.dataset} has no split {split!r}, only {', '.join(splits)}")
+        raise DataError(
+            f"{settings.dataset} has no split {split!r}, only {', '.join(splits)}. Other questions are read from files "
+            f"of your own with {split} in their names: --dataset FOLDER"
+        )
     files = splits[split]
     own, of_world = _own_folder(settings), is_world(settings.dataset)
     if of_world:
-        difficulty = difficulty_of(settings.dataset)
-        find_or_make(
-            own,
-            "the bundled world",
-            lambda: not is_missing_world(settings) or None,
-            lambda: write_world(own, difficulty),
-        )
+        _draw_missing(settings, files)
     paths = files_of(settings, split)
     if not paths:
         raise _missing(settings, split, files, own if own.is_dir() or of_world else settings.data_dir)
     images = _image_of(settings, paths[0].parent, files)
     if not files.annotations:
+        if paths[0].name == files.part:
+            note(
+                f"{settings.dataset} ({split}): {files.questions} is missing, so {paths[0]} is read, which has a part "
+                "of its questions. An evaluation server that wants all of them rejects answers to a part."
+            )
         return read_questions(paths[0], images, refuse)
     if len(paths) == 1:
         return read_preprocessed(*paths, settings.dataset, images, settings.shown_answer, refuse)
@@ -119,9 +134,11 @@ def files_of(settings: DataSettings, split: str) -> tuple[Path] | tuple[Path, Pa
     """The existing files of a named dataset's split: VQA's two files, else Lever-Plus's single file, else none."""
     files = splits_of(settings.dataset)[split]
     own = _own_folder(settings)
-    for folder in [own] if is_world(settings.dataset) else [own, settings.data_dir]:
-        if not files.annotations and (folder / files.questions).is_file():
-            return (folder / files.questions,)
+    folders = [own] if is_world(settings.dataset) else [own, settings.data_dir]
+    if not files.annotations:
+        alone = [folder / name for name in (files.questions, files.part) if name for folder in folders]
+        return next(((path,) for path in alone if path.is_file()), ())
+    for folder in folders:
         official = folder / files.questions, folder / files.annotations
         if all(path.is_file() for path in official):
             return official
@@ -130,6 +147,25 @@ def files_of(settings: DataSettings, split: str) -> tuple[Path] | tuple[Path, Pa
         if path.is_file():
             return (path,)
     return ()
+
+
+def _draw_missing(settings: DataSettings, files: SplitFiles) -> None:
+    """Draws a world that is missing, and its test split if that is asked for."""
+    folder, difficulty = _own_folder(settings), difficulty_of(settings.dataset)
+    find_or_make(
+        folder,
+        "the bundled world",
+        lambda: not is_missing_world(settings) or None,
+        lambda: write_world(folder, difficulty),
+    )
+    if not files.annotations:
+        questions = folder / files.questions
+        find_or_make(
+            folder,
+            "the bundled world",
+            lambda: questions.is_file() or None,
+            lambda: write_test_split(folder, difficulty),
+        )
 
 
 def _own_folder(settings: DataSettings) -> Path:

@@ -41,6 +41,7 @@ class Row:
         name: The name of the row.
         shown: Its short name, for tables.
         path: The file.
+        shots: The numbers of shots that were asked for.
         score: The task's score of all queries together by number of shots.
         failed: How many VLM calls failed.
     """
@@ -48,6 +49,7 @@ class Row:
     name: str
     shown: str
     path: Path
+    shots: tuple[Shots, ...]
     score: dict[Shots, float]
     failed: int
 
@@ -170,7 +172,7 @@ def _summary(task: Task, row: PredictionRow, records: Sequence[Prediction]) -> R
     score = {shots: float(task.aggregate(np.array(values))) for shots, values in scores.items()}
     figures = ", ".join(f"{shots}: {task.text(value)}" for shots, value in score.items())
     logger.debug(f"{row.label}: {task.score_name} by shots {figures}; {failed} calls failed")
-    return Row(row.label, row.shown, row.slot.path, score, failed)
+    return Row(row.label, row.shown, row.slot.path, row.shots, score, failed)
 
 
 def _policy_file(settings: Settings, run: str | None, checkpoint: Path | None) -> Path:

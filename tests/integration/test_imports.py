@@ -18,6 +18,7 @@ LIGHT = (
     "icdsel.experiments.variants",
     "icdsel.page.build",
     "icdsel.settings.loading",
+    "icdsel.submissions.writing",
     "icdsel.tasks.vqa",
 )
 

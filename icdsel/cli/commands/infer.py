@@ -1,17 +1,25 @@
 """`icdsel infer`."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from icdsel.cli.exits import finish
 from icdsel.cli.options import Overwrite, with_settings
-from icdsel.console import note, out
+from icdsel.console import note, out, warn
 from icdsel.errors import SettingsError
 from icdsel.records import AUTO
 from icdsel.selection import POLICY
 from icdsel.settings import Settings, with_values
+from icdsel.submissions import FORMATS, SERVER, Format, formats_named
+
+if TYPE_CHECKING:
+    from icdsel.stages.infer import Row
+    from icdsel.stages.session import Session
+
+_LISTED = 4  # files in a message
 
 
 @with_settings("data", "vlm", "infer")
@@ -34,6 +42,16 @@ def infer(
             "those of --split, by default all of the split tuning.",
         ),
     ] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            metavar="NAME,…",
+            help="Also write the answers in formats that other programs read, into the folder submissions beside the "
+            f"predictions. Names: {', '.join(FORMATS)}. [default: {SERVER.name} for a split without answers, else "
+            "none]",
+        ),
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Selects ICDs for held-out queries and has the VLM answer them, with 1 to 4 shots.
@@ -44,6 +62,8 @@ def infer(
 
     With `--shots auto`, a policy that may stop (`train --min-shots 0`) decides for each query how many ICDs it shows.
 
+    A split without answers (`--split test`) is answered, and written as evaluation servers take it.
+
     For example:
 
     ```
@@ -52,22 +72,63 @@ def infer(
     icdsel infer --n 800 --pool-size all
     icdsel infer --n -1 --shots 2,auto --selector policy,random,nearest-both
     icdsel infer --certify 1
+    icdsel infer --split test --n -1 --shots 2 --selector policy
+    icdsel infer --n 800 --format csv,lmms-eval,vlmevalkit
     icdsel infer --dataset okvqa --ray-address head:6379
     icdsel infer --dataset okvqa --vlm-url http://gpu1:8000/v1,http://gpu2:8000/v1
     ```
     """
     from icdsel.cli.tables import inference_table
     from icdsel.stages.infer import infer as infer_stage
+    from icdsel.stages.session import Session
 
     if certify is not None:
+        if formats:
+            raise SettingsError("--certify writes a certificate: leave out --format")
         _certify(settings, certify, run, checkpoint, overwrite)
         return
-    rows = infer_stage(settings, run, checkpoint, overwrite)
-    out.print(inference_table(rows, settings.data.task), soft_wrap=False)
+    session = Session(settings)
+    named = formats_named(",".join(formats), session.split(settings.infer.split)) if formats else None
+    rows = infer_stage(settings, run, checkpoint, overwrite, session=session)
     scored = any(row.score for row in rows)
+    if scored:
+        out.print(inference_table(rows, settings.data.task), soft_wrap=False)
     then = "`icdsel compare` adds confidence intervals." if scored else "Nothing is scored, so there is no comparison."
     note(f"Predictions: {rows[0].path.parent}. {then}")
+    _write(rows, session, named)
     finish(settings, failed=sum(row.failed for row in rows))
+
+
+def _write(rows: "Sequence[Row]", session: "Session", named: Sequence[Format] | None) -> None:
+    """Writes the answers in the named formats, by default in that of servers if no query of the split has answers."""
+    from icdsel.submissions.writing import write_submissions
+
+    split = session.split(session.settings.infer.split)
+    if named is None:
+        if any(query.answers for query in split):
+            return
+        if why := SERVER.unfit(split):
+            note(f"No {SERVER.name} is written, since {why}. --format writes other files.")
+            return
+        named = [SERVER]
+    paths: list[Path] = []
+    for row in rows:
+        written = write_submissions(row.path, split, row.shots, named)
+        paths += written.paths
+        for refused in written.refused:
+            warn(refused)
+    if not paths:
+        return
+    names = ", ".join(path.name for path in paths[:_LISTED])
+    more = f" and {len(paths) - _LISTED} more" if len(paths) > _LISTED else ""
+    note(f"Written to {paths[0].parent}: {names}{more}.")
+    n = session.settings.infer.n
+    whole = [one.name for one in named if one.needs_split]
+    if whole and 0 < n < len(split):
+        warn(
+            f"{', '.join(whole)}: servers reject answers to a part of a split, and these are {n} of the {len(split)} "
+            f"queries of {split.name}. --n -1 answers all"
+        )
 
 
 def _certify(settings: Settings, delta: float, run: str | None, checkpoint: Path | None, overwrite: bool) -> None:

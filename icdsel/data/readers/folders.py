@@ -57,6 +57,7 @@ class VqaFolder(Reader):
     def tables(self, path: Path, settings: DataSettings) -> Sequence[Table]:  # noqa: ARG002
         """A table for each file of questions."""
         questions, annotations = (self._files(path, key) for key in ("questions", "annotations"))
+        questions = _without_parts(questions)
         for key, files in (("questions", questions), ("annotations", annotations)):
             _require_one_each(path, files, f"files of {key}")
         paired = {split_in(file.stem): file for file in annotations}
@@ -149,6 +150,20 @@ def _ends(file: Path) -> bytes:
         start = opened.read(_START)
         opened.seek(max(0, file.stat().st_size - _START))
         return start + opened.read(_START)
+
+
+def _without_parts(questions: Sequence[Path]) -> list[Path]:
+    """The files without those of test-dev where there is the whole test split, which has their questions too."""
+    whole = any(standard_split(word) == "test" and not _is_part(word) for word in map(_word, questions))
+    return [file for file in questions if not (whole and _is_part(_word(file)))]
+
+
+def _word(file: Path) -> str:
+    return split_word(file.stem)
+
+
+def _is_part(word: str) -> bool:
+    return word.lower().replace("-", "").replace("_", "").startswith("testdev")
 
 
 def _require_one_each(path: Path, files: Sequence[Path], what: str) -> None:

@@ -6,7 +6,7 @@ The files have the format of OK-VQA, so the same reader is used as for real data
 """
 
 from icdsel.data.world.drawing import IMAGE_SIZE, Picture, draw, draw_picture
-from icdsel.data.world.files import SPLIT_SIZES, human_answers, records, write_world
+from icdsel.data.world.files import SPLIT_SIZES, TEST_SIZE, human_answers, records, write_test_split, write_world
 from icdsel.data.world.questions import CODE_QUESTIONS, PLAIN_QUESTIONS
 from icdsel.data.world.values import (
     ALL_ATTRIBUTES,
@@ -35,6 +35,7 @@ __all__ = [
     "PLAIN_QUESTIONS",
     "SHAPES",
     "SPLIT_SIZES",
+    "TEST_SIZE",
     "VALUES",
     "WORLD_SEED",
     "Difficulty",
@@ -47,5 +48,6 @@ __all__ = [
     "human_answers",
     "records",
     "world_codes",
+    "write_test_split",
     "write_world",
 ]

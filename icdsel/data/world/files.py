@@ -23,6 +23,8 @@ from icdsel.settings.worlds import Difficulty
 from icdsel.store.files import remove_leftovers, write_json
 
 SPLIT_SIZES = {"train": Difficulty().train, "tuning": 1000, "validation": 1000}
+TEST = "test"
+TEST_SIZE = 400
 
 
 def human_answers(code: str, words: list[str], rng: random.Random) -> list[str]:
@@ -123,7 +125,7 @@ def records(
 
 
 def write_world(folder: Path, difficulty: Difficulty | None = None) -> None:
-    """Writes a world's files under `folder`: questions, annotations and PNG images of every split.
+    """Writes a world's files under `folder`: questions, annotations and PNG images of every split but the test split.
 
     The bytes are the same on every machine with the same Pillow and numpy. The annotations of the last split are
     written last, so a folder with all annotations is complete.
@@ -136,19 +138,53 @@ def write_world(folder: Path, difficulty: Difficulty | None = None) -> None:
         OSError: A file cannot be written.
     """
     difficulty = difficulty or Difficulty()
-    sizes = SPLIT_SIZES | {"train": difficulty.train}
+    sizes = _sizes(difficulty)
     first_id, last = 1, [*sizes][-1]
     for split, size in sizes.items():
         remove_leftovers(folder / f"questions_{split}.json", folder / f"annotations_{split}.json")
-        images = folder / "images" / split
-        images.mkdir(parents=True, exist_ok=True)
-        questions, annotations = [], []
-        for question, annotation, image in records(difficulty, split, size, first_id):
-            image.save(images / f"{question['image_id']:012d}.png", "PNG")
-            questions.append(question)
-            annotations.append(annotation)
+        questions, annotations = _draw_split(folder, difficulty, split, size, first_id)
         write_json(folder / f"questions_{split}.json", {"questions": questions})
         if split == last:
             os.sync()  # the images, before writing the file whose existence marks the world as complete
         write_json(folder / f"annotations_{split}.json", {"annotations": annotations})
         first_id += size
+
+
+def write_test_split(folder: Path, difficulty: Difficulty | None = None) -> None:
+    """Writes the test split of a world under `folder`: questions and images, and no annotations.
+
+    It is drawn as the other splits are, but apart from them: few people need it, and worlds that are there get it too.
+    The questions are written last, so a folder that has them has the whole split.
+
+    Args:
+        folder: The folder of the world.
+        difficulty: Its numbers; None for the easy world.
+
+    Raises:
+        OSError: A file cannot be written.
+    """
+    difficulty, path = difficulty or Difficulty(), folder / f"questions_{TEST}.json"
+    remove_leftovers(path)
+    first_id = 1 + sum(_sizes(difficulty).values())
+    questions, _ = _draw_split(folder, difficulty, TEST, TEST_SIZE, first_id)
+    os.sync()  # the images, before writing the file whose existence marks the split as complete
+    write_json(path, {"questions": questions})
+
+
+def _sizes(difficulty: Difficulty) -> dict[str, int]:
+    """The sizes of the splits that are written together."""
+    return SPLIT_SIZES | {"train": difficulty.train}
+
+
+def _draw_split(
+    folder: Path, difficulty: Difficulty, split: str, size: int, first_id: int
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Writes the images of a split; returns its questions and annotations."""
+    images = folder / "images" / split
+    images.mkdir(parents=True, exist_ok=True)
+    questions, annotations = [], []
+    for question, annotation, image in records(difficulty, split, size, first_id):
+        image.save(images / f"{question['image_id']:012d}.png", "PNG")
+        questions.append(question)
+        annotations.append(annotation)
+    return questions, annotations

@@ -415,7 +415,7 @@ def test_errors_of_unknown_datasets_and_splits_name_those_that_exist(tmp_path: P
     write(tmp_path)
     message = refusal(tmp_path, split="tuning")
     assert "'tuning'" in message and "train, validation" in message
-    assert "train, tuning, validation" in refusal(tmp_path, dataset="world", split="test")
+    assert "train, tuning, validation, test" in refusal(tmp_path, dataset="world", split="holdout")
     assert not (tmp_path / "world").exists()
     assert "Did you mean 'world-hard'?" in refusal(tmp_path, dataset="world-hrad")
 
