@@ -17,7 +17,7 @@ from command_line import icdsel
 from typer.testing import CliRunner
 from worlds import write_small_world
 
-from icdsel import selection
+from icdsel import selection, submissions
 from icdsel.cli.app import app
 from icdsel.records import Pointer
 from icdsel.retrieval import samplers
@@ -149,6 +149,12 @@ def example(module: ModuleType, name: str) -> str:
             "SAMPLERS",
             "gen-rl-data --queries 2 --beam 1 --sampler near-and-far",
             "rl_data_NearAndFarSampler_tiny-vlm.jsonl",
+        ),
+        (
+            submissions,
+            "FORMATS",
+            "infer --n 4 --shots 1 --selector random --format pairs",
+            "submissions/random-42_validation-4_1.pairs.txt",
         ),
     ],
 )

@@ -6,6 +6,7 @@ import math
 import random
 import tracemalloc
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from PIL import Image
 
 from icdsel.data import named, world
 from icdsel.data.datasets import Split, load_split
+from icdsel.data.world import files
 from icdsel.errors import DataError
 from icdsel.records import Example
 from icdsel.settings.tables import DataSettings
@@ -537,6 +539,23 @@ def test_the_world_is_deterministic(world_dir: Path, split: str, first_id: int) 
         assert encoded.getvalue() == path.read_bytes()
 
 
+def test_the_test_split_of_a_world_is_drawn_when_it_is_first_asked_for(
+    tmp_path: Path, world_into: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world_into(tmp_path)
+    before = {path: path.read_bytes() for path in (tmp_path / "world").glob("*.json")}
+    monkeypatch.setattr(files, "TEST_SIZE", 5)
+    test = load(tmp_path, "world", "test")
+    assert [query.question_id for query in test] == [44015, 44025, 44035, 44045, 44055]  # after those of the others
+    assert all(query.answers == () and query.image.is_file() for query in test)
+    drawn = [asked["question"] for asked, _, _ in world.records(world.Difficulty(), "test", 5, 4401)]
+    assert [query.question for query in test] == drawn
+    assert not (tmp_path / "world/annotations_test.json").exists()
+    monkeypatch.setattr(named, "write_test_split", None)  # a second call would fail
+    assert [*load(tmp_path, "world", "test")] == [*test]
+    assert before.items() <= {path: path.read_bytes() for path in (tmp_path / "world").glob("*.json")}.items()
+
+
 def test_splits_are_disjoint() -> None:
     firsts = [
         [record[1]["scene"] for record in world.records(world.Difficulty(), name, 20, 1)] for name in world.SPLIT_SIZES
@@ -573,3 +592,33 @@ def test_questions_of_vqav2_without_annotations_are_its_test_split(tmp_path: Pat
     assert (query.question_id, query.answers, query.answer) == (5, (), "")
     assert query.image.name == "COCO_test2015_000000000007.jpg"
     assert "no split 'test'" in refusal(tmp_path, split="test")
+
+
+def test_where_only_questions_of_test_dev_exist_they_are_read_and_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    part = tmp_path / "v2_OpenEnded_mscoco_test-dev2015_questions.json"
+    part.write_text(json.dumps({"questions": [question(5, 7)]}))
+    [query] = load(tmp_path, "vqav2", "test")
+    assert query.image.name == "COCO_test2015_000000000007.jpg"
+    said = " ".join(capsys.readouterr().err.split())
+    assert "v2_OpenEnded_mscoco_test2015_questions.json is missing" in said and part.name in said
+    whole = tmp_path / "vqav2" / "v2_OpenEnded_mscoco_test2015_questions.json"
+    whole.parent.mkdir()
+    whole.write_text(json.dumps({"questions": [question(5, 7), question(6, 7)]}))
+    assert [query.question_id for query in load(tmp_path, "vqav2", "test")] == [5, 6]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_folder_of_vqas_files_may_hold_test_dev_beside_the_whole_test_split(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        "vqav2",
+        annotations=[vqav2_annotation(i, j, ["a"], "a") for i, j in ((305, 30), (101, 10), (204, 10))],
+    )
+    for name, ids in (("test", (5, 6)), ("test-dev", (5,))):
+        path = tmp_path / f"v2_OpenEnded_mscoco_{name}2015_questions.json"
+        path.write_text(json.dumps({"questions": [question(i, 7) for i in ids]}))
+    assert [query.question_id for query in load(tmp_path, str(tmp_path), "test")] == [5, 6]
+    (tmp_path / "v2_OpenEnded_mscoco_test2015_questions.json").unlink()
+    assert [query.question_id for query in load(tmp_path, str(tmp_path), "test")] == [5]
