@@ -12,15 +12,19 @@ if TYPE_CHECKING:
     from icdsel.artefacts.checkpoint_conversion import convert_checkpoint
     from icdsel.artefacts.checkpoint_writing import save_policy
     from icdsel.artefacts.rl_data import read_rl_data
+    from icdsel.choosing.choice import Choice
+    from icdsel.choosing.embedding_selector import EmbeddingSelector
+    from icdsel.choosing.selector import Selector
     from icdsel.policy.config import PointerConfig
     from icdsel.policy.losses import grpo_loss, rce_loss
     from icdsel.policy.network import PointerNetwork
     from icdsel.policy.rewards import normalize_rewards, pointer_reward
-    from icdsel.selector import Selector
     from icdsel.tasks.vqa_accuracy import vqa_accuracy
 
 __version__ = "0.1.0"
 __all__ = [
+    "Choice",
+    "EmbeddingSelector",
     "PointerConfig",
     "PointerNetwork",
     "Selector",
@@ -37,9 +41,11 @@ __all__ = [
 ]
 
 _MODULES = {
+    "Choice": "icdsel.choosing.choice",
+    "EmbeddingSelector": "icdsel.choosing.embedding_selector",
     "PointerConfig": "icdsel.policy.config",
     "PointerNetwork": "icdsel.policy.network",
-    "Selector": "icdsel.selector",
+    "Selector": "icdsel.choosing.selector",
     "convert_checkpoint": "icdsel.artefacts.checkpoint_conversion",
     "grpo_loss": "icdsel.policy.losses",
     "load_policy": "icdsel.artefacts.checkpoint",

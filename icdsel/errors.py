@@ -22,6 +22,10 @@ class CheckpointError(UserError):
     """A checkpoint is missing, damaged, or holds something other than the requested selector."""
 
 
+class BundleError(UserError):
+    """A bundle is missing, damaged, or does not fit what it is used with."""
+
+
 class SettingsError(UserError):
     """A setting is unknown or its value is not allowed."""
 

@@ -7,7 +7,7 @@ to be inferred from the shapes of the weights. `checkpoint_writing` writes them,
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from icdsel.artefacts import lever_plus_checkpoints as lever_plus
+from icdsel.artefacts.policy_safetensors import SUFFIX, read_policy_file
 from icdsel.errors import CheckpointError
 from icdsel.policy.config import PointerConfig
 from icdsel.policy.loop import PHASES
@@ -37,21 +38,21 @@ class Checkpoint:
         network: The policy, on the CPU, in float32 and eval mode.
         epoch: The epoch after which it was written, counted from 0.
         phase: One of `PHASES`.
+        trained_for: Data, model, encoder and prompt that it was trained for (`icdsel.stages.policy_check`).
         metrics: What was measured in that epoch.
         kl_beta: The weight of the KL term after that epoch.
         optimizer: The optimizer's state_dict.
         extra: Anything else that was saved with it.
-        trained_for: Data, model, encoder and prompt that it was trained for (`icdsel.stages.policy_check`).
     """
 
     network: PointerNetwork
     epoch: int | None
     phase: str | None
-    metrics: dict[str, Any]
-    kl_beta: float | None
-    optimizer: dict[str, Any] | None
-    extra: dict[str, Any]
     trained_for: dict[str, Any]
+    metrics: dict[str, Any] = field(default_factory=dict)
+    kl_beta: float | None = None
+    optimizer: dict[str, Any] | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
 
 
 def load_policy(path: str | Path) -> PointerNetwork:
@@ -62,6 +63,8 @@ def load_policy(path: str | Path) -> PointerNetwork:
 def load_checkpoint(path: str | Path) -> Checkpoint:
     """Reads a checkpoint: icdsel's, Lever-Plus's ``.pt`` and ``_v2format.ckpt``, or Lightning's ``.ckpt``.
 
+    Also reads the ``policy.safetensors`` of a bundle.
+
     Loading is strict: the file must hold every weight of the network in its shape, and no others. Without `config`, the
     sizes are inferred from the shapes, with one attention head; a file without a gate yields a network without
     one, as it was trained.
@@ -70,6 +73,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         CheckpointError: The file is missing or damaged, is not a checkpoint, or does not fit the network.
     """
     path = Path(path)
+    if path.suffix == SUFFIX:
+        return _load_safetensors(path)
     with _opened(path) as file:
         content = file.content
         if not isinstance(content, dict):
@@ -89,15 +94,33 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
                 f"{path} cannot be used: {error}. Expected a checkpoint of icdsel or Lever-Plus (rce_epochN.pt, "
                 f"grpo_epochN.pt, *{lever_plus.V2_SUFFIX} or a Lightning .ckpt with a pointer selector)."
             ) from error
+    return replace(
+        _described(network, content),
+        metrics=metrics or {},
+        kl_beta=_of_type(float, content.get("kl_beta")),
+        optimizer=optimizer,
+        extra=extra or {},
+    )
+
+
+def _load_safetensors(path: Path) -> Checkpoint:
+    _require_content(path)
+    try:
+        weights, header = read_policy_file(path)
+        return _described(_network(_config(header.get("config"), weights), weights), header)
+    except (ValueError, TypeError, OSError) as error:
+        raise CheckpointError(
+            f"{path} cannot be used: {error}. Expected the {path.name} of a bundle, as icdsel export writes it."
+        ) from error
+
+
+def _described(network: PointerNetwork, content: Mapping[str, Any]) -> Checkpoint:
+    """A network with what a file says of its training."""
     epoch, phase = content.get("epoch"), content.get("phase")
     return Checkpoint(
         network=network,
         epoch=epoch if type(epoch) is int and 0 <= epoch <= _MAX_EPOCH else None,
         phase=phase if phase in PHASES else None,
-        metrics=metrics or {},
-        kl_beta=_of_type(float, content.get("kl_beta")),
-        optimizer=optimizer,
-        extra=extra or {},
         trained_for=_plain_dict(content.get("trained_for")),
     )
 
@@ -108,6 +131,8 @@ def foreign_objects(path: Path) -> list[str]:
     Raises:
         CheckpointError: As for `load_checkpoint`, except that the network is not checked.
     """
+    if path.suffix == SUFFIX:  # a format without objects
+        return []
     with _opened(path) as file:
         return file.foreign
 
@@ -128,10 +153,7 @@ def foreign_warning(path: Path) -> str | None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[TorchFile]:
-    if not path.is_file():
-        raise CheckpointError(f"{path} {why_no_file(path)}. {_EXAMPLE}")
-    if not path.stat().st_size:
-        raise CheckpointError(f"{path} is empty: it was not written completely. Copy or train it again.")
+    _require_content(path)
     with ExitStack() as stack:
         try:
             file = stack.enter_context(open_torch_file(path))
@@ -141,6 +163,13 @@ def _opened(path: Path) -> Iterator[TorchFile]:
                 "Lever-Plus (torch 1.6 or later); if it is one, copy or train it again."
             ) from error
         yield file
+
+
+def _require_content(path: Path) -> None:
+    if not path.is_file():
+        raise CheckpointError(f"{path} {why_no_file(path)}. {_EXAMPLE}")
+    if not path.stat().st_size:
+        raise CheckpointError(f"{path} is empty: it was not written completely. Copy or train it again.")
 
 
 def _of_type(kind: type[_T], value: object) -> _T | None:
@@ -184,7 +213,7 @@ def _config(stored: object, weights: Mapping[str, Tensor]) -> PointerConfig:
     else:
         if not isinstance(stored, Mapping):
             raise ValueError(f"its config is {describe(stored)}, not a dict")
-        types = {field.name: field.type for field in fields(PointerConfig)}
+        types = {each.name: each.type for each in fields(PointerConfig)}
         if unknown := {str(name) for name in stored} - types.keys():
             raise ValueError(f"its config has {_listed(unknown)}, which a newer version of icdsel must have written")
         for name, value in stored.items():

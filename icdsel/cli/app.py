@@ -11,6 +11,7 @@ from icdsel.cli.commands.compare import compare
 from icdsel.cli.commands.convert import convert
 from icdsel.cli.commands.demo import demo
 from icdsel.cli.commands.experiment import experiment
+from icdsel.cli.commands.export import export
 from icdsel.cli.commands.gen_rl_data import gen_rl_data
 from icdsel.cli.commands.infer import infer
 from icdsel.cli.commands.runs import runs
@@ -40,5 +41,5 @@ def _before_any_command(
 
 
 # In the order in which `--help` lists them.
-for command in (gen_rl_data, train, convert, infer, compare, experiment, runs, check, bench, demo):
+for command in (gen_rl_data, train, convert, infer, compare, experiment, runs, export, check, bench, demo):
     app.command(command.__name__.replace("_", "-"), cls=BriefHelp)(command)

@@ -18,6 +18,7 @@ COMMON: dict[str, tuple[str, ...]] = {
     "compare": ("--dataset", "--model", "--pool-size", "--shots", "--n", "--reference", "--html", "--json"),
     "experiment": (*_DATA, "--n", "--shots", "--seeds", "--dry-run", "--reference", "--html", *PLACES),
     "runs": ("--dataset", "--results-dir", "--json"),
+    "export": (*_DATA, "--preset", "--results-dir", "--images", "--name", "--licence", "--overwrite"),
     "check": ("--dataset", "--data-dir", "--image-dir", "--images", "--json"),
     "bench": ("--model", "--device", "--engine", "--workers", "--queries", "--json"),
     "demo": ("--seeds", "--queries", "--n", "--results-dir", *PLACES),

@@ -40,6 +40,14 @@ class EncodedCandidates(NamedTuple):
     keys: Tensor
     values: Tensor
 
+    def for_single_queries(self) -> "EncodedCandidates":
+        """The same numbers, with those of one column next to each other in memory.
+
+        For one to four queries at a time, products with such matrices take a third to two thirds of the time, for many
+        the same. The last bits of the results may differ.
+        """
+        return EncodedCandidates(*(x.transpose(-1, -2).contiguous().transpose(-1, -2) for x in self))
+
 
 class Encoded(NamedTuple):
     """Encoded queries and pools, shared by all pointers of a query.

@@ -20,11 +20,17 @@ class SharedChoice(NamedTuple):
 
     Attributes:
         positions: int64 [B, S], -1 after the policy stopped; ties go to the lowest position.
-        log_probs: Their log-probs under the policy [B]; None if they were not asked for.
+        step_log_probs: The log-prob of each step under the policy [B, S], which stopping is part of: of the decision to
+            go on and the choice, or of the decision to stop; 0 after it. None if they were not asked for.
     """
 
     positions: Tensor
-    log_probs: Tensor | None
+    step_log_probs: Tensor | None
+
+    @property
+    def log_probs(self) -> Tensor | None:
+        """The log-probs of the pointers [B]; None if they were not asked for."""
+        return None if self.step_log_probs is None else self.step_log_probs.sum(-1)
 
 
 class _Policy(Protocol):
@@ -81,7 +87,7 @@ def _choose(
     taken = torch.empty(len(query), 0, dtype=torch.int64, device=query.device)
     ended = torch.zeros(len(query), dtype=torch.bool, device=query.device)
     shown: list[Tensor] = []
-    log_prob = state.new_zeros(len(query))
+    log_probs: list[Tensor] = []
     for step in range(shots):
         stop = None if fixed else policy.stop(state, step)  # (B,)
         best, normaliser = RunningTop(1), RunningLogSum()
@@ -90,12 +96,12 @@ def _choose(
             if scored:
                 normaliser.add(logits)
         taken = torch.cat([taken, best.positions], dim=1)
-        gained = best.values[:, 0] - normaliser.value if scored else torch.zeros_like(log_prob)
+        gained = best.values[:, 0] - normaliser.value if scored else state.new_zeros(len(query))
         if stop is not None:
             stops = ~ended & (stop + stop_offset > 0)
             gained = torch.where(stops, F.logsigmoid(stop), gained + F.logsigmoid(-stop)).masked_fill(ended, 0.0)
             ended = ended | stops
-        log_prob = log_prob + gained
+        log_probs.append(gained)
         shown.append(best.positions[:, 0].masked_fill(ended, -1))
         state = policy.moved(state, pool.unit[best.positions[:, 0]])
-    return torch.stack(shown, dim=1), log_prob
+    return torch.stack(shown, dim=1), torch.stack(log_probs, dim=1)

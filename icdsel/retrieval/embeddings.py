@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -66,6 +66,16 @@ class Embeddings:
         return vectors
 
 
+class Centre(NamedTuple):
+    """The mean features of a training split's images and questions, (d) each, which are subtracted from all features.
+
+    Only features of a `centred` encoder are: they share a large component, which hides the differences.
+    """
+
+    image: Tensor
+    question: Tensor
+
+
 @dataclass(frozen=True)
 class Encoded:
     """Raw features of a split, float32 (N, d), in row order.
@@ -80,11 +90,16 @@ class Encoded:
     question: Tensor
     broken: Mapping[int, str] = field(default_factory=dict)
 
-    def relative_to(self, train: "Encoded", centred: bool) -> Embeddings:
-        """Converts to unit vectors, after subtracting the training split's mean if `centred`. Zeros stay zeros."""
-        if not centred:
+    @property
+    def centre(self) -> "Centre":
+        """The means over the rows whose image can be read."""
+        return Centre(self._mean(self.image), self._mean(self.question))
+
+    def relative_to(self, centre: "Centre | None") -> Embeddings:
+        """Converts to unit vectors, after subtracting the training split's means if there are any. Zeros stay zeros."""
+        if centre is None:
             return Embeddings(normalize(self.image, dim=-1), normalize(self.question, dim=-1))
-        image, question = self.image - train._mean(train.image), self.question - train._mean(train.question)
+        image, question = self.image - centre.image, self.question - centre.question
         image[list(self.broken)] = 0.0
         return Embeddings(normalize(image, dim=-1), normalize(question, dim=-1))
 
@@ -120,8 +135,8 @@ def encode(
     Raises:
         VlmError: The encoder cannot be loaded, or computes features that are not finite.
     """
-    images, image_of = _distinct(example.image for example in examples)
-    questions, question_of = _distinct(example.question for example in examples)
+    images, image_of = distinct(example.image for example in examples)
+    questions, question_of = distinct(example.question for example in examples)
     path = cache_dir / f"{split}_embeddings_{_fingerprint(examples, images, image_of, encoder)}.safetensors"
     rows = {"image": len(images), "question": len(questions)}
     parts = path.with_suffix(".parts")
@@ -170,7 +185,7 @@ def encode_answers(
     Raises:
         VlmError: The encoder cannot be loaded, or computes features that are not finite.
     """
-    answers, answer_of = _distinct(example.answer for example in examples)
+    answers, answer_of = distinct(example.answer for example in examples)
     digest = hashlib.sha256(json.dumps([encoder.fingerprint, answers]).encode())
     path = cache_dir / f"{split}_answers_{digest.hexdigest()[:16]}.safetensors"
     parts = path.with_suffix(".parts")
@@ -191,7 +206,7 @@ def encode_answers(
     return normalize(vectors - vectors.mean(0) if encoder.centred else vectors, dim=-1)
 
 
-def _distinct(items: Iterable[_Item]) -> tuple[list[_Item], list[int]]:
+def distinct(items: Iterable[_Item]) -> tuple[list[_Item], list[int]]:
     """Returns the distinct items, and the position of each item among them."""
     place: dict[_Item, int] = {}
     places = [place.setdefault(item, len(place)) for item in items]

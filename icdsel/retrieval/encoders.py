@@ -19,8 +19,9 @@ from icdsel.data.images import ImageError, open_image
 from icdsel.errors import VlmError, reason_of
 from icdsel.settings.presets import CLIP_B32, VLM_ENCODER
 from icdsel.settings.tables import VlmSettings
+from icdsel.vlm.devices import vlm_device
 from icdsel.vlm.engine import Engine
-from icdsel.vlm.engines import EngineIdentity
+from icdsel.vlm.engines import EngineIdentity, identify_engine, open_engine
 from icdsel.vlm.local.pretrained import (
     SAFE_LOADING,
     fingerprint,
@@ -53,6 +54,10 @@ class Encoder(Protocol):
     @property
     def fingerprint(self) -> str:
         """Identifies the model's files and everything else that determines its features."""
+
+    @property
+    def dtype(self) -> object:
+        """What the model computes in: a torch.dtype, or its name."""
 
     @property
     def centred(self) -> bool:
@@ -102,6 +107,11 @@ class VlmEncoder:
     def fingerprint(self) -> str:
         """Identifies the model's files, its dtype and the limits of image sizes."""
         return _digest(*self._identify(), *self._image_limits)
+
+    @property
+    def dtype(self) -> str:
+        """What the model computes in."""
+        return self._identify().dtype
 
     def embed_images(self, paths: Sequence[Path]) -> tuple[Tensor, dict[int, str]]:
         """Returns features of images, float32 (N, d), and position → reason for those that cannot be read.
@@ -287,6 +297,28 @@ def load_clip(
         if not both or not hasattr(config, "text_config"):
             raise ValueError(f"it is a {config.model_type}, which does not embed both images and texts.")
         return ClipEncoder(name, folder, config, device, max_image_pixels, dtype)
+
+
+def open_encoder(name: str, settings: VlmSettings, max_image_pixels: int) -> Encoder:
+    """An encoder of its own: of a VLM that nothing else uses, in this process, or a CLIP-like model.
+
+    Args:
+        name: `vlm`, or the folder or name of a CLIP-like model.
+        settings: The VLM, and the device.
+        max_image_pixels: Images with more pixels are rejected.
+
+    Raises:
+        VlmError: There is no such model. If its weights cannot be loaded, it is raised only when something is
+            first embedded.
+    """
+    if name != VLM_ENCODER:
+        return load_clip(name, vlm_device(settings), max_image_pixels)
+
+    def identify() -> EngineIdentity:
+        return identify_engine(settings) or EngineIdentity(opened.engine.fingerprint, opened.engine.dtype)
+
+    opened = VlmEncoder(lambda: open_engine(settings, max_image_pixels), identify, settings, max_image_pixels)
+    return opened
 
 
 @contextmanager

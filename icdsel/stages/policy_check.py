@@ -18,7 +18,7 @@ from icdsel.store.fingerprints import known_share, sketch_examples
 from icdsel.store.metadata import Inputs, differences, read_metadata
 
 _EMBEDDINGS = ("data.embed", "encoder", "train_embeddings")
-_EXAMPLES, _COUNT, _SHOTS = "examples", "count", "shots"
+_EXAMPLES, _COUNT, SHOTS = "examples", "count", "shots"
 _SAME_DATASET = 0.5  # the share of the examples trained on that must exist for a dataset to count as the same one
 
 
@@ -31,7 +31,7 @@ def trained_for(session: Session, rl_data: Iterable[Path], shots: int) -> Inputs
         shots: The largest number of ICDs in their pointers.
     """
     train = session.train
-    return _now(session) | _prompt(rl_data) | {_EXAMPLES: sketch_examples(train), _COUNT: len(train), _SHOTS: shots}
+    return _now(session) | _prompt(rl_data) | {_EXAMPLES: sketch_examples(train), _COUNT: len(train), SHOTS: shots}
 
 
 def most_shots_of(path: Path) -> int | None:
@@ -43,7 +43,7 @@ def most_shots_of(path: Path) -> int | None:
     checkpoint = load_checkpoint(path)
     if not checkpoint.network.config.stop:
         return None
-    shots = checkpoint.trained_for.get(_SHOTS)
+    shots = checkpoint.trained_for.get(SHOTS)
     usual: int = ProposalSettings.model_fields["shots"].default
     return shots if isinstance(shots, int) and shots > 0 else usual
 

@@ -17,8 +17,8 @@ from icdsel.data.datasets import Split, image_hint, load_split
 from icdsel.errors import DataError, VlmError
 from icdsel.records import Example
 from icdsel.retrieval.agreement import agreement
-from icdsel.retrieval.embeddings import Embeddings, Encoded, encode, encode_answers, read_train_embeddings
-from icdsel.retrieval.encoders import Encoder, VlmEncoder, load_clip
+from icdsel.retrieval.embeddings import Centre, Embeddings, Encoded, encode, encode_answers, read_train_embeddings
+from icdsel.retrieval.encoders import Encoder, VlmEncoder, open_encoder
 from icdsel.retrieval.pools import Pools, build_pools
 from icdsel.retrieval.samplers import SAMPLERS
 from icdsel.settings.devices import label
@@ -32,7 +32,7 @@ from icdsel.stages.in_order import in_order
 from icdsel.stages.threads import use_threads
 from icdsel.store.fingerprints import fingerprint_examples, fingerprint_file, unchanged
 from icdsel.tasks.scoring import SCORER_VERSION
-from icdsel.vlm.devices import vlm_device, vlm_devices
+from icdsel.vlm.devices import vlm_devices
 from icdsel.vlm.engines import EngineIdentity, Vlm, identify_engine, open_engine, recall_engine
 
 OpenEngine = Callable[[VlmSettings, int], Vlm]
@@ -246,10 +246,10 @@ class Session:
     def _encoder(self, name: str | None) -> Encoder:
         settings, most_pixels = self.settings.vlm, self.settings.data.max_image_pixels
         if name in (None, VLM_ENCODER) and settings.url:
-            return _bundled_encoder(settings, most_pixels)
+            return open_encoder(VLM_ENCODER, _bundled_vlm(settings), most_pixels)
         if name in (None, VLM_ENCODER):
             return VlmEncoder(lambda: self.vlm, lambda: self.vlm_identity, settings, most_pixels)
-        return load_clip(str(name), vlm_device(settings), most_pixels)
+        return open_encoder(str(name), settings, most_pixels)
 
     @_shared
     def embeddings(self) -> Tensor:
@@ -260,7 +260,21 @@ class Session:
         """
         if self._given is not None:
             return self._given[0]
-        return self._encoded.relative_to(self._encoded, self.encoder.centred).of(self.settings.data.embed)
+        return self.train_vectors.of(self.settings.data.embed)
+
+    @_shared
+    def train_vectors(self) -> Embeddings:
+        """The training split's images and questions by the encoder of the policy's embeddings."""
+        return self._encoded.relative_to(self.centre)
+
+    @_shared
+    def centre(self) -> Centre | None:
+        """What is subtracted from the encoder's features; None if nothing is."""
+        return self._encoded.centre if self.encoder.centred else None
+
+    @_shared
+    def _sampler_centre(self) -> Centre | None:
+        return self._sampler_encoded.centre if self.sampler_encoder.centred else None
 
     def candidates(self, answers: bool) -> Tensor:
         """What a policy sees of the training split as candidates, float32.
@@ -310,7 +324,7 @@ class Session:
     @_shared
     def similar_train(self) -> Embeddings:
         """The training split's embeddings for samplers and nearest neighbours."""
-        return self._sampler_encoded.relative_to(self._sampler_encoded, self.sampler_encoder.centred)
+        return self._sampler_encoded.relative_to(self._sampler_centre)
 
     def similar(self, queries: Sequence[Example], name: str) -> Embeddings:
         """Embeddings of `queries` for samplers and nearest neighbours; `name` is the split that they belong to."""
@@ -318,7 +332,7 @@ class Session:
             rows = self._rows(queries)
             return Embeddings(self.similar_train.image[rows], self.similar_train.question[rows])
         encoded = self._encode(self.sampler_encoder, queries, name)
-        return encoded.relative_to(self._sampler_encoded, self.sampler_encoder.centred)
+        return encoded.relative_to(self._sampler_centre)
 
     def _rows(self, queries: Sequence[Example]) -> list[int]:
         return [self.train.row[query.question_id] for query in queries]
@@ -380,9 +394,7 @@ class Session:
         if name == "train":
             embeddings = self.embeddings[self._rows(queries)]
         else:
-            encoded = self._encode(self.encoder, queries, name)
-            centre = self._encoded if data.train_embeddings is None else encoded
-            embeddings = encoded.relative_to(centre, self.encoder.centred).of(data.embed)
+            embeddings = self._encode(self.encoder, queries, name).relative_to(self.centre).of(data.embed)
             if embeddings.shape[1] != self.embeddings.shape[1]:
                 raise DataError(
                     f"{data.train_embeddings} holds vectors of width {self.embeddings.shape[1]}, the encoder "
@@ -419,13 +431,6 @@ class Session:
         return inputs
 
 
-def _bundled_encoder(settings: VlmSettings, most_pixels: int) -> VlmEncoder:
-    """The bundled tiny VLM as an encoder, in this process: servers compute no features of single images."""
-    bundled = settings.model_copy(update={"model": TINY_VLM, "engine": "auto", "url": ()})
-
-    def identify() -> EngineIdentity:
-        known = identify_engine(bundled)
-        assert known is not None  # by its files
-        return known
-
-    return VlmEncoder(lambda: open_engine(bundled, most_pixels), identify, bundled, most_pixels)
+def _bundled_vlm(settings: VlmSettings) -> VlmSettings:
+    """The bundled tiny VLM in this process, which embeds in place of servers: they have no features of images."""
+    return settings.model_copy(update={"model": TINY_VLM, "engine": "auto", "url": ()})

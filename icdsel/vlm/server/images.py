@@ -64,17 +64,34 @@ class SentImages:
             self._size -= len(self._kept.popitem(last=False)[1])
 
     def _made(self, path: Path) -> str:
-        picture = open_image(path, self._max_image_pixels)
-        sent = within_pixels(picture, *self._limits)
-        kind = _kind_as_it_is(path) if sent is picture else None
-        if kind is not None and self._files:
-            return path.resolve().as_uri()
-        if kind is not None:
-            try:
-                return data_url(read_whole(path, path.stat().st_size), kind)
-            except OSError as error:
-                raise ImageError(f"{path} cannot be read: {error}") from error
-        return picture_url(sent)
+        return image_url(path, self._max_image_pixels, self._limits, self._files)
+
+
+def image_url(
+    path: Path, max_image_pixels: int, limits: tuple[int | None, int | None] = (None, None), files: bool = False
+) -> str:
+    """The address of an image: `data:` with its file where a server sees in it what icdsel sees, else with a PNG.
+
+    Args:
+        path: The file.
+        max_image_pixels: An image with more pixels is rejected.
+        limits: The fewest and most pixels to send.
+        files: Whether a `file://` address will do.
+
+    Raises:
+        ImageError: It cannot be read.
+    """
+    picture = open_image(path, max_image_pixels)
+    sent = within_pixels(picture, *limits)
+    kind = _kind_as_it_is(path) if sent is picture else None
+    if kind is not None and files:
+        return path.resolve().as_uri()
+    if kind is not None:
+        try:
+            return data_url(read_whole(path, path.stat().st_size), kind)
+        except OSError as error:
+            raise ImageError(f"{path} cannot be read: {error}") from error
+    return picture_url(sent)
 
 
 def data_url(content: bytes, kind: str) -> str:

@@ -405,7 +405,7 @@ FLAGS = [
     for option in parameter.opts[:1]
     if option.startswith("--") and option != "--help" and not parameter.is_flag
 ]
-ARGUMENTS = {"convert": ["policy.pt"], "experiment": ["rce"]}
+ARGUMENTS = {"convert": ["policy.pt"], "experiment": ["rce"], "export": ["my-run", "my-bundle"]}
 
 
 @pytest.mark.parametrize(("command", "option"), FLAGS)

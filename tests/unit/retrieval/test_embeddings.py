@@ -183,7 +183,7 @@ def test_features_that_are_not_finite_are_rejected(tmp_path, monkeypatch):
 
 def test_unit_vectors_and_their_mean():
     encoded = Encoded(torch.tensor([[3.0, 4.0], [0.0, 2.0]]), torch.tensor([[5.0, 0.0], [0.0, -7.0]]))
-    made = encoded.relative_to(encoded, centred=False)
+    made = encoded.relative_to(None)
     assert torch.allclose(made.image, torch.tensor([[0.6, 0.8], [0.0, 1.0]]))
     assert torch.allclose(made.question, torch.tensor([[1.0, 0.0], [0.0, -1.0]]))
     # (0.6, 0.8) and (1, 0): mean (0.8, 0.4) of length 0.8944; opposite vectors have no direction in common.
@@ -198,7 +198,7 @@ def test_centred_on_the_training_rows_whose_images_can_be_read():
         {1: "missing"},
     )
     queries = Encoded(torch.tensor([[2.0, 5.0], [0.0, 0.0]]), torch.tensor([[3.0, 2.0], [0.0, 0.0]]), {1: "cut short"})
-    made = queries.relative_to(train, centred=True)  # on (2, 1) and (0, 2)
+    made = queries.relative_to(train.centre)  # on (2, 1) and (0, 2)
     assert torch.allclose(made.image, torch.tensor([[0.0, 1.0], [0.0, 0.0]]))
     assert torch.allclose(made.question, torch.tensor([[1.0, 0.0], [0.0, -1.0]]))
     assert queries.image[0].tolist() == [2.0, 5.0]  # raw features stay raw

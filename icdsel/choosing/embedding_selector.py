@@ -1,4 +1,4 @@
-"""A trained policy that chooses demonstrations: embeddings in, positions out."""
+"""A trained policy that chooses by embeddings, for programs that have their own: embeddings in, positions out."""
 
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -12,10 +12,10 @@ from icdsel.policy.encoding import EncodedCandidates
 from icdsel.policy.network import PointerNetwork
 from icdsel.records import stop_offset
 
-__all__ = ["Choice", "Selector"]
+__all__ = ["ChosenPositions", "EmbeddingSelector"]
 
 
-class Choice(NamedTuple):
+class ChosenPositions(NamedTuple):
     """The demonstrations chosen for B queries.
 
     Attributes:
@@ -27,8 +27,10 @@ class Choice(NamedTuple):
     log_probs: Tensor
 
 
-class Selector:
+class EmbeddingSelector:
     """Chooses demonstrations for queries with a trained policy. It needs embeddings only, no images and no VLM.
+
+    `Selector` chooses by images and questions, from the candidates of a bundle.
 
     A pool that all queries share is encoded at the first call and kept for the next ones, until another pool is given.
 
@@ -59,7 +61,7 @@ class Selector:
         mask: Tensor | None = None,
         candidate_answers: Tensor | None = None,
         max_shots: int = 2,
-    ) -> Choice:
+    ) -> ChosenPositions:
         """Chooses the best candidate at each step, without repetition.
 
         The embeddings must come from the encoder that the policy was trained with, and have the same width d
@@ -97,11 +99,11 @@ class Selector:
             pool = self._encoded(candidate_embeddings, candidate_answers)
             choice = self.network.choose(query, pool, most, mask, scored=True, fixed=fixed, stop_offset=offset)
             assert choice.log_probs is not None  # they were asked for
-            return Choice(choice.positions, choice.log_probs)
+            return ChosenPositions(choice.positions, choice.log_probs)
         candidates = _together(candidate_embeddings, candidate_answers, weight)
         positions = self.network.greedy(query, candidates, most, mask, fixed=fixed, stop_offset=offset)  # (B, S)
         log_probs = self.network.log_prob(query, candidates, positions.unsqueeze(1), mask, fixed)  # (B, 1)
-        return Choice(positions, log_probs.squeeze(1))
+        return ChosenPositions(positions, log_probs.squeeze(1))
 
     def _require_answers(self, candidates: Tensor, answers: Tensor | None) -> None:
         """Checks that there are answers for exactly the candidates, if the policy sees any."""

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from icdsel.artefacts.checkpoint_writing import save_policy
+from icdsel.choosing.embedding_selector import EmbeddingSelector
 from icdsel.errors import CheckpointError
 from icdsel.policy.config import PointerConfig
 from icdsel.policy.network import PointerNetwork
-from icdsel.selector import Selector
 
 
 def make_network(seed: int = 0, **config: Any) -> PointerNetwork:
@@ -33,25 +33,25 @@ def same_policy(a: PointerNetwork, b: PointerNetwork) -> bool:
 def test_the_policy_is_read_from_a_checkpoint_or_from_the_last_one_of_a_run(tmp_path: Path) -> None:
     path = save(tmp_path / "run" / "rce_epoch1.pt", seed=1)
     save(tmp_path / "run" / "rce_epoch2.pt", seed=2)
-    assert same_policy(Selector.load(path).network, make_network(1))
-    assert same_policy(Selector.load(tmp_path / "run").network, make_network(2))
+    assert same_policy(EmbeddingSelector.load(path).network, make_network(1))
+    assert same_policy(EmbeddingSelector.load(tmp_path / "run").network, make_network(2))
     with pytest.raises(CheckpointError, match="does not exist"):
-        Selector.load(tmp_path / "other.pt")
+        EmbeddingSelector.load(tmp_path / "other.pt")
 
 
 def test_positions_are_greedy_choices_and_come_with_their_log_probs() -> None:
     network = make_network().train()
     query, candidates = embeddings(4, 6), embeddings(4, 9, 6)
-    positions, log_probs = Selector(network).choose(query, candidates, shots=3)
+    positions, log_probs = EmbeddingSelector(network).choose(query, candidates, shots=3)
     assert torch.equal(positions, network.greedy(query, candidates, 3))
     torch.testing.assert_close(log_probs, network.log_prob(query, candidates, positions[:, None])[:, 0])
     assert positions.dtype == torch.int64 and positions.shape == (4, 3) and log_probs.shape == (4,)
     assert (log_probs < 0).all() and not log_probs.requires_grad
-    assert Selector(network).choose(query, candidates).positions.shape == (4, 2)
+    assert EmbeddingSelector(network).choose(query, candidates).positions.shape == (4, 2)
 
 
 def test_one_pool_serves_all_queries() -> None:
-    selector = Selector(make_network())
+    selector = EmbeddingSelector(make_network())
     query, pool = embeddings(4, 6), embeddings(9, 6)
     shared, apart = selector.choose(query, pool), selector.choose(query, pool.expand(4, 9, 6))
     assert torch.equal(shared.positions, apart.positions)
@@ -60,14 +60,14 @@ def test_one_pool_serves_all_queries() -> None:
 
 def test_a_shared_pool_is_encoded_once_until_it_or_the_policy_changes() -> None:
     network = make_network()
-    selector, query, pool, encoded = Selector(network), embeddings(4, 6), embeddings(9, 6), []
+    selector, query, pool, encoded = EmbeddingSelector(network), embeddings(4, 6), embeddings(9, 6), []
     network.input_proj.register_forward_hook(lambda _module, _args, output: encoded.append(len(output)))
 
     def choose(pool: torch.Tensor) -> int:
         """How many candidates are encoded for a choice, which must be that of a new selector."""
         encoded.clear()
         choice, count = selector.choose(query, pool), sum(encoded) - len(query)
-        expected = Selector(network).choose(query, pool)
+        expected = EmbeddingSelector(network).choose(query, pool)
         assert torch.equal(choice.positions, expected.positions)
         assert torch.equal(choice.log_probs, expected.log_probs)
         return count
@@ -83,7 +83,7 @@ def test_a_shared_pool_is_encoded_once_until_it_or_the_policy_changes() -> None:
 
 
 def test_masked_candidates_are_not_chosen() -> None:
-    selector = Selector(make_network())
+    selector = EmbeddingSelector(make_network())
     query, pool = embeddings(4, 6), embeddings(9, 6)
     mask = torch.zeros(4, 9, dtype=torch.bool)
     mask[:, [2, 7]] = True
@@ -91,7 +91,7 @@ def test_masked_candidates_are_not_chosen() -> None:
 
 
 def test_embeddings_of_other_dtypes_are_converted() -> None:
-    choice = Selector(make_network()).choose(embeddings(2, 6).double(), embeddings(5, 6).half())
+    choice = EmbeddingSelector(make_network()).choose(embeddings(2, 6).double(), embeddings(5, 6).half())
     assert choice.positions.shape == (2, 2) and choice.log_probs.dtype == torch.float32
 
 
@@ -106,13 +106,13 @@ def test_embeddings_of_other_dtypes_are_converted() -> None:
 )
 def test_shapes_that_do_not_fit_are_an_error(query: tuple, candidates: tuple, shots: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Selector(make_network()).choose(embeddings(*query), embeddings(*candidates), shots)
+        EmbeddingSelector(make_network()).choose(embeddings(*query), embeddings(*candidates), shots)
 
 
 def test_a_policy_that_sees_answers_takes_them_beside_the_candidates() -> None:
     network = make_network(answer_dim=3)
     torch.nn.init.normal_(network.answer_proj, generator=torch.Generator().manual_seed(2))
-    selector = Selector(network)
+    selector = EmbeddingSelector(network)
     query, pool, answers = embeddings(4, 6), embeddings(9, 6), embeddings(9, 3)
     chosen = selector.choose(query, pool, candidate_answers=answers)
     assert torch.equal(chosen.positions, network.greedy(query, torch.cat([pool, answers], -1)[None], 2))
@@ -132,7 +132,7 @@ def test_a_policy_that_sees_answers_takes_them_beside_the_candidates() -> None:
     ],
 )
 def test_answers_must_fit_policy_and_candidates(answer_dim: int, answers: tuple | None, message: str) -> None:
-    selector = Selector(make_network(answer_dim=answer_dim))
+    selector = EmbeddingSelector(make_network(answer_dim=answer_dim))
     with pytest.raises(ValueError, match=message):
         selector.choose(
             embeddings(2, 6), embeddings(9, 6), candidate_answers=None if answers is None else embeddings(*answers)
@@ -146,7 +146,7 @@ def test_a_policy_that_may_stop_decides_how_many(shared: bool) -> None:
     torch.nn.init.normal_(network.stop_head.weight, generator=torch.Generator().manual_seed(2))
     query, pool = embeddings(40, 6), embeddings(1, 9, 6)
     candidates = pool[0] if shared else pool.expand(40, -1, -1)
-    selector = Selector(network)
+    selector = EmbeddingSelector(network)
     auto = selector.choose(query, candidates, "auto", max_shots=3)
     assert torch.equal(auto.positions, network.greedy(query, pool, 3))
     assert {int(n) for n in (auto.positions >= 0).sum(-1)} > {0, 3}
@@ -160,6 +160,6 @@ def test_a_policy_that_may_stop_decides_how_many(shared: bool) -> None:
 
 def test_auto_needs_a_policy_that_may_stop() -> None:
     with pytest.raises(ValueError, match="without STOP: give a number"):
-        Selector(make_network()).choose(embeddings(2, 6), embeddings(5, 6), "auto")
+        EmbeddingSelector(make_network()).choose(embeddings(2, 6), embeddings(5, 6), "auto")
     with pytest.raises(ValueError, match="neither auto nor auto with an offset"):
-        Selector(make_network(stop=True)).choose(embeddings(2, 6), embeddings(5, 6), "many")
+        EmbeddingSelector(make_network(stop=True)).choose(embeddings(2, 6), embeddings(5, 6), "many")

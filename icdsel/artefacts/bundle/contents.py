@@ -1,0 +1,70 @@
+"""A bundle in memory: a policy, and the candidates that it chooses from."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from icdsel.artefacts.bundle.manifest import Manifest
+from icdsel.data.datasets import Split
+from icdsel.policy.network import PointerNetwork
+from icdsel.retrieval.embeddings import Centre, Embeddings
+
+
+class Tables(NamedTuple):
+    """Embeddings of N candidates, float32.
+
+    Attributes:
+        vectors: Their images and questions by the policy's encoder, (N, d) each.
+        own: What the policy sees instead of these (`--train-embeddings`), (N, e); None if it sees these.
+        answers: What it sees of their answers (N, a); None if it sees none.
+        centre: What is subtracted from a query's features; None if nothing is.
+    """
+
+    vectors: Embeddings
+    own: Tensor | None = None
+    answers: Tensor | None = None
+    centre: Centre | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """A policy with its candidates.
+
+    Attributes:
+        manifest: What it is.
+        network: The policy, in eval mode, on the CPU.
+        epoch: The epoch after which it was written, counted from 0.
+        phase: The phase of that epoch.
+        trained_for: What it was trained for.
+        train: The N candidates, with the paths of their images.
+        tables: Their embeddings.
+        digests: The SHA-256 of each candidate's image; None if equal images are known by their paths.
+    """
+
+    manifest: Manifest
+    network: PointerNetwork
+    epoch: int | None
+    phase: str | None
+    trained_for: Mapping[str, object]
+    train: Split
+    tables: Tables
+    digests: Sequence[str] | None = None
+
+    @cached_property
+    def table(self) -> Tensor:
+        """What the policy sees of the candidates, (N, w)."""
+        tables = self.tables
+        base = tables.vectors.of(self.manifest.embed) if tables.own is None else tables.own
+        return base if tables.answers is None else torch.cat([base, tables.answers], dim=-1)
+
+    @cached_property
+    def rows_by_digest(self) -> Mapping[str, list[int]]:
+        """The candidates of each image, by its SHA-256."""
+        rows: dict[str, list[int]] = {}
+        for row, digest in enumerate(self.digests or ()):
+            rows.setdefault(digest, []).append(row)
+        return rows
