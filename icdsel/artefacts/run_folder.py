@@ -25,7 +25,6 @@ METADATA_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
 JOURNAL = "online.jsonl"
 LOG_FILE = "log.txt"
-EVENTS_FOLDER = "tensorboard"
 LONGEST_NAME = 120  # characters of a run's name
 _LONGEST_SHOWN = 20  # characters of a run's name in tables
 EPOCH_FILE = re.compile(r"(warm|rce|grpo)_epoch([1-9][0-9]{0,8})\.pt")

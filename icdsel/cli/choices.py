@@ -23,6 +23,7 @@ from icdsel.settings.tables import TABLES
 from icdsel.settings.values import choice_of
 from icdsel.tasks import TASKS
 from icdsel.tasks.cleaners import CLEANERS
+from icdsel.trackers import TRACKERS
 from icdsel.vlm.engines import ENGINES
 from icdsel.vlm.prompts import LAYOUTS
 
@@ -38,6 +39,7 @@ REGISTRIES: dict[str, Registry[Any]] = {
         NORMALIZATIONS,
         ENGINES,
         LAYOUTS,
+        TRACKERS,
     )
 }
 """The registry of every kind, by the kind's name."""

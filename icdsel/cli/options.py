@@ -40,6 +40,7 @@ def with_settings(
     *tables: str,
     leave_out: Iterable[str] = (),
     hidden: Iterable[str] = (),
+    shown: Iterable[str] = (),
     varied: Iterable[str] = (),
     defaults: Mapping[str, Any] | None = None,
     kept: str = KEPT,
@@ -53,12 +54,13 @@ def with_settings(
         tables: The tables of settings.
         leave_out: Settings without a flag, as "table.name".
         hidden: Tables whose flags `--help` does not show.
+        shown: Settings of those whose flag it shows all the same, as "table.name".
         varied: Tables whose settings the command changes itself, so that it also warns of those without effect.
         defaults: The command's own defaults, by "table.name".
         kept: What an interruption leaves, for the message.
     """
     final = [table for table in tables if table not in set(varied)]
-    skipped, unseen, own = set(leave_out), set(hidden), dict(defaults or {})
+    skipped, unseen, seen, own = set(leave_out), set(hidden), set(shown), dict(defaults or {})
     fields = [
         (table, name) for table in tables for name in TABLES[table].model_fields if f"{table}.{name}" not in skipped
     ]
@@ -99,7 +101,9 @@ def with_settings(
             parameters += [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in flat]
         for parameter in parameters:
             _require_values(parameter)
-        parameters += [_option(table, name, table in unseen, own.get(f"{table}.{name}")) for table, name in fields]
+        for table, name in fields:
+            place = f"{table}.{name}"
+            parameters.append(_option(table, name, table in unseen and place not in seen, own.get(place)))
         parameters.append(
             inspect.Parameter("help_all", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=HelpAll)
         )

@@ -1,11 +1,13 @@
 """What commands do with a comparison: print it, write it to files, and end with its exit code."""
 
+import secrets
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +18,10 @@ from icdsel.records import Example, Shots
 from icdsel.settings import Settings
 from icdsel.store.run_log import command_words
 from icdsel.tasks.base import TASKS, demonstrations
+from icdsel.trackers import Subject, require, track
+
+if TYPE_CHECKING:
+    from icdsel.comparison.compare import ComparisonRow
 
 JsonFile = Annotated[
     Path | None, typer.Option("--json", help="Also write the results to this file, as JSON.", parser=written_file)
@@ -73,6 +79,7 @@ def show_comparison(
     from icdsel.comparison.headline import headlines
     from icdsel.comparison.tables import screen_tables, worse_text, write_csv, write_markdown
 
+    require(settings.train.tracker)
     rows = compare(
         settings,
         paths,
@@ -93,6 +100,8 @@ def show_comparison(
         if path:
             write(path)
             note(f"Written to {path}")
+    if settings.train.tracker:
+        _track(settings, rows)
     if outputs.html or outputs.plots:
         from icdsel.page.build import write_page, write_plots
         from icdsel.page.content import collect
@@ -109,6 +118,19 @@ def show_comparison(
     finish(settings, failed=failed)
     if worse:
         raise typer.Exit(1)
+
+
+def _track(settings: Settings, rows: Sequence["ComparisonRow"]) -> None:
+    """Logs the table to the trackers, as a run of its own."""
+    from icdsel.comparison.tracked_rows import tracked_rows
+
+    name = f"comparison-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
+    results = settings.dataset_dir
+    folder, recorded = results / "comparisons" / name, settings.model_dump(mode="json")
+    subject = Subject("comparison", name, results.name, folder, results, recorded, secrets.token_hex(8))
+    with track(settings.train.tracker, subject) as tracking:
+        tracking.log_rows(tracked_rows(rows))
+    note(f"Logged to {', '.join(settings.train.tracker)} as {name}")
 
 
 def _page_command(words: Sequence[str]) -> str:

@@ -127,6 +127,7 @@ Sampler = Annotated[str, Choice("sampler"), alias(SAMPLER_ALIASES), Field(patter
 """Restricted to a pattern, because file names contain it and it may come from untrusted metadata."""
 PoolRules = Annotated[str, Choice("rules for pools")]
 TaskName = Annotated[str, Choice("task")]
+TrackerName = Annotated[str, Choice("tracker")]
 HeldOutSplit = Annotated[Literal["validation", "tuning", "test"], BeforeValidator(_is_held_out)]
 ShotCount = Annotated[int | str, BeforeValidator(_typed_shots)]
 """A number of ICDs, or `auto`, with an offset or without."""

@@ -34,6 +34,7 @@ from icdsel.settings.kinds import (
     ServerAddresses,
     ShotCount,
     TaskName,
+    TrackerName,
 )
 from icdsel.settings.presets import (
     CLIP_B32,
@@ -338,7 +339,7 @@ def _by_recipe(name: str) -> Callable[[dict[str, Any]], Any]:
 class TrainSettings(Table):
     """The pointer network and its training."""
 
-    MACHINE: ClassVar = ("device", "tensorboard")
+    MACHINE: ClassVar = ("device", "tensorboard", "tracker")
 
     recipe: Literal["icdsel", "lever-plus"] = "icdsel"
     """Corrected training and a better network, or an exact reproduction of Lever-Plus."""
@@ -422,6 +423,14 @@ class TrainSettings(Table):
     """Device of the training: `cpu`, `cuda` or `cuda:0`; `auto` is the GPU if there is one."""
     tensorboard: bool = False
     """Also write each epoch's metrics for TensorBoard, to the run's folder."""
+    tracker: Annotated[tuple[TrackerName, ...], Separated] = ()
+    """Also log each epoch's metrics, and the rows of comparisons, to these. Each needs the extra of its name, and none
+    uses the network unless its own variables say so."""
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """The trackers of a training."""
+        return tuple(dict.fromkeys((*(("tensorboard",) if self.tensorboard else ()), *self.tracker)))
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:

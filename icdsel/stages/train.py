@@ -14,7 +14,6 @@ from rich.table import Table
 from icdsel.artefacts import rl_data
 from icdsel.artefacts.checkpoint import foreign_warning, load_policy
 from icdsel.artefacts.run_folder import (
-    EVENTS_FOLDER,
     JOURNAL,
     LOG_FILE,
     LONGEST_NAME,
@@ -44,7 +43,7 @@ from icdsel.stages.training.online import Rollouts, most_calls
 from icdsel.stages.training.proposer_check import compare_with_proposer
 from icdsel.stages.training.recommendation import recommend
 from icdsel.stages.training.run_journal import RESTART, RESUME_FILE, RunJournal
-from icdsel.stages.training.tensorboard import open_events, require_tensorboard
+from icdsel.stages.training.tracked_run import tracked_run
 from icdsel.stages.training.training_data import read_groups, require_files, require_signal, stops
 from icdsel.stages.training.warm_start import warm_groups
 from icdsel.store.backup import BACKUP
@@ -55,6 +54,7 @@ from icdsel.store.metadata import Inputs, read_metadata_files
 from icdsel.store.run_log import history
 from icdsel.store.slot import FolderSlot, Result
 from icdsel.tasks.scoring import SCORER_VERSION
+from icdsel.trackers import require
 from icdsel.vlm.devices import resolve_device
 
 REMEDY = "Use --run NAME for a separate run, or --overwrite to rename the existing one to a backup."
@@ -116,8 +116,7 @@ def train(
     scores_references(settings)  # rejects `--references none` with a reward that needs them, before any work
     trained = Run(runs_dir(settings) / _require_name(run or run_name(settings), run))
     require_files(settings, rl_data_files)
-    if settings.train.tensorboard:
-        require_tensorboard()
+    require(settings.train.trackers)
     device = resolve_device(settings.train.device, "--train-device")
     start = initial_policy(settings.train)
     session = session.under(settings) if session else Session(settings)
@@ -231,29 +230,30 @@ def _train(session: Session, data: _Data, device: torch.device, files: Sequence[
     note(f"Training on {queries}, on {table.device}: run {folder.name}")
     steps = (settings.train.rce_epochs + settings.train.grpo_epochs) * len(data.train)
     steps += settings.train.warm_epochs * len(data.warm.query) if data.warm else 0
-    events_folder = folder / EVENTS_FOLDER if settings.train.tensorboard else None
-    with open_events(events_folder) as events, progress("Training", steps) as advance:
-        journal = RunJournal(folder, network, events, advance, trained_for(session, files, most))
-        resume = journal.resume()
-        advance(journal.queries)
-        rollouts = _rollouts(session, data, seed, journal, resume, advance) if settings.train.online else None
-        train_policy(
-            network,
-            table,
-            train_groups,
-            validation_groups,
-            settings.train,
-            seed=seed,
-            on_epoch=journal.keep,
-            on_step=journal.step,
-            warm=data.warm.to(table.device) if data.warm else None,
-            rollouts=rollouts,
-            resume=resume,
-        )
-    recommended = recommend(folder, journal.epochs, table, validation_groups)
-    policy = load_policy(recommended).to(table.device)
-    compared = compare_with_proposer(session, data.validation, validation_groups, table, policy, data.vlm_known)
-    commit_run(result, journal.work, recommended.name, compared.to_json() if compared else None)
+    with tracked_run(settings, folder) as tracking:
+        with progress("Training", steps) as advance:
+            journal = RunJournal(folder, network, tracking, advance, trained_for(session, files, most))
+            resume = journal.resume()
+            advance(journal.queries)
+            rollouts = _rollouts(session, data, seed, journal, resume, advance) if settings.train.online else None
+            train_policy(
+                network,
+                table,
+                train_groups,
+                validation_groups,
+                settings.train,
+                seed=seed,
+                on_epoch=journal.keep,
+                on_step=journal.step,
+                warm=data.warm.to(table.device) if data.warm else None,
+                rollouts=rollouts,
+                resume=resume,
+            )
+        recommended = recommend(folder, journal.epochs, table, validation_groups)
+        policy = load_policy(recommended).to(table.device)
+        compared = compare_with_proposer(session, data.validation, validation_groups, table, policy, data.vlm_known)
+        commit_run(result, journal.work, recommended.name, compared.to_json() if compared else None)
+        tracking.log_recommended(recommended.name)
     if little:
         warn(little)  # again, next to the figures that it makes worthless
     out.print(_table(journal.epochs), soft_wrap=False)  # last, because stdout may be closed

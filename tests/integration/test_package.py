@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from icdsel.trackers import TRACKERS
+
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 SOURCES = ("icdsel", "README.md", "LICENSE", "pyproject.toml", ".gitignore")
@@ -25,6 +27,8 @@ SHIPPED = {
 }
 NOT_IMPORTED = {
     "torchvision",  # transformers' processor of Qwen2.5-VL needs it
+    "tensorboard",  # only torch's writer is used, which imports it
+    *("alembic", "sqlalchemy"),  # MLflow needs them for a store without a server
 }
 
 
@@ -135,14 +139,15 @@ def imported(walk: Callable[[ast.Module], Iterable[ast.AST]] = ast.walk) -> Iter
 
 
 def test_extras_are_imported_only_where_they_are_used():
-    extras = {"datasets", "ray", "tensorboard", "torch.utils.tensorboard"}
-    assert extras & {name for name, _ in imported()} == {"datasets", "ray", "torch.utils.tensorboard"}
+    extras = {"datasets", "mlflow", "ray", "tensorboard", "torch.utils.tensorboard", "wandb"}
+    assert extras & {name for name, _ in imported()} == extras - {"tensorboard"}
     assert extras & {name for name, _ in imported(lambda module: module.body)} == set()
 
 
 def test_imported_and_declared_dependencies_are_the_same():
     extras = PROJECT["project"]["optional-dependencies"]
-    declared = [*PROJECT["project"]["dependencies"], *extras["hub"], *extras["ray"], *extras["tensorboard"]]
+    used = [requirement for extra in ("hub", "ray", *TRACKERS) for requirement in extras[extra]]
+    declared = [*PROJECT["project"]["dependencies"], *used]
     names = {re.split(r"[<>=!~ ]", requirement)[0] for requirement in declared}
     foreign = {first for _, first in imported()} - set(sys.stdlib_module_names) - {"icdsel"}
     owners = {
@@ -150,5 +155,4 @@ def test_imported_and_declared_dependencies_are_the_same():
         for module, installed in packages_distributions().items()
     }
     assert {module for module in foreign if not owners.get(module, {module}) & names} == set()
-    # Of TensorBoard only torch's writer is used, which imports it.
-    assert names.difference(*(owners.get(module, {module}) for module in foreign)) == NOT_IMPORTED | {"tensorboard"}
+    assert names.difference(*(owners.get(module, {module}) for module in foreign)) == NOT_IMPORTED

@@ -21,6 +21,7 @@ _EXPERIMENTS = ("proposals", "reward", "train", "infer")
     *("data", "vlm", *_EXPERIMENTS),
     leave_out=["proposals.init", "proposals.query_split", "infer.n", "infer.shots"],
     hidden=_EXPERIMENTS,
+    shown=["train.tracker"],
     varied=_EXPERIMENTS,
 )
 def compare(
@@ -78,6 +79,7 @@ def compare(
     icdsel compare --shots 2 --reference nearest-both --json table.json --markdown table.md
     icdsel compare results/world/infer/* --allow-different
     icdsel compare --fail-if-worse --reference nearest-both
+    icdsel compare --tracker wandb,mlflow
     ```
     """
     given = given_flags(context)
@@ -124,5 +126,6 @@ def compare(
 def _require_no_experiment(given: dict[str, str]) -> None:
     """Rejects what has no effect without `--train`."""
     for shown, name in given.items():
-        if name in ("seeds", "rl_data", "dry_run", "overwrite") or name.split("__")[0] in _EXPERIMENTS:
+        table, _, setting = name.partition("__")
+        if name in ("seeds", "rl_data", "dry_run", "overwrite") or (table in _EXPERIMENTS and setting != "tracker"):
             raise SettingsError(f"{shown} has no effect without --train: to train variants, use icdsel experiment")

@@ -29,6 +29,7 @@ def train(
     icdsel train
     icdsel train --grpo-epochs 3 --freeze-backbone
     icdsel train --min-shots 0 --price 0.1
+    icdsel train --tracker wandb,mlflow
     icdsel train --dataset okvqa --sampler rand --model qwen2.5-vl-3b --device cuda:0
     icdsel train --dataset okvqa --online --grpo-epochs 5 --ray-address head:6379
     icdsel train --dataset okvqa --vlm-url http://localhost:8000/v1

@@ -20,8 +20,8 @@ from icdsel.errors import CheckpointError, RunError
 from icdsel.policy.loop import PHASES, Epoch, Resume, plain
 from icdsel.policy.network import PointerNetwork
 from icdsel.records.values import is_int64, is_number
-from icdsel.stages.training.tensorboard import Events
 from icdsel.store.journal import Journal
+from icdsel.trackers import Tracking
 
 RESUME_FILE = "resume.pt"
 RESTART = "move the folder of the run away, and run the same command again"
@@ -33,7 +33,7 @@ class RunJournal:
     Args:
         folder: The folder of the run.
         network: The policy, on its device.
-        events: The writer of TensorBoard metrics.
+        tracking: The trackers that get every epoch's metrics.
         advance: The progress bar.
         trained_for: What checkpoints record of data, model, encoder and prompt.
     """
@@ -42,13 +42,13 @@ class RunJournal:
         self,
         folder: Path,
         network: PointerNetwork,
-        events: Events,
+        tracking: Tracking,
         advance: Advance,
         trained_for: Mapping[str, Any] | None = None,
     ) -> None:
         self._trained_for = trained_for
         self.folder = folder
-        self._network, self._events, self._advance = network, events, advance
+        self._network, self._tracking, self._advance = network, tracking, advance
         self._metrics = Journal(folder / METRICS_FILE)
         self._epoch_began = time.monotonic()
         self._epoch_queries = 0
@@ -127,7 +127,7 @@ class RunJournal:
         note(f"{epoch.phase} epoch {number}: loss {loss:.3f}, expected reward {reward:.3f} ({share:.1%} of the oracle)")
 
     def _show(self, line: Mapping[str, Any], number: int) -> None:
-        self._events.write({name: value for name, value in line.items() if name not in ("phase", "epoch")}, number)
+        self._tracking.log_epoch(number, {name: line[name] for name in line if name not in ("phase", "epoch")})
 
 
 def _is_state_of(left: Checkpoint, network: PointerNetwork) -> bool:

@@ -41,6 +41,7 @@ def test_every_choice_has_a_registry_that_contains_its_default() -> None:
         "mode",
         "normalization",
         "selector",
+        "tracker",
     }
     require_known(settings_from({}))
     require_known(settings_from({"data": {"preset": "lever-plus"}}))

@@ -10,6 +10,7 @@ from icdsel.settings.tables import TABLES
     [
         ("train", "device", "cuda:1"),
         ("train", "tensorboard", True),
+        ("train", "tracker", "wandb"),
         ("vlm", "device", "cuda:1"),
         ("vlm", "batch_tokens", 7),
         ("data", "data_dir", "elsewhere"),

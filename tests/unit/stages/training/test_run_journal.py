@@ -18,18 +18,19 @@ from icdsel.policy.network import PointerNetwork
 from icdsel.stages import train
 from icdsel.stages.train import commit_run, run_slot
 from icdsel.stages.training.run_journal import RESUME_FILE, RunJournal
-from icdsel.stages.training.tensorboard import Events
 from icdsel.store.metadata import read_metadata
+from icdsel.trackers import Tracking
 
 METRICS = {"rce_loss": 2.0, "expected_reward": 0.5, "oracle_share": 0.25}
 
 
-class Curves(Events):
+class Curves(Tracking):
     def __init__(self) -> None:
+        super().__init__()
         self.epochs: list[int] = []
 
-    def write(self, metrics: Any, epoch: int) -> None:
-        self.epochs.append(epoch)
+    def log_epoch(self, number: int, metrics: Any) -> None:
+        self.epochs.append(number)
 
 
 def network(seed: int = 0) -> PointerNetwork:
@@ -37,8 +38,8 @@ def network(seed: int = 0) -> PointerNetwork:
     return PointerNetwork(PointerConfig(d_model=4, hidden_dim=4))
 
 
-def journal(folder: Path, policy: PointerNetwork, events: Events | None = None) -> RunJournal:
-    return RunJournal(folder, policy, events or Events(), lambda steps, status="": None)
+def journal(folder: Path, policy: PointerNetwork, curves: Tracking | None = None) -> RunJournal:
+    return RunJournal(folder, policy, curves or Tracking(), lambda steps, status="": None)
 
 
 def keep(log: RunJournal, policy: PointerNetwork, number: int, **metrics: float) -> None:
@@ -74,14 +75,14 @@ def test_an_epoch_leaves_a_checkpoint_and_a_line_of_metrics(tmp_path: Path) -> N
 
 
 def test_it_is_resumed_with_weights_metrics_and_work(tmp_path: Path) -> None:
-    trained, policy, events = two_epochs(tmp_path), network(2), Curves()
-    log = journal(tmp_path, policy, events)
+    trained, policy, curves = two_epochs(tmp_path), network(2), Curves()
+    log = journal(tmp_path, policy, curves)
     resume = log.resume()
     assert resume is not None and (resume.phase, resume.epoch, resume.kl_beta) == ("rce", 1, 0.1)
     assert all(torch.equal(value, trained.state_dict()[name]) for name, value in policy.state_dict().items())
     assert [epoch["rce_loss"] for epoch in log.epochs] == [2.0, 1.0] and log.queries == 14
     keep(log, policy, 2)
-    assert log.queries == 21 and events.epochs == [1, 2, 3]
+    assert log.queries == 21 and curves.epochs == [1, 2, 3]
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 3
 
 
