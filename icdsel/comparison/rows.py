@@ -6,7 +6,8 @@ from pathlib import Path
 
 from icdsel.comparison.places import distinctly_named, keys_of
 from icdsel.comparison.scores import Scores, mean_over_seeds
-from icdsel.comparison.sources import HOW_CHOSEN, Answered, Source, files_in, read_answers
+from icdsel.comparison.sources import HOW_CHOSEN, Answered, NothingScoredError, Source, files_in, read_answers
+from icdsel.console import note
 from icdsel.errors import RunError
 from icdsel.records import QuestionId, Shots, shots_order
 
@@ -57,7 +58,7 @@ def read_comparable(
         RunError: There are none, a file is damaged, they are of different tasks, share no query, or differ otherwise
             and that is not allowed.
     """
-    answered = [row for path in files_in(paths) for row in read_answers(path, names[path] if names else None)]
+    answered = _scored(files_in(paths), names)
     where = ", ".join(dict.fromkeys(str(path if path.is_dir() else path.parent) for path in paths))
     if not answered:
         raise RunError(f"{where}: no predictions in it. Create them with `icdsel infer`.")
@@ -89,6 +90,23 @@ def read_comparable(
     return Comparable(
         _united(scores) if names else scores, len(shared), [line.split("\n")[0] for line in differing], sources
     )
+
+
+def _scored(files: Sequence[Path], names: Mapping[Path, str] | None) -> list[Answered]:
+    """The rows of files. Those of a test split without answers are left out, and told, if there are others."""
+    answered, unscored = list[Answered](), list[NothingScoredError]()
+    for path in files:
+        try:
+            answered += read_answers(path, names[path] if names else None)
+        except NothingScoredError as error:
+            unscored.append(error)
+    if unscored and not answered:
+        raise unscored[0]
+    if unscored:
+        note(
+            f"left out: {len(unscored)} of {len(files)} files, which hold answers to queries without reference answers"
+        )
+    return answered
 
 
 def _shared(rows: Iterable[Answered]) -> frozenset[QuestionId]:

@@ -88,6 +88,10 @@ class Source:
         return f"{Path(str(setting)).name} ({str(value)[:8]})"
 
 
+class NothingScoredError(RunError):
+    """Predictions of queries that all have no reference answers."""
+
+
 @dataclass(frozen=True)
 class Answered:
     """One file's answers at one number of shots: all queries, and the scores of those whose call did not fail."""
@@ -128,8 +132,8 @@ def read_answers(path: Path, name: str | None = None) -> list[Answered]:
     """A file's rows, by number of shots. Queries without reference answers are left out.
 
     Raises:
-        RunError: The file or its metadata is damaged, its task is unknown, its metadata name another one, or no query
-            has reference answers.
+        RunError: The file or its metadata is damaged, its task is unknown, or its metadata name another one.
+        NothingScoredError: No query has reference answers.
     """
     source = read_source(path, name)
     try:
@@ -159,7 +163,7 @@ def read_answers(path: Path, name: str | None = None) -> list[Answered]:
                 by_query = others.setdefault(record.shots, {}).setdefault(metric, {})
                 by_query[record.question_id] = float(record.other_scores[metric])
     if not asked:
-        raise RunError(
+        raise NothingScoredError(
             f"{path} holds only answers to queries without reference answers, so there is nothing to compare: they are "
             "in its field `prediction`"
         )

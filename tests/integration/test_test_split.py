@@ -76,6 +76,18 @@ def test_every_format_is_written_on_request_and_stays_out_of_comparisons(engine:
     assert output.count("nothing to check") == 2
 
 
+def test_a_comparison_of_a_folder_leaves_out_what_is_not_scored(engine: FakeEngine) -> None:
+    icdsel("infer", *ON, "--split", "test", "--n", -1)
+    output = said(icdsel("compare", ANSWERS, code=2))
+    assert "holds only answers to queries without reference answers" in output
+    icdsel("infer", *ON, "--n", 4)
+    for words in ((ANSWERS,), (ANSWERS.parent,), (*ON[:4], "--set", "validation-4")):
+        output = said(icdsel("compare", *words, "--json", "table.json"))
+        assert "left out: 3 of 6 files" in output
+        assert {row["n"] for row in json.loads(Path("table.json").read_text())} == {4}
+    assert "left out" not in icdsel("compare", *ON[:4])  # reads the files over the split alone
+
+
 def test_nothing_is_written_for_a_split_with_answers_unless_it_is_asked_for(engine: FakeEngine) -> None:
     icdsel("infer", *ON, "--n", 2)
     assert not SUBMISSIONS.exists()
