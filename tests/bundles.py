@@ -1,20 +1,30 @@
 """A small bundle for tests: the easy world with few examples, and a policy with random weights that may stop."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from worlds import write_small_world
 
 from icdsel.artefacts.bundle.writing import write_bundle
 from icdsel.artefacts.checkpoint_writing import save_policy
+from icdsel.artefacts.run_folder import METADATA_FILE
 from icdsel.policy.config import PointerConfig
 from icdsel.policy.network import PointerNetwork
 from icdsel.settings.loading import Settings, settings_from
 from icdsel.stages.bundle_of_run import bundle_of
 from icdsel.stages.policy_check import trained_for
 from icdsel.stages.session import Session
+from icdsel.store.metadata import Metadata
 
 CANDIDATES = 60
+
+
+class Bundled(NamedTuple):
+    """A bundle's folder, and the session that it was made by."""
+
+    folder: Path
+    session: Session
 
 
 def small_settings(folder: Path, **data: object) -> Settings:
@@ -40,6 +50,9 @@ def save_random_policy(path: Path, session: Session, **config: object) -> Path:
 def write_small_bundle(folder: Path, work: Path) -> Session:
     """Writes a bundle into a folder; `work` gets its dataset, results and checkpoint."""
     session = Session(small_settings(work))
-    policy = save_random_policy(work / "results/world/model_cpk/small/rce_epoch1.pt", session)
+    run = work / "results/world/model_cpk/small"
+    policy = save_random_policy(run / "rce_epoch1.pt", session)
+    recorded = {"settings": session.settings.model_dump(mode="json"), "pair": session.settings.pair_name, "finished": 1}
+    Metadata(inputs={}, **recorded).write(run / METADATA_FILE)
     write_bundle(bundle_of(session, policy, "small"), folder, "full")
     return session

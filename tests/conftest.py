@@ -1,8 +1,10 @@
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from filelock import FileLock
@@ -13,6 +15,9 @@ from icdsel.console import show_messages
 from icdsel.data.world import write_world
 from icdsel.settings.hints import OLD_VARIABLES
 from icdsel.settings.names import ENV_PREFIX
+
+if TYPE_CHECKING:
+    from bundles import Bundled
 
 # Tests run in parallel, so torch's own threads would only slow them down. This must be set before torch is loaded, here
 # and in the processes that tests start.
@@ -60,3 +65,18 @@ def world_into(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Non
         if not (place / "world/annotations_validation.json").exists():  # the file that is written last
             write_world(place / "world")
     return partial(put_world, place / "world")
+
+
+@pytest.fixture(scope="session")
+def bundled(tmp_path_factory: pytest.TempPathFactory) -> "Bundled":
+    """A small bundle, and the session that it was made by; neither may be changed."""
+    from bundles import Bundled, write_small_bundle
+
+    place = tmp_path_factory.mktemp("bundled")
+    return Bundled(place / "my-bundle", write_small_bundle(place / "my-bundle", place / "work"))
+
+
+@pytest.fixture
+def own_bundle(bundled: "Bundled", tmp_path: Path) -> Path:
+    """A copy of the bundle that a test may change."""
+    return Path(shutil.copytree(bundled.folder, tmp_path / "my-bundle"))

@@ -12,9 +12,9 @@ from icdsel.artefacts.pool_names import has_these_pools, pool_parts
 from icdsel.errors import CheckpointError, RunError
 from icdsel.records import EpochMetrics
 from icdsel.records.values import is_int64
-from icdsel.settings.loading import Settings
+from icdsel.settings.loading import Settings, settings_from
 from icdsel.settings.names import changed_settings, sampler_file_name
-from icdsel.settings.tables import TrainSettings
+from icdsel.settings.tables import TABLES, TrainSettings
 from icdsel.store.backup import BACKUP
 from icdsel.store.files import digest_of
 from icdsel.store.json_reading import parsed
@@ -130,6 +130,25 @@ def find_run(settings: Settings, name: str | None = None) -> Run:
         others = f" {folder} holds other runs: {', '.join(sorted(known))}." if known else ""
         raise RunError(f"no finished run for {what}.{others} Train one with `icdsel train`.")
     return Run(max(fitting)[1])
+
+
+def recorded_settings(settings: Settings, run: Run) -> Settings:
+    """The settings of data and VLM that a run was trained with, except for those that were given now.
+
+    So whoever names a run does not have to repeat them. What only says how this machine is used is not taken over.
+
+    Raises:
+        SettingsError: The two do not fit together.
+    """
+    path = run.folder / METADATA_FILE
+    recorded = read_metadata(path).settings if path.is_file() else {}
+    given = settings.model_dump(exclude_unset=True)
+    tables = {}
+    for table in ("data", "vlm"):
+        silent = set(TABLES[table].MACHINE) - {"url"}  # a model on servers is known by asking them
+        kept = {name: value for name, value in recorded.get(table, {}).items() if name not in silent}
+        tables[table] = kept | given.get(table, {})
+    return settings_from(given | tables)
 
 
 def is_finished(run: Run) -> bool:

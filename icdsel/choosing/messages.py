@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from icdsel.registry import Registry
 from icdsel.vlm.engine import Request
@@ -58,6 +59,16 @@ def _transformers(request: Request, style: PromptStyle, max_image_pixels: int) -
     return [
         {"role": turn["role"], "content": [plain(part) for part in turn["content"]]} for turn in _turns(request, style)
     ]
+
+
+def addressed_below(address: str) -> MessageFormat:
+    """OpenAI's protocol with addresses of images on a web server: the name of the file after this address."""
+
+    def messages(request: Request, style: PromptStyle, max_image_pixels: int) -> list[dict[str, Any]]:
+        del max_image_pixels  # the images are not opened
+        return with_addresses(_turns(request, style), lambda path: f"{address.rstrip('/')}/{quote(path.name)}")
+
+    return MessageFormat(f"openai at {address}", messages, "OpenAI's protocol, the images as addresses of a server")
 
 
 MESSAGE_FORMATS: Registry[MessageFormat] = Registry(

@@ -213,6 +213,8 @@ class Selector:
             DataError: An image cannot be read.
             SettingsError: As for `choose`.
         """
+        if not queries:
+            return []
         shots = self._pool.allowed(parsed_shots(shots) if isinstance(shots, str) else shots, selector)
         encoded = self.encode(queries)
         if encoded.broken:

@@ -7,6 +7,7 @@ import typer
 from icdsel import __version__
 from icdsel.cli.commands.bench import bench
 from icdsel.cli.commands.check import check
+from icdsel.cli.commands.choose import choose
 from icdsel.cli.commands.compare import compare
 from icdsel.cli.commands.convert import convert
 from icdsel.cli.commands.demo import demo
@@ -41,5 +42,5 @@ def _before_any_command(
 
 
 # In the order in which `--help` lists them.
-for command in (gen_rl_data, train, convert, infer, compare, experiment, runs, export, check, bench, demo):
+for command in (gen_rl_data, train, convert, infer, compare, experiment, runs, export, choose, check, bench, demo):
     app.command(command.__name__.replace("_", "-"), cls=BriefHelp)(command)

@@ -7,6 +7,7 @@ import typer
 from typer.core import TyperCommand
 
 _DATA = ("--dataset", "--data-dir", "--image-dir", "--model")
+_QUERIES = ("--image", "--question", "--queries", "--split")
 PLACES = ("--workers", "--ray-address", "--vlm-url")
 """The flags that say where the VLM runs."""
 
@@ -19,6 +20,7 @@ COMMON: dict[str, tuple[str, ...]] = {
     "experiment": (*_DATA, "--n", "--shots", "--seeds", "--dry-run", "--reference", "--html", *PLACES),
     "runs": ("--dataset", "--results-dir", "--json"),
     "export": (*_DATA, "--preset", "--results-dir", "--images", "--name", "--licence", "--overwrite"),
+    "choose": (*_QUERIES, "--run", "--shots", "--selector", "--format", "--output"),
     "check": ("--dataset", "--data-dir", "--image-dir", "--images", "--json"),
     "bench": ("--model", "--device", "--engine", "--workers", "--queries", "--json"),
     "demo": ("--seeds", "--queries", "--n", "--results-dir", *PLACES),

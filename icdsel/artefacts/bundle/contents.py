@@ -1,5 +1,7 @@
 """A bundle in memory: a policy, and the candidates that it chooses from."""
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +14,7 @@ from icdsel.artefacts.bundle.manifest import Manifest
 from icdsel.data.datasets import Split
 from icdsel.policy.network import PointerNetwork
 from icdsel.retrieval.embeddings import Centre, Embeddings
+from icdsel.store.fingerprints import fingerprint_examples
 
 
 class Tables(NamedTuple):
@@ -60,6 +63,15 @@ class Bundle:
         tables = self.tables
         base = tables.vectors.of(self.manifest.embed) if tables.own is None else tables.own
         return base if tables.answers is None else torch.cat([base, tables.answers], dim=-1)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identifies everything that decides a choice: the policy, the candidates, and their embeddings."""
+        digest = hashlib.sha256(f"{self.network.config} {fingerprint_examples(self.train)}".encode())
+        for tensor in (*self.network.state_dict().values(), self.table):
+            digest.update(tensor.contiguous().numpy())
+        digest.update(json.dumps(self.manifest.settings, sort_keys=True).encode())
+        return digest.hexdigest()[:16]
 
     @cached_property
     def rows_by_digest(self) -> Mapping[str, list[int]]:

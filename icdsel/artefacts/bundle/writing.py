@@ -71,8 +71,10 @@ def write_bundle(
         write_bytes(part / CARD, card(manifest).encode())
         manifest.write(part)
         require_free(folder, overwrite)
-        if folder.exists():
+        if (folder / MANIFEST).exists():
             back_up(folder)
+        elif folder.exists():
+            folder.rmdir()  # it is empty
         part.rename(folder)
         sync_folder(folder.parent)
     return folder

@@ -33,28 +33,31 @@ def export(
     """Writes a bundle: one folder with all that choosing needs, for other programs, machines and people.
 
     It holds the policy, the training examples that it chooses from, their embeddings and images, the settings of the
-    prompt, the figures of `icdsel compare`, and a model card. Choosing with it needs no VLM (unless that is
-    the encoder) and no GPU.
+    prompt, the figures of `icdsel compare`, and a model card. The settings are those that the run was trained with.
+    Choosing with it needs no VLM (unless that is the encoder) and no GPU.
 
     For example:
 
     ```
     icdsel export my-run my-bundle
     icdsel export 3 my-bundle --images thumbnails --licence cc-by-4.0
-    icdsel export my-run my-bundle --dataset okvqa --image-dir /data/coco
+    icdsel export my-run my-bundle --dataset okvqa
     icdsel choose --run my-bundle --image photo.jpg --question "What is shown?"
     icdsel push my-bundle owner/name
     ```
     """
     from icdsel.artefacts.bundle.writing import require_free, write_bundle
-    from icdsel.artefacts.run_folder import find_run
+    from icdsel.artefacts.run_folder import Run, find_run, recorded_settings
     from icdsel.stages.bundle_of_run import bundle_of, chosen_images
     from icdsel.stages.session import Session
 
     wanted = chosen_images(images)
     require_free(folder, overwrite)
-    policy = Path(run) if run.endswith(".pt") else find_run(settings, run).checkpoint
+    named = Path(run)
+    found = Run(named.parent) if named.is_file() else find_run(settings, run)
+    policy = named if named.is_file() else found.checkpoint
     note(f"Policy: {policy}")
+    settings = recorded_settings(settings, found)
     headline, figures = _compared(settings)
     session = Session(settings)
     bundle = bundle_of(
