@@ -6,12 +6,14 @@ from threading import Lock
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from icdsel.artefacts.bundle.contents import Bundle
 from icdsel.choosing.encoded_queries import EncodedQueries
 from icdsel.errors import SettingsError
 from icdsel.policy.encoding import EncodedCandidates
 from icdsel.records import AUTO, Shots, stop_offset
+from icdsel.retrieval.embeddings import Embeddings
 from icdsel.retrieval.pools import Pools
 from icdsel.selection import POLICY, SELECTORS
 from icdsel.selection.context import Context
@@ -32,6 +34,15 @@ class Chosen(NamedTuple):
     scores: tuple[float, ...] | None
 
 
+class _Similar(Embeddings):
+    """The candidates' embeddings for nearest neighbours; the sum of both kinds is kept for the next query."""
+
+    @cached_property
+    def both(self) -> Tensor:
+        """normalise(image + question), (N, d)."""
+        return super().both
+
+
 class Pool:
     """Chooses from all candidates of a bundle, with the selectors of `icdsel infer`.
 
@@ -43,6 +54,7 @@ class Pool:
     def __init__(self, bundle: Bundle, settings: Settings) -> None:
         self._bundle, self._settings = bundle, settings
         self._encoding = Lock()
+        self._similar = _Similar(bundle.tables.vectors.image, bundle.tables.vectors.question)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -129,7 +141,7 @@ class Pool:
             pools=pools,
             embeddings=encoded.embeddings,
             train_embeddings=bundle.table,
-            open_similar=lambda: (encoded.vectors, bundle.tables.vectors),
+            open_similar=lambda: (encoded.vectors, self._similar),
             network=bundle.network,
             open_encoded=lambda: self.encoded,
             open_scored=dict,
