@@ -35,16 +35,13 @@ class Opened(NamedTuple):
     data: DataSettings
 
 
-def open_selector(
-    settings: Settings, run: str | None, encoder: str | None = None, image_dir: Path | None = None
-) -> Opened:
+def open_selector(settings: Settings, run: str | None) -> Opened:
     """A selector of a bundle, or of a run on this machine with its training split.
 
     Args:
-        settings: Where runs are; and what the recorded settings of a run are replaced by.
+        settings: Where runs are, and what replaces the recorded settings of a run; for a bundle, where its encoder and
+            its candidates' images are.
         run: A bundle's folder, `hub:owner/name`, or the name or number of a run; by default the last one.
-        encoder: Where the encoder of a bundle is on this machine.
-        image_dir: Where the candidates' images of a bundle are, if it has none.
 
     Raises:
         UserError: There is no such run or bundle, or it cannot be used.
@@ -52,7 +49,9 @@ def open_selector(
     if run is not None and (is_on_hub(run) or (Path(run) / MANIFEST).is_file()):
         use_threads(settings)
         device = "cpu" if settings.vlm.device == "auto" else settings.vlm.device
-        return Opened(Selector.load(run, device=device, encoder=encoder, image_dir=image_dir), settings.data)
+        encoder = settings.data.encoder if "encoder" in settings.data.model_fields_set else None
+        selector = Selector.load(run, device=device, encoder=encoder, image_dir=settings.data.image_dir)
+        return Opened(selector, settings.data)
     found = find_run(settings, run)
     note(f"Policy: {found.checkpoint}")
     session = Session(with_values(recorded_settings(settings, found), {"data": {"pool_size": "all"}}))

@@ -63,18 +63,15 @@ def choose(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File of the lines, or folder of the pictures.")
     ] = None,
-    encoder_folder: Annotated[
-        str | None, typer.Option("--bundle-encoder", help="Where the encoder of a bundle is, if it was a folder.")
-    ] = None,
-    bundle_images: Annotated[
-        Path | None, typer.Option("--bundle-images", help="Where the images of a bundle are, if it has none.")
-    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Chooses ICDs for new queries, without answers and without a VLM, and writes the finished prompts.
 
     The lines of `--format openai` hold chat messages for any client of OpenAI's protocol, those of `transformers` for
     `apply_chat_template`. They are worded as in training. A file that was interrupted is resumed.
+
+    A run is used with the settings that it was trained with. For a bundle, `--image-dir` says where the candidates' images
+    are if it has none, and `--encoder` where its encoder is if that was a folder elsewhere.
 
     For example:
 
@@ -98,7 +95,7 @@ def choose(
     if n is not None and split is None:
         raise SettingsError("--n goes with --split")
     _require_one_source(bool(image or question), queries is not None, split is not None)
-    chooser, data = open_selector(settings, run, encoder_folder, bundle_images)
+    chooser, data = open_selector(settings, run)
     asked = _queries(chooser, data, image or [], question or [], queries, split, n)
     _write(chooser, asked, count, selector, form, image_url, output, overwrite)
 
