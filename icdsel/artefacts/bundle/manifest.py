@@ -130,7 +130,7 @@ class Manifest(BaseModel):
         Raises:
             BundleError: A value is not allowed, or the encoder has to be named.
         """
-        name = encoder or self._encoder_name()
+        name = self._encoder_name() if encoder in (None, VLM_ENCODER) else encoder
         kept = {
             table: {key: value for key, value in self.settings.get(table, {}).items() if key in keys}
             for table, keys in _KEPT.items()

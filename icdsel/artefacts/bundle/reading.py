@@ -29,6 +29,7 @@ def read_bundle(folder: Path, image_dir: Path | None = None) -> Bundle:
     Args:
         folder: The folder.
         image_dir: A folder with the candidates' original images, for a bundle without them; it is searched by name.
+            One that holds them needs it not.
 
     Raises:
         BundleError: It is missing, damaged or incomplete, or its parts do not fit together.
@@ -43,7 +44,7 @@ def read_bundle(folder: Path, image_dir: Path | None = None) -> Bundle:
         raise BundleError(f"{folder} holds {len(found)} candidates, {manifest.candidates} were exported")
     tables = _tables(folder / TABLES, len(found))
     digests = {example.question_id: image.digest for example, image in found}
-    if image_dir is not None:
+    if image_dir is not None and manifest.images != "full":
         examples = _with_images(found, image_dir)
     else:
         _require_inside(folder)

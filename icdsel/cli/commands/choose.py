@@ -70,8 +70,8 @@ def choose(
     The lines of `--format openai` hold chat messages for any client of OpenAI's protocol, those of `transformers` for
     `apply_chat_template`. They are worded as in training. A file that was interrupted is resumed.
 
-    A run is used with the settings that it was trained with. For a bundle, `--image-dir` says where the candidates' images
-    are if it has none, and `--encoder` where its encoder is if that was a folder elsewhere.
+    A run is used with the settings that it was trained with. For a bundle, `--image-dir` says where the candidates'
+    images are if it has none, and `--encoder` where its encoder is if that was a folder elsewhere.
 
     For example:
 

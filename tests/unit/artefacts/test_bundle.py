@@ -108,6 +108,7 @@ def test_images_that_are_elsewhere_are_found_by_name(bundled: Bundled, tmp_path:
     found = read_bundle(tmp_path / "b", folder)
     assert [one.image for one in found.train] == [one.image for one in bundled.session.train]
     assert not read_bundle(tmp_path / "b").train[0].image.exists()
+    assert read_bundle(bundled.folder, tmp_path).train[0].image.exists()
     (tmp_path / "empty").mkdir()
     with pytest.raises(BundleError, match=r"lacks \d+ of the candidates' images, first 0"):
         read_bundle(tmp_path / "b", tmp_path / "empty")
