@@ -26,6 +26,10 @@ class BundleError(UserError):
     """A bundle is missing, damaged, or does not fit what it is used with."""
 
 
+class HubError(BundleError):
+    """The hub cannot be reached, or fails; the user's input is valid."""
+
+
 class SettingsError(UserError):
     """A setting is unknown or its value is not allowed."""
 

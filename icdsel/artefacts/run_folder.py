@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from icdsel.artefacts.bundle.manifest import MANIFEST
+from icdsel.artefacts.hub import is_on_hub, local_bundle
 from icdsel.artefacts.pool_names import has_these_pools, pool_parts
 from icdsel.errors import CheckpointError, RunError
 from icdsel.records import EpochMetrics
@@ -33,7 +35,7 @@ EPOCH_FILE = re.compile(r"(warm|rce|grpo)_epoch([1-9][0-9]{0,8})\.pt")
 
 @dataclass(frozen=True)
 class Run:
-    """A folder with checkpoints.
+    """A folder with checkpoints, or a bundle, which has one.
 
     Attributes:
         folder: The folder.
@@ -52,6 +54,11 @@ class Run:
     def checkpoint(self) -> Path:
         """The recommended checkpoint; see `find_checkpoint`."""
         return find_checkpoint(self.folder)
+
+    @property
+    def is_bundle(self) -> bool:
+        """Whether it is a bundle: complete, from whatever machine, and not to be written into."""
+        return is_bundle(self.folder)
 
 
 def runs_dir(settings: Settings) -> Path:
@@ -103,12 +110,24 @@ def is_run(folder: Path) -> bool:
     return (folder / METADATA_FILE).exists() or any(EPOCH_FILE.fullmatch(path.name) for path in folder.iterdir())
 
 
+def is_bundle(folder: Path) -> bool:
+    """Whether a folder is a bundle's."""
+    return (folder / MANIFEST).exists()
+
+
 def find_run(settings: Settings, name: str | None = None) -> Run:
     """The run of that name or number, else the one trained last for this dataset, sampler and model.
 
+    A bundle is found by its folder, or by `hub:owner/name`, which is downloaded unless it is there already. A run of
+    the same name is preferred to a folder.
+
     Raises:
         RunError: There is none; the message lists those that exist.
+        BundleError: There is no such bundle on the hub, or it is damaged.
+        HubError: The hub cannot be reached.
     """
+    if name is not None and is_on_hub(name):
+        return Run(local_bundle(name))
     folder = runs_dir(settings)
     known = {path.parent.name: path for path in folder.glob(f"*/{METADATA_FILE}") if BACKUP not in path.parent.name}
     if name is not None:
@@ -118,6 +137,8 @@ def find_run(settings: Settings, name: str | None = None) -> Run:
             for path, metadata in read_metadata_files(known.values()):
                 if metadata.finished == int(number[1]):
                     return Run(path.parent)
+        if is_bundle(bundle := Path(name).expanduser()):
+            return Run(bundle.resolve())
         existing = f"there are: {', '.join(sorted(known))}" if known else "there are none"
         raise RunError(f"no run {name!r} in {folder} ({existing}). Train it with `icdsel train --run {name}`.")
     fitting = []
@@ -152,7 +173,9 @@ def recorded_settings(settings: Settings, run: Run) -> Settings:
 
 
 def is_finished(run: Run) -> bool:
-    """Whether the training of a run is finished, and its last checkpoint exists."""
+    """Whether the training of a run is finished, and its last checkpoint exists. A bundle always is."""
+    if run.is_bundle:
+        return True
     path = run.folder / METADATA_FILE
     if not path.exists() or not (metadata := read_metadata(path)).finished:
         return False
@@ -208,12 +231,17 @@ def find_checkpoint(run_dir: str | Path) -> Path:
     """The recommended checkpoint of a run: the one that its metadata name, else the last one.
 
     Metadata name the last one too, unless an earlier one was better on the held-out queries. Those of unfinished runs
-    and of earlier versions name none.
+    and of earlier versions name none. That of a bundle is its policy, which is compared with its digest.
 
     Raises:
         CheckpointError: As for `last_checkpoint`.
+        BundleError: The bundle is damaged.
     """
     run_dir = Path(run_dir)
+    if is_bundle(run_dir):
+        from icdsel.artefacts.bundle.reading import policy_of  # it loads torch
+
+        return policy_of(run_dir)
     last = last_checkpoint(run_dir)
     try:
         named = read_metadata(run_dir / METADATA_FILE).recommended

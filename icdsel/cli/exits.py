@@ -10,7 +10,7 @@ import typer
 
 from icdsel.cli.interruption import KEPT, raised
 from icdsel.console import err, note, show_messages, tell_error, warn
-from icdsel.errors import CallsError, NoSignalError, UserError, is_mistake, lacks_memory, of_system
+from icdsel.errors import CallsError, HubError, NoSignalError, UserError, is_mistake, lacks_memory, of_system
 from icdsel.settings import Settings
 from icdsel.settings.worlds import is_world
 from icdsel.store.run_log import history
@@ -33,7 +33,7 @@ def with_exit_codes(command: Command, kept: str = KEPT) -> Command:
                 command(*args, **values)
         except UserError as error:
             tell_error(str(error))
-            raise typer.Exit(1 if isinstance(error, CallsError | NoSignalError) else 2) from None
+            raise typer.Exit(1 if isinstance(error, CallsError | HubError | NoSignalError) else 2) from None
         except KeyboardInterrupt as stopped:
             err.print(f"interrupted; {kept}")
             raise typer.Exit(128 + (stopped.args or (signal.SIGINT,))[0]) from None

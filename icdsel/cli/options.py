@@ -33,7 +33,10 @@ Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Rename results that were created with different settings to a backup.")
 ]
 
-RlData = Annotated[list[Path] | None, typer.Option("--rl-data", help="RL data to train on; several files are merged.")]
+RlData = Annotated[
+    list[Path] | None,
+    typer.Option("--rl-data", help="RL data to train on, a file or hub:owner/name; several are merged."),
+]
 
 
 def with_settings(

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from icdsel.artefacts.bundle.manifest import POLICY as POLICY_OF_BUNDLE
 from icdsel.artefacts.run_folder import shown_name
 from icdsel.records import Pointer
 from icdsel.selection.selector import Selector
@@ -29,8 +30,8 @@ class Policy(Selector):
         return context.pointers(context.decided(offset))
 
     def row_name(self, settings: Settings, policy: Path | None) -> str:  # noqa: ARG002
-        """`policy-<run>-<checkpoint>`."""
-        return self.name if policy is None else self.row_of(policy.absolute().parent.name, policy.stem)
+        """`policy-<run>-<checkpoint>`, or `policy-<folder>` for the policy of a bundle."""
+        return self.name if policy is None else self._row(policy)
 
     def row_of(self, run: str, checkpoint: str) -> str:
         """What the row of a run's checkpoint is called, such as `policy-demo-grpo_epoch3`."""
@@ -38,9 +39,13 @@ class Policy(Selector):
 
     def short_name(self, row_name: str, policy: Path | None) -> str:
         """`policy <run>`, with the run's number if its name is long; names that users gave stay."""
-        if policy is None or row_name != self.row_of(policy.absolute().parent.name, policy.stem):
+        if policy is None or row_name != self._row(policy):
             return row_name
         return f"{self.name} {shown_name(policy.absolute().parent)}"
+
+    def _row(self, policy: Path) -> str:
+        folder = policy.absolute().parent.name
+        return f"{self.name}-{folder}" if policy.name == POLICY_OF_BUNDLE else self.row_of(folder, policy.stem)
 
     def without_seed(self, row_name: str) -> str:
         """The row's name without the run's training seed."""

@@ -188,6 +188,8 @@ def _policy_file(settings: Settings, run: str | None, checkpoint: Path | None) -
     note(f"Policy: {path}")
     if not is_finished(found):
         warn(f"the training of run {found.name} is not finished: run its `icdsel train` command again to finish it")
+    if found.is_bundle:
+        return path
     with warnings.catch_warnings():  # what Lever-Plus would ignore is reported by `icdsel convert`
         warnings.simplefilter("ignore", ConversionWarning)
         try:

@@ -13,7 +13,7 @@ from icdsel.store.json_reading import read_lines
 CANDIDATES = "candidates.jsonl"
 IMAGES = "images"
 _DIGEST = re.compile("[0-9a-f]{64}")
-_PLACE = re.compile(rf"{IMAGES}/[0-9a-f]{{32}}(?:\.[a-z]{{2,5}})?")
+PLACE = re.compile(rf"{IMAGES}/[0-9a-f]{{32}}(?:\.[a-z]{{2,5}})?")
 
 
 class StoredImage(NamedTuple):
@@ -61,7 +61,7 @@ def _parsed(folder: Path, record: Any, texts: Texts) -> tuple[Example, StoredIma
     digest, place, name = (record.get(key) for key in ("image_sha256", "image", "image_name"))
     if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
         raise ValueError('its "image_sha256" is missing or invalid')
-    if place is not None and not (isinstance(place, str) and _PLACE.fullmatch(place)):
+    if place is not None and not (isinstance(place, str) and PLACE.fullmatch(place)):
         raise ValueError(f'its "image" is not a file in the folder {IMAGES}')
     if not isinstance(name, str) or not 0 < len(name) < 1024 or "/" in name or "\0" in name:
         raise ValueError('its "image_name" is missing or invalid')

@@ -14,7 +14,8 @@ from icdsel.store.files import write_json
 from icdsel.store.json_reading import parsed
 from icdsel.store.reading import read_whole, why_no_file
 
-MANIFEST = "bundle.json"
+MANIFEST, POLICY, TABLES, CARD = "bundle.json", "policy.safetensors", "candidates.safetensors", "README.md"
+"""Names of files in a bundle."""
 FORMAT = 1
 _LARGEST = 16 * 2**20  # bytes
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from icdsel.artefacts.bundle.candidate_lines import CANDIDATES, IMAGES, StoredImage, read_candidates
 from icdsel.artefacts.bundle.contents import Bundle, Tables
-from icdsel.artefacts.bundle.manifest import read_manifest
-from icdsel.artefacts.bundle.writing import POLICY, TABLES, digest_of_file
+from icdsel.artefacts.bundle.manifest import POLICY, TABLES, Manifest, read_manifest
+from icdsel.artefacts.bundle.writing import digest_of_file
 from icdsel.artefacts.checkpoint import Checkpoint, load_checkpoint
 from icdsel.data.datasets import Split
 from icdsel.errors import BundleError, CheckpointError, DataError
@@ -34,9 +34,7 @@ def read_bundle(folder: Path, image_dir: Path | None = None) -> Bundle:
     Raises:
         BundleError: It is missing, damaged or incomplete, or its parts do not fit together.
     """
-    manifest = read_manifest(folder)
-    for name in (POLICY, CANDIDATES, TABLES):
-        _require_intact(folder / name, manifest.files.get(name))
+    manifest = require_intact(folder)
     checkpoint = _policy(folder / POLICY)
     config = checkpoint.network.config
     found = list(read_candidates(folder))
@@ -67,6 +65,28 @@ def read_bundle(folder: Path, image_dir: Path | None = None) -> Bundle:
     )
     _require_fitting(folder, bundle, config)
     return bundle
+
+
+def require_intact(folder: Path, *names: str) -> Manifest:
+    """Compares the files of a bundle with their digests; by default all that it cannot do without.
+
+    Raises:
+        BundleError: The bundle is missing, or a file is missing or damaged.
+    """
+    manifest = read_manifest(folder)
+    for name in names or (POLICY, CANDIDATES, TABLES):
+        _require_intact(folder / name, manifest.files.get(name))
+    return manifest
+
+
+def policy_of(folder: Path) -> Path:
+    """The policy in a bundle's folder, a file that every reader of checkpoints reads.
+
+    Raises:
+        BundleError: The bundle is missing, or its policy is missing or damaged.
+    """
+    require_intact(folder, POLICY)
+    return folder / POLICY
 
 
 def _require_intact(path: Path, digest: str | None) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from icdsel.artefacts.bundle.candidate_lines import CANDIDATES, IMAGES, StoredImage, line_of
 from icdsel.artefacts.bundle.card import card
 from icdsel.artefacts.bundle.contents import Bundle, Tables
-from icdsel.artefacts.bundle.manifest import MANIFEST, Images
+from icdsel.artefacts.bundle.manifest import CARD, MANIFEST, POLICY, TABLES, Images
 from icdsel.artefacts.policy_safetensors import write_policy_file
 from icdsel.data.images import open_image
 from icdsel.data.stored_images import store_image
@@ -23,7 +23,6 @@ from icdsel.store.backup import back_up
 from icdsel.store.files import make_folder, sync_folder, write_bytes
 from icdsel.store.lock import locked
 
-POLICY, TABLES, CARD = "policy.safetensors", "candidates.safetensors", "README.md"
 THUMBNAIL = 384
 """Longest side of a thumbnail, in pixels."""
 _QUALITY = 85

@@ -24,7 +24,10 @@ def convert(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write to this file.", parser=written_file)
     ] = None,
-    run: Annotated[str | None, typer.Option("--run", help="Search for the checkpoint in this run.")] = None,
+    run: Annotated[
+        str | None,
+        typer.Option("--run", help="Search for the checkpoint in this run, or in this bundle (DIR, hub:owner/name)."),
+    ] = None,
     legacy_names: Annotated[
         bool, typer.Option("--legacy-names", help="Use the parameter names that Lever-Plus had before 2025-11-27.")
     ] = False,
@@ -38,6 +41,7 @@ def convert(
     icdsel convert
     icdsel convert rce_epoch5.pt
     icdsel convert results/okvqa/generated_data/rl_data_RandSampler_Qwen2_5-VL-3B-Instruct.jsonl --dataset okvqa
+    icdsel convert --run hub:owner/name --output policy.ckpt
     icdsel convert results/okvqa/model_cpk/my-run/grpo_epoch3.pt --output policy.ckpt
     ```
     """
@@ -46,11 +50,14 @@ def convert(
     from icdsel.artefacts.checkpoint_conversion import convert_checkpoint
     from icdsel.artefacts.lever_plus_rl_data import is_lever_plus
     from icdsel.artefacts.run_folder import find_run
-    from icdsel.errors import RlDataError
+    from icdsel.errors import BundleError, RlDataError
     from icdsel.stages.convert_rl_data import convert as convert_rl_data
 
     if file is None:
-        file = find_run(settings, run).checkpoint
+        found = find_run(settings, run)
+        if found.is_bundle and output is None:
+            raise BundleError(f"nothing is written into the bundle {found.folder}: name a file with --output")
+        file = found.checkpoint
     if file.suffix == ".jsonl":
         out.print(f"{file} → {convert_rl_data(settings, file, output, overwrite)}")
         finish(settings)

@@ -90,6 +90,8 @@ def run_variants(
     outputs: Outputs,
 ) -> None:
     """Trains and answers what is missing, then shows the comparison; with `dry_run` only lists it."""
+    from icdsel.artefacts.hub import local_rl_data
+
     experiments = plan_experiments(settings, variants, seeds)
     known = set(_warnings(settings))
     for one in experiments[: len(experiments) // seeds]:  # those of the first seed
@@ -100,6 +102,7 @@ def run_variants(
         for warning in _warnings(one.settings):
             if warning not in known:
                 warn(f"{one.variant}: {warning}")
+    rl_data = local_rl_data(rl_data)
     if dry_run:
         from icdsel.cli.tables import plan_table
         from icdsel.experiments.plan import dry_run as estimate

@@ -14,7 +14,7 @@ from icdsel.settings import Settings
 @with_settings("data", "vlm")
 def export(
     settings: Settings,
-    run: Annotated[str, typer.Argument(help="The run: its name, its number, or a checkpoint's path.")],
+    run: Annotated[str, typer.Argument(help="The run: its name, its number, a checkpoint's path, or hub:owner/name.")],
     folder: Annotated[Path, typer.Argument(help="Folder to write the bundle to; it must not exist.")],
     images: Annotated[
         str,

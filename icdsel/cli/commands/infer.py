@@ -26,7 +26,12 @@ _LISTED = 4  # files in a message
 def infer(
     settings: Settings,
     run: Annotated[
-        str | None, typer.Option("--run", help="Run whose policy selects ICDs. [default: the last trained run]")
+        str | None,
+        typer.Option(
+            "--run",
+            help="Run whose policy selects ICDs: its name or number, a bundle's folder, or hub:owner/name. [default: "
+            "the last trained run]",
+        ),
     ] = None,
     checkpoint: Annotated[
         Path | None,
@@ -70,6 +75,7 @@ def infer(
     icdsel infer --n 800
     icdsel infer --n 800 --selector policy --run my-run
     icdsel infer --n 800 --pool-size all
+    icdsel infer --n 800 --pool-size all --run hub:owner/name
     icdsel infer --n -1 --shots 2,auto --selector policy,random,nearest-both
     icdsel infer --certify 1
     icdsel infer --split test --n -1 --shots 2 --selector policy

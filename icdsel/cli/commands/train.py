@@ -32,11 +32,13 @@ def train(
     icdsel train --tracker wandb,mlflow
     icdsel train --dataset okvqa --sampler rand --model qwen2.5-vl-3b --device cuda:0
     icdsel train --dataset okvqa --online --grpo-epochs 5 --ray-address head:6379
+    icdsel train --dataset okvqa --rl-data hub:owner/name
     icdsel train --dataset okvqa --vlm-url http://localhost:8000/v1
     ```
     """
+    from icdsel.artefacts.hub import local_rl_data
     from icdsel.stages.train import train as train_stage
 
-    trained = train_stage(settings, run=run, rl_data_files=rl_data or (), overwrite=overwrite)
+    trained = train_stage(settings, run=run, rl_data_files=local_rl_data(rl_data or ()), overwrite=overwrite)
     out.print(f"{trained.folder}: recommended checkpoint {trained.checkpoint.name}")
     finish(settings, failed=trained.failed)
