@@ -236,7 +236,12 @@ class _Handler(BaseHTTPRequestHandler):
         kind = f"{asked.get('type', 'model')}s"
         if (kind, name) in self.hub.repositories:
             return Reply(409, _json({"error": "You already created this repo", "url": f"{self.hub.url}/{name}"}))
-        self.hub.add(name, {".gitattributes": b"*.safetensors filter=lfs\n"}, kind, bool(asked.get("private")))
+        self.hub.add(
+            name,
+            {".gitattributes": b"*.safetensors filter=lfs\n"},
+            kind,
+            asked.get("private") or asked.get("visibility") == "private",
+        )
         return Reply(200, _json({"url": f"{self.hub.url}/{name}", "id": name, "name": name}))
 
     def _batch(self) -> Reply:

@@ -32,19 +32,21 @@ def is_offline() -> bool:
 
 
 @contextmanager
-def asking(name: HubName, error: type[UserError] = BundleError) -> Iterator[None]:
+def asking(name: HubName, error: type[UserError] = BundleError, bars: bool = False) -> Iterator[None]:
     """Turns the errors of the hub's library into those of users.
 
     Args:
         name: What is asked for.
         error: For mistakes, such as a repository that does not exist.
+        bars: Whether the library's progress bars are shown.
 
     Raises:
         UserError: of the class `error` for mistakes; HubError if the hub cannot be reached, or fails.
     """
-    bars, logs = not are_progress_bars_disabled(), logging.getLogger("huggingface_hub")
+    hidden, logs = not (bars or are_progress_bars_disabled()), logging.getLogger("huggingface_hub")
     level = logs.level
-    disable_progress_bars()  # there is one of icdsel's own
+    if hidden:
+        disable_progress_bars()
     logs.setLevel(logging.CRITICAL)  # they have addresses that give access
     try:
         yield
@@ -56,7 +58,7 @@ def asking(name: HubName, error: type[UserError] = BundleError) -> Iterator[None
         raise explained from None
     finally:
         logs.setLevel(level)
-        if bars:
+        if hidden:
             enable_progress_bars()
 
 

@@ -17,6 +17,7 @@ from icdsel.artefacts.bundle.reading import read_bundle
 from icdsel.artefacts.hub import HubName
 from icdsel.artefacts.hub_copies import BUNDLE, RL_DATA, Kind
 from icdsel.artefacts.hub_library import TIMEOUT, asking, is_offline, library
+from icdsel.console import err
 from icdsel.errors import HubError, UserError
 from icdsel.store.files import json_bytes
 
@@ -171,7 +172,7 @@ def upload(parcel: Parcel, place: Place, message: str) -> str:
         HubError: The hub cannot be reached, or failed in the middle.
     """
     name, kind, api = place.name, parcel.kind, library()
-    with asking(name, kind.error):
+    with asking(name, kind.error, bars=err.is_terminal):
         if not place.exists:
             api.create_repo(name.repository, repo_type=kind.repo_type, private=place.is_private, exist_ok=True)
         if name.revision is not None and place.commit is None:
