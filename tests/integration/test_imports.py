@@ -8,6 +8,7 @@ import pytest
 HEAVY = ("torch", "transformers")
 LIGHT = (
     "icdsel",
+    "icdsel.artefacts.hub",
     "icdsel.artefacts.predictions",
     "icdsel.artefacts.run_folder",
     "icdsel.check.paths",
