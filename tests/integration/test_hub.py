@@ -61,11 +61,11 @@ def test_a_bundle_tells_no_paths_of_this_machine(work):
 
 def test_infer_answers_with_the_policy_of_a_bundle_and_writes_nothing_into_it(hub, work):
     icdsel("push", "small", "owner/name", *LICENCE)
-    icdsel("infer", "--run", "small", *FEW)
+    icdsel("infer", "--run", "./small", *FEW)
     [here] = work.glob("results/world/infer/*/policy-small_*.jsonl")
     icdsel("infer", "--run", NAME, *FEW)
     [there] = work.glob("results/world/infer/*/policy-owner--name@*_*.jsonl")
-    icdsel("infer", "--run", "small", "--checkpoint", "results/world/model_cpk/small/rce_epoch1.pt", *FEW)
+    icdsel("infer", "--run", "./small", "--checkpoint", "results/world/model_cpk/small/rce_epoch1.pt", *FEW)
     [run] = work.glob("results/world/infer/*/policy-small-rce_epoch1_*.jsonl")
     assert here.read_bytes() == there.read_bytes() == run.read_bytes()
     assert "policy" in icdsel("compare")
@@ -86,7 +86,7 @@ def test_a_bundle_is_converted_and_exported_again(hub, work, tmp_path):
 
 
 def test_a_policy_of_other_embeddings_is_rejected(hub, work):
-    output = icdsel("infer", "--run", "small", "--pool-size", "all", "--embed", "image", "--n", 4, code=2)
+    output = icdsel("infer", "--run", "./small", "--pool-size", "all", "--embed", "image", "--n", 4, code=2)
     assert "was trained with different settings" in output
 
 
