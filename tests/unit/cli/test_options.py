@@ -398,13 +398,13 @@ def test_the_help_of_experiment_has_the_training_options(help_of: Callable[..., 
         assert f"{flag} " not in shown
 
 
-FLAGS = [
-    pytest.param(name, option, id=f"{name} {option}")
-    for name, command in COMMANDS.items()
+FLAGS = {  # an option that several commands have is tested with the first of them
+    (option, parameter.help): pytest.param(name, option, id=f"{name} {option}")
+    for name, command in reversed(COMMANDS.items())
     for parameter in command.params
     for option in parameter.opts[:1]
     if option.startswith("--") and option != "--help" and not parameter.is_flag
-]
+}.values()
 ARGUMENTS = {"convert": ["policy.pt"], "experiment": ["rce"], "export": ["my-run", "my-bundle"]}
 
 
