@@ -19,6 +19,7 @@ COMMON: dict[str, tuple[str, ...]] = {
     "compare": ("--dataset", "--model", "--pool-size", "--shots", "--n", "--reference", "--html", "--json"),
     "experiment": (*_DATA, "--n", "--shots", "--seeds", "--dry-run", "--reference", "--html", *PLACES),
     "runs": ("--dataset", "--results-dir", "--json"),
+    "push": ("--private", "--licence", "--no-licence", "--revision", "--message", "--dry-run"),
     "export": (*_DATA, "--preset", "--results-dir", "--images", "--name", "--licence", "--overwrite"),
     "choose": (*_QUERIES, "--run", "--shots", "--selector", "--format", "--output"),
     "check": ("--dataset", "--data-dir", "--image-dir", "--images", "--json"),

@@ -22,8 +22,7 @@ def push(
         bool | None,
         typer.Option(
             "--private/--public",
-            help="Who may see a repository that does not exist yet: its owner and whom they let in, or everybody. "
-            "[default: --private]",
+            help="A new repository is seen by its owner and whom they let in. --public shows it to everybody.",
             show_default=False,
         ),
     ] = None,

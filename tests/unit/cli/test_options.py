@@ -405,7 +405,12 @@ FLAGS = {  # an option that several commands have is tested with the first of th
     for option in parameter.opts[:1]
     if option.startswith("--") and option != "--help" and not parameter.is_flag
 }.values()
-ARGUMENTS = {"convert": ["policy.pt"], "experiment": ["rce"], "export": ["my-run", "my-bundle"]}
+ARGUMENTS = {
+    "convert": ["policy.pt"],
+    "push": ["my-bundle", "owner/name"],
+    "experiment": ["rce"],
+    "export": ["my-run", "my-bundle"],
+}
 
 
 @pytest.mark.parametrize(("command", "option"), FLAGS)
