@@ -17,6 +17,7 @@ from icdsel.cli.commands.gen_rl_data import gen_rl_data
 from icdsel.cli.commands.infer import infer
 from icdsel.cli.commands.push import push
 from icdsel.cli.commands.runs import runs
+from icdsel.cli.commands.serve import serve
 from icdsel.cli.commands.train import train
 from icdsel.cli.help import BriefHelp
 from icdsel.console import out
@@ -45,6 +46,6 @@ def _before_any_command(
 # In the order in which `--help` lists them.
 for command in (
     *(gen_rl_data, train, convert, infer, compare, experiment, runs),
-    *(export, push, choose, check, bench, demo),
+    *(export, push, choose, serve, check, bench, demo),
 ):
     app.command(command.__name__.replace("_", "-"), cls=BriefHelp)(command)

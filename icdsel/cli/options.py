@@ -47,6 +47,7 @@ def with_settings(
     varied: Iterable[str] = (),
     defaults: Mapping[str, Any] | None = None,
     kept: str = KEPT,
+    asks_model: bool = True,
 ) -> Callable[[Command], Command]:
     """Gives a command a flag for every setting of `tables`, and calls it with the resolved `settings`.
 
@@ -61,6 +62,7 @@ def with_settings(
         varied: Tables whose settings the command changes itself, so that it also warns of those without effect.
         defaults: The command's own defaults, by "table.name".
         kept: What an interruption leaves, for the message.
+        asks_model: Whether servers are asked for their model if none is named.
     """
     final = [table for table in tables if table not in set(varied)]
     skipped, unseen, seen, own = set(leave_out), set(hidden), set(shown), dict(defaults or {})
@@ -91,7 +93,7 @@ def with_settings(
 
                 if "vlm" in final:
                     require_possible(settings.vlm)
-                settings = with_served_model(settings)
+                settings = with_served_model(settings) if asks_model else settings
             for warning in (*stray_variables(), *without_effect(settings, final), *ignored_settings(settings, final)):
                 warn(warning)
             for group, kind in groups.items():

@@ -4,7 +4,7 @@ import difflib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 
-from icdsel.settings.kinds import API_KEY_VARIABLE
+from icdsel.settings.kinds import API_KEY_VARIABLE, SERVE_KEY_VARIABLE
 from icdsel.settings.loading import Settings
 from icdsel.settings.names import ENV_PREFIX, flag, variable_names
 from icdsel.settings.tables import TABLES
@@ -83,7 +83,7 @@ OLD_VARIABLES = {
 
 def stray_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
     """A warning for each variable that seems to be meant for icdsel and has no effect."""
-    known, warnings = variable_names() | {API_KEY_VARIABLE}, []
+    known, warnings = variable_names() | {API_KEY_VARIABLE, SERVE_KEY_VARIABLE}, []
     for name in sorted(environment):
         if name.startswith(ENV_PREFIX) and name not in known:
             close = difflib.get_close_matches(name, known, n=1)

@@ -22,6 +22,8 @@ from icdsel.settings.worlds import normalised
 
 API_KEY_VARIABLE = "ICDSEL_VLM_API_KEY"
 """The only place that a server's key is read from."""
+SERVE_KEY_VARIABLE = "ICDSEL_SERVE_API_KEY"
+"""The only place that the key for clients of `icdsel serve` is read from."""
 
 
 def _not_flamingo(model: object) -> object:

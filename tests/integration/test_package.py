@@ -23,6 +23,7 @@ SOURCES = ("icdsel", "README.md", "LICENSE", "pyproject.toml", ".gitignore")
 SHIPPED = {
     *(f"icdsel/tiny_vlm/weights/{path.name}" for path in (ROOT / "icdsel/tiny_vlm/weights").iterdir()),
     *(f"icdsel/page/template/{path.name}" for path in (ROOT / "icdsel/page/template").iterdir()),
+    *(f"icdsel/serve/page/{path.name}" for path in (ROOT / "icdsel/serve/page").iterdir()),
     "icdsel/py.typed",
 }
 NOT_IMPORTED = {
@@ -110,7 +111,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(built: dict[str, Path]):
         [metadata] = [archive.read(name).decode() for name in held if name.endswith(".dist-info/METADATA")]
         license_text = [archive.read(name) for name in held if name.endswith(".dist-info/licenses/LICENSE")]
     assert {name for name in held if ".dist-info/" not in name} == modules | SHIPPED
-    assert len(SHIPPED) == 7 + 9 + 1
+    assert len(SHIPPED) == 7 + 9 + 1 + 1
     assert license_text == [(ROOT / "LICENSE").read_bytes()]
     assert "License-Expression: Apache-2.0\n" in metadata
 
@@ -146,7 +147,7 @@ def test_extras_are_imported_only_where_they_are_used():
 
 def test_imported_and_declared_dependencies_are_the_same():
     extras = PROJECT["project"]["optional-dependencies"]
-    used = [requirement for extra in ("hub", "ray", *TRACKERS) for requirement in extras[extra]]
+    used = [requirement for extra in ("hub", "ray", "serve", *TRACKERS) for requirement in extras[extra]]
     declared = [*PROJECT["project"]["dependencies"], *used]
     names = {re.split(r"[<>=!~ ]", requirement)[0] for requirement in declared}
     foreign = {first for _, first in imported()} - set(sys.stdlib_module_names) - {"icdsel"}

@@ -31,6 +31,41 @@ _GONE = (502, 503, 504)
 _LONGEST_EXCERPT = 80  # characters of a reply that is not JSON, in a message
 
 
+def http_client(address: str, key: ApiKey, timeout: float, connections: int) -> httpx.AsyncClient:
+    """A client for one server, which follows no redirect, and uses no proxy to this machine.
+
+    Args:
+        address: Such as `http://host:8000/v1`.
+        key: The key, which it sends.
+        timeout: Seconds that a read or a write may take.
+        connections: How many requests are under way at once, at most.
+
+    Raises:
+        VlmError: A proxy of the environment, or its certificates, cannot be used.
+    """
+    try:
+        certificates = httpx.create_ssl_context()  # those of the environment, for this machine too
+    except OSError as error:
+        raise VlmError(
+            f"the certificates of the environment cannot be used ({reason_of(error)}): SSL_CERT_FILE names a file "
+            "of PEM certificates"
+        ) from None
+    try:
+        return httpx.AsyncClient(
+            headers={"User-Agent": f"icdsel/{__version__}", "Accept-Encoding": "identity"} | key.headers,
+            timeout=httpx.Timeout(timeout, connect=min(CONNECT_TIMEOUT, timeout), pool=None),
+            limits=httpx.Limits(max_connections=connections + 2, keepalive_expiry=_IDLE),
+            follow_redirects=False,
+            verify=certificates,
+            trust_env=not is_loopback(address),  # no proxy to this machine
+        )
+    except (ImportError, ValueError, httpx.InvalidURL) as error:
+        raise VlmError(
+            f"a proxy of the environment cannot be used ({reason_of(error)}): see ALL_PROXY, HTTPS_PROXY, "
+            "HTTP_PROXY and NO_PROXY"
+        ) from None
+
+
 class Client:
     """Requests to one server.
 
@@ -51,27 +86,7 @@ class Client:
     def __init__(self, address: str, key: ApiKey, timeout: float, connections: int) -> None:
         self.address, self._key, self._timeout = address, key, timeout
         self.proxy = None if is_loopback(address) else proxy_variable(address)
-        try:
-            certificates = httpx.create_ssl_context()  # those of the environment, for this machine too
-        except OSError as error:
-            raise VlmError(
-                f"the certificates of the environment cannot be used ({reason_of(error)}): SSL_CERT_FILE names a file "
-                "of PEM certificates"
-            ) from None
-        try:
-            self._http = httpx.AsyncClient(
-                headers={"User-Agent": f"icdsel/{__version__}", "Accept-Encoding": "identity"} | key.headers,
-                timeout=httpx.Timeout(timeout, connect=min(CONNECT_TIMEOUT, timeout), pool=None),
-                limits=httpx.Limits(max_connections=connections + 2, keepalive_expiry=_IDLE),
-                follow_redirects=False,
-                verify=certificates,
-                trust_env=not is_loopback(address),  # no proxy to this machine
-            )
-        except (ImportError, ValueError, httpx.InvalidURL) as error:
-            raise VlmError(
-                f"a proxy of the environment cannot be used ({reason_of(error)}): see ALL_PROXY, HTTPS_PROXY, "
-                "HTTP_PROXY and NO_PROXY"
-            ) from None
+        self._http = http_client(address, key, timeout, connections)
 
     @property
     def root(self) -> str:
