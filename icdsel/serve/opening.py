@@ -34,10 +34,8 @@ class Wanted:
     """What the operator wants.
 
     Attributes:
-        settings: Where runs are; the servers that answer, or the model that does, and its device.
+        settings: Where runs are, and what a bundle lacks; the servers that answer, or the model that does, and its device.
         run: A bundle, or a run on this machine; None for the last run.
-        bundle_encoder: Where the encoder of a bundle is, if the bundle does not say it.
-        bundle_images: Where the images of a bundle are, if it has none.
         selector: Who chooses where a request does not say.
         shots: How many, where a request does not say; None for what the policy was trained for.
         feedback: The file for scores; None for no feedback.
@@ -47,8 +45,6 @@ class Wanted:
 
     settings: Settings
     run: str | None = None
-    bundle_encoder: str | None = None
-    bundle_images: Path | None = None
     selector: str = "policy"
     shots: Shots | None = None
     feedback: Path | None = None
@@ -64,13 +60,11 @@ def open_service(wanted: Wanted) -> Service:
     """
     if wanted.opened.folder is not None and not wanted.opened.folder.is_dir():
         raise SettingsError(f"--allow-image-dir {wanted.opened.folder} is not a folder")
-    selector, _ = open_selector(
-        with_values(wanted.settings, {"vlm": {"url": None}}), wanted.run, wanted.bundle_encoder, wanted.bundle_images
-    )
+    selector, _ = open_selector(with_values(wanted.settings, {"vlm": {"url": None}}), wanted.run)
     if not selector.bundle.train[0].image.is_file():
         raise SettingsError(
             f"{wanted.run} has no images of its candidates, which are shown to the model: name their folder with "
-            "--bundle-images"
+            "--image-dir"
         )
     default = default_plan(selector, wanted)
     _choose_once(selector, default)

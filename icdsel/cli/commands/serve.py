@@ -16,7 +16,7 @@ from icdsel.settings.tables import TABLES
 
 _KEPT = "requests in progress had time to end"
 _SETTINGS = {
-    "data": ("dataset", "data_dir", "image_dir", "results_dir"),
+    "data": ("dataset", "data_dir", "image_dir", "results_dir", "encoder"),
     "vlm": ("url", "model", "engine", "device", "workers", "dtype", "batch_tokens", "image_cache_mb"),
 }
 """The settings that have a flag. Everything that decides a choice or words a prompt is that of the training."""
@@ -71,12 +71,6 @@ def serve(
             "stop, else what it was trained for]",
         ),
     ] = None,
-    bundle_encoder: Annotated[
-        str | None, typer.Option("--bundle-encoder", help="Where the encoder of a bundle is, if it was a folder.")
-    ] = None,
-    bundle_images: Annotated[
-        Path | None, typer.Option("--bundle-images", help="Where the images of a bundle are, if it has none.")
-    ] = None,
     feedback: Annotated[
         Path | None,
         typer.Option("--feedback", help="Journal scores of answers in this file (.jsonl).", parser=written_file),
@@ -121,8 +115,6 @@ def serve(
     wanted = Wanted(
         settings=settings,
         run=run,
-        bundle_encoder=bundle_encoder,
-        bundle_images=bundle_images,
         selector=selector,
         shots=wanted_shots,
         feedback=feedback,
