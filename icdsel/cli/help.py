@@ -22,10 +22,7 @@ COMMON: dict[str, tuple[str, ...]] = {
     "push": ("--private", "--licence", "--no-licence", "--revision", "--message", "--dry-run"),
     "export": (*_DATA, "--preset", "--results-dir", "--images", "--name", "--licence", "--overwrite"),
     "choose": (*_QUERIES, "--run", "--shots", "--selector", "--format", "--output"),
-    "serve": (
-        *("--run", "--vlm-url", "--model", "--host", "--port", "--selector", "--shots"),
-        *("--feedback", "--allow-image-hosts", "--allow-image-dir"),
-    ),
+    "serve": ("--run", "--vlm-url", "--model", "--host", "--port", "--selector", "--shots", "--feedback"),
     "check": ("--dataset", "--data-dir", "--image-dir", "--images", "--json"),
     "bench": ("--model", "--device", "--engine", "--workers", "--queries", "--json"),
     "demo": ("--seeds", "--queries", "--n", "--results-dir", *PLACES),

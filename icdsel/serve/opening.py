@@ -34,7 +34,7 @@ class Wanted:
     """What the operator wants.
 
     Attributes:
-        settings: Where runs are, and what a bundle lacks; the servers that answer, or the model that does, and its device.
+        settings: Where runs are, and what a bundle lacks; the servers or the model that answer.
         run: A bundle, or a run on this machine; None for the last run.
         selector: Who chooses where a request does not say.
         shots: How many, where a request does not say; None for what the policy was trained for.

@@ -11,13 +11,13 @@ from icdsel.console import note
 from icdsel.errors import SettingsError
 from icdsel.records import parsed_shots
 from icdsel.serve.limits import Limits, Opened
-from icdsel.settings import Settings
+from icdsel.settings import Settings, with_values
 from icdsel.settings.tables import TABLES
 
 _KEPT = "requests in progress had time to end"
 _SETTINGS = {
     "data": ("dataset", "data_dir", "image_dir", "results_dir", "encoder"),
-    "vlm": ("url", "model", "engine", "device", "workers", "dtype", "batch_tokens", "image_cache_mb"),
+    "vlm": ("url", "engine", "device", "workers", "dtype", "batch_tokens", "image_cache_mb"),
 }
 """The settings that have a flag. Everything that decides a choice or words a prompt is that of the training."""
 
@@ -58,8 +58,19 @@ class _Limits:
 )
 def serve(
     settings: Settings,
-    run: Annotated[str, typer.Option("--run", help="Bundle: a folder that `icdsel export` wrote, or hub:OWNER/NAME.")],
     limits: _Limits,
+    run: Annotated[
+        str | None,
+        typer.Option(
+            "--run", help="Bundle (a folder, or `hub:owner/name`), or run on this machine. [default: the last run]"
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", help="Model that answers in this process. [default: the one that the policy was trained with]"
+        ),
+    ] = None,
     host: Annotated[str, typer.Option("--host", help="Address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", help="Port; 0 for any that is free.", min=0, max=65535)] = 8100,
     selector: Annotated[str, typer.Option("--selector", help="Who chooses, where a request does not say.")] = "policy",
@@ -110,6 +121,8 @@ def serve(
         wanted_shots = None if shots is None else parsed_shots(shots)
     except ValueError as error:
         raise SettingsError(f"--shots: {error}") from None
+    if model is not None:
+        settings = with_values(settings, {"vlm": {"model": model}})
     key = AccessKey.exported(host)
     hosts = (allow_image_hosts or "").split(",")
     wanted = Wanted(
