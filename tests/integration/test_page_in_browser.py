@@ -4,7 +4,6 @@ import base64
 import html
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,20 +15,13 @@ from made_up import EVIL, SEEDS, made_content
 from icdsel.page.build import write_page
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install '.[test]'")
-from selenium.webdriver.chrome.service import Service  # noqa: E402
+from browser import BROWSER, CONTRAST, IN_BROWSER, chromium, emulate  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.select import Select  # noqa: E402
 from selenium.webdriver.support.wait import WebDriverWait  # noqa: E402
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(
-        not (BROWSER and DRIVER), reason="no Chromium with its driver: apt-get install chromium chromium-driver"
-    ),
-]
+pytestmark = IN_BROWSER
 WIDTHS = (360, 390, 800, 1440)
 QUERIES = 45
 TALLEST = 30_000
@@ -48,26 +40,14 @@ def page(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def driver() -> Iterator[Any]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    made = webdriver.Chrome(options=options, service=Service(DRIVER))
-    yield made
-    made.quit()
+    with chromium() as made:
+        yield made
 
 
 def load(
     driver: Any, page: Path, width: int = 1440, scheme: str = "light", media: str = "", scripts: bool = True
 ) -> None:
-    features = [
-        {"name": "prefers-color-scheme", "value": scheme},
-        {"name": "prefers-reduced-motion", "value": "reduce"},
-    ]
-    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": features})
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
-    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    emulate(driver, width, scheme, media)
     driver.get(page.as_uri())
     if scripts:  # on a busy machine, the line above may return before the page's own script has shown the first queries
         counted = "return document.getElementById('count').textContent"
@@ -291,35 +271,6 @@ def test_no_script_from_the_data_runs(driver, page, tmp_path):
     assert driver.execute_script("return getComputedStyle(document.querySelector('#red')).color") != "rgb(255, 0, 0)"
     assert len(driver.get_log("browser")) == 3  # each rejection is logged
     assert shown_cards(driver) == 20  # the page's own script ran
-
-
-CONTRAST = r"""
-const channels = (colour) => {
-  const found = colour.match(/[\d.]+/g).map(Number);
-  return colour.startsWith('rgb') ? found : null;
-};
-const over = (top, below) => below.map((c, i) => top[i] * (top[3] ?? 1) + c * (1 - (top[3] ?? 1)));
-const luminance = (rgb) => {
-  const [r, g, b] = rgb.map((c) => c / 255).map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
-  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-};
-const ground = (element) => {
-  const layers = [];
-  for (let e = element; e; e = e.parentElement) layers.push(channels(getComputedStyle(e).backgroundColor));
-  return layers.reverse().reduce((below, layer) => over(layer, below).slice(0, 3), [255, 255, 255]);
-};
-const low = [];
-for (const element of document.querySelectorAll('body *')) {
-  const own = [...element.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
-  if (!own || element.closest('[hidden], script, noscript') || !element.checkVisibility?.()) continue;
-  const style = getComputedStyle(element);
-  const text = channels(element.closest('svg') ? style.fill : style.color).slice(0, 3);
-  const [a, b] = [luminance(text), luminance(ground(element))].sort((x, y) => y - x);
-  const ratio = (a + 0.05) / (b + 0.05);
-  if (ratio < 4.5) low.push(`${ratio.toFixed(2)} ${element.outerHTML.slice(0, 100)}`);
-}
-return low;
-"""
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
