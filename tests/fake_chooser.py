@@ -1,6 +1,7 @@
 """A chooser for tests of the proxy: it shows the candidates whose mean colours are nearest to that of the query."""
 
 import hashlib
+import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -51,6 +52,7 @@ class FakeChooser:
     """
 
     names = ("policy", "random", "zero-shot")
+    can_stop = False
 
     def __init__(self, candidates: Sequence[Example], colours: np.ndarray, encode_seconds: float = 0.0) -> None:
         self.bundle, self._colours, self._seconds = FakeBundle(Split("train", candidates)), colours, encode_seconds
@@ -64,7 +66,9 @@ class FakeChooser:
 
     def hold(self, image: bytes) -> Path:
         path = Path(self._folder.name) / hashlib.sha256(image).hexdigest()
-        path.write_bytes(image)
+        part = path.with_suffix(f".{os.urandom(8).hex()}")
+        part.write_bytes(image)
+        part.replace(path)  # another request may be reading the same one
         try:
             open_image(path, self.settings.data.max_image_pixels)
         except ImageError as error:

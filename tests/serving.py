@@ -75,6 +75,13 @@ def proxy(
         opened or Opened(),
         None if feedback is None else Feedback(feedback, "vqa"),
     )
+    with running_with(service, key) as running:
+        yield running
+
+
+@contextmanager
+def running_with(service: Service, key: str = "") -> Iterator[Running]:
+    """A proxy that does what a service does, for the time of the block."""
     running = Running(service, key)
     try:
         yield running

@@ -90,6 +90,11 @@ class Selector:
         """The selectors that can choose here: the policy, and the baselines that need no more than the bundle has."""
         return self._pool.names
 
+    @property
+    def can_stop(self) -> bool:
+        """Whether the policy can decide how many ICDs it shows: whether `auto` is a number of shots."""
+        return self.bundle.network.config.stop
+
     @overload
     def choose(self, image: ImageLike, question: str, shots: Shots = ..., selector: str = ...) -> Choice: ...
     @overload

@@ -25,6 +25,7 @@ from icdsel.serve.metrics import CONTENT_TYPE
 from icdsel.serve.responses import unless_gone
 from icdsel.serve.schemas import (
     CHAT_BODY,
+    Candidate,
     ChoiceRequest,
     ChoiceResponse,
     ErrorResponse,
@@ -49,6 +50,7 @@ _BODIES = {
     504: "Not in time.",
 }
 _UPSTREAM = {404: "There is no such model.", 502: "The upstream is away, or failed."}
+_NO_CANDIDATE = {400: "Not a number.", 404: "There is no such candidate."}
 _Row = Annotated[int, InPath(ge=0, le=2**31 - 1)]
 
 
@@ -141,13 +143,19 @@ def _add_choices(api: FastAPI, service: Service) -> None:
             selectors=list(service.chooser.names),
             default_selector=service.default.selector,
             default_shots=service.default.shots,
+            auto=service.chooser.can_stop,
             candidates=len(service.chooser.bundle.train),
         )
+
+    @api.get("/v1/candidates/{row}", responses=_errors(_NO_CANDIDATE))
+    async def candidate(row: _Row) -> Candidate:
+        """Describes a candidate, by its number."""
+        return service.candidate(row)
 
     @api.get(
         "/v1/candidates/{row}/image",
         response_class=Response,
-        responses=_errors({400: "Not a number.", 404: "There is no such candidate."})
+        responses=_errors(_NO_CANDIDATE)
         | {
             200: {"description": "The image.", "content": {"image/*": {}}},
             304: {"description": "It is the one that you have."},

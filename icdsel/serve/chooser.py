@@ -56,6 +56,10 @@ class Chooser(Protocol):
     def names(self) -> tuple[str, ...]:
         """The selectors that can choose here."""
 
+    @property
+    def can_stop(self) -> bool:
+        """Whether the policy can decide how many to show."""
+
     def hold(self, image: bytes) -> Path:
         """The image of a request as a file, named by its digest.
 

@@ -62,6 +62,13 @@ class Icd(BaseModel):
     image: str = Field(description="The path of its image on this server.")
 
 
+class Candidate(Icd):
+    """The response of `/v1/candidates/{row}`."""
+
+    object: Literal["icdsel.candidate"] = "icdsel.candidate"
+    row: int
+
+
 class SelectorChoice(BaseModel):
     """What one selector chose."""
 
@@ -110,6 +117,7 @@ class Selectors(BaseModel):
     selectors: list[str]
     default_selector: str
     default_shots: int | str
+    auto: bool = Field(description="Whether the policy can decide how many demonstrations it shows.")
     candidates: int
 
 

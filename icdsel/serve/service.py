@@ -24,7 +24,7 @@ from icdsel.serve.limits import Limits, Opened
 from icdsel.serve.metrics import Metrics
 from icdsel.serve.prompt import PromptWriter
 from icdsel.serve.responses import EventStream, body_with, chunk_with, ids_header, with_first
-from icdsel.serve.schemas import ChoiceRequest, ChoiceResponse, Icd, SelectorChoice, Timing
+from icdsel.serve.schemas import Candidate, ChoiceRequest, ChoiceResponse, Icd, SelectorChoice, Timing
 from icdsel.serve.upstream import Reply, Turn, Upstream
 from icdsel.store.reading import read_whole
 
@@ -206,19 +206,33 @@ class Service:
         return self.choices.plan(selector or self.default.selector, self.default.shots if shots is None else shots)
 
     def _choice(self, chosen: Chosen, plan: Plan) -> SelectorChoice:
-        icds = [
-            Icd(
-                question_id=icd.question_id,
-                question=icd.question,
-                answer=icd.answer,
-                image=f"/v1/candidates/{self.chooser.bundle.train.row[icd.question_id]}/image",
-            )
-            for icd in chosen.icds
-        ]
+        icds = [self._icd(icd) for icd in chosen.icds]
         scores = None if chosen.scores is None else list(chosen.scores)
         return SelectorChoice(selector=plan.selector, shots=plan.shots, icds=icds, scores=scores)
 
+    def _icd(self, example: Example) -> Icd:
+        return Icd(
+            question_id=example.question_id,
+            question=example.question,
+            answer=example.answer,
+            image=f"/v1/candidates/{self.chooser.bundle.train.row[example.question_id]}/image",
+        )
+
     # ---- candidates ----
+
+    def candidate(self, row: int) -> Candidate:
+        """A candidate.
+
+        Raises:
+            ApiError: There is no such candidate.
+        """
+        return Candidate(row=row, **self._icd(self._example(row)).model_dump())
+
+    def _example(self, row: int) -> Example:
+        if not 0 <= row < len(self.chooser.bundle.train):
+            raise ApiError(404, "there is no candidate of this number", "not_found", "row")
+        example: Example = self.chooser.bundle.train[row]
+        return example
 
     async def candidate_image(self, row: int) -> bytes:
         """The file of a candidate's image.
@@ -226,9 +240,7 @@ class Service:
         Raises:
             ApiError: There is no such candidate, or its image is gone.
         """
-        if not 0 <= row < len(self.chooser.bundle.train):
-            raise ApiError(404, "there is no candidate of this number", "not_found", "row")
-        path: Path = self.chooser.bundle.train[row].image
+        path: Path = self._example(row).image
         try:
             return await asyncio.to_thread(read_whole, path, _LARGEST_CANDIDATE)
         except OSError:

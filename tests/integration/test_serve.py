@@ -209,6 +209,20 @@ def test_candidates_are_shown_by_their_number_alone(client):
         assert client.get(path).status_code in (400, 404)
 
 
+def test_candidates_are_described_by_their_number(client):
+    shown = client.get("/v1/candidates/3").json()
+    assert shown == {
+        "object": "icdsel.candidate",
+        "row": 3,
+        "question_id": 103,
+        "question": "What is 3?",
+        "answer": "answer 3",
+        "image": "/v1/candidates/3/image",
+    }
+    error_of(client.get("/v1/candidates/20"), 404)
+    error_of(client.get("/v1/candidates/-1"), 400)
+
+
 def test_health_metrics_and_the_page(client):
     assert client.get("/health").json()["status"] == "ok"
     post(client, chat_body())
@@ -217,7 +231,8 @@ def test_health_metrics_and_the_page(client):
     assert 'icdsel_chosen_total{selector="policy"}' in text
     page = client.get("/")
     assert page.status_code == 200 and "default-src 'none'" in page.headers["Content-Security-Policy"]
-    assert client.get("/v1/selectors").json()["candidates"] == 20
+    shown = client.get("/v1/selectors").json()
+    assert shown["candidates"] == 20 and shown["auto"] is False
     error_of(client.get("/nothing"), 404)
     error_of(client.get("/v1/choose"), 404)
     error_of(client.post("/v1/models"), 405)
@@ -298,6 +313,7 @@ def test_without_the_key_nothing_but_health_and_the_page_is_served(upstream, tmp
                 for path in (
                     "/v1/models",
                     "/v1/selectors",
+                    "/v1/candidates/0",
                     "/v1/candidates/0/image",
                     "/metrics",
                     "/openapi.json",
