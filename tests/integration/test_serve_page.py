@@ -291,9 +291,14 @@ def test_a_server_that_is_gone_is_told(driver, upstream, tmp_path):
         ready(driver)
         one(driver, ".example").click()
         answered(driver)
+    gone = "The server cannot be reached. Is icdsel serve still running?"
+    driver.execute_cdp_cmd("Network.clearBrowserCache", {})
+    driver.find_elements(By.CSS_SELECTOR, ".example")[1].click()
+    until(driver, "return document.getElementById('picture-note').textContent === arguments[0]", gone)
+    assert one(driver, "#asked-question").text == "What is 0?"  # nothing was asked about another image
     one(driver, "#send").click()
     until(driver, "return document.querySelectorAll('.shown .failed').length === 3")
-    assert set(texts(driver, ".shown .failed")) == {"The server cannot be reached. Is icdsel serve still running?"}
+    assert set(texts(driver, ".shown .failed")) == {gone}
 
 
 def test_markup_stays_text(driver, upstream, tmp_path):

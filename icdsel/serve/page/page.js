@@ -57,15 +57,17 @@ async function showModels() {
 
 // ---- the image ----
 
-async function take(blob, { known = null, question = null, exact = false } = {}) {
+// Takes a promised image, and tells whether it could.
+async function take(promise, { known = null, question = null, exact = false } = {}) {
   const own = ++choosing;
   const note = byId("picture-note");
   try {
+    const blob = await promise;
     const made = await prepared(blob);
     // A candidate's own file, so that the server recognises it and does not show it as its own demonstration.
     const sent = exact ? blob : made.blob;
     const url = await dataUrl(sent);
-    if (own !== choosing) return;
+    if (own !== choosing) return false;
     if (picture) URL.revokeObjectURL(picture.shown);
     picture = { url, shown: URL.createObjectURL(sent), known, question };
     Object.assign(byId("preview"), { src: picture.shown, hidden: false });
@@ -73,10 +75,12 @@ async function take(blob, { known = null, question = null, exact = false } = {})
     note.textContent = made.note;
     note.classList.remove("failed");
     byId("missing").textContent = "";
+    return true;
   } catch (error) {
-    if (own !== choosing) return;
+    if (own !== choosing) return false;
     note.textContent = error.message;
     note.classList.add("failed");
+    return false;
   }
 }
 
@@ -124,7 +128,7 @@ async function showExamples(candidates) {
       button.append(candidateImage(one.image, ""), element("span", "", String(one.question)));
       button.addEventListener("click", async () => {
         const about = { known: String(one.answer), question: String(one.question), exact: true };
-        await take(await candidateBlob(one.image), about);
+        if (!(await take(candidateBlob(one.image), about))) return;
         byId("question").value = about.question;
         ask();
       });
