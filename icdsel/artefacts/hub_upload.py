@@ -21,8 +21,6 @@ from icdsel.console import err
 from icdsel.errors import HubError, UserError
 from icdsel.store.files import json_bytes
 
-MOST_IN_FOLDER = 10_000
-"""How many files the hub takes in a folder."""
 _USUAL = {".gitattributes", ".gitignore", "LICENSE", "LICENSE.md", "LICENSE.txt", CARD}
 """Files that any repository may have. The card is replaced, the others stay."""
 
@@ -89,11 +87,6 @@ def _of_bundle(folder: Path, licence: str | None) -> Parcel:
         images = {example.image for example in bundle.train}
         if missing := sorted(image for image in images if not image.is_file()):
             raise BUNDLE.error(f"{folder} lacks {len(missing)} images, first {missing[0].name}: export it again")
-        if len(images) > MOST_IN_FOLDER:
-            raise BUNDLE.error(
-                f"{folder} has {len(images):,} images, and the hub takes {MOST_IN_FOLDER:,} files in a folder: export "
-                "the bundle with --images none; whoever has the images names them with --image-dir"
-            )
         files |= {image.relative_to(folder).as_posix(): image for image in sorted(images)}
     about = f"bundle of {len(bundle.train):,} candidates, images: {manifest.images}"
     return Parcel(BUNDLE, files, manifest.licence, manifest.images, about)

@@ -1,4 +1,4 @@
-"""The forms in which a prompt is handed out as chat messages. Does not import torch.
+"""The forms in which a prompt is handed out as chat messages. Loads nothing heavy.
 
 To add a form, write a function that turns a request and its style into messages, and register it:
 
@@ -17,7 +17,6 @@ from icdsel.registry import Registry
 from icdsel.vlm.engine import Request
 from icdsel.vlm.prompts import Message, PromptStyle, chat_messages
 from icdsel.vlm.server.conversation import with_addresses, without_markup
-from icdsel.vlm.server.images import image_url
 
 
 @dataclass(frozen=True)
@@ -42,10 +41,14 @@ def _turns(request: Request, style: PromptStyle) -> list[Message]:
 
 
 def _openai(request: Request, style: PromptStyle, max_image_pixels: int) -> list[dict[str, Any]]:
+    from icdsel.vlm.server.images import image_url
+
     return with_addresses(_turns(request, style), lambda path: image_url(path, max_image_pixels))
 
 
 def _openai_files(request: Request, style: PromptStyle, max_image_pixels: int) -> list[dict[str, Any]]:
+    from icdsel.vlm.server.images import image_url
+
     return with_addresses(_turns(request, style), lambda path: image_url(path, max_image_pixels, files=True))
 
 

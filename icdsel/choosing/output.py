@@ -1,4 +1,4 @@
-"""What `icdsel choose` writes: lines with the finished prompts, a table, or pictures.
+"""What `icdsel choose` writes: lines with the finished prompts, a table, or pictures. Loads nothing heavy.
 
 To add another view, write a class with `name`, `about` and `show`, and add it to `VIEWS`. Forms of the messages in
 lines are added in `icdsel.choosing.messages`.
@@ -14,7 +14,6 @@ from rich.text import Text
 
 from icdsel.choosing.choice import Choice
 from icdsel.console import out
-from icdsel.data.images import open_image
 from icdsel.registry import Registry
 from icdsel.store.files import digest_of, write_through
 
@@ -93,6 +92,8 @@ VIEWS: Registry[View] = Registry("view", [TableView(), PictureView()])
 def _draw(choice: Choice, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+
+    from icdsel.data.images import open_image
 
     shown = (*choice.icds, choice.query)
     figure = Figure(figsize=(3 * len(shown), 3.9), layout="constrained")

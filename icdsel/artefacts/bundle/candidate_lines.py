@@ -13,7 +13,8 @@ from icdsel.store.json_reading import read_lines
 CANDIDATES = "candidates.jsonl"
 IMAGES = "images"
 _DIGEST = re.compile("[0-9a-f]{64}")
-PLACE = re.compile(rf"{IMAGES}/[0-9a-f]{{32}}(?:\.[a-z]{{2,5}})?")
+PLACE = re.compile(rf"{IMAGES}/[0-9a-f]{{2}}/[0-9a-f]{{32}}(?:\.[a-z]{{2,5}})?")
+"""Where an image may be. They are spread over 256 folders, since the hub takes 10,000 files in one."""
 
 
 class StoredImage(NamedTuple):

@@ -131,9 +131,9 @@ def _centre(found: Mapping[str, Tensor]) -> Centre | None:
 def _require_inside(folder: Path) -> None:
     """Rejects links among the images: they could lead to any file of this machine."""
     images = folder / IMAGES
-    links = [images] if images.is_symlink() else [path for path in images.glob("*") if path.is_symlink()]
-    if links:
-        raise BundleError(f"{links[0]} is a link, which a bundle may not contain: copy the file itself")
+    for path in (images, *images.glob("*"), *images.glob("*/*")):  # in this order: a link is not followed
+        if path.is_symlink():
+            raise BundleError(f"{path} is a link, which a bundle may not contain: copy the file itself")
 
 
 def _with_images(found: list[tuple[Example, StoredImage]], image_dir: Path) -> list[Example]:

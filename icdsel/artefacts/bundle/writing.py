@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -58,7 +57,7 @@ def write_bundle(
             lines.append(json.dumps(line_of(example, stored[example.image]), ensure_ascii=False) + "\n")
             if advance:
                 advance(1)
-        _remove_others(part / IMAGES, {Path(image.place).name for image in stored.values() if image.place})
+        _remove_others(part, {image.place for image in stored.values() if image.place})
         write_bytes(part / CANDIDATES, "".join(lines).encode())
         write_policy_file(
             part / POLICY, bundle.network, epoch=bundle.epoch, phase=bundle.phase, trained_for=bundle.trained_for
@@ -110,13 +109,14 @@ def _tensors(tables: Tables) -> dict[str, Tensor]:
 def _store(path: Path, folder: Path, images: Images, most_pixels: int) -> StoredImage:
     content = path.read_bytes()
     digest, place = hashlib.sha256(content).hexdigest(), None
+    below = Path(IMAGES) / digest[:2]
     if images == "full":
-        place = store_image(content, folder, Path(IMAGES), path.suffix.lower())
+        place = store_image(content, folder, below, path.suffix.lower())
     elif images == "thumbnails":
-        small = folder / IMAGES / f"{digest[:32]}.webp"
+        small = folder / below / f"{digest[:32]}.webp"
         if not small.exists():
             write_bytes(small, _thumbnail(open_image(path, most_pixels)))
-        place = f"{IMAGES}/{small.name}"
+        place = f"{below.as_posix()}/{small.name}"
     return StoredImage(digest, path.name, place)
 
 
@@ -127,8 +127,11 @@ def _thumbnail(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _remove_others(folder: Path, names: set[str]) -> None:
-    """Removes what an interrupted export with other images has left."""
-    for path in folder.iterdir():
-        if path.name not in names:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+def _remove_others(folder: Path, places: set[str]) -> None:
+    """Removes images that an interrupted export with other images has left."""
+    for path in sorted((folder / IMAGES).rglob("*"), reverse=True):  # files before their folders
+        if path.is_dir():
+            if not any(path.iterdir()):
+                path.rmdir()
+        elif path.relative_to(folder).as_posix() not in places:
+            path.unlink()

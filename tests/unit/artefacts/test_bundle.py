@@ -50,7 +50,9 @@ def test_a_bundle_is_read_as_it_was_written(bundled: Bundled) -> None:
         assert replace(own, image=other.image, question_type="", answer_type="") == replace(
             other, question_type="", answer_type=""
         )
-        assert own.image.read_bytes() == other.image.read_bytes() and own.image.parent == bundled.folder / "images"
+        assert (
+            own.image.read_bytes() == other.image.read_bytes() and own.image.parent.parent == bundled.folder / "images"
+        )
     policy = load_checkpoint(session.settings.dataset_dir / "model_cpk/small/rce_epoch1.pt")
     assert found.trained_for == policy.trained_for and (found.phase, found.epoch) == ("rce", 0)
     for name, value in policy.network.state_dict().items():
@@ -191,9 +193,16 @@ def test_a_name_of_an_image_with_folders_is_an_error(own_bundle: Path, name: obj
 
 
 def test_links_among_the_images_are_an_error(own_bundle: Path, tmp_path: Path) -> None:
-    image = next((own_bundle / "images").iterdir())
+    image = next((own_bundle / "images").glob("*/*"))
+    content = image.read_bytes()
     image.unlink()
     image.symlink_to("/etc/passwd")
+    with pytest.raises(BundleError, match="is a link"):
+        read_bundle(own_bundle)
+    image.unlink()
+    image.write_bytes(content)
+    image.parent.rename(tmp_path / "one")
+    image.parent.symlink_to(tmp_path / "one")
     with pytest.raises(BundleError, match="is a link"):
         read_bundle(own_bundle)
     (own_bundle / "images").rename(tmp_path / "elsewhere")

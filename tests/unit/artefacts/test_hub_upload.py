@@ -54,7 +54,7 @@ def test_nothing_else_of_the_folder_is_uploaded(hub, made, tmp_path):
     folder = tmp_path / "mine"
     folder.mkdir()
     for path, content in files_of(made / "small").items():
-        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(content)
     for other in (".env", "notes.txt", ".images.part", "images/secret.png", "policy_v2format.ckpt", ".git/config"):
         (folder / other).parent.mkdir(exist_ok=True)
@@ -93,7 +93,7 @@ def test_a_dry_run_uploads_nothing(hub, made):
 def test_a_second_push_sends_what_has_changed_and_removes_what_is_gone(hub, made):
     icdsel("push", made / "small", "owner/name", *LICENCE)
     repository = hub.repositories["models", "owner/name"]
-    left = f"images/{'0' * 32}.png"
+    left = f"images/00/{'0' * 32}.png"
     repository.commit(repository.files | {left: b"old", "LICENSE": b"mine"})
     puts = hub.count("PUT", "/large/")
     icdsel("push", made / "small", "owner/name", *LICENCE)
