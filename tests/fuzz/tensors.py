@@ -108,8 +108,8 @@ def resume_files() -> list[bytes]:
 
 def use_resume(path: Path) -> None:
     policy = network()
-    events = SimpleNamespace(write=lambda *_: None)
-    journal = RunJournal(path.parent, policy, events, lambda *_: None)  # type: ignore[arg-type]
+    tracking = SimpleNamespace(log_epoch=lambda *_: None)
+    journal = RunJournal(path.parent, policy, tracking, lambda *_: None)  # type: ignore[arg-type]
     state = journal.resume()
     f"{journal.queries} {journal.epochs}".encode()
     table = torch.eye(3).repeat(14, 1)[:40]
