@@ -67,7 +67,7 @@ def open_service(wanted: Wanted) -> Service:
             "--image-dir"
         )
     default = default_plan(selector, wanted)
-    _choose_once(selector, default)
+    choose_once(selector, default)
     metrics = Metrics()
     upstream = _servers(wanted, metrics) if wanted.settings.vlm.url else _model(selector, wanted, metrics)
     task = selector.settings.data.task
@@ -90,7 +90,8 @@ def default_plan(selector: Selector, wanted: Wanted) -> Plan:
     return Plan(wanted.selector, shots)
 
 
-def _choose_once(selector: Selector, plan: Plan) -> None:
+def choose_once(selector: Selector, plan: Plan) -> None:
+    """Chooses for a grey picture, which encodes the candidates and loads what is loaded at first use."""
     picture = BytesIO()
     Image.new("RGB", (64, 64), "grey").save(picture, "PNG")
     path = selector.hold(picture.getvalue())

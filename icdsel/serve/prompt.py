@@ -29,6 +29,14 @@ class PromptWriter:
         """The prompt for an engine."""
         return Request(demonstrations(self._task, icds), query)
 
+    async def prepare(self, query: Example) -> None:
+        """Makes the query's image ready to be sent, while its demonstrations are chosen.
+
+        Raises:
+            ImageError: It cannot be read.
+        """
+        await self._images.url(query.image)
+
     async def messages(self, chosen: Chosen) -> list[dict[str, Any]]:
         """The prompt for a server.
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from icdsel.cli.options import with_settings, written_file
+from icdsel.cli.process import answer_soon
 from icdsel.console import note
 from icdsel.errors import SettingsError
 from icdsel.records import parsed_shots
@@ -136,4 +137,5 @@ def serve(
     )
     opened = listen(host, port)
     app = make_app(open_service(wanted), key, host)
+    answer_soon()
     run_app(app, opened, grace, lambda: note(f"Serving at {address_of(opened)}/v1. Ctrl-C ends it."))
