@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from typing import Any, Self, overload
@@ -16,7 +17,8 @@ from icdsel.choosing.encoded_queries import EncodedQueries, encode_queries
 from icdsel.choosing.held_images import HeldImages, ImageLike, digest_of_image
 from icdsel.choosing.pool import Pool
 from icdsel.data.images import ImageError, open_image
-from icdsel.errors import BundleError, DataError
+from icdsel.errors import BundleError, CheckpointError, DataError
+from icdsel.policy.network import PointerNetwork
 from icdsel.records import Example, Shots, parsed_shots
 from icdsel.retrieval.encoders import Encoder, open_encoder
 from icdsel.settings.loading import Settings
@@ -84,6 +86,20 @@ class Selector:
         bundle = read_bundle(folder, None if image_dir is None else Path(image_dir).expanduser())
         settings = bundle.manifest.resolved(device, encoder)
         return cls(bundle, settings, open_encoder(settings.data.encoder, settings.vlm, settings.data.max_image_pixels))
+
+    def with_policy(self, network: PointerNetwork) -> Self:
+        """The same candidates with another policy.
+
+        Raises:
+            CheckpointError: It does not fit the candidates' embeddings.
+        """
+        config, own = network.config, self.bundle.network.config
+        if (config.d_model, config.answer_dim) != (own.d_model, own.answer_dim):
+            raise CheckpointError(
+                f"the policy sees embeddings of width {config.d_model} and answers of width {config.answer_dim}, those "
+                f"of the candidates of {self.bundle.manifest.name!r} have {own.d_model} and {own.answer_dim}"
+            )
+        return type(self)(replace(self.bundle, network=network.eval()), self.settings, self._encoder)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from icdsel.artefacts.checkpoint import load_policy
 from icdsel.choosing.selector import Selector
 from icdsel.console import note, warn
 from icdsel.errors import SettingsError
@@ -36,6 +37,7 @@ class Wanted:
     Attributes:
         settings: Where runs are, and what a bundle lacks; the servers or the model that answer.
         run: A bundle, or a run on this machine; None for the last run.
+        checkpoint: Another policy for the same candidates; None for theirs.
         selector: Who chooses where a request does not say.
         shots: How many, where a request does not say; None for what the policy was trained for.
         feedback: The file for scores; None for no feedback.
@@ -45,6 +47,7 @@ class Wanted:
 
     settings: Settings
     run: str | None = None
+    checkpoint: Path | None = None
     selector: str = "policy"
     shots: Shots | None = None
     feedback: Path | None = None
@@ -60,7 +63,7 @@ def open_service(wanted: Wanted) -> Service:
     """
     if wanted.opened.folder is not None and not wanted.opened.folder.is_dir():
         raise SettingsError(f"--allow-image-dir {wanted.opened.folder} is not a folder")
-    selector, _ = open_selector(with_values(wanted.settings, {"vlm": {"url": None}}), wanted.run)
+    selector = selector_of(wanted)
     if not selector.bundle.train[0].image.is_file():
         raise SettingsError(
             f"{wanted.run} has no images of its candidates, which are shown to the model: name their folder with "
@@ -73,6 +76,16 @@ def open_service(wanted: Wanted) -> Service:
     task = selector.settings.data.task
     feedback = None if wanted.feedback is None else Feedback(wanted.feedback, task)
     return Service(selector, upstream, metrics, default, wanted.limits, wanted.opened, feedback)
+
+
+def selector_of(wanted: Wanted) -> Selector:
+    """Whoever chooses.
+
+    Raises:
+        UserError: There is no such run, bundle or policy, or it cannot be used.
+    """
+    selector, _ = open_selector(with_values(wanted.settings, {"vlm": {"url": None}}), wanted.run)
+    return selector if wanted.checkpoint is None else selector.with_policy(load_policy(wanted.checkpoint))
 
 
 def default_plan(selector: Selector, wanted: Wanted) -> Plan:

@@ -2,18 +2,21 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from icdsel.cli.options import with_settings, written_file
 from icdsel.cli.process import answer_soon
-from icdsel.console import note
+from icdsel.console import note, out
 from icdsel.errors import SettingsError
 from icdsel.records import parsed_shots
 from icdsel.serve.limits import Limits, Opened
 from icdsel.settings import Settings, with_values
 from icdsel.settings.tables import TABLES
+
+if TYPE_CHECKING:
+    from icdsel.serve.opening import Wanted
 
 _KEPT = "requests in progress had time to end"
 _SETTINGS = {
@@ -66,6 +69,9 @@ def serve(
             "--run", help="Bundle (a folder, or `hub:owner/name`), or run on this machine. [default: the last run]"
         ),
     ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", help="Another policy for the same candidates, such as a newer one.")
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -86,6 +92,12 @@ def serve(
     feedback: Annotated[
         Path | None,
         typer.Option("--feedback", help="Journal scores of answers in this file (.jsonl).", parser=written_file),
+    ] = None,
+    feedback_data: Annotated[
+        Path | None,
+        typer.Option(
+            "--feedback-data", help="Write the scores of --feedback as training data to this folder, and end."
+        ),
     ] = None,
     allow_image_hosts: Annotated[
         str | None, typer.Option("--allow-image-hosts", help="Open image URLs of these hosts, separated by commas.")
@@ -108,6 +120,7 @@ def serve(
     icdsel serve --run my-bundle --vlm-url http://localhost:8000/v1
     icdsel serve --run my-bundle --model tiny-vlm --port 8200
     icdsel serve --run hub:owner/name --vlm-url http://gpu1:8000/v1 --host 0.0.0.0
+    icdsel serve --run my-bundle --feedback feedback.jsonl --feedback-data learn
     ```
     """
     from icdsel.serve.libraries import require_libraries
@@ -124,18 +137,34 @@ def serve(
         raise SettingsError(f"--shots: {error}") from None
     if model is not None:
         settings = with_values(settings, {"vlm": {"model": model}})
-    key = AccessKey.exported(host)
     hosts = (allow_image_hosts or "").split(",")
     wanted = Wanted(
         settings=settings,
         run=run,
+        checkpoint=checkpoint,
         selector=selector,
         shots=wanted_shots,
         feedback=feedback,
         opened=Opened(frozenset(name.strip().lower() for name in hosts if name.strip()), allow_image_dir),
         limits=Limits(**asdict(limits)),
     )
+    if feedback_data is not None:
+        _write_feedback(wanted, feedback, feedback_data)
+        return
+    key = AccessKey.exported(host)
     opened = listen(host, port)
     app = make_app(open_service(wanted), key, host)
     answer_soon()
     run_app(app, opened, grace, lambda: note(f"Serving at {address_of(opened)}/v1. Ctrl-C ends it."))
+
+
+def _write_feedback(wanted: "Wanted", journal: Path | None, folder: Path) -> None:
+    """Writes the scores as training data, and says how to train on them."""
+    from icdsel.serve.feedback_dataset import DATASET, RL_DATA, write_training_data
+    from icdsel.serve.opening import selector_of
+
+    if journal is None:
+        raise SettingsError("--feedback-data needs the scores: name their file with --feedback")
+    count = write_training_data(journal, list(selector_of(wanted).bundle.train), folder)
+    out.print(f"{folder}: {count} served queries")
+    note(f"Train on them: icdsel train --dataset {folder / DATASET} --rl-data {folder / RL_DATA} --pool-size all")
