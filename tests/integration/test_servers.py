@@ -28,7 +28,7 @@ INFER = ("infer", *DATA, "--n", 12, "--shots", "1,2", "--selector", "random,near
 _expected: dict[str, bytes] = {}
 
 
-def fake_encoder(settings: VlmSettings, most_pixels: int) -> VlmEncoder:
+def fake_encoder(name: str, settings: VlmSettings, most_pixels: int) -> VlmEncoder:
     """In place of the bundled VLM, for speed; the engine `same` embeds alike."""
     return VlmEncoder(lambda: FakeEngine("any"), lambda: EngineIdentity("any", "float32"), settings, most_pixels)
 
@@ -38,7 +38,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty folder with a dataset, units of a few prompts, and little patience."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(ENGINES, "same", same_in_process())
-    monkeypatch.setattr(session, "_bundled_encoder", fake_encoder)
+    monkeypatch.setattr(session, "open_encoder", fake_encoder)
     monkeypatch.setattr(answering, "UNIT", 4)
     monkeypatch.setattr(fleet, "FIRST_WAIT", 0.01)
     write_dataset(tmp_path, 12)

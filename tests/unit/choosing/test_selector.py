@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from bundles import Bundled
+from fake_server import copied_or_unknown, fake_server, is_probe, shown_of
 from PIL import Image
 
 from icdsel.artefacts.bundle.manifest import MANIFEST
@@ -142,6 +143,18 @@ def test_a_vlm_answers_with_the_icds(bundled: Bundled, selector: Selector, queri
     assert selector.answer(few[0].image, few[0].question) == answers[0]
     with pytest.raises(VlmError, match="nothing/here"):
         selector.answer(few[0].image, few[0].question, vlm="/nothing/here")
+
+
+def test_a_server_answers_and_is_shown_the_icds(selector: Selector, queries: list[Example]) -> None:
+    with fake_server() as server:
+        answer = selector.answer(queries[0].image, queries[0].question, vlm=server.url)
+    choice = selector.choose(queries[0].image, queries[0].question)
+    [asked] = [body for body in server.prompts if not is_probe(body)]
+    assert asked["messages"] == choice.messages
+    shown = [shown_of(each.image, each.question, each.answer) for each in (*choice.icds, choice.query)]
+    assert answer == copied_or_unknown(shown)
+    with pytest.raises(VlmError, match="no connection"):
+        selector.answer(queries[1].image, queries[1].question, vlm=server.url + "x")
 
 
 @pytest.mark.parametrize(
