@@ -153,6 +153,32 @@ def find_run(settings: Settings, name: str | None = None) -> Run:
     return Run(max(fitting)[1])
 
 
+def find_run_anywhere(settings: Settings, name: str | None = None) -> Run:
+    """What `find_run` finds; if no dataset was given, it looks among the runs of all others too.
+
+    Raises:
+        RunError: There is none, or runs of several datasets are meant; the message lists these.
+    """
+    try:
+        return find_run(settings, name)
+    except RunError as error:
+        if "dataset" in settings.data.model_fields_set:
+            raise
+        places = settings.data.results_dir.glob(f"*/{runs_dir(settings).name}/*/{METADATA_FILE}")
+        runs = read_metadata_files(sorted(path for path in places if BACKUP not in path.parent.name))
+        found: dict[str, tuple[int, Path]] = {}  # by dataset, the last one
+        for path, metadata in runs:
+            dataset, rank = metadata.settings.get("data", {}).get("dataset"), metadata.finished or 0
+            if isinstance(dataset, str) and (path.parent.name == name if name else rank):
+                found[dataset] = max(found.get(dataset, (-1, path.parent)), (rank, path.parent))
+        if not found:
+            raise
+        if len(found) > 1:
+            listed = ", ".join(f"--dataset {dataset}" for dataset in found)
+            raise RunError(f"{error}\nThere are such runs of other datasets: choose one with {listed}") from None
+    return Run(next(iter(found.values()))[1])
+
+
 def recorded_settings(settings: Settings, run: Run) -> Settings:
     """The settings of data and VLM that a run was trained with, except for those that were given now.
 

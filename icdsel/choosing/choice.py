@@ -1,6 +1,6 @@
 """The ICDs that were chosen for a query, and the prompt that shows them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from icdsel.choosing.messages import MESSAGE_FORMATS
@@ -27,8 +27,8 @@ class Choice:
     query: Example
     icds: tuple[Example, ...]
     scores: tuple[float, ...] | None
-    style: PromptStyle
-    max_image_pixels: int
+    style: PromptStyle = field(repr=False)
+    max_image_pixels: int = field(repr=False)
 
     @property
     def request(self) -> Request:

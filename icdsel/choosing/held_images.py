@@ -34,6 +34,10 @@ class HeldImages:
             if not path.is_file():
                 raise ImageError(f"{path} is missing" if not path.exists() else f"{path} is not a file")
             return path
+        if not isinstance(image, bytes | Image.Image):
+            raise ImageError(
+                f"an image is a path, the content of a file, or a picture of Pillow, not {type(image).__name__}"
+            )
         content = image if isinstance(image, bytes) else _png(image)
         path = Path(self._folder.name) / hashlib.sha256(content).hexdigest()
         if not path.exists():
@@ -41,6 +45,10 @@ class HeldImages:
             part.write_bytes(content)
             part.replace(path)  # another thread may be writing the same one
         return path
+
+    def named_for_users(self, message: str, path: Path) -> str:
+        """A message about an image, without the path of a file that its user does not know."""
+        return message.replace(str(path), "the image") if path.parent == Path(self._folder.name) else message
 
     def forget(self, path: Path) -> None:
         """Removes the file of an image that is no longer needed; other paths are left alone."""

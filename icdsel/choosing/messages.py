@@ -64,12 +64,21 @@ def _transformers(request: Request, style: PromptStyle, max_image_pixels: int) -
     ]
 
 
-def addressed_below(address: str) -> MessageFormat:
-    """OpenAI's protocol with addresses of images on a web server: the name of the file after this address."""
+def addressed_below(address: str, root: Path) -> MessageFormat:
+    """OpenAI's protocol with addresses of images on a web server.
+
+    Args:
+        address: What comes before the path of an image.
+        root: The folder that this address serves; of images elsewhere, only the name follows the address.
+    """
+
+    def url(path: Path) -> str:
+        below = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+        return f"{address.rstrip('/')}/{quote(below)}"
 
     def messages(request: Request, style: PromptStyle, max_image_pixels: int) -> list[dict[str, Any]]:
         del max_image_pixels  # the images are not opened
-        return with_addresses(_turns(request, style), lambda path: f"{address.rstrip('/')}/{quote(path.name)}")
+        return with_addresses(_turns(request, style), url)
 
     return MessageFormat(f"openai at {address}", messages, "OpenAI's protocol, the images as addresses of a server")
 

@@ -80,10 +80,8 @@ class PictureView:
         """Writes the pictures."""
         folder = output or PICTURES
         for choice in choices:
-            name = str(choice.query.question_id)
-            safe = name if name.replace("-", "").replace("_", "").isalnum() else digest_of(name)[:16]
-            _draw(choice, folder / f"choice-{safe}.png")
-        return f"{len(choices)} pictures: {folder}"
+            _draw(choice, folder / f"{choice.query.image.stem[:40]}-{digest_of(str(choice.query.question_id))[:8]}.png")
+        return f"{len(choices)} picture{'s' * (len(choices) != 1)}: {folder}"
 
 
 VIEWS: Registry[View] = Registry("view", [TableView(), PictureView()])

@@ -83,8 +83,7 @@ class Pool:
             SettingsError: There is no such selector here, it cannot decide how many, or there are too few candidates.
         """
         if selector not in self.names:
-            known = SELECTORS.named(selector)  # raises for a name that does not exist
-            raise SettingsError(f"{known.name} cannot choose from a bundle: there are {', '.join(self.names)}")
+            raise SettingsError(f"{selector!r} cannot choose from a bundle: there are {', '.join(self.names)}")
         count = len(self._bundle.train)
         if isinstance(shots, str):
             stop_offset(shots)

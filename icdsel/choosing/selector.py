@@ -192,10 +192,8 @@ class Selector:
         try:
             open_image(path, self.settings.data.max_image_pixels)
         except ImageError as error:
-            if path == image:
-                raise
             self._held.forget(path)
-            raise ImageError(str(error).replace(str(path), "the image")) from None
+            raise ImageError(self._held.named_for_users(str(error), path)) from None
         return path
 
     def forget(self, path: Path) -> None:
@@ -239,7 +237,8 @@ class Selector:
         shots = self._pool.allowed(parsed_shots(shots) if isinstance(shots, str) else shots, selector)
         encoded = self.encode(queries)
         if encoded.broken:
-            raise DataError(next(iter(encoded.broken.values())))
+            place, reason = next(iter(encoded.broken.items()))
+            raise DataError(self._held.named_for_users(reason, queries[place].image))
         return self.choose_encoded(encoded, shots, selector)
 
     def encode(self, queries: Sequence[Example]) -> EncodedQueries:

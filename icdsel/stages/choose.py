@@ -6,13 +6,14 @@ from typing import Any, NamedTuple
 
 from icdsel.artefacts.bundle.manifest import MANIFEST
 from icdsel.artefacts.hub import is_on_hub
-from icdsel.artefacts.run_folder import find_run, recorded_settings
+from icdsel.artefacts.run_folder import find_run_anywhere, recorded_settings
 from icdsel.choosing.choice import Choice
 from icdsel.choosing.messages import MessageFormat
 from icdsel.choosing.output import line_of
 from icdsel.choosing.selector import Selector
 from icdsel.console import note, progress
 from icdsel.data.images import ImageError
+from icdsel.data.named import dataset_names
 from icdsel.errors import DataError, RunError
 from icdsel.records import Example, Shots
 from icdsel.settings.loading import Settings, with_values
@@ -51,12 +52,19 @@ def open_selector(settings: Settings, run: str | None) -> Opened:
         device = "cpu" if settings.vlm.device == "auto" else settings.vlm.device
         encoder = settings.data.encoder if "encoder" in settings.data.model_fields_set else None
         selector = Selector.load(run, device=device, encoder=encoder, image_dir=settings.data.image_dir)
-        return Opened(selector, settings.data)
-    found = find_run(settings, run)
+        return Opened(selector, _data_of_bundle(settings, selector.bundle.manifest.dataset))
+    found = find_run_anywhere(settings, run)
     note(f"Policy: {found.checkpoint}")
     session = Session(with_values(recorded_settings(settings, found), {"data": {"pool_size": "all"}}))
     bundle = bundle_of(session, found.checkpoint, found.name)
     return Opened(Selector(bundle, session.settings, session.encoder), session.settings.data)
+
+
+def _data_of_bundle(settings: Settings, dataset: str) -> DataSettings:
+    """The settings of the data that the candidates of a bundle come from, unless another dataset was given."""
+    if "dataset" in settings.data.model_fields_set or dataset not in dataset_names():
+        return settings.data
+    return with_values(settings, {"data": {"dataset": dataset}}).data
 
 
 def choose_in_units(selector: Selector, queries: Sequence[Example], shots: Shots, by: str) -> Iterator[list[Choice]]:

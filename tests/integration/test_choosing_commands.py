@@ -1,6 +1,7 @@
 """`icdsel export` and `icdsel choose`, as users run them, and a bundle on a machine that has nothing else."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -77,9 +78,11 @@ def test_lines_of_a_file_are_chosen_for(work: Path, bundled: Bundled) -> None:
     assert [line["question_id"] for line in found][1] == 7 and found[0]["icds"] == found[1]["icds"]
     assert len(found[0]["scores"]) == len(found[0]["icds"])
     icdsel(*run, "--format", "pictures")
-    assert len(list((work / "choices").glob("choice-*.png"))) == 2
+    assert len(list((work / "choices").glob("photo-*.png"))) == 2
     addressed = icdsel(*run, "--format", "openai", "--image-url", "https://example.org/i/")
     assert "https://example.org/i/photo.png" in addressed
+    first = bundled.session.train.by_id(found[1]["icds"][0]) if found[1]["icds"] else None
+    assert first is None or re.search(r"https://example\.org/i/[0-9a-f]{2}/[0-9a-f]{32}\.png", addressed)
 
 
 @pytest.mark.parametrize(
@@ -93,8 +96,9 @@ def test_lines_of_a_file_are_chosen_for(work: Path, bundled: Bundled) -> None:
         (["--split", "test", "--format", "word"], "there are table, pictures, openai"),
         (["--split", "test", "--shots", "many"], "neither a number nor auto"),
         (["--split", "validation", "--shots", "99"], "between 0 and 60"),
-        (["--split", "validation", "--selector", "oracle"], "oracle cannot choose from a bundle"),
-        (["--split", "validation", "--format", "table", "--image-url", "x"], "--image-url goes with"),
+        (["--split", "validation", "--selector", "oracle"], "'oracle' cannot choose from a bundle"),
+        (["--split", "validation", "--format", "openai", "--image-url", "x"], "--image-url is an address"),
+        (["--split", "validation", "-o", "x.txt"], "goes to the terminal"),
     ],
 )
 def test_mistakes_are_told(work: Path, bundled: Bundled, words: list[str], message: str) -> None:

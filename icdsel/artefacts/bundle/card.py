@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from icdsel.artefacts.bundle.manifest import Manifest
+from icdsel.artefacts.bundle.manifest import EncoderModel, Manifest
 from icdsel.tasks.base import TASKS
 
 _IMAGES = {
@@ -18,7 +18,7 @@ def card(manifest: Manifest) -> str:
     task = TASKS.named(manifest.settings["data"]["task"])
     parts = [_header(manifest), _about(manifest), "## Results\n", f"{manifest.headline or _NOTHING_COMPARED}\n"]
     if rows := [row for row in manifest.figures if row.get("accuracy") is not None]:
-        parts += [f"{task.score_name} with its 95 % interval, and the difference to the reference row.\n", _table(rows)]
+        parts += [f"{task.score_name} with its 95 % interval, and the difference to a reference row.\n", _table(rows)]
     return "\n".join([*parts, "", _use(manifest), _limits(manifest)])
 
 
@@ -48,8 +48,14 @@ def _about(manifest: Manifest) -> str:
     return (
         f"# {_line(manifest.name)}\n\nA selector of in-context demonstrations for vision-language models: for a query "
         "(an image and a question) it chooses examples to show in the prompt. It was trained with icdsel on the "
-        f"answers that a VLM gave. Choosing needs no VLM and no GPU.\n\n{table}\n\n{_IMAGES[manifest.images]}\n"
+        f"answers that a VLM gave. {_needs(encoder)}\n\n{table}\n\n{_IMAGES[manifest.images]}\n"
     )
+
+
+def _needs(encoder: EncoderModel) -> str:
+    if not encoder.of_vlm:
+        return "Choosing needs no VLM and no GPU."
+    return f"Choosing needs {_line(encoder.name)}, whose features are the embeddings, and no other VLM."
 
 
 def _pools(size: str) -> str:
@@ -57,13 +63,14 @@ def _pools(size: str) -> str:
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    lines = ["| selector | shots | pool | score | difference |", "|---|---|---|---|---|"]
+    lines = ["| selector | shots | pool | score | difference | to |", "|---|---|---|---|---|---|"]
     for row in rows:
         score = _span(row, "accuracy", "low", "high", "")
         gain = _span(row, "difference", "difference_low", "difference_high", "+")
         pool = row.get("pool") or ""
+        reference = _line(str(row.get("reference"))) if gain else ""
         name = _line(str(row.get("label") or row.get("name")))
-        lines.append(f"| {name} | {row.get('shots')} | {pool} | {score} | {gain} |")
+        lines.append(f"| {name} | {row.get('shots')} | {pool} | {score} | {gain} | {reference} |")
     return "\n".join(lines)
 
 
@@ -72,6 +79,7 @@ def _span(row: Mapping[str, Any], value: str, low: str, high: str, sign: str) ->
     if not isinstance(numbers[0], int | float):
         return ""
     texts = [format(number, f"{sign}.1f") if isinstance(number, int | float) else "?" for number in numbers]
+    texts = [text.replace("-", "\N{MINUS SIGN}") for text in texts]
     return texts[0] if texts[1:] == ["?", "?"] else f"{texts[0]} ({texts[1]} … {texts[2]})"
 
 

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -72,6 +74,11 @@ class Bundle:
             digest.update(tensor.contiguous().numpy())
         digest.update(json.dumps(self.manifest.settings, sort_keys=True).encode())
         return digest.hexdigest()[:16]
+
+    @cached_property
+    def images_root(self) -> Path:
+        """The folder that holds all images of the candidates."""
+        return Path(os.path.commonpath({example.image.parent for example in self.train}))
 
     @cached_property
     def rows_by_digest(self) -> Mapping[str, list[int]]:

@@ -46,7 +46,7 @@ def write_bundle(
     """
     require_free(folder, overwrite)
     part = folder.with_name(f".{folder.name}.part")
-    with locked(part, f"the bundle {folder}"):
+    with locked(folder, f"the bundle {folder}"):
         make_folder(part / IMAGES)
         most_pixels = bundle.manifest.settings["data"]["max_image_pixels"]
         stored: dict[Path, StoredImage] = {}

@@ -8,7 +8,7 @@ import typer
 from icdsel.choosing.messages import MESSAGE_FORMATS, addressed_below
 from icdsel.choosing.output import VIEWS, line_of
 from icdsel.cli.options import Overwrite, with_settings
-from icdsel.console import note
+from icdsel.console import note, warn
 from icdsel.errors import SettingsError
 from icdsel.records import parsed_shots
 from icdsel.settings import Settings
@@ -90,14 +90,28 @@ def choose(
         raise SettingsError(f"--shots: {error}") from None
     if form not in VIEWS and form not in MESSAGE_FORMATS:
         raise SettingsError(f"there is no --format {form!r}: there are {', '.join([*VIEWS, *MESSAGE_FORMATS])}")
-    if image_url is not None and form != "openai":
-        raise SettingsError("--image-url goes with --format openai")
+    if image_url is not None and (form != "openai" or not image_url.startswith(("http://", "https://"))):
+        raise SettingsError("--image-url is an address such as https://example.org/images, with --format openai")
+    if output is not None and form == "table":
+        raise SettingsError("--format table goes to the terminal: leave out --output, or choose another --format")
     if n is not None and split is None:
         raise SettingsError("--n goes with --split")
     _require_one_source(bool(image or question), queries is not None, split is not None)
     chooser, data = open_selector(settings, run)
+    if isinstance(count, int) and count > (most := chooser.bundle.manifest.shots) and selector == "policy":
+        warn(f"--shots {count} is more than the {most} ICDs that the policy was trained to show")
+    if form not in ("table", "transformers") and image_url is None:
+        _require_images(chooser)
     asked = _queries(chooser, data, image or [], question or [], queries, split, n)
     _write(chooser, asked, count, selector, form, image_url, output, overwrite)
+
+
+def _require_images(chooser: "Selector") -> None:
+    if not chooser.bundle.train[0].image.is_file():
+        raise SettingsError(
+            "the candidates' images are not in the bundle, and the prompts show them: say where they are with "
+            "--image-dir, or use --format transformers or --image-url"
+        )
 
 
 def _require_one_source(typed: bool, file: bool, split: bool) -> None:
@@ -120,7 +134,13 @@ def _queries(
     from icdsel.stages.new_queries import queries_of_file, typed_queries
 
     if split is not None:
+        if "dataset" not in data.model_fields_set and chooser.bundle.manifest.dataset != data.dataset:
+            raise SettingsError(
+                f"the candidates come from {chooser.bundle.manifest.dataset}: name the dataset of --split {split} with "
+                "--dataset"
+            )
         held = load_split(data, split)
+        note(f"Queries: {data.dataset}, split {split}.")
         return [held[row] for row in range(min(len(held), n or len(held)))]
     if file is not None:
         return queries_of_file(chooser, file)
@@ -144,7 +164,7 @@ def _write(
     from icdsel.stages.choose import choose_in_units, write_prompts
 
     if form in MESSAGE_FORMATS:
-        messages = addressed_below(image_url) if image_url else MESSAGE_FORMATS[form]
+        messages = addressed_below(image_url, chooser.bundle.images_root) if image_url else MESSAGE_FORMATS[form]
         if output is not None:
             count = write_prompts(chooser, queries, shots, by, messages, output, overwrite)
             note(f"{len(queries)} prompts, {count} of them new: {output}")

@@ -14,8 +14,11 @@ from icdsel.settings import Settings
 @with_settings("data", "vlm")
 def export(
     settings: Settings,
-    run: Annotated[str, typer.Argument(help="The run: its name, its number, a checkpoint's path, or hub:owner/name.")],
-    folder: Annotated[Path, typer.Argument(help="Folder to write the bundle to; it must not exist.")],
+    run: Annotated[
+        str,
+        typer.Argument(metavar="RUN", help="The run: its name, its number, a checkpoint's path, or hub:owner/name."),
+    ],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write the bundle to; it must not exist.")],
     images: Annotated[
         str,
         typer.Option(
@@ -47,14 +50,14 @@ def export(
     ```
     """
     from icdsel.artefacts.bundle.writing import require_free, write_bundle
-    from icdsel.artefacts.run_folder import Run, find_run, recorded_settings
+    from icdsel.artefacts.run_folder import Run, find_run_anywhere, recorded_settings
     from icdsel.stages.bundle_of_run import bundle_of, chosen_images
     from icdsel.stages.session import Session
 
     wanted = chosen_images(images)
     require_free(folder, overwrite)
     named = Path(run)
-    found = Run(named.parent) if named.is_file() else find_run(settings, run)
+    found = Run(named.parent) if named.is_file() else find_run_anywhere(settings, run)
     policy = named if named.is_file() else found.checkpoint
     note(f"Policy: {policy}")
     settings = recorded_settings(settings, found)
@@ -68,7 +71,9 @@ def export(
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     out.print(f"{folder}: {len(bundle.train):,} candidates, {size / 1e6:.1f} MB")
     if licence is None:
-        note("No --licence was given: the card says so. Whoever is handed the images needs to know what is allowed.")
+        note(
+            "No --licence was given, and the card says so: whoever is handed the bundle needs to know what is allowed."
+        )
 
 
 def _compared(settings: Settings) -> tuple[str, list[dict[str, object]]]:
