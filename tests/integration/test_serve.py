@@ -443,7 +443,7 @@ def test_a_body_that_trickles_is_given_up(running):
 
 def test_more_requests_than_the_limit_are_told_to_come_again(upstream, tmp_path):
     with (
-        proxy(tmp_path, upstream.url, limits=Limits(at_once=2, seconds=1)) as running,
+        proxy(tmp_path, upstream.url, limits=Limits(at_once=2, seconds=2)) as running,
         httpx.Client(base_url=running.url) as client,
         ThreadPoolExecutor(4) as threads,
     ):
