@@ -37,7 +37,9 @@ class Running:
         opened = listen("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{opened.getsockname()[1]}"
         app = make_app(service, AccessKey(key), "127.0.0.1")
-        config = uvicorn.Config(app, log_config=None, lifespan="on", timeout_graceful_shutdown=1, ws="none")
+        config = uvicorn.Config(
+            app, log_config=None, lifespan="on", timeout_graceful_shutdown=1, ws="none", http="h11", loop="uvloop"
+        )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [opened]}, daemon=True)
         self._thread.start()

@@ -3,8 +3,8 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
 
 import httpx
 
@@ -12,15 +12,50 @@ from icdsel.console import plain
 from icdsel.errors import reason_of
 from icdsel.serve.errors import ApiError, bad_request
 from icdsel.serve.metrics import Metrics
-from icdsel.serve.upstream import Reply, Turn
+from icdsel.serve.upstream import Events, Reply, Turn
 from icdsel.vlm.server.client import http_client
 from icdsel.vlm.server.key import ApiKey
 
+_EACH = 16
+"""Connections of a client of httpx."""
 _LARGEST_BODY = 64 * 2**20  # bytes
 _PASSED_ON = ("retry-after", "x-request-id")
 _EVENTS = "text/event-stream"
 _DONE = b"[DONE]"
+_TAIL = 64  # bytes of a stream in which its end is looked for
 _NO_CONNECTION = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)
+
+
+class _Server:
+    """One server, with several clients that share the requests: one that has many looks at all of them for each.
+
+    Args:
+        address: Its address.
+        key: Its key.
+        seconds: The longest time of a request.
+        connections: Requests at the same time, at most.
+    """
+
+    def __init__(self, address: str, key: ApiKey, seconds: float, connections: int) -> None:
+        self.address = address
+        count = -(-connections // _EACH)
+        self._clients = [http_client(address, key, seconds, _EACH) for _ in range(count)]
+        self._busy = [0] * count
+
+    @contextmanager
+    def client(self) -> Iterator[httpx.AsyncClient]:
+        """The client that has the fewest requests."""
+        least = min(range(len(self._clients)), key=self._busy.__getitem__)
+        self._busy[least] += 1
+        try:
+            yield self._clients[least]
+        finally:
+            self._busy[least] -= 1
+
+    async def close(self) -> None:
+        """Closes all connections."""
+        for client in self._clients:
+            await client.aclose()
 
 
 class HttpUpstream:
@@ -40,12 +75,12 @@ class HttpUpstream:
         self, addresses: Sequence[str], key: ApiKey, seconds: float, connections: int, metrics: Metrics
     ) -> None:
         self._key, self._seconds, self._metrics = key, seconds, metrics
-        self._servers = [(address, http_client(address, key, seconds, connections)) for address in addresses]
+        self._servers = [_Server(address, key, seconds, connections) for address in addresses]
 
     @property
     def name(self) -> str:
         """The addresses."""
-        return ", ".join(address for address, _ in self._servers)
+        return ", ".join(server.address for server in self._servers)
 
     async def chat(self, turn: Turn) -> Reply:
         """The reply of the first server that has a connection."""
@@ -63,18 +98,16 @@ class HttpUpstream:
 
     async def close(self) -> None:
         """Closes all connections."""
-        for _, http in self._servers:
-            await http.aclose()
+        for server in self._servers:
+            await server.close()
 
     async def _ask(
         self, method: str, path: str, ends: float, content: bytes | None = None, first: int = 0, streams: bool = False
     ) -> Reply:
         reason = ""
-        for address, http in [*self._servers[first:], *self._servers[:first]]:
-            headers = {} if content is None else {"Content-Type": "application/json"}
-            request = http.build_request(method, f"{address}{path}", content=content, headers=headers)
+        for server in [*self._servers[first:], *self._servers[:first]]:
             try:
-                return await self._reply(http, request, ends, streams)
+                return await self._reply(server, method, path, content, ends, streams)
             except _NO_CONNECTION as error:
                 reason = self._text(error)
             except (TimeoutError, httpx.TimeoutException):
@@ -84,15 +117,20 @@ class HttpUpstream:
         self._count("unreachable")
         raise ApiError(502, f"no connection to the model's server ({reason})", "upstream_unreachable")
 
-    async def _reply(self, http: httpx.AsyncClient, request: httpx.Request, ends: float, streams: bool) -> Reply:
+    async def _reply(
+        self, server: _Server, method: str, path: str, content: bytes | None, ends: float, streams: bool
+    ) -> Reply:
+        headers = {} if content is None else {"Content-Type": "application/json"}
         async with asyncio.timeout_at(ends), AsyncExitStack() as opened:
+            http = opened.enter_context(server.client())
+            request = http.build_request(method, f"{server.address}{path}", content=content, headers=headers)
             response = await http.send(request, stream=True)
             opened.push_async_callback(response.aclose)
             self._require_usable(response)
             kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
             if streams and response.status_code == httpx.codes.OK and kind == _EVENTS:
-                opened.pop_all()  # the stream closes it
-                return Reply(200, events=self._events(response, ends), media_type=_EVENTS)
+                events = Events(self._events(response, ends), opened.pop_all().aclose)
+                return Reply(200, events=events, media_type=_EVENTS)
             return self._whole(response, await self._body(response))
 
     def _whole(self, response: httpx.Response, body: bytes) -> Reply:
@@ -116,27 +154,23 @@ class HttpUpstream:
     async def _events(self, response: httpx.Response, ends: float) -> AsyncGenerator[bytes, None]:
         """The bytes of a stream. One that breaks off ends with an error that clients recognise."""
         tail = b""
-        try:
-            parts: AsyncIterator[bytes] = response.aiter_raw()
-            while True:
-                try:
-                    async with asyncio.timeout_at(ends):
-                        part = await anext(parts)
-                except StopAsyncIteration:
-                    break
-                except (TimeoutError, httpx.TimeoutException):
-                    raise self._timeout() from None
-                except httpx.HTTPError as error:
-                    raise self._broken(error) from None
-                tail = (tail + part)[-64:]
-                yield part
-            if _DONE not in tail:
-                self._count("cut_off")
-                raise ApiError(
-                    502, "the model's server ended the stream before the answer was complete", "upstream_cut_off"
-                )
-        finally:
-            await response.aclose()
+        parts: AsyncIterator[bytes] = response.aiter_raw()
+        while True:
+            try:
+                async with asyncio.timeout_at(ends):
+                    part = await anext(parts)
+            except StopAsyncIteration:
+                break
+            except (TimeoutError, httpx.TimeoutException):
+                raise self._timeout() from None
+            except httpx.HTTPError as error:
+                raise self._broken(error) from None
+            tail = (tail + part)[-_TAIL:]
+            yield part
+        if _DONE not in tail:
+            self._count("cut_off")
+            message = "the model's server ended the stream before the answer was complete"
+            raise ApiError(502, message, "upstream_cut_off")
 
     async def _body(self, response: httpx.Response) -> bytes:
         content = bytearray()

@@ -4,7 +4,7 @@ import importlib.util
 
 from icdsel.errors import SettingsError
 
-_LIBRARIES = ("fastapi", "starlette", "uvicorn", "prometheus_client")
+_LIBRARIES = ("fastapi", "starlette", "uvicorn", "uvloop", "prometheus_client")
 
 
 def require_libraries() -> None:

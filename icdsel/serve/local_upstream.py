@@ -13,7 +13,7 @@ from icdsel.records import Answer
 from icdsel.serve.batching import Batcher
 from icdsel.serve.errors import ApiError, bad_request
 from icdsel.serve.metrics import Metrics
-from icdsel.serve.upstream import Reply, Turn
+from icdsel.serve.upstream import Events, Reply, Turn
 from icdsel.vlm.engine import Request
 from icdsel.vlm.engines import Vlm
 
@@ -56,7 +56,7 @@ class LocalUpstream:
         if answer.error is not None:
             raise self._failed(502, f"the model failed: {plain(answer.error)}", "upstream_error")
         if turn.body.get("stream"):
-            return Reply(200, events=_events(self._completion(answer)), media_type="text/event-stream")
+            return Reply(200, events=Events(_events(self._completion(answer))), media_type="text/event-stream")
         return Reply(200, json.dumps(self._completion(answer)).encode())
 
     async def models(self, ends: float) -> Reply:

@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from icdsel.records import Example
 from icdsel.serve.errors import ApiError, unexpected
+from icdsel.serve.upstream import Events
 
 _T = TypeVar("_T")
 _LAST_BYTES = 5.0  # seconds that a client has to take the end of a stream
@@ -47,7 +48,7 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[bytes, None], ends: float, headers: Mapping[str, str]) -> None:
+    def __init__(self, events: Events, ends: float, headers: Mapping[str, str]) -> None:
         super().__init__(None, 200, dict(headers))
         self._events, self._ends = events, ends
         del self.headers["content-length"]
@@ -79,14 +80,15 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def with_first(first: bytes, events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+def with_first(first: bytes, events: Events) -> Events:
     """A stream with another event in front."""
-    try:
+
+    async def parts() -> AsyncGenerator[bytes, None]:
         yield first
         async for part in events:
             yield part
-    finally:
-        await events.aclose()
+
+    return Events(parts(), events.aclose)
 
 
 def chunk_with(shown: Mapping[str, Any], model: object) -> bytes:

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable, Iterator
 
 import uvicorn
+import uvloop
 from starlette.types import ASGIApp
 
 from icdsel.errors import SettingsError
@@ -64,10 +65,11 @@ def run_app(app: ASGIApp, opened: socket.socket, grace: int, started: Callable[[
         log_config=None,
         access_log=False,
         lifespan="on",
-        http="h11",
+        http="h11",  # httptools has no limit for headers
+        h11_max_incomplete_event_size=_HEAD_BYTES,
         ws="none",
         server_header=False,
-        h11_max_incomplete_event_size=_HEAD_BYTES,
+        proxy_headers=False,
         timeout_keep_alive=_IDLE,
         timeout_graceful_shutdown=grace,
     )
@@ -90,6 +92,7 @@ def run_app(app: ASGIApp, opened: socket.socket, grace: int, started: Callable[[
             started()
         await serving
 
-    asyncio.run(serve())
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve())
     if numbers:
         raise KeyboardInterrupt(numbers[0])

@@ -1,6 +1,6 @@
 """Whoever answers: what the proxy needs of it. To add one, write a class with these methods."""
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -26,6 +26,27 @@ class Turn:
     ends: float
 
 
+class Events:
+    """The bytes of a stream as they arrive. Closing it ends the work behind it, also if nobody has begun to read.
+
+    Args:
+        parts: The bytes. It raises `ApiError` for a stream that breaks off.
+        end: Ends the work behind it; may be called again.
+    """
+
+    def __init__(self, parts: AsyncGenerator[bytes, None], end: Callable[[], Awaitable[None]] | None = None) -> None:
+        self._parts, self._end = parts, end
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._parts
+
+    async def aclose(self) -> None:
+        """Ends it."""
+        await self._parts.aclose()  # which does nothing for a generator that has not begun
+        if self._end is not None:
+            await self._end()
+
+
 @dataclass(frozen=True)
 class Reply:
     """What an upstream replies: a whole body, or the events of a stream.
@@ -33,14 +54,14 @@ class Reply:
     Attributes:
         status: The HTTP status.
         body: The body, if it is whole.
-        events: The bytes of a stream as they arrive; closing it ends the upstream's work. Raises `ApiError`.
+        events: The bytes of a stream, which whoever has it must close.
         media_type: What they are.
         headers: Headers that clients need.
     """
 
     status: int
     body: bytes = b""
-    events: AsyncGenerator[bytes, None] | None = None
+    events: Events | None = None
     media_type: str = "application/json"
     headers: Mapping[str, str] = field(default_factory=dict)
 

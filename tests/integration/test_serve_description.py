@@ -33,6 +33,7 @@ ROUTES = (
     ("/v1/feedback", "post"),
     ("/v1/models", "get"),
     ("/v1/selectors", "get"),
+    ("/v1/candidates/{row}", "get"),
     ("/v1/candidates/{row}/image", "get"),
     ("/health", "get"),
     ("/metrics", "get"),
