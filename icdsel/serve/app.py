@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -12,8 +12,8 @@ from fastapi import FastAPI, Request
 from fastapi import Path as InPath
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
-from starlette.staticfiles import StaticFiles
+from starlette.responses import FileResponse, Response
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from icdsel import __version__
@@ -77,10 +77,23 @@ def make_app(service: Service, key: AccessKey, host: str) -> ASGIApp:
     _add_chat(api, service)
     _add_choices(api, service)
     _add_state(api, service)
-    api.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
+    pages = _pages()
+    api.router.routes.extend(Route(path, _file(file), methods=["GET"]) for path, file in pages.items())
     _describe(api, bool(key))
-    pages = {f"/{path.relative_to(PAGE).as_posix()}" for path in PAGE.rglob("*") if path.is_file()}
-    return Guard(api, key, local_names(host), {"/", "/health", *pages}, service.limits, service.metrics)
+    return Guard(api, key, local_names(host), {"/health", *pages}, service.limits, service.metrics)
+
+
+def _pages() -> dict[str, Path]:
+    """The files of the page by their paths; that of the page itself is `/` too."""
+    files_of_page = {f"/{path.relative_to(PAGE).as_posix()}": path for path in PAGE.rglob("*") if path.is_file()}
+    return {"/": PAGE / "index.html", **files_of_page}
+
+
+def _file(path: Path) -> Callable[[Request], Awaitable[Response]]:
+    async def send(_: Request) -> Response:
+        return FileResponse(path)
+
+    return send
 
 
 def _add_chat(api: FastAPI, service: Service) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from icdsel.artefacts.bundle.manifest import Manifest
 from icdsel.data.datasets import Split
 from icdsel.records import Example, Shots
 from icdsel.settings.loading import Settings
@@ -35,6 +36,10 @@ class Encoded(Protocol):
 
 class Candidates(Protocol):
     """Whatever holds the candidates."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the bundle is."""
 
     @property
     def train(self) -> Split:

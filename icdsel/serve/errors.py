@@ -22,6 +22,10 @@ _TYPES = {
 _LONGEST = 1000  # characters of a message
 
 
+_PLAINLY = {"extra_forbidden": " is unknown", "missing": " is missing"}
+"""What pydantic says less plainly, by its type."""
+
+
 class ApiError(Exception):
     """A request cannot be served.
 
@@ -61,7 +65,8 @@ def of_validation(error: ValidationError | RequestValidationError) -> ApiError:
     """The first thing that is wrong with a body, without repeating what was sent."""
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"] if part not in ("body", "path", "query"))
-    return bad_request(plain(f"{place or 'the body'}: {first['msg']}"), param=plain(place) or None)
+    told = _PLAINLY.get(first["type"], f": {first['msg'][:1].lower()}{first['msg'][1:]}")
+    return bad_request(plain(f"{place or 'the body'}{told}"), param=plain(place) or None)
 
 
 def response_of(error: ApiError) -> JSONResponse:

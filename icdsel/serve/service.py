@@ -14,6 +14,7 @@ from starlette.responses import Response
 from icdsel.console import plain
 from icdsel.data.images import ImageError
 from icdsel.records import Example, Shots
+from icdsel.selection import SELECTORS
 from icdsel.serve.chat import ChatRequest, with_prompt
 from icdsel.serve.choices import Choices, ChoiceService, Plan
 from icdsel.serve.chooser import Chooser, Chosen
@@ -203,7 +204,12 @@ class Service:
         return [one.model_copy(update={"messages": own}) for one, own in zip(made, messages, strict=True)]
 
     def _plan(self, selector: str | None, shots: Shots | None) -> Plan:
-        return self.choices.plan(selector or self.default.selector, self.default.shots if shots is None else shots)
+        name = selector or self.default.selector
+        if shots is None:
+            shots = self.default.shots
+            if isinstance(shots, str) and name in SELECTORS and not SELECTORS[name].can_stop:
+                shots = self.chooser.bundle.manifest.shots  # only the policy can decide how many
+        return self.choices.plan(name, shots)
 
     def _choice(self, chosen: Chosen, plan: Plan) -> SelectorChoice:
         icds = [self._icd(icd) for icd in chosen.icds]

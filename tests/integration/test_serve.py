@@ -499,3 +499,16 @@ def test_feedback_is_journalled_and_off_by_default(client, upstream, tmp_path):
     assert ",".join(map(str, candidate["pointer"])) == response.headers["X-Icdsel-Icds"]
     assert candidate["vqa_acc_score"] == 0.5 and line["question"] == "Which?"
     assert (tmp_path / line["image"]).read_bytes() == png()
+
+
+def test_a_path_that_exists_for_another_method_is_405_and_an_unknown_one_404(client):
+    for path in ("/v1/choose", "/v1/chat/completions"):
+        assert "not allowed" in error_of(client.get(path), 405)["message"].lower()
+    for path in ("/v1/completions", "/nothing", "/page.py"):
+        error_of(client.post(path, json={}), 404)
+        error_of(client.get(path), 404)
+
+
+def test_what_is_unknown_or_missing_is_told_plainly(client):
+    assert error_of(post(client, chat_body(icdsel={"shot": 2})), 400)["message"] == "icdsel.shot is unknown"
+    assert error_of(client.post("/v1/choose", json={}), 400)["message"] == "image is missing"
