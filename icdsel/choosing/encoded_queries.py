@@ -2,12 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from torch import Tensor
 
 from icdsel.artefacts.bundle.contents import Bundle
-from icdsel.choosing.held_images import digest_of_image
 from icdsel.records import Example
 from icdsel.retrieval.embeddings import Embeddings, Encoded, distinct
 from icdsel.retrieval.encoders import Encoder
@@ -56,12 +54,6 @@ def encode_queries(
 def _excluded(bundle: Bundle, query: Example, exclude_same_image: bool) -> frozenset[int]:
     own = bundle.train.row.get(query.question_id)
     rows = set() if own is None or bundle.train[own].question != query.question else {own}
-    if exclude_same_image:
-        rows |= {*bundle.train.rows_of_image(query.image), *_rows_of_equal_image(bundle, query.image)}
+    if exclude_same_image and query.image.is_file():
+        rows |= {*bundle.train.rows_of_image(query.image), *bundle.rows_of_equal_image(query.image)}
     return frozenset(rows)
-
-
-def _rows_of_equal_image(bundle: Bundle, image: Path) -> Sequence[int]:
-    if bundle.digests is None or not image.is_file():
-        return ()
-    return bundle.rows_by_digest.get(digest_of_image(image), ())

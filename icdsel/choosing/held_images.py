@@ -46,6 +46,10 @@ class HeldImages:
             part.replace(path)  # another thread may be writing the same one
         return path
 
+    def close(self) -> None:
+        """Removes all files."""
+        self._folder.cleanup()
+
     def named_for_users(self, message: str, path: Path) -> str:
         """A message about an image, without the path of a file that its user does not know."""
         return message.replace(str(path), "the image") if path.parent == Path(self._folder.name) else message

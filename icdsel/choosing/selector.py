@@ -177,7 +177,7 @@ class Selector:
             VlmError: The VLM cannot be opened, or does not answer.
         """
         choices = self.choose_all(self._queries(image, question), shots, selector)
-        answers = self._answering.answers(choices, vlm or self.bundle.manifest.vlm.name)
+        answers = self._answering.answers(choices, vlm or self.bundle.manifest.vlm_name)
         return answers if isinstance(image, list) else answers[0]
 
     # ---- in parts, for programs that serve many ----
@@ -261,5 +261,6 @@ class Selector:
         ]
 
     def close(self) -> None:
-        """Ends VLMs that `answer` has opened."""
+        """Ends VLMs that `answer` has opened, and removes the files of images."""
         self._answering.close()
+        self._held.close()

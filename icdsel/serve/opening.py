@@ -134,5 +134,5 @@ def _model(selector: Selector, wanted: Wanted, metrics: Metrics) -> Upstream:
 def _settings_of_model(selector: Selector, wanted: Wanted) -> Settings:
     """How the model in this process is run: one request that fails must not end the others."""
     given = wanted.settings.vlm.model_dump(include={*_OF_MODEL}, exclude_unset=True)
-    own = {"model": selector.bundle.manifest.vlm.name, "dtype": None, **given, "max_failed": 1.0}
+    own = {"model": selector.bundle.manifest.vlm_name, "dtype": None, **given, "max_failed": 1.0}
     return with_values(selector.settings, {"vlm": {**own, "call_timeout": wanted.limits.seconds}})

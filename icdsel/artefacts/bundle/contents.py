@@ -16,6 +16,7 @@ from icdsel.artefacts.bundle.manifest import Manifest
 from icdsel.data.datasets import Split
 from icdsel.policy.network import PointerNetwork
 from icdsel.retrieval.embeddings import Centre, Embeddings
+from icdsel.store.files import size_of
 from icdsel.store.fingerprints import fingerprint_examples
 
 
@@ -47,7 +48,7 @@ class Bundle:
         trained_for: What it was trained for.
         train: The N candidates, with the paths of their images.
         tables: Their embeddings.
-        digests: The SHA-256 of each candidate's image; None if equal images are known by their paths.
+        digests: The SHA-256 of each candidate's original image; None if the images are the original files.
     """
 
     manifest: Manifest
@@ -80,10 +81,33 @@ class Bundle:
         """The folder that holds all images of the candidates."""
         return Path(os.path.commonpath({example.image.parent for example in self.train}))
 
+    def rows_of_equal_image(self, image: Path) -> Sequence[int]:
+        """The candidates whose image has the same content as a file."""
+        if self.digests is not None:
+            return self._rows_by_digest.get(digest_of_file(image), ())
+        rows = self._rows_by_size.get(size_of(image), ())
+        digest = digest_of_file(image) if rows else ""
+        return [row for row in rows if digest_of_file(self.train[row].image) == digest]
+
     @cached_property
-    def rows_by_digest(self) -> Mapping[str, list[int]]:
+    def _rows_by_size(self) -> Mapping[int, list[int]]:
+        """The candidates by the size of their image's file, of those whose file exists."""
+        rows: dict[int, list[int]] = {}
+        for row, example in enumerate(self.train):
+            rows.setdefault(size_of(example.image), []).append(row)
+        rows.pop(-1, None)
+        return rows
+
+    @cached_property
+    def _rows_by_digest(self) -> Mapping[str, list[int]]:
         """The candidates of each image, by its SHA-256."""
         rows: dict[str, list[int]] = {}
         for row, digest in enumerate(self.digests or ()):
             rows.setdefault(digest, []).append(row)
         return rows
+
+
+def digest_of_file(path: Path) -> str:
+    """The SHA-256 of a file in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

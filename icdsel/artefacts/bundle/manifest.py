@@ -8,11 +8,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from icdsel.errors import BundleError, SettingsError
 from icdsel.settings.loading import Settings, settings_from
-from icdsel.settings.presets import TINY_VLM, VLM_ENCODER
+from icdsel.settings.presets import MOST_SHOTS, TINY_VLM, VLM_ENCODER
 from icdsel.settings.tables import DataSettings
 from icdsel.store.files import write_json
 from icdsel.store.json_reading import parsed
 from icdsel.store.reading import read_whole, why_no_file
+from icdsel.tasks import TASKS
+from icdsel.tasks.cleaners import CLEANERS
 
 MANIFEST, POLICY, TABLES, CARD = "bundle.json", "policy.safetensors", "candidates.safetensors", "README.md"
 """Names of files in a bundle."""
@@ -29,6 +31,15 @@ _KEPT = {
         *("length_penalty", "repetition_penalty", "clean_answers", "min_pixels", "max_pixels"),
     ),
 }
+
+_MOST = {
+    "max_image_pixels": DataSettings.model_fields["max_image_pixels"].default,
+    "min_pixels": 2**24,
+    "max_pixels": 2**24,
+    "max_new_tokens": 4096,
+    "num_beams": 32,
+}
+"""The largest values that a bundle may have of settings that cost memory and time."""
 
 Images = Literal["full", "thumbnails", "none"]
 """The candidates' images in a bundle: the files themselves, small copies, or none."""
@@ -107,7 +118,7 @@ class Manifest(BaseModel):
     vlm: Model
     embed: Literal["both", "separate", "image", "question"]
     baselines: bool
-    shots: Annotated[int, Field(strict=True, gt=0, lt=1000)]
+    shots: Annotated[int, Field(strict=True, gt=0, le=MOST_SHOTS)]
     pool_size: Annotated[str, Field(max_length=20)]
     run: _Name
     headline: _Text = ""
@@ -136,18 +147,38 @@ class Manifest(BaseModel):
             table: {key: value for key, value in self.settings.get(table, {}).items() if key in keys}
             for table, keys in _KEPT.items()
         }
-        most = DataSettings.model_fields["max_image_pixels"].default
-        if kept["data"].get("max_image_pixels", most) > most:
-            raise BundleError(f"the bundle {self.name!r} wants to open images of more than {most} pixels")
+        for name_of_limit, most in _MOST.items():
+            value = (kept["data"] | kept["vlm"]).get(name_of_limit)
+            if value is not None and (type(value) is not int or not 0 < value <= most):
+                raise BundleError(f"the bundle {self.name!r} has {name_of_limit} {value!r}: it is 1 to {most:,}")
         of_vlm = self.encoder.of_vlm
         data = {**kept["data"], "embed": self.embed, "pool_size": "all", "encoder": VLM_ENCODER if of_vlm else name}
         vlm = {**kept["vlm"], "device": device}
         if of_vlm:  # so that the encoder computes as it did
             vlm |= {"model": name, "dtype": self.encoder.dtype}
         try:
-            return settings_from({"data": data, "vlm": vlm})
+            settings = settings_from({"data": data, "vlm": vlm})
+            TASKS.named(settings.data.task)
+            CLEANERS.named(settings.vlm.clean_answers)
+            return settings
         except (SettingsError, TypeError) as error:
             raise BundleError(f"the settings of the bundle {self.name!r} cannot be used: {error}") from None
+
+    @property
+    def vlm_name(self) -> str:
+        """The VLM that the policy was trained with, to be opened by its name.
+
+        A bundle may name no server and no folder: it would be sent images, questions and keys, or be read.
+
+        Raises:
+            BundleError: Its name means nothing on this machine.
+        """
+        if self.vlm.is_portable:
+            return self.vlm.name
+        raise BundleError(
+            f"the bundle {self.name!r} was trained with {self.vlm.name!r}, which is no name of a model on the hub: say "
+            "who answers (--model or --vlm-url; in Python, answer(…, vlm=…))"
+        )
 
     def _encoder_name(self) -> str:
         if self.encoder.is_portable:
@@ -176,8 +207,14 @@ def read_manifest(folder: Path) -> Manifest:
         BundleError: There is none, it is damaged, or a newer version of icdsel wrote it.
     """
     path = folder / MANIFEST
-    if not path.is_file():
-        what = why_no_file(path) if folder.is_dir() else "is not in it, as there is no such folder"
+    if path.is_symlink() or not path.is_file():
+        what = (
+            "is a link"
+            if path.is_symlink()
+            else why_no_file(path)
+            if folder.is_dir()
+            else "is not in it, as there is no such folder"
+        )
         raise BundleError(f"{folder} is no bundle: {MANIFEST} {what}. Write one with `icdsel export RUN DIR`")
     try:
         content = parsed(read_whole(path, _LARGEST))

@@ -9,9 +9,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from icdsel.artefacts.bundle.candidate_lines import CANDIDATES, IMAGES, StoredImage, read_candidates
-from icdsel.artefacts.bundle.contents import Bundle, Tables
+from icdsel.artefacts.bundle.contents import Bundle, Tables, digest_of_file
 from icdsel.artefacts.bundle.manifest import POLICY, TABLES, Manifest, read_manifest
-from icdsel.artefacts.bundle.writing import digest_of_file
 from icdsel.artefacts.checkpoint import Checkpoint, load_checkpoint
 from icdsel.data.datasets import Split
 from icdsel.errors import BundleError, CheckpointError, DataError
@@ -20,6 +19,7 @@ from icdsel.records import Example
 from icdsel.retrieval.embeddings import WIDEST, Centre, Embeddings
 from icdsel.store.reading import in_utf_8
 
+_LARGEST = 1e4  # of an embedding's values; those of unit vectors are at most 1
 _NAMES = {"image", "question", "own", "answers", "centre_image", "centre_question"}
 
 
@@ -112,14 +112,14 @@ def _tables(path: Path, count: int) -> Tables:
         raise BundleError(f"{path} is damaged: {str(error)[:200]}") from None
     if not {"image", "question"} <= found.keys():
         raise BundleError(f"{path} lacks the embeddings of images or questions")
-    width = found["image"].shape[-1]
+    width = found["image"].shape[-1] if found["image"].dim() else 0
     for key, table in found.items():
-        wide = table.shape[-1] if key in ("own", "answers") else width
+        wide = 0 if not table.dim() else table.shape[-1] if key in ("own", "answers") else width
         shape = (wide,) if key.startswith("centre_") else (count, wide)
         if table.dtype != torch.float32 or tuple(table.shape) != shape or not 0 < wide <= WIDEST:
             raise BundleError(f"{path}: {key} is {table.dtype} {list(table.shape)}, not float32 {list(shape)}")
-        if not table.isfinite().all():
-            raise BundleError(f"{path}: {key} has NaN or infinite values")
+        if not table.isfinite().all() or table.abs().max() > _LARGEST:
+            raise BundleError(f"{path}: {key} has values that are no embeddings: NaN, infinite or huge ones")
     return Tables(Embeddings(found["image"], found["question"]), found.get("own"), found.get("answers"), _centre(found))
 
 
@@ -139,12 +139,19 @@ def _require_inside(folder: Path) -> None:
 def _with_images(found: list[tuple[Example, StoredImage]], image_dir: Path) -> list[Example]:
     if not image_dir.is_dir():
         raise BundleError(f"{image_dir} is no folder of images")
+    wanted = {image.name: image.digest for _, image in found}
     places: dict[str, Path] = {}
     for path in sorted(image_dir.rglob("*")):
-        places.setdefault(path.name, path)
+        # Compared with its digest, so that a bundle cannot pass off any file of this name as an image.
+        is_new = path.name in wanted and path.name not in places and path.is_file()
+        if is_new and digest_of_file(path) == wanted[path.name]:
+            places[path.name] = path
     missing = [image.name for _, image in found if image.name not in places]
     if missing:
-        raise BundleError(f"{image_dir} lacks {len(missing)} of the candidates' images, first {missing[0][:80]}")
+        raise BundleError(
+            f"{image_dir} lacks {len(missing)} of the candidates' images, or has others of the same name, first "
+            f"{missing[0][:80]}"
+        )
     return [replace(example, image=places[image.name]) for example, image in found]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from icdsel.artefacts.bundle.candidate_lines import CANDIDATES, IMAGES, StoredImage, line_of
 from icdsel.artefacts.bundle.card import card
-from icdsel.artefacts.bundle.contents import Bundle, Tables
+from icdsel.artefacts.bundle.contents import Bundle, Tables, digest_of_file
 from icdsel.artefacts.bundle.manifest import CARD, MANIFEST, POLICY, TABLES, Images
 from icdsel.artefacts.policy_safetensors import write_policy_file
 from icdsel.data.images import open_image
@@ -90,12 +90,6 @@ def require_free(folder: Path, overwrite: bool) -> None:
         raise BundleError(f"{folder} exists and is no bundle: name another folder")
     if not overwrite:
         raise BundleError(f"{folder} exists: name another folder, or use --overwrite to rename it to a backup")
-
-
-def digest_of_file(path: Path) -> str:
-    """The SHA-256 of a file in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _tensors(tables: Tables) -> dict[str, Tensor]:

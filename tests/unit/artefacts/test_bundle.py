@@ -11,10 +11,12 @@ from bundles import Bundled, small_settings, write_small_bundle
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from icdsel.artefacts.bundle.contents import digest_of_file
 from icdsel.artefacts.bundle.manifest import read_manifest
 from icdsel.artefacts.bundle.reading import read_bundle
-from icdsel.artefacts.bundle.writing import digest_of_file, write_bundle
+from icdsel.artefacts.bundle.writing import write_bundle
 from icdsel.artefacts.checkpoint import load_checkpoint
+from icdsel.choosing.selector import Selector
 from icdsel.errors import BundleError, CheckpointError
 
 
@@ -112,7 +114,7 @@ def test_images_that_are_elsewhere_are_found_by_name(bundled: Bundled, tmp_path:
     assert not read_bundle(tmp_path / "b").train[0].image.exists()
     assert read_bundle(bundled.folder, tmp_path).train[0].image.exists()
     (tmp_path / "empty").mkdir()
-    with pytest.raises(BundleError, match=r"lacks \d+ of the candidates' images, first 0"):
+    with pytest.raises(BundleError, match=r"lacks \d+ of the candidates' images, or has others"):
         read_bundle(tmp_path / "b", tmp_path / "empty")
 
 
@@ -217,7 +219,10 @@ def test_links_among_the_images_are_an_error(own_bundle: Path, tmp_path: Path) -
         (lambda t: t.pop("image"), "lacks the embeddings"),
         (lambda t: t.update(image=t["image"][:5]), "image is"),
         (lambda t: t.update(question=t["question"].double()), "question is torch.float64"),
-        (lambda t: t.update(question=t["question"] * float("nan")), "question has NaN"),
+        (lambda t: t.update(question=t["question"] * float("nan")), "question has values that are no embeddings"),
+        (lambda t: t.update(question=t["question"] * 1e30), "question has values that are no embeddings"),
+        (lambda t: t.update(image=torch.tensor(1.0)), "image is"),
+        (lambda t: t.update(own=torch.tensor(1.0)), "own is"),
         (lambda t: t.update(answers=torch.zeros(60, 3)), "the policy takes embeddings of width"),
         (lambda t: t.pop("centre_image"), "the means of the features are missing"),
     ],
@@ -249,8 +254,14 @@ def test_only_settings_that_decide_a_choice_or_a_prompt_are_taken_over(own_bundl
     [
         ("vlm", {"layout": 3}, "cannot be used"),
         ("vlm", {"icd_template": "no place"}, "icd_template must contain"),
-        ("data", {"max_image_pixels": 10**12}, "images of more than 65000000 pixels"),
+        ("data", {"max_image_pixels": 10**12}, "max_image_pixels 1000000000000: it is 1 to 65,000,000"),
         ("data", {"seed": "x"}, "cannot be used"),
+        ("data", {"max_image_pixels": "9"}, "max_image_pixels '9'"),
+        ("data", {"max_image_pixels": [1]}, "max_image_pixels"),
+        ("data", {"task": "captioning"}, "unknown task 'captioning'"),
+        ("vlm", {"clean_answers": "../x"}, "unknown cleaner"),
+        ("vlm", {"min_pixels": 10**11}, "min_pixels 100000000000"),
+        ("vlm", {"max_new_tokens": 10**12}, "max_new_tokens"),
     ],
 )
 def test_settings_that_are_not_allowed_are_an_error(
@@ -259,6 +270,32 @@ def test_settings_that_are_not_allowed_are_an_error(
     rewrite(own_bundle, lambda content: content["settings"][table].update(values))
     with pytest.raises(BundleError, match=message):
         read_manifest(own_bundle).resolved("cpu")
+
+
+@pytest.mark.parametrize("name", ["http://127.0.0.1:1/v1", "https://evil.example/v1", "/etc", "../model", "C:\\x"])
+def test_a_bundle_cannot_say_that_a_server_or_a_folder_answers(own_bundle: Path, name: str) -> None:
+    """It would be sent the user's images, questions and key, or be read."""
+    rewrite(own_bundle, lambda content: content["vlm"].update(name=name))
+    selector = Selector.load(own_bundle)
+    with pytest.raises(BundleError, match="no name of a model on the hub"):
+        selector.answer(selector.bundle.train[0].image, "What?")
+
+
+def test_a_link_to_a_description_is_an_error(own_bundle: Path, tmp_path: Path) -> None:
+    (own_bundle / "bundle.json").rename(tmp_path / "x.json")
+    (own_bundle / "bundle.json").symlink_to(tmp_path / "x.json")
+    with pytest.raises(BundleError, match="is a link"):
+        read_bundle(own_bundle)
+
+
+def test_another_file_of_the_name_of_an_image_is_not_used(bundled: Bundled, tmp_path: Path) -> None:
+    bundle = read_bundle(bundled.folder)
+    write_bundle(replace(bundle, train=bundled.session.train), tmp_path / "b", "none")
+    (tmp_path / "pictures").mkdir()
+    for example in bundled.session.train:
+        (tmp_path / "pictures" / example.image.name).write_bytes(b"a private key")
+    with pytest.raises(BundleError, match="or has others of the same name"):
+        read_bundle(tmp_path / "b", tmp_path / "pictures")
 
 
 def test_an_encoder_that_was_a_folder_has_to_be_named(own_bundle: Path) -> None:

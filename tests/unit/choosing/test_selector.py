@@ -20,6 +20,7 @@ from icdsel.records import Example
 from icdsel.selection import SELECTORS, selector_named
 from icdsel.selection.context import Context
 from icdsel.settings import with_values
+from icdsel.stages.bundle_of_run import bundle_of
 from icdsel.stages.selection_context import fingerprints_of, open_context
 
 QUESTION = "Which code does the shape have?"
@@ -108,6 +109,18 @@ def test_candidates_of_the_same_image_are_left_out(selector: Selector) -> None:
     for name in ("policy", "nearest-both", "random"):
         shown = selector.choose(content, candidate.question, shots=50, selector=name).icds
         assert len(shown) == 50 and not others & {icd.question_id for icd in shown}
+
+
+def test_so_they_are_for_a_run_on_this_machine(bundled: Bundled) -> None:
+    """Its images are known by their paths, those of requests by their content."""
+    session = bundled.session
+    policy = session.settings.dataset_dir / "model_cpk/small/rce_epoch1.pt"
+    selector = Selector(bundle_of(session, policy, "run"), session.settings, session.encoder)
+    candidate = selector.bundle.train[5]
+    content = candidate.image.read_bytes()
+    others = {one.question_id for one in selector.bundle.train if one.image.read_bytes() == content}
+    shown = selector.choose(content, candidate.question, shots=50).icds
+    assert len(shown) == 50 and not others & {icd.question_id for icd in shown}
 
 
 def test_the_messages_hold_the_images_and_end_with_the_query(selector: Selector, queries: list[Example]) -> None:
