@@ -102,6 +102,9 @@ class FakeChooser:
             chosen.append(FakeChoice(query, icds, tuple(-float(far[row]) for row in rows)))
         return chosen
 
+    def close(self) -> None:
+        self._folder.cleanup()
+
 
 def colour_of(picture: Image.Image) -> np.ndarray:
     """The mean colour of a picture, (3,)."""

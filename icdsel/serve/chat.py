@@ -27,8 +27,11 @@ _PART_KEYS = {
     "input_audio": {"input_audio"},
 }
 """The keys of a part by its type. Other types have addresses (video_url, file) or files in them."""
-_REFUSED_FIELDS = ("chat_template", "kv_transfer_params", "bootstrap_host", "lora_path", "media_io_kwargs")
-"""Fields by which servers run a template, open connections or read files that a client names."""
+_REFUSED_FIELDS = (
+    *("chat_template", "chat_template_kwargs", "custom_logit_processor", "kv_transfer_params"),
+    *("bootstrap_host", "lora_path", "media_io_kwargs"),
+)
+"""Fields by which servers run a template or code, open connections or read files that a client names."""
 _QUESTION_JOINT = "\n"
 _MOST_OF_A_NAME = 40  # characters shown of a key or type
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from icdsel.console import plain
-from icdsel.data.images import ImageError
+from icdsel.data.images import ImageError, has_more_pixels
 from icdsel.errors import UserError
 from icdsel.records import Example, Shots, shots_text
 from icdsel.serve.batching import Batcher
 from icdsel.serve.chooser import Chooser, Chosen
-from icdsel.serve.errors import bad_request
+from icdsel.serve.errors import ApiError, bad_request
 from icdsel.serve.limits import Limits
 from icdsel.serve.metrics import Metrics
 
@@ -76,7 +76,7 @@ class ChoiceService:
         """
         digest = hashlib.sha256(content).hexdigest()
         self._users[digest] += 1  # before it is written: another request may be about to remove the same file
-        written = asyncio.get_running_loop().run_in_executor(self._images, self.chooser.hold, content)
+        written = asyncio.get_running_loop().run_in_executor(self._images, self._hold, content, param)
         try:
             yield await asyncio.shield(written)
         except ImageError as error:
@@ -84,6 +84,12 @@ class ChoiceService:
         finally:
             self._users[digest] -= 1
             written.add_done_callback(lambda done: self._release(digest, done))  # also if the client left before
+
+    def _hold(self, content: bytes, param: str) -> Path:
+        most = self._limits.image_pixels
+        if has_more_pixels(content, most):
+            raise ApiError(413, f"an image has more than {most:,} pixels: make it smaller", "too_large", param)
+        return self.chooser.hold(content)
 
     def _release(self, digest: str, written: "asyncio.Future[Path]") -> None:
         """Removes an image that no request needs any more."""
@@ -129,6 +135,12 @@ class ChoiceService:
             choices = await self._batcher.result(_Job(query, tuple(plans)))
         except (UserError, ImageError) as error:
             raise bad_request(plain(str(error)), "cannot_choose") from None
+        most = max(len(chosen.icds) for chosen in choices.chosen)
+        if most > self._limits.most_shots:  # the policy's own number, for `auto`
+            raise bad_request(
+                f"auto is {shots_text(most)} here, more than the limit of {self._limits.most_shots}: give a number",
+                param="shots",
+            )
         for plan in plans:
             self._metrics.chosen.labels(plan.selector).inc()
         return choices
@@ -148,7 +160,10 @@ class ChoiceService:
             started = time.perf_counter()
             encoded = self.chooser.encode([jobs[at].query for at in places])
             if encoded.broken:
-                raise ImageError(next(iter(encoded.broken.values())))  # then each is tried alone
+                at, reason = next(iter(encoded.broken.items()))
+                raise ImageError(
+                    reason.replace(str(encoded.queries[at].image), "the image")
+                )  # then each is tried alone
             then = time.perf_counter()
             by_plan = [self.chooser.choose_encoded(encoded, plan.shots, plan.selector) for plan in plans]
             ended = time.perf_counter()

@@ -30,6 +30,10 @@ class Encoded(Protocol):
     """Encoded queries."""
 
     @property
+    def queries(self) -> Sequence[Example]:
+        """The queries."""
+
+    @property
     def broken(self) -> Mapping[int, str]:
         """Why the image of a query could not be read, by its position."""
 
@@ -91,3 +95,6 @@ class Chooser(Protocol):
         Raises:
             UserError: This selector cannot choose so many.
         """
+
+    def close(self) -> None:
+        """Ends what it has opened, and removes the images that it holds."""

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import binascii
 import socket
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -49,6 +50,7 @@ class ImageSource:
             timeout=httpx.Timeout(_SECONDS, connect=5),
             follow_redirects=False,  # to wherever that host likes
             trust_env=False,  # a proxy would resolve the name again
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # requests of all clients would share them
         )
 
     async def content(self, url: str, param: str) -> bytes:

@@ -1,7 +1,11 @@
 """What a request may be, and what may be opened for it."""
 
+import re
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
+
+from icdsel.errors import SettingsError
 
 _MB = 2**20
 
@@ -15,6 +19,7 @@ class Limits:
         messages: Messages in it.
         parts: Parts (texts, images) of all its messages.
         image_mb: One image, in MB.
+        image_pixels: One image, in pixels. Encoding needs memory for those of a whole batch at once.
         text: One text, in characters.
         most_shots: Demonstrations in front of a question.
         seconds: For a request altogether, its answer included.
@@ -27,6 +32,7 @@ class Limits:
     messages: int = 256
     parts: int = 512
     image_mb: float = 20
+    image_pixels: int = 4_194_304
     text: int = 16_384
     most_shots: int = 16
     seconds: float = 300
@@ -56,3 +62,26 @@ class Opened:
 
     hosts: frozenset[str] = field(default_factory=frozenset)
     folder: Path | None = None
+
+
+def named_hosts(text: str) -> frozenset[str]:
+    """The hosts of --allow-image-hosts.
+
+    Raises:
+        SettingsError: One of them is not the name or address of a host.
+    """
+    hosts = (re.sub(r"^\[(.*)\]$", r"\1", name.strip().lower()).rstrip(".") for name in text.split(","))
+    return frozenset(_host(name) for name in hosts if name)
+
+
+def _host(name: str) -> str:
+    try:
+        return str(ip_address(name))
+    except ValueError:
+        pass
+    if re.search(r"[\s:/@?#*\[\]\\]", name):
+        raise SettingsError(
+            f"--allow-image-hosts: {name!r} is not the name or address of a host: give it without a scheme, port, path "
+            "or wildcard, as in images.example.org; all its ports are allowed"
+        )
+    return name

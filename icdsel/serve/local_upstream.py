@@ -52,9 +52,11 @@ class LocalUpstream:
         except TimeoutError:
             raise self._failed(504, f"no answer within {self._seconds:g} seconds", "upstream_timeout") from None
         except UserError as error:
-            raise self._failed(502, f"the model cannot be used: {plain(str(error))}", "upstream_error") from None
+            raise self._failed(
+                502, f"the model cannot be used: {plain(_without_paths(str(error), shown))}", "upstream_error"
+            ) from None
         if answer.error is not None:
-            raise self._failed(502, f"the model failed: {plain(answer.error)}", "upstream_error")
+            raise self._failed(502, f"the model failed: {plain(_without_paths(answer.error, shown))}", "upstream_error")
         if turn.body.get("stream"):
             return Reply(200, events=Events(_events(self._completion(answer))), media_type="text/event-stream")
         return Reply(200, json.dumps(self._completion(answer)).encode())
@@ -119,6 +121,13 @@ class LocalUpstream:
     def _failed(self, status: int, message: str, code: str) -> ApiError:
         self._metrics.upstream_errors.labels(code.removeprefix("upstream_")).inc()
         return ApiError(status, message, code)
+
+
+def _without_paths(message: str, request: Request) -> str:
+    """A message without the places of the images on this machine."""
+    for example in (*request.icds, request.query):
+        message = message.replace(str(example.image), "an image")
+    return message
 
 
 async def _events(completion: Mapping[str, Any]) -> AsyncGenerator[bytes, None]:

@@ -100,6 +100,11 @@ def default_plan(selector: Selector, wanted: Wanted) -> Plan:
     shots = wanted.shots if wanted.shots is not None else AUTO if may_stop else selector.bundle.manifest.shots
     if isinstance(shots, int) and shots > wanted.limits.most_shots:
         raise SettingsError(f"--shots {shots} is above the limit of a request, {wanted.limits.most_shots}")
+    if isinstance(shots, str) and (own := selector.bundle.manifest.shots) > wanted.limits.most_shots:
+        raise SettingsError(
+            f"--shots {shots} may show {own}, above the limit of a request, {wanted.limits.most_shots}: give a number, "
+            "or raise --max-shots"
+        )
     return Plan(wanted.selector, shots)
 
 

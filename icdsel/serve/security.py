@@ -168,7 +168,7 @@ class Guard:
         if not self._key and _hostname(headers.get("host", "")) not in self._names:
             raise ApiError(403, "this proxy is for this machine: address it as 127.0.0.1 or localhost", "wrong_host")
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != headers.get("host", ""):
+        if origin is not None and _place(origin) != headers.get("host", ""):
             raise ApiError(403, "requests of other websites are not served", "wrong_origin")
         if self._key and scope["path"] not in self._open and not self._key.opens(headers.get("authorization", "")):
             raise ApiError(
@@ -177,6 +177,14 @@ class Guard:
                 "invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
             )
+
+
+def _place(origin: str) -> str | None:
+    """The host and port in an Origin header; None if it is no address."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
 
 
 def _hostname(host: str) -> str:

@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from icdsel.console import plain
+from icdsel.console import logger, plain
 from icdsel.data.images import ImageError
 from icdsel.records import Example, Shots
 from icdsel.selection import SELECTORS
@@ -85,6 +85,7 @@ class Service:
         await self.upstream.close()
         if self.feedback is not None:
             self.feedback.close()
+        self.chooser.close()
 
     # ---- chat ----
 
@@ -169,9 +170,9 @@ class Service:
         try:
             return await self._prompts.messages(chosen)
         except ImageError as error:  # of a demonstration: the query's was read before
-            raise ApiError(
-                500, f"a demonstration's image cannot be read: {plain(str(error))}", "internal_error"
-            ) from None
+            logger.error("a demonstration's image cannot be read: %s", plain(str(error)))
+            message = "the image of a demonstration cannot be read; the proxy's log says why"
+            raise ApiError(500, message, "internal_error") from None
 
     # ---- choices ----
 
@@ -184,6 +185,8 @@ class Service:
         if len(asked.question) > self.limits.text:
             raise bad_request(f"the question has more than {self.limits.text:,} characters", "too_large", "question")
         names = asked.selectors or [self.default.selector]
+        if len(set(names)) < len(names):
+            raise bad_request("a selector is named twice", param="selectors")
         plans = [self._plan(name, asked.shots) for name in names]
         try:
             async with asyncio.timeout(self.limits.seconds):
@@ -200,7 +203,13 @@ class Service:
         made = [self._choice(chosen, plan) for chosen, plan in zip(choices.chosen, plans, strict=True)]
         if not with_messages:
             return made
-        messages = [await self._messages(chosen) for chosen in choices.chosen]
+        messages, size = [], 0
+        for chosen in choices.chosen:
+            messages.append(await self._messages(chosen))
+            size += _images_size(messages[-1])
+            if size > self.limits.body_bytes:
+                shown = f"the messages have more than {self.limits.body_mb:g} MB"
+                raise ApiError(413, f"{shown}: ask for fewer selectors or demonstrations", "too_large", "messages")
         return [one.model_copy(update={"messages": own}) for one, own in zip(made, messages, strict=True)]
 
     def _plan(self, selector: str | None, shots: Shots | None) -> Plan:
@@ -251,3 +260,9 @@ class Service:
             return await asyncio.to_thread(read_whole, path, _LARGEST_CANDIDATE)
         except OSError:
             raise ApiError(404, "the image of this candidate is missing", "not_found", "row") from None
+
+
+def _images_size(messages: Sequence[Mapping[str, Any]]) -> int:
+    """The characters of all images in messages."""
+    parts = (part for message in messages if isinstance(message["content"], list) for part in message["content"])
+    return sum(len(part["image_url"]["url"]) for part in parts if part["type"] == "image_url")

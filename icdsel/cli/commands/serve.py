@@ -11,7 +11,7 @@ from icdsel.cli.process import answer_soon
 from icdsel.console import note, out
 from icdsel.errors import SettingsError
 from icdsel.records import parsed_shots
-from icdsel.serve.limits import Limits, Opened
+from icdsel.serve.limits import Limits, Opened, named_hosts
 from icdsel.settings import Settings, with_values
 from icdsel.settings.tables import TABLES
 
@@ -32,6 +32,9 @@ class _Limits:
 
     body_mb: Annotated[float, typer.Option("--max-body-mb", help="Largest body.", min=0.01)] = Limits.body_mb
     image_mb: Annotated[float, typer.Option("--max-image-mb", help="Largest image.", min=0.01)] = Limits.image_mb
+    image_pixels: Annotated[
+        int, typer.Option("--max-request-pixels", help="Pixels (width × height) of a request's image.", min=1)
+    ] = Limits.image_pixels
     messages: Annotated[int, typer.Option("--max-messages", help="Messages of a request.", min=1)] = Limits.messages
     parts: Annotated[int, typer.Option("--max-parts", help="Texts and images of a request.", min=2)] = Limits.parts
     text: Annotated[int, typer.Option("--max-text", help="Characters of a text.", min=1)] = Limits.text
@@ -137,7 +140,6 @@ def serve(
         raise SettingsError(f"--shots: {error}") from None
     if model is not None:
         settings = with_values(settings, {"vlm": {"model": model}})
-    hosts = (allow_image_hosts or "").split(",")
     wanted = Wanted(
         settings=settings,
         run=run,
@@ -145,7 +147,7 @@ def serve(
         selector=selector,
         shots=wanted_shots,
         feedback=feedback,
-        opened=Opened(frozenset(name.strip().lower() for name in hosts if name.strip()), allow_image_dir),
+        opened=Opened(named_hosts(allow_image_hosts or ""), allow_image_dir),
         limits=Limits(**asdict(limits)),
     )
     if feedback_data is not None:

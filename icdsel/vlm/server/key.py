@@ -49,9 +49,51 @@ class ApiKey:
         return {"Authorization": f"Bearer {self._key}"} if self else {}
 
     def hidden_in(self, text: str) -> str:
-        """The text without the key, which a server may have repeated."""
-        return text.replace(self._key, HIDDEN) if self else text
+        """The text without the key, which a server may have repeated; placeholders stay."""
+        if not self._is_secret:
+            return text
+        return text.replace(self._key, HIDDEN).replace(json.dumps(self._key)[1:-1], HIDDEN)
 
     def is_in_json(self, written: str) -> bool:
         """Whether JSON, of which something is to be kept, gives the key away."""
-        return len(self._key) >= _SHORTEST_SECRET and json.dumps(self._key)[1:-1] in written
+        return self._is_secret and json.dumps(self._key)[1:-1] in written
+
+    @property
+    def stream(self) -> "HiddenInStream":
+        """What hides the key in a text that arrives in parts."""
+        return HiddenInStream(self._key.encode() if self._is_secret else b"")
+
+    @property
+    def _is_secret(self) -> bool:
+        return len(self._key) >= _SHORTEST_SECRET
+
+
+class HiddenInStream:
+    """Hides a key in bytes that arrive in parts, also one that is cut in two.
+
+    What may be the beginning of the key is kept until the next part. A key has no line breaks, so that whole lines are
+    never kept.
+
+    Args:
+        key: The key; empty to hide nothing.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        self._key, self._kept = key, b""
+
+    def __repr__(self) -> str:
+        return f"HiddenInStream({HIDDEN})"
+
+    def next(self, part: bytes) -> bytes:
+        """What can be shown after another part."""
+        if not self._key:
+            return part
+        text = (self._kept + part).replace(self._key, HIDDEN.encode())
+        longest = min(len(self._key) - 1, len(text))
+        count = next((n for n in range(longest, 0, -1) if text.endswith(self._key[:n])), 0)
+        self._kept = text[len(text) - count :]
+        return text[: len(text) - count]
+
+    def last(self) -> bytes:
+        """What can be shown at the end."""
+        return self._kept if len(self._kept) < _SHORTEST_SECRET else HIDDEN.encode()

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps, PngImagePlugin
 
 from icdsel.data import images
-from icdsel.data.images import FORMATS, ImageError, open_image
+from icdsel.data.images import FORMATS, ImageError, has_more_pixels, open_image
 
 LIMIT = 100_000_000
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
@@ -434,3 +434,13 @@ def test_damaged_bytes_give_an_image_or_an_image_error(
             assert open_image(path, 1_000_000).mode == "RGB"
         except ImageError as error:
             assert str(path) in str(error)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM"])
+def test_the_header_tells_whether_there_are_more_pixels(kind: str):
+    file = io.BytesIO()
+    Image.new("RGB", (40, 30)).save(file, kind)
+    content = file.getvalue()
+    assert has_more_pixels(content, 1199) and not has_more_pixels(content, 1200)
+    assert has_more_pixels(content, 10), "more than twice the limit, where Pillow raises an error"
+    assert not has_more_pixels(b"no image", 1) and not has_more_pixels(b"", 1)

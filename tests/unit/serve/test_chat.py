@@ -185,7 +185,9 @@ def test_messages_of_other_forms_are_refused(message):
     refused({"messages": [message]})
 
 
-@pytest.mark.parametrize("field", ["chat_template", "kv_transfer_params", "lora_path"])
+@pytest.mark.parametrize(
+    "field", ["chat_template", "chat_template_kwargs", "custom_logit_processor", "kv_transfer_params", "lora_path"]
+)
 def test_fields_that_have_servers_run_or_open_something_are_refused(field):
     assert refused({**user(IMAGE, TEXT), field: "x"}).param == field
 

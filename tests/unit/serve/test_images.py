@@ -192,3 +192,17 @@ def test_redirects_and_faults_of_a_host_are_errors_of_the_request(reply, status)
 
 def test_media_types_are_told_by_content():
     assert media_type(PICTURE) == "image/png" and media_type(b"\xff\xd8\xff\xe0") == "image/jpeg"
+
+
+def test_no_cookie_of_a_host_is_kept():
+    listener, port, asked = raw_server(http(PICTURE, more="Set-Cookie: client=first; Path=/\r\n"))
+
+    async def main() -> None:
+        source = ImageSource(LOCAL, LIMITS)
+        for _ in range(2):
+            await source.content(f"http://127.0.0.1:{port}/a.png", "image")
+        await source.close()
+
+    with listener:
+        asyncio.run(main())
+    assert len(asked) == 2 and b"cookie" not in asked[1].lower()

@@ -111,3 +111,10 @@ def test_an_answer_that_takes_too_long_is_a_timeout():
     engine = FakeEngine(fault=lambda requests: time.sleep(0.3))
     [error] = replies(asked(seconds=0.05), engine=engine)
     assert isinstance(error, ApiError) and error.status == 504
+
+
+def test_a_failure_does_not_tell_where_images_are():
+    icd = Example(1, 1, Path("/somewhere/b.png"), "Which?", "red", ("red",))
+    failing = FakeEngine(answer_of=lambda request: Answer("", error="/somewhere/b.png is missing"))
+    [error] = replies(asked(icds=(icd,)), engine=failing)
+    assert isinstance(error, ApiError) and "an image is missing" in error.message and "/some" not in error.message

@@ -170,3 +170,24 @@ def test_servers_are_named_and_named_once(url: str, said: str):
 
 def test_addresses_are_separated_by_commas_and_lose_their_last_slash():
     assert load_settings({"vlm": {"url": "http://a:1/v1/, https://b/v1"}}).vlm.url == ("http://a:1/v1", "https://b/v1")
+
+
+@pytest.mark.parametrize("key", ["token", "EMPTY", "none"])
+def test_a_placeholder_is_not_hidden(key: str):
+    text = f"completion_{key}s"
+    assert ApiKey(key).hidden_in(text) == text
+    stream = ApiKey(key).stream
+    assert stream.next(text.encode()) + stream.last() == text.encode()
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, len(KEY) - 1, len(KEY), 1000])
+def test_it_is_hidden_in_a_stream_cut_anywhere(size: int):
+    text, stream = f"data: s sk {KEY}{KEY} sk-ve\n\ndata: {KEY[:5]}{KEY} end\n\n".encode(), ApiKey(KEY).stream
+    shown = b"".join(stream.next(text[at : at + size]) for at in range(0, len(text), size)) + stream.last()
+    assert shown == text.replace(KEY.encode(), b"[key]")
+
+
+def test_a_stream_keeps_no_whole_line_back_and_shows_no_beginning_of_the_key():
+    stream = ApiKey(KEY).stream
+    assert stream.next(b"data: a\n\n") == b"data: a\n\n"
+    assert stream.next(KEY[:-1].encode()) + stream.last() == b"[key]"
