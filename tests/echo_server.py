@@ -145,6 +145,11 @@ _FAULTS = {
     "gzip": b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\n\x1f\x8b",
     "nothing": b"",
     "not-http": b"SSH-2.0-OpenSSH\r\n",
+    "status-600": b"HTTP/1.1 600 X\r\nContent-Length: 2\r\n\r\n{}",
+    "status-999": b"HTTP/1.1 999 X\r\nContent-Length: 2\r\n\r\n{}",
+    "no-content": b"HTTP/1.1 204 X\r\nContent-Length: 8\r\n\r\nsecret-1",
+    "many-values": b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 3000001\r\n\r\n["
+    + b"[],[]," * 500_000,
 }
 
 

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, contextmanager
 
 import httpx
 
-from icdsel.console import plain
+from icdsel.console import logger, plain
 from icdsel.errors import reason_of
 from icdsel.serve.errors import ApiError, bad_request
 from icdsel.serve.metrics import Metrics
@@ -18,8 +18,12 @@ from icdsel.vlm.server.key import ApiKey
 
 _EACH = 16
 """Connections of a client of httpx."""
-_LARGEST_BODY = 64 * 2**20  # bytes
+_LARGEST_BODY = 16 * 2**20  # bytes
+_MOST_VALUES = 1_000_000
+"""Values in a body, by its punctuation: while it is parsed, nothing else is done, whatever the thread."""
 _PASSED_ON = ("retry-after", "x-request-id")
+_WITHOUT_BODY = (204, 205)
+"""Statuses of a reply that is empty. If it is not, its rest would be read as the reply to the next request."""
 _EVENTS = "text/event-stream"
 _DONE = b"[DONE]"
 _TAIL = 64  # bytes of a stream in which its end is looked for
@@ -109,7 +113,7 @@ class HttpUpstream:
             try:
                 return await self._reply(server, method, path, content, ends, streams)
             except _NO_CONNECTION as error:
-                reason = self._text(error)
+                reason = self._kind(error)
             except (TimeoutError, httpx.TimeoutException):
                 raise self._timeout() from None
             except httpx.HTTPError as error:
@@ -131,11 +135,15 @@ class HttpUpstream:
             if streams and response.status_code == httpx.codes.OK and kind == _EVENTS:
                 events = Events(self._events(response, ends), opened.pop_all().aclose)
                 return Reply(200, events=events, media_type=_EVENTS)
-            return self._whole(response, await self._body(response))
+            body = await self._body(response)
+            return await asyncio.to_thread(self._whole, response, body)
 
     def _whole(self, response: httpx.Response, body: bytes) -> Reply:
         """A reply that is not a stream; an error of the upstream goes through with its own status."""
-        headers = {name: response.headers[name] for name in _PASSED_ON if name in response.headers}
+        headers = self._headers(response)
+        if sum(body.count(mark) for mark in (b",", b"[", b"{")) > _MOST_VALUES:
+            self._count("too_large")
+            raise ApiError(502, f"the reply of the model's server has more than {_MOST_VALUES:,} values", "too_large")
         try:
             value = json.loads(body)
         except (ValueError, RecursionError):
@@ -151,9 +159,16 @@ class HttpUpstream:
                 body = json.dumps(error.body).encode()
         return Reply(response.status_code, self._key.hidden_in(body.decode(errors="replace")).encode(), headers=headers)
 
+    def _headers(self, response: httpx.Response) -> dict[str, str]:
+        """The headers that clients need, where a response can hold them."""
+        given = {name: response.headers[name] for name in _PASSED_ON if name in response.headers}
+        return {
+            name: self._key.hidden_in(value) for name, value in given.items() if value.isascii() and value.isprintable()
+        }
+
     async def _events(self, response: httpx.Response, ends: float) -> AsyncGenerator[bytes, None]:
         """The bytes of a stream. One that breaks off ends with an error that clients recognise."""
-        tail = b""
+        tail, hidden = b"", self._key.stream
         parts: AsyncIterator[bytes] = response.aiter_raw()
         while True:
             try:
@@ -166,7 +181,10 @@ class HttpUpstream:
             except httpx.HTTPError as error:
                 raise self._broken(error) from None
             tail = (tail + part)[-_TAIL:]
-            yield part
+            if shown := hidden.next(part):
+                yield shown
+        if rest := hidden.last():
+            yield rest
         if _DONE not in tail:
             self._count("cut_off")
             message = "the model's server ended the stream before the answer was complete"
@@ -187,7 +205,11 @@ class HttpUpstream:
         if response.headers.get("content-encoding", "identity") != "identity":
             self._count("garbage")
             raise ApiError(502, "the model's server compresses its reply, which was not asked for", "upstream_invalid")
-        if 100 <= response.status_code < 200 or 300 <= response.status_code < 400:
+        status = response.status_code
+        if not 200 <= status < 600 or status in _WITHOUT_BODY:  # of which a response cannot be made
+            self._count("garbage")
+            raise ApiError(502, f"the model's server replied with the status {status}", "upstream_invalid")
+        if 300 <= status < 400:
             self._count("garbage")
             raise ApiError(502, "the model's server redirects, which is not followed", "upstream_invalid")
 
@@ -197,10 +219,12 @@ class HttpUpstream:
 
     def _broken(self, error: Exception) -> ApiError:
         self._count("broken")
-        return ApiError(502, f"the connection to the model's server broke ({self._text(error)})", "upstream_broken")
+        return ApiError(502, f"the connection to the model's server broke ({self._kind(error)})", "upstream_broken")
 
-    def _text(self, error: Exception) -> str:
-        return plain(self._key.hidden_in(reason_of(error)))
+    def _kind(self, error: Exception) -> str:
+        """What happened, in a word. The text of the error, which may hold another client's answer, is not told."""
+        logger.debug("the model's server: %s", plain(self._key.hidden_in(reason_of(error))))
+        return type(error).__name__
 
     def _count(self, kind: str) -> None:
         self._metrics.upstream_errors.labels(kind).inc()

@@ -108,7 +108,7 @@ class Service:
                 self.metrics.upstream_seconds.observe(time.perf_counter() - started)
         except TimeoutError:
             raise ApiError(504, f"no answer within {self.limits.seconds:g} seconds", "timeout") from None
-        return self._response(reply, prepared, asked, ends)
+        return await self._response(reply, prepared, asked, ends)
 
     async def _prepared(self, asked: ChatRequest, request_id: str, held: AsyncExitStack, ends: float) -> _Prepared:
         plan = self._plan(asked.options.selector, asked.options.shots)
@@ -153,13 +153,13 @@ class Service:
         }
         return _Prepared(changed, {"request_id": request_id, **choice, "timing_ms": timing}, headers)
 
-    def _response(self, reply: Reply, prepared: _Prepared, asked: ChatRequest, ends: float) -> Response:
+    async def _response(self, reply: Reply, prepared: _Prepared, asked: ChatRequest, ends: float) -> Response:
         headers = {**reply.headers, **prepared.headers}
         told = asked.options.shown and reply.status == 200
         if reply.events is not None:
             first = chunk_with(prepared.shown, asked.body.get("model")) if told else b""
             return EventStream(with_first(first, reply.events) if told else reply.events, ends, headers)
-        body = body_with(prepared.shown, reply.body) if told else reply.body
+        body = await asyncio.to_thread(body_with, prepared.shown, reply.body) if told else reply.body
         return Response(body, reply.status, headers, reply.media_type)
 
     def _remember(self, request_id: str, query: Example, icds: tuple[Example, ...], content: bytes) -> None:

@@ -60,3 +60,38 @@ def test_a_key_that_a_server_repeats_is_hidden(status):
         [reply] = asked([server.url], key=KEY)
     assert reply.status == status and KEY not in reply.body.decode()
     assert "[key]" in json.loads(reply.body)["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("given", "passed"), [("id-7", "id-7"), (f"of {KEY}", "of [key]"), ("\u00fc", None), ("a\tb", None)]
+)
+def test_a_request_id_is_passed_on_if_a_header_can_hold_it_and_without_the_key(given, passed):
+    reply = Raw(200, b"{}", {"X-Request-Id": given})
+    with fake_server(fault=lambda number, body: reply) as server:
+        [got] = asked([server.url], key=KEY)
+    assert got.headers.get("x-request-id") == passed
+
+
+def test_a_key_in_a_stream_is_hidden_and_the_rest_is_as_it_was():
+    text = f'data: {{"error": "{KEY} is wrong"}}\n\ndata: [DONE]\n\n'.encode()
+    events = Raw(200, text, {"Content-Type": "text/event-stream"})
+
+    async def main() -> bytes:
+        upstream = HttpUpstream([server.url], ApiKey(KEY), 5, 16, Metrics())
+        ends = asyncio.get_running_loop().time() + 5
+        try:
+            reply = await upstream.chat(Turn(HELLO | {"stream": True}, None, False, "a", ends))
+            return b"".join([part async for part in reply.events])
+        finally:
+            await upstream.close()
+
+    with fake_server(fault=lambda number, body: events) as server:
+        assert asyncio.run(main()) == text.replace(KEY.encode(), b"[key]")
+
+
+@pytest.mark.parametrize("key", ["choices", "EMPTY"])
+def test_a_placeholder_in_a_reply_stays(key):
+    reply = Raw.value({"choices": [], "text": key})
+    with fake_server(fault=lambda number, body: reply) as server:
+        [got] = asked([server.url], key=key)
+    assert json.loads(got.body) == {"choices": [], "text": key}
