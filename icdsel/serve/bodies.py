@@ -59,9 +59,7 @@ def validated(value: Any, model: type[_Model], param: str = "") -> _Model:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        found = of_validation(error)
-        found.param = ".".join(filter(None, (param, found.param))) or None
-        raise found from None
+        raise of_validation(error, param) from None
 
 
 async def _content(request: Request, limits: Limits) -> bytes:

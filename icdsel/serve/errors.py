@@ -61,10 +61,11 @@ def bad_request(message: str, code: str = "invalid_request", param: str | None =
     return ApiError(400, message, code, param)
 
 
-def of_validation(error: ValidationError | RequestValidationError) -> ApiError:
-    """The first thing that is wrong with a body, without repeating what was sent."""
+def of_validation(error: ValidationError | RequestValidationError, within: str = "") -> ApiError:
+    """The first thing that is wrong with a body, or with the part `within` it, without repeating what was sent."""
     first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"] if part not in ("body", "path", "query"))
+    parts = (within, *(str(part) for part in first["loc"] if part not in ("body", "path", "query")))
+    place = ".".join(filter(None, parts))
     told = _PLAINLY.get(first["type"], f": {first['msg'][:1].lower()}{first['msg'][1:]}")
     return bad_request(plain(f"{place or 'the body'}{told}"), param=plain(place) or None)
 

@@ -235,7 +235,7 @@ def test_health_metrics_and_the_page(client):
     shown = client.get("/v1/selectors").json()
     assert shown["candidates"] == 20 and shown["auto"] is False
     error_of(client.get("/nothing"), 404)
-    error_of(client.get("/v1/choose"), 404)
+    error_of(client.get("/v1/choose"), 405)
     error_of(client.post("/v1/models"), 405)
 
 
