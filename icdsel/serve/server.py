@@ -12,6 +12,8 @@ import uvloop
 from starlette.types import ASGIApp
 
 from icdsel.errors import SettingsError
+from icdsel.serve.connections import bounded
+from icdsel.serve.limits import Limits
 
 _BACKLOG = 2048
 _HEAD_BYTES = 64 * 2**10  # of a request's line and headers
@@ -52,10 +54,16 @@ class _Server(uvicorn.Server):
         yield
 
 
-def run_app(app: ASGIApp, opened: socket.socket, grace: int, started: Callable[[], None] = lambda: None) -> None:
+def run_app(
+    app: ASGIApp,
+    opened: socket.socket,
+    grace: int,
+    started: Callable[[], None] = lambda: None,
+    connections: int = 2 * Limits.at_once,
+) -> None:
     """Serves until a signal arrives. New requests are refused then, and those in progress have `grace` seconds to end.
 
-    A second signal ends it at once.
+    A second signal ends it at once. At most so many `connections` are open; those that get stuck are closed.
 
     Raises:
         KeyboardInterrupt: With the number of the signal, at the end.
@@ -65,7 +73,7 @@ def run_app(app: ASGIApp, opened: socket.socket, grace: int, started: Callable[[
         log_config=None,
         access_log=False,
         lifespan="on",
-        http="h11",  # httptools has no limit for headers
+        http=bounded(connections),  # of h11: httptools has no limit for headers
         h11_max_incomplete_event_size=_HEAD_BYTES,
         ws="none",
         server_header=False,

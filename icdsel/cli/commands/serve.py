@@ -157,7 +157,8 @@ def serve(
     opened = listen(host, port)
     app = make_app(open_service(wanted), key, host)
     answer_soon()
-    run_app(app, opened, grace, lambda: note(f"Serving at {address_of(opened)}/v1. Ctrl-C ends it."))
+    most = 2 * wanted.limits.at_once  # some wait for others, or for their client's next request
+    run_app(app, opened, grace, lambda: note(f"Serving at {address_of(opened)}/v1. Ctrl-C ends it."), most)
 
 
 def _write_feedback(wanted: "Wanted", journal: Path | None, folder: Path) -> None:
