@@ -32,6 +32,7 @@ def steps(path: Path) -> list[dict[str, float]]:
     return sorted(history(path), key=lambda row: row["_step"])
 
 
+@pytest.mark.slow  # W&B's own process is waited for, too long for a busy machine
 def test_a_resumed_training_is_one_run_with_every_epoch_once(subject, connections, capfd, monkeypatch):
     monkeypatch.chdir(subject.folder.parent)
     log(subject, 2)
