@@ -29,6 +29,11 @@ class HubName(NamedTuple):
         return f"{PREFIX}{self.repository}{f'@{self.revision}' if self.revision else ''}"
 
 
+def is_repository(name: str) -> bool:
+    """Whether a text has the form `owner/name`."""
+    return _REPOSITORY.fullmatch(name) is not None
+
+
 def is_on_hub(path: str | Path) -> bool:
     """Whether a path names something on the hub."""
     return str(path).startswith(PREFIX)
@@ -41,7 +46,7 @@ def hub_name(text: str) -> HubName:
         BundleError: It cannot be a name.
     """
     repository, at, revision = text.removeprefix(PREFIX).partition("@")
-    possible = _REPOSITORY.fullmatch(repository) and len(repository) <= _LONGEST
+    possible = is_repository(repository) and len(repository) <= _LONGEST
     if not possible or ".." in text or "--" in repository or repository.endswith(".git"):
         raise BundleError(
             f"{text[:200]!r} is no name on the hub: write {PREFIX}owner/name, or {PREFIX}owner/name@revision"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from icdsel.artefacts.bundle.contents import digest_of_file
 from icdsel.data.images import ImageError
 
 ImageLike = str | Path | bytes | Image.Image
@@ -67,8 +68,7 @@ def digest_of_image(path: Path) -> str:
         ImageError: It cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return digest_of_file(path)
     except OSError as error:
         raise ImageError(f"{path} cannot be read: {error.strerror}") from error
 

@@ -1,6 +1,5 @@
 """Errors in the form that clients of OpenAI's protocol expect: an HTTP status, and `error.message` in the body."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from starlette.responses import JSONResponse
 
 from icdsel.console import logger, plain
 from icdsel.errors import reason_of
+from icdsel.serve.events import event
 
 _TYPES = {
     401: "authentication_error",
@@ -53,7 +53,7 @@ class ApiError(Exception):
     @property
     def event(self) -> bytes:
         """The error as an event in a stream that has begun."""
-        return f"data: {json.dumps(self.body)}\n\n".encode()
+        return event(self.body)
 
 
 def bad_request(message: str, code: str = "invalid_request", param: str | None = None) -> ApiError:

@@ -12,6 +12,7 @@ from icdsel.errors import UserError
 from icdsel.records import Answer
 from icdsel.serve.batching import Batcher
 from icdsel.serve.errors import ApiError, bad_request
+from icdsel.serve.events import event
 from icdsel.serve.metrics import Metrics
 from icdsel.serve.upstream import Events, Reply, Turn
 from icdsel.vlm.engine import Request
@@ -138,8 +139,3 @@ async def _events(completion: Mapping[str, Any]) -> AsyncGenerator[bytes, None]:
     for delta, reason in deltas:
         yield event(start | {"choices": [{"index": 0, "delta": delta, "finish_reason": reason}]})
     yield b"data: [DONE]\n\n"
-
-
-def event(value: Mapping[str, Any]) -> bytes:
-    """An event of a stream."""
-    return f"data: {json.dumps(value)}\n\n".encode()

@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from icdsel.records import Example
 from icdsel.serve.errors import ApiError, unexpected
+from icdsel.serve.events import event
 from icdsel.serve.upstream import Events
 
 _T = TypeVar("_T")
@@ -93,15 +94,16 @@ def with_first(first: bytes, events: Events) -> Events:
 
 def chunk_with(shown: Mapping[str, Any], model: object) -> bytes:
     """A chunk of a streamed completion that adds nothing to the answer, and has the field `icdsel`."""
-    chunk = {
-        "id": f"chatcmpl-{secrets.token_hex(12)}",
-        "object": "chat.completion.chunk",
-        "created": int(time.time()),
-        "model": model if isinstance(model, str) else "",
-        "choices": [{"index": 0, "delta": {}, "finish_reason": None}],
-        "icdsel": shown,
-    }
-    return f"data: {json.dumps(chunk)}\n\n".encode()
+    return event(
+        {
+            "id": f"chatcmpl-{secrets.token_hex(12)}",
+            "object": "chat.completion.chunk",
+            "created": int(time.time()),
+            "model": model if isinstance(model, str) else "",
+            "choices": [{"index": 0, "delta": {}, "finish_reason": None}],
+            "icdsel": shown,
+        }
+    )
 
 
 def body_with(shown: Mapping[str, Any], body: bytes) -> bytes:

@@ -1,7 +1,6 @@
 """What the proxy does with a request, apart from HTTP's own matters."""
 
 import asyncio
-import base64
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -28,6 +27,7 @@ from icdsel.serve.responses import EventStream, body_with, chunk_with, ids_heade
 from icdsel.serve.schemas import Candidate, ChoiceRequest, ChoiceResponse, Icd, SelectorChoice, Timing
 from icdsel.serve.upstream import Reply, Turn, Upstream
 from icdsel.store.reading import read_whole
+from icdsel.vlm.server.images import data_url
 
 _SKIPPED = "X-Icdsel-Skipped"
 _GRACE = 0.5  # seconds in which an upstream tells by itself that it was too slow
@@ -118,7 +118,7 @@ class Service:
             paths.append(await held.enter_async_context(self.choices.held(content, image.param)))
             contents.append(content)
             if not image.url.startswith("data:"):
-                image.holder["url"] = f"data:{media_type(content)};base64,{base64.b64encode(content).decode()}"
+                image.holder["url"] = data_url(content, media_type(content))
         turn = Turn(asked.body, None, asked.system is not None, paths[0].name if paths else request_id, ends)
         if not asked.is_plain:
             return self._unchanged(asked, turn, request_id)

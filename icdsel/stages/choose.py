@@ -4,9 +4,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from icdsel.artefacts.bundle.manifest import MANIFEST
 from icdsel.artefacts.hub import is_on_hub
-from icdsel.artefacts.run_folder import find_run_anywhere, recorded_settings
+from icdsel.artefacts.run_folder import find_run_anywhere, is_bundle, recorded_settings
 from icdsel.choosing.choice import Choice
 from icdsel.choosing.messages import MessageFormat
 from icdsel.choosing.output import line_of
@@ -47,7 +46,7 @@ def open_selector(settings: Settings, run: str | None) -> Opened:
     Raises:
         UserError: There is no such run or bundle, or it cannot be used.
     """
-    if run is not None and (is_on_hub(run) or (Path(run) / MANIFEST).is_file()):
+    if run is not None and (is_on_hub(run) or is_bundle(Path(run))):
         use_threads(settings)
         device = "cpu" if settings.vlm.device == "auto" else settings.vlm.device
         encoder = settings.data.encoder if "encoder" in settings.data.model_fields_set else None

@@ -1,11 +1,11 @@
 """The description of a bundle, `bundle.json`. It is somebody else's text: nothing in it is taken on trust."""
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from icdsel.artefacts.hub import is_repository
 from icdsel.errors import BundleError, SettingsError
 from icdsel.settings.loading import Settings, settings_from
 from icdsel.settings.presets import MOST_SHOTS, TINY_VLM, VLM_ENCODER
@@ -20,7 +20,6 @@ MANIFEST, POLICY, TABLES, CARD = "bundle.json", "policy.safetensors", "candidate
 """Names of files in a bundle."""
 FORMAT = 1
 _LARGEST = 16 * 2**20  # bytes
-_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 
 # What decides which ICDs are chosen and how a prompt is worded. Nothing else of the settings is written: no places, no
 # addresses, nothing that says how a machine is to be used.
@@ -66,7 +65,7 @@ class Model(BaseModel):
     @property
     def is_portable(self) -> bool:
         """Whether the name means the same on another machine."""
-        return self.name == TINY_VLM or _HUB_NAME.fullmatch(self.name) is not None
+        return self.name == TINY_VLM or is_repository(self.name)
 
 
 class EncoderModel(Model):
