@@ -99,8 +99,10 @@ def _mode() -> str:
 
 
 def _library() -> Any:
-    """The library; its reports of errors need the network, so they are off unless the user has set them."""
+    """The library, without reports of errors, which need the network, and W&B Weave, unless the user has set them."""
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read when it is imported
+    # Else it prints an advertisement where a library such as openai is loaded, however silent it is to be.
+    os.environ.setdefault("WANDB_DISABLE_WEAVE", "true")
     import wandb
 
     return wandb

@@ -8,6 +8,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from wandb_files import history, offline_runs, records, run_of, summary
@@ -32,9 +33,9 @@ def steps(path: Path) -> list[dict[str, float]]:
     return sorted(history(path), key=lambda row: row["_step"])
 
 
-@pytest.mark.slow  # W&B's own process is waited for, too long for a busy machine
 def test_a_resumed_training_is_one_run_with_every_epoch_once(subject, connections, capfd, monkeypatch):
     monkeypatch.chdir(subject.folder.parent)
+    monkeypatch.setitem(sys.modules, "openai", ModuleType("openai"))  # at which W&B advertises Weave
     log(subject, 2)
     [first] = offline_runs(subject.folder)
     assert steps(first) == [{"_step": number} | EPOCHS[number - 1] for number in (1, 2)]
@@ -106,6 +107,7 @@ def test_its_process_ends_with_the_command(subject, ending):
     code = f"""
 import os, sys
 from pathlib import Path
+from types import ModuleType
 from icdsel.trackers import Subject, track
 folder = Path(sys.argv[1])
 with track(("wandb",), Subject("training", "mine", "world", folder, folder, {{}}, "0123456789abcdef")) as tracking:
