@@ -25,6 +25,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 wait_without_spinning()
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than there are cores, since some tests wait; at most 4, since each draws and reads its own."""
+    return min(4, len(os.sched_getaffinity(0)) + 1)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def nothing_exported() -> Iterator[None]:
     """Removes settings from the environment of whoever runs the tests."""

@@ -212,7 +212,18 @@ def closed_streams() -> None:
     sys.stdout = sys.stderr = None  # type: ignore[assignment]
 
 
-@pytest.mark.parametrize("broken", [nobody_reads, nobody_reads_anything, full_pipe, full_device, closed_streams])
+LONG = pytest.mark.slow  # the others do the same to other streams
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        nobody_reads_anything,
+        full_pipe,
+        closed_streams,
+        *(pytest.param(f, marks=LONG) for f in (nobody_reads, full_device)),
+    ],
+)
 def test_output_that_cannot_be_written(started: Place, undisturbed: Place, broken: Callable[[], None]):
     for words in COMMANDS:
         code, output = started.run(words, broken)
@@ -221,7 +232,7 @@ def test_output_that_cannot_be_written(started: Place, undisturbed: Place, broke
     run_to_the_end(started, undisturbed)
 
 
-@pytest.mark.parametrize("broken", [nobody_reads, full_pipe, full_device])
+@pytest.mark.parametrize("broken", [full_pipe, *(pytest.param(f, marks=LONG) for f in (nobody_reads, full_device))])
 def test_notes_that_cannot_be_written_stop_nothing(started: Place, undisturbed: Place, broken: Callable[[int], None]):
     for words in COMMANDS:
         code, output = started.run(words, partial(broken, 2))

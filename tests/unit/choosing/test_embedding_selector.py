@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 import torch
+from closeness import assert_close
 
 from icdsel.artefacts.checkpoint_writing import save_policy
 from icdsel.choosing.embedding_selector import EmbeddingSelector
@@ -44,7 +45,7 @@ def test_positions_are_greedy_choices_and_come_with_their_log_probs() -> None:
     query, candidates = embeddings(4, 6), embeddings(4, 9, 6)
     positions, log_probs = EmbeddingSelector(network).choose(query, candidates, shots=3)
     assert torch.equal(positions, network.greedy(query, candidates, 3))
-    torch.testing.assert_close(log_probs, network.log_prob(query, candidates, positions[:, None])[:, 0])
+    assert_close(log_probs, network.log_prob(query, candidates, positions[:, None])[:, 0])
     assert positions.dtype == torch.int64 and positions.shape == (4, 3) and log_probs.shape == (4,)
     assert (log_probs < 0).all() and not log_probs.requires_grad
     assert EmbeddingSelector(network).choose(query, candidates).positions.shape == (4, 2)
@@ -55,7 +56,7 @@ def test_one_pool_serves_all_queries() -> None:
     query, pool = embeddings(4, 6), embeddings(9, 6)
     shared, apart = selector.choose(query, pool), selector.choose(query, pool.expand(4, 9, 6))
     assert torch.equal(shared.positions, apart.positions)
-    torch.testing.assert_close(shared.log_probs, apart.log_probs)
+    assert_close(shared.log_probs, apart.log_probs)
 
 
 def test_a_shared_pool_is_encoded_once_until_it_or_the_policy_changes() -> None:

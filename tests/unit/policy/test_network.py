@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from closeness import assert_close
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
-from torch.testing import assert_close
 
 from icdsel.policy.config import PointerConfig
 from icdsel.policy.encoding import TEMPERATURE
@@ -142,7 +142,7 @@ def test_the_shared_encoder_is_a_pre_norm_residual_of_queries_and_candidates() -
     projection = policy.query_proj.weight.T
     cosines = F.cosine_similarity(q @ projection, c @ projection, dim=-1)  # (B, K)
     logits = policy.step_logits(query, candidates, torch.zeros(2, 1, 1, dtype=torch.int64))
-    torch.testing.assert_close(logits[:, 0, 0], cosines / TEMPERATURE)
+    assert_close(logits[:, 0, 0], cosines / TEMPERATURE)
 
 
 def test_a_new_shared_encoder_changes_nothing_yet() -> None:
@@ -151,9 +151,7 @@ def test_a_new_shared_encoder_changes_nothing_yet() -> None:
     without.load_state_dict(with_tower.state_dict(), strict=False)
     query, candidates = inputs(3, 5)
     pointers = random_pointers(3, 4, 5, 2)
-    torch.testing.assert_close(
-        with_tower.log_prob(query, candidates, pointers), without.log_prob(query, candidates, pointers)
-    )
+    assert_close(with_tower.log_prob(query, candidates, pointers), without.log_prob(query, candidates, pointers))
     names = {name.split(".")[0] for name in with_tower.state_dict().keys() - without.state_dict().keys()}
     assert names == {"tower"}
 
@@ -191,7 +189,7 @@ def test_a_candidate_is_its_embedding_and_its_answer() -> None:
     candidates = torch.tensor([[[1.0, 3.0, -1.0], [1.0, -1.0, 0.5], [-1.0, -3.0, 1.0]]])
     # seen as (1, -1), (1, 1), (-1, 1): cosines with the state 1, 0, -1
     logits = policy.step_logits(query, candidates, torch.zeros(1, 1, 1, dtype=torch.int64))
-    torch.testing.assert_close(logits[0, 0, 0], torch.tensor([10.0, 0.0, -10.0]))
+    assert_close(logits[0, 0, 0], torch.tensor([10.0, 0.0, -10.0]))
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["own pools", "one pool"])
@@ -259,7 +257,7 @@ def test_step_probabilities_sum_to_one(batch, count, size, shots, gate, seed) ->
     pointers = random_pointers(batch, count, size, shots, seed)
     logits = policy.step_logits(query, candidates, pointers)
     assert logits.shape == (batch, count, shots, size)
-    torch.testing.assert_close(logits.softmax(-1).sum(-1), torch.ones(batch, count, shots))
+    assert_close(logits.softmax(-1).sum(-1), torch.ones(batch, count, shots))
     torch.testing.assert_close(
         policy.log_prob(query, candidates, pointers), pointer_log_prob(logits, pointers), rtol=0, atol=0
     )
@@ -387,7 +385,7 @@ def test_a_padded_step_ends_a_pointer() -> None:
     query, candidates = inputs(1, 5)
     short = policy.log_prob(query, candidates, torch.tensor([[[3, 1]]]))
     padded = policy.log_prob(query, candidates, torch.tensor([[[3, 1, -1, -1]]]))
-    torch.testing.assert_close(padded, short)
+    assert_close(padded, short)
 
 
 # --- beam and samples -------------------------------------------------------------------------------------

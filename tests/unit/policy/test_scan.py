@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from closeness import assert_close
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,7 +35,7 @@ def test_the_running_log_sum_is_that_of_all_values() -> None:
     total = RunningLogSum()
     for chunk in values.split(7, dim=1):
         total.add(chunk)
-    torch.testing.assert_close(total.value, values.logsumexp(-1))
+    assert_close(total.value, values.logsumexp(-1))
 
 
 @pytest.mark.parametrize("scale", [0.1, 1.0, 60.0])  # up to weights of all or nothing
@@ -46,7 +47,7 @@ def test_attention_in_chunks_is_a_softmax(scale: float, monkeypatch: pytest.Monk
     mask[0, :40], mask[1, 20:] = False, False
     query *= scale
     weights = (query @ keys.transpose(1, 2)).masked_fill(~mask, -torch.inf).softmax(-1)
-    torch.testing.assert_close(attend(query, keys, values, mask), weights @ values)
+    assert_close(attend(query, keys, values, mask), weights @ values)
     mask[2] = False
     assert attend(query, keys, values, mask).isfinite().all()
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from closeness import assert_close
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -41,12 +42,10 @@ def test_an_encoded_pool_gives_the_choices_of_as_many_pools_as_queries(layers: i
     own = pool.expand(4, -1, -1)
     known = policy.encode_candidates(pool)
     for shared, apart in zip(policy.encode(query, known, mask), policy.encode(query, own, mask), strict=True):
-        torch.testing.assert_close(shared.expand_as(apart), apart)
+        assert_close(shared.expand_as(apart), apart)
     choice = policy.choose(query, known, 5, mask, scored=True)
     assert torch.equal(choice.positions, policy.greedy(query, own, 5, mask))
-    torch.testing.assert_close(
-        choice.log_probs, policy.log_prob(query, own, choice.positions.unsqueeze(1), mask).squeeze(1)
-    )
+    assert_close(choice.log_probs, policy.log_prob(query, own, choice.positions.unsqueeze(1), mask).squeeze(1))
     beams, expected = policy.beam(query, known, 2, 5, mask), policy.beam(query, own, 2, 5, mask)
     assert torch.equal(beams[0], expected[0])
 
@@ -60,10 +59,10 @@ def test_the_size_of_chunks_changes_nothing(layers: int, monkeypatch: pytest.Mon
     monkeypatch.setattr(encoding, "_ROWS", 11)
     monkeypatch.setattr(shared_pool, "QUERIES", 3)
     known = policy.encode_candidates(pool.unsqueeze(0))
-    torch.testing.assert_close(policy.shared_state(query, known, mask), state)
+    assert_close(policy.shared_state(query, known, mask), state)
     parts = policy.choose(query, known, 6, mask, scored=True)
     assert torch.equal(parts.positions, whole.positions)
-    torch.testing.assert_close(parts.log_probs, whole.log_probs)
+    assert_close(parts.log_probs, whole.log_probs)
 
 
 def test_no_tensor_holds_a_number_for_each_query_and_candidate() -> None:

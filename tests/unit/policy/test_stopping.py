@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from closeness import assert_close
 from torch import Tensor
 
 from icdsel.policy.config import PointerConfig
@@ -45,14 +46,14 @@ def test_the_probabilities_of_all_pointers_sum_to_one(config: dict) -> None:
     query, candidates = inputs(3, 4)
     pointers = every_pointer(4, SHOTS).expand(3, -1, -1)
     log_prob = policy(**config).log_prob(query, candidates, pointers)
-    torch.testing.assert_close(log_prob.exp().sum(-1), torch.ones(3))
+    assert_close(log_prob.exp().sum(-1), torch.ones(3))
 
 
 def test_a_pointer_ends_with_stop_unless_it_has_the_maximum_length() -> None:
     stop = torch.tensor([[[1.0, -2.0]] * 3])
     going, stopping = (torch.tensor([1.0, -2.0]).mul(sign).sigmoid().log() for sign in (-1, 1))
     found = stop_log_prob(stop, torch.tensor([[[-1, -1], [3, -1], [3, 5]]]))
-    torch.testing.assert_close(found, torch.stack([stopping[0], going[0] + stopping[1], going.sum()])[None])
+    assert_close(found, torch.stack([stopping[0], going[0] + stopping[1], going.sum()])[None])
 
 
 def test_stopping_does_not_depend_on_the_number_of_candidates_without_cross_attention() -> None:
@@ -138,9 +139,9 @@ def test_the_restricted_policy_gives_each_length_the_probability_of_stopping_the
     log_prob = torch.tensor([[0.0, 0.02, 0.01, 0.0]]).log().nan_to_num(neginf=0.0)  # few of thousands of pairs
     stop = torch.tensor([0.25, 0.0]).logit(eps=1e-9).expand(1, 4, 2)  # stops with 1/4, and never after one ICD
     found = restricted_log_prob(log_prob, stop, pointers, real).exp()
-    torch.testing.assert_close(found, torch.tensor([[0.25, 0.5, 0.25, 0.0]]))
+    assert_close(found, torch.tensor([[0.25, 0.5, 0.25, 0.0]]))
     plain = restricted_log_prob(log_prob, None, pointers, torch.tensor([[False, True, True, False]])).exp()
-    torch.testing.assert_close(plain, torch.tensor([[0.0, 2 / 3, 1 / 3, 0.0]]))
+    assert_close(plain, torch.tensor([[0.0, 2 / 3, 1 / 3, 0.0]]))
 
 
 # --- learning ---------------------------------------------------------------------------------------------
@@ -257,7 +258,7 @@ def test_padding_and_the_empty_pointer_differ_by_their_reward() -> None:
             over=over,
             stop_logits=torch.cat([stop, more_stop], 1),
         )  # type: ignore[arg-type]
-        torch.testing.assert_close(alone, together)
+        assert_close(alone, together)
 
 
 # --- the residual update ----------------------------------------------------------------------------------
@@ -269,7 +270,7 @@ def test_a_new_residual_update_leaves_the_state_as_it_is() -> None:
     network = PointerNetwork(PointerConfig(6, hidden_dim=8, update="residual")).eval()
     logits = network.step_logits(query, candidates, torch.tensor([[[1, 2]]]).expand(3, 1, 2))  # (3, 1, 2, 6)
     others = torch.tensor([0, 2, 3, 4, 5])
-    torch.testing.assert_close(logits[:, 0, 0, others], logits[:, 0, 1, others])
+    assert_close(logits[:, 0, 0, others], logits[:, 0, 1, others])
 
 
 def test_the_residual_update_learns_to_complete_the_first_icd_where_a_gate_cannot() -> None:
@@ -312,7 +313,7 @@ def test_a_shared_pool_gives_the_same_choices(config: dict) -> None:
     network = policy(**config)
     known = network.encode_candidates(pool)
     copies = pool.expand(40, -1, -1)
-    torch.testing.assert_close(network.stop_margin(query, known), network.stop_margin(query, copies))
+    assert_close(network.stop_margin(query, known), network.stop_margin(query, copies))
     for offset in (-100.0, 0.0, 0.2):
         expected = network.greedy(query, copies, 3, stop_offset=offset)
         found = network.choose(query, known, 3, scored=True, stop_offset=offset)
