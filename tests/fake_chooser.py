@@ -89,7 +89,9 @@ class FakeChooser:
         colours = [colour_of(open_image(query.image, 10**8)) for query in queries]
         return FakeEncoded(queries, np.array(colours))
 
-    def choose_encoded(self, encoded: FakeEncoded, shots: Shots, selector: str) -> list[FakeChoice]:
+    def choose_encoded(
+        self, encoded: FakeEncoded, shots: Shots, selector: str, scored: bool = True
+    ) -> list[FakeChoice]:
         if isinstance(shots, str):
             raise SettingsError(f"{selector} cannot decide how many ICDs to show: give a number of shots")
         count = 0 if selector == "zero-shot" else shots
@@ -99,7 +101,7 @@ class FakeChooser:
             rows = np.argpartition(far, count)[:count] if count else np.array([], int)
             rows = rows[np.argsort(-far[rows], kind="stable")]  # the nearest is last
             icds = tuple(self.bundle.train[int(row)] for row in rows)
-            chosen.append(FakeChoice(query, icds, tuple(-float(far[row]) for row in rows)))
+            chosen.append(FakeChoice(query, icds, tuple(-float(far[row]) for row in rows) if scored else None))
         return chosen
 
     def close(self) -> None:

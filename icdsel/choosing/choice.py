@@ -19,7 +19,7 @@ class Choice:
         query: The query.
         icds: The ICDs in prompt order, the last one next to the query.
         scores: The log-prob (nats) of each ICD under the policy, given the ones before it; None if it was not the
-            policy that chose.
+            policy that chose, or if they were not asked for.
         style: How the prompt is worded: as in training.
         max_image_pixels: Images with more pixels are not opened.
     """

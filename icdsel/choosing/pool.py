@@ -27,7 +27,7 @@ class Chosen(NamedTuple):
 
     Attributes:
         rows: The candidates, in prompt order.
-        scores: The log-prob of each under the policy; None if another selector chose.
+        scores: The log-prob of each under the policy; None if another selector chose, or they were not asked for.
     """
 
     rows: tuple[int, ...]
@@ -98,8 +98,8 @@ class Pool:
             raise SettingsError(f"shots must be between 0 and {min(count, 1000)}, not {shots}")
         return shots
 
-    def choose(self, encoded: EncodedQueries, shots: Shots, selector: str) -> list[Chosen]:
-        """Chooses for every query."""
+    def choose(self, encoded: EncodedQueries, shots: Shots, selector: str, scored: bool = True) -> list[Chosen]:
+        """Chooses for every query. Log-probs, of which each needs all candidates, take a tenth of the time."""
         pools = Pools(len(self._bundle.train), encoded.excluded, None)
         most = self._bundle.manifest.shots if isinstance(shots, str) else shots
         if pools.smallest < most:
@@ -107,28 +107,27 @@ class Pool:
         if not encoded.queries or shots == 0:
             return [Chosen((), () if selector == POLICY.name else None) for _ in encoded.queries]
         if selector == POLICY.name:
-            return self._by_policy(encoded, pools, shots, most)
+            return self._by_policy(encoded, pools, shots, most, scored)
         return self._by_selector(encoded, pools, most, selector)
 
     @torch.no_grad()
-    def _by_policy(self, encoded: EncodedQueries, pools: Pools, shots: Shots, most: int) -> list[Chosen]:
-        _, mask = pools.batch(0, len(encoded.queries))  # (B, N)
+    def _by_policy(self, encoded: EncodedQueries, pools: Pools, shots: Shots, most: int, scored: bool) -> list[Chosen]:
+        mask = pools.batch(0, len(encoded.queries))[1] if any(encoded.excluded) else None  # (B, N)
         offset = stop_offset(shots) if isinstance(shots, str) else 0.0
         found = self._bundle.network.choose(
             encoded.embeddings,
             self.encoded,
             most,
-            None if mask.all() else mask,
-            scored=True,
+            mask,
+            scored=scored,
             fixed=isinstance(shots, int),
             stop_offset=offset,
         )
-        assert found.step_log_probs is not None  # they were asked for
-        chosen = []
-        for rows, scores in zip(found.positions.tolist(), found.step_log_probs.tolist(), strict=True):
-            count = sum(row >= 0 for row in rows)
-            chosen.append(Chosen(tuple(rows[:count]), tuple(scores[:count])))
-        return chosen
+        pointers = [tuple(row for row in rows if row >= 0) for rows in found.positions.tolist()]
+        if found.step_log_probs is None:
+            return [Chosen(rows, None) for rows in pointers]
+        log_probs = found.step_log_probs.tolist()
+        return [Chosen(rows, tuple(own[: len(rows)])) for rows, own in zip(pointers, log_probs, strict=True)]
 
     def _by_selector(self, encoded: EncodedQueries, pools: Pools, shots: int, selector: str) -> list[Chosen]:
         bundle, one = self._bundle, SELECTORS[selector]

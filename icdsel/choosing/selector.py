@@ -246,15 +246,23 @@ class Selector:
         with self._embedding:
             return encode_queries(self.bundle, self._encoder, queries, self.settings.data.exclude_same_image)
 
-    def choose_encoded(self, encoded: EncodedQueries, shots: Shots = 2, selector: str = "policy") -> list[Choice]:
+    def choose_encoded(
+        self, encoded: EncodedQueries, shots: Shots = 2, selector: str = "policy", scored: bool = True
+    ) -> list[Choice]:
         """Chooses the ICDs of embedded queries.
+
+        Args:
+            encoded: The queries.
+            shots: As for `choose`.
+            selector: As for `choose`.
+            scored: Whether choices of the policy have `scores`, which take time.
 
         Raises:
             SettingsError: As for `choose`.
         """
         most = self.settings.data.max_image_pixels
         train = self.bundle.train
-        found = self._pool.choose(encoded, self._pool.allowed(shots, selector), selector)
+        found = self._pool.choose(encoded, self._pool.allowed(shots, selector), selector, scored)
         return [
             Choice(query, tuple(train[row] for row in one.rows), one.scores, self.style, most)
             for query, one in zip(encoded.queries, found, strict=True)

@@ -86,18 +86,18 @@ def open_image(path: Path, max_pixels: int) -> Image.Image:
         raise ImageError(f"{path} cannot be read: {str(error) or type(error).__name__}") from error
 
 
-def has_more_pixels(content: bytes, most: int) -> bool:
-    """Whether the header of an image's file tells more than `most` pixels; False if it cannot be read.
+def pixels_in(content: bytes, most: int) -> int:
+    """The pixels of an image by the header of its file, `most` + 1 for any that has more; 0 if it cannot be read.
 
     The picture is not decoded.
     """
     try:
         with _pillow_limit(most), Image.open(BytesIO(without_metadata(content)), formats=FORMATS) as image:
-            return image.width * image.height > most
+            return min(image.width * image.height, most + 1)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # the latter if warnings are errors
-        return True
+        return most + 1
     except Exception:  # noqa: BLE001 - damaged bytes raise many kinds of errors; `open_image` tells them
-        return False
+        return 0
 
 
 def within_pixels(picture: Image.Image, least: int | None, most: int | None) -> Image.Image:

@@ -124,12 +124,14 @@ class PointerEncoder(nn.Module):
     def deciding(self) -> Iterator[None]:
         """Disables gradients and dropout, even in training mode: a choice must not depend on a dropout mask."""
         training = self.training
-        self.train(False)
+        if training:  # visiting all modules takes as long as a small network's choice
+            self.train(False)
         try:
             with torch.no_grad():
                 yield
         finally:
-            self.train(training)
+            if training:
+                self.train(True)
 
     def _encode(self, query: Tensor, candidates: Tensor | EncodedCandidates, mask: Tensor | None) -> Encoded:
         if isinstance(candidates, EncodedCandidates):

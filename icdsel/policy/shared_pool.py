@@ -89,19 +89,28 @@ def _choose(
     shown: list[Tensor] = []
     log_probs: list[Tensor] = []
     for step in range(shots):
+        if step:
+            state = policy.moved(state, pool.unit[taken[:, -1]])
         stop = None if fixed else policy.stop(state, step)  # (B,)
-        best, normaliser = RunningTop(1), RunningLogSum()
-        for start, logits in cosines(state, pool.unit, mask, taken):
-            best.add(start, logits.div_(TEMPERATURE))
-            if scored:
-                normaliser.add(logits)
-        taken = torch.cat([taken, best.positions], dim=1)
-        gained = best.values[:, 0] - normaliser.value if scored else state.new_zeros(len(query))
+        best, gained = _best(state, pool, mask, taken, scored)  # (B,), (B,)
+        taken = torch.cat([taken, best.unsqueeze(1)], dim=1)
         if stop is not None:
             stops = ~ended & (stop + stop_offset > 0)
             gained = torch.where(stops, F.logsigmoid(stop), gained + F.logsigmoid(-stop)).masked_fill(ended, 0.0)
             ended = ended | stops
         log_probs.append(gained)
-        shown.append(best.positions[:, 0].masked_fill(ended, -1))
-        state = policy.moved(state, pool.unit[best.positions[:, 0]])
+        shown.append(best.masked_fill(ended, -1))
     return torch.stack(shown, dim=1), torch.stack(log_probs, dim=1)
+
+
+def _best(
+    state: Tensor, pool: EncodedCandidates, mask: Tensor | None, taken: Tensor, scored: bool
+) -> tuple[Tensor, Tensor]:
+    """The positions of the best candidates [B], and their log-probs [B]; zeros if they are not `scored`."""
+    best, normaliser = RunningTop(1), RunningLogSum()
+    for start, logits in cosines(state, pool.unit, mask, taken):
+        best.add(start, logits.div_(TEMPERATURE))
+        if scored:
+            normaliser.add(logits)
+    gained = best.values[:, 0] - normaliser.value if scored else state.new_zeros(len(state))
+    return best.positions[:, 0], gained

@@ -20,6 +20,9 @@ def stable_topk(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """
     size = values.shape[1]
     count = min(count, size)
+    if count == 1:  # of equal values, argmax gives the first
+        found = values.argmax(dim=1, keepdim=True)
+        return values.gather(1, found), found
     best = values.topk(min(count + 1, size), dim=1)
     indices = best.indices[:, :count].sort(dim=1).values  # ascending within a row
     if count < size:

@@ -30,6 +30,8 @@ class Batcher(Generic[_Job, _Result]):
         most: The most jobs of a call.
         name: What the thread is called.
         observe: Called with the size of each batch.
+        weight: What a job weighs, such as the memory that it needs.
+        heaviest: What the jobs of a call weigh together, at most; one that weighs more is worked on alone.
     """
 
     def __init__(
@@ -38,8 +40,11 @@ class Batcher(Generic[_Job, _Result]):
         most: int,
         name: str,
         observe: Callable[[int], object] = lambda _: None,
+        weight: Callable[[_Job], int] = lambda _: 0,
+        heaviest: int = 0,
     ) -> None:
         self._work, self._most, self._observe = work, most, observe
+        self._weight, self._heaviest = weight, heaviest
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._waiting: deque[_Waiting[_Job, _Result]] = deque()
         self._running: asyncio.Task[None] | None = None
@@ -71,15 +76,24 @@ class Batcher(Generic[_Job, _Result]):
     async def _run(self) -> None:
         try:
             while self._waiting:
-                batch: list[_Waiting[_Job, _Result]] = []
-                while self._waiting and len(batch) < self._most:
-                    waiting = self._waiting.popleft()
-                    if not waiting.future.done():  # else nobody waits for it any more
-                        batch.append(waiting)
-                if batch:
+                if batch := self._next():
                     await self._answer(batch)
         finally:
             self._running = None
+
+    def _next(self) -> list[_Waiting[_Job, _Result]]:
+        """Takes the jobs of the next batch from those that wait."""
+        batch: list[_Waiting[_Job, _Result]] = []
+        total = 0
+        while self._waiting and len(batch) < self._most:
+            waiting = self._waiting[0]
+            if not waiting.future.done():  # else nobody waits for it any more
+                total += self._weight(waiting.job)
+                if batch and total > self._heaviest:
+                    break
+                batch.append(waiting)
+            self._waiting.popleft()
+        return batch
 
     async def _answer(self, batch: Sequence[_Waiting[_Job, _Result]]) -> None:
         self._observe(len(batch))

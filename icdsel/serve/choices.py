@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from icdsel.console import plain
-from icdsel.data.images import ImageError, has_more_pixels
+from icdsel.data.images import ImageError, pixels_in
 from icdsel.errors import UserError
 from icdsel.records import Example, Shots, shots_text
 from icdsel.serve.batching import Batcher
@@ -50,6 +50,7 @@ class Choices:
 class _Job:
     query: Example
     plans: tuple[Plan, ...]
+    scored: bool
 
 
 class ChoiceService:
@@ -63,7 +64,15 @@ class ChoiceService:
 
     def __init__(self, chooser: Chooser, limits: Limits, metrics: Metrics) -> None:
         self.chooser, self._limits, self._metrics = chooser, limits, metrics
-        self._batcher = Batcher(self._choose, limits.batch, "choosing", metrics.batch_size.observe)
+        self._pixels: dict[Path, int] = {}  # of each held image
+        self._batcher = Batcher(
+            self._choose,
+            limits.batch,
+            "choosing",
+            metrics.batch_size.observe,
+            lambda job: self._pixels.get(job.query.image, 0),
+            limits.batch_pixels,
+        )
         self._images = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decoding")
         self._users: Counter[str] = Counter()  # of each held image, by its digest
 
@@ -87,9 +96,12 @@ class ChoiceService:
 
     def _hold(self, content: bytes, param: str) -> Path:
         most = self._limits.image_pixels
-        if has_more_pixels(content, most):
+        pixels = pixels_in(content, most)
+        if pixels > most:
             raise ApiError(413, f"an image has more than {most:,} pixels: make it smaller", "too_large", param)
-        return self.chooser.hold(content)
+        path = self.chooser.hold(content)
+        self._pixels[path] = pixels
+        return path
 
     def _release(self, digest: str, written: "asyncio.Future[Path]") -> None:
         """Removes an image that no request needs any more."""
@@ -97,6 +109,7 @@ class ChoiceService:
             return
         del self._users[digest]
         if not written.cancelled() and written.exception() is None:
+            self._pixels.pop(written.result(), None)
             self.chooser.forget(written.result())
 
     def query(self, image: Path, question: str) -> Example:
@@ -125,14 +138,14 @@ class ChoiceService:
             )
         return Plan(selector, shots)
 
-    async def choose(self, query: Example, plans: Sequence[Plan]) -> Choices:
-        """Chooses demonstrations.
+    async def choose(self, query: Example, plans: Sequence[Plan], scored: bool = True) -> Choices:
+        """Chooses demonstrations, with log-probs only if they are to be `scored`.
 
         Raises:
             ApiError: It is not possible.
         """
         try:
-            choices = await self._batcher.result(_Job(query, tuple(plans)))
+            choices = await self._batcher.result(_Job(query, tuple(plans), scored))
         except (UserError, ImageError) as error:
             raise bad_request(plain(str(error)), "cannot_choose") from None
         most = max(len(chosen.icds) for chosen in choices.chosen)
@@ -152,11 +165,11 @@ class ChoiceService:
 
     def _choose(self, jobs: Sequence[_Job]) -> list[Choices]:
         """Encodes and chooses for all jobs; those with the same plans together."""
-        alike: dict[tuple[Plan, ...], list[int]] = {}
+        alike: dict[tuple[tuple[Plan, ...], bool], list[int]] = {}
         for at, job in enumerate(jobs):
-            alike.setdefault(job.plans, []).append(at)
+            alike.setdefault((job.plans, job.scored), []).append(at)
         made: dict[int, Choices] = {}
-        for plans, places in alike.items():
+        for (plans, scored), places in alike.items():
             started = time.perf_counter()
             encoded = self.chooser.encode([jobs[at].query for at in places])
             if encoded.broken:
@@ -165,7 +178,7 @@ class ChoiceService:
                     reason.replace(str(encoded.queries[at].image), "the image")
                 )  # then each is tried alone
             then = time.perf_counter()
-            by_plan = [self.chooser.choose_encoded(encoded, plan.shots, plan.selector) for plan in plans]
+            by_plan = [self.chooser.choose_encoded(encoded, plan.shots, plan.selector, scored) for plan in plans]
             ended = time.perf_counter()
             self._metrics.encode_seconds.observe(then - started)
             self._metrics.choose_seconds.observe(ended - then)

@@ -89,8 +89,8 @@ class Chooser(Protocol):
     def encode(self, queries: Sequence[Example]) -> Any:
         """The embeddings of queries, an `Encoded`."""
 
-    def choose_encoded(self, encoded: Any, shots: Shots, selector: str) -> Sequence[Chosen]:
-        """Demonstrations for each of the encoded queries.
+    def choose_encoded(self, encoded: Any, shots: Shots, selector: str, scored: bool) -> Sequence[Chosen]:
+        """Demonstrations for each of the encoded queries, with log-probs only if they are to be `scored`.
 
         Raises:
             UserError: This selector cannot choose so many.

@@ -19,13 +19,14 @@ class Limits:
         messages: Messages in it.
         parts: Parts (texts, images) of all its messages.
         image_mb: One image, in MB.
-        image_pixels: One image, in pixels. Encoding needs memory for those of a whole batch at once.
+        image_pixels: One image, in pixels.
         text: One text, in characters.
         most_shots: Demonstrations in front of a question.
         seconds: For a request altogether, its answer included.
         body_seconds: For the arrival of its body.
         at_once: Requests in progress; more are told to come again.
         batch: Questions that are encoded together.
+        batch_pixels: Pixels of their images, all together, if they are several: they are in memory at once.
     """
 
     body_mb: float = 32
@@ -39,6 +40,7 @@ class Limits:
     body_seconds: float = 60
     at_once: int = 256
     batch: int = 32
+    batch_pixels: int = 16_777_216
 
     @property
     def body_bytes(self) -> int:

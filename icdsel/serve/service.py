@@ -126,7 +126,9 @@ class Service:
         if asked.skipped is not None:
             self._remember(request_id, query, (), contents[0])
             return self._unchanged(asked, replace(turn, shown=self._prompts.request((), query)), request_id)
-        choices, _ = await asyncio.gather(self.choices.choose(query, [plan]), self._prompts.prepare(query))
+        choices, _ = await asyncio.gather(
+            self.choices.choose(query, [plan], scored=asked.options.shown), self._prompts.prepare(query)
+        )
         self._remember(request_id, query, choices.chosen[0].icds, contents[0])
         return await self._with_icds(asked, turn, request_id, choices, plan)
 

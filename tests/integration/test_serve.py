@@ -453,8 +453,8 @@ def test_choices_are_limited_in_number_and_size(client, upstream, tmp_path):
 
 def test_auto_is_held_to_the_most_shots(upstream, tmp_path):
     class Deciding(FakeChooser):
-        def choose_encoded(self, encoded, shots, selector):
-            return super().choose_encoded(encoded, 3 if shots == "auto" else shots, selector)
+        def choose_encoded(self, encoded, shots, selector, scored):
+            return super().choose_encoded(encoded, 3 if shots == "auto" else shots, selector, scored)
 
     chooser = Deciding(*candidates_in(tmp_path, 20))
     with (

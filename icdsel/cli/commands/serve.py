@@ -49,6 +49,9 @@ class _Limits:
     ] = Limits.body_seconds
     at_once: Annotated[int, typer.Option("--max-at-once", help="Requests in progress.", min=1)] = Limits.at_once
     batch: Annotated[int, typer.Option("--max-batch", help="Questions encoded together.", min=1)] = Limits.batch
+    batch_pixels: Annotated[
+        int, typer.Option("--max-batch-pixels", help="Pixels of the images encoded together.", min=1)
+    ] = Limits.batch_pixels
 
 
 @with_settings(

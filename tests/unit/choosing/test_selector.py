@@ -209,6 +209,14 @@ def test_a_held_image_is_a_file_named_by_its_content(selector: Selector, queries
     assert "icdsel-" not in str(caught.value) and list(path.parent.iterdir()) == held
 
 
+def test_log_probs_are_left_out_where_nobody_asks(selector: Selector, queries: list[Example]) -> None:
+    encoded = selector.encode(queries[:3])
+    with_scores, without = (selector.choose_encoded(encoded, 2, scored=scored) for scored in (True, False))
+    assert [choice.icds for choice in with_scores] == [choice.icds for choice in without]
+    assert all(len(choice.scores) == 2 for choice in with_scores)
+    assert all(choice.scores is None for choice in without)
+
+
 def test_a_bomb_is_rejected_before_it_is_decoded(selector: Selector) -> None:
     buffer = BytesIO()
     Image.new("1", (30_000, 30_000)).save(buffer, "PNG")

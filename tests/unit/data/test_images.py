@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps, PngImagePlugin
 
 from icdsel.data import images
-from icdsel.data.images import FORMATS, ImageError, has_more_pixels, open_image
+from icdsel.data.images import FORMATS, ImageError, open_image, pixels_in
 
 LIMIT = 100_000_000
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
@@ -441,6 +441,6 @@ def test_the_header_tells_whether_there_are_more_pixels(kind: str):
     file = io.BytesIO()
     Image.new("RGB", (40, 30)).save(file, kind)
     content = file.getvalue()
-    assert has_more_pixels(content, 1199) and not has_more_pixels(content, 1200)
-    assert has_more_pixels(content, 10), "more than twice the limit, where Pillow raises an error"
-    assert not has_more_pixels(b"no image", 1) and not has_more_pixels(b"", 1)
+    assert (pixels_in(content, 1199), pixels_in(content, 1200), pixels_in(content, 5000)) == (1200, 1200, 1200)
+    assert pixels_in(content, 10) == 11, "more than twice the limit, where Pillow raises an error"
+    assert pixels_in(b"no image", 1) == pixels_in(b"", 1) == 0

@@ -29,6 +29,27 @@ def test_each_job_gets_its_own_result_in_batches_of_those_that_wait():
     assert max(sizes) <= 8 and sum(sizes) == 20 and len(sizes) <= 4
 
 
+def test_heavy_jobs_are_worked_on_in_smaller_batches_and_in_order():
+    batches, going = [], threading.Event()
+
+    def work(jobs: Sequence[int]) -> list[int]:
+        going.wait(5)
+        batches.append(list(jobs))
+        return list(jobs)
+
+    async def main() -> list[int]:
+        batcher = Batcher(work, 3, "test", weight=lambda job: job, heaviest=10)
+        asked = [asyncio.create_task(batcher.result(n)) for n in (1, 4, 6, 1, 30, 1, 2, 3, 4)]
+        await asyncio.sleep(0.05)
+        going.set()
+        results = await asyncio.gather(*asked)
+        batcher.close()
+        return results
+
+    assert asyncio.run(main()) == [1, 4, 6, 1, 30, 1, 2, 3, 4]
+    assert batches == [[1, 4], [6, 1], [30], [1, 2, 3], [4]]
+
+
 def test_a_job_that_fails_makes_no_other_fail():
     def work(jobs: Sequence[int]) -> list[int]:
         if 3 in jobs:
