@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from icdsel.records import Answer, Example
+from icdsel.records.examples import PLACE
 from icdsel.vlm.engine import Request
 from icdsel.vlm.local.decoding import until
 from icdsel.vlm.local.model import LocalModel
@@ -24,7 +25,7 @@ def answers_of(vlm: LocalModel, requests: Sequence[Request]) -> list[Answer]:
 
 
 def examples_in(folder: Path) -> list[Example]:
-    """Six examples whose images have different sizes."""
+    """Eight examples whose images have different sizes; the last two have two and three images."""
     made = []
     generator = torch.Generator().manual_seed(2)
     sizes = {"one": (40, 40), "two": (64, 30), "three": (30, 70), "four": (64, 64), "five": (90, 41), "six": (33, 60)}
@@ -33,6 +34,10 @@ def examples_in(folder: Path) -> list[Example]:
         path = folder / f"{i}.png"
         Image.fromarray(pixels.numpy()).save(path)
         made.append(Example(i, i, path, f"What is number {number}?", "doni", ("doni",)))
+    first, second, third, *_ = (example.image for example in made)
+    made.append(Example(6, 6, third, "What do both show?", "doni", ("doni",), more_images=(first,)))
+    between = f"{PLACE} is to {PLACE} as {PLACE} is to what?"
+    made.append(Example(7, 7, second, between, "doni", ("doni",), more_images=(third, second)))
     return made
 
 
@@ -49,7 +54,7 @@ def requests_of(examples: list[Example], seed: int, count: int) -> list[Request]
 def plain_inputs(vlm: LocalModel, request: Request, answer: str = ""):
     """The inputs that transformers' own processor makes for one prompt (followed by an answer)."""
     messages = chat_messages(request.icds, request.query, vlm.style)
-    images = [Image.open(example.image) for example in request.shown]
+    images = [Image.open(image) for image in request.images]
     template = vlm.processor.chat_template.replace("strftime_now('%d %b %Y')", "'26 Jul 2024'")
     text = vlm.processor.apply_chat_template(
         messages, tokenize=False, add_generation_prompt=True, chat_template=template

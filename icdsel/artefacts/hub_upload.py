@@ -84,7 +84,7 @@ def _of_bundle(folder: Path, licence: str | None) -> Parcel:
     elif not (folder / CARD).is_file():
         files[CARD] = bundle_card(manifest).encode()
     if manifest.images != "none":
-        images = {example.image for example in bundle.train}
+        images = {image for example in bundle.train for image in example.images}
         if missing := sorted(image for image in images if not image.is_file()):
             raise BUNDLE.error(f"{folder} lacks {len(missing)} images, first {missing[0].name}: export it again")
         files |= {image.relative_to(folder).as_posix(): image for image in sorted(images)}

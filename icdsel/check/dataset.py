@@ -134,12 +134,12 @@ def _check_answers(found: Findings, splits: Mapping[str, Sequence[Example]], set
 
 def check_questions(found: Findings, splits: Mapping[str, Sequence[Example]]) -> None:
     """Adds what is wrong with the questions of all splits."""
-    known: dict[tuple[str, Path, str], QuestionId] = {}
+    known: dict[tuple[str, tuple[Path, ...], str], QuestionId] = {}
     total = sum(map(len, splits.values()))
     for split, place, example in _placed(splits):
         if not example.question.strip():
             found.add(NO_QUESTION, place)
-        first = known.setdefault((split, example.image, example.question.strip().lower()), example.question_id)
+        first = known.setdefault((split, example.images, example.question.strip().lower()), example.question_id)
         if first != example.question_id:
             found.add(SAME_QUESTION, f"{place} as question {first}: {example.question}", of=total)
 
@@ -161,7 +161,7 @@ def _check_shared(found: Findings, reading: Reading) -> None:
     for (one, other), repeated in shared.items():
         found.add(SHARED_IDS, f"{one} and {other}: {min(repeated, key=id_order)}", len(repeated))
     # By image_id and by path: one path may have several image_ids, and one image_id several paths.
-    places = {split: [(e.image_id, e.image) for e in examples] for split, examples in splits.items()}
+    places = {split: [(e.image_id, path) for e in examples for path in e.images] for split, examples in splits.items()}
     for (one, other), (image_id, path) in in_two_splits(places):
         found.add(LEAK_ID, f"{one} and {other}: image {image_id} ({path.name})")
 
@@ -191,8 +191,9 @@ def _check_images(found: Findings, splits: Mapping[str, Sequence[Example]], max_
     questions: Counter[Path] = Counter()
     for split, examples in splits.items():
         for example in examples:
-            used.setdefault(example.image, set()).add(split)
-            questions[example.image] += 1
+            for image in example.images:
+                used.setdefault(image, set()).add(split)
+                questions[image] += 1
     existing = _existing(used)
     for path in used:
         if path not in existing:

@@ -265,7 +265,9 @@ class _Queries:
             if None in icds:
                 self._found.add(UNKNOWN_ICD, place)
             # By the path, as pools do: other pictures may have the same image_id.
-            if query and any(icd.question_id != question_id and icd.image == query.image for icd in icds if icd):
+            if query and any(
+                icd.question_id != question_id and not set(query.images).isdisjoint(icd.images) for icd in icds if icd
+            ):
                 self._found.add(self._own_image, place)
 
     def check_group(self, group: QueryGroup) -> None:

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor
 
 from icdsel.artefacts.bundle.contents import Bundle
 from icdsel.records import Example
-from icdsel.retrieval.embeddings import Embeddings, Encoded, distinct
+from icdsel.retrieval.embeddings import Embeddings, Encoded, distinct, distinct_images, means_of
 from icdsel.retrieval.encoders import Encoder
 
 __all__ = ["EncodedQueries", "encode_queries"]
@@ -40,12 +41,12 @@ def encode_queries(
     Raises:
         VlmError: The encoder cannot be loaded.
     """
-    images, of_image = distinct([query.image for query in queries])
-    questions, of_question = distinct([query.question for query in queries])
+    images, images_of = distinct_images(queries)
+    questions, of_question = distinct([query.text for query in queries])
     image_features, reasons = encoder.embed_images(images)  # (M, d)
     question_features = encoder.embed_texts(questions)
-    broken = {at: reasons[image] for at, image in enumerate(of_image) if image in reasons}
-    encoded = Encoded(image_features[of_image], question_features[of_question], broken)
+    broken = {at: reasons[image] for at, images in enumerate(images_of) for image in images if image in reasons}
+    encoded = Encoded(means_of(image_features, images_of), question_features[of_question], broken)
     vectors = encoded.relative_to(bundle.tables.centre)
     excluded = [_excluded(bundle, query, exclude_same_image) for query in queries]
     return EncodedQueries(queries, vectors, vectors.of(bundle.manifest.embed), excluded, broken)
@@ -54,6 +55,6 @@ def encode_queries(
 def _excluded(bundle: Bundle, query: Example, exclude_same_image: bool) -> frozenset[int]:
     own = bundle.train.row.get(query.question_id)
     rows = set() if own is None or bundle.train[own].question != query.question else {own}
-    if exclude_same_image and query.image.is_file():
-        rows |= {*bundle.train.rows_of_image(query.image), *bundle.rows_of_equal_image(query.image)}
+    for image in filter(Path.is_file, query.images) if exclude_same_image else ():
+        rows |= {*bundle.train.rows_of_image(image), *bundle.rows_of_equal_image(image)}
     return frozenset(rows)

@@ -39,7 +39,8 @@ class Split(Sequence[Example]):
             refuse_repeated(name, (example.question_id for example in self._examples))
         self._rows_of_image: dict[Path, list[int]] = {}
         for row, example in enumerate(self._examples):
-            self._rows_of_image.setdefault(example.image, []).append(row)
+            for image in dict.fromkeys(example.images):
+                self._rows_of_image.setdefault(image, []).append(row)
 
     def __len__(self) -> int:
         return len(self._examples)

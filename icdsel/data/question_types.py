@@ -22,14 +22,10 @@ _KNOWLEDGE = {
 }
 
 
-def types_of(record: Mapping[str, Any]) -> dict[str, str]:
-    """The fields `question_type` and `answer_type` of an `Example`; what is missing or no short text is left out."""
-    found = {name: record.get(name) for name in ("question_type", "answer_type")}
-    types = {
-        name: " ".join(value.split())
-        for name, value in found.items()
-        if isinstance(value, str) and value.isprintable() and len(value) <= LONGEST_TYPE
-    }
-    if "question_type" in types:
-        types["question_type"] = _KNOWLEDGE.get(types["question_type"], types["question_type"])
-    return types
+def types_of(record: Mapping[str, Any]) -> tuple[str, str]:
+    """The fields `question_type` and `answer_type` of a record; "" for what is missing or no short text."""
+    question, answer = (
+        " ".join(value.split()) if isinstance(value, str) and value.isprintable() and len(value) <= LONGEST_TYPE else ""
+        for value in (record.get("question_type"), record.get("answer_type"))
+    )
+    return _KNOWLEDGE.get(question, question), answer

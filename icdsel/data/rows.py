@@ -188,6 +188,7 @@ class _RowReader:
         elif answers:
             answer = majority_of(answers, raw_answers, self._shown)
         image, image_id = self._image(mapped, split, images)
+        question_type, answer_type = types_of(mapped)
         example = Example(
             question_id=question_id,
             image_id=image_id,
@@ -196,7 +197,8 @@ class _RowReader:
             answer=answer or "",
             answers=answers,
             raw_answers=raw_answers,
-            **types_of(mapped),
+            question_type=question_type,
+            answer_type=answer_type,
         )
         self._reading.numbered[split] += mapped.get("question_id") is None
         self._reading.unlabelled[split] += not answers

@@ -51,8 +51,9 @@ def _images(examples: Sequence[Example]) -> list[QuestionId]:
         return image_id
 
     for example in examples:
-        one, other = root(example.image_id), root(by_path.setdefault(example.image, example.image_id))
-        if one != other:
-            low, high = sorted((one, other), key=str)
-            first[high] = low
+        for image in example.images:
+            one, other = root(example.image_id), root(by_path.setdefault(image, example.image_id))
+            if one != other:
+                low, high = sorted((one, other), key=str)
+                first[high] = low
     return [root(example.image_id) for example in examples]

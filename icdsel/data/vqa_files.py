@@ -121,9 +121,7 @@ def _vqa_example(
     answers, raw_answers = answers_of(record, texts)
     choice = record.get("multiple_choice_answer")
     answer = text_of(record, "multiple_choice_answer", texts) if choice else majority_of(answers, raw_answers, shown)
-    return Example(
-        question_id, image_id, image_of(image_id), question, answer, answers, raw_answers, **types_of(record)
-    )
+    return Example(question_id, image_id, image_of(image_id), question, answer, answers, raw_answers, *types_of(record))
 
 
 def read_questions(path: Path, image_of: ImageOf, refuse: Refuse = stop) -> list[Example]:

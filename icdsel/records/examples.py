@@ -5,17 +5,30 @@ from pathlib import Path
 
 from icdsel.records.values import QuestionId
 
+PLACE = "\ufffc"
+"""Stands in a question where one of several images belongs: Unicode's character for an embedded object."""
+
 Pointer = tuple[QuestionId, ...]
 """ICDs in prompt order, by question_id."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """An image, a question about it, and the reference answers.
+    """One or more images, a question about them, and the reference answers.
 
-    `answer` is the answer that a demonstration shows; `answers` are the (usually ten) human answers that a prediction
-    is compared with. If these are not as people wrote them (OK-VQA stems them), `raw_answers` has the originals.
-    `question_type` and `answer_type` are those of the annotations, if there are any; they decide nothing.
+    Attributes:
+        question_id: Its id.
+        image_id: The id of its image, or of its images together.
+        image: The first image.
+        question: The question. Images are shown in front of it, or where a `PLACE` stands for each of them.
+        answer: The answer that a demonstration shows.
+        answers: The (usually ten) human answers that a prediction is compared with.
+        raw_answers: The same as people wrote them, if `answers` are not (OK-VQA stems them).
+        question_type: That of the annotations, if there is any; it decides nothing.
+        answer_type: The same of the answer.
+        more_images: The images after the first one.
+        options: The answers to choose from, if the question names them.
+        pool: The examples from which demonstrations are chosen for this query alone, if it brings its own.
     """
 
     question_id: QuestionId
@@ -27,6 +40,19 @@ class Example:
     raw_answers: tuple[str, ...] = ()
     question_type: str = ""
     answer_type: str = ""
+    more_images: tuple[Path, ...] = ()
+    options: tuple[str, ...] = ()
+    pool: Pointer | None = None
+
+    @property
+    def images(self) -> tuple[Path, ...]:
+        """All images, in the order in which they are shown."""
+        return (self.image, *self.more_images)
+
+    @property
+    def text(self) -> str:
+        """The question without the places of images."""
+        return " ".join(self.question.replace(PLACE, " ").split()) if PLACE in self.question else self.question
 
     @property
     def written_answers(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -135,9 +136,9 @@ def encode(
     Raises:
         VlmError: The encoder cannot be loaded, or computes features that are not finite.
     """
-    images, image_of = distinct(example.image for example in examples)
-    questions, question_of = distinct(example.question for example in examples)
-    path = cache_dir / f"{split}_embeddings_{_fingerprint(examples, images, image_of, encoder)}.safetensors"
+    images, images_of = distinct_images(examples)
+    questions, question_of = distinct(example.text for example in examples)
+    path = cache_dir / f"{split}_embeddings_{_fingerprint(examples, images, images_of, encoder)}.safetensors"
     rows = {"image": len(images), "question": len(questions)}
     parts = path.with_suffix(".parts")
     is_new = False
@@ -155,9 +156,9 @@ def encode(
         if on_done:
             on_done(len(examples))
     return Encoded(
-        features.tables["image"][image_of],
+        means_of(features.tables["image"], images_of),
         features.tables["question"][question_of],
-        {row: features.broken[image] for row, image in enumerate(image_of) if image in features.broken},
+        {row: features.broken[own] for row, images in enumerate(images_of) for own in images if own in features.broken},
     )
 
 
@@ -213,14 +214,31 @@ def distinct(items: Iterable[_Item]) -> tuple[list[_Item], list[int]]:
     return list(place), places
 
 
+def distinct_images(examples: Sequence[Example]) -> tuple[list[Path], list[list[int]]]:
+    """Returns the distinct images of examples, and the positions of each example's own among them."""
+    images, places = distinct(image for example in examples for image in example.images)
+    at = iter(places)
+    return images, [list(islice(at, len(example.images))) for example in examples]
+
+
+def means_of(features: Tensor, rows_of: Sequence[Sequence[int]]) -> Tensor:
+    """The mean (N, d) over the rows of each of N examples, of features (M, d)."""
+    found = features[[rows[0] for rows in rows_of]]
+    for n, rows in enumerate(rows_of):
+        if len(rows) > 1:
+            found[n] = features[list(rows)].mean(0)
+    return found
+
+
 def _fingerprint(
-    examples: Sequence[Example], images: Sequence[Path], image_of: Sequence[int], encoder: "Encoder"
+    examples: Sequence[Example], images: Sequence[Path], images_of: Sequence[Sequence[int]], encoder: "Encoder"
 ) -> str:
     """A hash of the encoder, the examples, and the images' names and sizes, and which examples share an image."""
     sizes = [size_of(image) for image in images]  # the encoder reports missing files
     digest = hashlib.sha256(encoder.fingerprint.encode())
-    for example, image in zip(examples, image_of, strict=True):
-        row = [example.question_id, example.image.name, image, sizes[image], example.question]
+    for example, (first, *others) in zip(examples, images_of, strict=True):
+        row: list[object] = [example.question_id, example.image.name, first, sizes[first], example.question]
+        row += [[images[other].name, other, sizes[other]] for other in others]
         digest.update(json.dumps(row).encode())
     return digest.hexdigest()[:16]
 

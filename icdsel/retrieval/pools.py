@@ -148,5 +148,5 @@ def _own_row(query: Example, train: Split) -> int | None:
 
 
 def _excluded(query: Example, own: int | None, train: Split, exclude_same_image: bool) -> frozenset[int]:
-    rows = set(train.rows_of_image(query.image)) if exclude_same_image else set()
+    rows = {row for image in query.images for row in train.rows_of_image(image)} if exclude_same_image else set()
     return frozenset(rows if own is None else rows | {own})

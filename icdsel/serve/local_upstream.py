@@ -126,8 +126,8 @@ class LocalUpstream:
 
 def _without_paths(message: str, request: Request) -> str:
     """A message without the places of the images on this machine."""
-    for example in (*request.icds, request.query):
-        message = message.replace(str(example.image), "an image")
+    for image in request.images:
+        message = message.replace(str(image), "an image")
     return message
 
 

@@ -92,8 +92,8 @@ class AnswerCache:
         None if an image cannot be read: such a call fails, and may succeed when it is repeated.
         """
         try:
-            icds = [[self._image(icd.image), icd.question, icd.answer] for icd in request.icds]
-            prompt = [*icds, [self._image(request.query.image), request.query.question]]
+            icds = [[*map(self._image, icd.images), icd.question, icd.answer] for icd in request.icds]
+            prompt = [*icds, [*map(self._image, request.query.images), request.query.question]]
         except OSError:
             return None
         return hashlib.sha256(json.dumps(prompt).encode()).hexdigest()[:32]

@@ -359,7 +359,7 @@ class Session:
                 )
             pools = "Pools may contain them, and prompts that show them fail" if in_pools else "No pool contains them"
             warn(f"{message}\n{pools}; as queries they count as failed.")
-            self._skipped.update(examples[row].image for row in encoded.broken)
+            self._skipped.update(image for row in encoded.broken for image in examples[row].images)
         return encoded
 
     # ---- pools ----

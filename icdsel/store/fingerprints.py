@@ -22,7 +22,18 @@ def fingerprint_examples(examples: Iterable[Example]) -> str:
     """The fingerprint of all fields of examples; of images, only name and size count."""
     digest, size = hashlib.sha256(), cache(size_of)
     for e in examples:
-        row = [e.question_id, e.image_id, e.image.name, size(e.image), e.question, e.answer, e.answers, e.raw_answers]
+        row: list[object] = [
+            e.question_id,
+            e.image_id,
+            e.image.name,
+            size(e.image),
+            e.question,
+            e.answer,
+            e.answers,
+            e.raw_answers,
+        ]
+        if e.more_images or e.options or e.pool is not None:  # others keep the fingerprint from before these fields
+            row += [[[image.name, size(image)] for image in e.more_images], e.options, e.pool]
         digest.update(json.dumps(row).encode())
     return digest.hexdigest()[:16]
 
@@ -44,7 +55,8 @@ def known_share(sketch: Iterable[str], examples: Iterable[Example]) -> float:
 def _digests(examples: Iterable[Example]) -> Iterator[str]:
     size = cache(size_of)
     for e in examples:
-        yield hashlib.sha256(json.dumps([e.image.name, size(e.image), e.question]).encode()).hexdigest()[:16]
+        images = [value for image in e.images for value in (image.name, size(image))]
+        yield hashlib.sha256(json.dumps([*images, e.question]).encode()).hexdigest()[:16]
 
 
 def fingerprint_file(path: Path) -> str:

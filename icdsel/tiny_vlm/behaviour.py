@@ -40,6 +40,11 @@ class Item:
     words: tuple[str, ...]
 
     @property
+    def images(self) -> tuple[int]:
+        """The picture, as prompts want it."""
+        return (self.image,)
+
+    @property
     def answer(self) -> str:
         """The answer, as a demonstration shows it."""
         return "-".join(self.words)

@@ -37,7 +37,7 @@ class CallCount:
             for i, answer in answers.items():
                 self._requests += 1
                 self._cut += answer.cut
-                if answer.error is not None and self.skipped.isdisjoint(shown.image for shown in requests[i].shown):
+                if answer.error is not None and self.skipped.isdisjoint(requests[i].images):
                     self._failed += 1
                     self._last_failure = answer.error
 

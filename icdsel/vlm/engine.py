@@ -32,6 +32,11 @@ class Request:
         """The examples of the prompt, in order: the ICDs, then the query."""
         return (*self.icds, self.query)
 
+    @property
+    def images(self) -> tuple[Path, ...]:
+        """The images of the prompt, in order."""
+        return tuple(image for example in self.shown for image in example.images)
+
 
 class Engine(Protocol):
     """Runs a vision-language model.

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from icdsel.records.examples import PLACE
 from icdsel.registry import Registry
 from icdsel.settings.tables import VlmSettings
 
@@ -18,10 +19,10 @@ Message = dict[str, Any]
 
 
 class Shown(Protocol):
-    """The parts of an example that a prompt shows: an image (of any type), a question, and for an ICD the answer."""
+    """The parts of an example that a prompt shows: images (of any type), a question, and for an ICD the answer."""
 
     @property
-    def image(self) -> Any: ...  # noqa: D102
+    def images(self) -> Sequence[Any]: ...  # noqa: D102
     @property
     def question(self) -> str: ...  # noqa: D102
     @property
@@ -108,24 +109,36 @@ def text(content: str) -> Message:
     return {"type": "text", "text": content}
 
 
-def image(example: Shown) -> Message:
-    """Creates an image part of a turn, from an example."""
-    return {"type": "image", "image": example.image}
+def image(content: Any) -> Message:
+    """Creates an image part of a turn."""
+    return {"type": "image", "image": content}
+
+
+def parts(example: Shown, content: str) -> list[Message]:
+    """The parts of an example: its images, and the text, which may say where each of them stands (`PLACE`)."""
+    pieces = content.split(PLACE)
+    if len(pieces) - 1 != len(example.images):
+        return [*map(image, example.images), text("".join(pieces))]
+    first, *others = pieces
+    placed = [text(first)] if first.strip() else []
+    for own, piece in zip(example.images, others, strict=True):
+        placed += [image(own), text(piece)] if piece.strip() else [image(own)]
+    return placed
 
 
 def _one_turn(icds: Sequence[Shown], query: Shown, style: PromptStyle) -> list[Message]:
     """All images and texts in one user turn, as in Lever-Plus."""
-    parts = [part for icd in icds for part in (image(icd), text(style.icd_text(icd)))]
-    return [turn("user", *parts, image(query), text(style.query_text(query)))]
+    shown = [part for icd in icds for part in parts(icd, style.icd_text(icd))]
+    return [turn("user", *shown, *parts(query, style.query_text(query)))]
 
 
 def _dialogue(icds: Sequence[Shown], query: Shown, style: PromptStyle) -> list[Message]:
     """A user turn and an assistant turn for each ICD."""
     turns = []
     for icd in icds:
-        turns.append(turn("user", image(icd), text(style.query_text(icd))))
+        turns.append(turn("user", *parts(icd, style.query_text(icd))))
         turns.append(turn("assistant", text(harmless(icd.answer))))
-    return [*turns, turn("user", image(query), text(style.query_text(query)))]
+    return [*turns, turn("user", *parts(query, style.query_text(query)))]
 
 
 LAYOUTS = Registry(

@@ -48,7 +48,7 @@ class Bundle:
         trained_for: What it was trained for.
         train: The N candidates, with the paths of their images.
         tables: Their embeddings.
-        digests: The SHA-256 of each candidate's original image; None if the images are the original files.
+        digests: The SHA-256 of each candidate's original images; None if the images are the original files.
     """
 
     manifest: Manifest
@@ -58,7 +58,7 @@ class Bundle:
     trained_for: Mapping[str, object]
     train: Split
     tables: Tables
-    digests: Sequence[str] | None = None
+    digests: Sequence[Sequence[str]] | None = None
 
     @cached_property
     def table(self) -> Tensor:
@@ -79,22 +79,28 @@ class Bundle:
     @cached_property
     def images_root(self) -> Path:
         """The folder that holds all images of the candidates."""
-        return Path(os.path.commonpath({example.image.parent for example in self.train}))
+        return Path(os.path.commonpath({image.parent for example in self.train for image in example.images}))
 
     def rows_of_equal_image(self, image: Path) -> Sequence[int]:
-        """The candidates whose image has the same content as a file."""
+        """The candidates of which an image has the same content as a file."""
         if self.digests is not None:
             return self._rows_by_digest.get(digest_of_file(image), ())
         rows = self._rows_by_size.get(size_of(image), ())
         digest = digest_of_file(image) if rows else ""
-        return [row for row in rows if digest_of_file(self.train[row].image) == digest]
+        size = size_of(image)
+        return [
+            row
+            for row in rows
+            if any(size_of(own) == size and digest_of_file(own) == digest for own in self.train[row].images)
+        ]
 
     @cached_property
     def _rows_by_size(self) -> Mapping[int, list[int]]:
-        """The candidates by the size of their image's file, of those whose file exists."""
+        """The candidates by the sizes of their images' files, of those that exist."""
         rows: dict[int, list[int]] = {}
         for row, example in enumerate(self.train):
-            rows.setdefault(size_of(example.image), []).append(row)
+            for size in {size_of(image) for image in example.images}:
+                rows.setdefault(size, []).append(row)
         rows.pop(-1, None)
         return rows
 
@@ -102,8 +108,9 @@ class Bundle:
     def _rows_by_digest(self) -> Mapping[str, list[int]]:
         """The candidates of each image, by its SHA-256."""
         rows: dict[str, list[int]] = {}
-        for row, digest in enumerate(self.digests or ()):
-            rows.setdefault(digest, []).append(row)
+        for row, digests in enumerate(self.digests or ()):
+            for digest in dict.fromkeys(digests):
+                rows.setdefault(digest, []).append(row)
         return rows
 
 

@@ -41,7 +41,7 @@ def read_bundle(folder: Path, image_dir: Path | None = None) -> Bundle:
     if len(found) != manifest.candidates:
         raise BundleError(f"{folder} holds {len(found)} candidates, {manifest.candidates} were exported")
     tables = _tables(folder / TABLES, len(found))
-    digests = {example.question_id: image.digest for example, image in found}
+    digests = {example.question_id: [image.digest for image in images] for example, images in found}
     if image_dir is not None and manifest.images != "full":
         examples = _with_images(found, image_dir)
     else:
@@ -136,23 +136,26 @@ def _require_inside(folder: Path) -> None:
             raise BundleError(f"{path} is a link, which a bundle may not contain: copy the file itself")
 
 
-def _with_images(found: list[tuple[Example, StoredImage]], image_dir: Path) -> list[Example]:
+def _with_images(found: list[tuple[Example, tuple[StoredImage, ...]]], image_dir: Path) -> list[Example]:
     if not image_dir.is_dir():
         raise BundleError(f"{image_dir} is no folder of images")
-    wanted = {image.name: image.digest for _, image in found}
+    wanted = {image.name: image.digest for _, images in found for image in images}
     places: dict[str, Path] = {}
     for path in sorted(image_dir.rglob("*")):
         # Compared with its digest, so that a bundle cannot pass off any file of this name as an image.
         is_new = path.name in wanted and path.name not in places and path.is_file()
         if is_new and digest_of_file(path) == wanted[path.name]:
             places[path.name] = path
-    missing = [image.name for _, image in found if image.name not in places]
+    missing = [image.name for _, images in found for image in images if image.name not in places]
     if missing:
         raise BundleError(
             f"{image_dir} lacks {len(missing)} of the candidates' images, or has others of the same name, first "
             f"{missing[0][:80]}"
         )
-    return [replace(example, image=places[image.name]) for example, image in found]
+    return [
+        replace(example, image=places[first.name], more_images=tuple(places[image.name] for image in others))
+        for example, (first, *others) in found
+    ]
 
 
 def _require_fitting(folder: Path, bundle: Bundle, config: PointerConfig) -> None:

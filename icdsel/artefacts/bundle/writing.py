@@ -52,9 +52,11 @@ def write_bundle(
         stored: dict[Path, StoredImage] = {}
         lines = []
         for example in bundle.train:
-            if example.image not in stored:
-                stored[example.image] = _store(example.image, part, images, most_pixels)
-            lines.append(json.dumps(line_of(example, stored[example.image]), ensure_ascii=False) + "\n")
+            for image in example.images:
+                if image not in stored:
+                    stored[image] = _store(image, part, images, most_pixels)
+            line = line_of(example, [stored[image] for image in example.images])
+            lines.append(json.dumps(line, ensure_ascii=False) + "\n")
             if advance:
                 advance(1)
         _remove_others(part, {image.place for image in stored.values() if image.place})

@@ -66,7 +66,7 @@ class AnyVlm(LocalModel[TextPrompt]):
     def _open_images(self, requests: Sequence[Request], upcoming: Sequence[Request]) -> None:
         del upcoming  # decoded pictures are large, so they are not opened ahead of time
         self._pictures = {}
-        for path in dict.fromkeys(example.image for request in requests for example in request.shown):
+        for path in dict.fromkeys(image for request in requests for image in request.images):
             if path not in self.images.broken:
                 try:
                     self._pictures[path] = self.picture(path)

@@ -38,6 +38,10 @@ class _Shown:
     question: str
     answer: str = ""
 
+    @property
+    def images(self) -> tuple[str]:
+        return (self.image,)
+
 
 class ChatTemplate:
     """Renders messages with the chat template of a processor.

@@ -171,7 +171,8 @@ class LocalModel(Engine, Generic[Prompt]):
 
     def _images(self, request: Request) -> list[Shown]:
         """The images of a request, in order."""
-        return [self._shown(example.image, not request.icds) for example in request.shown]
+        images = request.images
+        return [self._shown(image, len(images) == 1) for image in images]
 
     def _disk_cache(self) -> DiskCache | None:
         folder, settings = self.settings.image_cache_dir, self.settings

@@ -217,7 +217,7 @@ class ServerEngine(Engine):
         async with self._reading_files:
             if not self._must_read_files:
                 return
-            shown = dict.fromkeys(example.image for request in requests for example in request.shown)
+            shown = dict.fromkeys(image for request in requests for image in request.images)
             if url := await first_file(self._images, shown):
                 for client in self._clients:
                     await require_readable(client, url, self.served.model, self._decoding)

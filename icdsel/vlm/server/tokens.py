@@ -26,7 +26,7 @@ _AROUND = 6  # tokens that a message shows
 
 @dataclass(frozen=True)
 class _Example:
-    image: Image.Image
+    images: tuple[Image.Image]
     question: str
     answer: str = ""
 
@@ -34,8 +34,8 @@ class _Example:
 def two_shot_prompt(settings: VlmSettings) -> list[Message]:
     """The messages of a prompt of two ICDs with drawn images, laid out as the settings say."""
     images = [within_pixels(picture, settings.min_pixels, settings.max_pixels) for picture in pictures()]
-    icds = [_Example(images[0], "What is it?", "lines"), _Example(images[1], "How many are there?", "2")]
-    return chat_messages(icds, _Example(images[2], "Which colour?"), PromptStyle.of(settings))
+    icds = [_Example((images[0],), "What is it?", "lines"), _Example((images[1],), "How many are there?", "2")]
+    return chat_messages(icds, _Example((images[2],), "Which colour?"), PromptStyle.of(settings))
 
 
 class LocalTokenizer:

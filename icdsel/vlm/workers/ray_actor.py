@@ -136,5 +136,5 @@ def _failed_images(method: str, values: Sequence[Any], reply: Reply) -> list[Pat
     """The images that a failed call has shown."""
     if method == "answer":
         failed = (request for request, answer in zip(values[1], reply.value, strict=True) if answer.error is not None)
-        return list({shown.image: None for request in failed for shown in request.shown})
+        return list({image: None for request in failed for image in request.images})
     return [values[1][i] for i in reply.value[1]] if method == "embed_images" else []

@@ -1,12 +1,14 @@
 """Chat messages from ICDs and a query."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from icdsel.records import Example
+from icdsel.records.examples import PLACE
 from icdsel.settings.tables import VlmSettings
-from icdsel.vlm.prompts import LAYOUTS, Layout, PromptStyle, chat_messages, harmless, image, text, turn
+from icdsel.vlm.prompts import LAYOUTS, Layout, PromptStyle, chat_messages, harmless, parts, text, turn
 
 
 def example(i: int, question: str, answer: str) -> Example:
@@ -65,9 +67,28 @@ def test_a_question_is_never_taken_for_the_template():
     assert text == "Question:a\0b {answer} {question} Short answer:the answer"
 
 
+def test_several_images_stand_in_front_of_the_question_or_where_it_says():
+    one = replace(example(1, "What differs?", "colour"), more_images=(Path("1b.png"),))
+    placed = replace(example(2, f"{PLACE} and {PLACE}: the same?", "no"), more_images=(Path("2b.png"),))
+    own = PromptStyle("", "Q:{question} A:{answer}", "Q:{question} A:", LAYOUTS.named("one-turn"))
+    shown = [("user", f"{n}.png") for n in ("1", "1b")] + [("user", "Q:What differs? A:colour"), ("user", "Q:")]
+    shown += [("user", "2.png"), ("user", " and "), ("user", "2b.png"), ("user", ": the same? A:")]
+    assert texts(chat_messages([one], placed, own)) == shown
+    dialogue = replace(own, layout=LAYOUTS.named("turns"))
+    assert texts(chat_messages([placed], one, dialogue))[:6] == [*shown[3:], ("assistant", "no")]
+
+
+def test_a_place_too_many_is_no_image():
+    odd = example(1, f"{PLACE}Which {PLACE} one?", "this")
+    assert texts(chat_messages([], odd, style(system_prompt=""))) == [
+        ("user", "1.png"),
+        ("user", "Question:Which  one? Short answer:"),
+    ]
+
+
 def test_a_layout_is_added_as_a_function(monkeypatch: pytest.MonkeyPatch):
     def texts_only(icds, query, style):
-        return [turn("user", *(text(style.icd_text(icd)) for icd in icds), image(query), text(query.question))]
+        return [turn("user", *(text(style.icd_text(icd)) for icd in icds), *parts(query, query.question))]
 
     monkeypatch.setitem(LAYOUTS, "texts-only", Layout("texts-only", texts_only))
     own = PromptStyle("", "{answer}!", "", LAYOUTS.named("texts-only"))

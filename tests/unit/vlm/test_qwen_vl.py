@@ -23,6 +23,7 @@ from icdsel.console import err
 from icdsel.data import world
 from icdsel.errors import CallsError, SettingsError, VlmError
 from icdsel.records import Answer, Example
+from icdsel.records.examples import PLACE
 from icdsel.settings.tables import VlmSettings
 from icdsel.tiny_vlm.tokenizer import build_processor
 from icdsel.vlm.devices import resolve_device
@@ -87,7 +88,7 @@ def small_random_model(processor, name: str = "random"):
 
 @pytest.fixture(scope="module")
 def examples(tmp_path_factory) -> list[Example]:
-    """Twelve examples whose images have different sizes."""
+    """Twelve examples whose images have different sizes; the last two have two images, placed in the question."""
     folder, rng, made = tmp_path_factory.mktemp("images"), random.Random(3), []
     for i, scene in enumerate(rng.sample(world.all_scenes(), 12)):
         image = world.draw(scene, rng)
@@ -98,7 +99,8 @@ def examples(tmp_path_factory) -> list[Example]:
         path = folder / f"{i}.png"
         image.save(path)
         question = f"What is the code of this {'colour' if i % 2 else 'shape'}?"
-        made.append(Example(i, i, path, question, "doni", ("doni",)))
+        more, question = ((), question) if i < 10 else ((made[0].image,), f"{PLACE} or {PLACE}: {question}")
+        made.append(Example(i, i, path, question, "doni", ("doni",), more_images=more))
     return made
 
 
@@ -148,7 +150,7 @@ def plain_inputs(vlm: LocalModel, request: Request, answer: str = ""):
     """The inputs that transformers' own processor makes for the prompt (followed by an answer)."""
     messages = chat_messages(request.icds, request.query, vlm.style)
     text = vlm.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) + answer
-    images = [Image.open(e.image).convert("RGB") for e in (*request.icds, request.query)]
+    images = [Image.open(image).convert("RGB") for image in request.images]
     return vlm.processor(text=[text], images=images, return_tensors="pt")
 
 
