@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from icdsel.data.world import Difficulty, files, write_world
+from icdsel.data.world import files, write_world
+from icdsel.settings.worlds import difficulty_of
 
 
 def put_world(drawn: Path, data: Path) -> None:
@@ -24,8 +25,9 @@ def put_world(drawn: Path, data: Path) -> None:
     shutil.copytree(drawn, data / "world", copy_function=put)
 
 
-def write_small_world(data: Path, train: int, tuning: int, validation: int) -> None:
-    """Draws the easy world with fewer examples into a data folder, under the name of the whole one."""
+def write_small_world(data: Path, train: int, tuning: int, validation: int, name: str = "world") -> None:
+    """Draws a world with fewer examples into a data folder, under the name of the whole one."""
+    difficulty = difficulty_of(name).model_copy(update={"train": train})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "SPLIT_SIZES", {"train": train, "tuning": tuning, "validation": validation})
-        write_world(data / "world", Difficulty(train=train))
+        write_world(data / name, difficulty)

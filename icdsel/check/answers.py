@@ -28,6 +28,7 @@ EXACT = Kind(
     "--metric normalised compares without case, articles and punctuation; official is the rule of VQAv2's publications",
     "warning",
 )
+UNFIT = Kind("questions are unfit for the task", "correct the records, or choose another --task")
 _BUNDLED_TOKENIZER = Path(__file__).parents[1] / "tiny_vlm" / "weights" / "tokenizer.json"
 
 
@@ -68,8 +69,11 @@ def check_answers(
         return bool(task.is_correct(metric.score(prediction, example)))
 
     for place, example in examples:
+        if (fault := task.fault(example)) is not None:
+            found.add(UNFIT, f"{place}: {fault}")
+            continue
         answers = sorted({*example.answers, *example.raw_answers})
-        shown = task.demonstration(example)
+        shown = task.read(task.demonstration(example), example)
         if len(example.answers) < task.usual_references:
             found.add(too_few, f"{place}: {len(example.answers)}", of=total)
         if not shown.strip():

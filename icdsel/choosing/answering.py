@@ -7,9 +7,7 @@ from threading import Lock
 from icdsel.choosing.choice import Choice
 from icdsel.errors import VlmError
 from icdsel.settings.loading import Settings, with_values
-from icdsel.tasks.base import TASKS, demonstrations
 from icdsel.tasks.cleaners import CLEANERS
-from icdsel.vlm.engine import Request
 from icdsel.vlm.engines import Vlm, open_engine
 from icdsel.vlm.server.naming import with_served_model
 
@@ -38,15 +36,18 @@ class Answering:
         Raises:
             VlmError: It cannot be opened, or failed on a query.
         """
-        task, cleaner = TASKS.named(self._settings.data.task), CLEANERS.named(self._settings.vlm.clean_answers)
-        requests = [Request(demonstrations(task, choice.icds), choice.query) for choice in choices]
+        cleaner = CLEANERS.named(self._settings.vlm.clean_answers)
+        requests = [choice.request for choice in choices]
         with self._one_at_a_time:
             if vlm not in self._opened:
                 self._opened[vlm] = self._open(vlm)
             answers = self._opened[vlm].answer(requests)
         if failed := [answer.error for answer in answers if answer.error is not None]:
             raise VlmError(f"{len(failed)} of {len(answers)} queries were not answered: {failed[0]}")
-        return [cleaner.clean(answer.text) for answer in answers]
+        return [
+            choice.prompts.task.read(cleaner.clean(answer.text), choice.query)
+            for choice, answer in zip(choices, answers, strict=True)
+        ]
 
     def close(self) -> None:
         """Ends the VLMs."""

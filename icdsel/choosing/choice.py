@@ -7,6 +7,7 @@ from icdsel.choosing.messages import MESSAGE_FORMATS
 from icdsel.records import Example
 from icdsel.vlm.engine import Request
 from icdsel.vlm.prompts import PromptStyle
+from icdsel.vlm.task_prompts import TaskPrompts
 
 __all__ = ["Choice"]
 
@@ -21,6 +22,7 @@ class Choice:
         scores: The log-prob (nats) of each ICD under the policy, given the ones before it; None if it was not the
             policy that chose, or if they were not asked for.
         style: How the prompt is worded: as in training.
+        prompts: How the task shows examples.
         max_image_pixels: Images with more pixels are not opened.
     """
 
@@ -28,12 +30,13 @@ class Choice:
     icds: tuple[Example, ...]
     scores: tuple[float, ...] | None
     style: PromptStyle = field(repr=False)
+    prompts: TaskPrompts = field(repr=False)
     max_image_pixels: int = field(repr=False)
 
     @property
     def request(self) -> Request:
         """What an engine (`icdsel.vlm.engine`) is asked."""
-        return Request(self.icds, self.query)
+        return self.prompts.request(self.icds, self.query)
 
     @property
     def messages(self) -> list[dict[str, Any]]:

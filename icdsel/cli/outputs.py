@@ -17,7 +17,6 @@ from icdsel.console import note, out, warn
 from icdsel.records import Example, Shots
 from icdsel.settings import Settings
 from icdsel.store.run_log import command_words
-from icdsel.tasks.base import TASKS, demonstrations
 from icdsel.trackers import Subject, require, track
 
 if TYPE_CHECKING:
@@ -147,6 +146,7 @@ def _page_command(words: Sequence[str]) -> str:
 def _messages(settings: Settings, icds: Sequence[Example], query: Example) -> Sequence[Mapping[str, Any]]:
     """The chat messages that show these demonstrations and this query to the VLM."""
     from icdsel.vlm.prompts import PromptStyle, chat_messages
+    from icdsel.vlm.task_prompts import TaskPrompts
 
-    task = TASKS.named(settings.data.task)
-    return chat_messages(demonstrations(task, icds), query, PromptStyle.of(settings.vlm))
+    request = TaskPrompts.of(settings.data).request(icds, query)
+    return chat_messages(request.icds, request.query, PromptStyle.of(settings.vlm))

@@ -33,7 +33,7 @@ def read_official(
     """Reads VQA's two files, `{"questions": [...]}` and `{"annotations": [...]}`, joined by question_id.
 
     Args:
-        questions: The file of records with `question_id` and `question`.
+        questions: The file of records with `question_id` and `question`, and optionally `multiple_choices`.
         annotations: The file of records with `question_id`, `image_id`, `answers` (records with `answer` and optionally
             `raw_answer`) and optionally `multiple_choice_answer`, `question_type` and `answer_type`.
         image_of: Returns the path of the image with an image_id.
@@ -46,13 +46,13 @@ def read_official(
         DataError: A file is damaged or not in this format, or the two do not match.
     """
     texts = Texts()
-    question_of: dict[QuestionId, str] = {}
+    question_of: dict[QuestionId, tuple[str, tuple[str, ...]]] = {}
     image_of_question: dict[QuestionId, object] = {}
     annotated: set[QuestionId] = set()
 
     def parse_question(question_id: QuestionId, record: Record) -> QuestionId:
         image_of_question[question_id] = record.get("image_id")  # before the record can be rejected
-        question_of[question_id] = text_of(record, "question", texts)
+        question_of[question_id] = text_of(record, "question", texts), _options_of(record, texts)
         return question_id
 
     question_ids = parse_records(questions, read_list(questions, "questions"), parse_question, refuse)
@@ -66,7 +66,7 @@ def read_official(
             if question_id not in image_of_question:
                 without_question.append(question_id)
             return None
-        example = _vqa_example(question_id, question, record, image_of, shown, texts)
+        example = _vqa_example(question_id, *question, record, image_of, shown, texts)
         image = image_of_question[question_id]
         if image is not None and image != example.image_id:
             raise ValueError(f"its image_id is {example.image_id}, but its question in {questions.name} has {image}")
@@ -101,7 +101,7 @@ def read_preprocessed(
     texts = Texts()
 
     def parse(question_id: QuestionId, record: Record) -> Example:
-        example = _vqa_example(question_id, text_of(record, "question", texts), record, image_of, shown, texts)
+        example = _vqa_example(question_id, text_of(record, "question", texts), (), record, image_of, shown, texts)
         found = "vqav2" if "multiple_choice_answer" in record else "okvqa" if example.raw_answers else dataset
         if found != dataset:
             raise ValueError(
@@ -114,14 +114,36 @@ def read_preprocessed(
     return examples
 
 
+def _options_of(record: Record, texts: Texts) -> tuple[str, ...]:
+    """The options of a question, as the multiple-choice questions of VQA's first version have them."""
+    given = record.get("multiple_choices")
+    return () if given is None else answers_of({"answers": given}, texts)[0]
+
+
 def _vqa_example(
-    question_id: QuestionId, question: str, record: Record, image_of: ImageOf, shown: ShownAnswer, texts: "Texts"
+    question_id: QuestionId,
+    question: str,
+    options: tuple[str, ...],
+    record: Record,
+    image_of: ImageOf,
+    shown: ShownAnswer,
+    texts: Texts,
 ) -> Example:
     image_id = integer_of(record, "image_id")
     answers, raw_answers = answers_of(record, texts)
     choice = record.get("multiple_choice_answer")
     answer = text_of(record, "multiple_choice_answer", texts) if choice else majority_of(answers, raw_answers, shown)
-    return Example(question_id, image_id, image_of(image_id), question, answer, answers, raw_answers, *types_of(record))
+    return Example(
+        question_id,
+        image_id,
+        image_of(image_id),
+        question,
+        answer,
+        answers,
+        raw_answers,
+        *types_of(record),
+        options=options,
+    )
 
 
 def read_questions(path: Path, image_of: ImageOf, refuse: Refuse = stop) -> list[Example]:
@@ -134,7 +156,8 @@ def read_questions(path: Path, image_of: ImageOf, refuse: Refuse = stop) -> list
 
     def parse(question_id: QuestionId, record: Record) -> Example:
         image_id = integer_of(record, "image_id")
-        return Example(question_id, image_id, image_of(image_id), text_of(record, "question", texts), "", ())
+        question, options = text_of(record, "question", texts), _options_of(record, texts)
+        return Example(question_id, image_id, image_of(image_id), question, "", (), options=options)
 
     examples = list(parse_records(path, read_list(path, "questions"), parse, refuse))
     refuse_repeated(path, (example.question_id for example in examples), refuse)

@@ -8,6 +8,7 @@ from icdsel.errors import SettingsError
 from icdsel.policy.rewards import REWARD_MODES
 from icdsel.settings.loading import Settings
 from icdsel.tasks.base import TASKS
+from icdsel.tasks.scoring import GENERATE
 
 
 def references_needed_by(settings: Settings) -> str | None:
@@ -21,6 +22,7 @@ def references_needed_by(settings: Settings) -> str | None:
         f"the reward mode {settings.reward.mode}": REWARD_MODES.named(settings.reward.mode).needs_references,
         f"the task {task.name}": task.needs_references,
         f"the metric {settings.data.metric}": task.metrics.named(settings.data.metric).needs_references,
+        f"--choice-by {settings.data.choice_by}": settings.data.choice_by != GENERATE,
     }
     return " and ".join(name for name, needs in named.items() if needs) or None
 

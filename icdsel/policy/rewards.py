@@ -14,6 +14,7 @@ The modes and their names are Lever-Plus's. To add one, add it to ``REWARD_MODES
 function and add it to ``NORMALIZATIONS``. Importing this module does not import torch.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -37,6 +38,7 @@ __all__ = [
     "reward_of",
 ]
 
+_LEAST_PROB = 1e-30  # its logarithm is far below the limit
 REWARD_LIMIT = 5.0
 """Rewards are clipped to [-5, 5], as in Lever-Plus."""
 
@@ -53,17 +55,19 @@ class RewardMode:
         hard: Weight of a correct prediction, in units of `hard_weight`.
         graded: The score of the graded term, an attribute of `ScoredPointer`; None if the mode has no such term.
         relevance: Whether the relevance of a wrong prediction is added.
+        log: Whether the graded term is the logarithm of its score, in nats.
     """
 
     name: str
     hard: float
     graded: str | None
     relevance: bool = False
+    log: bool = False
 
     @property
     def needs_references(self) -> bool:
         """Whether it reads the probabilities of the reference answers."""
-        return self.graded in REFERENCE_SCORES
+        return self.graded in (*REFERENCE_SCORES, "margin")
 
     @property
     def ignores(self) -> tuple[str, ...]:
@@ -83,6 +87,8 @@ REWARD_MODES: Registry[RewardMode] = Registry(
         RewardMode("hard01_plus_gtprob", 1, "reference_prob"),
         RewardMode("hard01_plus_gtprob_separated", 2, "reference_prob"),
         RewardMode("hard_plus_gtprob_plus_rel", 1, "reference_prob", relevance=True),
+        RewardMode("log_prob", 0, "reference_prob", log=True),
+        RewardMode("margin", 0, "margin"),
     ],
 )
 """The modes of ``pointer_reward``; the first is the default of the settings."""
@@ -108,6 +114,8 @@ def pointer_reward(
     * ``hard01_plus_gtprob``: w_h·correct + w_s·prob
     * ``hard01_plus_gtprob_separated``: 2·w_h·correct + w_s·prob
     * ``hard_plus_gtprob_plus_rel``: w_h·correct + w_s·prob + w_r·(1 − correct)·rel
+    * ``log_prob``: w_s·log prob, of tasks whose queries have one right answer, such as a class
+    * ``margin``: w_s·(log-prob of the right option − that of the best wrong one), of tasks with options
 
     Args:
         candidate: A scored pointer, or a mapping with the keys ``vqa_correct`` (0 or 1), ``vqa_acc_score``,
@@ -127,7 +135,8 @@ def pointer_reward(
     correct = score_of(candidate, "correct")
     reward = terms.hard * hard_weight * correct
     if terms.graded is not None:
-        reward += soft_weight * score_of(candidate, terms.graded)
+        graded = score_of(candidate, terms.graded)
+        reward += soft_weight * (math.log(max(graded, _LEAST_PROB)) if terms.log else graded)
     if terms.relevance:
         reward += rel_weight * (1 - correct) * score_of(candidate, "relevance")
     return max(-REWARD_LIMIT, min(REWARD_LIMIT, reward))

@@ -26,6 +26,7 @@ _SCORE_KEYS = {
     "token_f1": "vqa_rel_token_f1",
     "edit_similarity": "vqa_rel_edit_sim",
     "relevance": "vqa_rel_score",
+    "margin": "vqa_margin",
 }
 REFERENCE_SCORES = ("reference_prob", "reference_prob_per_token")
 """The scores that need the probabilities of the reference answers; None where the VLM did not give them."""
@@ -60,6 +61,8 @@ class ScoredPointer:
         token_f1: Similarity of the prediction to the most similar reference, by tokens.
         edit_similarity: The same by characters.
         relevance: The larger of `token_f1` and `edit_similarity`.
+        margin: How far the log-prob of the right option is above that of the best wrong one, in nats; None if the task
+            has no options, or they were not scored.
         error: Why the call failed; in that case there is neither a prediction nor a score.
         prompt_tokens: The length of the prompt in tokens of the VLM, those of images included; None if it is not known:
             for a failed call, and in files from before it was recorded.
@@ -78,6 +81,7 @@ class ScoredPointer:
     token_f1: float | None = None
     edit_similarity: float | None = None
     relevance: float | None = None
+    margin: float | None = None
     error: str | None = None
     prompt_tokens: int | None = None
 
@@ -122,6 +126,8 @@ class ScoredPointer:
         value = {POINTER_KEY: list(self.pointer)} | {key: getattr(self, name) for name, key in keys.items()}
         if self.error is not None:
             return value | {_FAILED: True, _ERROR: self.error}
+        if self.margin is None:  # a task without options has no such key
+            del value[_SCORE_KEYS["margin"]]
         return value if self.prompt_tokens is None else value | {_TOKENS: self.prompt_tokens}
 
 
@@ -129,7 +135,8 @@ class ScoredPointer:
 def _ranges(bounds: Bounds) -> Mapping[str, Bounds]:
     """The valid range of each score."""
     ranges = dict.fromkeys(_SCORE_KEYS, (0.0, 1.0)) | {"score": bounds}
-    return ranges | dict.fromkeys(REFERENCE_SCORES, (0.0, _MOST_REFERENCES * max(1.0, bounds[1])))
+    ranges |= dict.fromkeys(REFERENCE_SCORES, (0.0, _MOST_REFERENCES * max(1.0, bounds[1])))
+    return ranges | {"margin": (-math.inf, math.inf)}
 
 
 Candidate = ScoredPointer | Mapping[str, Any]

@@ -6,11 +6,11 @@ from typing import Any
 from icdsel.records import Example
 from icdsel.serve.chooser import Chosen
 from icdsel.settings.loading import Settings
-from icdsel.tasks.base import TASKS, demonstrations
 from icdsel.vlm.engine import Request
 from icdsel.vlm.prompts import PromptStyle, chat_messages
 from icdsel.vlm.server.conversation import openai_messages, without_markup
 from icdsel.vlm.server.images import SentImages
+from icdsel.vlm.task_prompts import TaskPrompts
 
 
 class PromptWriter:
@@ -21,13 +21,13 @@ class PromptWriter:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._style, self._task = PromptStyle.of(settings.vlm), TASKS.named(settings.data.task)
+        self._style, self._prompts = PromptStyle.of(settings.vlm), TaskPrompts.of(settings.data)
         in_prompts = settings.vlm.model_copy(update={"file_urls": False})
         self._images = SentImages(in_prompts, settings.data.max_image_pixels)
 
     def request(self, icds: Sequence[Example], query: Example) -> Request:
         """The prompt for an engine."""
-        return Request(demonstrations(self._task, icds), query)
+        return self._prompts.request(icds, query)
 
     async def prepare(self, query: Example) -> None:
         """Makes the query's image ready to be sent, while its demonstrations are chosen.

@@ -7,6 +7,7 @@ from icdsel.settings.loading import Settings
 from icdsel.settings.presets import RECIPES
 from icdsel.settings.tables import TABLES
 from icdsel.store.metadata import Inputs
+from icdsel.tasks import TASKS
 
 # Left out: locations of files, and settings that the identity represents otherwise: by fingerprints of files and
 # models, by the data type that the model was loaded in, by the settings that a preset changes.
@@ -26,6 +27,8 @@ def identity(settings: Settings, *tables: str, leave_out: Iterable[str] = ()) ->
         silent.add("vlm.trust_remote_code")
     if settings.data.task == DEFAULT_TASK:
         silent.add("data.task")
+    if settings.data.task not in TASKS or not TASKS[settings.data.task].has_options:
+        silent |= {"data.choice_by", "data.show_options"}
     silent |= {name for name, is_default in _later(settings) if is_default}
     if settings.vlm.engine == TABLES["vlm"].model_fields["engine"].default:
         silent.add("vlm.engine")

@@ -12,6 +12,7 @@ from icdsel.settings.presets import (
     DATA_ENDINGS,
     GATED,
     GATED_OVER_ALL,
+    OF_OPTIONS,
     PRESETS,
     QUERIES,
     QWEN_3B,
@@ -30,7 +31,7 @@ from icdsel.settings.tables import (
     VlmSettings,
 )
 from icdsel.settings.values import unescaped
-from icdsel.settings.worlds import is_world, world_folder
+from icdsel.settings.worlds import MOST_OPTIONS, difficulty_of, is_world, world_folder
 
 
 class Settings(BaseModel):
@@ -104,6 +105,8 @@ def resolve(raw: RawSettings) -> Settings:
     data = DataSettings(**decided["data"] | given["data"])
     if not is_world(data.dataset):
         decided["vlm"]["model"] = QWEN_3B
+    elif options := difficulty_of(data.dataset).options:
+        decided["data"] |= OF_OPTIONS | {"task": "choice" if options < MOST_OPTIONS else "classify"}
     if data.dataset in QUERIES:
         decided["proposals"]["queries"] = QUERIES[data.dataset]
     recipe = (decided["train"] | given["train"]).get("recipe", TrainSettings.model_fields["recipe"].default)

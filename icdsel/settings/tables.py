@@ -58,6 +58,7 @@ from icdsel.settings.values import (
 )
 from icdsel.settings.worlds import is_world
 from icdsel.tasks import TASKS
+from icdsel.tasks.scoring import GENERATE, ChoiceBy
 
 
 def default_metric(dataset: str, task: str) -> str:
@@ -75,7 +76,8 @@ class DataSettings(Table):
     """Defaults of icdsel; those for choosing from the whole training set, and as few ICDs as needed; or those of
     Lever-Plus for answers, pools, prompts, decoding, metric and training."""
     dataset: DatasetName = WORLD
-    """`world` (bundled), `world-misleading`, `world-hard`, one with other numbers (`world:seed=7`), `okvqa`, `vqav2`,
+    """`world` (bundled), `world-misleading`, `world-hard`, `world-choice`, `world-classes`, one with other numbers
+    (`world:seed=7`), `okvqa`, `vqav2`,
     your own file (JSON lines, JSON, CSV, Parquet) or folder, or a dataset on Hugging Face
     (`hub:owner/name`)."""
     columns: Columns = ()
@@ -102,6 +104,14 @@ class DataSettings(Table):
     """Which of the task's scores. For `vqa`: VQA accuracy with texts that are always normalised, of the official
     evaluation code, of OpenFlamingo, or with lemmatised predictions.
     [the task's first; for vqa `official` on vqav2, `lemmatised` on okvqa, else `normalised`]"""
+    choice_by: ChoiceBy = "generate"
+    """How an option becomes the answer, in tasks with options: the VLM names it, or it has the highest log-prob of all
+    options, or the highest one per token."""
+    show_options: bool = Field(
+        default_factory=lambda data: TASKS[data["task"]].listed if data.get("task") in TASKS else False
+    )
+    """List the options below the question, each with a letter that is its answer.
+    [on for `choice`, off for `classify`]"""
     results_dir: Place = Path("results")
     """Folder for all results."""
     sampler: Sampler = "rand"
@@ -147,6 +157,10 @@ class DataSettings(Table):
                 TASKS[self.task].metrics.named(self.metric)
             except SettingsError as error:
                 raise ValueError(f"metric: {error}") from None
+            if self.choice_by != GENERATE and not TASKS[self.task].has_options:
+                raise ValueError(
+                    f"choice_by: the task {self.task} has no options to rank; use --task choice or classify"
+                )
         return self
 
 

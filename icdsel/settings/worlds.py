@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from icdsel.settings.presets import WORLD
 
 WORLD_SEED = 20_251_210
+MOST_OPTIONS = 64
+"""Options of a question that are all codes of a world, as the classes of a dataset are."""
 
 
 class Difficulty(BaseModel):
@@ -43,6 +45,9 @@ class Difficulty(BaseModel):
     """Share of questions that careless people ask; only they use certain wordings."""
     careless_wrong: float = Field(0.9, ge=0, le=1)
     """Share of the training answers of careless people that are wrong. (unreliable)"""
+    options: int = Field(0, ge=0, le=MOST_OPTIONS)
+    """How many codes each question names to choose from, at most all of the world; 0 for none. One of them is right.
+    (multiple choice, classes)"""
     train: int = Field(2400, ge=1, le=1_000_000)
     """Number of training questions."""
     seed: int = Field(WORLD_SEED, ge=0, le=2**32 - 1)
@@ -52,6 +57,8 @@ class Difficulty(BaseModel):
     def _shares_fit(self) -> Self:
         if self.pairs + self.plain > 1:
             raise ValueError(f"pairs ({self.pairs:g}) and plain ({self.plain:g}) are shares: their sum is at most 1")
+        if self.options and self.pairs + self.plain + self.careless:
+            raise ValueError("options are codes, so that pairs, plain and careless must be 0")
         return self
 
 
@@ -68,6 +75,8 @@ DIFFICULTIES: dict[str, Difficulty] = {
         plain=0.3,
         careless=0.25,
     ),
+    "choice": Difficulty(backgrounds=True, companions=0.5, wordings=8, synonyms=3, options=4),
+    "classes": Difficulty(backgrounds=True, companions=0.5, wordings=8, synonyms=3, options=MOST_OPTIONS),
 }
 """The presets. To add one, name its numbers here, last: `world-<preset>` is then a dataset.
 

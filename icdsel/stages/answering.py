@@ -9,11 +9,11 @@ from icdsel.records import Answer, Example, Pointer, Prediction, Prompt, Shots, 
 from icdsel.selection import Selector
 from icdsel.selection.context import Context
 from icdsel.stages.answer_cache import ask
-from icdsel.stages.scored_unit import scorer_of
+from icdsel.stages.scored_unit import require_references, scorer_of
 from icdsel.stages.session import Session
 from icdsel.store.journal import Journal
-from icdsel.tasks.base import demonstrations
 from icdsel.vlm.engine import Request
+from icdsel.vlm.task_prompts import TaskPrompts
 
 UNIT = 128
 """How many prompts are answered and journaled together: the most that an interruption loses."""
@@ -43,7 +43,8 @@ class Prompts:
     def __init__(
         self, session: Session, context: Context, selector: Selector, label: str, shot_counts: Sequence[Shots]
     ) -> None:
-        self._session, self._task = session, scorer_of(session.settings).task
+        self._session, self._scorer = session, scorer_of(session.settings)
+        self._prompts = TaskPrompts(self._scorer.task)
         self.selector, self.label = selector, label
         pointers = {shots: _chosen(selector, context, shots) for shots in shot_counts}
         for shots in shot_counts:
@@ -60,7 +61,8 @@ class Prompts:
     def request(self, place: int) -> Request:
         """What the VLM is asked."""
         query, _, pointer = self.chosen[place]
-        return Request(demonstrations(self._task, map(self._session.train.by_id, pointer)), query)
+        ranked = self._scorer.task.candidates(query) if self._scorer.ranks else ()
+        return self._prompts.request(map(self._session.train.by_id, pointer), query, ranked)
 
     @property
     def needs_vlm(self) -> bool:
@@ -89,6 +91,8 @@ def answer_prompts(session: Session, prompts: Prompts, log: Journal) -> tuple[li
     if answered:
         note(f"{label}: resuming after {len(answered)} prompts of an interrupted run")
     scorer = scorer_of(session.settings)
+    if scorer.ranks and selector.needs_vlm and todo:
+        require_references(session)
     scores = [prediction.score for prediction in answered.values() if prediction.score is not None]
     count, total = len(scores), float(sum(scores))
     asked = images = 0

@@ -1,6 +1,7 @@
 """A unit of queries: the VLM answers the prompt of every proposal, and each query becomes a line of RL data."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 
 from icdsel.errors import VlmError
@@ -9,16 +10,32 @@ from icdsel.records import Answer, Example, PoolIds, Proposal, QueryGroup, Score
 from icdsel.settings.loading import Settings
 from icdsel.stages.answer_cache import ask
 from icdsel.stages.session import Session
-from icdsel.tasks.base import Task, demonstrations
+from icdsel.tasks.base import Task
 from icdsel.tasks.scoring import Scorer
-from icdsel.vlm.engine import Request
+from icdsel.vlm.task_prompts import TaskPrompts
 
 UNIT = 32
 
 
 def scorer_of(settings: Settings) -> Scorer:
     """How answers are scored under the settings."""
-    return Scorer.named(settings.data.task, settings.data.metric, settings.vlm.clean_answers)
+    data = settings.data
+    scorer = Scorer.named(data.task, data.metric, settings.vlm.clean_answers)
+    return replace(scorer, task=scorer.task.with_options(data.show_options), choice_by=data.choice_by)
+
+
+def require_references(session: Session) -> None:
+    """Checks that the VLM gives the log-probs of reference answers.
+
+    Raises:
+        VlmError: It does not.
+    """
+    if not session.vlm.can_score_references:
+        reader = references_needed_by(session.settings) or "--references labels"
+        raise VlmError(
+            f"{session.vlm.name} does not give the log-probs of reference answers, which {reader} needs: "
+            f"{session.vlm.why_no_references}. Use another --engine, or settings that do not need them"
+        )
 
 
 class Tally:
@@ -83,18 +100,13 @@ def score_unit(
     pairs = [(query, proposal) for query, proposed in zip(queries, proposals, strict=True) for proposal in proposed]
     wanted = scores_references(session.settings) if references is None else references
     weights = {query.question_id: task.references(query) if wanted else {} for query in queries}
+    prompts = TaskPrompts(task)
     requests = [
-        Request(
-            demonstrations(task, map(session.train.by_id, proposal.pointer)), query, tuple(weights[query.question_id])
-        )
+        prompts.request(map(session.train.by_id, proposal.pointer), query, weights[query.question_id])
         for query, proposal in pairs
     ]
-    if any(weights.values()) and not session.vlm.can_score_references:
-        reader = references_needed_by(session.settings) or "--references labels"
-        raise VlmError(
-            f"{session.vlm.name} does not give the log-probs of reference answers, which {reader} needs: "
-            f"{session.vlm.why_no_references}. Use another --engine, or settings that do not need them"
-        )
+    if any(weights.values()):
+        require_references(session)
     scored: dict[int, ScoredPointer] = {}
 
     def score(answers: Mapping[int, Answer]) -> None:

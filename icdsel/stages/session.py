@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from icdsel.console import note, progress, warn
-from icdsel.data.datasets import Split, image_hint, load_split
+from icdsel.data.datasets import Split, image_hint
 from icdsel.errors import DataError, VlmError
 from icdsel.records import Example
 from icdsel.retrieval.agreement import agreement
@@ -28,6 +28,7 @@ from icdsel.settings.presets import CLIP_B32, TINY_VLM, VLM_ENCODER
 from icdsel.settings.tables import VlmSettings
 from icdsel.settings.worlds import is_world
 from icdsel.stages.answer_cache import AnswerCache
+from icdsel.stages.fit_split import load_fit_split
 from icdsel.stages.in_order import in_order
 from icdsel.stages.threads import use_threads
 from icdsel.store.fingerprints import fingerprint_examples, fingerprint_file, unchanged
@@ -126,7 +127,7 @@ class Session:
             DataError: The dataset does not exist or is damaged.
         """
         data = self.settings.data
-        split = self._once(("split", name), lambda: load_split(data, name))
+        split = self._once(("split", name), lambda: load_fit_split(data, name))
         self._once("told", lambda: note(f"Dataset {data.dataset}, seed {data.seed}."))
         return split
 

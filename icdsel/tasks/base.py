@@ -7,9 +7,9 @@ its score. In your own program, calling `TASKS.add(MyTask())` before it runs a c
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from icdsel.errors import SettingsError
 from icdsel.records import Bounds, Example
@@ -77,6 +77,8 @@ class Task(ABC):
         usual_references: The number of reference answers that the metric is defined for; `check` reports queries with
             fewer.
         needs_references: Whether its RL data need the probabilities of the reference answers, whatever the reward.
+        has_options: Whether queries name the answers to choose from (`icdsel.tasks.options`).
+        listed: Whether prompts list these options, unless a setting says otherwise.
     """
 
     name: str
@@ -91,6 +93,8 @@ class Task(ABC):
     aggregate: Aggregate = staticmethod(mean)
     usual_references: int = 1
     needs_references: bool = False
+    has_options: bool = False
+    listed: bool = False
 
     @abstractmethod
     def references(self, query: Example) -> Mapping[str, float]:
@@ -99,9 +103,33 @@ class Task(ABC):
         They are asked for only where something needs them (`icdsel.policy.references`).
         """
 
+    def with_options(self, listed: bool) -> Self:
+        """The task with options listed in prompts, or not; a task without options is always the same."""
+        del listed
+        return self
+
+    def question(self, example: Example) -> str:
+        """The question that a prompt shows."""
+        return example.question
+
     def demonstration(self, example: Example) -> str:
         """The answer that a demonstration shows."""
         return example.answer
+
+    def candidates(self, query: Example) -> tuple[str, ...]:
+        """What the VLM may answer, in the order of the query's options; () for a task without options."""
+        del query
+        return ()
+
+    def read(self, text: str, query: Example) -> str:
+        """The prediction that an answer of the VLM is, such as an option that it names by a letter."""
+        del query
+        return text
+
+    def fault(self, example: Example) -> str | None:
+        """What makes an example unfit for the task, and the remedy; None if nothing does."""
+        del example
+        return None
 
     def relevance(self, prediction: str, query: Example) -> Relevance | None:
         """Similarity of a prediction to the reference answers; None if the task has no such measure."""
@@ -144,12 +172,6 @@ def bounds_of(task: str) -> Bounds:
         return TASKS.named(task).bounds
     except SettingsError as error:
         raise ValueError(str(error)) from None
-
-
-def demonstrations(task: Task, icds: Iterable[Example]) -> tuple[Example, ...]:
-    """Returns the ICDs with the answers that the task's demonstrations show."""
-    answers = ((icd, task.demonstration(icd)) for icd in icds)
-    return tuple(icd if answer == icd.answer else replace(icd, answer=answer) for icd, answer in answers)
 
 
 def majority_answer(answers: Sequence[str]) -> str:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Self
+from typing import Literal, Self
 
 from icdsel.records import Answer, Example, Pointer, Prediction, Proposal, ScoredPointer, Shots
 from icdsel.tasks.base import TASKS, Metric, Task
@@ -15,6 +15,12 @@ SCORER_VERSION = 4
 changes answers or scores for the same prompts, or the pools and proposals that are drawn."""
 
 
+ChoiceBy = Literal["generate", "rank", "rank-per-token"]
+"""How an option becomes the answer: the VLM names it, or it has the highest log-prob, or the highest one per token."""
+GENERATE: ChoiceBy = "generate"
+RANK_PER_TOKEN: ChoiceBy = "rank-per-token"
+
+
 @dataclass(frozen=True)
 class Scorer:
     """How answers are cleaned and scored."""
@@ -22,6 +28,7 @@ class Scorer:
     task: Task
     metric: Metric
     cleaner: Cleaner
+    choice_by: ChoiceBy = GENERATE
 
     @classmethod
     def named(cls, task: str, metric: str | None, cleaner: str) -> Self:
@@ -32,6 +39,11 @@ class Scorer:
         """
         own = TASKS.named(task)
         return cls(own, own.metrics.named(metric or own.default_metric), CLEANERS.named(cleaner))
+
+    @property
+    def ranks(self) -> bool:
+        """Whether the option with the highest log-prob counts as the answer."""
+        return self.choice_by != GENERATE
 
     def scored_pointer(
         self, proposal: Proposal, answer: Answer, query: Example, references: Mapping[str, float]
@@ -51,7 +63,7 @@ class Scorer:
         how = (proposal.pointer, proposal.method, proposal.rank, _rounded(proposal.log_prob), proposal.temperature)
         if answer.error is not None:
             return ScoredPointer(*how, error=answer.error)
-        prediction = self.cleaner.clean(answer.text)
+        prediction = self._prediction(answer, query)
         score, correct = self._score(self.metric, prediction, query), None
         if task.correctness is not None:
             correct = int(task.correctness.is_correct(score))
@@ -71,6 +83,7 @@ class Scorer:
             token_f1=_rounded(relevance and relevance.token_f1),
             edit_similarity=_rounded(relevance and relevance.edit_similarity),
             relevance=_rounded(relevance and relevance.score),
+            margin=_rounded(self._margin(answer, references)),
             prompt_tokens=answer.prompt_tokens,
         )
 
@@ -89,12 +102,36 @@ class Scorer:
         made = partial(Prediction, query.question_id, shots, icds, task=self.task.name, image=query.image_id)
         if answer.error is not None:
             return made(error=answer.error)
-        text = self.cleaner.clean(answer.text)
+        text = self._prediction(answer, query)
         if not query.answers:
             return made(prediction=text, prompt_tokens=answer.prompt_tokens)
         scores = {metric.name: round(self._score(metric, text, query), 6) for metric in self.task.metrics.values()}
         score = scores.pop(self.metric.name)
         return made(prediction=text, score=score, other_scores=scores, prompt_tokens=answer.prompt_tokens)
+
+    def _prediction(self, answer: Answer, query: Example) -> str:
+        """The prediction that an answer is. If options are ranked, its references are the task's candidates.
+
+        An answer that is not the VLM's, as that of `majority`, has no log-probs to rank.
+        """
+        if not (self.ranks and answer.reference_log_probs):
+            return self.task.read(self.cleaner.clean(answer.text), query)
+        values = self._values(answer)
+        return query.options[max(range(len(values)), key=values.__getitem__)]  # the first of equal ones
+
+    def _values(self, answer: Answer) -> list[float]:
+        """What options are ranked by: their log-probs (nats), or those per token."""
+        per_token = self.choice_by == RANK_PER_TOKEN
+        pairs = zip(answer.reference_log_probs, answer.reference_tokens, strict=True)
+        return [log_prob / count if per_token else log_prob for log_prob, count in pairs]
+
+    def _margin(self, answer: Answer, references: Mapping[str, float]) -> float | None:
+        """How far the right option is ahead of the best wrong one; None without options or their log-probs."""
+        if not (self.task.has_options and references):
+            return None
+        values = list(zip(references.values(), self._values(answer), strict=True))
+        right, wrong = ([value for weight, value in values if bool(weight) is is_right] for is_right in (True, False))
+        return max(right) - max(wrong) if right and wrong else None
 
     def _score(self, metric: Metric, prediction: str, query: Example) -> float:
         score, (lowest, highest) = metric.score(prediction, query), self.task.bounds

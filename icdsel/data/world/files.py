@@ -51,8 +51,8 @@ class _Asker:
         self._attributes = asked_attributes(difficulty)
         self._codes, self._words = world_codes(difficulty.seed, self._attributes), code_words()
 
-    def ask(self, scene: Scene) -> tuple[str, str, dict[str, Any], list[str]]:
-        """Returns the question, its type, what the annotations tell about it, and the ten answers."""
+    def ask(self, scene: Scene) -> tuple[str, str, dict[str, Any], list[str], list[str]]:
+        """Returns the question, its type, what the annotations tell about it, the answers and the options."""
         attribute = self._rng.choice(self._attributes)
         kind, asked = self._kind(), [attribute]
         if kind == PAIR:
@@ -73,7 +73,18 @@ class _Asker:
         told: dict[str, Any] = {"scene": shown}
         if wrong:
             told["wrong"] = True
-        return question, described[kind], told, human_answers(known, words, self._rng)
+        if self._difficulty.options:
+            return question, described[kind], told, [known], self._options(known)
+        return question, described[kind], told, human_answers(known, words, self._rng), []
+
+    def _options(self, right: str) -> list[str]:
+        """The codes to choose from: some in any order, or all in the order of the alphabet, as the classes of a set."""
+        wrong = sorted(code for code in self._codes.values() if code != right)
+        if self._difficulty.options > len(wrong):
+            return sorted([right, *wrong])
+        options = [right, *self._rng.sample(wrong, self._difficulty.options - 1)]
+        self._rng.shuffle(options)
+        return options
 
     def _kind(self) -> str:
         pairs, plain = self._difficulty.pairs, self._difficulty.plain
@@ -109,7 +120,7 @@ def records(
     asker, scenes = _Asker(difficulty, split, rng), all_scenes(shown_backgrounds(difficulty))
     for i in range(size):
         scene = rng.choice(scenes)
-        question, kind, told, answers = asker.ask(scene)
+        question, kind, told, answers, options = asker.ask(scene)
         ids = {"question_id": 10 * (first_id + i) + 5, "image_id": first_id + i}
         annotation = ids | {
             "question_type": kind,
@@ -121,7 +132,8 @@ def records(
             ],
         }
         companion = difficulty.companions > 0 and rng.random() < difficulty.companions
-        yield ids | {"question": question}, annotation, draw(scene, rng, companion)
+        choices = {"multiple_choices": options} if options else {}
+        yield ids | {"question": question} | choices, annotation, draw(scene, rng, companion)
 
 
 def write_world(folder: Path, difficulty: Difficulty | None = None) -> None:

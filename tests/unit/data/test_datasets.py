@@ -409,7 +409,7 @@ def test_errors_of_unknown_datasets_and_splits_name_those_that_exist(tmp_path: P
     for part in (
         "okvaq",
         "Did you mean 'okvqa'?",
-        "world, world-misleading, world-hard, okvqa, vqav2",
+        "world, world-misleading, world-hard, world-choice, world-classes, okvqa, vqav2",
         "--dataset PATH",
         "hub:owner/name",
     ):

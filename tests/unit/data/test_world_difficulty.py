@@ -220,13 +220,25 @@ def test_another_seed_changes_codes_questions_and_pictures(preset):
     assert all(a[2].tobytes() == b[2].tobytes() for a, (_, b) in zip(again, found, strict=True))
 
 
+@pytest.mark.parametrize(("preset", "count"), [("choice", 4), ("classes", 24)])
+def test_questions_name_codes_to_choose_from_and_one_is_right(preset, count):
+    codes = set(world.world_codes(attributes=world.ALL_ATTRIBUTES).values())
+    places = set()
+    for question, annotation, _ in pictured(DIFFICULTIES[preset], size=40):
+        options, [answer] = question["multiple_choices"], annotation["answers"]
+        assert len(set(options)) == len(options) == count and codes >= set(options)
+        places.add(options.index(answer["answer"]))
+        assert preset == "choice" or options == sorted(codes)
+    assert len(places) > 3
+
+
 def test_every_number_changes_the_world():
     hard = DIFFICULTIES["hard"]
     others = {
         "backgrounds": False, "companions": 0.1, "wordings": 2, "synonyms": 1, "pairs": 0.1, "plain": 0.1,
         "careless": 0.6, "careless_wrong": 0.1, "seed": 3,
     }  # fmt: skip
-    assert {*others, "train"} == set(Difficulty.model_fields)
+    assert {*others, "train", "options"} == set(Difficulty.model_fields)
     first = [(q, a, image.tobytes()) for q, a, image in pictured(hard, size=100)]
     for name, value in others.items():
         changed = hard.model_copy(update={name: value})

@@ -49,17 +49,19 @@ def test_agrees_with_lever_plus(case):
         ("hard01_plus_gtprob", 0.5 + 1.0, 0.4),
         ("hard01_plus_gtprob_separated", 1.0 + 1.0, 0.4),
         ("hard_plus_gtprob_plus_rel", 0.5 + 1.0, 0.4 + 0.1 * 0.4),  # relevance for wrong answers only
+        ("log_prob", 2 * math.log(0.5), 2 * math.log(0.2)),
+        ("margin", 2 * 0.7, 2 * -0.3),
     ],
 )
 def test_every_mode_by_hand(mode, right, wrong):
     weights = {"hard_weight": 0.5, "soft_weight": 2.0, "rel_weight": 0.1}
-    candidate = {"vqa_correct": 1, "vqa_acc_score": 0.6, "vqa_gt_prob": 0.5, "vqa_rel_score": 0.4}
+    candidate = {"vqa_correct": 1, "vqa_acc_score": 0.6, "vqa_gt_prob": 0.5, "vqa_rel_score": 0.4, "vqa_margin": 0.7}
     assert pointer_reward(candidate, mode=mode, **weights) == pytest.approx(right)
-    scored = ScoredPointer((1, 2), correct=1, score=0.6, reference_prob=0.5, relevance=0.4)
+    scored = ScoredPointer((1, 2), correct=1, score=0.6, reference_prob=0.5, relevance=0.4, margin=0.7)
     assert pointer_reward(scored, mode=mode, **weights) == pytest.approx(right)
-    candidate = {"vqa_correct": 0, "vqa_acc_score": 0.0, "vqa_gt_prob": 0.2, "vqa_rel_score": 0.4}
+    candidate = {"vqa_correct": 0, "vqa_acc_score": 0.0, "vqa_gt_prob": 0.2, "vqa_rel_score": 0.4, "vqa_margin": -0.3}
     assert pointer_reward(candidate, mode=mode, **weights) == pytest.approx(wrong)
-    scored = ScoredPointer((1, 2), correct=0, score=0.0, reference_prob=0.2, relevance=0.4)
+    scored = ScoredPointer((1, 2), correct=0, score=0.0, reference_prob=0.2, relevance=0.4, margin=-0.3)
     assert pointer_reward(scored, mode=mode, **weights) == pytest.approx(wrong)
 
 
@@ -82,7 +84,11 @@ def test_a_missing_vqa_correct_is_derived_but_none_is_0():
     assert pointer_reward({"vqa_acc_score": 0.3, "vqa_correct": False}, mode="hard_only") == 0.0
 
 
-@pytest.mark.parametrize("mode", REWARD_MODES)
+def test_a_probability_that_is_missing_is_the_lowest_reward_by_its_logarithm():
+    assert pointer_reward({}, mode="log_prob") == pointer_reward({"vqa_gt_prob": None}, mode="log_prob") == -5.0
+
+
+@pytest.mark.parametrize("mode", [mode for mode in REWARD_MODES if mode != "log_prob"])
 def test_missing_fields_and_none_count_as_0(mode):
     assert pointer_reward({}, mode=mode) == 0.0
     fields = ("vqa_correct", "vqa_acc_score", "vqa_gt_prob", "vqa_rel_score")
