@@ -176,7 +176,7 @@ def comparison_rows(
         line = estimator.line(row, other.title if other else chosen, metrics, combined.title if combined else None)
         if other is not None and other is not row:
             line = estimator.with_difference(line, row, other)
-        lines.append(line)
+        lines.append(estimator.with_corpus_scores(line, row, None if other is row else other))
     return _corrected(lines)
 
 

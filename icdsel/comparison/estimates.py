@@ -1,10 +1,11 @@
 """The figures of one row of a comparison: its score, and its difference to the reference."""
 
 import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from icdsel.comparison.scores import Scores, values_of
+from icdsel.comparison.corpus import CorpusEstimator
+from icdsel.comparison.scores import Scores, seed_scores, values_of
 from icdsel.comparison.statistics import (
     Clusters,
     Floats,
@@ -132,6 +133,11 @@ class Estimator:
             p_value = self._exact_p_value(task, one.by_query, other.by_query)
         return replace(line, p_value=p_value, mcnemar_p=self._correctness_p_value(row, reference))
 
+    def with_corpus_scores(self, line: ComparisonRow, row: Scores, reference: Scores | None) -> ComparisonRow:
+        """The line with the row's corpus scores, compared with those of the reference."""
+        corpus = CorpusEstimator(self.clusters, self.seed, self.resamples, self.permutations)
+        return replace(line, corpus=corpus.figures(row, reference))
+
     def _score(self, task: Task, row: SeedScores) -> Interval:
         if task.aggregate is mean:
             return score_interval(row, clusters=self.clusters, bounds=task.bounds)
@@ -163,7 +169,7 @@ class Estimator:
         if row.correct is None or reference.correct is None:
             return None
         if row.seeds or reference.seeds:
-            one, other = seed_scores(row, correct=True), seed_scores(reference, correct=True)
+            one, other = (seed_scores(each, lambda part: values_of(part.correct or {})) for each in (row, reference))
             return PairedDifference.of(one, other, clusters=self.clusters).p_value()
         correct, baseline = values_of(row.correct), values_of(reference.correct)
         if self.clusters.singletons:
@@ -171,16 +177,6 @@ class Estimator:
         return permutation_pvalue(
             correct - baseline, seed=self.seed, permutations=self.permutations, clusters=self.clusters
         )
-
-
-def seed_scores(row: Scores, correct: bool = False) -> SeedScores:
-    """A row's scores, or the correctness of its answers, by seed and query; seeds have the same label in every row."""
-    parts = row.seeds or (row,)
-    labels: list[Hashable] = [(part.selector, part.seed_label) for part in parts]
-    if len(set(labels)) < len(labels):  # rows that were given one name, and are no seeds of each other
-        labels = [(row.title, i) for i in range(len(parts))]
-    values = [values_of(part.correct or {}) if correct else part.values for part in parts]
-    return SeedScores(values, labels)
 
 
 def _few_training_seeds(*rows: Scores) -> bool:

@@ -1,16 +1,17 @@
 """The scores of a row, query by query, and the mean over several rows."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from icdsel.comparison.statistics import Floats, mean_by_query
+from icdsel.comparison.statistics import Floats, SeedScores, mean_by_query
 from icdsel.records import DEFAULT_TASK, QuestionId, Shots, id_order
 from icdsel.selection import selector_named
 from icdsel.tasks.base import TASKS
+from icdsel.tasks.corpus import Statistic
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Scores:
         images: The image of each query, as far as it is known.
         shown: How many ICDs were shown with each query; by default the number of shots.
         prompt_tokens: The length of each query's prompt, as far as it is known.
+        statistics: What each query contributes to scores of all queries together, by their names.
         path: The file of predictions; None for a mean.
         task: The task.
     """
@@ -49,6 +51,7 @@ class Scores:
     images: Mapping[QuestionId, QuestionId] = field(default_factory=dict)
     shown: Mapping[QuestionId, float] = field(default_factory=dict)
     prompt_tokens: Mapping[QuestionId, float] = field(default_factory=dict)
+    statistics: Mapping[str, Mapping[QuestionId, Statistic]] = field(default_factory=dict)
     path: Path | None = None
     task: str = DEFAULT_TASK
 
@@ -171,3 +174,17 @@ def _mean_of_known(values: Sequence[Mapping[QuestionId, float]]) -> dict[Questio
 def shared_metrics(rows: Sequence[Scores]) -> list[str]:
     """The other metrics that all rows have, by name."""
     return sorted(set.intersection(*(set(row.by_other_metric) for row in rows)))
+
+
+def seed_scores(row: Scores, values: Callable[[Scores], Floats] = lambda part: part.values) -> SeedScores:
+    """A row's values by seed and query; seeds have the same label in every row.
+
+    Args:
+        row: The row.
+        values: Gives the values [n] of the row itself, or of each seed that it is the mean of; by default the scores.
+    """
+    parts = row.seeds or (row,)
+    labels: list[Hashable] = [(part.selector, part.seed_label) for part in parts]
+    if len(set(labels)) < len(labels):  # rows that were given one name, and are no seeds of each other
+        labels = [(row.title, i) for i in range(len(parts))]
+    return SeedScores([values(part) for part in parts], labels)

@@ -17,6 +17,7 @@ from icdsel.settings.names import flag
 from icdsel.settings.tables import TABLES
 from icdsel.store.metadata import ON_SERVERS, read_metadata
 from icdsel.tasks.base import TASKS
+from icdsel.tasks.corpus import Statistic
 
 # Rows may always differ in how their ICDs were chosen: that is what a comparison is about.
 HOW_POOLED = {f"data.{name}" for name in ("sampler", "pool_size", "pool_rules")}
@@ -145,6 +146,7 @@ def read_answers(path: Path, name: str | None = None) -> list[Answered]:
     others: dict[Shots, dict[str, dict[QuestionId, float]]] = {}
     shown: dict[Shots, dict[QuestionId, float]] = {}
     prompt_tokens: dict[Shots, dict[QuestionId, float]] = {}
+    statistics: dict[Shots, dict[str, dict[QuestionId, Statistic]]] = {}
     images: dict[QuestionId, QuestionId] = {}
     for record in read_predictions(path):
         if record.task != task.name:
@@ -159,6 +161,10 @@ def read_answers(path: Path, name: str | None = None) -> list[Answered]:
             shown.setdefault(record.shots, {})[record.question_id] = record.shown
             if record.prompt_tokens is not None:
                 prompt_tokens.setdefault(record.shots, {})[record.question_id] = record.prompt_tokens
+            for name, statistic in record.statistics.items():
+                if name in task.corpus_metrics and not task.corpus_metrics[name].fits(statistic):
+                    raise RunError(f"{path}: the statistics of question {record.question_id} for {name} are invalid")
+                statistics.setdefault(record.shots, {}).setdefault(name, {})[record.question_id] = statistic
             for metric in record.other_scores.keys() & task.metrics.keys():
                 by_query = others.setdefault(record.shots, {}).setdefault(metric, {})
                 by_query[record.question_id] = float(record.other_scores[metric])
@@ -180,6 +186,7 @@ def read_answers(path: Path, name: str | None = None) -> list[Answered]:
             images=images,
             shown=shown.get(shots, {}),
             prompt_tokens=prompt_tokens.get(shots, {}),
+            statistics=statistics.get(shots, {}),
             path=path,
             task=task.name,
         )

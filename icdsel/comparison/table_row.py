@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from icdsel.comparison.corpus import CorpusFigure
 from icdsel.records import DEFAULT_TASK, Shots
 from icdsel.records.values import task_entry
 from icdsel.selection import selector_named
@@ -64,6 +65,7 @@ class ComparisonRow:
         shown_none: The share of the queries with which no ICD was shown, in percent; None if it is not known.
         mean_prompt_tokens: The mean length of the prompts in tokens of the VLM, those of images included; None if the
             predictions do not say it for every query, as those from before it was recorded, or if no VLM was asked.
+        corpus: Scores of all queries together that are no means over them, such as macro-F1.
     """
 
     name: str
@@ -102,6 +104,7 @@ class ComparisonRow:
     mean_shots: float | None = None
     shown_none: float | None = None
     mean_prompt_tokens: float | None = None
+    corpus: tuple[CorpusFigure, ...] = ()
 
     @property
     def shown(self) -> str:
@@ -119,9 +122,11 @@ class ComparisonRow:
         return low, high
 
     def to_json(self) -> dict[str, Any]:
-        """The row as plain values; the task only if it is not VQA."""
+        """The row as plain values; the task only if it is not VQA, corpus scores only if there are any."""
         values = asdict(self)
         task = values.pop("task")
+        if not values["corpus"]:
+            del values["corpus"]
         return values | task_entry(task)
 
     @property

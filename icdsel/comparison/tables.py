@@ -8,17 +8,19 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from icdsel.comparison.compare import ComparisonRow
+from icdsel.comparison.corpus import CorpusFigure
 from icdsel.console import Fitted, shown
 from icdsel.records import shots_text
 from icdsel.store.files import write_text
 from icdsel.store.spreadsheet import harmless
 from icdsel.tasks.base import TASKS, mean
+from icdsel.tasks.corpus import CorpusMetric
 
 _STARS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
 _NAMES = 30  # characters of a name that stay in one line
@@ -65,10 +67,14 @@ def screen_tables(rows: Sequence[ComparisonRow], lead: Sequence[str] = ()) -> Gr
         },
         ["McNemar", "detect", "+ / − / =", "p (Holm)"],
     )
+    corpus: list[RenderableType] = [
+        table for metric in _corpus_metrics(rows) for table in ("", _corpus_table(metric, rows))
+    ]
     notes = [Padding(Text(note, style="dim"), (0, 0, 0, 1)) for note in explanations(rows)]
     warnings = [Padding(Text(line, style="yellow"), (0, 0, 0, 1)) for line in cautions(rows)]
     leading = [Padding(Text(line, style="bold"), (1, 0, 0, 1)) for line in lead]
-    return Group(scores, *(["", differences, ""] if compared else [""]), *notes, *warnings, *leading)
+    between: list[RenderableType] = ["", differences] if compared else []
+    return Group(scores, *between, *corpus, "", *notes, *warnings, *leading)
 
 
 def explanations(rows: Sequence[ComparisonRow]) -> list[str]:
@@ -153,12 +159,15 @@ def write_csv(rows: Sequence[ComparisonRow], path: Path) -> None:
     flat: list[dict[str, Any]] = []
     for row in rows:
         values = row.to_json()
-        other = values.pop("other_metrics")
+        other, corpus = values.pop("other_metrics"), values.pop("corpus", ())
         lists = {name: "; ".join(values.pop(name)) for name in ("differing", "files")}
         values |= {f"accuracy_{name}": other[name] for name in other} | lists
+        for figure in corpus:
+            name = figure.pop("metric")
+            values |= {f"{name}_{field}": value for field, value in figure.items()}
         flat.append({name: _in_csv(value) if isinstance(value, str) else value for name, value in values.items()})
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(flat[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for values in flat for name in values)), lineterminator="\n")
     writer.writeheader()
     writer.writerows(flat)
     write_text(path, text.getvalue())
@@ -201,6 +210,9 @@ def write_markdown(rows: Sequence[ComparisonRow], path: Path, lead: Sequence[str
         "+ / − / =": lambda row: "" if row.wins is None else f"{row.wins} / {row.losses} / {row.ties}",
         "McNemar": lambda row: p_text(row.mcnemar_p),
     }
+    for metric in _corpus_metrics(rows):
+        name = metric.name
+        columns |= {column if column == name else f"{name}, {column}": cell for column, cell in _cells(metric).items()}
     if all(row.seeds == 1 for row in rows):
         del columns["over seeds"], columns["seeds' share"]
     if task.correctness is None:
@@ -217,6 +229,39 @@ def write_markdown(rows: Sequence[ComparisonRow], path: Path, lead: Sequence[str
         *(f"- {note.replace('*', chr(92) + '*')}" for note in explanations(rows)),
     ]
     write_text(path, "\n".join(lines) + "\n")
+
+
+def _corpus_metrics(rows: Sequence[ComparisonRow]) -> list[CorpusMetric]:
+    """The corpus scores that some row has."""
+    known = {figure.metric for row in rows for figure in row.corpus}
+    return [metric for name, metric in TASKS.named(rows[0].task).corpus_metrics.items() if name in known]
+
+
+def _corpus_table(metric: CorpusMetric, rows: Sequence[ComparisonRow]) -> Fitted:
+    known = [row for row in rows if any(figure.metric == metric.name for figure in row.corpus)]
+    title = f"{metric.name}, of all queries together"
+    return _table(title, known, _cells(metric), ["p", "interval of Δ", "interval"])
+
+
+def _cells(metric: CorpusMetric) -> dict[str, Cell]:
+    """The columns of a corpus score."""
+
+    def text(value: float | None, sign: str = "") -> str:
+        return "" if value is None else f"{value:{sign}.{metric.digits}f}".replace("-", "−")
+
+    def cell(show: Callable[[CorpusFigure], str]) -> Cell:
+        return lambda row: next((show(figure) for figure in row.corpus if figure.metric == metric.name), "")
+
+    def interval(low: float | None, high: float | None, sign: str = "") -> str:
+        return "" if low is None or high is None else f"{text(low, sign)} … {text(high, sign)}"
+
+    return {
+        metric.name: cell(lambda figure: text(figure.score)),
+        "interval": cell(lambda figure: interval(figure.low, figure.high)),
+        "Δ": cell(lambda figure: text(figure.difference, "+")),
+        "interval of Δ": cell(lambda figure: interval(figure.difference_low, figure.difference_high, "+")),
+        "p": cell(lambda figure: p_text(figure.p_value)),
+    }
 
 
 def _title(rows: Sequence[ComparisonRow]) -> str:

@@ -11,6 +11,7 @@ from icdsel.records.values import (
     BoundsOf,
     QuestionId,
     are_ids,
+    is_finite,
     is_id,
     is_number,
     is_prompt_length,
@@ -18,7 +19,7 @@ from icdsel.records.values import (
 )
 
 _ICDS, _SCORE, _OTHER_SCORE, _ERROR, _IMAGE = "icds", "accuracy", "accuracy_", "error", "image_id"
-_TOKENS = "prompt_tokens"
+_TOKENS, _STATISTICS = "prompt_tokens", "statistics"
 PREDICTION_KEY = _ICDS
 """The JSON key by which a line of predictions is recognised."""
 
@@ -45,6 +46,7 @@ class Prediction:
             independent, so comparisons need it.
         prompt_tokens: The length of the prompt in tokens of the VLM, those of images included; None if it is not known:
             for a failed call, an answer without a VLM, and in files from before it was recorded.
+        statistics: What it contributes to scores of all queries together, by their names (`icdsel.tasks.corpus`).
     """
 
     question_id: QuestionId
@@ -57,6 +59,7 @@ class Prediction:
     task: str = DEFAULT_TASK
     image: QuestionId | None = None
     prompt_tokens: int | None = None
+    statistics: Mapping[str, tuple[float | str, ...]] = field(default_factory=dict)
 
     @property
     def unscored(self) -> bool:
@@ -84,7 +87,7 @@ class Prediction:
             raise ValueError("not an object")
         failed, icds, task = _ERROR in value, value.get(_ICDS, []), value.get("task", DEFAULT_TASK)
         unscored = value.get(_SCORE, 0) is None
-        image, tokens = value.get(_IMAGE), value.get(_TOKENS)
+        image, tokens, statistics = value.get(_IMAGE), value.get(_TOKENS), value.get(_STATISTICS, {})
         others = {key: score for key, score in value.items() if key.startswith(_OTHER_SCORE)}
         valid = {
             "question_id": is_id(value.get("question_id")),
@@ -95,6 +98,7 @@ class Prediction:
             "task": isinstance(task, str),
             _IMAGE: image is None or is_id(image),
             _TOKENS: tokens is None or is_prompt_length(tokens),
+            _STATISTICS: _are_statistics(statistics),
         }
         if valid["task"]:
             bounds = bounds_of(task)
@@ -113,6 +117,7 @@ class Prediction:
             task=task,
             image=image,
             prompt_tokens=tokens,
+            statistics={name: tuple(statistic) for name, statistic in statistics.items()},
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -124,4 +129,14 @@ class Prediction:
             return value | {_ERROR: self.error}
         others = {f"{_OTHER_SCORE}{metric}": score for metric, score in self.other_scores.items()}
         tokens = {} if self.prompt_tokens is None else {_TOKENS: self.prompt_tokens}
-        return value | {"prediction": self.prediction, _SCORE: self.score} | others | tokens
+        statistics = {name: list(statistic) for name, statistic in self.statistics.items()}
+        more = {_STATISTICS: statistics} if statistics else {}
+        return value | {"prediction": self.prediction, _SCORE: self.score} | others | tokens | more
+
+
+def _are_statistics(value: Any) -> bool:
+    """Whether a value is an object of lists of finite numbers and texts."""
+    return isinstance(value, dict) and all(
+        isinstance(statistic, list) and all(isinstance(part, str) or is_finite(part) for part in statistic)
+        for statistic in value.values()
+    )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 from icdsel.errors import SettingsError
 from icdsel.records import Bounds, Example
 from icdsel.registry import Registry
+from icdsel.tasks.corpus import CorpusMetric
 
 if TYPE_CHECKING:  # importing numpy would slow down `--help`
     import numpy as np
@@ -77,6 +78,7 @@ class Task(ABC):
         usual_references: The number of reference answers that the metric is defined for; `check` reports queries with
             fewer.
         needs_references: Whether its RL data need the probabilities of the reference answers, whatever the reward.
+        corpus_metrics: Scores of all queries together, which tables show beside the task's own.
         has_options: Whether queries name the answers to choose from (`icdsel.tasks.options`).
         listed: Whether prompts list these options, unless a setting says otherwise.
     """
@@ -93,6 +95,7 @@ class Task(ABC):
     aggregate: Aggregate = staticmethod(mean)
     usual_references: int = 1
     needs_references: bool = False
+    corpus_metrics: Registry[CorpusMetric] = Registry("corpus metric")
     has_options: bool = False
     listed: bool = False
 

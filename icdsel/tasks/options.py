@@ -12,6 +12,7 @@ from typing import Self
 from icdsel.records import Example
 from icdsel.registry import Registry
 from icdsel.tasks.base import TASKS, Correctness, Metric, Task
+from icdsel.tasks.corpus import AUROC, MACRO_F1
 from icdsel.tasks.normalisation import comparable
 
 MOST_LISTED = len(ascii_uppercase)
@@ -114,6 +115,7 @@ class ClassifyTask(OptionsTask):
     name = "classify"
     listed = False
     metrics = Registry("metric of the task classify", [Metric("accuracy", _is_right)])
+    corpus_metrics = Registry("corpus metric of the task classify", [MACRO_F1, AUROC])
 
 
 TASKS.add(ChoiceTask())

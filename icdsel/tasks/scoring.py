@@ -9,6 +9,7 @@ from typing import Literal, Self
 from icdsel.records import Answer, Example, Pointer, Prediction, Proposal, ScoredPointer, Shots
 from icdsel.tasks.base import TASKS, Metric, Task
 from icdsel.tasks.cleaners import CLEANERS, Cleaner
+from icdsel.tasks.corpus import Judged
 
 SCORER_VERSION = 4
 """Part of the inputs of every result that contains answers of the VLM. It is increased when a change to the code
@@ -107,7 +108,15 @@ class Scorer:
             return made(prediction=text, prompt_tokens=answer.prompt_tokens)
         scores = {metric.name: round(self._score(metric, text, query), 6) for metric in self.task.metrics.values()}
         score = scores.pop(self.metric.name)
-        return made(prediction=text, score=score, other_scores=scores, prompt_tokens=answer.prompt_tokens)
+        judged = Judged(text, answer.reference_log_probs if self.ranks else ())
+        found = {metric.name: metric.statistic(judged, query) for metric in self.task.corpus_metrics.values()}
+        return made(
+            prediction=text,
+            score=score,
+            other_scores=scores,
+            prompt_tokens=answer.prompt_tokens,
+            statistics={name: statistic for name, statistic in found.items() if statistic is not None},
+        )
 
     def _prediction(self, answer: Answer, query: Example) -> str:
         """The prediction that an answer is. If options are ranked, its references are the task's candidates.
