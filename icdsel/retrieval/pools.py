@@ -83,7 +83,7 @@ def build_pools(
     settings: DataSettings,
     broken: AbstractSet[int] = frozenset(),
 ) -> Pools:
-    """Builds the pool of each query: `settings.pool_size` rows of the training split.
+    """Builds the pool of each query: `settings.pool_size` rows of the training split, or those that it brings.
 
     By icdsel's rules, a query's pool depends only on the seed and the query. By Lever-Plus's rules, the pools of
     training queries are those that Lever-Plus draws for these queries in this order, without repeated and excluded
@@ -97,7 +97,7 @@ def build_pools(
         broken: Rows to exclude from all pools because their image cannot be read.
 
     Raises:
-        DataError: The training split is too small for the pool.
+        DataError: The training split is too small for the pool, or a query brings a pool with an unknown id.
         SettingsError: There is no sampler of this name.
         ValueError: The sampler returned too few pools, or one that repeats a row or contains its query, or it uses
             similarity without `needs_embeddings`.
@@ -108,6 +108,9 @@ def build_pools(
         _excluded(query, own, train, settings.exclude_same_image) | broken
         for query, own in zip(queries, own_rows, strict=True)
     ]
+    brought = [_brought(query, train, rows) for query, rows in zip(queries, excluded, strict=True)]
+    if queries and None not in brought:
+        return Pools(len(train), excluded, [pool or [] for pool in brought])
     most = max((len(rows) for rows in excluded), default=0)
     size = 1 if settings.pool_size == "all" else settings.pool_size
     if len(train) - most < size:
@@ -118,7 +121,10 @@ def build_pools(
             f"({most} of them excluded for a query): {remedy}"
         )
     if settings.pool_size == "all":
-        return Pools(len(train), excluded, None)
+        shared = Pools(len(train), excluded, None)
+        if not any(pool is not None for pool in brought):
+            return shared
+        return Pools(len(train), excluded, [shared[q] if pool is None else pool for q, pool in enumerate(brought)])
     similar = similar if sampler.needs_embeddings else _undeclared(sampler)
     request = PoolRequest(queries, own_rows, len(train), size, excluded, similar, settings.seed)
     pools = list(rules.pools(sampler, request))
@@ -129,7 +135,24 @@ def build_pools(
             raise ValueError(
                 f"the sampler {sampler.name} gave query {query.question_id} a pool with a row twice, or the query's own"
             )
-    return Pools(len(train), excluded, pools)
+    drawn = [pool if own is None else own for pool, own in zip(pools, brought, strict=True)]
+    return Pools(len(train), excluded, drawn)
+
+
+def _brought(query: Example, train: Split, excluded: AbstractSet[int]) -> list[int] | None:
+    """The rows of the pool that a query brings, without those excluded for it; None if it brings none.
+
+    Raises:
+        DataError: It names an example that the training split does not have.
+    """
+    if query.pool is None:
+        return None
+    if unknown := [question_id for question_id in query.pool if question_id not in train.row]:
+        raise DataError(
+            f"question {query.question_id}: its pool names {unknown[0]!r}, which is no question_id of the "
+            f'{len(train)} training examples: correct the field "pool" of its record'
+        )
+    return sorted({train.row[question_id] for question_id in query.pool} - excluded)
 
 
 def _undeclared(sampler: Sampler) -> Callable[[], tuple[Embeddings, Embeddings]]:

@@ -1,5 +1,6 @@
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -210,3 +211,36 @@ def test_a_sampler_that_breaks_its_promise_is_an_error(
     case.queries = [case.train[0], case.train[1]]
     with pytest.raises(ValueError, match=message):
         case.pools(DataSettings(sampler="broken", pool_size=3, exclude_same_image=False), [0, 1])
+
+
+# ---- pools that queries bring ----
+
+BRINGING = Split("train", [example(10 * i, i) for i in range(1, 9)])
+
+
+def brought(size: int | str, *pools: tuple[int, ...] | None) -> Pools:
+    queries = [replace(example(1000 + q, q), pool=pool) for q, pool in enumerate(pools)]
+
+    def no_embeddings() -> Any:
+        raise AssertionError
+
+    return build_pools(queries, BRINGING, no_embeddings, DataSettings(sampler="rand", pool_size=size))
+
+
+@pytest.mark.parametrize("size", [3, 64, "all"])
+def test_a_query_chooses_from_the_pool_that_it_brings_but_not_its_own_image(size: int | str) -> None:
+    pools = brought(size, (30, 10, 20, 20), (80, 10))  # the second query has the image of 10
+    assert list(pools) == [[0, 1, 2], [7]] and not pools.shared and pools.smallest == 1
+    rows, mask = pools.batch(0, 2)
+    assert rows[mask].tolist() == [0, 1, 2, 7]
+
+
+def test_other_queries_have_pools_as_without_it() -> None:
+    drawn = brought(3, None, None)
+    assert list(brought(3, None, (40, 50))) == [drawn[0], [3, 4]]
+    assert list(brought("all", None, (40, 50))) == [list(range(8)), [3, 4]]
+
+
+def test_a_pool_with_an_unknown_id_is_told() -> None:
+    with pytest.raises(DataError, match=r'question 1000: its pool names 7, which is .* 8 training .*"pool"'):
+        brought(3, (10, 7))
