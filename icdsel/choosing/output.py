@@ -26,7 +26,7 @@ def line_of(choice: Choice, selector: str, messages: list[dict[str, Any]]) -> di
     scores = None if choice.scores is None else [round(score, 6) for score in choice.scores]
     return {
         "question_id": choice.query.question_id,
-        "question": choice.query.question,
+        "question": choice.query.readable,
         "selector": selector,
         "icds": [icd.question_id for icd in choice.icds],
         "scores": scores,
@@ -64,8 +64,8 @@ class TableView:
                 table.add_column(name, justify="right" if name == "log-prob" else "left")
             for place, icd in enumerate(choice.icds):
                 score = "" if choice.scores is None else f"{choice.scores[place]:.2f}"
-                table.add_row(str(place + 1), str(icd.question_id), icd.question, icd.answer, score)
-            title = Text(f"{query.question} ({query.image.name})", style="bold")
+                table.add_row(str(place + 1), str(icd.question_id), icd.readable, icd.answer, score)
+            title = Text(f"{query.readable} ({', '.join(image.name for image in query.images)})", style="bold")
             out.print(Group(title, table if choice.icds else Text("  no ICD: the query alone")), soft_wrap=False)
         return None
 
@@ -93,17 +93,18 @@ def _draw(choice: Choice, path: Path) -> None:
 
     from icdsel.data.images import open_image
 
-    shown = (*choice.icds, choice.query)
+    shown = [(place, image) for place, each in enumerate((*choice.icds, choice.query)) for image in each.images]
     figure = Figure(figsize=(3 * len(shown), 3.9), layout="constrained")
     FigureCanvasAgg(figure)
-    for place, example in enumerate(shown):
-        axes = figure.add_subplot(1, len(shown), place + 1)
-        axes.imshow(open_image(example.image, choice.max_image_pixels))
+    for column, (place, image) in enumerate(shown):
+        axes = figure.add_subplot(1, len(shown), column + 1)
+        axes.imshow(open_image(image, choice.max_image_pixels))
         axes.set_xticks([])
         axes.set_yticks([])
         is_query = place == len(choice.icds)
+        example = choice.query if is_query else choice.icds[place]
         score = "" if is_query or choice.scores is None else f"  (log-prob {choice.scores[place]:.2f})"
         axes.set_title("query" if is_query else f"ICD {place + 1}{score}", fontsize=10)
-        text = example.question if is_query else f"{example.question}\n{example.answer}"
+        text = example.readable if is_query else f"{example.readable}\n{example.answer}"
         axes.set_xlabel(text, fontsize=10, wrap=True, parse_math=False)
     write_through(path, lambda file: figure.savefig(file, format="png", dpi=100, metadata={"Software": None}))

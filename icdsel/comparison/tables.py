@@ -67,9 +67,10 @@ def screen_tables(rows: Sequence[ComparisonRow], lead: Sequence[str] = ()) -> Gr
         },
         ["McNemar", "detect", "+ / − / =", "p (Holm)"],
     )
-    corpus: list[RenderableType] = [
-        table for metric in _corpus_metrics(rows) for table in ("", _corpus_table(metric, rows))
-    ]
+    corpus: list[RenderableType] = []
+    for name, cells in corpus_cells(rows).items():
+        known = [row for row in rows if cells[name](row)]
+        corpus += ["", _table(f"{name}, of all queries together", known, cells, ["p", "interval of Δ", "interval"])]
     notes = [Padding(Text(note, style="dim"), (0, 0, 0, 1)) for note in explanations(rows)]
     warnings = [Padding(Text(line, style="yellow"), (0, 0, 0, 1)) for line in cautions(rows)]
     leading = [Padding(Text(line, style="bold"), (1, 0, 0, 1)) for line in lead]
@@ -105,6 +106,9 @@ def explanations(rows: Sequence[ComparisonRow]) -> list[str]:
             (detect if any(row.detectable is not None for row in rows) else "")
             + "+ / − / =: queries on which the row is better, worse, the same."
         )
+    if names := list(corpus_cells(rows)):
+        own = f"{' and '.join(names)}: of all queries together; interval and p by drawing queries again, not corrected."
+        lines.append(own)
     if any(row.mcnemar_p is not None for row in rows):
         exact = "sign flips by image" if _images_shared(rows) else "exact test"
         lines.append(f"McNemar: {exact} of correctness, not corrected{'; of a mean over seeds as p' * seeded}.")
@@ -210,9 +214,8 @@ def write_markdown(rows: Sequence[ComparisonRow], path: Path, lead: Sequence[str
         "+ / − / =": lambda row: "" if row.wins is None else f"{row.wins} / {row.losses} / {row.ties}",
         "McNemar": lambda row: p_text(row.mcnemar_p),
     }
-    for metric in _corpus_metrics(rows):
-        name = metric.name
-        columns |= {column if column == name else f"{name}, {column}": cell for column, cell in _cells(metric).items()}
+    for name, cells in corpus_cells(rows).items():
+        columns |= {column if column == name else f"{name}, {column}": cell for column, cell in cells.items()}
     if all(row.seeds == 1 for row in rows):
         del columns["over seeds"], columns["seeds' share"]
     if task.correctness is None:
@@ -231,21 +234,14 @@ def write_markdown(rows: Sequence[ComparisonRow], path: Path, lead: Sequence[str
     write_text(path, "\n".join(lines) + "\n")
 
 
-def _corpus_metrics(rows: Sequence[ComparisonRow]) -> list[CorpusMetric]:
-    """The corpus scores that some row has."""
+def corpus_cells(rows: Sequence[ComparisonRow]) -> dict[str, dict[str, Cell]]:
+    """The columns of each corpus score that some row has; that of the score itself has its name."""
     known = {figure.metric for row in rows for figure in row.corpus}
-    return [metric for name, metric in TASKS.named(rows[0].task).corpus_metrics.items() if name in known]
+    metrics = TASKS.named(rows[0].task).corpus_metrics
+    return {name: _cells_of(metric) for name, metric in metrics.items() if name in known}
 
 
-def _corpus_table(metric: CorpusMetric, rows: Sequence[ComparisonRow]) -> Fitted:
-    known = [row for row in rows if any(figure.metric == metric.name for figure in row.corpus)]
-    title = f"{metric.name}, of all queries together"
-    return _table(title, known, _cells(metric), ["p", "interval of Δ", "interval"])
-
-
-def _cells(metric: CorpusMetric) -> dict[str, Cell]:
-    """The columns of a corpus score."""
-
+def _cells_of(metric: CorpusMetric) -> dict[str, Cell]:
     def text(value: float | None, sign: str = "") -> str:
         return "" if value is None else f"{value:{sign}.{metric.digits}f}".replace("-", "−")
 

@@ -14,7 +14,16 @@ from markupsafe import Markup
 from icdsel import __version__
 from icdsel.comparison.compare import ComparisonRow
 from icdsel.comparison.headline import verdict
-from icdsel.comparison.tables import cautions, explanations, mean_shots_text, p_text, signed, stars, tokens_text
+from icdsel.comparison.tables import (
+    cautions,
+    corpus_cells,
+    explanations,
+    mean_shots_text,
+    p_text,
+    signed,
+    stars,
+    tokens_text,
+)
 from icdsel.console import progress
 from icdsel.page.charts.comparison_charts import accuracy_chart, difference_chart
 from icdsel.page.charts.mean_shots import mean_shots_chart
@@ -108,6 +117,7 @@ def write_page(content: Content, path: Path, gallery: int = 200) -> int:
         explanations=explanations(content.rows),
         verdict=verdict,
         p_text=p_text,
+        corpus=corpus_cells(content.rows),
         mean_shots_text=mean_shots_text,
         tokens_text=tokens_text,
         signed=signed,

@@ -16,7 +16,7 @@ class Demonstration:
     """A training example as it is shown; without the dataset only its `question_id` is known."""
 
     question_id: QuestionId
-    image: int | None
+    images: tuple[int, ...]
     question: str
     answer: str
 
@@ -48,7 +48,7 @@ class Card:
 
     Attributes:
         question_id: The query.
-        image: The number of its thumbnail.
+        images: The numbers of its thumbnails.
         question: Its question.
         answers: The reference answers, each with how many people gave it.
         lines: For each number of shots the lines of all selectors.
@@ -57,7 +57,7 @@ class Card:
     """
 
     question_id: QuestionId
-    image: int | None
+    images: tuple[int, ...]
     question: str
     answers: tuple[tuple[str, int], ...]
     lines: tuple[tuple[Shots, tuple[Line, ...]], ...]
@@ -76,11 +76,12 @@ def spread(question_ids: Sequence[QuestionId], count: int) -> list[QuestionId]:
 def demonstration(
     question_id: QuestionId, train: Mapping[QuestionId, Example], task: Task, thumbnails: Thumbnails
 ) -> Demonstration:
-    """The training example of this id; its image is added to the thumbnails."""
+    """The training example of this id; its images are added to the thumbnails."""
     example = train.get(question_id)
     if example is None:
-        return Demonstration(question_id, None, "", "")
-    return Demonstration(question_id, thumbnails.place(example.image), example.question, task.demonstration(example))
+        return Demonstration(question_id, (), "", "")
+    images = tuple(map(thumbnails.place, example.images))
+    return Demonstration(question_id, images, example.readable, task.demonstration(example))
 
 
 def verdict_on(prediction: Prediction, task: Task) -> str:
@@ -117,7 +118,7 @@ def cards(
     found = []
     for question_id in shown:
         query = queries.get(question_id)
-        image = thumbnails.place(query.image) if query else None
+        images = tuple(map(thumbnails.place, query.images)) if query else ()
         scores: list[dict[str, float]] = [{} for _ in names]
         groups = []
         for shots, rows in groupby(by_shots, key=lambda row: row.shots):
@@ -136,8 +137,8 @@ def cards(
         found.append(
             Card(
                 question_id,
-                image,
-                query.question if query else "",
+                images,
+                query.readable if query else "",
                 _counted(query.written_answers) if query else (),
                 tuple(groups),
                 tuple(scores),

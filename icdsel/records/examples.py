@@ -55,6 +55,11 @@ class Example:
         return " ".join(self.question.replace(PLACE, " ").split()) if PLACE in self.question else self.question
 
     @property
+    def readable(self) -> str:
+        """The question as tables show it: with `[image]` where an image stands."""
+        return self.question.replace(PLACE, "[image]")
+
+    @property
     def written_answers(self) -> tuple[str, ...]:
         """The human answers as people wrote them."""
         return self.raw_answers or self.answers

@@ -34,7 +34,7 @@ class LmmsEval(Format):
             "token_counts": [tokens],
             "doc_hash": _digest(query),
             "submission": {"question_id": query.question_id, "answer": prediction.prediction},
-            "input": query.question,
+            "input": query.readable,
         }
         if prediction.score is not None:
             exact = {"exact_match": prediction.score} if prediction.task == DEFAULT_TASK else {}
@@ -44,5 +44,5 @@ class LmmsEval(Format):
 
 def _digest(query: Example) -> str:
     """The SHA-256 of the query, by which lines of the same query are found."""
-    content = [query.question_id, query.image_id, query.question, query.written_answers]
+    content = [query.question_id, query.image_id, query.readable, query.written_answers]
     return hashlib.sha256(json_bytes(content)).hexdigest()

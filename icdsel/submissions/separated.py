@@ -28,7 +28,7 @@ class CommaSeparated(Format):
         line = {
             "question_id": query.question_id,
             "image_id": query.image_id,
-            "question": query.question,
+            "question": query.readable,
             "answer": query.answer,
             "prediction": prediction.prediction,
             "score": prediction.score,
@@ -58,7 +58,7 @@ class VlmEvalKit(Format):
         query, prediction = answered.query, answered.prediction
         return {
             "index": query.question_id,
-            "question": query.question,
+            "question": query.readable,
             "answer": repr(list(query.written_answers)) if query.answers else "",
             "prediction": prediction.prediction if prediction.error is None else _FAILED,
         }

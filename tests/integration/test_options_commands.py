@@ -71,6 +71,7 @@ def test_the_table_speaks_of_accuracy_not_of_vqa(world: str) -> None:
     assert "Accuracy (accuracy) in points, n = 12 queries" in output
     assert ("macro-F1, of all queries together" in output) == (world == "world-classes")
     assert ("macro-F1, interval of Δ" in Path("t.md").read_text()) == (world == "world-classes")
+    assert ('<th scope="col">macro-F1</th>' in page) == (world == "world-classes")
     for text in (output, Path("t.md").read_text(), page[page.index("<body") : page.rindex("</main>")]):
         assert "VQA" not in text
 
