@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from icdsel.check.answers import check_answers, check_lengths
+from icdsel.check.classes import check_classes
 from icdsel.check.findings import Checked, Findings, Kind
 from icdsel.console import progress
 from icdsel.data.datasets import read_dataset
@@ -125,11 +126,14 @@ def check_reading(found: Findings, reading: Reading) -> None:
 
 
 def _check_answers(found: Findings, splits: Mapping[str, Sequence[Example]], settings: Settings) -> None:
-    data, task = settings.data, TASKS.named(settings.data.task)
+    data = settings.data
+    task = TASKS.named(data.task).with_options(data.show_options)
     placed = [(place, example) for _, place, example in _placed(splits) if example.answers]
     not_own = data.metric != default_metric(data.dataset, data.task)
     check_answers(found, placed, len(placed), task, task.metrics.named(data.metric), exact=not_own)
     check_lengths(found, placed, len(placed), settings.vlm)
+    if task.has_options:
+        check_classes(found, splits)
 
 
 def check_questions(found: Findings, splits: Mapping[str, Sequence[Example]]) -> None:
