@@ -14,8 +14,9 @@ from icdsel.check.findings import Checked, Findings, Kind
 from icdsel.console import progress
 from icdsel.data.datasets import read_dataset
 from icdsel.data.images import ImageError, bands, open_image
+from icdsel.data.own_pools import UnknownPoolError
 from icdsel.data.parsing import RepeatedError, UnpairedError
-from icdsel.data.rows import Reading
+from icdsel.data.rows import ImagelessError, Reading
 from icdsel.errors import UserError
 from icdsel.records import Example, QuestionId, id_order
 from icdsel.settings.loading import Settings
@@ -30,6 +31,11 @@ REPEATED_IDS = Kind("question_ids are repeated within a split", "give every ques
 UNPAIRED = Kind(
     "questions have no annotation, or annotations no question",
     "every command stops at them: leave them out, or use two files that belong together",
+)
+NO_IMAGE = Kind("questions have no image", "every command stops at them: leave out questions about text alone")
+UNKNOWN_POOL = Kind(
+    "pools name examples that are not in the training split",
+    "every command stops at them: name training examples, or ignore pools with --columns pool=",
 )
 EMPTY = Kind("it has no question", "every command stops at it: write one row per question, or name another file")
 NO_SPLIT = Kind("the training split is missing", 'lines without "split" belong to it; other formats need its two files')
@@ -85,6 +91,10 @@ def check_dataset(settings: Settings, name: str, images: bool) -> Checked:
                 found.add(REPEATED_IDS, f"question {question_id}")
         elif isinstance(error, UnpairedError):
             found.add(UNPAIRED, error, len(error.ids))
+        elif isinstance(error, ImagelessError):
+            found.add(NO_IMAGE, error, error.count)
+        elif isinstance(error, UnknownPoolError):
+            found.add(UNKNOWN_POOL, error, error.count)
         else:
             found.add(UNREADABLE, error)
 
@@ -110,6 +120,8 @@ def _about(reading: Reading) -> str:
     about = "questions: " + ", ".join(f"{split} {len(examples):,}" for split, examples in reading.splits.items())
     if reading.names:
         about += "; splits: " + ", ".join(f"{split} from {name}" for name, split in sorted(reading.names.items()))
+    if reading.task:
+        about += f"; task: {reading.task}"
     if reading.columns:
         about += "; columns: " + ", ".join(f"{field} from {name}" for field, name in sorted(reading.columns.items()))
     return about

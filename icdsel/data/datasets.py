@@ -9,6 +9,7 @@ from typing import Any
 from icdsel.data import hub as hub_data
 from icdsel.data.image_places import ImagePlaces
 from icdsel.data.named import dataset_names, files_of, image_layout, read_named, splits_of
+from icdsel.data.own_pools import require_known
 from icdsel.data.parsing import refuse_repeated
 from icdsel.data.readers import reader_of, unrecognised
 from icdsel.data.rows import Reading, Table, read_tables
@@ -91,7 +92,8 @@ def load_split(settings: DataSettings, split: str) -> Split:
 def read_dataset(settings: DataSettings, wanted: str | None = None, refuse: Refuse = stop) -> Reading:
     """Reads a split of a dataset, or all of its splits, and what had to be made up for it.
 
-    With `validation_fraction`, a part of the training questions is the validation split.
+    With `validation_fraction`, a part of the training questions is the validation split. If queries bring their own
+    pools, the training split is read too, because these name its examples.
 
     Args:
         settings: As for `load_split`.
@@ -104,7 +106,19 @@ def read_dataset(settings: DataSettings, wanted: str | None = None, refuse: Refu
     """
     fraction = settings.validation_fraction
     if fraction is None or wanted not in (None, "train", "validation"):
-        return _read(settings, wanted, refuse)
+        reading = _read(settings, wanted, refuse)
+    else:
+        reading = _read_parted(settings, fraction, wanted, refuse)
+    queries = [example for split in reading.splits.values() for example in split if example.pool is not None]
+    if queries:
+        in_training = reading if "train" in reading.splits or wanted is None else read_dataset(settings, "train")
+        known = {example.question_id for example in in_training.splits.get("train", ())}
+        require_known(settings.dataset, queries, known, refuse)
+    return reading
+
+
+def _read_parted(settings: DataSettings, fraction: float, wanted: str | None, refuse: Refuse) -> Reading:
+    """Reads a dataset whose validation split is a part of its training questions."""
     reading = _read(settings, wanted and "train", refuse)
     if "validation" in reading.sizes:
         raise DataError(

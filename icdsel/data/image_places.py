@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from icdsel.data.parsing import quoted
@@ -172,6 +172,11 @@ class ImagePlaces:
                     self._below = {}  # part of them would not show which names are unique
                     break
         return self._below
+
+
+def id_of_several(image_ids: Sequence[QuestionId]) -> QuestionId:
+    """The id of images together; that of a single one is its own."""
+    return image_ids[0] if len(image_ids) == 1 else _hashed("\n".join(map(str, image_ids)))
 
 
 def _hashed(name: str) -> int:

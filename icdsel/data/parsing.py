@@ -1,6 +1,7 @@
 """The fields of a record: ids, texts and answers, with their limits. Errors name the file and the place in it."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -136,6 +137,18 @@ def text_of(record: Record, name: str, texts: Texts) -> str:
         return texts[value]
     except (TypeError, UnicodeEncodeError):
         raise ValueError(f'its "{name}" is {quoted(value)}, not a string') from None
+
+
+def as_text(value: Any) -> Any:
+    """A number as text, as an answer may be one; None for NaN, as tables have where nothing is; the rest as it is."""
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def has_value(value: Any) -> bool:
+    """Whether a field has a value: not null, NaN, or an empty text, list or object."""
+    return as_text(value) is not None and value not in ("", [], {})
 
 
 def answers_of(record: Record, texts: Texts) -> tuple[tuple[str, ...], tuple[str, ...]]:

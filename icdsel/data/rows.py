@@ -1,6 +1,5 @@
 """Rows of a dataset become examples, whatever kind of file they come from."""
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,23 +7,27 @@ from pathlib import Path
 from typing import Any
 
 from icdsel.data.columns import Columns
-from icdsel.data.image_places import ImagePlaces
+from icdsel.data.image_marks import place_images
+from icdsel.data.image_places import ImagePlaces, id_of_several
 from icdsel.data.parsing import (
     Record,
     ShownAnswer,
     Texts,
-    answers_of,
+    as_text,
+    has_value,
     id_of,
-    majority_of,
     quoted,
     refuse_repeated,
     text_of,
 )
 from icdsel.data.question_types import types_of
+from icdsel.data.row_answers import read_answers
 from icdsel.data.split_names import standard_split
 from icdsel.data.stored_images import content_of
 from icdsel.errors import DataError, Refuse
 from icdsel.records import Example, QuestionId
+from icdsel.records.values import is_id
+from icdsel.tasks import TASKS
 
 Rows = Callable[[Refuse], Iterator[tuple[str, Any]]]
 """Yields the place of each row in its file ("line 3") and the row; damaged rows go to the function that is given."""
@@ -42,6 +45,7 @@ class Table:
         named: What the file calls that split.
         stored: Whether rows and the images in them are copies below `images`, so that the rows have the usual names.
         columns: Of copies, the column of each field that had another name.
+        task: The task that the form of the data implies; "" if it implies none.
     """
 
     path: Path
@@ -51,6 +55,7 @@ class Table:
     named: str = ""
     stored: bool = False
     columns: Mapping[str, str] = field(default_factory=dict)
+    task: str = ""
 
 
 @dataclass
@@ -64,6 +69,7 @@ class Reading:
         unlabelled: How many rows of each split have no answer.
         columns: The column of each field that has another name.
         names: The name used here of each split that the dataset calls by another name.
+        task: The task that the dataset says it is for; "" if it says none.
     """
 
     splits: dict[str, list[Example]] = field(default_factory=dict)
@@ -72,6 +78,20 @@ class Reading:
     unlabelled: Counter[str] = field(default_factory=Counter)
     columns: dict[str, str] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
+    task: str = ""
+
+
+class ImagelessError(DataError):
+    """`count` rows of a table have no image."""
+
+    def __init__(self, first: str, count: int) -> None:
+        more = f" ({count} rows have none)" if count > 1 else ""
+        super().__init__(f"{first}{more}. A question is about at least one image: leave out those about text alone")
+        self.count = count
+
+
+class _NoImageError(ValueError):
+    """A row has no image."""
 
 
 def read_tables(
@@ -88,13 +108,18 @@ def read_tables(
 
     * `question_id`: an integer or a text, unique within its split. Without any ids, rows are numbered from 0, in the
       order of the files: over all rows of a file, or over those of a split where each split has its own files.
-    * `image`: a path (`image_places.ImagePlaces`), or in its place `image_id`, from which the file's name follows
-    * `question`: a text
+    * `image`: a path (`image_places.ImagePlaces`) or an encoded image, or several in a list, or in the columns
+      `image_1`, `image_2`, ...; or in its place `image_id`, from which the file's name follows
+    * `question`: a text, with or without marks of its images (`image_marks`); `hint`: a text that stands in front of it
     * `answers`: texts, numbers, or objects with `answer` and optionally `raw_answer` as in VQA; or a single one
     * `answer`: what a demonstration shows, by default the most common answer; without `answers`, the only answer
     * `image_id`: an integer or a text, by default derived from the image's path
     * `question_type`, `answer_type`: texts, by which a comparison's page splits its scores
     * `split`: "train" (the default) or another name of a split
+    * `options`: the answers to choose from, also in the columns `A`, `B`, ...; then an answer is one of them
+      (`choices.Choices`)
+    * `pool`: ids of the training examples that demonstrations of this query are chosen from
+    * `task`: the name of a task, the same in all rows
 
     Rows without an answer are queries that can be answered but not scored; in the training split they are errors.
 
@@ -118,8 +143,13 @@ def read_tables(
         if table.split and wanted not in (None, table.split):
             reading.sizes[table.split] += 0
             continue
+        try:
+            rows.tell_task(table.task)
+        except ValueError as error:
+            refuse(DataError(f"{table.path}: {error}"))
         images = places(table)
         columns = rows.columns = usual if table.stored else own
+        imageless: list[str] = []
         for place, record in table.rows(refuse):
             question_id: QuestionId | None = None
             try:
@@ -131,7 +161,13 @@ def read_tables(
                         reading.splits.setdefault(split, []).append(example)
             except ValueError as error:
                 named = "" if question_id is None else f" (question {question_id})"
-                refuse(DataError(f"{table.path}: {place}{named}: {error}"))
+                told = f"{table.path}: {place}{named}: {error}"
+                if isinstance(error, _NoImageError):
+                    imageless.append(told)
+                else:
+                    refuse(DataError(told))
+        if imageless:
+            refuse(ImagelessError(imageless[0], len(imageless)))
         reading.columns |= table.columns if table.stored else own.used
     for split, examples in reading.splits.items():
         path = tables[0].path if len(tables) == 1 else tables[0].images
@@ -174,80 +210,102 @@ class _RowReader:
         self._reading.sizes[split] += 1
         return split
 
+    def tell_task(self, task: str) -> None:
+        """Keeps the task that a table or a row says.
+
+        Raises:
+            ValueError: Another one is known.
+        """
+        if task and (known := self._reading.task) and known != task:
+            raise ValueError(f"its task is {quoted(task)}, that of rows before it {quoted(known)}: a dataset has one")
+        self._reading.task = self._reading.task or task
+
     def example(self, question_id: QuestionId, split: str, mapped: Record, record: Any, images: ImagePlaces) -> Example:
         """The row as an example of a split."""
-        for name in ("question", "image"):
-            if mapped.get(name) is None and not (name == "image" and mapped.get("image_id") is not None):
-                raise ValueError(self.columns.missing(name, record))
-        answers, raw_answers = self._answers(mapped, split, record)
-        answer = _as_text(mapped.get("answer"))
-        if isinstance(answer, list) and not _listed(mapped.get("answers")):  # then these are the answers
-            answer = None
-        if answer is not None:
-            answer = text_of({"answer": answer}, "answer", self._texts)
-        elif answers:
-            answer = majority_of(answers, raw_answers, self._shown)
-        image, image_id = self._image(mapped, split, images)
+        if mapped.get("question") is None:
+            raise ValueError(self.columns.missing("question", record))
+        given = self._given_images(mapped, record)
+        self._read_task(mapped)
+        found = read_answers(mapped, self._shown, self._texts)
+        if not found.references and split == "train":
+            raise ValueError(self._unanswered(mapped, record))
+        question = self._question(mapped)
+        if given:
+            question, options, order = place_images(question, found.options, [*given])
+            shown = [self._image(given[number], images) for number in order]
+            image_id = id_of_several([image_id for _, image_id in shown])
+            if mapped.get("image_id") is not None:
+                image_id = id_of(mapped, "image_id")
+        else:
+            image_id, options = id_of(mapped, "image_id"), found.options
+            shown = [(images.with_id(image_id, split) or images.named(f"{image_id}.jpg")[0], image_id)]
         question_type, answer_type = types_of(mapped)
+        told = dict(zip(found.options, options, strict=True))  # options that named images are told in words
         example = Example(
             question_id=question_id,
             image_id=image_id,
-            image=image,
-            question=text_of(mapped, "question", self._texts),
-            answer=answer or "",
-            answers=answers,
-            raw_answers=raw_answers,
+            image=shown[0][0],
+            question=question,
+            answer=told.get(found.shown, found.shown),
+            answers=tuple([told.get(answer, answer) for answer in found.references]),
+            raw_answers=found.raw,
             question_type=question_type,
             answer_type=answer_type,
+            more_images=tuple([image for image, _ in shown[1:]]),
+            options=options,
+            pool=self._pool(mapped),
         )
         self._reading.numbered[split] += mapped.get("question_id") is None
-        self._reading.unlabelled[split] += not answers
+        self._reading.unlabelled[split] += not found.references
         return example
 
-    def _image(self, mapped: Record, split: str, images: ImagePlaces) -> tuple[Path, QuestionId]:
+    def _question(self, mapped: Record) -> str:
+        question, hint = text_of(mapped, "question", self._texts), mapped.get("hint")
+        if not has_value(hint) or (isinstance(hint, str) and not hint.strip()):
+            return question
+        return text_of({"question": f"{text_of(mapped, 'hint', self._texts)}\n{question}"}, "question", self._texts)
+
+    def _given_images(self, mapped: Record, record: Any) -> dict[int, Any]:
+        """The images that the row gives, by number; empty if it has an `image_id` alone."""
         given = mapped.get("image")
-        if given is None:
-            image_id = id_of(mapped, "image_id")
-            return images.with_id(image_id, split) or images.named(f"{image_id}.jpg")[0], image_id
         if isinstance(given, list):
-            if len(given) != 1:
-                raise ValueError(f"it has {len(given)} images: icdsel shows one image per question")
-            given = given[0]
-        if (content := content_of(given)) is not None:
-            image, image_id = images.contained(content)
+            held = {number: image for number, image in enumerate(given, 1) if has_value(image)}
         else:
-            if isinstance(given, dict) and not given.get("bytes"):  # {"bytes": null, "path": "a.jpg"}
-                given = given.get("path", given)
-            image, image_id = images.named(text_of({"image": given}, "image", self._texts))
-        return image, image_id if mapped.get("image_id") is None else id_of(mapped, "image_id")
+            held = {} if as_text(given) is None else {1: given}
+        if not held and mapped.get("image_id") is None:
+            raise _NoImageError(self.columns.missing("image", record))
+        return held
 
-    def _answers(self, mapped: Record, split: str, record: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        given = mapped.get("answers")
-        if listed := _listed(given) or _listed(mapped.get("answer")):
-            return answers_of({"answers": listed}, self._texts)
-        if split == "train":
-            wrong = self.columns.missing("answers", record) if given is None else f'its "answers" are {quoted(given)}'
+    def _image(self, given: Any, images: ImagePlaces) -> tuple[Path, QuestionId]:
+        if (content := content_of(given)) is not None:
+            return images.contained(content)
+        if isinstance(given, dict) and not given.get("bytes"):  # {"bytes": null, "path": "a.jpg"}
+            given = given.get("path", given)
+        return images.named(text_of({"image": given}, "image", self._texts))
+
+    def _pool(self, mapped: Record) -> tuple[QuestionId, ...] | None:
+        given = mapped.get("pool")
+        if as_text(given) is None or given == "":
+            return None
+        if not isinstance(given, list) or not given or not all(map(is_id, given)):
             raise ValueError(
-                f"{wrong}: at least one is needed in the training split. A question that is only to be answered "
-                'belongs to another split, such as "split": "test"'
+                f'its "pool" is {quoted(given)}: a pool is a list of ids of training examples, or null; --columns '
+                "pool= ignores pools"
             )
-        return (), ()
+        if len({*map(str, given)}) < len(given):
+            raise ValueError(f'its "pool" names an example twice: {quoted(given)}')
+        return tuple(given)
 
+    def _read_task(self, mapped: Record) -> None:
+        """Keeps the row's task. A usual column may hold other things, as kinds of questions in ScienceQA."""
+        given = mapped.get("task")
+        if has_value(given) and (self.columns.is_chosen("task") or (isinstance(given, str) and given in TASKS)):
+            self.tell_task(text_of(mapped, "task", self._texts))
 
-def _as_text(value: Any) -> Any:
-    """A number as text, as an answer may be one; None for NaN, as tables have where nothing is; the rest as it is."""
-    if isinstance(value, float) and math.isnan(value):
-        return None
-    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
-
-
-def _listed(given: Any) -> list[Any]:
-    """Answers as a list of texts or objects, from a single one, numbers, or objects that are stored by columns."""
-    if _as_text(given) is None or (isinstance(given, str) and not given.strip()):
-        return []
-    if isinstance(given, dict) and isinstance(texts := given.get("answer", given.get("text")), list):
-        raw = given.get("raw_answer")
-        if isinstance(raw, list) and len(raw) == len(texts):
-            return [{"answer": one, "raw_answer": other} for one, other in zip(texts, raw, strict=True)]
-        return texts
-    return [_as_text(answer) for answer in (given if isinstance(given, list) else [given])]
+    def _unanswered(self, mapped: Record, record: Any) -> str:
+        given = mapped.get("answers")
+        wrong = self.columns.missing("answers", record) if given is None else f'its "answers" are {quoted(given)}'
+        return (
+            f"{wrong}: at least one is needed in the training split. A question that is only to be answered "
+            'belongs to another split, such as "split": "test"'
+        )

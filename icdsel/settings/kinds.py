@@ -14,6 +14,7 @@ from icdsel.settings.presets import (
     DATASET_ALIASES,
     MODEL_ALIASES,
     NORMALIZATION_ALIASES,
+    OPTIONAL_FIELDS,
     RETIRED_MODES,
     SAMPLER_ALIASES,
 )
@@ -84,8 +85,11 @@ def _are_columns(columns: tuple[str, ...]) -> tuple[str, ...]:
     for part, field in zip(columns, fields, strict=True):
         if field not in COLUMN_FIELDS or "=" not in part:
             raise ValueError(f"{part!r} is not FIELD=COLUMN with one of the fields {', '.join(COLUMN_FIELDS)}")
-        if part.endswith("=") and COLUMN_FIELDS[field] != COLUMN_FIELDS["id"]:
-            raise ValueError(f"{part!r} names no column; only `id=` may be empty, which numbers the rows")
+        if part.endswith("=") and field not in OPTIONAL_FIELDS:
+            raise ValueError(
+                f"{part!r} names no column; only {', '.join(f'{name}=' for name in OPTIONAL_FIELDS)} may be empty, "
+                "which ignores the column (`id=` numbers the rows)"
+            )
     if len({COLUMN_FIELDS[field] for field in fields}) < len(fields):
         raise ValueError("a field is named twice")
     return columns

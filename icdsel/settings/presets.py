@@ -25,8 +25,14 @@ COLUMN_FIELDS = {
     "question_id": "question_id",
     "image_id": "image_id",
     "split": "split",
+    "options": "options",
+    "hint": "hint",
+    "pool": "pool",
+    "task": "task",
 }
 """The fields that `--columns` assigns columns to, and their names in records."""
+OPTIONAL_FIELDS = ("id", "question_id", "options", "hint", "pool", "task")
+"""Those that `--columns` can ignore, as `id=` does: then rows are numbered, and have no options, for example."""
 
 QUERIES = {"vqav2": 5000}
 """How many training queries are scored by default, for datasets that differ from the rest."""

@@ -81,7 +81,8 @@ class DataSettings(Table):
     your own file (JSON lines, JSON, CSV, Parquet) or folder, or a dataset on Hugging Face
     (`hub:owner/name`)."""
     columns: Columns = ()
-    """Columns of your own data, such as `question=query,answers=labels,image=img,id=uid`; `id=` numbers the rows.
+    """Columns of your own data, such as `question=query,answers=labels,image=img,id=uid`; `id=` numbers the rows,
+    `options=`, `hint=`, `pool=` or `task=` ignores such a column.
     [usual names]"""
     validation_fraction: float | None = Field(None, gt=0, lt=1)
     """Share of the training questions that is the validation split of data without one; no image is in both."""
