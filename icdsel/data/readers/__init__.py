@@ -9,12 +9,15 @@ from pathlib import Path
 from icdsel.data.readers.arrow_files import SavedDataset
 from icdsel.data.readers.base import FileReader, Reader
 from icdsel.data.readers.folders import FILES, ImageFolder, SplitFiles, VqaFolder
+from icdsel.data.readers.vl_icl import VlIcl
 from icdsel.errors import DataError
 from icdsel.registry import Registry
 
 __all__ = ["READERS", "FileReader", "Reader", "reader_of"]
 
-READERS: Registry[Reader] = Registry("reader", (*FILES, SavedDataset(), ImageFolder(), VqaFolder(), SplitFiles()))
+_FOLDERS = (SavedDataset(), VlIcl(), ImageFolder(), VqaFolder(), SplitFiles())
+
+READERS: Registry[Reader] = Registry("reader", (*FILES, *_FOLDERS))
 """The readers by name, in the order in which they are tried."""
 
 
