@@ -8,6 +8,7 @@ from pathlib import Path
 
 from icdsel.data.readers.arrow_files import SavedDataset
 from icdsel.data.readers.base import FileReader, Reader
+from icdsel.data.readers.captions import CaptionFile, CaptionFolder
 from icdsel.data.readers.folders import FILES, ImageFolder, SplitFiles, VqaFolder
 from icdsel.data.readers.vl_icl import VlIcl
 from icdsel.errors import DataError
@@ -15,9 +16,9 @@ from icdsel.registry import Registry
 
 __all__ = ["READERS", "FileReader", "Reader", "reader_of"]
 
-_FOLDERS = (SavedDataset(), VlIcl(), ImageFolder(), VqaFolder(), SplitFiles())
+_FOLDERS = (SavedDataset(), VlIcl(), ImageFolder(), VqaFolder(), CaptionFolder(), SplitFiles())
 
-READERS: Registry[Reader] = Registry("reader", (*FILES, *_FOLDERS))
+READERS: Registry[Reader] = Registry("reader", (CaptionFile(), *FILES, *_FOLDERS))
 """The readers by name, in the order in which they are tried."""
 
 

@@ -38,7 +38,7 @@ class ImageFolder(Reader):
         return _tables(path, self._metadata(path), settings)
 
     def _metadata(self, path: Path) -> list[Path]:
-        return [file for file in _data_files(path) if file.stem == "metadata" and file.suffix.lower() != ".json"]
+        return [file for file in data_files(path) if file.stem == "metadata" and file.suffix.lower() != ".json"]
 
 
 class VqaFolder(Reader):
@@ -69,7 +69,7 @@ class VqaFolder(Reader):
 
     def _files(self, path: Path, key: str) -> list[Path]:
         listed = re.compile(rf'"{key}"\s*:\s*\['.encode())
-        return [file for file in _data_files(path) if file.suffix.lower() == ".json" and listed.search(_ends(file))]
+        return [file for file in data_files(path) if file.suffix.lower() == ".json" and listed.search(ends_of(file))]
 
 
 class SplitFiles(Reader):
@@ -91,7 +91,7 @@ class SplitFiles(Reader):
         return _tables(path, files, settings)
 
     def _files(self, path: Path) -> list[Path]:
-        files = [file for file in _data_files(path) if file.stem not in _DESCRIPTIONS]
+        files = [file for file in data_files(path) if file.stem not in _DESCRIPTIONS]
         if named := [file for file in files if _split_of(file, path)]:
             return named
         return [file for file in files if file.parent == path] if len(files) == 1 else []
@@ -127,7 +127,7 @@ def _word_of(file: Path, folder: Path) -> str:
     return next((word for part in reversed(parts) if (word := split_word(part))), "")
 
 
-def _data_files(folder: Path) -> list[Path]:
+def data_files(folder: Path) -> list[Path]:
     """Files that a reader of `FILES` may read, by path; none in hidden folders."""
     found: list[Path] = []
     level = [folder]
@@ -144,7 +144,7 @@ def _data_files(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def _ends(file: Path) -> bytes:
+def ends_of(file: Path) -> bytes:
     """The beginning and the end of a file, where the lists of a JSON file are named."""
     with file.open("rb") as opened:
         start = opened.read(_START)
