@@ -64,14 +64,16 @@ def _use_split(settings: DataSettings) -> None:
     for example in split:
         texts = [example.question, example.answer, *example.answers, *example.raw_answers, str(example.image_id)]
         " ".join(texts).encode()
-        example.image.exists()
+        for image in example.images:
+            image.exists()
+        assert set(example.answers) <= set(example.options or example.answers)
         assert is_in_image_folder(example, settings)
 
 
 def is_in_image_folder(example: Example, settings: DataSettings) -> bool:
-    own = Path(settings.dataset).suffix in (".jsonl", ".json", ".csv")
+    own = Path(settings.dataset).suffix in (".jsonl", ".json", ".csv", ".tsv")
     folder = Path(settings.dataset).parent if own else settings.data_dir
-    return os.path.normpath(example.image).startswith(os.path.normpath(folder) + "/")
+    return all(os.path.normpath(image).startswith(os.path.normpath(folder) + "/") for image in example.images)
 
 
 JSON_LINES = [
@@ -95,6 +97,29 @@ LLAVA = [
         "conversations": [{"from": "human", "value": "<image>\nWho?"}, {"from": "gpt", "value": "z"}],
     }
 ]
+ROWS = [  # with several images, options, hints, pools and tasks
+    {"id": 1, "image": ["a.png", "b.png"], "question": "Is <image 2> <image 1>?", "options": ["x", "y"], "answer": "B"},
+    {"id": 2, "image": [{"bytes": None, "path": "a.png"}], "question": "?", "choices": "['x', 'y']", "answer": 1},
+    {
+        "id": 3,
+        "image_1": "a.png",
+        "image_2": "",
+        "question": "<image>?",
+        "A": "x",
+        "B": 2,
+        "answer": "A",
+        "task": "vqa",
+    },
+    {"id": 4, "images": ["a.png"], "question": "?", "answer": "x", "hint": "Look.", "pool": [1, 2], "split": "train"},
+]
+CAPTIONS = {
+    "images": [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "b.png"}],
+    "annotations": [{"image_id": 1, "caption": "A dog."}, {"image_id": 2, "caption": "A cat."}],
+}
+KARPATHY = {
+    "images": [{"filepath": "a", "filename": "b.png", "cocoid": 1, "split": "train", "sentences": [{"raw": "A."}]}]
+}
+OPTIONS = ["index\timage_1\timage_2\tquestion\tA\tB\tC\tanswer", "1\ta.png\tb.png\t<image 1><image 2>?\tx\t2\t\tB"]
 CSV = ["id,image,question,answers", '7,a/b.png,"Which, of these?","[""x"", ""y""]"', "007,c.png,What?,x|y"]
 
 READERS = [
@@ -104,6 +129,9 @@ READERS = [
         json_of(
             JSON_LINES,
             LLAVA,
+            ROWS,
+            CAPTIONS,
+            KARPATHY,
             {"data": JSON_LINES},
             {"train": JSON_LINES[:1], "val2014": JSON_LINES[1:]},
             {"questions": QUESTIONS, "annotations": ANNOTATIONS, "images": [{"id": 10, "file_name": "c.png"}]},
@@ -113,6 +141,7 @@ READERS = [
         use_file,
         (DataError,),
     ),
+    Reader("tsv", alone("x.tsv"), lambda: ["\n".join(OPTIONS).encode()], damaged_lines, use_file, (DataError,)),
     Reader("csv", alone("x.csv"), lambda: ["\n".join(CSV).encode()], damaged_lines, use_file, (DataError,)),
     Reader(
         "official-questions",
