@@ -7,13 +7,14 @@ import string
 from collections.abc import Mapping
 from typing import Any
 
+from icdsel.data.image_marks import names_image
 from icdsel.data.parsing import Texts, has_value, quoted, text_of
 
 LETTERS = string.ascii_uppercase
 """The letters of options, also as columns."""
 
 _IGNORE = "; --columns options= ignores options"
-_MOST_OPTIONS = 10_000
+_MOST_OPTIONS = 100_000  # ImageNet-21K has 22,000 classes
 _LONGEST_LIST = 1_000_000  # characters of a list that is a text
 _LETTER = re.compile(r"\(?([A-Za-z])[).:]?")
 
@@ -21,15 +22,20 @@ _LETTER = re.compile(r"\(?([A-Za-z])[).:]?")
 class Choices:
     """The options of a row, and the letters that name them.
 
+    Attributes:
+        texts: The options.
+        marked: The same if any of them names an image (`image_marks`); else empty.
+
     Args:
         given: A list of texts or numbers, such a list as a text of Python or JSON, or texts by letter.
         texts: Validates the texts.
+        letters: Whether letters name options that are a list; they do not name the classes of a dataset.
 
     Raises:
         ValueError: It is something else, or two options are the same.
     """
 
-    def __init__(self, given: Any, texts: Texts) -> None:
+    def __init__(self, given: Any, texts: Texts, letters: bool = True) -> None:
         self._lettered = isinstance(given, Mapping)
         by_letter = {str(key): text for key, text in given.items() if has_value(text)} if self._lettered else {}
         values = [*by_letter.values()] if self._lettered else _listed(given)
@@ -41,10 +47,12 @@ class Choices:
             self.texts = tuple(text_of({"options": one}, "options", texts).strip() for one in as_texts)
         except ValueError as error:
             raise ValueError(f"{error}: options are texts{_IGNORE}") from None
-        if len(set(self.texts)) < len(self.texts):
+        self._known = frozenset(self.texts)
+        if len(self._known) < len(self.texts):
             twice = next(text for number, text in enumerate(self.texts) if text in self.texts[:number])
             raise ValueError(f"its option {quoted(twice)} occurs twice: leave one of them out{_IGNORE}")
-        self._by_letter = dict(zip(by_letter or LETTERS, self.texts, strict=False))
+        self._by_letter = dict(zip(by_letter or (LETTERS if letters else ""), self.texts, strict=False))
+        self.marked = self.texts if any(map(names_image, self.texts)) else ()
 
     def chosen(self, answer: Any) -> str:
         """The option that an answer means: its text, its letter, or its number from 0.
@@ -60,7 +68,7 @@ class Choices:
         text = str(answer).strip() if isinstance(answer, str | int | float) else ""
         letter = _LETTER.fullmatch(text)
         by_letter = self._by_letter.get(letter[1].upper()) if letter else None
-        by_text = text if text in self.texts else None
+        by_text = text if text in self._known else None
         if self._lettered and by_letter is not None:
             return by_letter
         if by_letter is not None and by_text is not None and by_letter != by_text:

@@ -38,7 +38,7 @@ def place_images(question: str, options: tuple[str, ...], numbers: Sequence[int]
 
     Args:
         question: The question.
-        options: The answers to choose from.
+        options: The answers to choose from, if any of them names an image.
         numbers: The numbers of the images, from 1.
 
     Raises:
@@ -73,6 +73,11 @@ def place_images(question: str, options: tuple[str, ...], numbers: Sequence[int]
         return PLACE
 
     return Marked(_NAMED.sub(placed, question), options, order)
+
+
+def names_image(text: str) -> bool:
+    """Whether a text has a mark with the number of an image."""
+    return _NAMED.search(text) is not None
 
 
 def _number(mark: re.Match[str]) -> int:

@@ -9,7 +9,6 @@ from icdsel.data.parsing import (
     Texts,
     answers_of,
     as_text,
-    has_value,
     majority_of,
     text_of,
 )
@@ -31,15 +30,20 @@ class Answers(NamedTuple):
     options: tuple[str, ...]
 
 
-def read_answers(mapped: Record, shown: ShownAnswer, texts: Texts) -> Answers:
-    """Reads the fields `answers`, `answer` and `options`. With options, `answer` counts before `answers`.
+def read_answers(mapped: Record, choices: Choices | None, shown: ShownAnswer, texts: Texts) -> Answers:
+    """Reads the fields `answers` and `answer`. With options, `answer` counts before `answers`.
+
+    Args:
+        mapped: The row.
+        choices: Its options; None if it has none.
+        shown: The answer of demonstrations, as in `parsing.majority_of`.
+        texts: Validates the texts.
 
     Raises:
         ValueError: An answer is invalid, or none of the options.
     """
     given, answer = listed(mapped.get("answers")), mapped.get("answer")
     one = listed(answer)
-    choices = Choices(mapped["options"], texts) if has_value(mapped.get("options")) else None
     if choices is not None and choices.texts:
         raw_one = answer if isinstance(answer, list) else [answer]
         meant = [choices.chosen(value) for value in (raw_one if one else _texts_of(given))]

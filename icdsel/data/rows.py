@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from icdsel.data.choices import Choices
 from icdsel.data.columns import Columns
 from icdsel.data.image_marks import place_images
 from icdsel.data.image_places import ImagePlaces, id_of_several
@@ -46,6 +47,7 @@ class Table:
         stored: Whether rows and the images in them are copies below `images`, so that the rows have the usual names.
         columns: Of copies, the column of each field that had another name.
         task: The task that the form of the data implies; "" if it implies none.
+        options: The options of all rows without their own, such as the classes of a dataset.
     """
 
     path: Path
@@ -56,6 +58,7 @@ class Table:
     stored: bool = False
     columns: Mapping[str, str] = field(default_factory=dict)
     task: str = ""
+    options: tuple[str, ...] = ()
 
 
 @dataclass
@@ -149,11 +152,14 @@ def read_tables(
             refuse(DataError(f"{table.path}: {error}"))
         images = places(table)
         columns = rows.columns = usual if table.stored else own
+        rows.classes = table.options
         imageless: list[str] = []
         for place, record in table.rows(refuse):
             question_id: QuestionId | None = None
             try:
                 for mapped in columns.records(record):
+                    if table.options:
+                        mapped.setdefault("options", table.options)
                     question_id = rows.id_of(mapped, record, table, place)
                     split = rows.split_of(mapped, table)
                     if wanted in (None, split):
@@ -182,8 +188,11 @@ class _RowReader:
     def __init__(self, reading: Reading, columns: Columns, shown: ShownAnswer) -> None:
         self._reading, self._shown = reading, shown
         self.columns = columns  # of the table that is being read
+        self.classes: tuple[str, ...] = ()  # the options of that table
         self._texts = Texts()
         self._numbers: Counter[str] = Counter()
+        self._given_options: Any = None  # of the row before
+        self._choices: Choices | None = None
         self._first: dict[str, tuple[bool, str]] = {}  # by split of the table: whether the first row has an id, where
 
     def id_of(self, mapped: Record, record: Any, table: Table, place: str) -> QuestionId:
@@ -226,21 +235,24 @@ class _RowReader:
             raise ValueError(self.columns.missing("question", record))
         given = self._given_images(mapped, record)
         self._read_task(mapped)
-        found = read_answers(mapped, self._shown, self._texts)
+        choices = self._choices_of(mapped)
+        found = read_answers(mapped, choices, self._shown, self._texts)
         if not found.references and split == "train":
             raise ValueError(self._unanswered(mapped, record))
-        question = self._question(mapped)
+        question, options = self._question(mapped), found.options
+        told: dict[str, str] = {}  # options that named images, in words
         if given:
-            question, options, order = place_images(question, found.options, [*given])
+            question, words, order = place_images(question, choices.marked if choices else (), [*given])
+            if words:
+                told, options = dict(zip(options, words, strict=True)), words
             shown = [self._image(given[number], images) for number in order]
             image_id = id_of_several([image_id for _, image_id in shown])
             if mapped.get("image_id") is not None:
                 image_id = id_of(mapped, "image_id")
         else:
-            image_id, options = id_of(mapped, "image_id"), found.options
+            image_id = id_of(mapped, "image_id")
             shown = [(images.with_id(image_id, split) or images.named(f"{image_id}.jpg")[0], image_id)]
         question_type, answer_type = types_of(mapped)
-        told = dict(zip(found.options, options, strict=True))  # options that named images are told in words
         example = Example(
             question_id=question_id,
             image_id=image_id,
@@ -258,6 +270,16 @@ class _RowReader:
         self._reading.numbered[split] += mapped.get("question_id") is None
         self._reading.unlabelled[split] += not found.references
         return example
+
+    def _choices_of(self, mapped: Record) -> Choices | None:
+        """The row's options. They are validated once where many rows have them, as the classes of a dataset."""
+        given = mapped.get("options")
+        if not has_value(given):
+            return None
+        if given is not self._given_options:
+            self._choices = Choices(given, self._texts, letters=given is not self.classes)
+            self._given_options = given
+        return self._choices
 
     def _question(self, mapped: Record) -> str:
         question, hint = text_of(mapped, "question", self._texts), mapped.get("hint")

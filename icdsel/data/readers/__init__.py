@@ -9,16 +9,18 @@ from pathlib import Path
 from icdsel.data.readers.arrow_files import SavedDataset
 from icdsel.data.readers.base import FileReader, Reader
 from icdsel.data.readers.captions import CaptionFile, CaptionFolder
+from icdsel.data.readers.class_folders import ClassFolders
 from icdsel.data.readers.folders import FILES, ImageFolder, SplitFiles, VqaFolder
+from icdsel.data.readers.memes import HatefulMemes
 from icdsel.data.readers.vl_icl import VlIcl
 from icdsel.errors import DataError
 from icdsel.registry import Registry
 
 __all__ = ["READERS", "FileReader", "Reader", "reader_of"]
 
-_FOLDERS = (SavedDataset(), VlIcl(), ImageFolder(), VqaFolder(), CaptionFolder(), SplitFiles())
+_FOLDERS = (SavedDataset(), VlIcl(), ImageFolder(), VqaFolder(), CaptionFolder(), SplitFiles(), ClassFolders())
 
-READERS: Registry[Reader] = Registry("reader", (CaptionFile(), *FILES, *_FOLDERS))
+READERS: Registry[Reader] = Registry("reader", (HatefulMemes(), CaptionFile(), *FILES, *_FOLDERS))
 """The readers by name, in the order in which they are tried."""
 
 

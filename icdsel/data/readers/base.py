@@ -7,6 +7,9 @@ from pathlib import Path
 from icdsel.data.rows import Rows, Table
 from icdsel.settings.tables import DataSettings
 
+CAPTION_TASK, CLASS_TASK = "caption", "classify"
+"""The tasks that a form of data may imply (`Table.task`)."""
+
 
 class Reader(ABC):
     """Reads data of one form, which it recognises by a look at the path.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from icdsel.data.parsing import quoted
-from icdsel.data.readers.base import FileReader, Reader
+from icdsel.data.readers.base import CAPTION_TASK, FileReader, Reader
 from icdsel.data.readers.folders import data_files, ends_of
 from icdsel.data.rows import Rows, Table
 from icdsel.data.split_names import split_word, standard_split
@@ -19,7 +19,6 @@ from icdsel.store.json_reading import read_top
 
 CAPTION_QUESTION = "Describe the image."
 """The question of every image with captions."""
-CAPTION_TASK = "caption"
 
 _IMAGES, _ANNOTATIONS = "images", "annotations"
 _REST = "restval"  # Karpathy's split of the validation images that are for training
