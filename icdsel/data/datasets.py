@@ -12,6 +12,7 @@ from icdsel.data.named import dataset_names, files_of, image_layout, read_named,
 from icdsel.data.own_pools import require_known
 from icdsel.data.parsing import refuse_repeated
 from icdsel.data.readers import reader_of, unrecognised
+from icdsel.data.readers.base import CLASS_QUESTION, CLASS_TASK
 from icdsel.data.rows import Reading, Table, read_tables
 from icdsel.data.validation_part import parted
 from icdsel.errors import DataError, Refuse, stop
@@ -205,7 +206,10 @@ def _tables(settings: DataSettings, wanted: str | None, refuse: Refuse) -> tuple
         for split in (wanted,) if wanted else ("train", "validation"):
             try:
                 path = hub_data.fetch_split(settings.dataset, split, settings.data_dir, settings.columns_by_field)
-                tables.append(Table(path, partial(read_lines, path), path.parent, split, split, stored=True))
+                about = partial(Table, path, partial(read_lines, path), path.parent, split, split, stored=True)
+                if classes := hub_data.classes_of(path):
+                    about = partial(about, task=CLASS_TASK, options=classes, question=CLASS_QUESTION)
+                tables.append(about())
             except DataError as error:
                 refuse(error)
         return tables, settings.data_dir

@@ -1,17 +1,19 @@
 """Downloads VQA datasets from the Hugging Face hub, once, as JSON Lines and image files."""
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from icdsel.data.columns import NUMBERED, USUAL, Columns
-from icdsel.data.readers.arrow_files import saved_rows
+from icdsel.data.readers.arrow_files import saved_classes, saved_rows
 from icdsel.data.split_names import standard_split
 from icdsel.data.stored_images import store_split
 from icdsel.errors import DataError
 from icdsel.records.values import is_id
+from icdsel.store.files import write_json
 
 PREFIX = "hub:"
 _SPLIT = "split"
@@ -54,9 +56,13 @@ def fetch_split(dataset: str, split: str, data_dir: Path, chosen: Mapping[str, s
     table = _table(name, configuration, split)
     columns = Columns({"question_id": _ids(table), **chosen, "split": _SPLIT})
     plan = columns.plan(tuple(table.features))
-    _require_columns(name, table, plan, split)
-    rows = saved_rows(table, [*dict.fromkeys(name for name in plan.values() if name != _SPLIT)])
+    used = [name for name in columns.needed(tuple(table.features)) if name in table.features and name != _SPLIT]
+    classes = saved_classes(table, plan)
+    _require_columns(name, table, columns, split, bool(classes))
+    rows = saved_rows(table, used)
     labelled = (row | {_SPLIT: split} for row in rows)
+    if classes:
+        write_json(_classes(path), classes)
     store_split(path, Path("images") / split, f"{name}, {split}", labelled, len(table), columns, _finder(name))
     return path
 
@@ -81,10 +87,40 @@ def _table(name: str, configuration: str | None, split: str) -> Any:
     return splits[own]
 
 
-def _require_columns(name: str, table: Any, plan: Mapping[str, str], split: str) -> None:
+def classes_of(path: Path) -> tuple[str, ...]:
+    """The classes that the answers in a file of `fetch_split` are; empty if they are none.
+
+    Raises:
+        DataError: The file of classes beside it is damaged.
+    """
+    try:
+        names = json.loads(_classes(path).read_bytes())
+    except FileNotFoundError:
+        return ()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{_classes(path)} is damaged: {error}. Delete the folder, to download it again") from None
+    return tuple(map(str, names))
+
+
+def _classes(path: Path) -> Path:
+    return path.with_suffix(".classes.json")
+
+
+def _holds_images(kind: Any) -> bool:
+    """Whether a column holds images, alone or in lists."""
+    inner = kind[0] if isinstance(kind, list) and kind else getattr(kind, "feature", None)
+    return type(kind).__name__ == "Image" or (inner is not None and type(inner).__name__ == "Image")
+
+
+def _require_columns(name: str, table: Any, found: Columns, split: str, classes: bool) -> None:
     columns = table.features
-    needed = {"question"} | ({"answers"} if split == "train" and "answer" not in plan else set())
-    if type(columns.get(plan.get("image", ""))).__name__ != "Image" or not needed <= plan.keys():
+    names = tuple(columns)
+    plan, several = found.plan(names), found.several(names)
+    needed = ({"question"} if not classes else set()) | (
+        {"answers"} if split == "train" and "answer" not in plan else set()
+    )
+    images = [*several.get("image", {}).values()] or [plan.get("image", "")]
+    if not all(_holds_images(columns.get(image)) for image in images) or not needed <= plan.keys():
         held = ", ".join(f"{column} ({type(kind).__name__})" for column, kind in columns.items())
         raise DataError(
             f"{name} is not a VQA dataset in a supported format: it needs the columns image (Image), question, and "

@@ -48,6 +48,7 @@ class Table:
         columns: Of copies, the column of each field that had another name.
         task: The task that the form of the data implies; "" if it implies none.
         options: The options of all rows without their own, such as the classes of a dataset.
+        question: The question of all rows without their own; "" if they need one.
     """
 
     path: Path
@@ -59,6 +60,7 @@ class Table:
     columns: Mapping[str, str] = field(default_factory=dict)
     task: str = ""
     options: tuple[str, ...] = ()
+    question: str = ""
 
 
 @dataclass
@@ -160,6 +162,8 @@ def read_tables(
                 for mapped in columns.records(record):
                     if table.options:
                         mapped.setdefault("options", table.options)
+                    if table.question:
+                        mapped.setdefault("question", table.question)
                     question_id = rows.id_of(mapped, record, table, place)
                     split = rows.split_of(mapped, table)
                     if wanted in (None, split):
@@ -186,7 +190,7 @@ class _RowReader:
     """Makes examples of rows, and counts in a `Reading` what it had to make up."""
 
     def __init__(self, reading: Reading, columns: Columns, shown: ShownAnswer) -> None:
-        self._reading, self._shown = reading, shown
+        self._reading, self._own, self._shown = reading, columns, shown
         self.columns = columns  # of the table that is being read
         self.classes: tuple[str, ...] = ()  # the options of that table
         self._texts = Texts()
@@ -321,7 +325,7 @@ class _RowReader:
     def _read_task(self, mapped: Record) -> None:
         """Keeps the row's task. A usual column may hold other things, as kinds of questions in ScienceQA."""
         given = mapped.get("task")
-        if has_value(given) and (self.columns.is_chosen("task") or (isinstance(given, str) and given in TASKS)):
+        if has_value(given) and (self._own.is_chosen("task") or (isinstance(given, str) and given in TASKS)):
             self.tell_task(text_of(mapped, "task", self._texts))
 
     def _unanswered(self, mapped: Record, record: Any) -> str:

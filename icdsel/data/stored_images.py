@@ -15,6 +15,7 @@ from typing import Any
 
 from icdsel.console import progress
 from icdsel.data.columns import Columns
+from icdsel.data.parsing import has_value
 from icdsel.errors import DataError
 from icdsel.store.files import write_bytes, write_text
 
@@ -42,13 +43,13 @@ def store_split(
         path: The file of JSON lines; it is written last, so that its existence marks the split as complete.
         below: The folder of the images, relative to that of the file.
         name: The dataset and the split, for messages.
-        rows: The rows, with images as `{"bytes": ..., "path": ...}`, bytes or base64.
+        rows: The rows, with images as `{"bytes": ..., "path": ...}`, bytes or base64, or lists of them.
         count: How many there are.
         columns: The columns of the fields.
         find: Finds images that are not in the rows, which are copied too; by default their paths stay as they are.
 
     Raises:
-        DataError: A row has several images or an unknown form, or a value cannot be written as JSON.
+        DataError: A row has an unknown form, or a value cannot be written as JSON.
     """
     lines: list[str] = []
     with progress(f"Writing {name}", count) as advance:
@@ -98,11 +99,16 @@ def store_image(content: bytes, folder: Path, below: Path, ending: str = "") -> 
     return place.as_posix()
 
 
-def _stored(image: Any, folder: Path, below: Path, number: int, find: Find | None) -> str:
-    if isinstance(image, list) and len(image) == 1:
-        image = image[0]
-    elif isinstance(image, list) and image:
-        raise ValueError(f"it has {len(image)} images: icdsel shows one image per question")
+def _stored(image: Any, folder: Path, below: Path, number: int, find: Find | None) -> Any:
+    """The paths of a row's images: one, or a list with null where there is none."""
+    images = image if isinstance(image, list) else [image]
+    places = [_stored_one(one, folder, below, number, find) if has_value(one) else None for one in images]
+    if not any(places):
+        return _missing(below, number)
+    return places[0] if len(places) == 1 else places
+
+
+def _stored_one(image: Any, folder: Path, below: Path, number: int, find: Find | None) -> str | None:
     named = image.get("path") if isinstance(image, Mapping) else image
     content = content_of(image)
     source = Path(named) if isinstance(named, str) and (content is None or len(named) < 1024) else Path()
@@ -110,6 +116,10 @@ def _stored(image: Any, folder: Path, below: Path, number: int, find: Find | Non
         if find is None:
             return named
         content = found.read_bytes() if (found := find(named)) else None
-    if content is None:
-        return (below / f"row-{number}-has-no-image").as_posix()
-    return store_image(content, folder, below, source.suffix.lower())
+        if content is None:
+            return _missing(below, number)
+    return None if content is None else store_image(content, folder, below, source.suffix.lower())
+
+
+def _missing(below: Path, number: int) -> str:
+    return (below / f"row-{number}-has-no-image").as_posix()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from icdsel.data.columns import Columns
-from icdsel.data.readers.base import FileReader, Reader
+from icdsel.data.readers.base import CLASS_QUESTION, CLASS_TASK, FileReader, Reader
 from icdsel.data.rows import Rows, Table
 from icdsel.data.split_names import standard_split
 from icdsel.data.stored_images import store_split
@@ -18,7 +18,7 @@ from icdsel.store.json_reading import read_lines
 from icdsel.store.slot import find_or_make
 
 _BATCH = 64  # rows, each with an image
-_EXTRA = ("question_type", "answer_type", "conversations", "messages")  # columns besides those of the fields
+_LATER = {"options", "hint", "pool", "task"}  # fields that copies made by earlier versions lack
 
 
 class ParquetFile(FileReader):
@@ -98,8 +98,8 @@ class _Arrow:
         for batch in self.batches():
             for row in _values(batch.select(used)):
                 for name, names in classes.items():
-                    if isinstance(row[name], int) and 0 <= row[name] < len(names):
-                        row[name] = names[row[name]]
+                    if isinstance(row[name], int) and -1 <= row[name] < len(names):
+                        row[name] = names[row[name]] if row[name] >= 0 else None  # -1 means unknown
                 yield row
 
 
@@ -170,6 +170,11 @@ def saved_rows(table: Any, used: Sequence[str]) -> Iterator[dict[str, Any]]:
     return _Saved(table).rows(used)
 
 
+def saved_classes(table: Any, plan: Mapping[str, str]) -> tuple[str, ...]:
+    """The classes that the answers of such a table are (`classes_of_answers`)."""
+    return classes_of_answers(_Saved(table).classes(), plan)
+
+
 def stored_or_direct(
     arrow: _Arrow, path: Path, files: Sequence[Path], settings: DataSettings, split: str = "", named: str = ""
 ) -> Table:
@@ -178,13 +183,18 @@ def stored_or_direct(
     The copy is made when the table is first read. It goes to `data/imported/<name>-<digest>/`, whose digest covers the
     names, sizes and times of the files, so that changed files are copied again.
     """
-    plan = Columns(settings.columns_by_field).plan(arrow.names)
-    used = [*dict.fromkeys([*plan.values(), *(name for name in _EXTRA if name in arrow.names)])]
-    image = plan.get("image")
+    columns = Columns(settings.columns_by_field)
+    plan, several, used = columns.plan(arrow.names), columns.several(arrow.names), columns.needed(arrow.names)
+    images = [*several.get("image", {}).values(), *([plan["image"]] if "image" in plan else [])]
     folder = path if path.is_dir() else path.parent
-    if image is None or not _holds_bytes(arrow.kind(image)):
-        return Table(path, partial(_direct, arrow, used), folder, split, named)
-    states = [(file.relative_to(folder).as_posix(), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    about = partial(Table, split=split, named=named)
+    if options := classes_of_answers(arrow.classes(), plan):
+        about = partial(about, task=CLASS_TASK, options=options, question=CLASS_QUESTION)
+    if not any(_holds_bytes(arrow.kind(image)) for image in images):
+        return about(path, partial(_direct, arrow, used), folder)
+    states: list[Any] = [(file.relative_to(folder).as_posix(), *_state(file)) for file in files]
+    if later := sorted({*several, *(plan.keys() & _LATER)}):
+        states.append(later)
     digest = hashlib.sha256(repr([states, sorted(settings.columns_by_field.items())]).encode()).hexdigest()[:12]
     own = settings.data_dir / "imported" / f"{path.stem if path.is_file() else path.name}-{digest}"
     lines = own / f"{split or 'all'}.jsonl"
@@ -199,7 +209,23 @@ def stored_or_direct(
         return read_lines(lines, refuse)
 
     renamed = {field: name for field, name in plan.items() if field != name}
-    return Table(lines, rows, own, split, named, stored=True, columns=renamed)
+    return about(lines, rows, own, stored=True, columns=renamed)
+
+
+def classes_of_answers(classes: Mapping[str, Sequence[str]], plan: Mapping[str, str]) -> tuple[str, ...]:
+    """The classes that answers are, in a dataset whose answers are those of a column of classes; else empty.
+
+    Args:
+        classes: The classes of each column that has any.
+        plan: The column of each field.
+    """
+    own = "options" not in plan and "answers" not in plan
+    return tuple(classes.get(plan.get("answer", ""), ())) if own else ()
+
+
+def _state(file: Path) -> tuple[int, int]:
+    about = file.stat()
+    return about.st_size, about.st_mtime_ns
 
 
 def _direct(arrow: _Arrow, used: Sequence[str], refuse: Refuse) -> Iterator[tuple[str, Any]]:  # noqa: ARG001

@@ -9,6 +9,8 @@ from icdsel.settings.tables import DataSettings
 
 CAPTION_TASK, CLASS_TASK = "caption", "classify"
 """The tasks that a form of data may imply (`Table.task`)."""
+CLASS_QUESTION = "What is shown?"
+"""The question about images of which only the class is known."""
 
 
 class Reader(ABC):

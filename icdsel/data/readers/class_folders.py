@@ -6,15 +6,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from icdsel.data.readers.base import CLASS_TASK, Reader
+from icdsel.data.readers.base import CLASS_QUESTION, CLASS_TASK, Reader
 from icdsel.data.rows import Table
 from icdsel.data.split_names import SPLITS, standard_split
 from icdsel.data.stored_images import ENDINGS
 from icdsel.errors import DataError, Refuse
 from icdsel.settings.tables import DataSettings
-
-CLASS_QUESTION = "What is shown?"
-"""The question about every image."""
 
 _FEWEST = 2  # classes
 

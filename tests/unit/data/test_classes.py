@@ -8,7 +8,7 @@ import pytest
 
 from icdsel.data.datasets import Split, load_split, read_dataset
 from icdsel.data.readers import reader_of
-from icdsel.data.readers.class_folders import CLASS_QUESTION
+from icdsel.data.readers.base import CLASS_QUESTION
 from icdsel.errors import DataError
 from icdsel.settings.loading import settings_from
 

@@ -308,16 +308,6 @@ def test_paths_in_the_image_column_of_parquet_stay_paths(tmp_path: Path) -> None
     assert examples["v1"].read_bytes() == png("white")
 
 
-def test_a_row_with_two_images_is_described_as_such(tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
-    features = datasets.Features({"images": datasets.List(datasets.Image()), "question": datasets.Value("string")})
-    two = {"images": [{"bytes": png("red"), "path": "a.png"}] * 2, "question": "?"}
-    datasets.Dataset.from_list([two], features=features).to_parquet(tmp_path / "a.parquet")
-    message = refusal(tmp_path / "a.parquet")
-    assert "row 0: it has 2 images" in message
-    assert "not text" not in message
-
-
 def test_what_reads_parquet_is_named_if_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = as_parquet_shards(tmp_path)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
