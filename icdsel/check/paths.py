@@ -15,6 +15,7 @@ from icdsel.check.findings import Checked, Findings, Kind
 from icdsel.check.own_files import check_predictions, own_file, own_folder
 from icdsel.check.rl_data import PART, Context, check_lever_plus, check_rl_data
 from icdsel.data.datasets import files_of, is_dataset
+from icdsel.data.implied_task import with_implied_task
 from icdsel.data.named import DATASETS, is_missing_world, splits_of
 from icdsel.errors import DataError
 from icdsel.settings.loading import Settings, with_values
@@ -106,7 +107,8 @@ def _check_path(path: Path, context: Context, images: bool) -> list[Checked]:
 
 
 def _check_own(path: Path, settings: Settings, images: bool) -> Checked:
-    return check_dataset(with_values(settings, {"data": {"dataset": str(path)}}), str(path), images)
+    own = with_implied_task(with_values(settings, {"data": {"dataset": str(path)}}))
+    return check_dataset(own, str(path), images)
 
 
 _FILES = {name: {file for split in splits.values() for file in split.names} for name, splits in DATASETS.items()}

@@ -23,6 +23,7 @@ from icdsel.settings.hints import stray_variables, without_effect
 from icdsel.settings.names import default_text, flag, help_text
 from icdsel.settings.tables import TABLES
 from icdsel.settings.values import path_of, require_text
+from icdsel.settings.worlds import is_world
 from icdsel.store.files import require_replaceable
 from icdsel.vlm.engines import require_possible
 
@@ -88,6 +89,10 @@ def with_settings(
                 if name not in getattr(settings, table).model_fields_set:
                     settings = with_values(settings, {table: {name: value}})
             require_known(settings)
+            if not is_world(settings.data.dataset):
+                from icdsel.data.implied_task import with_implied_task
+
+                settings = with_implied_task(settings)
             if settings.vlm.url:
                 from icdsel.vlm.server.naming import with_served_model
 

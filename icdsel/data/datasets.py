@@ -26,6 +26,7 @@ __all__ = [
     "image_hint",
     "is_dataset",
     "load_split",
+    "own_tables",
     "read_dataset",
 ]
 
@@ -135,6 +136,17 @@ def _read_parted(settings: DataSettings, fraction: float, wanted: str | None, re
 def is_dataset(path: Path) -> bool:
     """Whether an existing path is a dataset that a reader recognises."""
     return reader_of(path) is not None
+
+
+def own_tables(settings: DataSettings) -> Sequence[Table]:
+    """The tables of people's own data; none of a dataset that has a name, or is on the hub.
+
+    Raises:
+        DataError: The path does not exist, or no reader recognises it.
+    """
+    if splits_of(settings.dataset) or settings.dataset.startswith(hub_data.PREFIX):
+        return ()
+    return _tables(settings, None, stop)[0]
 
 
 def image_hint(settings: DataSettings) -> str:

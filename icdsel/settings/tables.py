@@ -58,7 +58,7 @@ from icdsel.settings.values import (
 )
 from icdsel.settings.worlds import is_world
 from icdsel.tasks import TASKS
-from icdsel.tasks.scoring import GENERATE, ChoiceBy
+from icdsel.tasks.scoring import ChoiceBy
 
 
 def default_metric(dataset: str, task: str) -> str:
@@ -98,7 +98,8 @@ class DataSettings(Table):
     shown_answer: Literal["raw", "stemmed"] = "raw"
     """Answers of OK-VQA demonstrations: as annotated, or stemmed."""
     task: TaskName = DEFAULT_TASK
-    """The task: how answers are scored, and what tables and charts call the score."""
+    """The task: how answers are scored, and what tables and charts call the score.
+    [what the data say (a field `task`, or their form), else vqa]"""
     metric: Metric = Field(
         default_factory=lambda data: default_metric(data["dataset"], data["task"]) if data["task"] in TASKS else ""
     )
@@ -158,10 +159,6 @@ class DataSettings(Table):
                 TASKS[self.task].metrics.named(self.metric)
             except SettingsError as error:
                 raise ValueError(f"metric: {error}") from None
-            if self.choice_by != GENERATE and not TASKS[self.task].has_options:
-                raise ValueError(
-                    f"choice_by: the task {self.task} has no options to rank; use --task choice or classify"
-                )
         return self
 
 

@@ -4,23 +4,31 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 
-from icdsel.errors import VlmError
+from icdsel.errors import SettingsError, VlmError
 from icdsel.policy.references import references_needed_by, scores_references
 from icdsel.records import Answer, Example, PoolIds, Proposal, QueryGroup, ScoredPointer
 from icdsel.settings.loading import Settings
 from icdsel.stages.answer_cache import ask
 from icdsel.stages.session import Session
 from icdsel.tasks.base import Task
-from icdsel.tasks.scoring import Scorer
+from icdsel.tasks.scoring import GENERATE, Scorer
 from icdsel.vlm.task_prompts import TaskPrompts
 
 UNIT = 32
 
 
 def scorer_of(settings: Settings) -> Scorer:
-    """How answers are scored under the settings."""
+    """How answers are scored under the settings.
+
+    Raises:
+        SettingsError: Options are to be ranked, and the task has none; or a name is unknown.
+    """
     data = settings.data
     scorer = Scorer.named(data.task, data.metric, settings.vlm.clean_answers)
+    if data.choice_by != GENERATE and not scorer.task.has_options:
+        raise SettingsError(
+            f"--choice-by {data.choice_by}: the task {data.task} has no options to rank; use --task choice or classify"
+        )
     return replace(scorer, task=scorer.task.with_options(data.show_options), choice_by=data.choice_by)
 
 

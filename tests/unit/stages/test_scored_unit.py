@@ -11,13 +11,13 @@ import pytest
 from toy_task import letters_task
 
 from icdsel.data.datasets import Split
-from icdsel.errors import VlmError
+from icdsel.errors import SettingsError, VlmError
 from icdsel.records import Answer, Example, Pointer, PoolIds, Prediction, Proposal, QueryGroup, ScoredPointer
 from icdsel.selection import Selector
-from icdsel.settings.loading import load_settings
+from icdsel.settings.loading import load_settings, settings_from
 from icdsel.stages.answering import UNIT, Prompts, answer_prompts, complete_units
 from icdsel.stages.in_order import in_order
-from icdsel.stages.scored_unit import Tally, score_unit
+from icdsel.stages.scored_unit import Tally, score_unit, scorer_of
 from icdsel.store.journal import Journal
 from icdsel.tasks.base import TASKS
 from icdsel.vlm.engine import Request
@@ -177,3 +177,9 @@ def test_a_selector_may_decide_how_many_it_shows(letters: None, tmp_path: Path) 
         *((1, "1", (1,)), (1, "auto", ()), (1, "auto+2", ())),
     ]
     assert AlwaysTheSame().shot_counts((1, "auto", "auto+2")) == (1,)
+
+
+def test_only_options_can_be_ranked() -> None:
+    with pytest.raises(SettingsError, match="--choice-by rank: the task vqa has no options to rank"):
+        scorer_of(settings_from({"data": {"choice_by": "rank"}}))
+    assert scorer_of(settings_from({"data": {"choice_by": "rank", "task": "choice"}})).ranks

@@ -3,7 +3,6 @@ from pathlib import Path
 
 import pytest
 
-from icdsel.errors import SettingsError
 from icdsel.policy.rewards import pointer_reward
 from icdsel.records import Answer, Example, Proposal, ScoredPointer
 from icdsel.settings.loading import settings_from
@@ -126,8 +125,3 @@ def test_unfit_options_are_told(changes: dict, message: str) -> None:
 def test_fit_options_and_queries_without_an_answer_have_no_fault() -> None:
     assert CHOICE.fault(QUERY) is None
     assert CHOICE.fault(replace(QUERY, answer="", answers=())) is None
-
-
-def test_only_options_can_be_ranked() -> None:
-    with pytest.raises(SettingsError, match="the task vqa has no options to rank"):
-        settings_from({"data": {"choice_by": "rank"}})
