@@ -15,7 +15,7 @@ FILES = {
     "my_icdsel.py": "# my_icdsel.py",
     "icdsel.toml": "[data]",
     "shortest_answers.py": "class ShortestAnswers",
-    "exact_task.py": "class ExactMatch",
+    "first_word.py": "class FirstWord",
     "echo_engine.py": "class EchoEngine",
     "near_and_far.py": "def near_and_far",
 }
@@ -44,12 +44,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory, world_into: Callable[[Path]
 def test_everything_was_used(folder: Path) -> None:
     metadata = json.loads(next(folder.glob("results/*/generated_data/*.meta.json")).read_text())
     data, vlm = metadata["settings"]["data"], metadata["settings"]["vlm"]
-    assert (data["task"], data["sampler"]) == ("exact", "near-and-far")
+    assert (data["task"], data["sampler"]) == ("first-word", "near-and-far")
     assert (vlm["engine"], vlm["model"]) == ("echo", "my-echo")
     rows = json.loads((folder / "table.json").read_text())
-    assert {(row["selector"], row["task"]) for row in rows} >= {("shortest-answers", "exact")}
+    assert {(row["selector"], row["task"]) for row in rows} >= {("shortest-answers", "first-word")}
 
 
 def test_the_task_is_named_instead_of_vqa(folder: Path) -> None:
     text = (folder / "out.html").read_text(encoding="utf-8")
-    assert "Exact match" in text and "VQA" not in text
+    assert "First word" in text and "VQA" not in text
