@@ -1,15 +1,21 @@
-"""An engine for tests: it answers by a function of the request, fails on demand, and needs no model."""
+"""An engine for tests: it answers by a function of the request, fails on demand, and needs no model; and a session."""
 
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from threading import Lock
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from icdsel.data.images import ImageError, open_image
 from icdsel.records import Answer
+from icdsel.settings.loading import load_settings
+from icdsel.stages.in_order import in_order
+from icdsel.stages.scorers import scorer_of
 from icdsel.vlm.engine import Engine, Request
 from icdsel.vlm.engines import EngineKind
 
@@ -133,3 +139,10 @@ def fits(most: int) -> Fault:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
 
     return fault
+
+
+def fake_session(train: Any, vlm: Any, **given: Any) -> Any:
+    """A session that holds a training split, a VLM and settings, and opens nothing; its splits need no preparation."""
+    settings = load_settings(given)
+    parts = {"train": train, "vlm": vlm, "answers": None, "lock": Lock(), "in_order": in_order, "settings": settings}
+    return SimpleNamespace(**parts, scorer=lambda split: scorer_of(settings))

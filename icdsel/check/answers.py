@@ -81,9 +81,11 @@ def check_answers(
         if all(map(_says_nothing, answers)):
             found.add(NO_ANSWER, f"{place}: {', '.join(map(repr, answers))}")
             continue
+        if task.correctness is None:
+            continue
         if right("", example):
             found.add(EMPTY_ANSWERS, f"{place}: {', '.join(map(repr, answers))}", of=total)
-        if not shown.strip() or task.correctness is None:
+        if not shown.strip():
             continue
         if not right(shown, example):
             found.add(WRONG_SHOWN, f"{place}: {shown!r}, not {', '.join(map(repr, answers))}", of=total)

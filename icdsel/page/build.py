@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import math
 from collections.abc import Callable, Iterable, Sequence
 from importlib.resources import files
 from itertools import groupby
@@ -29,6 +28,7 @@ from icdsel.page.charts.comparison_charts import accuracy_chart, difference_char
 from icdsel.page.charts.mean_shots import mean_shots_chart
 from icdsel.page.charts.palette import DARK, LIGHT, SYMBOLS, marker
 from icdsel.page.charts.plots import Chart, landscape_charts, training_charts, usage_chart
+from icdsel.page.charts.score_axis import score_limits
 from icdsel.page.charts.svg import chart_style, inline_svg, save
 from icdsel.page.choices import overlap
 from icdsel.page.content import Content
@@ -39,7 +39,6 @@ from icdsel.page.question_types import by_type, deciding_row
 from icdsel.page.thumbnails import Thumbnails
 from icdsel.records import DEFAULT_TASK, Example, Shots, id_order, shots_order, shots_text
 from icdsel.store.files import write_bytes
-from icdsel.tasks.base import TASKS
 
 MOST_CHOSEN = 6
 """How many of each selector's most chosen training examples are shown."""
@@ -189,14 +188,13 @@ def _symbols() -> dict[str, str]:
 
 
 def _position(rows: Sequence[ComparisonRow]) -> Callable[[float], float]:
-    """From a score as the table shows it to its position on a line from 0 to 100, the bounds of the task.
+    """From a score as the table shows it to its position on a line from 0 to 100, the limits of an axis of scores.
 
-    If there are no bounds, the line spans the intervals of all rows.
+    Where there is no limit, the line spans the intervals of all rows.
     """
-    task = TASKS.named(rows[0].task)
-    lowest, highest = (task.factor * bound for bound in task.bounds)
-    lowest = lowest if math.isfinite(lowest) else min(row.drawn_interval[0] for row in rows)
-    highest = highest if math.isfinite(highest) else max(row.drawn_interval[1] for row in rows)
+    lowest, highest = score_limits(rows)
+    lowest = min(row.drawn_interval[0] for row in rows) if lowest is None else lowest
+    highest = max(row.drawn_interval[1] for row in rows) if highest is None else highest
     return lambda value: 100 * (value - lowest) / ((highest - lowest) or 1.0)
 
 

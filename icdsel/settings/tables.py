@@ -104,7 +104,7 @@ class DataSettings(Table):
         default_factory=lambda data: default_metric(data["dataset"], data["task"]) if data["task"] in TASKS else ""
     )
     """Which of the task's scores. For `vqa`: VQA accuracy with texts that are always normalised, of the official
-    evaluation code, of OpenFlamingo, or with lemmatised predictions.
+    evaluation code, of OpenFlamingo, or with lemmatised predictions; docs/tasks.md has those of the others.
     [the task's first; for vqa `official` on vqav2, `lemmatised` on okvqa, else `normalised`]"""
     choice_by: ChoiceBy = "generate"
     """How an option becomes the answer, in tasks with options: the VLM names it, or it has the highest log-prob of all
@@ -323,7 +323,7 @@ class RewardSettings(Table):
     hard_weight: float = Field(1.0, ge=0)
     """Weight of hard correctness (accuracy above 0)."""
     soft_weight: float = Field(1.0, ge=0)
-    """Weight of soft correctness: the VQA accuracy, or the probability of the correct answer."""
+    """Weight of soft correctness: the score (VQA accuracy), or the probability of the correct answer."""
     rel_weight: float = Field(0.1, ge=0)
     """Weight of relevance, in the reward modes that use it."""
     price: float = Field(0.0, ge=0)

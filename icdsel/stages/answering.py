@@ -9,7 +9,8 @@ from icdsel.records import Answer, Example, Pointer, Prediction, Prompt, Shots, 
 from icdsel.selection import Selector
 from icdsel.selection.context import Context
 from icdsel.stages.answer_cache import ask
-from icdsel.stages.scored_unit import require_references, scorer_of
+from icdsel.stages.scored_unit import require_references
+from icdsel.stages.scorers import scorer_of
 from icdsel.stages.session import Session
 from icdsel.store.journal import Journal
 from icdsel.vlm.engine import Request
@@ -90,7 +91,7 @@ def answer_prompts(session: Session, prompts: Prompts, log: Journal) -> tuple[li
     todo = [i for i in range(len(chosen)) if i not in answered]
     if answered:
         note(f"{label}: resuming after {len(answered)} prompts of an interrupted run")
-    scorer = scorer_of(session.settings)
+    scorer = session.scorer(session.settings.infer.split)
     if scorer.ranks and selector.needs_vlm and todo:
         require_references(session)
     scores = [prediction.score for prediction in answered.values() if prediction.score is not None]

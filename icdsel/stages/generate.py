@@ -35,7 +35,7 @@ from icdsel.settings.loading import Settings
 from icdsel.stages.policy_check import candidates_for, require_fitting
 from icdsel.stages.queries_to_score import queries_to_score, solved_in
 from icdsel.stages.rl_data_inputs import decided_inputs
-from icdsel.stages.scored_unit import UNIT, Tally, score_unit, scorer_of
+from icdsel.stages.scored_unit import UNIT, Tally, score_unit
 from icdsel.stages.session import Queries, Session
 from icdsel.stages.threads import use_threads
 from icdsel.store.fingerprints import unchanged
@@ -44,6 +44,7 @@ from icdsel.store.metadata import Inputs, differences, read_metadata
 from icdsel.store.reading import why_no_file
 from icdsel.store.run_log import history
 from icdsel.store.slot import Result, Slot, State
+from icdsel.tasks.scoring import Scorer
 
 REMEDY = (
     "Use the previous settings, another place (--results-dir, --output, --rl-data), or --overwrite to rename the file "
@@ -208,7 +209,8 @@ def _score(
     resumed = sum(len(unit.queries) for unit in units[:done])
     if resumed:
         note(f"resuming after {resumed} queries of an interrupted run")
-    started, new, tally = time.monotonic(), 0, Tally(scorer_of(settings).task)
+    scorer = session.scorer(settings.proposals.query_split)
+    started, new, tally = time.monotonic(), 0, Tally(scorer.task)
     asked_before = session.vlm.calls.requests
     with progress("Scoring queries", count) as advance:
         advance(resumed)
@@ -218,7 +220,7 @@ def _score(
             return None if known else proposals.of(unit)
 
         def groups_of(unit: _ProposedUnit | None) -> list[QueryGroup] | None:
-            return None if unit is None else _scored(session, unit, lambda made: advance(0, tally(made)))
+            return None if unit is None else _scored(session, scorer, unit, lambda made: advance(0, tally(made)))
 
         todo = units[done:]
         with session.in_order(groups_of, map(proposed, todo)) as results:
@@ -242,15 +244,15 @@ def _score(
 
 
 def _scored(
-    session: Session, unit: _ProposedUnit, on_scored: Callable[[Sequence[ScoredPointer]], None]
+    session: Session, scorer: Scorer, unit: _ProposedUnit, on_scored: Callable[[Sequence[ScoredPointer]], None]
 ) -> list[QueryGroup]:
     """The groups of a unit: what was proposed, and the pruned pointers that its answers call for."""
-    groups = score_unit(session, unit.queries, unit.pools, unit.proposals, on_scored)
+    groups = score_unit(session, unit.queries, unit.pools, unit.proposals, scorer, on_scored)
     settings = session.settings.proposals
     shorter = [pruned(group, settings.prune, max(settings.min_shots, 1)) for group in groups]
     if not any(shorter):
         return groups
-    more = score_unit(session, unit.queries, unit.pools, shorter, on_scored)
+    more = score_unit(session, unit.queries, unit.pools, shorter, scorer, on_scored)
     return [
         replace(group, candidates=group.candidates + own.candidates) for group, own in zip(groups, more, strict=True)
     ]

@@ -1,35 +1,18 @@
 """A unit of queries: the VLM answers the prompt of every proposal, and each query becomes a line of RL data."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from itertools import islice
 
-from icdsel.errors import SettingsError, VlmError
+from icdsel.errors import VlmError
 from icdsel.policy.references import references_needed_by, scores_references
 from icdsel.records import Answer, Example, PoolIds, Proposal, QueryGroup, ScoredPointer
-from icdsel.settings.loading import Settings
 from icdsel.stages.answer_cache import ask
 from icdsel.stages.session import Session
 from icdsel.tasks.base import Task
-from icdsel.tasks.scoring import GENERATE, Scorer
+from icdsel.tasks.scoring import Scorer
 from icdsel.vlm.task_prompts import TaskPrompts
 
 UNIT = 32
-
-
-def scorer_of(settings: Settings) -> Scorer:
-    """How answers are scored under the settings.
-
-    Raises:
-        SettingsError: Options are to be ranked, and the task has none; or a name is unknown.
-    """
-    data = settings.data
-    scorer = Scorer.named(data.task, data.metric, settings.vlm.clean_answers)
-    if data.choice_by != GENERATE and not scorer.task.has_options:
-        raise SettingsError(
-            f"--choice-by {data.choice_by}: the task {data.task} has no options to rank; use --task choice or classify"
-        )
-    return replace(scorer, task=scorer.task.with_options(data.show_options), choice_by=data.choice_by)
 
 
 def require_references(session: Session) -> None:
@@ -82,6 +65,7 @@ def score_unit(
     queries: Sequence[Example],
     pools: Sequence[PoolIds],
     proposals: Sequence[Sequence[Proposal]],
+    scorer: Scorer,
     on_scored: Callable[[Sequence[ScoredPointer]], None],
     references: bool | None = None,
 ) -> list[QueryGroup]:
@@ -92,6 +76,7 @@ def score_unit(
         queries: The queries.
         pools: Their pools.
         proposals: The pointers of each query.
+        scorer: That of the split of the queries (`Session.scorer`).
         on_scored: Called with candidates as their answers arrive.
         references: Whether reference answers are scored too; by default as the settings say.
 
@@ -103,7 +88,6 @@ def score_unit(
         VlmError: Reference answers are to be scored, and the VLM gives no log-probs of them.
         SettingsError: `--references none` forbids what something needs.
     """
-    scorer = scorer_of(session.settings)
     task = scorer.task
     pairs = [(query, proposal) for query, proposed in zip(queries, proposals, strict=True) for proposal in proposed]
     wanted = scores_references(session.settings) if references is None else references

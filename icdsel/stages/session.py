@@ -30,9 +30,10 @@ from icdsel.settings.worlds import is_world
 from icdsel.stages.answer_cache import AnswerCache
 from icdsel.stages.fit_split import load_fit_split
 from icdsel.stages.in_order import in_order
+from icdsel.stages.scorers import scorer_of
 from icdsel.stages.threads import use_threads
 from icdsel.store.fingerprints import fingerprint_examples, fingerprint_file, unchanged
-from icdsel.tasks.scoring import SCORER_VERSION
+from icdsel.tasks.scoring import SCORER_VERSION, Scorer
 from icdsel.vlm.devices import vlm_devices
 from icdsel.vlm.engines import EngineIdentity, Vlm, identify_engine, open_engine, recall_engine
 
@@ -130,6 +131,10 @@ class Session:
         split = self._once(("split", name), lambda: load_fit_split(data, name))
         self._once("told", lambda: note(f"Dataset {data.dataset}, seed {data.seed}."))
         return split
+
+    def scorer(self, split: str) -> Scorer:
+        """How answers to queries of a split are scored."""
+        return self._once(("scorer", split), lambda: scorer_of(self.settings).prepared(self.split(split)))
 
     def fingerprint(self, split: str) -> str:
         """The fingerprint of all examples of a split."""

@@ -7,7 +7,7 @@ its score. In your own program, calling `TASKS.add(MyTask())` before it runs a c
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -111,6 +111,14 @@ class Task(ABC):
         del listed
         return self
 
+    def prepared(self, examples: Iterable[Example]) -> Self:
+        """The task for scoring queries of a split, whose examples these are.
+
+        A score that depends on a corpus is fixed by their references. `examples` is read only by such a task.
+        """
+        del examples
+        return self
+
     def question(self, example: Example) -> str:
         """The question that a prompt shows."""
         return example.question
@@ -142,6 +150,11 @@ class Task(ABC):
     def normalize(self, text: str) -> str:
         """Normalises an answer: two answers are the same if their normalised forms are equal."""
         return text.strip().lower()
+
+    @property
+    def heading(self) -> str:
+        """The short name at the beginning of a title; "CIDEr" stays as it is."""
+        return self.short_name[:1].upper() + self.short_name[1:]
 
     @property
     def default_metric(self) -> str:

@@ -1,8 +1,8 @@
 """Scores the VLM's answers for RL data and predictions."""
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, Self
 
@@ -45,6 +45,11 @@ class Scorer:
     def ranks(self) -> bool:
         """Whether the option with the highest log-prob counts as the answer."""
         return self.choice_by != GENERATE
+
+    def prepared(self, examples: Iterable[Example]) -> Self:
+        """The scorer for queries of a split, whose examples these are (`Task.prepared`)."""
+        task = self.task.prepared(examples)
+        return self if task is self.task else replace(self, task=task, metric=task.metrics.named(self.metric.name))
 
     def scored_pointer(
         self, proposal: Proposal, answer: Answer, query: Example, references: Mapping[str, float]

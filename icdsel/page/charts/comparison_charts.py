@@ -1,6 +1,5 @@
 """Charts of the comparison: scores by number of shots, and paired differences to the reference."""
 
-import math
 from collections.abc import Mapping, Sequence
 
 from icdsel.comparison.compare import ComparisonRow
@@ -8,6 +7,7 @@ from icdsel.comparison.headline import SURE, verdict
 from icdsel.comparison.tables import p_text
 from icdsel.page.charts.palette import PAPER, TEXT
 from icdsel.page.charts.plots import Chart, add_legend, folded, look_of, new_figure
+from icdsel.page.charts.score_axis import score_limits
 from icdsel.records import AUTO, Shots, shots_order, shots_text
 from icdsel.tasks.base import TASKS
 
@@ -43,8 +43,7 @@ def accuracy_chart(rows: Sequence[ComparisonRow], labels: Mapping[str, str], ord
             axes.plot([x, x], _range(row), color=look["color"], alpha=0.3, linewidth=6, solid_capstyle="butt")
     axes.set_xticks([places[shots] for shots in shown], list(map(str, shown)))
     axes.set_xlim(min(places.values()) - 0.4, max(places.values()) + 0.4)
-    lowest, highest = (task.factor * bound if math.isfinite(bound) else None for bound in task.bounds)
-    axes.set_ylim(lowest, highest)
+    axes.set_ylim(*score_limits(rows))
     axes.grid(axis="x", visible=False)
     axes.set_xlabel("demonstrations (shots)")
     axes.set_ylabel(f"{task.score_name} ({task.unit})" if task.unit else task.score_name)
@@ -52,7 +51,7 @@ def accuracy_chart(rows: Sequence[ComparisonRow], labels: Mapping[str, str], ord
     best = max(rows, key=lambda row: row.accuracy)
     return Chart(
         "accuracy",
-        f"{task.short_name.capitalize()} by number of shots",
+        f"{task.heading} by number of shots",
         f"{task.score_name}{f' in {task.unit}' if task.unit else ''} with 95 % intervals over {rows[0].n} queries. The "
         f"highest is {labels[best.name]} at {shots_text(best.shots)} with {best.text(best.accuracy)}.",
         figure,

@@ -1,12 +1,12 @@
 """The chart of scores by the mean number of ICDs that are shown: what a policy that may stop saves or costs."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from icdsel.comparison.compare import ComparisonRow
 from icdsel.comparison.tables import mean_shots_text, tokens_text
 from icdsel.page.charts.palette import PAPER
 from icdsel.page.charts.plots import Chart, add_legend, look_of, new_figure
+from icdsel.page.charts.score_axis import score_limits
 from icdsel.records import shots_order, shots_text
 from icdsel.tasks.base import TASKS
 
@@ -39,8 +39,7 @@ def mean_shots_chart(
         bounds = [row.drawn_interval for row in line]
         errors = [[abs(row.accuracy - pair[side]) for row, pair in zip(line, bounds, strict=True)] for side in (0, 1)]
         axes.errorbar(_places(line), [row.accuracy for row in line], yerr=errors, capsize=2, elinewidth=0.8, **look)
-    lowest, highest = (task.factor * bound if math.isfinite(bound) else None for bound in task.bounds)
-    axes.set_ylim(lowest, highest)
+    axes.set_ylim(*score_limits(known))
     axes.set_xlim(left=-0.1)
     axes.set_xlabel("demonstrations shown, mean over the queries")
     axes.set_ylabel(f"{task.score_name} ({task.unit})" if task.unit else task.score_name)
@@ -48,7 +47,7 @@ def mean_shots_chart(
     best = max((row for row in known if isinstance(row.shots, str)), key=lambda row: row.accuracy)
     return Chart(
         "mean-shots",
-        f"{task.short_name.capitalize()} by the mean number of demonstrations",
+        f"{task.heading} by the mean number of demonstrations",
         f"The best row that decides how many demonstrations it shows is {labels[best.name]} ({best.shots}): "
         f"{best.text(best.accuracy)} with {mean_shots_text(best)} on average, and none for "
         f"{best.shown_none or 0.0:.0f} % of the queries.",

@@ -27,7 +27,7 @@ from icdsel.records.values import is_int64
 from icdsel.retrieval.pools import rows_at
 from icdsel.settings.presets import RECIPES
 from icdsel.settings.tables import RewardSettings, TrainSettings
-from icdsel.stages.scored_unit import UNIT, Tally, score_unit, scorer_of
+from icdsel.stages.scored_unit import UNIT, Tally, score_unit
 from icdsel.stages.session import Session
 from icdsel.store.journal import Journal
 
@@ -157,7 +157,8 @@ class Rollouts:
             if untried:
                 new[q] = untried
                 left -= len(untried)
-        tally, total, queries = Tally(scorer_of(self._session.settings).task), sum(map(len, new.values())), sorted(new)
+        scorer = self._session.scorer(self._session.train.name)
+        tally, total, queries = Tally(scorer.task), sum(map(len, new.values())), sorted(new)
 
         def on_scored(candidates: Sequence[ScoredPointer]) -> None:
             quality = tally(candidates)
@@ -169,7 +170,8 @@ class Rollouts:
                 return None
             examples = [self._session.train.by_id(group.question_id) for group in groups]
             pools = [PoolIds(group.pool, group.excluded) for group in groups]
-            return score_unit(self._session, examples, pools, [new[q] for q in unit], on_scored, self._references)
+            proposals = [new[q] for q in unit]
+            return score_unit(self._session, examples, pools, proposals, scorer, on_scored, self._references)
 
         units = [queries[at : at + UNIT] for at in range(0, len(queries), UNIT)]
         with self._session.in_order(scored, units) as results:

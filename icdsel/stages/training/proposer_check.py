@@ -146,6 +146,7 @@ def _scored(session: Session, groups: Sequence[QueryGroup], pointers: Sequence[P
     Raises:
         VlmError: The VLM cannot be used, or too many calls failed.
     """
+    scorer = session.scorer(session.train.name)
 
     def scored(at: int) -> list[QueryGroup]:
         unit = groups[at : at + UNIT]
@@ -153,7 +154,7 @@ def _scored(session: Session, groups: Sequence[QueryGroup], pointers: Sequence[P
         pools = [PoolIds(group.pool, group.excluded) for group in unit]
         proposals = [[Proposal(pointer, METHOD)] for pointer in pointers[at : at + UNIT]]
         needed = references_needed_by(session.settings) is not None  # the scores are only read here
-        return score_unit(session, examples, pools, proposals, lambda _: None, needed)
+        return score_unit(session, examples, pools, proposals, scorer, lambda _: None, needed)
 
     rewards: list[float | None] = []
     with session.in_order(scored, range(0, len(groups), UNIT)) as results:

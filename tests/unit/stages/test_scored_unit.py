@@ -3,23 +3,24 @@
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from threading import Lock
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fakes import fake_session
 from toy_task import letters_task
 
 from icdsel.data.datasets import Split
 from icdsel.errors import SettingsError, VlmError
 from icdsel.records import Answer, Example, Pointer, PoolIds, Prediction, Proposal, QueryGroup, ScoredPointer
 from icdsel.selection import Selector
-from icdsel.settings.loading import load_settings, settings_from
+from icdsel.settings.loading import settings_from
 from icdsel.stages.answering import UNIT, Prompts, answer_prompts, complete_units
-from icdsel.stages.in_order import in_order
-from icdsel.stages.scored_unit import Tally, score_unit, scorer_of
+from icdsel.stages.scored_unit import Tally, score_unit
+from icdsel.stages.scorers import scorer_of
 from icdsel.store.journal import Journal
 from icdsel.tasks.base import TASKS
+from icdsel.tasks.scoring import Scorer
 from icdsel.vlm.engine import Request
 
 CODES = ("doni", "gesa", "doti", "doga")
@@ -65,8 +66,7 @@ class Stops(AlwaysTheSame):
 
 def session(vlm: LastDemonstration, references: str = "auto", reward: str = "hard_plus_soft", **data: Any) -> Any:
     given = {"data": data, "proposals": {"references": references}, "reward": {"mode": reward}}
-    settings = load_settings(given)
-    return SimpleNamespace(train=TRAIN, vlm=vlm, answers=None, lock=Lock(), in_order=in_order, settings=settings)
+    return fake_session(TRAIN, vlm, **given)
 
 
 @pytest.fixture
@@ -84,6 +84,7 @@ def test_proposals_are_scored_by_the_task_in_their_order(letters: None) -> None:
         [EXAMPLES[0], EXAMPLES[1]],
         [PoolIds((1, 2, 3)), PoolIds(None, (1,))],
         proposals,
+        Scorer.named("letters", None, "strip"),
         lambda scored: texts.append(tally(scored)),
     )
     # doti and doga have 2 letters in common with doni, gesa has all 3 with gesa.
@@ -110,6 +111,7 @@ def test_proposals_are_scored_by_the_task_in_their_order(letters: None) -> None:
 
 
 def test_a_prompt_shows_what_the_task_demonstrates_and_asks_for_the_references_that_are_wanted(letters: None) -> None:
+    one = [EXAMPLES[0]], [PoolIds((1,))], [[Proposal((1,), "random")]]
     for task, answer, wanted, references in (
         *(("letters", "gesa", "labels", ()), ("vqa", "GESA", "auto", ())),
         *(("vqa", "GESA", "none", ()), ("vqa", "GESA", "labels", ("doni",))),
@@ -117,7 +119,7 @@ def test_a_prompt_shows_what_the_task_demonstrates_and_asks_for_the_references_t
         vlm = LastDemonstration()
         vlm_session = session(vlm, wanted, task=task)
         try:
-            score_unit(vlm_session, [EXAMPLES[0]], [PoolIds((1,))], [[Proposal((1,), "random")]], lambda scored: None)
+            score_unit(vlm_session, *one, Scorer.named(task, None, "strip"), lambda scored: None)
         except ValueError:  # this VLM gives no log-probs of references
             assert references
         [request] = vlm.requests
@@ -128,7 +130,8 @@ def test_a_prompt_shows_what_the_task_demonstrates_and_asks_for_the_references_t
 def test_an_engine_that_scores_no_references_is_rejected_only_where_they_are_wanted() -> None:
     vlm = LastDemonstration()
     vlm.can_score_references = False
-    one = ([EXAMPLES[0]], [PoolIds((1,))], [[Proposal((1,), "random")]], lambda scored: None)
+    scorer = Scorer.named("vqa", None, "strip")
+    one = ([EXAMPLES[0]], [PoolIds((1,))], [[Proposal((1,), "random")]], scorer, lambda scored: None)
     for settings, reader in (
         (("auto", "hard01_plus_gtprob"), "the reward mode hard01_plus_gtprob"),
         (("labels",), "--references labels"),

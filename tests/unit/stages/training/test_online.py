@@ -2,12 +2,11 @@ import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from threading import Lock
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from fakes import fake_session
 
 from icdsel.artefacts.rl_data import merge, read_rl_data
 from icdsel.data.datasets import Split
@@ -17,9 +16,7 @@ from icdsel.policy.groups import make_groups
 from icdsel.policy.loop import Epoch, train_policy
 from icdsel.policy.network import PointerNetwork
 from icdsel.records import Answer, Example, QueryGroup, ScoredPointer
-from icdsel.settings.loading import load_settings
 from icdsel.settings.tables import RewardSettings, TrainSettings
-from icdsel.stages.in_order import in_order
 from icdsel.stages.training.online import Rollouts, most_calls
 from icdsel.store.journal import Journal
 from icdsel.vlm.engine import Request
@@ -73,9 +70,7 @@ def groups(count: int = 6) -> list[QueryGroup]:
 
 
 def rollouts(folder: Path, vlm: Asked, *, seed: int = 1, count: int = 6, **train: Any) -> Rollouts:
-    sources = SimpleNamespace(
-        train=TRAIN, vlm=vlm, answers=None, lock=Lock(), settings=load_settings({}), in_order=in_order
-    )
+    sources = fake_session(TRAIN, vlm)
     settings = TrainSettings(**{"online": True, "grpo_epochs": 3, "online_samples": 5} | train)
     return Rollouts(sources, groups(count), settings, RewardSettings(), seed, Journal(folder / "online.jsonl"), say)
 

@@ -2,20 +2,17 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from threading import Lock
-from types import SimpleNamespace
 
 import pytest
 import torch
+from fakes import fake_session
 
 from icdsel.data.datasets import Split
 from icdsel.errors import CallsError
 from icdsel.policy.groups import make_groups
 from icdsel.policy.network import CosineNetwork
 from icdsel.records import Answer, Example, QueryGroup, ScoredPointer
-from icdsel.settings.loading import load_settings
 from icdsel.settings.tables import RewardSettings
-from icdsel.stages.in_order import in_order
 from icdsel.stages.training.proposer_check import Comparison, compare_with_proposer
 from icdsel.vlm.engine import Request
 
@@ -56,9 +53,7 @@ def group(q: int, first: float, *others: ScoredPointer, method: str | None = "co
 
 
 def compare(groups: Sequence[QueryGroup], vlm: Asked | None) -> Comparison | None:
-    session = SimpleNamespace(
-        train=TRAIN, vlm=vlm, answers=None, lock=Lock(), settings=load_settings({}), in_order=in_order
-    )
+    session = fake_session(TRAIN, vlm)
     tensors = make_groups(groups, TRAIN.row, RewardSettings())
     return compare_with_proposer(session, groups, tensors, TABLE, POLICY, query=vlm is not None)
 
