@@ -2,7 +2,7 @@
 
 BLEU is no mean over sentences: the counts of all sentences are added first. `bleu_counts` gives those of one
 prediction, and `bleu` the score of their sum. For one caption of ten words it says little: most have no 4-gram in
-common with a reference, so that what replaces the zero decides. Therefore it is no metric of a task.
+common with a reference, so that what replaces the zero decides. Therefore it is a score of all queries together.
 """
 
 import math
@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 from icdsel.tasks.ngrams import LONGEST, Tokens, ngrams
 
+COUNTS = 2 + 2 * LONGEST
+"""How many counts a prediction has."""
 _SMALL, _TINY = 1e-9, 1e-15  # coco-caption's, which keep quotients defined
 
 

@@ -1,16 +1,36 @@
 """The task of captions: any number of captions that people wrote, compared by their n-grams."""
 
-from collections.abc import Iterable, Mapping
-from typing import Self
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Self
 
 from icdsel.errors import DataError
 from icdsel.records import Example
 from icdsel.registry import Registry
 from icdsel.tasks.base import TASKS, Metric, Relevance, Task
+from icdsel.tasks.bleu import COUNTS, bleu, bleu_counts
 from icdsel.tasks.cider import HIGHEST, DocumentFrequencies, cider_d
+from icdsel.tasks.corpus import CorpusMetric, Judged, Statistic
 from icdsel.tasks.ngrams import Tokens, tokens
 from icdsel.tasks.rouge import rouge_l
 from icdsel.tasks.similarity import relevance
+
+if TYPE_CHECKING:  # importing numpy would slow down `--help`
+    from icdsel.tasks.corpus import Floats
+
+
+def _bleu_statistic(judged: Judged, query: Example) -> Statistic | None:
+    return bleu_counts(tokens(judged.prediction), _references(query)) if query.answers else None
+
+
+def _bleu(statistics: "Sequence[Statistic]", counts: "Floats") -> "Floats":
+    """The BLEU-4 of samples [R], from the counts of U predictions and how often each occurs in a sample [R, U]."""
+    import numpy as np
+
+    sums = counts @ np.array(statistics, dtype=np.float64)  # (R, 10)
+    return np.array([bleu(total) for total in sums.tolist()])
+
+
+BLEU_4 = CorpusMetric("BLEU-4", _bleu_statistic, (float,) * COUNTS, _bleu)
 
 
 class CaptionTask(Task):
@@ -31,6 +51,7 @@ class CaptionTask(Task):
     factor = 100.0
     digits = 1
     usual_references = 5
+    corpus_metrics = Registry("corpus metric of the task caption", [BLEU_4])
 
     def __init__(self, frequencies: DocumentFrequencies | None = None) -> None:
         self._frequencies = frequencies
