@@ -240,6 +240,14 @@ class Summary:
         )
 
 
+def metric_of(path: Path) -> str:
+    """The metric that RL data were scored by; "" if their metadata do not tell it."""
+    with suppress(RunError):
+        metric = read_metadata(metadata_path(path)).inputs.get("data.metric")
+        return metric if isinstance(metric, str) else ""
+    return ""
+
+
 def summary_of(path: Path) -> Summary:
     """Summarises a finished file of generation.
 
@@ -253,7 +261,7 @@ def summary_of(path: Path) -> Summary:
     pointers = [candidate for candidates in scored for candidate in candidates]
     quality = "no pointer scored"
     if pointers:
-        task = TASKS.named(groups[0].task)
+        task = TASKS.named(groups[0].task).named_by(metric_of(path))
         quality = f"mean {task.short_name} {task.text(sum(p.score or 0 for p in pointers) / len(pointers))}"
         if task.correctness is not None:
             quality = f"{sum(p.correct or 0 for p in pointers) / len(pointers):.1%} answered correctly"

@@ -27,9 +27,8 @@ if TYPE_CHECKING:
 _WIDEST = 21  # characters of a line of a run's name or changed settings
 
 
-def inference_table(rows: "Sequence[Row]", task_name: str) -> Table:
+def inference_table(rows: "Sequence[Row]", task: Task) -> Table:
     """Scores by number of shots; `icdsel compare` adds the intervals."""
-    task = TASKS.named(task_name)
     shots = sorted({count for row in rows for count in row.score}, key=shots_order)
     unit = f" in {task.unit}" if task.unit else ""
     table = Table(title=f"{task.score_name}{unit} by number of shots", title_justify="left", box=SIMPLE_HEAD)

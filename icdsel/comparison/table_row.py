@@ -1,5 +1,6 @@
 """One line of a comparison: everything that its tables, files and the page show of a row."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -7,7 +8,7 @@ from icdsel.comparison.corpus import CorpusFigure
 from icdsel.records import DEFAULT_TASK, Shots
 from icdsel.records.values import task_entry
 from icdsel.selection import selector_named
-from icdsel.tasks.base import TASKS
+from icdsel.tasks.base import TASKS, Task
 
 
 @dataclass(frozen=True)
@@ -138,3 +139,9 @@ class ComparisonRow:
     def chooses_nothing(self) -> bool:
         """Whether the selector shows no ICDs, so that its pool does not matter."""
         return not selector_named(self.selector).shows_icds
+
+
+def task_of(rows: Sequence[ComparisonRow]) -> Task:
+    """The task of a table's rows, with the name that their metric gives the score, unless they differ in it."""
+    task, metrics = TASKS.named(rows[0].task), {row.metric for row in rows}
+    return task.named_by(*metrics) if len(metrics) == 1 else task

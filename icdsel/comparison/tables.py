@@ -15,6 +15,7 @@ from rich.text import Text
 
 from icdsel.comparison.compare import ComparisonRow
 from icdsel.comparison.corpus import CorpusFigure
+from icdsel.comparison.table_row import task_of
 from icdsel.console import Fitted, shown
 from icdsel.records import shots_text
 from icdsel.store.files import write_text
@@ -35,7 +36,7 @@ def screen_tables(rows: Sequence[ComparisonRow], lead: Sequence[str] = ()) -> Gr
         rows: The comparison.
         lead: The headline, which is shown last: nearest to where a terminal continues.
     """
-    task = TASKS.named(rows[0].task)
+    task = task_of(rows)
     scores = _table(
         _title(rows),
         rows,
@@ -80,7 +81,7 @@ def screen_tables(rows: Sequence[ComparisonRow], lead: Sequence[str] = ()) -> Gr
 
 def explanations(rows: Sequence[ComparisonRow]) -> list[str]:
     """How to read the figures: which source of chance each covers, a sentence or two for each kind of figure."""
-    task, seeded = TASKS.named(rows[0].task), any(row.seeds > 1 for row in rows)
+    task, seeded = task_of(rows), any(row.seeds > 1 for row in rows)
     queries = "queries" if not _images_shared(rows) else f"queries (drawn by image: {rows[0].n} on {rows[0].images})"
     lines = [f"Intervals: 95 %, for other {queries}"]
     lines[0] += " and, of a mean over seeds, other seeds; seeds that two rows share are paired." if seeded else "."
@@ -193,7 +194,7 @@ def _in_markdown(text: str) -> str:
 
 def write_markdown(rows: Sequence[ComparisonRow], path: Path, lead: Sequence[str] = ()) -> None:
     """Writes the table as Markdown: below the headline (`lead`), and followed by the meaning of its figures."""
-    task = TASKS.named(rows[0].task)
+    task = task_of(rows)
     columns: dict[str, Cell] = {
         "shots": lambda row: str(row.shots),
         "selector": lambda row: _in_markdown(row.shown),
@@ -261,7 +262,7 @@ def _cells_of(metric: CorpusMetric) -> dict[str, Cell]:
 
 
 def _title(rows: Sequence[ComparisonRow]) -> str:
-    task, metrics = TASKS.named(rows[0].task), " and ".join(dict.fromkeys(row.metric for row in rows))
+    task, metrics = task_of(rows), " and ".join(dict.fromkeys(row.metric for row in rows))
     return f"{task.score_name} ({metrics}){f' in {task.unit}' * bool(task.unit)}, n = {rows[0].n} queries"
 
 

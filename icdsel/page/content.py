@@ -8,6 +8,7 @@ from pathlib import Path
 from icdsel.comparison.compare import Comparison, ComparisonRow
 from icdsel.comparison.headline import Headline, headlines
 from icdsel.comparison.sources import Source, read_source
+from icdsel.comparison.table_row import task_of
 from icdsel.data.datasets import load_split
 from icdsel.data.hub import PREFIX
 from icdsel.data.named import is_missing_world, splits_of
@@ -22,7 +23,7 @@ from icdsel.settings.loading import Settings, settings_from
 from icdsel.settings.presets import WORLD
 from icdsel.settings.worlds import is_world
 from icdsel.store.fingerprints import fingerprint_examples
-from icdsel.tasks.base import TASKS, Task
+from icdsel.tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Content:
     @property
     def task(self) -> Task:
         """The task of all rows."""
-        return TASKS.named(self.rows[0].task)
+        return task_of(self.rows)
 
     @property
     def order(self) -> dict[str, int]:
@@ -177,7 +178,7 @@ def collect(settings: Settings, rows: Comparison, origin: Origin | None = None) 
     if not runs and not missing["training"]:
         missing["training"] = ["There is no learned selector in this comparison, so there are no training curves."]
     landscapes, pointers, missing["landscape"] = read_landscapes(runs, settings, sorted(train, key=id_order) or None)
-    task = TASKS.named(rows[0].task)
+    task = task_of(rows)
     usages = [(row, usage(row, queries, train, task)) for row in chosen if row.shots]
     return Content(
         own=own,

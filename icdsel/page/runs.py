@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from icdsel.artefacts.rl_data import merge, read_rl_data, rl_data_path
+from icdsel.artefacts.rl_data import merge, metric_of, read_rl_data, rl_data_path
 from icdsel.artefacts.run_folder import METADATA_FILE, METRICS_FILE, read_metrics, runs_dir, trained_on
 from icdsel.errors import RlDataError, RunError
 from icdsel.page.charts.landscape import Landscape, landscape
@@ -129,13 +129,14 @@ def read_landscapes(
         except RlDataError as error:
             missing.append(f"The RL data {source} cannot be shown: {error}")
             continue
+        metrics = {metric_of(path) for path, _ in files}
         rejected: dict[str, int] = {}
         for data in read:
             for reason, count in data.rejected.items():
                 rejected[reason] = rejected.get(reason, 0) + count
         if len(modes) > 1:
             source += f" ({reward.mode})"
-        found.append(landscape(source, groups, reward, rejected))
+        found.append(landscape(source, groups, reward, rejected, metrics.pop() if len(metrics) == 1 else ""))
     return found, pointers, missing
 
 

@@ -142,7 +142,8 @@ def _row(
             record.prompt for record in records
         }:
             result.journal.remove()
-        return _summary(TASKS.named(session.settings.data.task), row, records)
+        data = session.settings.data
+        return _summary(TASKS.named(data.task).named_by(data.metric), row, records)
 
 
 def _answer(session: Session, prompts: Prompts, records: Sequence[Prediction], result: Result) -> list[Prediction]:

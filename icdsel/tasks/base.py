@@ -5,6 +5,7 @@ To add a task, write a module like `icdsel.tasks.vqa` that ends with `TASKS.add(
 its score. In your own program, calling `TASKS.add(MyTask())` before it runs a command is enough.
 """
 
+import copy
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -37,11 +38,13 @@ class Metric:
         name: Its name in `--metric`.
         score: Scores a prediction for a query.
         needs_references: Whether RL data that are scored by it need the probabilities of the reference answers.
+        title: The name of its score in tables and charts, if that of the task does not fit.
     """
 
     name: str
     score: Callable[[str, Example], float]
     needs_references: bool = False
+    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,15 @@ class Task(ABC):
     def normalize(self, text: str) -> str:
         """Normalises an answer: two answers are the same if their normalised forms are equal."""
         return text.strip().lower()
+
+    def named_by(self, metric: str) -> Self:
+        """The task with the name that this metric gives its score; the task as it is if it gives none."""
+        title = self.metrics[metric].title if metric in self.metrics else ""
+        if not title:
+            return self
+        named = copy.copy(self)
+        named.score_name = named.short_name = title
+        return named
 
     @property
     def heading(self) -> str:

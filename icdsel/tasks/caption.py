@@ -56,7 +56,8 @@ class CaptionTask(Task):
     def __init__(self, frequencies: DocumentFrequencies | None = None) -> None:
         self._frequencies = frequencies
         self.metrics = Registry(
-            "metric of the task caption", [Metric("cider-d", self._cider_d), Metric("rouge-l", _rouge_l)]
+            "metric of the task caption",
+            [Metric("cider-d", self._cider_d), Metric("rouge-l", _rouge_l, title="ROUGE-L")],
         )
 
     def prepared(self, examples: Iterable[Example]) -> Self:

@@ -39,7 +39,8 @@ class Scorer:
             SettingsError: A name is unknown.
         """
         own = TASKS.named(task)
-        return cls(own, own.metrics.named(metric or own.default_metric), CLEANERS.named(cleaner))
+        chosen = own.metrics.named(metric or own.default_metric)
+        return cls(own.named_by(chosen.name), chosen, CLEANERS.named(cleaner))
 
     @property
     def ranks(self) -> bool:
@@ -49,7 +50,10 @@ class Scorer:
     def prepared(self, examples: Iterable[Example]) -> Self:
         """The scorer for queries of a split, whose examples these are (`Task.prepared`)."""
         task = self.task.prepared(examples)
-        return self if task is self.task else replace(self, task=task, metric=task.metrics.named(self.metric.name))
+        if task is self.task:
+            return self
+        name = self.metric.name
+        return replace(self, task=task.named_by(name), metric=task.metrics.named(name))
 
     def scored_pointer(
         self, proposal: Proposal, answer: Answer, query: Example, references: Mapping[str, float]

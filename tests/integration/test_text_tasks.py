@@ -126,6 +126,19 @@ def test_the_comparison_and_the_page_speak_of_cider_d(captions: Path) -> None:
     assert 10 < best < 1000  # in points, as publications print it
 
 
+def test_another_metric_has_its_own_name(captions: Path) -> None:
+    words = (*CAPTIONS, "--metric", "rouge-l")
+    said = icdsel("infer", *words, "--n", 16, "--shots", 1, "--selector", "nearest-image,random")
+    assert "ROUGE-L in points by number of shots" in " ".join(said.split())
+    said += icdsel("gen-rl-data", *words, *PROPOSE, "--output", "rouge.jsonl")
+    said += icdsel("compare", *words, "--html", "rouge.html")
+    assert "mean ROUGE-L" in said and "ROUGE-L (rouge-l) in points, n = 16 queries" in said
+    page = Path("rouge.html").read_text()
+    results, landscape = page[page.index("<body") :].split('id="landscape-heading"')
+    assert "ROUGE-L" in results and "CIDEr-D" not in results + said
+    assert "Mean CIDEr-D" in landscape  # of the RL data at their usual place, which were scored by it
+
+
 def test_check_warns_of_few_captions_alone(captions: Path) -> None:
     icdsel("check", "captions.jsonl", *CAPTIONS, "--json", "check.json")
     checked = json.loads(Path("check.json").read_text())

@@ -15,7 +15,8 @@ _IMAGES = {
 
 def card(manifest: Manifest) -> str:
     """The text of `README.md`, with the header that the hub reads."""
-    task = TASKS.named(manifest.settings["data"]["task"])
+    data = manifest.settings["data"]
+    task = TASKS.named(data["task"]).named_by(data["metric"])
     parts = [_header(manifest), _about(manifest), "## Results\n", f"{manifest.headline or _NOTHING_COMPARED}\n"]
     if rows := [row for row in manifest.figures if row.get("accuracy") is not None]:
         parts += [f"{task.score_name} with its 95 % interval, and the difference to a reference row.\n", _table(rows)]

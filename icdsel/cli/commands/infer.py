@@ -87,6 +87,7 @@ def infer(
     from icdsel.cli.tables import inference_table
     from icdsel.stages.infer import infer as infer_stage
     from icdsel.stages.session import Session
+    from icdsel.tasks.base import TASKS
 
     if certify is not None:
         if formats:
@@ -98,7 +99,8 @@ def infer(
     rows = infer_stage(settings, run, checkpoint, overwrite, session=session)
     scored = any(row.score for row in rows)
     if scored:
-        out.print(inference_table(rows, settings.data.task), soft_wrap=False)
+        task = TASKS.named(settings.data.task).named_by(settings.data.metric)
+        out.print(inference_table(rows, task), soft_wrap=False)
     then = "`icdsel compare` adds confidence intervals." if scored else "Nothing is scored, so there is no comparison."
     note(f"Predictions: {rows[0].path.parent}. {then}")
     _write(rows, session, named)

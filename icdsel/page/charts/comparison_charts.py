@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 
 from icdsel.comparison.compare import ComparisonRow
 from icdsel.comparison.headline import SURE, verdict
+from icdsel.comparison.table_row import task_of
 from icdsel.comparison.tables import p_text
 from icdsel.page.charts.palette import PAPER, TEXT
 from icdsel.page.charts.plots import Chart, add_legend, folded, look_of, new_figure
 from icdsel.page.charts.score_axis import score_limits
 from icdsel.records import AUTO, Shots, shots_order, shots_text
-from icdsel.tasks.base import TASKS
 
 
 def accuracy_chart(rows: Sequence[ComparisonRow], labels: Mapping[str, str], order: Mapping[str, int]) -> Chart:
@@ -20,7 +20,7 @@ def accuracy_chart(rows: Sequence[ComparisonRow], labels: Mapping[str, str], ord
         labels: The short name of each row's name.
         order: The index of each name, which decides colour and marker.
     """
-    task = TASKS.named(rows[0].task)
+    task = task_of(rows)
     rows = [row for row in rows if row.part_of is None]
     # Offsets of `auto` are many; the chart of mean shots has them.
     rows = [row for row in rows if row.shots == AUTO or not isinstance(row.shots, str)] or rows
@@ -101,7 +101,7 @@ def difference_chart(
     compared.sort(key=lambda row: -(row.difference or 0))
     if not compared:
         return None
-    task = TASKS.named(compared[0].task)
+    task = task_of(compared)
     ticks = [folded(labels[row.name], 26) for row in compared]
     figure, axes = new_figure("difference", 1.0 + 0.18 * sum(2 + tick.count("\n") for tick in ticks))
     axes.axvline(0, color=TEXT, linewidth=1)

@@ -72,7 +72,7 @@ class Landscape:
 
 
 def landscape(
-    source: str, groups: Sequence[QueryGroup], settings: RewardSettings, rejected: Mapping[str, int]
+    source: str, groups: Sequence[QueryGroup], settings: RewardSettings, rejected: Mapping[str, int], metric: str = ""
 ) -> Landscape:
     """The landscape of `groups`, none of which is empty; methods by their mean reward, the best first.
 
@@ -81,8 +81,9 @@ def landscape(
         groups: At least one.
         settings: How rewards are computed.
         rejected: Candidates that were left out in reading, by reason.
+        metric: The metric that they were scored by, if it is known.
     """
-    task = TASKS.named(groups[0].task)
+    task = TASKS.named(groups[0].task).named_by(metric)
     rewards = [[reward_of(candidate, settings) for candidate in group.candidates] for group in groups]
     correct = [[is_correct(candidate) for candidate in group.candidates] for group in groups]
     judged = correct if task.correctness is not None else []

@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from icdsel.comparison.compare import ComparisonRow
+from icdsel.comparison.table_row import task_of
 from icdsel.comparison.tables import mean_shots_text, tokens_text
 from icdsel.page.charts.palette import PAPER
 from icdsel.page.charts.plots import Chart, add_legend, look_of, new_figure
 from icdsel.page.charts.score_axis import score_limits
 from icdsel.records import shots_order, shots_text
-from icdsel.tasks.base import TASKS
 
 
 def mean_shots_chart(
@@ -27,7 +27,7 @@ def mean_shots_chart(
     known = [row for row in rows if row.part_of is None and row.mean_shots is not None]
     if not any(isinstance(row.shots, str) for row in known):
         return None
-    task = TASKS.named(known[0].task)
+    task = task_of(known)
     series: dict[tuple[str, bool], list[ComparisonRow]] = {}
     for row in sorted(known, key=lambda row: (order[row.name], row.mean_shots or 0.0)):
         series.setdefault((row.name, isinstance(row.shots, str)), []).append(row)
