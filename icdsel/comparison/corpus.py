@@ -88,6 +88,7 @@ class CorpusEstimator:
             bounds=metric.bounds,
             seed=self.seed,
             resamples=self.resamples,
+            moved=True,
         )
         figure = CorpusFigure(metric.name, *_shown(metric, score))
         if other is None:
@@ -100,6 +101,7 @@ class CorpusEstimator:
             bounds=metric.bounds,
             seed=self.seed,
             resamples=self.resamples,
+            moved=True,
         )
         if p_value is None:
             p_value = swap_pvalue(

@@ -1,13 +1,19 @@
 """The task of numbers: the answer is a number, alone or in a text (`icdsel.tasks.numerals` says what is read)."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from icdsel.records import Example
 from icdsel.registry import Registry
 from icdsel.tasks.base import TASKS, Correctness, Metric, Task
+from icdsel.tasks.corpus import CorpusMetric, Judged, Statistic
 from icdsel.tasks.exact import plain_form
 from icdsel.tasks.numerals import number_in
+
+if TYPE_CHECKING:
+    from icdsel.tasks.corpus import Floats
 
 TOLERANCE = 0.05
 """How far from the truth a number still counts as right, as a share of it: the rule of ChartQA (arXiv 2203.10244)."""
@@ -48,6 +54,30 @@ def _score(prediction: str, query: Example, compare: Callable[[float, float], fl
     return max(scores)
 
 
+def _error_statistic(judged: Judged, query: Example) -> Statistic | None:
+    """The smallest absolute error, and 1; or zeros for a prediction without a number. None without a true number."""
+    errors = [absolute_error(judged.prediction, answer) for answer in query.written_answers]
+    if all(number_in(answer) is None for answer in query.written_answers):
+        return None
+    known = [error for error in errors if error is not None]
+    return (float(f"{min(known):.6g}"), 1.0) if known else (0.0, 0.0)
+
+
+def _mean_error(statistics: "Sequence[Statistic]", counts: "Floats") -> "Floats":
+    """The mean absolute error of the predictions that have a number; of a sample without any, that of all others."""
+    import numpy as np
+
+    error, known = (np.array([float(pair[at]) for pair in statistics]) for at in (0, 1))
+    total, count = counts @ (error * known), counts @ known  # (R,)
+    others = (error * known).sum() / max(known.sum(), 1)
+    means: Floats = np.divide(total, count, out=np.full(len(counts), others), where=count > 0)
+    return means
+
+
+MAE = CorpusMetric("MAE", _error_statistic, (float, float), _mean_error, bounds=(0.0, math.inf), factor=1.0, digits=2)
+"""The mean absolute error, in the unit of the data. Lower is better. Predictions without a number are left out."""
+
+
 class NumberTask(Task):
     """Answers that are numbers, and are right or wrong, or more or less close.
 
@@ -64,6 +94,7 @@ class NumberTask(Task):
             for name, compare in {"exact": _equal, "tolerance": _within_tolerance, "error": _closeness}.items()
         ),
     )
+    corpus_metrics = Registry("corpus metric of the task number", [MAE])
     score_name = "Number score"
     unit = "points"
     factor = 100.0

@@ -226,7 +226,10 @@ def test_rl_data_of_different_settings_are_rejected_with_the_name_of_the_setting
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["train", "--dataset", "okvq"], "a name (world, world-misleading, world-hard, okvqa, vqav2)"),
+        (
+            ["train", "--dataset", "okvq"],
+            "world-choice, world-classes, okvqa, vqav2)",
+        ),
         (["train", "--dataset", "okvqa"], "OpenEnded_mscoco_train2014_questions.json"),
         (["train", "--sampler", "best"], "choose one of rand, text-sim, img-sim, mix"),
         (["train", "--model", "no-such-model"], "--model tiny-vlm"),

@@ -123,6 +123,7 @@ def aggregate_score(
     seed: int,
     resamples: int = 10_000,
     level: float = 0.95,
+    moved: bool = False,
 ) -> Interval:
     """The aggregate of a row's scores, as the mean of its seeds, and its bootstrap interval.
 
@@ -138,18 +139,21 @@ def aggregate_score(
         seed: Seed of the resampling; the same arguments always give the same interval.
         resamples: Number of bootstrap samples.
         level: Intended coverage.
+        moved: Whether the interval is moved by the bias that samples show, for scores of statistics that are no
+            numbers. Lower samples than the score tell that the score lies below the truth too, as of macro-F1, where
+            samples lack rare classes.
 
     Returns:
-        The interval. Scores that do not vary say nothing about the spread: it is then all that is possible, and its
-        bounds are NaN if that is infinite.
+        The interval. Scores that do not vary (with `moved`, samples) say nothing about the spread: it is then all that
+        is possible, and its bounds are NaN if that is infinite.
 
     Raises:
         ValueError: An argument is out of range.
     """
     found, drawn, variance = _bootstrap(aggregate, row, None, clusters, seed, resamples)
-    if np.ptp(row.values) == 0 or clusters.count == 1:
+    if np.ptp(drawn if moved else row.values) == 0 or clusters.count == 1:
         return _unknown(found, bounds)
-    return _interval(found, drawn, variance, clusters, bounds, level)
+    return _interval(found, drawn, variance, clusters, bounds, level, moved)
 
 
 def aggregate_difference(
@@ -162,6 +166,7 @@ def aggregate_difference(
     seed: int,
     resamples: int = 10_000,
     level: float = 0.95,
+    moved: bool = False,
 ) -> tuple[Interval, float | None]:
     """The difference of two rows' aggregates with its interval, as `aggregate_score`, paired by query and seed.
 
@@ -175,9 +180,9 @@ def aggregate_difference(
     found, drawn, variance = _bootstrap(aggregate, a, b, clusters, seed, resamples)
     span = bounds[1] - bounds[0]
     p = None if math.isinf(variance.seeds_df) else p_value(variance.square_width, found**2)
-    if np.ptp(a.by_query - b.by_query) == 0 or clusters.count == 1:
+    if np.ptp(drawn if moved else a.by_query - b.by_query) == 0 or clusters.count == 1:
         return _unknown(found, (-span, span)), p
-    return _interval(found, drawn, variance, clusters, (-span, span), level), p
+    return _interval(found, drawn, variance, clusters, (-span, span), level, moved), p
 
 
 def _bootstrap(
@@ -245,15 +250,18 @@ def _interval(
     clusters: Clusters,
     bounds: tuple[float, float],
     level: float,
+    moved: bool,
 ) -> Interval:
     require_fraction(level, "level")
+    bias = found - float(drawn.mean()) if moved else 0.0
     if not math.isinf(variance.seeds_df):
         width = math.sqrt(variance.square_width(level))
-        return interval(found, found, width, bounds)
+        return interval(found, found + bias, width, bounds)
     # Student's quantile with √(G/(G − 1)) as a share of the normal distribution (Hesterberg 2015).
     effective = clusters.effective
     wide = quantile(level, effective - 1) * math.sqrt(effective / (effective - 1))
     low, high = np.quantile(drawn, [special.ndtr(-wide), special.ndtr(wide)])
+    low, high = np.clip([low + 2 * bias, high + 2 * bias], *bounds)  # by the samples' bias, and by the score's own
     return Interval(found, float(low), float(high))
 
 

@@ -72,7 +72,7 @@ def test_pools_that_are_small_or_differ_by_query_stay_as_they_are() -> None:
 def nearly_equal(spread: float) -> QueryGroup:
     """Three pointers whose scores of every kind differ by `spread` at most."""
     candidates = [
-        ScoredPointer(pointer, correct=1, score=score, reference_prob=score, relevance=score)
+        ScoredPointer(pointer, correct=1, score=score, reference_prob=score, relevance=score, margin=score)
         for pointer, score in {(30, 50): 0.5, (70, 30): 0.5 + spread / 2, (50, 70): 0.5 + spread}.items()
     ]
     return QueryGroup(10, 10, "?", ("yes",), (50, 30, 70), tuple(candidates))

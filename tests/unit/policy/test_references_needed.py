@@ -11,7 +11,7 @@ from icdsel.registry import Registry
 from icdsel.settings.loading import Settings, load_settings
 from icdsel.tasks import TASKS
 
-READS = {"hard01_plus_gtprob", "hard01_plus_gtprob_separated", "hard_plus_gtprob_plus_rel"}
+READS = {"hard01_plus_gtprob", "hard01_plus_gtprob_separated", "hard_plus_gtprob_plus_rel", "log_prob", "margin"}
 
 
 def settings(references: str = "auto", mode: str = "hard_plus_soft", **data: str) -> Settings:

@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from icdsel.records import Example
 from icdsel.tasks import TASKS
-from icdsel.tasks.number import absolute_error
+from icdsel.tasks.corpus import Judged
+from icdsel.tasks.number import MAE, absolute_error
 from icdsel.tasks.numerals import number_in
 
 TASK = TASKS["number"]
@@ -121,3 +123,13 @@ def test_spellings_of_one_number_are_equal() -> None:
     assert TASK.normalize("The Netherlands") == "netherlands"
     query = Example(1, 1, Path("1.png"), "how many?", "3", ("3", "3", "three"))
     assert TASK.references(query) == {"3": 1.0, "three": 1.0}
+
+
+def test_the_mean_absolute_error_leaves_out_predictions_without_a_number() -> None:
+    query = Example(1, 1, Path("1.png"), "How many?", "10", ("10", "12"))
+    said = ["about 11.5", "nine", "many", "20"]
+    statistics = [MAE.statistic(Judged(text), query) for text in said]
+    assert statistics == [(0.5, 1.0), (1.0, 1.0), (0.0, 0.0), (8.0, 1.0)]
+    counts = np.array([[1, 1, 1, 1], [2, 1, 0, 0], [0, 0, 4, 0]], dtype=float)
+    assert MAE.value(statistics, counts).tolist() == pytest.approx([9.5 / 3, 2 / 3, 9.5 / 3])
+    assert MAE.statistic(Judged("3"), Example(1, 1, Path("1.png"), "How many?", "few", ("few",))) is None
