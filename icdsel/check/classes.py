@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from icdsel.check.findings import Findings, Kind
 from icdsel.records import Example
-from icdsel.tasks.normalisation import comparable
+from icdsel.tasks.normalisation import option_form
 
 NEVER_SHOWN = Kind(
     "right options are the answer of no training example",
@@ -23,14 +23,14 @@ def check_classes(found: Findings, splits: Mapping[str, Sequence[Example]]) -> N
     examples = [*splits.get("train", ()), *held_out]
     if not splits.get("train") or len({example.options for example in examples}) != 1:
         return
-    shown = {comparable(answer) for example in splits["train"] for answer in example.answers}
+    shown = {option_form(answer) for example in splits["train"] for answer in example.answers}
     wanted = Counter(
-        option for example in held_out for option in example.options if comparable(option) in _forms(example)
+        option for example in held_out for option in example.options if option_form(option) in _forms(example)
     )
     for option, count in wanted.items():
-        if comparable(option) not in shown:
+        if option_form(option) not in shown:
             found.add(NEVER_SHOWN, f"{option!r}: {count} queries", count, of=len(held_out))
 
 
 def _forms(example: Example) -> set[str]:
-    return set(map(comparable, example.answers))
+    return set(map(option_form, example.answers))

@@ -57,4 +57,7 @@ def _excluded(bundle: Bundle, query: Example, exclude_same_image: bool) -> froze
     rows = set() if own is None or bundle.train[own].question != query.question else {own}
     for image in filter(Path.is_file, query.images) if exclude_same_image else ():
         rows |= {*bundle.train.rows_of_image(image), *bundle.rows_of_equal_image(image)}
+    if query.pool is not None:  # it may be shown these examples alone
+        own_pool = {bundle.train.row.get(icd) for icd in query.pool}
+        rows |= {row for row in range(len(bundle.train)) if row not in own_pool}
     return frozenset(rows)

@@ -162,7 +162,8 @@ def usage(
     for question_id, prediction in chosen.by_query.items():
         if not prediction.icds or not all(icd in train for icd in prediction.icds):
             continue
-        answers = [task.normalize(task.demonstration(train[icd])) for icd in prediction.icds]
+        shown = (train[icd] for icd in prediction.icds)
+        answers = [task.normalize(task.read(task.demonstration(example), example)) for example in shown]
         if len(answers) > 1:
             distinct.append(len(set(answers)) / len(answers))
         if question_id in queries:

@@ -68,7 +68,7 @@ class Content:
     @property
     def task(self) -> Task:
         """The task of all rows."""
-        return task_of(self.rows)
+        return task_of(self.rows).with_options(self.settings.data.show_options)
 
     @property
     def order(self) -> dict[str, int]:
@@ -178,7 +178,7 @@ def collect(settings: Settings, rows: Comparison, origin: Origin | None = None) 
     if not runs and not missing["training"]:
         missing["training"] = ["There is no learned selector in this comparison, so there are no training curves."]
     landscapes, pointers, missing["landscape"] = read_landscapes(runs, settings, sorted(train, key=id_order) or None)
-    task = task_of(rows)
+    task = task_of(rows).with_options(predicted[0].data.show_options)
     usages = [(row, usage(row, queries, train, task)) for row in chosen if row.shots]
     return Content(
         own=own,

@@ -15,9 +15,14 @@ def references_needed_by(settings: Settings) -> str | None:
     """What reads the probabilities of reference answers under these settings, for messages; None if nothing does.
 
     Raises:
-        SettingsError: There is no such reward mode, task or metric.
+        SettingsError: There is no such reward mode, task or metric, or they do not fit together.
     """
     task = TASKS.named(settings.data.task)
+    if REWARD_MODES.named(settings.reward.mode).graded == "margin" and not task.has_options:
+        raise SettingsError(
+            f"--reward-mode {settings.reward.mode}: the task {task.name} has no options, so there is no margin. Use "
+            "--task choice or classify, or another reward"
+        )
     named = {
         f"the reward mode {settings.reward.mode}": REWARD_MODES.named(settings.reward.mode).needs_references,
         f"the task {task.name}": task.needs_references,

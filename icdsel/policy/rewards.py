@@ -41,6 +41,7 @@ __all__ = [
 _LEAST_PROB = 1e-30  # its logarithm is far below the limit
 REWARD_LIMIT = 5.0
 """Rewards are clipped to [-5, 5], as in Lever-Plus."""
+_NATS_LIMIT = 50.0  # of log-probs and margins, most of which are beyond 5
 
 
 # --- rewards ----------------------------------------------------------------------------------------------
@@ -56,6 +57,7 @@ class RewardMode:
         graded: The score of the graded term, an attribute of `ScoredPointer`; None if the mode has no such term.
         relevance: Whether the relevance of a wrong prediction is added.
         log: Whether the graded term is the logarithm of its score, in nats.
+        limit: Rewards are clipped to its positive and negative.
     """
 
     name: str
@@ -63,6 +65,7 @@ class RewardMode:
     graded: str | None
     relevance: bool = False
     log: bool = False
+    limit: float = REWARD_LIMIT
 
     @property
     def needs_references(self) -> bool:
@@ -87,8 +90,8 @@ REWARD_MODES: Registry[RewardMode] = Registry(
         RewardMode("hard01_plus_gtprob", 1, "reference_prob"),
         RewardMode("hard01_plus_gtprob_separated", 2, "reference_prob"),
         RewardMode("hard_plus_gtprob_plus_rel", 1, "reference_prob", relevance=True),
-        RewardMode("log_prob", 0, "reference_prob", log=True),
-        RewardMode("margin", 0, "margin"),
+        RewardMode("log_prob", 0, "reference_prob", log=True, limit=_NATS_LIMIT),
+        RewardMode("margin", 0, "margin", limit=_NATS_LIMIT),
     ],
 )
 """The modes of ``pointer_reward``; the first is the default of the settings."""
@@ -102,7 +105,7 @@ def pointer_reward(
     soft_weight: float = 1.0,
     rel_weight: float = 0.1,
 ) -> float:
-    """Return the reward of one scored pointer, clipped to [-5, 5].
+    """Return the reward of one scored pointer, clipped to [-5, 5]; of the last two modes to [-50, 50].
 
     With weights w_h, w_s and w_r, and short names for the fields, the modes are:
 
@@ -139,7 +142,7 @@ def pointer_reward(
         reward += soft_weight * (math.log(max(graded, _LEAST_PROB)) if terms.log else graded)
     if terms.relevance:
         reward += rel_weight * (1 - correct) * score_of(candidate, "relevance")
-    return max(-REWARD_LIMIT, min(REWARD_LIMIT, reward))
+    return max(-terms.limit, min(terms.limit, reward))
 
 
 def reward_of(candidate: Candidate, settings: RewardSettings) -> float:

@@ -76,8 +76,11 @@ class Context:
 
     @cached_property
     def whole_split(self) -> Self:
-        """The same queries, with the whole training split as their pool but for what is excluded for each."""
-        if self.pools.shared:
+        """The same queries, with the whole training split as their pool but for what is excluded for each.
+
+        A query that brings its own pool keeps it: to it, there is nothing else.
+        """
+        if self.pools.shared or any(query.pool is not None for query in self.queries):
             return self
         return replace(
             self,

@@ -13,6 +13,7 @@ from icdsel.settings.presets import (
     GATED,
     GATED_OVER_ALL,
     OF_OPTIONS,
+    OPTION_TASKS,
     PRESETS,
     QUERIES,
     QWEN_3B,
@@ -105,7 +106,7 @@ def resolve(raw: RawSettings) -> Settings:
     data = DataSettings(**decided["data"] | given["data"])
     if not is_world(data.dataset):
         decided["vlm"]["model"] = QWEN_3B
-    elif options := difficulty_of(data.dataset).options:
+    elif (options := difficulty_of(data.dataset).options) and given["data"].get("task", "choice") in OPTION_TASKS:
         decided["data"] |= OF_OPTIONS | {"task": "choice" if options < MOST_OPTIONS else "classify"}
     if data.dataset in QUERIES:
         decided["proposals"]["queries"] = QUERIES[data.dataset]

@@ -113,6 +113,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 MOST_SHOTS = 16
 """The largest number of ICDs in a pointer."""
 
+OPTION_TASKS = ("choice", "classify")
 OF_OPTIONS: dict[str, Any] = {"choice_by": "rank", "show_options": False}
 """How the tiny VLM chooses an option of a bundled world: it knows no letters."""
 GATED: dict[str, Any] = {"question_gate": 32, "tower": 0, "num_layers": 0, "update": "residual"}

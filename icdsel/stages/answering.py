@@ -115,7 +115,9 @@ def answer_prompts(session: Session, prompts: Prompts, log: Journal) -> tuple[li
                 advance(len(answers), mean)
 
             if not selector.needs_vlm:
-                score({place: Answer(selector.answer(request.icds)) for place, request in enumerate(requests)})
+                pointers = (chosen[i][2] for i in unit)
+                shown = (list(map(session.train.by_id, pointer)) for pointer in pointers)  # not as prompts show them
+                score({place: Answer(selector.answer(icds)) for place, icds in enumerate(shown)})
                 return _AnsweredUnit(predictions, 0, 0)
             new = ask(session, requests, score)
             return _AnsweredUnit(predictions, len(new), sum(len(requests[place].shown) for place in new))

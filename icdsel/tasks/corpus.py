@@ -5,13 +5,14 @@ To add one, write a function that makes a query's statistic and one that makes t
 resampling queries.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from icdsel.records import Example
 from icdsel.records.values import Bounds
-from icdsel.tasks.normalisation import comparable
+from icdsel.tasks.normalisation import option_form
 
 if TYPE_CHECKING:  # importing numpy would slow down `--help`
     import numpy as np
@@ -28,7 +29,8 @@ class Judged(NamedTuple):
 
     Attributes:
         prediction: The prediction.
-        log_probs: The log-probs (nats) of the query's options, in their order; () if they were not scored.
+        log_probs: The log-probs (nats) of the query's options, in their order, or those per token if these decided the
+            prediction; () if they were not scored.
     """
 
     prediction: str
@@ -43,6 +45,7 @@ class CorpusMetric:
         name: Its name in tables.
         statistic: Makes the statistic of a query; None if the answer does not tell it.
         form: The types of a statistic's parts.
+        ranges: The lowest and the highest value of each part that is a number, in order.
         value: From U statistics, and how often each occurs in R samples, float [R, U], to the score of each sample [R].
         bounds: The lowest and the highest score.
         factor: By which a score is multiplied to be displayed.
@@ -56,16 +59,24 @@ class CorpusMetric:
     bounds: Bounds = (0.0, 1.0)
     factor: float = 100.0
     digits: int = 1
+    ranges: tuple[Bounds, ...] = ()
 
     def fits(self, statistic: Statistic) -> bool:
         """Whether a statistic, such as one from a file, has the form of this metric's."""
         kinds = tuple(str if isinstance(part, str) else float for part in statistic)
-        return kinds == self.form
+        numbers = (part for part in statistic if not isinstance(part, str))
+        ranged = zip(numbers, self.ranges, strict=False)
+        return kinds == self.form and all(low <= number <= high for number, (low, high) in ranged)
 
 
 def prediction_and_class(judged: Judged, query: Example) -> Statistic | None:
-    """The predicted class and the right one, as they are compared; None without a right one."""
-    return (comparable(judged.prediction), comparable(query.answers[0])) if query.answers else None
+    """The predicted class and the right one, as they are compared; None without a right one.
+
+    Of several right ones, it is the predicted one, if that is among them.
+    """
+    right = [option_form(answer) for answer in query.answers]
+    predicted = option_form(judged.prediction)
+    return (predicted, predicted if predicted in right else right[0]) if right else None
 
 
 def macro_f1(statistics: Sequence[Statistic], counts: "Floats") -> "Floats":
@@ -97,7 +108,7 @@ def positive_score(judged: Judged, query: Example) -> Statistic | None:
     if len(judged.log_probs) != 2 or len(query.options) != 2 or not query.answers:
         return None
     negative, positive = judged.log_probs
-    return round(positive - negative, 6), float(comparable(query.options[1]) == comparable(query.answers[0]))
+    return round(positive - negative, 6), float(option_form(query.options[1]) in map(option_form, query.answers))
 
 
 def auroc(statistics: Sequence[Statistic], counts: "Floats") -> "Floats":
@@ -113,9 +124,10 @@ def auroc(statistics: Sequence[Statistic], counts: "Floats") -> "Floats":
     import numpy as np
 
     scores, positive = (np.array([float(pair[at]) for pair in statistics]) for at in (0, 1))
-    levels, level = np.unique(scores, return_inverse=True)
-    at_level = np.eye(len(levels))[level]  # (U, L)
-    hits, misses = (counts * positive) @ at_level, (counts * (1 - positive)) @ at_level  # (R, L)
+    order = np.argsort(scores, kind="stable")
+    starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))  # where each of L levels begins
+    ordered, positive = counts[:, order], positive[order]
+    hits, misses = (np.add.reduceat(ordered * own, starts, axis=1) for own in (positive, 1 - positive))  # (R, L)
     below = misses.cumsum(1) - misses
     pairs = hits.sum(1) * misses.sum(1)
     won = (hits * (below + misses / 2)).sum(1)
@@ -124,4 +136,4 @@ def auroc(statistics: Sequence[Statistic], counts: "Floats") -> "Floats":
 
 
 MACRO_F1 = CorpusMetric("macro-F1", prediction_and_class, (str, str), macro_f1)
-AUROC = CorpusMetric("AUROC", positive_score, (float, float), auroc)
+AUROC = CorpusMetric("AUROC", positive_score, (float, float), auroc, ranges=((-math.inf, math.inf), (0.0, 1.0)))

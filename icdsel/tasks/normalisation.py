@@ -95,6 +95,14 @@ def spelling(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
+def option_form(text: str) -> str:
+    """The form in which two options, or an answer and an option, are equal: spelling, case and a full stop aside.
+
+    Signs and small words count: -2 and 2, "who" and "the who" are different options.
+    """
+    return spelling(text).casefold().removesuffix(".").rstrip()
+
+
 def strip(text: str) -> str:
     """Strips white space as the official code does, also where it does not normalise."""
     return text.replace("\n", " ").replace("\t", " ").strip()

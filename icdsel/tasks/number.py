@@ -74,7 +74,16 @@ def _mean_error(statistics: "Sequence[Statistic]", counts: "Floats") -> "Floats"
     return means
 
 
-MAE = CorpusMetric("MAE", _error_statistic, (float, float), _mean_error, bounds=(0.0, math.inf), factor=1.0, digits=2)
+MAE = CorpusMetric(
+    "MAE",
+    _error_statistic,
+    (float, float),
+    _mean_error,
+    bounds=(0.0, math.inf),
+    factor=1.0,
+    digits=2,
+    ranges=((0.0, math.inf), (0.0, 1.0)),
+)
 """The mean absolute error, in the unit of the data. Lower is better. Predictions without a number are left out."""
 
 

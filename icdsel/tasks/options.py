@@ -13,15 +13,17 @@ from icdsel.records import Example
 from icdsel.registry import Registry
 from icdsel.tasks.base import TASKS, Correctness, Metric, Task
 from icdsel.tasks.corpus import AUROC, MACRO_F1
-from icdsel.tasks.normalisation import comparable
+from icdsel.tasks.normalisation import comparable, option_form
 
 MOST_LISTED = len(ascii_uppercase)
 """Options that a question can list."""
-_LETTER = re.compile(r"\W*([A-Z])(?:\W|$)")
+_ALONE = re.compile(r"\W*([A-Za-z])\W*")
+_LEADING = re.compile(r"\(?([A-Z])[.):]\s")
+_NAMED = re.compile(r"(?:answer|option|choice)\W+(?:is\W+)?\(?([A-Z])\)?\W*", re.IGNORECASE)
 
 
 def _is_right(prediction: str, query: Example) -> float:
-    return float(comparable(prediction) in set(map(comparable, query.answers)))
+    return float(option_form(prediction) in set(map(option_form, query.answers)))
 
 
 class OptionsTask(Task):
@@ -53,9 +55,9 @@ class OptionsTask(Task):
 
     def references(self, query: Example) -> Mapping[str, float]:
         """What it may answer; the right one weighs 1, the others 0."""
-        right = set(map(comparable, query.answers))
+        right = set(map(option_form, query.answers))
         pairs = zip(self.candidates(query), query.options, strict=True)
-        return {candidate: float(comparable(option) in right) for candidate, option in pairs}
+        return {candidate: float(option_form(option) in right) for candidate, option in pairs}
 
     def question(self, example: Example) -> str:
         """The question; its options below it if they are listed."""
@@ -68,21 +70,25 @@ class OptionsTask(Task):
         """The letter of the answer if options are listed, else the answer."""
         if not self.listed:
             return example.answer
-        places = [at for at, option in enumerate(example.options) if comparable(option) == comparable(example.answer)]
+        places = [at for at, option in enumerate(example.options) if option_form(option) == option_form(example.answer)]
         return ascii_uppercase[places[0]] if places else example.answer
 
     def read(self, text: str, query: Example) -> str:
-        """The option that an answer names, by its letter (`B`, `(B) red`) or its text; other texts stay as they are."""
-        same = [option for option in query.options if comparable(option) == comparable(text)]
-        if same:
-            return same[0]
-        letter = _LETTER.match(text) if self.listed else None
-        place = ascii_uppercase.index(letter[1]) if letter else len(query.options)
-        return query.options[place] if place < len(query.options) else text
+        """The option that an answer names, as its letter or its text; other texts stay as they are.
+
+        Where prompts list options, a letter counts that stands alone (`B`, `(b)`), before the text (`B. red`) or after
+        words that say so ("The answer is B").
+        """
+        if self.listed and (letter := _letter_in(text)) and (at := ascii_uppercase.index(letter)) < len(query.options):
+            return query.options[at]
+        for form in (option_form, comparable):  # exactly, or else without articles and punctuation
+            if len(same := [option for option in query.options if form(option) == form(text)]) == 1:
+                return same[0]
+        return text
 
     def fault(self, example: Example) -> str | None:
         """What is wrong with the options of an example; None if nothing is."""
-        forms = [comparable(option) for option in example.options]
+        forms = [option_form(option) for option in example.options]
         if len(forms) < 2:
             return (
                 f'it has {len(forms)} options, and the task {self.name} needs two or more: add "options" to the record'
@@ -90,7 +96,7 @@ class OptionsTask(Task):
         if len(set(forms)) < len(forms):
             twice = next(option for at, option in enumerate(example.options) if forms[at] in forms[:at])
             return f"its options hold {twice!r} twice: remove one of them"
-        if unknown := [answer for answer in example.answers if comparable(answer) not in forms]:
+        if unknown := [answer for answer in example.answers if option_form(answer) not in forms]:
             return f"its answer {unknown[0]!r} is none of its options: correct one of them"
         if self.listed and len(forms) > MOST_LISTED:
             return f"it has {len(forms)} options, and prompts can list {MOST_LISTED}: use --no-show-options"
@@ -98,7 +104,13 @@ class OptionsTask(Task):
 
     def normalize(self, text: str) -> str:
         """Normalises as options are compared."""
-        return comparable(text)
+        return option_form(text)
+
+
+def _letter_in(text: str) -> str | None:
+    """The letter that an answer consists of, begins with, or names."""
+    found = _ALONE.fullmatch(text) or _LEADING.match(text) or _NAMED.search(text)
+    return found[1].upper() if found else None
 
 
 class ChoiceTask(OptionsTask):

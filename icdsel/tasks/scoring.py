@@ -117,7 +117,7 @@ class Scorer:
             return made(prediction=text, prompt_tokens=answer.prompt_tokens)
         scores = {metric.name: round(self._score(metric, text, query), 6) for metric in self.task.metrics.values()}
         score = scores.pop(self.metric.name)
-        judged = Judged(text, answer.reference_log_probs if self.ranks else ())
+        judged = Judged(text, tuple(self._values(answer)) if self.ranks else ())
         found = {metric.name: metric.statistic(judged, query) for metric in self.task.corpus_metrics.values()}
         return made(
             prediction=text,

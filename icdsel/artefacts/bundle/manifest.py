@@ -24,7 +24,7 @@ _LARGEST = 16 * 2**20  # bytes
 # What decides which ICDs are chosen and how a prompt is worded. Nothing else of the settings is written: no places, no
 # addresses, nothing that says how a machine is to be used.
 _KEPT = {
-    "data": ("task", "metric", "exclude_same_image", "seed", "max_image_pixels"),
+    "data": ("task", "metric", "choice_by", "show_options", "exclude_same_image", "seed", "max_image_pixels"),
     "vlm": (
         *("system_prompt", "icd_template", "query_template", "layout", "max_new_tokens", "num_beams"),
         *("length_penalty", "repetition_penalty", "clean_answers", "min_pixels", "max_pixels"),

@@ -21,8 +21,14 @@ def settings(references: str = "auto", mode: str = "hard_plus_soft", **data: str
 @pytest.mark.parametrize("mode", REWARD_MODES)
 def test_a_reward_mode_says_whether_it_reads_them(mode: str) -> None:
     assert REWARD_MODES[mode].needs_references == (mode in READS)
-    assert scores_references(settings(mode=mode)) == (mode in READS)
-    assert references_needed_by(settings(mode=mode)) == (f"the reward mode {mode}" if mode in READS else None)
+    own = settings(mode=mode, task="choice") if mode == "margin" else settings(mode=mode)
+    assert scores_references(own) == (mode in READS)
+    assert references_needed_by(own) == (f"the reward mode {mode}" if mode in READS else None)
+
+
+def test_a_margin_needs_options() -> None:
+    with pytest.raises(SettingsError, match="--reward-mode margin: the task vqa has no options"):
+        references_needed_by(settings(mode="margin"))
 
 
 def test_neither_preset_reads_them() -> None:

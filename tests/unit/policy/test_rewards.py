@@ -85,7 +85,7 @@ def test_a_missing_vqa_correct_is_derived_but_none_is_0():
 
 
 def test_a_probability_that_is_missing_is_the_lowest_reward_by_its_logarithm():
-    assert pointer_reward({}, mode="log_prob") == pointer_reward({"vqa_gt_prob": None}, mode="log_prob") == -5.0
+    assert pointer_reward({}, mode="log_prob") == pointer_reward({"vqa_gt_prob": None}, mode="log_prob") == -50.0
 
 
 @pytest.mark.parametrize("mode", [mode for mode in REWARD_MODES if mode != "log_prob"])
@@ -148,7 +148,8 @@ def test_a_field_that_is_no_finite_number_is_an_error(value):
 def test_a_right_answer_never_earns_less_than_a_wrong_one(mode, candidate):
     wrong = pointer_reward(candidate | {"vqa_correct": 0}, mode=mode)
     right = pointer_reward(candidate | {"vqa_correct": 1}, mode=mode)
-    assert -5.0 <= wrong <= right <= 5.0
+    limit = REWARD_MODES[mode].limit
+    assert -limit <= wrong <= right <= limit
 
 
 def test_z_scores_agree_with_lever_plus():

@@ -50,15 +50,10 @@ def test_classes_are_not_listed_unless_a_setting_says_so() -> None:
 @pytest.mark.parametrize(
     ("text", "option"),
     [
-        *(("B", "red"), ("b", "b"), ("B.", "red"), ("(B) red", "red"), ("C: the dark one", "dark green")),
-        *(
-            ("Red", "red"),
-            ("DARK GREEN.", "dark green"),
-            ("Blue", "blue"),
-            ("D", "D"),
-            ("Because", "Because"),
-            ("", ""),
-        ),
+        *(("B", "red"), ("b", "red"), ("B.", "red"), ("(B) red", "red"), ("C: the dark one", "dark green")),
+        *(("The answer is B.", "red"), ("Answer: (c)", "dark green"), ("option A", "blue"), ("Option: B", "red")),
+        *(("Red", "red"), ("DARK GREEN.", "dark green"), ("a blue", "blue"), ("D", "D"), ("Because", "Because")),
+        *(("A dog runs", "A dog runs"), ("I cannot tell", "I cannot tell"), ("", "")),
     ],
 )
 def test_an_answer_is_read_as_the_option_that_it_names(text: str, option: str) -> None:
@@ -72,9 +67,17 @@ def test_a_letter_is_no_option_where_options_are_not_listed() -> None:
     assert CLASSIFY.read("B", QUERY) == "B" and CLASSIFY.read("RED", QUERY) == "red"
 
 
-def test_an_option_that_is_a_letter_itself_is_meant_before_the_letter_of_another() -> None:
-    letters = replace(QUERY, options=("B", "A"), answers=("A",))
-    assert CHOICE.read("A", letters) == "A"
+def test_a_letter_means_the_place_even_where_options_are_letters_as_demonstrations_show_them() -> None:
+    letters = replace(QUERY, options=("B", "A"), answer="B", answers=("B",))
+    assert CHOICE.demonstration(letters) == "A" and CHOICE.read("A", letters) == "B"
+    assert CLASSIFY.read("A", letters) == "A"
+
+
+def test_signs_and_small_words_make_options_different() -> None:
+    options = ("2", "-2", "x+1", "x-1", "who", "the who", "none", "0")
+    query = replace(QUERY, options=options, answer="-2", answers=("-2",))
+    assert CHOICE.fault(query) is None
+    assert [CLASSIFY.read(option, query) for option in options] == list(options)
 
 
 # ---- ranking ----
@@ -102,7 +105,8 @@ def test_the_margin_is_that_of_the_right_option_over_the_best_wrong_one() -> Non
 
 
 def test_a_probability_of_0_is_the_lowest_reward() -> None:
-    assert pointer_reward(scored(answer("red", -1.0, -900.0, -2.0)), mode="log_prob") == -5
+    assert pointer_reward(scored(answer("red", -1.0, -900.0, -2.0)), mode="log_prob") == -50
+    assert pointer_reward(scored(answer("red", -1.0, -900.0, -2.0)), mode="margin") == -50
 
 
 # ---- faults ----
