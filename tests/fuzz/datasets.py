@@ -52,7 +52,7 @@ def use_dataset(path: Path) -> None:
 
 def use_file(path: Path) -> None:
     check_path(path)
-    _use_split(DataSettings(dataset=str(path)))
+    _use_split(DataSettings(dataset=str(path), data_dir=path.parent))
 
 
 def _use_split(settings: DataSettings) -> None:
@@ -120,6 +120,9 @@ KARPATHY = {
     "images": [{"filepath": "a", "filename": "b.png", "cocoid": 1, "split": "train", "sentences": [{"raw": "A."}]}]
 }
 OPTIONS = ["index\timage_1\timage_2\tquestion\tA\tB\tC\tanswer", "1\ta.png\tb.png\t<image 1><image 2>?\tx\t2\t\tB"]
+SHARED = [  # the second row's image is that of the first
+    f"index\timage\tquestion\tA\tB\tanswer\n1\tiVBORw0KGgo{'A' * 60}\t?\tx\ty\tA\n2\t1\t?\tx\ty\tB\n"
+]
 CSV = ["id,image,question,answers", '7,a/b.png,"Which, of these?","[""x"", ""y""]"', "007,c.png,What?,x|y"]
 
 READERS = [
@@ -141,7 +144,14 @@ READERS = [
         use_file,
         (DataError,),
     ),
-    Reader("tsv", alone("x.tsv"), lambda: ["\n".join(OPTIONS).encode()], damaged_lines, use_file, (DataError,)),
+    Reader(
+        "tsv",
+        alone("x.tsv"),
+        lambda: ["\n".join(OPTIONS).encode(), *(text.encode() for text in SHARED)],
+        damaged_lines,
+        use_file,
+        (DataError,),
+    ),
     Reader("csv", alone("x.csv"), lambda: ["\n".join(CSV).encode()], damaged_lines, use_file, (DataError,)),
     Reader(
         "official-questions",

@@ -2,14 +2,16 @@
 
 import ast
 import csv
+import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from icdsel.data.parsing import LONGEST_ANSWERS
 from icdsel.data.readers.base import FileReader
+from icdsel.data.readers.shared_cells import Cells, Placed, may_share, with_shared_images
 from icdsel.data.rows import Rows
 from icdsel.errors import DataError, Refuse
 from icdsel.settings.tables import DataSettings
@@ -45,22 +47,15 @@ class SeparatedValues(FileReader):
 
 def _rows(path: Path, refuse: Refuse) -> Iterator[tuple[str, Any]]:
     csv.field_size_limit(LONGEST_LINE)  # the default of 131,072 characters is less than an image in base64
-    lines = _lines(path)
     try:
-        head = next(lines, "")
-        separator = "\t" if path.suffix.lower() == ".tsv" else ";" if ";" in head and "," not in head else ","
-        names = next(csv.reader([head], delimiter=separator, strict=True, skipinitialspace=separator != "\t"), [])
-        if len(set(names)) < len(names):
-            raise DataError(f"{path}: line 1: a column name occurs twice: {', '.join(names)}")
-        reader = csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=separator != "\t")
-        for cells in reader:
-            if not cells:
-                continue
-            place = f"line {reader.line_num + 1}"
-            if len(cells) != len(names):
-                refuse(DataError(f"{path}: {place}: it has {len(cells)} columns, the first line names {len(names)}"))
-                continue
-            yield place, {name: _value(name, cell) for name, cell in zip(names, cells, strict=True) if cell.strip()}
+        table = _Table(path)
+        rows: Iterator[tuple[str, Cells]]
+        if may_share(table.names):
+            rows = with_shared_images(path, table.rows(refuse), table.parsed, refuse)
+        else:
+            rows = ((place, cells) for place, cells, _ in table.rows(refuse))
+        for place, cells in rows:
+            yield place, {name: _value(name, cell) for name, cell in cells.items()}
     except csv.Error as error:
         raise DataError(
             f"{path} is damaged: {error}. Quote texts that contain a quotation mark or a line end"
@@ -69,14 +64,53 @@ def _rows(path: Path, refuse: Refuse) -> Iterator[tuple[str, Any]]:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _lines(path: Path) -> Iterator[str]:
-    start = 0
-    for number, line in enumerate(read_bytes_lines(path), 1):
-        try:
-            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path} is not UTF-8: byte {start + error.start}") from None
-        start += len(line)
+class _Table:
+    """A file of separated values, whose first line is read."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._at = path, 0
+        self._lines = self._decoded()
+        head = next(self._lines, "")
+        self._separator = "\t" if path.suffix.lower() == ".tsv" else ";" if ";" in head and "," not in head else ","
+        self.names: list[str] = next(self._reader(iter((head,))), [])
+        if len(set(self.names)) < len(self.names):
+            raise DataError(f"{path}: line 1: a column name occurs twice: {', '.join(self.names)}")
+
+    def rows(self, refuse: Refuse) -> Iterator[Placed]:
+        reader = self._reader(self._lines)
+        start = self._at
+        for row in reader:
+            begin, start = start, self._at
+            if not row:
+                continue
+            place = f"line {reader.line_num + 1}"
+            if len(row) != len(self.names):
+                told = f"it has {len(row)} columns, the first line names {len(self.names)}"
+                refuse(DataError(f"{self._path}: {place}: {told}"))
+                continue
+            yield place, self._cells(row), (begin, start)
+
+    def parsed(self, content: bytes) -> Cells:
+        """The cells of the row that a part of the file is."""
+        lines = io.StringIO(content.decode(), newline="\n")
+        return self._cells(next(self._reader(lines), []))
+
+    def _cells(self, row: Sequence[str]) -> Cells:
+        return {name: cell for name, cell in zip(self.names, row, strict=True) if cell.strip()}
+
+    def _reader(self, lines: Iterator[str]) -> Any:
+        separator = self._separator
+        return csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=separator != "\t")
+
+    def _decoded(self) -> Iterator[str]:
+        """The lines; `_at` is where the next one begins."""
+        for number, line in enumerate(read_bytes_lines(self._path), 1):
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise DataError(f"{self._path} is not UTF-8: byte {self._at + error.start}") from None
+            self._at += len(line)
+            yield text
 
 
 def _value(name: str, cell: str) -> Any:
@@ -88,6 +122,8 @@ def _value(name: str, cell: str) -> Any:
                 return parse(text)
             except (ValueError, SyntaxError, RecursionError, MemoryError):
                 continue
+    elif text[:2] in ("['", '["') and text.endswith("]"):  # of encoded images: parsing it as code takes much memory
+        return [part.strip().strip("'\"") for part in text[1:-1].split(",")]
     if _ANSWER_SIGN in text and "answer" in name.lower():
         return [part.strip() for part in text.split(_ANSWER_SIGN) if part.strip()]
     if len(text) <= 19 and text.removeprefix("-").isdecimal() and str(int(text)) == text:
