@@ -128,7 +128,7 @@ class ImagePlaces:
         )
 
     def _found(self, path: PurePosixPath) -> Path:
-        if self._copies is not None and path.name in self._names((self._copies / path).parent):
+        if self._copies is not None and self._is_copied(self._copies / path):
             return self._copies / path
         for root in self._roots:
             own = root.absolute().parts
@@ -139,6 +139,11 @@ class ImagePlaces:
             if root == self._search and (found := self._searched(path, root)) is not None:
                 return found
         return self.folder / path
+
+    def _is_copied(self, place: Path) -> bool:
+        """Whether an image was copied, also after the folder was listed: each split is copied when it is first read."""
+        names = self._names(place.parent)
+        return place.name in names or (bool(names) and place.is_file())
 
     def _searched(self, path: PurePosixPath, root: Path) -> Path | None:
         if len(path.parts) > 1 and path.parts[0] in self._names(root):

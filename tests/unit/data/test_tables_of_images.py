@@ -79,6 +79,16 @@ def test_lists_of_images_are_copied(form: Any, name: str) -> None:
     assert list(load(settings)) == [two, one, none]  # also once copies are made
 
 
+def test_all_splits_find_the_images_that_are_copied_for_them(form: Any) -> None:
+    kinds = {"image": IMAGE, "question": TEXT, "answer": TEXT}
+    about = {"question": "?", "answer": "x"}
+    parts = {"train": ("red", "blue"), "validation": ("green", "white")}
+    settings = form(**{split: table(kinds, *({"image": cell(one)} | about for one in parts[split])) for split in parts})
+    reading = read_dataset(settings())
+    for split, colours in parts.items():
+        assert [e.image.read_bytes() for e in reading.splits[split]] == [png(colour) for colour in colours]
+
+
 def test_rows_of_mmmu_are_read(form: Any) -> None:
     kinds = {"id": TEXT, "question": TEXT, "options": TEXT, "answer": TEXT, "question_type": TEXT}
     kinds |= {f"image_{number}": IMAGE for number in range(1, 8)}
