@@ -18,7 +18,7 @@ from icdsel.data.own_pools import UnknownPoolError
 from icdsel.data.parsing import RepeatedError, UnpairedError
 from icdsel.data.rows import ImagelessError, Reading
 from icdsel.errors import UserError
-from icdsel.records import Example, QuestionId, id_order
+from icdsel.records import Example, Pointer, QuestionId, id_order
 from icdsel.settings.loading import Settings
 from icdsel.settings.tables import default_metric
 from icdsel.tasks.base import TASKS
@@ -150,12 +150,14 @@ def _check_answers(found: Findings, splits: Mapping[str, Sequence[Example]], set
 
 def check_questions(found: Findings, splits: Mapping[str, Sequence[Example]]) -> None:
     """Adds what is wrong with the questions of all splits."""
-    known: dict[tuple[str, tuple[Path, ...], str], QuestionId] = {}
+    # With pools of their own, as in VL-ICL Bench, the same question has other answers by intention.
+    known: dict[tuple[str, tuple[Path, ...], str, Pointer | None], QuestionId] = {}
     total = sum(map(len, splits.values()))
     for split, place, example in _placed(splits):
         if not example.question.strip():
             found.add(NO_QUESTION, place)
-        first = known.setdefault((split, example.images, example.question.strip().lower()), example.question_id)
+        asked = (split, example.images, example.question.strip().lower(), example.pool)
+        first = known.setdefault(asked, example.question_id)
         if first != example.question_id:
             found.add(SAME_QUESTION, f"{place} as question {first}: {example.question}", of=total)
 

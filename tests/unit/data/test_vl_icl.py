@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from icdsel.check.dataset import check_dataset
 from icdsel.data.datasets import load_split, read_dataset
 from icdsel.data.rows import Reading
 from icdsel.errors import DataError
@@ -81,6 +82,14 @@ def test_a_query_of_an_operator_learns_from_its_answers(tmp_path: Path, images: 
     assert len(train) == 6 and all(len(example.images) == len(images) for example in train.values())
     assert validation["q1"].pool == ("s1-times", "s2-times") and validation["q2"].pool == ("s1-plus", "s2-plus")
     assert train["s1-minus"].pool == ("s2-minus",)
+
+
+def test_questions_of_several_operators_are_no_repetitions(tmp_path: Path) -> None:
+    asked = {"image": ["o/a.png"], "question": "What is the result?"}
+    support = [{"image": [f"o/{i}.png"], "question": "What is the result?", "answer": [1, 2, 3]} for i in range(3)]
+    folder = task(tmp_path, "operator_induction", [asked | {"operator": "x", "answer": 8}], support)
+    checked = check_dataset(settings_from({"data": {"dataset": str(folder)}}), "a", images=False)
+    assert not [one for one in checked.findings if "repeated" in one.problem]
 
 
 def open_query(key: str, *classes: str) -> dict[str, Any]:
