@@ -14,6 +14,7 @@ from icdsel.data.rows import Table
 from icdsel.errors import DataError, Refuse
 from icdsel.settings.tables import DataSettings
 from icdsel.store.json_reading import read_lines
+from icdsel.store.reading import open_file
 
 MEME_QUESTION = "Is this meme hateful? Its text is: {text}"
 MEME_OPTIONS = ("no", "yes")
@@ -71,7 +72,7 @@ def _is_of_memes(file: Path) -> bool:
     if file.suffix.lower() != ".jsonl":
         return False
     try:
-        with file.open("rb") as opened:
+        with open_file(file) as opened:  # which blocks at no pipe
             first = json.loads(opened.readline(_LONGEST_LINE))
     except (OSError, ValueError, RecursionError):
         return False

@@ -1,6 +1,7 @@
 """Images with classes: in folders that are named after them, and the Hateful Memes."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,11 @@ def test_named_columns_of_memes_are_read_as_in_any_file(tmp_path: Path) -> None:
     for dataset in (path, path.parent):
         [example] = load(dataset, columns="question=text,answer=label")
         assert (example.question, example.answers, example.options) == ("look at <this> {7}", ("1",), ())
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "train.jsonl")
+    assert reader_of(tmp_path / "train.jsonl") is None
 
 
 @pytest.mark.parametrize(
