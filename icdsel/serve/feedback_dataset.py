@@ -33,11 +33,17 @@ def write_training_data(journal: Path, candidates: Sequence[Example], folder: Pa
         How many served queries there are.
 
     Raises:
-        RlDataError: There is no feedback, or it is damaged, of other candidates, or the folder exists.
+        RlDataError: There is no feedback, or it is damaged, of other candidates, or the folder exists; or candidates
+            have what served queries cannot have.
         OSError: It cannot be written.
     """
     if folder.exists():
         raise RlDataError(f"{folder} exists: name a folder that does not")
+    if any(candidate.more_images or candidate.options for candidate in candidates):
+        raise RlDataError(
+            f"{journal} cannot be written as training data: candidates have several images, or options to choose from, "
+            "which a served query has not"
+        )
     groups = merge([read_rl_data(journal).groups])
     known = {candidate.question_id for candidate in candidates}
     shown = {icd for group in groups for candidate in group.candidates for icd in candidate.pointer}

@@ -230,7 +230,7 @@ class Service:
     def _icd(self, example: Example) -> Icd:
         return Icd(
             question_id=example.question_id,
-            question=example.question,
+            question=example.readable,
             answer=example.answer,
             image=f"/v1/candidates/{self.chooser.bundle.train.row[example.question_id]}/image",
         )

@@ -409,6 +409,12 @@ class Session:
         similar = lambda: (self.similar(queries, name), self.similar_train)  # noqa: E731
         pools = build_pools(queries, self.train, similar, data, self.broken)
         if (smallest := pools.smallest) < shots:
+            first = queries[min(range(len(pools)), key=lambda q: len(pools[q]))]
+            if first.pool is not None:
+                raise DataError(
+                    f"question {first.question_id} brings a pool of {len(first.pool)} examples, of which {smallest} "
+                    f"may be shown: {shots} shots need more, so use fewer (--shots, --max-shots, --pointer-shots)"
+                )
             raise DataError(
                 f"{shots} shots do not fit into a pool of {smallest}: use fewer (--shots, --max-shots, "
                 f"--pointer-shots), or a larger --pool-size"

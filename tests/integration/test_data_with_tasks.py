@@ -73,3 +73,18 @@ def test_a_task_that_is_named_counts_before_that_of_the_data() -> None:
     words = ("--dataset", "set.jsonl", "--model", "tiny-vlm", "--pool-size", 1, "--shots", 1, "--selector", "random")
     assert "VQA accuracy" in icdsel("infer", *words, "--task", "vqa")
     assert "it has 0 options" in icdsel("infer", *words, code=2)
+
+
+def test_a_pool_that_a_query_brings_and_that_is_too_small_is_told() -> None:
+    rows = [
+        {"question_id": number, "image": picture(Path(f"{number}.png"), "red"), "question": "What?", "answer": "red"}
+        for number in range(4)
+    ]
+    rows[3] |= {"split": "validation", "pool": [0, 1]}
+    Path("set.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ("infer", "--dataset", "set.jsonl", "--model", "tiny-vlm", "--pool-size", "all", "--selector", "random")
+    told = " ".join(icdsel(*words, "--shots", 3, code=2).split())
+    assert "question 3 brings a pool of 2 examples, of which 2 may be shown: 3 shots need more" in told
+    icdsel(*words, "--shots", 2)
+    [record] = lines_of("set/infer/*/random-*.jsonl")
+    assert set(record["icds"]) == {0, 1}

@@ -3,6 +3,7 @@
 import itertools
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,8 @@ def test_a_policy_learns_to_choose_what_was_scored_well(tmp_path: Path) -> None:
     assert "16 served queries" in icdsel("serve", *flags)
     with pytest.raises(RlDataError, match="exists"):
         write_training_data(journal, list(train), tmp_path / "learn")
+    with pytest.raises(RlDataError, match="several images, or options"):
+        write_training_data(journal, [replace(train[0], options=("a", "b"))], tmp_path / "other")
     places = (
         "--dataset",
         tmp_path / "learn/dataset.jsonl",
