@@ -54,7 +54,7 @@ class Selector:
                 "files, or the limits of images, are others: get the same version of it, or export the bundle again"
             )
         self.bundle, self.settings = bundle, settings
-        self.style, self._prompts = PromptStyle.of(settings.vlm), TaskPrompts.of(settings.data)
+        self.style, self.prompts = PromptStyle.of(settings.vlm), TaskPrompts.of(settings.data)
         self._encoder, self._embedding = encoder, Lock()
         self._pool = Pool(bundle, settings)
         self._held = HeldImages()
@@ -265,7 +265,7 @@ class Selector:
         train = self.bundle.train
         found = self._pool.choose(encoded, self._pool.allowed(shots, selector), selector, scored)
         return [
-            Choice(query, tuple(train[row] for row in one.rows), one.scores, self.style, self._prompts, most)
+            Choice(query, tuple(train[row] for row in one.rows), one.scores, self.style, self.prompts, most)
             for query, one in zip(encoded.queries, found, strict=True)
         ]
 

@@ -1,11 +1,14 @@
 """Queries that belong to no dataset: pairs that were typed, and lines of a file."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from icdsel.choosing.selector import Selector
+from icdsel.data.image_marks import place_images
 from icdsel.data.images import ImageError
 from icdsel.errors import DataError, SettingsError
 from icdsel.records import Example
@@ -33,7 +36,10 @@ def typed_queries(selector: Selector, images: Sequence[Path], questions: Sequenc
 
 
 def queries_of_file(selector: Selector, path: Path) -> list[Example]:
-    """The queries of a file of JSON lines: `image` (a path, relative to the file), `question`, and maybe `question_id`.
+    """The queries of a file of JSON lines.
+
+    A line has `image` (a path, relative to the file, or a list of them) and `question`, in which marks such as
+    `<image>` may place several images, and maybe `options` and `question_id`.
 
     Raises:
         DataError: The file or an image cannot be read, or a line lacks something.
@@ -62,18 +68,39 @@ def _each(given: Sequence[_T], count: int) -> Sequence[_T]:
 def _of_line(selector: Selector, folder: Path, line: Any) -> Example:
     if not isinstance(line, dict):
         raise ValueError("it is not an object")
-    image, question, own = line.get("image"), line.get("question"), line.get("question_id", line.get("id"))
-    if not isinstance(image, str) or not image:
+    question, own, options = line.get("question"), line.get("question_id", line.get("id")), line.get("options", [])
+    given = line.get("images", line.get("image"))
+    images: list[Any] = given if isinstance(given, list) else [given]
+    if not images or not all(isinstance(image, str) and image for image in images):
         raise ValueError('it has no "image", the path of a file')
+    if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
+        raise ValueError('its "options" are not a list of texts')
     if not isinstance(question, str):
         raise ValueError('it has no "question"')
     if own is not None and not is_id(own):
         raise ValueError('its "question_id" is no id: an integer, or a short text')
     try:
-        query = _query(selector, folder / image, question)
+        query = _with_more(selector, [folder / image for image in images], question, tuple(options))
     except DataError as error:
         raise ValueError(str(error)) from None
+    if options and (fault := selector.prompts.task.fault(query)) is not None:
+        raise ValueError(fault)
     return query if own is None else replace(query, question_id=own)
+
+
+def _with_more(selector: Selector, images: Sequence[Path], question: str, options: tuple[str, ...]) -> Example:
+    """A query with all of its images and options, on which its id depends."""
+    if len(images) == 1 and not options:
+        return _query(selector, images[0], question)
+    placed, _, order = place_images(question, (), range(1, len(images) + 1))
+    parts = [_query(selector, images[number - 1], placed) for number in order]
+    content = json.dumps([*(part.question_id for part in parts), *options])
+    return replace(
+        parts[0],
+        question_id=f"query-{hashlib.sha256(content.encode()).hexdigest()[:24]}",
+        more_images=tuple(part.image for part in parts[1:]),
+        options=options,
+    )
 
 
 def _query(selector: Selector, image: Path, question: str) -> Example:
