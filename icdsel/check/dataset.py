@@ -21,7 +21,6 @@ from icdsel.errors import UserError
 from icdsel.records import Example, Pointer, QuestionId, id_order
 from icdsel.settings.loading import Settings
 from icdsel.settings.tables import default_metric
-from icdsel.tasks.base import TASKS
 
 _THREADS = min(8, os.cpu_count() or 1)  # each holds an image in memory
 _SPLITS = 8  # how many earlier splits are searched for an image or question_id
@@ -139,7 +138,7 @@ def check_reading(found: Findings, reading: Reading) -> None:
 
 def _check_answers(found: Findings, splits: Mapping[str, Sequence[Example]], settings: Settings) -> None:
     data = settings.data
-    task = TASKS.named(data.task).with_options(data.show_options)
+    task = data.configured_task
     placed = [(place, example) for _, place, example in _placed(splits) if example.answers]
     not_own = data.metric != default_metric(data.dataset, data.task)
     check_answers(found, placed, len(placed), task, task.metrics.named(data.metric), exact=not_own)

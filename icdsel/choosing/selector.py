@@ -25,7 +25,12 @@ from icdsel.settings.loading import Settings
 from icdsel.vlm.prompts import PromptStyle
 from icdsel.vlm.task_prompts import TaskPrompts
 
-__all__ = ["Selector"]
+__all__ = ["Selector", "query_id"]
+
+
+def query_id(*content: str) -> str:
+    """The id of a query that belongs to no dataset: equal ones have equal ids."""
+    return f"query-{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]}"
 
 
 class Selector:
@@ -214,8 +219,7 @@ class Selector:
             digest = digest_of_image(path)
         except ImageError as error:
             raise DataError(str(error)) from None
-        key = hashlib.sha256(json.dumps([digest, question]).encode()).hexdigest()
-        return Example(f"query-{key[:24]}", digest[:32], path, question, "", ())
+        return Example(query_id(digest, question), digest[:32], path, question, "", ())
 
     def _queries(self, image: ImageLike | list[Any], question: str | list[str]) -> list[Example]:
         if not isinstance(image, list):

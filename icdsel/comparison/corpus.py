@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -81,37 +82,15 @@ class CorpusEstimator:
     def _figure(
         self, metric: CorpusMetric, values: "_Values", one: SeedScores, other: SeedScores | None
     ) -> CorpusFigure:
-        score = aggregate_score(
-            values.aggregate,
-            one,
-            clusters=self.clusters,
-            bounds=metric.bounds,
-            seed=self.seed,
-            resamples=self.resamples,
-            moved=True,
-        )
-        figure = CorpusFigure(metric.name, *_shown(metric, score))
+        drawn: dict[str, Any] = {"seed": self.seed, "clusters": self.clusters}
+        bootstrap = drawn | {"bounds": metric.bounds, "resamples": self.resamples, "moved": True}
+        figure = CorpusFigure(metric.name, *_shown(metric, aggregate_score(values.aggregate, one, **bootstrap)))
         if other is None:
             return figure
-        difference, p_value = aggregate_difference(
-            values.aggregate,
-            one,
-            other,
-            clusters=self.clusters,
-            bounds=metric.bounds,
-            seed=self.seed,
-            resamples=self.resamples,
-            moved=True,
-        )
+        difference, p_value = aggregate_difference(values.aggregate, one, other, **bootstrap)
         if p_value is None:
-            p_value = swap_pvalue(
-                values.aggregate,
-                one.values[0],
-                other.values[0],
-                seed=self.seed,
-                permutations=self.permutations,
-                clusters=self.clusters,
-            )
+            pair = one.values[0], other.values[0]
+            p_value = swap_pvalue(values.aggregate, *pair, permutations=self.permutations, **drawn)
         mean, low, high = _shown(metric, difference)
         return CorpusFigure(metric.name, figure.score, figure.low, figure.high, mean, low, high, p_value)
 
@@ -126,7 +105,7 @@ class _Values:
 
     def __init__(self, metric: CorpusMetric, rows: Sequence[Scores]) -> None:
         self._metric = metric
-        statistics = (part.statistics[metric.name] for row in rows for part in _parts(row))
+        statistics = (part.statistics[metric.name] for row in rows for part in row.parts)
         distinct = dict.fromkeys(statistic for own in statistics for statistic in own.values())
         self._statistics = list(distinct)
         self._place = {statistic: at for at, statistic in enumerate(self._statistics)}
@@ -146,13 +125,9 @@ class _Values:
         return found
 
 
-def _parts(row: Scores) -> tuple[Scores, ...]:
-    return row.seeds or (row,)
-
-
 def _is_known(metric: CorpusMetric, row: Scores) -> bool:
     """Whether every query of the row has a statistic."""
-    return all(part.statistics.get(metric.name, {}).keys() >= part.by_query.keys() for part in _parts(row))
+    return all(part.statistics.get(metric.name, {}).keys() >= part.by_query.keys() for part in row.parts)
 
 
 def _shown(metric: CorpusMetric, interval: Interval) -> tuple[float, float | None, float | None]:

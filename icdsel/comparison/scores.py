@@ -61,6 +61,11 @@ class Scores:
         return f"{self.name} @ {self.place}" if self.place else self.name
 
     @property
+    def parts(self) -> tuple["Scores", ...]:
+        """The rows of which it is the mean, or the row itself."""
+        return self.seeds or (self,)
+
+    @property
     def files(self) -> tuple[Path, ...]:
         """The files of predictions; of a mean those of its seeds."""
         if self.seeds:
@@ -183,7 +188,7 @@ def seed_scores(row: Scores, values: Callable[[Scores], Floats] = lambda part: p
         row: The row.
         values: Gives the values [n] of the row itself, or of each seed that it is the mean of; by default the scores.
     """
-    parts = row.seeds or (row,)
+    parts = row.parts
     labels: list[Hashable] = [(part.selector, part.seed_label) for part in parts]
     if len(set(labels)) < len(labels):  # rows that were given one name, and are no seeds of each other
         labels = [(row.title, i) for i in range(len(parts))]

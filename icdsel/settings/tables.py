@@ -58,6 +58,7 @@ from icdsel.settings.values import (
 )
 from icdsel.settings.worlds import is_world
 from icdsel.tasks import TASKS
+from icdsel.tasks.base import Task
 from icdsel.tasks.scoring import ChoiceBy
 
 
@@ -151,6 +152,15 @@ class DataSettings(Table):
         """The columns that `columns` names, by field."""
         pairs = (part.partition("=") for part in self.columns)
         return {COLUMN_FIELDS[field.strip()]: column.strip() for field, _, column in pairs}
+
+    @property
+    def configured_task(self) -> Task:
+        """The task, with options listed as the settings say.
+
+        Raises:
+            SettingsError: There is no such task.
+        """
+        return TASKS.named(self.task).with_options(self.show_options)
 
     @model_validator(mode="after")
     def _is_metric_of_task(self) -> Self:

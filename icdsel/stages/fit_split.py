@@ -3,7 +3,6 @@
 from icdsel.data.datasets import Split, load_split
 from icdsel.errors import DataError
 from icdsel.settings.tables import DataSettings
-from icdsel.tasks.base import TASKS
 
 __all__ = ["load_fit_split"]
 
@@ -15,7 +14,7 @@ def load_fit_split(settings: DataSettings, name: str) -> Split:
         DataError: As for `load_split`, or an example is unfit; the message names the first, and what to do.
     """
     split = load_split(settings, name)
-    task = TASKS.named(settings.task).with_options(settings.show_options)
+    task = settings.configured_task
     unfit = [(example, fault) for example in split if (fault := task.fault(example)) is not None]
     if unfit:
         (example, fault), more = unfit[0], f" ({len(unfit)} such examples)" if len(unfit) > 1 else ""

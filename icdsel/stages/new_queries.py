@@ -1,13 +1,11 @@
 """Queries that belong to no dataset: pairs that were typed, and lines of a file."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from icdsel.choosing.selector import Selector
+from icdsel.choosing.selector import Selector, query_id
 from icdsel.data.image_marks import place_images
 from icdsel.data.images import ImageError
 from icdsel.errors import DataError, SettingsError
@@ -94,10 +92,9 @@ def _with_more(selector: Selector, images: Sequence[Path], question: str, option
         return _query(selector, images[0], question)
     placed, _, order = place_images(question, (), range(1, len(images) + 1))
     parts = [_query(selector, images[number - 1], placed) for number in order]
-    content = json.dumps([*(part.question_id for part in parts), *options])
     return replace(
         parts[0],
-        question_id=f"query-{hashlib.sha256(content.encode()).hexdigest()[:24]}",
+        question_id=query_id(*(str(part.question_id) for part in parts), *options),
         more_images=tuple(part.image for part in parts[1:]),
         options=options,
     )

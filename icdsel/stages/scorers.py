@@ -19,4 +19,4 @@ def scorer_of(settings: Settings) -> Scorer:
         raise SettingsError(
             f"--choice-by {data.choice_by}: the task {data.task} has no options to rank; use --task choice or classify"
         )
-    return replace(scorer, task=scorer.task.with_options(data.show_options), choice_by=data.choice_by)
+    return replace(scorer, task=data.configured_task, choice_by=data.choice_by)

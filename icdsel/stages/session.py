@@ -409,12 +409,13 @@ class Session:
         similar = lambda: (self.similar(queries, name), self.similar_train)  # noqa: E731
         pools = build_pools(queries, self.train, similar, data, self.broken)
         if (smallest := pools.smallest) < shots:
-            first = queries[min(range(len(pools)), key=lambda q: len(pools[q]))]
-            if first.pool is not None:
-                raise DataError(
-                    f"question {first.question_id} brings a pool of {len(first.pool)} examples, of which {smallest} "
-                    f"may be shown: {shots} shots need more, so use fewer (--shots, --max-shots, --pointer-shots)"
-                )
+            for q, query in enumerate(queries):
+                if query.pool is not None and len(pools[q]) == smallest:
+                    raise DataError(
+                        f"question {query.question_id} brings a pool of {len(query.pool)} examples, of which "
+                        f"{smallest} may be shown: {shots} shots need more, so use fewer (--shots, --max-shots, "
+                        "--pointer-shots)"
+                    )
             raise DataError(
                 f"{shots} shots do not fit into a pool of {smallest}: use fewer (--shots, --max-shots, "
                 f"--pointer-shots), or a larger --pool-size"

@@ -6,7 +6,7 @@ from typing import Self
 
 from icdsel.records import Example
 from icdsel.settings.tables import DataSettings
-from icdsel.tasks.base import TASKS, Task
+from icdsel.tasks.base import Task
 from icdsel.vlm.engine import Request
 
 
@@ -27,7 +27,7 @@ class TaskPrompts:
         Raises:
             SettingsError: There is no such task.
         """
-        return cls(TASKS.named(settings.task).with_options(settings.show_options))
+        return cls(settings.configured_task)
 
     def request(self, icds: Iterable[Example], query: Example, references: Iterable[str] = ()) -> Request:
         """The request for a query behind these ICDs."""
